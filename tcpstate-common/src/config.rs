@@ -1,0 +1,160 @@
+//! What user space fixes before the BPF programs are loaded.
+//!
+//! All of it lands in read-only globals. The verifier knows their values, so an offset costs what a
+//! constant costs and a branch that is switched off is not even in the program.
+
+/// Words in a [`PortBitmap`].
+pub const PORT_WORDS: usize = 65_536 / 64;
+
+/// A set of ports: bit `port % 64` of word `port / 64`.
+pub type PortBitmap = [u64; PORT_WORDS];
+
+/// The global that holds the [`Config`].
+pub const CONFIG: &str = "CONFIG";
+/// The global with the local ports to keep, a [`PortBitmap`]; used if [`Filter::lport`] is 1.
+pub const LOCAL_PORTS: &str = "LOCAL_PORTS";
+/// The global with the remote ports to keep, a [`PortBitmap`]; used if [`Filter::rport`] is 1.
+pub const REMOTE_PORTS: &str = "REMOTE_PORTS";
+/// The global with the ports to keep on either side, a [`PortBitmap`]; used if [`Filter::port`] is 1.
+pub const PORTS: &str = "PORTS";
+
+/// The ring buffer map of [`crate::Record`]s.
+pub const RING: &str = "RING";
+/// The per-CPU array map with one [`crate::Counters`].
+pub const COUNTERS: &str = "COUNTERS";
+/// The array map with one `u32`: 1 while the reader sleeps until it is woken.
+pub const READER_SLEEPS: &str = "READER_SLEEPS";
+
+/// The program for the BTF tracepoint.
+pub const PROGRAM_BTF: &str = "tcpstate_btf";
+/// The program for the classic tracepoint.
+pub const PROGRAM_TRACEPOINT: &str = "tcpstate_tp";
+/// A BTF tracepoint program that does nothing: the floor that costs are measured against.
+pub const PROGRAM_EMPTY_BTF: &str = "empty_btf";
+/// A classic tracepoint program that does nothing: the floor that costs are measured against.
+pub const PROGRAM_EMPTY_TRACEPOINT: &str = "empty_tp";
+
+/// Byte offsets inside the kernel's structures, read from its BTF. Only `btf` mode uses them.
+///
+/// `sk_*` count from `struct sock`, `tcp_*` from `struct tcp_sock`, `net_*` from `struct net`,
+/// `cgroup_*` from `struct cgroup`, `kn_*` from `struct kernfs_node`, `task_*` from
+/// `struct task_struct`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the names are the kernel's")]
+pub struct Offsets {
+    pub sk_family: u32,
+    pub sk_num: u32,
+    pub sk_dport: u32,
+    pub sk_daddr: u32,
+    pub sk_rcv_saddr: u32,
+    pub sk_v6_daddr: u32,
+    pub sk_v6_rcv_saddr: u32,
+    pub sk_net: u32,
+    pub sk_protocol: u32,
+    pub sk_err: u32,
+    pub sk_shutdown: u32,
+    pub sk_flags: u32,
+    pub sk_uid: u32,
+    pub sk_cgroup: u32,
+    pub inet_sport: u32,
+    pub tcp_srtt_us: u32,
+    pub tcp_bytes_sent: u32,
+    pub tcp_bytes_received: u32,
+    pub tcp_total_retrans: u32,
+    pub net_inum: u32,
+    pub cgroup_kn: u32,
+    pub kn_id: u32,
+    pub task_comm: u32,
+    pub task_tgid: u32,
+}
+
+/// Which filters run in the kernel. 0 is off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Filter {
+    /// Keep only this network namespace (inode number). `btf` mode only.
+    pub netns: u32,
+    /// Keep only this address family (2 or 10), v4-mapped addresses counted as IPv4.
+    pub family: u8,
+    /// 1: keep what has its local port in `LOCAL_PORTS`.
+    pub lport: u8,
+    /// 1: keep what has its remote port in `REMOTE_PORTS`.
+    pub rport: u8,
+    /// 1: keep what has either port in `PORTS`.
+    pub port: u8,
+}
+
+/// Everything that is fixed at load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// Where the kernel keeps things. `btf` mode only.
+    pub offsets: Offsets,
+    /// What to keep.
+    pub filter: Filter,
+    /// Offset of `skaddr` in the classic tracepoint's record: [`TP_BASE`] or [`TP_BASE_LAZY`].
+    pub tp_base: u32,
+    /// Wake the reader when this many bytes wait in the ring buffer.
+    pub wake_bytes: u32,
+    /// 1: the kernel lets a tracing program call `bpf_get_socket_cookie`. *Since:* Linux 5.12.
+    pub has_cookie: u8,
+    /// 1: the kernel has `bpf_get_current_task_btf`. *Since:* Linux 5.11.
+    pub has_task_btf: u8,
+    /// 1: `sk_cgroup` points at a `struct cgroup`. *Since:* Linux 5.15.
+    pub has_cgroup: u8,
+    /// Padding, 0.
+    pub reserved: [u8; 5],
+}
+
+const _: () = {
+    assert!(size_of::<Offsets>() == 96);
+    assert!(size_of::<Filter>() == 8);
+    assert!(size_of::<Config>() == 120 && align_of::<Config>() == 4);
+};
+
+/// `skaddr`'s offset in the classic tracepoint's record on nearly every kernel.
+pub const TP_BASE: u32 = 8;
+/// `skaddr`'s offset where the common header has grown by `common_preempt_lazy_count`.
+pub const TP_BASE_LAZY: u32 = 16;
+
+/// The classic tracepoint's record after its common header, as of Linux 5.6.
+///
+/// *Source:* `include/trace/events/sock.h`, `TRACE_EVENT(inet_sock_set_state)`. What a kernel really
+/// has stands in `events/sock/inet_sock_set_state/format` and is compared with this at start.
+#[derive(Clone, Copy)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the names are the kernel's")]
+pub struct TracepointRecord {
+    pub skaddr: u64,
+    pub oldstate: i32,
+    pub newstate: i32,
+    pub sport: u16,
+    pub dport: u16,
+    pub family: u16,
+    pub protocol: u16,
+    pub saddr: [u8; 4],
+    pub daddr: [u8; 4],
+    pub saddr_v6: [u8; 16],
+    pub daddr_v6: [u8; 16],
+}
+
+impl TracepointRecord {
+    /// Field name, offset from `skaddr` and size in bytes, in order.
+    pub const FIELDS: [(&'static str, usize, usize); 11] = {
+        use core::mem::offset_of;
+        [
+            ("skaddr", offset_of!(Self, skaddr), 8),
+            ("oldstate", offset_of!(Self, oldstate), 4),
+            ("newstate", offset_of!(Self, newstate), 4),
+            ("sport", offset_of!(Self, sport), 2),
+            ("dport", offset_of!(Self, dport), 2),
+            ("family", offset_of!(Self, family), 2),
+            ("protocol", offset_of!(Self, protocol), 2),
+            ("saddr", offset_of!(Self, saddr), 4),
+            ("daddr", offset_of!(Self, daddr), 4),
+            ("saddr_v6", offset_of!(Self, saddr_v6), 16),
+            ("daddr_v6", offset_of!(Self, daddr_v6), 16),
+        ]
+    };
+}

@@ -1,0 +1,19 @@
+//! The ABI between the BPF programs (`tcpstate-ebpf`) and their reader (`tcpstate-user`).
+//!
+//! Both sides compile this crate, so a type that crosses the kernel boundary is written down once:
+//! what travels through the ring buffer ([`Record`]), what is counted per CPU ([`Counters`]), what
+//! is fixed before the programs are loaded ([`Config`]) and the TCP states ([`State`]).
+//!
+//! What may go in here: types that cross that boundary, and nothing that needs `std`, allocates,
+//! or does I/O.
+#![no_std]
+
+pub mod config;
+pub mod counters;
+pub mod record;
+pub mod state;
+
+pub use config::Config;
+pub use counters::Counters;
+pub use record::Record;
+pub use state::State;

@@ -1,0 +1,168 @@
+//! The record that travels through the ring buffer: one transition, of fixed size.
+
+use crate::State;
+
+/// Defines a `#[repr(C)]` struct of integers and byte arrays together with its conversion from and
+/// to bytes, little-endian, so that the layout stands in one place.
+macro_rules! wire {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident [$size:literal] {
+            $($(#[$fmeta:meta])* $offset:literal $field:ident: $kind:ident $(<$len:literal>)?,)*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+        #[repr(C)]
+        pub struct $name {
+            $($(#[$fmeta])* pub $field: wire!(@type $kind $(<$len>)?),)*
+        }
+
+        // The ABI: a change here is a change of the recording format too.
+        const _: () = {
+            assert!(size_of::<$name>() == $size);
+            assert!(align_of::<$name>() == 8);
+            $(assert!(core::mem::offset_of!($name, $field) == $offset);)*
+        };
+
+        impl $name {
+            /// Size in bytes.
+            pub const SIZE: usize = $size;
+
+            /// Field name, offset and size in bytes, in order: the layout for file headers and docs.
+            pub const LAYOUT: &'static [(&'static str, usize, usize)] = &[
+                $((stringify!($field), $offset, size_of::<wire!(@type $kind $(<$len>)?)>()),)*
+            ];
+
+            /// Copies the record out of its little-endian bytes.
+            pub fn from_bytes(bytes: &[u8; $size]) -> Self {
+                Self { $($field: wire!(@read bytes, $offset, $kind $(<$len>)?),)* }
+            }
+
+            /// The record's little-endian bytes.
+            pub fn to_bytes(&self) -> [u8; $size] {
+                let mut bytes = [0; $size];
+                $(wire!(@write bytes, $offset, self.$field, $kind);)*
+                bytes
+            }
+        }
+    };
+    (@type bytes<$len:literal>) => { [u8; $len] };
+    (@type state) => { State };
+    (@type $int:ident) => { $int };
+    (@read $bytes:ident, $offset:literal, bytes<$len:literal>) => {{
+        let mut field = [0u8; $len];
+        field.copy_from_slice(&$bytes[$offset..$offset + $len]);
+        field
+    }};
+    (@read $bytes:ident, $offset:literal, state) => { State($bytes[$offset]) };
+    (@read $bytes:ident, $offset:literal, $int:ident) => {{
+        let mut field = [0u8; size_of::<$int>()];
+        field.copy_from_slice(&$bytes[$offset..$offset + size_of::<$int>()]);
+        $int::from_le_bytes(field)
+    }};
+    (@write $bytes:ident, $offset:literal, $value:expr, bytes) => {
+        $bytes[$offset..$offset + $value.len()].copy_from_slice(&$value)
+    };
+    (@write $bytes:ident, $offset:literal, $value:expr, state) => { $bytes[$offset] = $value.0 };
+    (@write $bytes:ident, $offset:literal, $value:expr, $int:ident) => {
+        $bytes[$offset..$offset + size_of::<$int>()].copy_from_slice(&$value.to_le_bytes())
+    };
+}
+
+wire! {
+    /// One transition of one TCP socket.
+    ///
+    /// *Layout:* 128 bytes, little-endian, aligned to 8, the same in both attach modes. A field that
+    /// the attach mode cannot know is 0 and [`Record::flags`] says so.
+    ///
+    /// *Source:* the tracepoint `sock:inet_sock_set_state` (`include/trace/events/sock.h`) and, in
+    /// `btf` mode, `struct sock` and `struct tcp_sock`.
+    pub struct Record [128] {
+        /// `CLOCK_MONOTONIC` at the transition, nanoseconds.
+        0 ts_ns: u64,
+        /// The socket's cookie; 0 when [`flags::COOKIE`] is not set.
+        8 cookie: u64,
+        /// Kernel address of the `struct sock`. Reused by the kernel as soon as the socket is freed.
+        16 skaddr: u64,
+        /// Id of the socket's cgroup (v2), the inode number of its directory; 0 is unknown.
+        24 cgroup: u64,
+        /// Payload bytes sent, retransmissions included (`tcp_sock.bytes_sent`).
+        32 bytes_sent: u64,
+        /// Bytes received in order (`tcp_sock.bytes_received`).
+        40 bytes_received: u64,
+        /// Local address; IPv4 as v4-mapped IPv6. Network byte order.
+        48 laddr: bytes<16>,
+        /// Remote address; IPv4 as v4-mapped IPv6. Network byte order.
+        64 raddr: bytes<16>,
+        /// Inode number of the network namespace; 0 is unknown.
+        80 netns: u32,
+        /// User id of the socket's owner, in the initial user namespace.
+        84 uid: u32,
+        /// Process (thread group) id of the running task; 0 unless [`flags::PROCESS`] is set.
+        88 pid: u32,
+        /// Smoothed round trip time, microseconds; 0 before the first measurement.
+        92 srtt_us: u32,
+        /// Segments retransmitted so far (`tcp_sock.total_retrans`).
+        96 retransmits: u32,
+        /// Local port, host byte order; 0 where not chosen yet.
+        100 lport: u16,
+        /// Remote port, host byte order; 0 where there is none yet.
+        102 rport: u16,
+        /// `sk_err`: a positive errno, 0 for none.
+        104 error: u16,
+        /// The CPU that it happened on.
+        106 cpu: u16,
+        /// The state before.
+        108 oldstate: state,
+        /// The state after.
+        109 newstate: state,
+        /// Address family of the socket: 2 (`AF_INET`) or 10 (`AF_INET6`).
+        110 family: u8,
+        /// What is known, see [`flags`].
+        111 flags: u8,
+        /// Name of the running task, NUL-padded; zeros unless [`flags::PROCESS`] is set.
+        112 comm: bytes<16>,
+    }
+}
+
+/// The bits of [`Record::flags`].
+pub mod flags {
+    /// `SOCK_DEAD` of `sk_flags`: the application has closed the socket, it is an orphan.
+    pub const DEAD: u8 = 1 << 0;
+    /// `SOCK_DONE` of `sk_flags`: the peer's FIN has been received.
+    pub const DONE: u8 = 1 << 1;
+    /// `RCV_SHUTDOWN` of `sk_shutdown`.
+    pub const RCV_SHUTDOWN: u8 = 1 << 2;
+    /// `SEND_SHUTDOWN` of `sk_shutdown`.
+    pub const SEND_SHUTDOWN: u8 = 1 << 3;
+    /// `cookie` is the socket's cookie.
+    pub const COOKIE: u8 = 1 << 4;
+    /// The transition runs in a process that acts on this socket: `pid` and `comm` are valid.
+    pub const PROCESS: u8 = 1 << 5;
+    /// The fields of `struct tcp_sock` are valid: `bytes_*`, `srtt_us`, `retransmits`.
+    pub const TCP: u8 = 1 << 6;
+    /// The fields of `struct sock` are valid: `netns`, `uid`, `error`, and the bits 0 to 3.
+    pub const SOCKET: u8 = 1 << 7;
+}
+
+/// `AF_INET` as [`Record::family`] has it.
+pub const AF_INET: u8 = 2;
+/// `AF_INET6` as [`Record::family`] has it.
+pub const AF_INET6: u8 = 10;
+
+/// Whether the transition is made by a process acting on the socket, so that the running task says
+/// something about the connection. All others may run in softirq on top of anybody.
+///
+/// *Source:* `tcp_v4_connect`, `tcp_v6_connect` (CLOSE -> SYN_SENT), `inet_csk_listen_start`
+/// (CLOSE -> LISTEN), `__tcp_close` and `tcp_disconnect` (LISTEN -> CLOSE), `tcp_close_state`, which
+/// only `tcp_shutdown` and `__tcp_close` call (-> FIN_WAIT1, -> LAST_ACK).
+#[inline(always)]
+pub const fn in_process(oldstate: State, newstate: State) -> bool {
+    matches!(
+        (oldstate, newstate),
+        (State::CLOSE, State::SYN_SENT | State::LISTEN)
+            | (State::LISTEN, State::CLOSE)
+            | (_, State::FIN_WAIT1 | State::LAST_ACK)
+    )
+}

@@ -1,0 +1,119 @@
+//! The states of a TCP socket, numbered as the kernel numbers them.
+
+/// A TCP state as the kernel numbers it.
+///
+/// A newtype and not an `enum`: a number that this version does not know stays what it is and is
+/// shown as a number, instead of being refused or mapped to something it is not.
+///
+/// *Source:* `include/net/tcp_states.h`; the eleven states of RFC 9293, section 3.3.2, and the
+/// kernel's own `NEW_SYN_RECV` and `BOUND_INACTIVE`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct State(pub u8);
+
+macro_rules! states {
+    ($($(#[$doc:meta])* $name:ident = $number:literal;)*) => {
+        impl State {
+            $($(#[$doc])* pub const $name: Self = Self($number);)*
+
+            /// The name that the kernel prints, without its `TCP_`; `None` for a number that
+            /// this version does not know.
+            pub const fn name(self) -> Option<&'static str> {
+                match self {
+                    $(Self::$name => Some(stringify!($name)),)*
+                    _ => None,
+                }
+            }
+
+            /// The state of that name, spelled as [`State::name`] does, in either case.
+            pub fn from_name(name: &str) -> Option<Self> {
+                $(if name.eq_ignore_ascii_case(stringify!($name)) {
+                    return Some(Self::$name);
+                })*
+                None
+            }
+        }
+    };
+}
+
+states! {
+    /// Both sides may send.
+    ESTABLISHED = 1;
+    /// Active open: the SYN is sent, no answer yet.
+    SYN_SENT = 2;
+    /// Passive open: the handshake is under way.
+    SYN_RECV = 3;
+    /// We closed first; our FIN is not acknowledged yet.
+    FIN_WAIT1 = 4;
+    /// Our FIN is acknowledged; the peer has not closed yet.
+    FIN_WAIT2 = 5;
+    /// Both sides closed; waiting for segments that are still under way (60 s on Linux).
+    TIME_WAIT = 6;
+    /// No connection.
+    CLOSE = 7;
+    /// The peer closed; our application has not.
+    CLOSE_WAIT = 8;
+    /// The peer closed first, then we did; our FIN is not acknowledged yet.
+    LAST_ACK = 9;
+    /// Waiting for connections.
+    LISTEN = 10;
+    /// Both sides closed at once; our FIN is not acknowledged yet.
+    CLOSING = 11;
+    /// A request socket: a handshake before it has a socket of its own. Counts as `SYN_RECV`.
+    NEW_SYN_RECV = 12;
+    /// Bound, not connected, not listening. *Since:* Linux 6.8, in `sock_diag` only.
+    BOUND_INACTIVE = 13;
+}
+
+impl State {
+    /// The eleven states of RFC 9293 in the kernel's order.
+    pub const ALL: [Self; 11] = [
+        Self::ESTABLISHED,
+        Self::SYN_SENT,
+        Self::SYN_RECV,
+        Self::FIN_WAIT1,
+        Self::FIN_WAIT2,
+        Self::TIME_WAIT,
+        Self::CLOSE,
+        Self::CLOSE_WAIT,
+        Self::LAST_ACK,
+        Self::LISTEN,
+        Self::CLOSING,
+    ];
+
+    /// Makes a state of the tracepoint's `int`. What does not fit a byte becomes 255, which no
+    /// kernel uses.
+    pub const fn from_kernel(number: i32) -> Self {
+        if number >= 0 && number < 255 {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..255")]
+            Self(number as u8)
+        } else {
+            Self(255)
+        }
+    }
+
+    /// The state as users know it: a request socket is in `SYN_RECV`.
+    #[must_use]
+    pub const fn folded(self) -> Self {
+        match self {
+            Self::NEW_SYN_RECV => Self::SYN_RECV,
+            other => other,
+        }
+    }
+}
+
+impl core::fmt::Display for State {
+    /// The name, or the number where there is none.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.name() {
+            Some(name) => f.pad(name),
+            None => core::fmt::Display::fmt(&self.0, f),
+        }
+    }
+}
+
+impl core::fmt::Debug for State {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}

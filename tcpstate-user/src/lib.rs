@@ -1,0 +1,28 @@
+//! The library behind the binary `tcpstate`.
+//!
+//! ```text
+//! capture ─┐
+//! recording┼─ EventSource ─ run ─ View (uses model, format)
+//! (pcap)  ─┘
+//! ```
+//!
+//! - [`event`]: a record's bytes to an [`event::Event`]; pure.
+//! - [`source`]: what every source of events offers.
+//! - [`capture`]: everything that touches the kernel.
+//! - [`recording`]: event files.
+//! - [`filter`]: which events are wanted, decided on the event alone.
+//! - [`model`]: connections, dwell times, rates; no I/O, no clock.
+//! - [`run`]: the one loop that drives a source into a view.
+//! - [`view`]: a file per subcommand.
+//! - [`format`]: how things are written: text, JSON, CSV, units.
+
+pub mod capture;
+pub mod cli;
+pub mod event;
+pub mod filter;
+pub mod format;
+pub mod model;
+pub mod recording;
+pub mod run;
+pub mod source;
+pub mod view;

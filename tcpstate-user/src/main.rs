@@ -1,0 +1,3 @@
+//! The binary `tcpstate`.
+
+fn main() {}

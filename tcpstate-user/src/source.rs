@@ -1,0 +1,131 @@
+//! Where events come from: the live kernel, a recording, a packet capture.
+//!
+//! What every view may rely on, whatever the source. A view sees this module, never `capture` or
+//! `recording`.
+
+use std::task::{Context, Poll};
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+
+/// A stream of events in the order in which the kernel recorded them.
+pub trait EventSource {
+    /// Appends the next events to `batch`.
+    ///
+    /// Ready with `true` when it appended (perhaps nothing: a malformed record is counted, not
+    /// shown), `false` when the stream has ended. A source that can block returns `Pending` and wakes
+    /// the context's waker; one that only reads returns after a bounded number of events, so that
+    /// signals are seen in between.
+    ///
+    /// *Errors:* the source failed and gives nothing more. What was appended before stays valid.
+    fn poll_next(&mut self, cx: &mut Context<'_>, batch: &mut Vec<Event>) -> Poll<anyhow::Result<bool>>;
+
+    /// Stops the flow: after this, `poll_next` hands out what is on its way and then ends.
+    fn stop(&mut self);
+
+    /// The books up to now. Exact once the stream has ended.
+    fn accounting(&mut self) -> anyhow::Result<Accounting>;
+
+    /// Where and when the events were seen.
+    fn origin(&self) -> &Origin;
+
+    /// What the capture cost by itself, where it is known.
+    fn cost(&mut self) -> CaptureCost {
+        CaptureCost::default()
+    }
+}
+
+/// Where and when a stream of events was seen. A recording carries it in its header.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Host name.
+    pub host: String,
+    /// Kernel release, as `uname -r` prints it.
+    pub kernel: String,
+    /// How the programs were attached: `btf` or `tracepoint`.
+    pub attach: String,
+    /// The clock anchor: wall-clock nanoseconds since 1970 at monotonic 0 (boot, suspend left out).
+    pub wall_at_monotonic_zero_ns: i64,
+    /// Monotonic nanoseconds at which the capture began.
+    pub started_ns: u64,
+    /// The filters in force in the kernel, as the command line gave them; empty is none.
+    pub filters: String,
+    /// Whether the stream is being made now, so that the clock runs without events.
+    pub live: bool,
+}
+
+impl Origin {
+    /// Wall-clock nanoseconds since 1970 of a monotonic time.
+    pub const fn wall_ns(&self, ts_ns: u64) -> i64 {
+        self.wall_at_monotonic_zero_ns.saturating_add_unsigned(ts_ns)
+    }
+}
+
+/// The books: where every transition that the kernel made went.
+///
+/// `seen = filtered + submitted + lost` and `submitted = received + rejected`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accounting {
+    /// Transitions at the tracepoint, all protocols, since the programs were attached.
+    pub seen: u64,
+    /// Dropped by a filter in the kernel.
+    pub filtered: u64,
+    /// Written to the ring buffer.
+    pub submitted: u64,
+    /// Not written to the ring buffer though they should have been.
+    pub lost: u64,
+    /// Read from the ring buffer and handed on.
+    pub received: u64,
+    /// Read from the ring buffer and not handed on.
+    pub rejected: u64,
+    /// `filtered` by reason.
+    pub filtered_by_reason: FilteredByReason,
+    /// `lost` by reason.
+    pub lost_by_reason: LostByReason,
+    /// `rejected` by reason.
+    pub rejected_by_reason: RejectedByReason,
+}
+
+/// Why the kernel side dropped a transition on purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilteredByReason {
+    /// Not TCP: SCTP, MPTCP, DCCP pass the same tracepoint.
+    pub protocol: u64,
+    /// Not the address family asked for.
+    pub family: u64,
+    /// Not one of the ports asked for.
+    pub port: u64,
+    /// Not the network namespace asked for.
+    pub netns: u64,
+}
+
+/// Why the kernel side lost a transition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostByReason {
+    /// The ring buffer was full.
+    pub ring_full: u64,
+    /// The kernel skipped the program because one was already running on that CPU
+    /// (`recursion_misses` of the program). *Since:* Linux 5.12; 0 before.
+    pub nested: u64,
+}
+
+/// Why the reader did not hand on a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedByReason {
+    /// It could not be decoded.
+    pub malformed: u64,
+    /// The queue between the reader and the view was full: the output is too slow.
+    pub queue_full: u64,
+}
+
+/// What the capture itself cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureCost {
+    /// Run time of the BPF program, nanoseconds, where the kernel keeps it.
+    pub bpf_run_ns: Option<u64>,
+    /// Runs of the BPF program, where the kernel keeps it.
+    pub bpf_run_count: Option<u64>,
+    /// The most bytes seen waiting in the ring buffer.
+    pub ring_high_water_bytes: Option<u64>,
+}
