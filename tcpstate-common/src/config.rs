@@ -27,8 +27,10 @@ pub const READER_SLEEPS: &str = "READER_SLEEPS";
 
 /// The program for the BTF tracepoint.
 pub const PROGRAM_BTF: &str = "tcpstate_btf";
-/// The program for the classic tracepoint.
+/// The program for the classic tracepoint whose record has `skaddr` at [`TP_BASE`].
 pub const PROGRAM_TRACEPOINT: &str = "tcpstate_tp";
+/// The program for the classic tracepoint whose record has `skaddr` at [`TP_BASE_LAZY`].
+pub const PROGRAM_TRACEPOINT_LAZY: &str = "tcpstate_tp_lazy";
 /// A BTF tracepoint program that does nothing: the floor that costs are measured against.
 pub const PROGRAM_EMPTY_BTF: &str = "empty_btf";
 /// A classic tracepoint program that does nothing: the floor that costs are measured against.
@@ -36,7 +38,7 @@ pub const PROGRAM_EMPTY_TRACEPOINT: &str = "empty_tp";
 
 /// Byte offsets inside the kernel's structures, read from its BTF. Only `btf` mode uses them.
 ///
-/// `sk_*` count from `struct sock`, `tcp_*` from `struct tcp_sock`, `net_*` from `struct net`,
+/// `sk_*` count from `struct sock`, `inet_*` and `tcp_*` from `struct tcp_sock`, `net_*` from `struct net`,
 /// `cgroup_*` from `struct cgroup`, `kn_*` from `struct kernfs_node`, `task_*` from
 /// `struct task_struct`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,9 +95,8 @@ pub struct Config {
     pub offsets: Offsets,
     /// What to keep.
     pub filter: Filter,
-    /// Offset of `skaddr` in the classic tracepoint's record: [`TP_BASE`] or [`TP_BASE_LAZY`].
-    pub tp_base: u32,
-    /// Wake the reader when this many bytes wait in the ring buffer.
+    /// Wake the reader each time that a multiple of this many bytes waits in the ring buffer.
+    /// A power of two.
     pub wake_bytes: u32,
     /// 1: the kernel lets a tracing program call `bpf_get_socket_cookie`. *Since:* Linux 5.12.
     pub has_cookie: u8,
@@ -104,19 +105,19 @@ pub struct Config {
     /// 1: `sk_cgroup` points at a `struct cgroup`. *Since:* Linux 5.15.
     pub has_cgroup: u8,
     /// Padding, 0.
-    pub reserved: [u8; 5],
+    pub reserved: u8,
 }
 
 const _: () = {
     assert!(size_of::<Offsets>() == 96);
     assert!(size_of::<Filter>() == 8);
-    assert!(size_of::<Config>() == 120 && align_of::<Config>() == 4);
+    assert!(size_of::<Config>() == 112 && align_of::<Config>() == 4);
 };
 
 /// `skaddr`'s offset in the classic tracepoint's record on nearly every kernel.
-pub const TP_BASE: u32 = 8;
+pub const TP_BASE: usize = 8;
 /// `skaddr`'s offset where the common header has grown by `common_preempt_lazy_count`.
-pub const TP_BASE_LAZY: u32 = 16;
+pub const TP_BASE_LAZY: usize = 16;
 
 /// The classic tracepoint's record after its common header, as of Linux 5.6.
 ///

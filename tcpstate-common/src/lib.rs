@@ -17,3 +17,10 @@ pub use config::Config;
 pub use counters::Counters;
 pub use record::Record;
 pub use state::State;
+
+// SAFETY: `#[repr(C)]`, integers only, no padding (asserted where it is defined).
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Config {}
+// SAFETY: `#[repr(C)]`, `u64` fields only.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Counters {}

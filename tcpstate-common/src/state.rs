@@ -85,7 +85,11 @@ impl State {
     /// kernel uses.
     pub const fn from_kernel(number: i32) -> Self {
         if number >= 0 && number < 255 {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..255")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "0..255"
+            )]
             Self(number as u8)
         } else {
             Self(255)

@@ -1,0 +1,187 @@
+//! The BTF tracepoint: the socket itself, read by direct loads.
+//!
+//! *Source:* `include/trace/events/sock.h`: `TP_PROTO(const struct sock *sk, const int oldstate,
+//! const int newstate)`.
+
+use aya_ebpf::{
+    helpers::generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use tcpstate_common::{
+    Record, State,
+    record::{AF_INET, flags},
+};
+
+use crate::{
+    emit::{self, Transition, load},
+    filter::Key,
+    maps::config,
+};
+
+/// The program.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn tcpstate_btf(ctx: BtfTracePointContext) -> i32 {
+    let call = Call {
+        sk: ctx.arg::<*const u8>(0),
+        oldstate: State::from_kernel(ctx.arg::<i32>(1)),
+        newstate: State::from_kernel(ctx.arg::<i32>(2)),
+    };
+    emit::handle(&ctx, &call);
+    0
+}
+
+/// Nothing: the floor that the cost of the other is measured against.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn empty_btf(_ctx: BtfTracePointContext) -> i32 {
+    0
+}
+
+struct Call {
+    sk: *const u8,
+    oldstate: State,
+    newstate: State,
+}
+
+impl Call {
+    /// Reads a `T` in the `struct sock`.
+    #[inline(always)]
+    fn sk<T: Copy>(&self, offset: u32) -> T {
+        // SAFETY: `sk` is the tracepoint's argument.
+        unsafe { load(self.sk, offset) }
+    }
+
+    /// The socket as a `struct tcp_sock`; null if it is none.
+    #[inline(always)]
+    fn tcp(&self) -> *const u8 {
+        // SAFETY: `sk` is the tracepoint's argument.
+        unsafe { bpf_skc_to_tcp_sock(self.sk.cast_mut().cast()) }.cast()
+    }
+}
+
+impl Transition for Call {
+    #[inline(always)]
+    fn protocol(&self) -> u16 {
+        self.sk(config!(offsets.sk_protocol))
+    }
+
+    #[inline(always)]
+    fn keeps_netns(&self) -> bool {
+        let wanted = config!(filter.netns);
+        wanted == 0 || wanted == self.netns()
+    }
+
+    #[inline(always)]
+    fn key(&self) -> Key {
+        let tcp = self.tcp();
+        // `skc_num` is already 0 at -> CLOSE, `inet_sport` is not.
+        let lport = if tcp.is_null() {
+            self.sk(config!(offsets.sk_num))
+        } else {
+            // SAFETY: not null.
+            u16::from_be(unsafe { load(tcp, config!(offsets.inet_sport)) })
+        };
+        Key {
+            family: self.sk::<u16>(config!(offsets.sk_family)) as u8,
+            lport,
+            rport: u16::from_be(self.sk(config!(offsets.sk_dport))),
+            oldstate: self.oldstate,
+            newstate: self.newstate,
+        }
+    }
+
+    #[inline(always)]
+    fn addresses(&self, family: u8) -> ([u64; 2], [u64; 2]) {
+        if family == AF_INET {
+            (
+                v4_mapped(self.sk(config!(offsets.sk_rcv_saddr))),
+                v4_mapped(self.sk(config!(offsets.sk_daddr))),
+            )
+        } else {
+            (
+                [
+                    self.sk(config!(offsets.sk_v6_rcv_saddr)),
+                    self.sk(config!(offsets.sk_v6_rcv_saddr) + 8),
+                ],
+                [
+                    self.sk(config!(offsets.sk_v6_daddr)),
+                    self.sk(config!(offsets.sk_v6_daddr) + 8),
+                ],
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn skaddr(&self) -> u64 {
+        self.sk as u64
+    }
+
+    #[inline(always)]
+    unsafe fn fill(&self, key: &Key, record: *mut Record) -> u8 {
+        let mut known = flags::SOCKET;
+        // SAFETY: the caller vouches for `record`.
+        unsafe {
+            (*record).netns = self.netns();
+            (*record).uid = self.sk(config!(offsets.sk_uid));
+            (*record).error = self.sk::<u32>(config!(offsets.sk_err)) as u16;
+            // SOCK_DEAD and SOCK_DONE are bits 0 and 1 in both.
+            known |=
+                (self.sk::<u64>(config!(offsets.sk_flags)) as u8) & (flags::DEAD | flags::DONE);
+            known |= (self.sk::<u8>(config!(offsets.sk_shutdown)) & 3) << 2;
+            (*record).cgroup = self.cgroup();
+
+            // The kernel gives a child its final cookie right after this transition
+            // (`inet_csk_clone_lock` copies the request's): what it has now means nothing.
+            let child = key.oldstate.0 == State::LISTEN.0 && key.newstate.0 == State::SYN_RECV.0;
+            (*record).cookie = 0;
+            if config!(has_cookie) != 0 && !child {
+                (*record).cookie = bpf_get_socket_cookie(self.sk.cast_mut().cast());
+                known |= flags::COOKIE;
+            }
+
+            let tcp = self.tcp();
+            if tcp.is_null() {
+                (*record).bytes_sent = 0;
+                (*record).bytes_received = 0;
+                (*record).srtt_us = 0;
+                (*record).retransmits = 0;
+            } else {
+                (*record).bytes_sent = load(tcp, config!(offsets.tcp_bytes_sent));
+                (*record).bytes_received = load(tcp, config!(offsets.tcp_bytes_received));
+                // The kernel keeps eight times the value.
+                (*record).srtt_us = load::<u32>(tcp, config!(offsets.tcp_srtt_us)) >> 3;
+                (*record).retransmits = load(tcp, config!(offsets.tcp_total_retrans));
+                known |= flags::TCP;
+            }
+        }
+        known
+    }
+}
+
+impl Call {
+    #[inline(always)]
+    fn netns(&self) -> u32 {
+        let net: *const u8 = self.sk(config!(offsets.sk_net));
+        // SAFETY: a pointer that the verifier knows the type of.
+        unsafe { load(net, config!(offsets.net_inum)) }
+    }
+
+    #[inline(always)]
+    fn cgroup(&self) -> u64 {
+        if config!(has_cgroup) == 0 {
+            return 0;
+        }
+        let cgroup: *const u8 = self.sk(config!(offsets.sk_cgroup));
+        // SAFETY: pointers that the verifier knows the types of; a null one reads as 0.
+        unsafe {
+            let kn: *const u8 = load(cgroup, config!(offsets.cgroup_kn));
+            load(kn, config!(offsets.kn_id))
+        }
+    }
+}
+
+/// `::ffff:a.b.c.d` as two words in memory order.
+#[inline(always)]
+fn v4_mapped(address: u32) -> [u64; 2] {
+    [0, (u64::from(address) << 32) | 0xffff_0000]
+}

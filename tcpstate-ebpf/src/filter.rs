@@ -1,0 +1,68 @@
+//! Which transitions are kept, decided on what the event shows.
+//!
+//! The rule for what cannot be decided yet is the one of `tcpstate-user/src/filter.rs`: keep it, user
+//! space settles it. That is a local port that the kernel has not chosen (a client's
+//! `CLOSE -> SYN_SENT`), and the remote side of a child that was cloned from its listener a moment
+//! ago (`LISTEN -> SYN_RECV`).
+
+use tcpstate_common::{State, record::AF_INET};
+
+use crate::maps::{LOCAL_PORTS, PORTS, REMOTE_PORTS, config};
+
+/// What the filters look at.
+#[derive(Clone, Copy)]
+pub(crate) struct Key {
+    pub(crate) family: u8,
+    pub(crate) lport: u16,
+    pub(crate) rport: u16,
+    pub(crate) oldstate: State,
+    pub(crate) newstate: State,
+}
+
+/// Whether the ports are among those asked for.
+#[inline(always)]
+pub(crate) fn keeps_ports(key: &Key) -> bool {
+    let child = key.oldstate.0 == State::LISTEN.0 && key.newstate.0 == State::SYN_RECV.0;
+    let rport_unknown = child && key.rport == 0;
+    if config!(filter.lport) != 0 && key.lport != 0 && !LOCAL_PORTS.contains(key.lport) {
+        return false;
+    }
+    if config!(filter.rport) != 0 && !rport_unknown && !REMOTE_PORTS.contains(key.rport) {
+        return false;
+    }
+    if config!(filter.port) != 0
+        && key.lport != 0
+        && !rport_unknown
+        && !PORTS.contains(key.lport)
+        && !PORTS.contains(key.rport)
+    {
+        return false;
+    }
+    true
+}
+
+/// Whether the address family is the one asked for. `v4_mapped` and `unspecified` speak of the
+/// remote address of an `AF_INET6` socket.
+#[inline(always)]
+pub(crate) fn keeps_family(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u64; 2])) -> bool {
+    let wanted = config!(filter.family);
+    if wanted == 0 {
+        return true;
+    }
+    if key.family == AF_INET {
+        return wanted == AF_INET;
+    }
+    let (laddr, raddr) = addresses();
+    let ipv4 = is_v4_mapped(laddr) || is_v4_mapped(raddr);
+    if (wanted == AF_INET) == ipv4 {
+        return true;
+    }
+    // A dual-stack listener's child: the listener's address until the next transition.
+    key.oldstate.0 == State::LISTEN.0 && key.newstate.0 == State::SYN_RECV.0 && !ipv4
+}
+
+/// Whether an address, as two words in memory order, is `::ffff:a.b.c.d`.
+#[inline(always)]
+fn is_v4_mapped([high, low]: [u64; 2]) -> bool {
+    high == 0 && (low as u32) == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+}

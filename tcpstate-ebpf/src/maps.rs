@@ -1,0 +1,81 @@
+//! The maps and the read-only globals that user space fills before it loads the programs.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, PerCpuArray, RingBuf},
+};
+use tcpstate_common::{
+    Config, Counters,
+    config::{PORT_WORDS, PortBitmap},
+};
+
+/// The records. User space sets the size.
+#[map]
+pub(crate) static RING: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// The books, key 0.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// Key 0 is 1 while the reader sleeps until it is woken.
+#[map]
+pub(crate) static READER_SLEEPS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// A global that user space sets before the load and nobody changes after it.
+///
+/// Reads are volatile: the value is not the one that the compiler sees.
+#[repr(transparent)]
+pub(crate) struct ReadOnly<T>(MaybeUninit<T>);
+
+impl<T> ReadOnly<T> {
+    const fn zeroed() -> Self {
+        Self(MaybeUninit::zeroed())
+    }
+
+    #[inline(always)]
+    pub(crate) const fn as_ptr(&self) -> *const T {
+        self.0.as_ptr()
+    }
+}
+
+#[unsafe(no_mangle)]
+pub(crate) static CONFIG: ReadOnly<Config> = ReadOnly::zeroed();
+#[unsafe(no_mangle)]
+pub(crate) static LOCAL_PORTS: ReadOnly<PortBitmap> = ReadOnly::zeroed();
+#[unsafe(no_mangle)]
+pub(crate) static REMOTE_PORTS: ReadOnly<PortBitmap> = ReadOnly::zeroed();
+#[unsafe(no_mangle)]
+pub(crate) static PORTS: ReadOnly<PortBitmap> = ReadOnly::zeroed();
+
+/// Reads one field of [`CONFIG`], by its path.
+macro_rules! config {
+    ($($path:ident).+) => {
+        $crate::maps::config_at(
+            core::mem::offset_of!(tcpstate_common::Config, $($path).+),
+            |config| config.$($path).+,
+        )
+    };
+}
+pub(crate) use config;
+
+/// Reads the field of [`CONFIG`] at `offset`; `_field` only names its type.
+#[inline(always)]
+pub(crate) fn config_at<T: Copy>(offset: usize, _field: fn(&Config) -> T) -> T {
+    // SAFETY: `config!`, the only caller, gives the offset of a field of this type, an integer; the
+    // static is never written.
+    unsafe { core::ptr::read_volatile(CONFIG.as_ptr().cast::<u8>().add(offset).cast::<T>()) }
+}
+
+impl ReadOnly<PortBitmap> {
+    #[inline(always)]
+    pub(crate) fn contains(&self, port: u16) -> bool {
+        let word = usize::from(port >> 6);
+        // The verifier wants to see the bound; the compiler knows that it holds.
+        let word = word & (PORT_WORDS - 1);
+        // SAFETY: `word` is below `PORT_WORDS`, and the static is never written.
+        let bits = unsafe { core::ptr::read_volatile(self.as_ptr().cast::<u64>().add(word)) };
+        bits & (1 << (port & 63)) != 0
+    }
+}
