@@ -1,0 +1,481 @@
+//! Where this kernel keeps what the BPF programs read.
+//!
+//! Two layouts, for the two attach modes: the offsets inside `struct sock` and its kin, from the
+//! kernel's BTF, and the classic tracepoint's record, from its `format` file. A layout that the
+//! programs would misread is refused by name; nothing is guessed.
+//!
+//! Pure: BTF and text come in as arguments. Reading them is `host`'s business.
+
+use btf_rs::{Btf, BtfType, Type};
+use tcpstate_common::config::{Offsets, TP_BASE, TP_BASE_LAZY, TracepointRecord};
+
+/// What [`resolve_offsets`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Where things are.
+    pub offsets: Offsets,
+    /// A tracing program may call `bpf_get_socket_cookie`. *Since:* Linux 5.12.
+    pub has_cookie: bool,
+    /// `bpf_get_current_task_btf` exists. *Since:* Linux 5.11.
+    pub has_task_btf: bool,
+    /// A socket points at its cgroup; if not, the three offsets on that path are 0.
+    /// *Since:* Linux 5.15.
+    pub has_cgroup: bool,
+}
+
+/// Why the kernel's layout is not one that the BPF programs can read.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// The BTF itself is broken.
+    #[error("cannot read `{what}` in the kernel's BTF: {source}")]
+    Btf {
+        /// The type that was being looked at.
+        what: String,
+        /// What the parser says.
+        source: btf_rs::Error,
+    },
+    /// A structure is not in the BTF.
+    #[error(
+        "the kernel's BTF has no `struct {structure}`; this kernel cannot be traced with --attach btf"
+    )]
+    NoStruct {
+        /// Its name.
+        structure: &'static str,
+    },
+    /// A structure has no such member.
+    #[error("the kernel's `struct {structure}` has no member `{member}`; try --attach tracepoint")]
+    NoMember {
+        /// The structure.
+        structure: &'static str,
+        /// Path of the member inside it.
+        member: &'static str,
+    },
+    /// A member is not what the programs load.
+    #[error(
+        "the kernel's `struct {structure}` has `{member}` as {found}, expected {expected}; try --attach tracepoint"
+    )]
+    Member {
+        /// The structure.
+        structure: &'static str,
+        /// Path of the member inside it.
+        member: &'static str,
+        /// What it is.
+        found: Shape,
+        /// What the programs load.
+        expected: Shape,
+    },
+    /// The BTF has several structures of that name, and they differ in this member.
+    #[error(
+        "the kernel's BTF has more than one `struct {structure}`, and they differ in `{member}`; try --attach tracepoint"
+    )]
+    Ambiguous {
+        /// The structure.
+        structure: &'static str,
+        /// Path of the member inside it.
+        member: &'static str,
+    },
+    /// A field of the tracepoint's record is missing.
+    #[error(
+        "the record of the tracepoint sock:inet_sock_set_state has no field `{field}`; try --attach btf"
+    )]
+    NoField {
+        /// Its name.
+        field: &'static str,
+    },
+    /// A field of the tracepoint's record cannot be understood.
+    #[error(
+        "the field `{field}` of the tracepoint sock:inet_sock_set_state is described as {line:?}, without an offset and a size; try --attach btf"
+    )]
+    FieldUnreadable {
+        /// Its name.
+        field: &'static str,
+        /// How it is described, cut to 120 characters.
+        line: String,
+    },
+    /// The tracepoint's record does not begin where it should.
+    #[error(
+        "the record of the tracepoint sock:inet_sock_set_state has `skaddr` at offset {found}, expected {TP_BASE} or {TP_BASE_LAZY}; try --attach btf"
+    )]
+    Base {
+        /// Where it is.
+        found: u32,
+    },
+    /// A field of the tracepoint's record has another place or size than the programs read.
+    #[error(
+        "the record of the tracepoint sock:inet_sock_set_state has `{field}` with {} byte(s) at offset {}, \
+         expected {} at {} (before Linux 5.6 the layout was another); try --attach btf",
+        .found.size, .found.offset, .expected.size, .expected.offset
+    )]
+    Field {
+        /// Its name.
+        field: &'static str,
+        /// What the kernel has.
+        found: Place,
+        /// What the programs read.
+        expected: Place,
+    },
+}
+
+/// What a member of a structure is, as far as a load is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// This many bytes.
+    Bytes(usize),
+    /// This many bits of a bit field.
+    Bits(u32),
+    /// A pointer.
+    Pointer,
+    /// Nothing that has a size.
+    Other(&'static str),
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bytes(1) => f.write_str("1 byte"),
+            Self::Bytes(bytes) => write!(f, "{bytes} bytes"),
+            Self::Bits(bits) => write!(f, "a bit field ({bits} wide)"),
+            Self::Pointer => f.write_str("a pointer"),
+            Self::Other(kind) => write!(f, "something else ({kind})"),
+        }
+    }
+}
+
+/// Offset and size of a field in the tracepoint's record, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// From the start of the record.
+    pub offset: u32,
+    /// Its size.
+    pub size: u32,
+}
+
+/// Finds everything that the BTF tracepoint program reads, and what it may call.
+///
+/// *Errors:* a structure or member is missing, ambiguous, or not of the size that is loaded.
+pub fn resolve_offsets(btf: &Btf) -> Result<Resolved, LayoutError> {
+    let at = |structure, member, shape| locate(btf, structure, member, shape);
+    let (two, four, eight) = (Shape::Bytes(2), Shape::Bytes(4), Shape::Bytes(8));
+    let (comm, in6_addr) = (Shape::Bytes(16), Shape::Bytes(16));
+
+    let mut offsets = Offsets {
+        sk_family: at("sock", "__sk_common.skc_family", two)?,
+        sk_num: at("sock", "__sk_common.skc_num", two)?,
+        sk_dport: at("sock", "__sk_common.skc_dport", two)?,
+        sk_daddr: at("sock", "__sk_common.skc_daddr", four)?,
+        sk_rcv_saddr: at("sock", "__sk_common.skc_rcv_saddr", four)?,
+        sk_v6_daddr: at("sock", "__sk_common.skc_v6_daddr", in6_addr)?,
+        sk_v6_rcv_saddr: at("sock", "__sk_common.skc_v6_rcv_saddr", in6_addr)?,
+        sk_net: at("sock", "__sk_common.skc_net.net", Shape::Pointer)?,
+        // Eight bits of a bit field before Linux 5.6.
+        sk_protocol: at("sock", "sk_protocol", two)?,
+        sk_err: at("sock", "sk_err", four)?,
+        sk_shutdown: at("sock", "sk_shutdown", Shape::Bytes(1))?,
+        sk_flags: at("sock", "__sk_common.skc_flags", eight)?,
+        sk_uid: at("sock", "sk_uid.val", four)?,
+        inet_sport: at("tcp_sock", "inet_conn.icsk_inet.inet_sport", two)?,
+        tcp_srtt_us: at("tcp_sock", "srtt_us", four)?,
+        tcp_bytes_sent: at("tcp_sock", "bytes_sent", eight)?,
+        tcp_bytes_received: at("tcp_sock", "bytes_received", eight)?,
+        tcp_total_retrans: at("tcp_sock", "total_retrans", four)?,
+        net_inum: at("net", "ns.inum", four)?,
+        task_comm: at("task_struct", "comm", comm)?,
+        task_tgid: at("task_struct", "tgid", four)?,
+        sk_cgroup: 0,
+        cgroup_kn: 0,
+        kn_id: 0,
+    };
+
+    let cgroup = (
+        optional(at("sock", "sk_cgrp_data.cgroup", Shape::Pointer))?,
+        optional(at("cgroup", "kn", Shape::Pointer))?,
+        optional(at("kernfs_node", "id", eight))?,
+    );
+    let has_cgroup = if let (Some(sk_cgroup), Some(cgroup_kn), Some(kn_id)) = cgroup {
+        offsets = Offsets {
+            sk_cgroup,
+            cgroup_kn,
+            kn_id,
+            ..offsets
+        };
+        true
+    } else {
+        false
+    };
+
+    Ok(Resolved {
+        offsets,
+        has_cookie: has_tracing_cookie(btf)?,
+        has_task_btf: has_helper(btf, "BPF_FUNC_get_current_task_btf")?,
+        has_cgroup,
+    })
+}
+
+/// `None` for a layout that is not there or not ours; broken BTF stays an error.
+fn optional(offset: Result<u32, LayoutError>) -> Result<Option<u32>, LayoutError> {
+    match offset {
+        Ok(offset) => Ok(Some(offset)),
+        Err(broken @ LayoutError::Btf { .. }) => Err(broken),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether tracing programs may call `bpf_get_socket_cookie`.
+///
+/// The helper's number is older than that, so its presence says nothing. The function that tracing
+/// programs are given came with the permission.
+///
+/// *Source:* `bpf_get_socket_ptr_cookie` in `net/core/filter.c`, Linux commit c5dbb89fc2ac ("bpf: Expose
+/// `bpf_get_socket_cookie` to tracing programs"). *Since:* Linux 5.12.
+fn has_tracing_cookie(btf: &Btf) -> Result<bool, LayoutError> {
+    // The typedef is for kernels whose BTF leaves the function out.
+    for name in ["bpf_get_socket_ptr_cookie", "btf_bpf_get_socket_ptr_cookie"] {
+        let ids = btf.resolve_ids_by_name(name);
+        if !ids
+            .map_err(|source| LayoutError::Btf {
+                what: name.to_owned(),
+                source,
+            })?
+            .is_empty()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the kernel has a helper: `name` as `enum bpf_func_id` spells it.
+fn has_helper(btf: &Btf, name: &str) -> Result<bool, LayoutError> {
+    let broken = |source| LayoutError::Btf {
+        what: "enum bpf_func_id".to_owned(),
+        source,
+    };
+    for ty in btf.resolve_types_by_name("bpf_func_id").map_err(broken)? {
+        if let Type::Enum(helpers) = ty {
+            for helper in &helpers.members {
+                if btf.resolve_name(helper).map_err(broken)? == name {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Byte offset of `member` (a path, its parts joined by dots) in `struct structure`.
+///
+/// Structures of the same name may stand in the BTF more than once. They have to agree: which of them
+/// the verifier takes for the argument of a program is not ours to choose.
+fn locate(
+    btf: &Btf,
+    structure: &'static str,
+    member: &'static str,
+    expected: Shape,
+) -> Result<u32, LayoutError> {
+    let broken = |source| LayoutError::Btf {
+        what: format!("struct {structure}"),
+        source,
+    };
+    let mut found = None;
+    for ty in btf.resolve_types_by_name(structure).map_err(broken)? {
+        if !matches!(ty, Type::Struct(_)) {
+            continue;
+        }
+        let placed = follow(btf, ty, member).map_err(broken)?;
+        if found
+            .replace(placed)
+            .is_some_and(|earlier| earlier != placed)
+        {
+            return Err(LayoutError::Ambiguous { structure, member });
+        }
+    }
+    let (bit_offset, shape) = found
+        .ok_or(LayoutError::NoStruct { structure })?
+        .ok_or(LayoutError::NoMember { structure, member })?;
+    if shape == expected && bit_offset % 8 == 0 {
+        Ok(bit_offset / 8)
+    } else {
+        Err(LayoutError::Member {
+            structure,
+            member,
+            found: shape,
+            expected,
+        })
+    }
+}
+
+/// Follows a path of members: bit offset and shape of the last, `None` where one is missing.
+fn follow(btf: &Btf, start: Type, path: &str) -> Result<Option<(u32, Shape)>, btf_rs::Error> {
+    let mut ty = start;
+    let mut bits = 0u32;
+    let mut shape = Shape::Other("struct");
+    for name in path.split('.') {
+        let Some((offset, bitfield, member)) = find_member(btf, &ty, name, MAX_DEPTH)? else {
+            return Ok(None);
+        };
+        bits = bits.saturating_add(offset);
+        shape = match bitfield {
+            0 => shape_of(btf, &member, MAX_DEPTH)?,
+            width => Shape::Bits(width),
+        };
+        ty = member;
+    }
+    Ok(Some((bits, shape)))
+}
+
+/// More anonymous structures, qualifiers or array dimensions than any kernel nests. Ends a loop in
+/// broken BTF.
+const MAX_DEPTH: u32 = 16;
+
+/// A member of a structure or union, or of the anonymous ones inside it: bit offset, width as a bit
+/// field (0: it is none), and its type without qualifiers.
+fn find_member(
+    btf: &Btf,
+    ty: &Type,
+    name: &str,
+    depth: u32,
+) -> Result<Option<(u32, u32, Type)>, btf_rs::Error> {
+    let (Type::Struct(structure) | Type::Union(structure)) = ty else {
+        return Ok(None);
+    };
+    if depth == 0 {
+        return Ok(None);
+    }
+    for member in &structure.members {
+        let found = btf.resolve_name(member)?;
+        if !found.is_empty() && found != name {
+            continue;
+        }
+        let member_type = unqualified(btf, btf.resolve_chained_type(member)?)?;
+        if !found.is_empty() {
+            return Ok(Some((
+                member.bit_offset(),
+                member.bitfield_size().unwrap_or(0),
+                member_type,
+            )));
+        }
+        if let Some((offset, bitfield, inner)) = find_member(btf, &member_type, name, depth - 1)? {
+            return Ok(Some((
+                member.bit_offset().saturating_add(offset),
+                bitfield,
+                inner,
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// The type behind typedefs and qualifiers.
+fn unqualified(btf: &Btf, mut ty: Type) -> Result<Type, btf_rs::Error> {
+    for _ in 0..MAX_DEPTH {
+        let next: &dyn BtfType = match &ty {
+            Type::Typedef(ty) => ty,
+            Type::Volatile(ty) | Type::Const(ty) | Type::Restrict(ty) => ty,
+            Type::TypeTag(ty) => ty,
+            _ => break,
+        };
+        ty = btf.resolve_chained_type(next)?;
+    }
+    Ok(ty)
+}
+
+/// What a load of this type has to be.
+fn shape_of(btf: &Btf, ty: &Type, depth: u32) -> Result<Shape, btf_rs::Error> {
+    Ok(match ty {
+        Type::Int(int) => Shape::Bytes(int.size()),
+        Type::Enum(number) => Shape::Bytes(number.size()),
+        Type::Struct(structure) | Type::Union(structure) => Shape::Bytes(structure.size()),
+        Type::Ptr(_) => Shape::Pointer,
+        Type::Array(array) if depth > 0 => {
+            let element = unqualified(btf, btf.resolve_chained_type(array)?)?;
+            match shape_of(btf, &element, depth - 1)? {
+                Shape::Bytes(bytes) => Shape::Bytes(bytes.saturating_mul(array.len())),
+                _ => Shape::Other("array"),
+            }
+        }
+        other => Shape::Other(other.name()),
+    })
+}
+
+/// Compares the text of `events/sock/inet_sock_set_state/format` with what the classic tracepoint's
+/// program reads, and gives the offset of `skaddr`: [`TP_BASE`] or [`TP_BASE_LAZY`].
+///
+/// *Source:* `f_show` in `kernel/trace/trace_events.c` writes a line for each field:
+/// `field:TYPE NAME; offset:N; size:N; signed:N;`.
+///
+/// *Errors:* a field is missing, unreadable, or in another place. Fields that are not read may be
+/// there.
+pub fn parse_tracepoint_format(text: &str) -> Result<u32, LayoutError> {
+    let base = find_fields(text, "skaddr")
+        .next()
+        .ok_or(LayoutError::NoField { field: "skaddr" })??
+        .offset;
+    if base != TP_BASE && base != TP_BASE_LAZY {
+        return Err(LayoutError::Base { found: base });
+    }
+    for (field, offset, size) in TracepointRecord::FIELDS {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "inside a record of 64 bytes"
+        )]
+        let expected = Place {
+            offset: base + offset as u32,
+            size: size as u32,
+        };
+        let mut there = false;
+        for found in find_fields(text, field) {
+            let found = found?;
+            if found != expected {
+                return Err(LayoutError::Field {
+                    field,
+                    found,
+                    expected,
+                });
+            }
+            there = true;
+        }
+        if !there {
+            return Err(LayoutError::NoField { field });
+        }
+    }
+    Ok(base)
+}
+
+/// The places of all fields of that name. One is what a kernel gives.
+fn find_fields(
+    text: &str,
+    field: &'static str,
+) -> impl Iterator<Item = Result<Place, LayoutError>> {
+    text.lines().filter_map(move |line| {
+        let (declaration, rest) = line.trim_start().strip_prefix("field:")?.split_once(';')?;
+        // `const void * skaddr`, `__u8 saddr_v6[16]`: the last word, without its dimension.
+        let name = declaration
+            .split(['[', ';'])
+            .next()?
+            .split([' ', '*'])
+            .next_back()?;
+        if name != field {
+            return None;
+        }
+        let number = |key: &str| {
+            rest.split(';').find_map(|part| {
+                part.trim()
+                    .strip_prefix(key)?
+                    .strip_prefix(':')?
+                    .parse::<u32>()
+                    .ok()
+            })
+        };
+        Some(match (number("offset"), number("size")) {
+            (Some(offset), Some(size)) => Ok(Place { offset, size }),
+            _ => Err(LayoutError::FieldUnreadable {
+                field,
+                line: line.trim().chars().take(120).collect(),
+            }),
+        })
+    })
+}
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;
