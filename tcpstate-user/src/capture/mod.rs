@@ -1,1 +1,2 @@
 //! capture
+pub mod layout;
