@@ -154,42 +154,47 @@ pub struct Place {
 ///
 /// *Errors:* a structure or member is missing, ambiguous, or not of the size that is loaded.
 pub fn resolve_offsets(btf: &Btf) -> Result<Resolved, LayoutError> {
-    let at = |structure, member, shape| locate(btf, structure, member, shape);
+    let sock = Structure::find(btf, "sock")?;
+    let tcp_sock = Structure::find(btf, "tcp_sock")?;
+    let net = Structure::find(btf, "net")?;
+    let task = Structure::find(btf, "task_struct")?;
     let (two, four, eight) = (Shape::Bytes(2), Shape::Bytes(4), Shape::Bytes(8));
     let (comm, in6_addr) = (Shape::Bytes(16), Shape::Bytes(16));
 
     let mut offsets = Offsets {
-        sk_family: at("sock", "__sk_common.skc_family", two)?,
-        sk_num: at("sock", "__sk_common.skc_num", two)?,
-        sk_dport: at("sock", "__sk_common.skc_dport", two)?,
-        sk_daddr: at("sock", "__sk_common.skc_daddr", four)?,
-        sk_rcv_saddr: at("sock", "__sk_common.skc_rcv_saddr", four)?,
-        sk_v6_daddr: at("sock", "__sk_common.skc_v6_daddr", in6_addr)?,
-        sk_v6_rcv_saddr: at("sock", "__sk_common.skc_v6_rcv_saddr", in6_addr)?,
-        sk_net: at("sock", "__sk_common.skc_net.net", Shape::Pointer)?,
+        sk_family: sock.at("__sk_common.skc_family", two)?,
+        sk_num: sock.at("__sk_common.skc_num", two)?,
+        sk_dport: sock.at("__sk_common.skc_dport", two)?,
+        sk_daddr: sock.at("__sk_common.skc_daddr", four)?,
+        sk_rcv_saddr: sock.at("__sk_common.skc_rcv_saddr", four)?,
+        sk_v6_daddr: sock.at("__sk_common.skc_v6_daddr", in6_addr)?,
+        sk_v6_rcv_saddr: sock.at("__sk_common.skc_v6_rcv_saddr", in6_addr)?,
+        sk_net: sock.at("__sk_common.skc_net.net", Shape::Pointer)?,
         // Eight bits of a bit field before Linux 5.6.
-        sk_protocol: at("sock", "sk_protocol", two)?,
-        sk_err: at("sock", "sk_err", four)?,
-        sk_shutdown: at("sock", "sk_shutdown", Shape::Bytes(1))?,
-        sk_flags: at("sock", "__sk_common.skc_flags", eight)?,
-        sk_uid: at("sock", "sk_uid.val", four)?,
-        inet_sport: at("tcp_sock", "inet_conn.icsk_inet.inet_sport", two)?,
-        tcp_srtt_us: at("tcp_sock", "srtt_us", four)?,
-        tcp_bytes_sent: at("tcp_sock", "bytes_sent", eight)?,
-        tcp_bytes_received: at("tcp_sock", "bytes_received", eight)?,
-        tcp_total_retrans: at("tcp_sock", "total_retrans", four)?,
-        net_inum: at("net", "ns.inum", four)?,
-        task_comm: at("task_struct", "comm", comm)?,
-        task_tgid: at("task_struct", "tgid", four)?,
+        sk_protocol: sock.at("sk_protocol", two)?,
+        sk_err: sock.at("sk_err", four)?,
+        sk_shutdown: sock.at("sk_shutdown", Shape::Bytes(1))?,
+        sk_flags: sock.at("__sk_common.skc_flags", eight)?,
+        sk_uid: sock.at("sk_uid.val", four)?,
+        inet_sport: tcp_sock.at("inet_conn.icsk_inet.inet_sport", two)?,
+        tcp_srtt_us: tcp_sock.at("srtt_us", four)?,
+        tcp_bytes_sent: tcp_sock.at("bytes_sent", eight)?,
+        tcp_bytes_received: tcp_sock.at("bytes_received", eight)?,
+        tcp_total_retrans: tcp_sock.at("total_retrans", four)?,
+        net_inum: net.at("ns.inum", four)?,
+        task_comm: task.at("comm", comm)?,
+        task_tgid: task.at("tgid", four)?,
         sk_cgroup: 0,
         cgroup_kn: 0,
         kn_id: 0,
     };
 
     let cgroup = (
-        optional(at("sock", "sk_cgrp_data.cgroup", Shape::Pointer))?,
-        optional(at("cgroup", "kn", Shape::Pointer))?,
-        optional(at("kernfs_node", "id", eight))?,
+        optional(sock.at("sk_cgrp_data.cgroup", Shape::Pointer))?,
+        optional(
+            Structure::find(btf, "cgroup").and_then(|cgroup| cgroup.at("kn", Shape::Pointer)),
+        )?,
+        optional(Structure::find(btf, "kernfs_node").and_then(|node| node.at("id", eight)))?,
     );
     let has_cgroup = if let (Some(sk_cgroup), Some(cgroup_kn), Some(kn_id)) = cgroup {
         offsets = Offsets {
@@ -262,51 +267,65 @@ fn has_helper(btf: &Btf, name: &str) -> Result<bool, LayoutError> {
     Ok(false)
 }
 
-/// Byte offset of `member` (a path, its parts joined by dots) in `struct structure`.
-///
-/// Structures of the same name may stand in the BTF more than once. They have to agree: which of them
-/// the verifier takes for the argument of a program is not ours to choose.
-fn locate(
-    btf: &Btf,
-    structure: &'static str,
-    member: &'static str,
-    expected: Shape,
-) -> Result<u32, LayoutError> {
-    let broken = |source| LayoutError::Btf {
-        what: format!("struct {structure}"),
-        source,
-    };
-    let mut found = None;
-    for ty in btf.resolve_types_by_name(structure).map_err(broken)? {
-        if !matches!(ty, Type::Struct(_)) {
-            continue;
+/// All structures of one name. There may be more than one in the BTF, and they have to agree: which of
+/// them the verifier takes for the argument of a program is not ours to choose.
+struct Structure<'a> {
+    btf: &'a Btf,
+    name: &'static str,
+    types: Vec<Type>,
+}
+
+impl<'a> Structure<'a> {
+    /// One pass over all names of the BTF.
+    fn find(btf: &'a Btf, name: &'static str) -> Result<Self, LayoutError> {
+        let broken = |source| LayoutError::Btf {
+            what: format!("struct {name}"),
+            source,
+        };
+        let mut types = btf.resolve_types_by_name(name).map_err(broken)?;
+        types.retain(|ty| matches!(ty, Type::Struct(_)));
+        if types.is_empty() {
+            return Err(LayoutError::NoStruct { structure: name });
         }
-        let placed = follow(btf, ty, member).map_err(broken)?;
-        if found
-            .replace(placed)
-            .is_some_and(|earlier| earlier != placed)
-        {
-            return Err(LayoutError::Ambiguous { structure, member });
-        }
+        Ok(Self { btf, name, types })
     }
-    let (bit_offset, shape) = found
-        .ok_or(LayoutError::NoStruct { structure })?
-        .ok_or(LayoutError::NoMember { structure, member })?;
-    if shape == expected && bit_offset % 8 == 0 {
-        Ok(bit_offset / 8)
-    } else {
-        Err(LayoutError::Member {
-            structure,
-            member,
-            found: shape,
-            expected,
-        })
+
+    /// Byte offset of `member`: a path, its parts joined by dots.
+    fn at(&self, member: &'static str, expected: Shape) -> Result<u32, LayoutError> {
+        let structure = self.name;
+        let broken = |source| LayoutError::Btf {
+            what: format!("struct {structure}"),
+            source,
+        };
+        let mut found = None;
+        for ty in &self.types {
+            let placed = follow(self.btf, ty, member)
+                .map_err(broken)?
+                .ok_or(LayoutError::NoMember { structure, member })?;
+            if found
+                .replace(placed)
+                .is_some_and(|earlier| earlier != placed)
+            {
+                return Err(LayoutError::Ambiguous { structure, member });
+            }
+        }
+        let (bit_offset, shape) = found.ok_or(LayoutError::NoStruct { structure })?;
+        if shape == expected && bit_offset % 8 == 0 {
+            Ok(bit_offset / 8)
+        } else {
+            Err(LayoutError::Member {
+                structure,
+                member,
+                found: shape,
+                expected,
+            })
+        }
     }
 }
 
 /// Follows a path of members: bit offset and shape of the last, `None` where one is missing.
-fn follow(btf: &Btf, start: Type, path: &str) -> Result<Option<(u32, Shape)>, btf_rs::Error> {
-    let mut ty = start;
+fn follow(btf: &Btf, start: &Type, path: &str) -> Result<Option<(u32, Shape)>, btf_rs::Error> {
+    let mut ty = start.clone();
     let mut bits = 0u32;
     let mut shape = Shape::Other("struct");
     for name in path.split('.') {
@@ -457,10 +476,11 @@ fn find_fields(
         if name != field {
             return None;
         }
+        // Without its semicolon a number may have been cut.
         let number = |key: &str| {
-            rest.split(';').find_map(|part| {
-                part.trim()
-                    .strip_prefix(key)?
+            rest.split_inclusive(';').find_map(|part| {
+                let part = part.strip_suffix(';')?.trim();
+                part.strip_prefix(key)?
                     .strip_prefix(':')?
                     .parse::<u32>()
                     .ok()
