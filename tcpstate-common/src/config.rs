@@ -115,9 +115,9 @@ const _: () = {
 };
 
 /// `skaddr`'s offset in the classic tracepoint's record on nearly every kernel.
-pub const TP_BASE: usize = 8;
+pub const TP_BASE: u32 = 8;
 /// `skaddr`'s offset where the common header has grown by `common_preempt_lazy_count`.
-pub const TP_BASE_LAZY: usize = 16;
+pub const TP_BASE_LAZY: u32 = 16;
 
 /// The classic tracepoint's record after its common header, as of Linux 5.6.
 ///

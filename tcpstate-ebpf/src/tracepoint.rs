@@ -37,7 +37,7 @@ pub(crate) fn empty_tp(_ctx: TracePointContext) -> u32 {
     0
 }
 
-struct Call<'a, const BASE: usize>(&'a TracePointContext);
+struct Call<'a, const BASE: u32>(&'a TracePointContext);
 
 /// Reads a field of the tracepoint's record, at an offset that is an immediate.
 macro_rules! field {
@@ -46,13 +46,13 @@ macro_rules! field {
     };
     ($call:ident.$field:ident as $type:ty, $more:literal) => {{
         let record = $call.0.as_ptr().cast::<u8>().cast_const();
-        let offset = BASE + offset_of!(TracepointRecord, $field) + $more;
+        let offset = BASE as usize + offset_of!(TracepointRecord, $field) + $more;
         // SAFETY: user space compared the layout with the kernel's before it chose this program.
         unsafe { core::ptr::read_volatile(record.add(offset).cast::<$type>()) }
     }};
 }
 
-impl<const BASE: usize> Transition for Call<'_, BASE> {
+impl<const BASE: u32> Transition for Call<'_, BASE> {
     #[inline(always)]
     fn protocol(&self) -> u16 {
         field!(self.protocol as u16)
