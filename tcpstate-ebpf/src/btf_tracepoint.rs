@@ -130,11 +130,14 @@ impl Transition for Call {
             known |= (self.sk::<u8>(config!(offsets.sk_shutdown)) & 3) << 2;
             (*record).cgroup = self.cgroup();
 
-            // The kernel gives a child its final cookie right after this transition
-            // (`inet_csk_clone_lock` copies the request's): what it has now means nothing.
-            let child = key.oldstate.0 == State::LISTEN.0 && key.newstate.0 == State::SYN_RECV.0;
+            // Older kernels copy the request's cookie, addresses and ports into a child only
+            // after this transition (`inet_csk_clone_lock`): a cookie made here would not last. Later
+            // kernels do it before, and then the remote port is there too.
+            let unfinished = key.rport == 0
+                && key.oldstate.0 == State::LISTEN.0
+                && key.newstate.0 == State::SYN_RECV.0;
             (*record).cookie = 0;
-            if config!(has_cookie) != 0 && !child {
+            if config!(has_cookie) != 0 && !unfinished {
                 (*record).cookie = bpf_get_socket_cookie(self.sk.cast_mut().cast());
                 known |= flags::COOKIE;
             }
