@@ -158,268 +158,131 @@ proptest::proptest! {
     }
 }
 
-/// Writes BTF as the kernel has it: a header, types, strings.
+/// A kernel with all that is needed and nothing else, in the language of [`btf`].
+const KERNEL: &str = "
+    int char 1 | int short 2 | int int 4 | int long 8
+    ptr pointer int
+    typedef __be32 int
+    volatile %volatile_short short
+    array %words int 4
+    union %in6_u 16 u6_addr32:%words@0
+    struct in6_addr 16 in6_u:%in6_u@0
+    struct %kuid 4 val:int@0 | typedef kuid_t %kuid
+    struct %possible_net 8 net:pointer@0 | typedef possible_net_t %possible_net
+    struct %addresses 8 skc_daddr:__be32@0 skc_rcv_saddr:__be32@4
+    union %addrpair 8 skc_addrpair:long@0 :%addresses@0
+    struct %ports 4 skc_dport:short@0 skc_num:short@2
+    union %flags 8 skc_listener:pointer@0 skc_flags:long@0
+    struct sock_common 104 :%addrpair@0 :%ports@12 skc_family:%volatile_short@16 \
+        skc_net:possible_net_t@48 skc_v6_daddr:in6_addr@56 skc_v6_rcv_saddr:in6_addr@72 :%flags@96
+    struct sock_cgroup_data 8 cgroup:pointer@0
+    struct sock 784 __sk_common:sock_common@0 sk_err:int@284 sk_uid:kuid_t@528 \
+        sk_protocol:short@532 sk_shutdown:char@575 sk_cgrp_data:sock_cgroup_data@672
+    struct inet_sock 1016 inet_sport:short@814
+    struct inet_connection_sock 1400 icsk_inet:inet_sock@0
+    struct tcp_sock 2304 inet_conn:inet_connection_sock@16 bytes_sent:long@1544 srtt_us:int@1680 \
+        bytes_received:long@1752 total_retrans:int@2200
+    struct ns_common 24 inum:int@16
+    struct net 4288 ns:ns_common@160
+    struct cgroup 2240 kn:pointer@256
+    struct kernfs_node 136 id:long@96
+    array %comm char 16
+    struct task_struct 3264 tgid:int@1268 comm:%comm@1752
+    enum bpf_func_id BPF_FUNC_get_current_task_btf
+    func bpf_get_socket_ptr_cookie
+";
+
+/// Makes BTF of declarations, one a line or between bars: `KIND NAME ...`. A name that begins with
+/// `%` serves to refer to a type without a name. Members are `NAME:TYPE@OFFSET`, in bytes, with
+/// `/BITS` behind it for a bit field.
 ///
 /// *Source:* `Documentation/bpf/btf.rst`.
-#[derive(Default)]
-struct Writer {
-    types: Vec<u8>,
-    strings: Vec<u8>,
-    last: u32,
-}
-
-const INT: u32 = 1;
-const PTR: u32 = 2;
-const ARRAY: u32 = 3;
-const STRUCT: u32 = 4;
-const UNION: u32 = 5;
-const ENUM: u32 = 6;
-const TYPEDEF: u32 = 8;
-const VOLATILE: u32 = 9;
-const FUNC: u32 = 12;
-const FUNC_PROTO: u32 = 13;
-
-impl Writer {
-    fn new() -> Self {
-        Self {
-            strings: vec![0],
-            ..Self::default()
-        }
-    }
-
-    fn string(&mut self, text: &str) -> u32 {
-        if text.is_empty() {
-            return 0;
-        }
-        let at = u32::try_from(self.strings.len()).unwrap();
-        self.strings.extend_from_slice(text.as_bytes());
-        self.strings.push(0);
-        at
-    }
-
-    /// A type: its kind, name, number of parts, size (or the type it points at) and what follows.
-    fn add(&mut self, kind: u32, name: &str, parts: u32, size_or_type: u32, rest: &[u32]) -> u32 {
-        let name = self.string(name);
-        // Structures here have bit field widths in their members' offsets (kind_flag).
-        let kind_flag = u32::from(kind == STRUCT || kind == UNION) << 31;
-        let head = [name, kind_flag | kind << 24 | parts, size_or_type];
-        for word in head.iter().chain(rest) {
-            self.types.extend_from_slice(&word.to_le_bytes());
-        }
-        self.last += 1;
-        self.last
-    }
-
-    fn int(&mut self, name: &str, bytes: u32) -> u32 {
-        self.add(INT, name, 0, bytes, &[bytes * 8])
-    }
-
-    fn array(&mut self, of: u32, count: u32) -> u32 {
-        self.add(ARRAY, "", 0, 0, &[of, of, count])
-    }
-
-    /// Members: name, type, offset in bytes, width as a bit field (0: none).
-    fn composite(
-        &mut self,
-        kind: u32,
-        name: &str,
-        bytes: u32,
-        members: &[(&str, u32, u32, u32)],
-    ) -> u32 {
-        let mut rest = Vec::new();
-        for &(name, ty, offset, width) in members {
-            rest.extend([self.string(name), ty, width << 24 | offset * 8]);
-        }
-        self.add(
-            kind,
-            name,
-            u32::try_from(members.len()).unwrap(),
-            bytes,
-            &rest,
-        )
-    }
-
-    fn btf(&self) -> Btf {
-        let (types, strings) = (self.types.len(), self.strings.len());
-        let mut bytes = vec![0x9f, 0xeb, 1, 0];
-        for word in [24, 0, types, types, strings] {
-            bytes.extend_from_slice(&u32::try_from(word).unwrap().to_le_bytes());
-        }
-        bytes.extend_from_slice(&self.types);
-        bytes.extend_from_slice(&self.strings);
-        Btf::from_bytes(&bytes).unwrap()
-    }
-}
-
-/// A kernel with all that is needed and nothing else, and what a test changes about it.
-struct Kernel {
-    protocol: (u32, u32),
-    shutdown_bits: u32,
-    srtt_bytes: u32,
-    cgroup: bool,
-    flags: &'static str,
-    socks: &'static [u32],
-    cookie: bool,
-    task_btf: bool,
-    net: bool,
-}
-
-impl Default for Kernel {
-    fn default() -> Self {
-        Self {
-            protocol: (2, 0),
-            shutdown_bits: 0,
-            srtt_bytes: 4,
-            cgroup: true,
-            flags: "skc_flags",
-            socks: &[284],
-            cookie: true,
-            task_btf: true,
-            net: true,
-        }
-    }
-}
-
-impl Kernel {
-    fn btf(&self) -> Btf {
-        let mut w = Writer::new();
-        let (char, short, int, long) = (
-            w.int("char", 1),
-            w.int("short", 2),
-            w.int("int", 4),
-            w.int("long", 8),
-        );
-        let pointer = w.add(PTR, "", 0, int, &[]);
-        let be32 = w.add(TYPEDEF, "__be32", 0, int, &[]);
-        let volatile_short = w.add(VOLATILE, "", 0, short, &[]);
-
-        let words = w.array(int, 4);
-        let in6_u = w.composite(UNION, "", 16, &[("u6_addr32", words, 0, 0)]);
-        let in6_addr = w.composite(STRUCT, "in6_addr", 16, &[("in6_u", in6_u, 0, 0)]);
-        let kuid = w.composite(STRUCT, "", 4, &[("val", int, 0, 0)]);
-        let kuid_t = w.add(TYPEDEF, "kuid_t", 0, kuid, &[]);
-        let possible_net = w.composite(STRUCT, "", 8, &[("net", pointer, 0, 0)]);
-        let possible_net_t = w.add(TYPEDEF, "possible_net_t", 0, possible_net, &[]);
-
-        let addresses = w.composite(
-            STRUCT,
-            "",
-            8,
-            &[("skc_daddr", be32, 0, 0), ("skc_rcv_saddr", be32, 4, 0)],
-        );
-        let addrpair = w.composite(
-            UNION,
-            "",
-            8,
-            &[("skc_addrpair", long, 0, 0), ("", addresses, 0, 0)],
-        );
-        let ports = w.composite(
-            STRUCT,
-            "",
-            4,
-            &[("skc_dport", short, 0, 0), ("skc_num", short, 2, 0)],
-        );
-        let flags = w.composite(
-            UNION,
-            "",
-            8,
-            &[("skc_listener", pointer, 0, 0), (self.flags, long, 0, 0)],
-        );
-        let common = w.composite(
-            STRUCT,
-            "sock_common",
-            104,
-            &[
-                ("", addrpair, 0, 0),
-                ("", ports, 12, 0),
-                ("skc_family", volatile_short, 16, 0),
-                ("skc_net", possible_net_t, 48, 0),
-                ("skc_v6_daddr", in6_addr, 56, 0),
-                ("skc_v6_rcv_saddr", in6_addr, 72, 0),
-                ("", flags, 96, 0),
-            ],
-        );
-        let cgroup_name = if self.cgroup { "cgroup" } else { "val" };
-        let cgroup_data = w.composite(
-            STRUCT,
-            "sock_cgroup_data",
-            8,
-            &[(cgroup_name, pointer, 0, 0)],
-        );
-        let protocol = if self.protocol.0 == 1 { char } else { short };
-        for &err in self.socks {
-            w.composite(
-                STRUCT,
-                "sock",
-                784,
-                &[
-                    ("__sk_common", common, 0, 0),
-                    ("sk_err", int, err, 0),
-                    ("sk_uid", kuid_t, 528, 0),
-                    ("sk_protocol", protocol, 532, self.protocol.1),
-                    ("sk_shutdown", char, 575, self.shutdown_bits),
-                    ("sk_cgrp_data", cgroup_data, 672, 0),
-                ],
-            );
-        }
-        let inet = w.composite(STRUCT, "inet_sock", 1016, &[("inet_sport", short, 814, 0)]);
-        let connection = w.composite(
-            STRUCT,
-            "inet_connection_sock",
-            1400,
-            &[("icsk_inet", inet, 0, 0)],
-        );
-        let srtt = if self.srtt_bytes == 4 { int } else { long };
-        w.composite(
-            STRUCT,
-            "tcp_sock",
-            2304,
-            &[
-                ("inet_conn", connection, 16, 0),
-                ("srtt_us", srtt, 1680, 0),
-                ("bytes_sent", long, 1544, 0),
-                ("bytes_received", long, 1752, 0),
-                ("total_retrans", int, 2200, 0),
-            ],
-        );
-        let ns = w.composite(STRUCT, "ns_common", 24, &[("inum", int, 16, 0)]);
-        if self.net {
-            w.composite(STRUCT, "net", 4288, &[("ns", ns, 160, 0)]);
-        }
-        w.composite(STRUCT, "cgroup", 2240, &[("kn", pointer, 256, 0)]);
-        w.composite(STRUCT, "kernfs_node", 136, &[("id", long, 96, 0)]);
-        let comm = w.array(char, 16);
-        w.composite(
-            STRUCT,
-            "task_struct",
-            3264,
-            &[("tgid", int, 1268, 0), ("comm", comm, 1752, 0)],
-        );
-
-        let helper = w.string(if self.task_btf {
-            "BPF_FUNC_get_current_task_btf"
-        } else {
-            "BPF_FUNC_unspec"
-        });
-        w.add(ENUM, "bpf_func_id", 1, 4, &[helper, 158]);
-        let proto = w.add(FUNC_PROTO, "", 0, long, &[]);
-        let function = if self.cookie {
-            "bpf_get_socket_ptr_cookie"
-        } else {
-            "bpf_get_socket_cookie"
+fn btf(text: &str) -> Btf {
+    let mut ids = Vec::new();
+    let mut strings = vec![0];
+    let mut types = Vec::new();
+    for declaration in text
+        .split(['\n', '|'])
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+    {
+        let mut words = declaration.split_whitespace();
+        let (kind, label) = (words.next().unwrap(), words.next().unwrap());
+        let rest: Vec<_> = words.collect();
+        let id = |name: &str| {
+            // A name that is declared later is a forward reference by number.
+            let at = ids.iter().rposition(|&known| known == name);
+            at.map_or_else(
+                || name.parse().unwrap(),
+                |at| u32::try_from(at).unwrap() + 1,
+            )
         };
-        w.add(FUNC, function, 0, proto, &[]);
-        w.btf()
+        let mut string = |text: &str| {
+            if text.is_empty() || text.starts_with('%') {
+                return 0;
+            }
+            let at = u32::try_from(strings.len()).unwrap();
+            strings.extend_from_slice(text.as_bytes());
+            strings.push(0);
+            at
+        };
+        let number = |text: &str| text.parse::<u32>().unwrap();
+        let name = string(label);
+        let count = u32::try_from(rest.len()).unwrap();
+        // Word 1 of a type: kind, number of parts, and whether members carry bit field widths.
+        let info = |kind: u32, parts: u32, widths: u32| (widths << 31) | (kind << 24) | parts;
+        let mut encoded = match kind {
+            "int" => vec![name, info(1, 0, 0), number(rest[0]), number(rest[0]) * 8],
+            "ptr" => vec![0, info(2, 0, 0), id(rest[0])],
+            "array" => vec![
+                0,
+                info(3, 0, 0),
+                0,
+                id(rest[0]),
+                id(rest[0]),
+                number(rest[1]),
+            ],
+            "struct" => vec![name, info(4, count - 1, 1), number(rest[0])],
+            "union" => vec![name, info(5, count - 1, 1), number(rest[0])],
+            "enum" => vec![name, info(6, 1, 0), 4, string(rest[0]), 158],
+            "typedef" => vec![name, info(8, 0, 0), id(rest[0])],
+            "volatile" => vec![0, info(9, 0, 0), id(rest[0])],
+            "func" => vec![name, info(12, 0, 0), id("long")],
+            other => panic!("what is a {other}?"),
+        };
+        if kind == "struct" || kind == "union" {
+            for member in &rest[1..] {
+                let (name, ty) = member.split_once(':').unwrap();
+                let (ty, offset) = ty.split_once('@').unwrap();
+                let (offset, bits) = offset.split_once('/').unwrap_or((offset, "0"));
+                encoded.extend([
+                    string(name),
+                    id(ty),
+                    (number(bits) << 24) | (number(offset) * 8),
+                ]);
+            }
+        }
+        types.extend(encoded.into_iter().flat_map(u32::to_le_bytes));
+        ids.push(label);
     }
+    let mut bytes = vec![0x9f, 0xeb, 1, 0];
+    for word in [24, 0, types.len(), types.len(), strings.len()] {
+        bytes.extend_from_slice(&u32::try_from(word).unwrap().to_le_bytes());
+    }
+    bytes.extend(types);
+    bytes.extend(strings);
+    Btf::from_bytes(&bytes).unwrap()
+}
 
-    fn refusal(&self) -> String {
-        resolve_offsets(&self.btf()).unwrap_err().to_string()
-    }
+/// [`KERNEL`] with one thing changed.
+fn kernel_with(from: &str, to: &str) -> Result<Resolved, LayoutError> {
+    assert!(KERNEL.contains(from), "nothing to change: {from}");
+    resolve_offsets(&btf(&KERNEL.replace(from, to)))
 }
 
 #[test]
 fn members_are_found_through_anonymous_ones_and_typedefs() {
-    let resolved = resolve_offsets(&Kernel::default().btf()).unwrap();
+    let resolved = resolve_offsets(&btf(KERNEL)).unwrap();
     let offsets = Offsets {
         sk_family: 16,
         sk_num: 14,
@@ -459,149 +322,146 @@ fn members_are_found_through_anonymous_ones_and_typedefs() {
 
 #[test]
 fn what_is_not_there_yet_is_done_without() {
-    let resolved = resolve_offsets(
-        &Kernel {
-            cgroup: false,
-            ..Kernel::default()
-        }
-        .btf(),
-    )
-    .unwrap();
-    assert!(!resolved.has_cgroup && resolved.has_cookie && resolved.has_task_btf);
+    let before_5_15 = kernel_with("cgroup:pointer@0", "val:long@0").unwrap();
+    assert!(!before_5_15.has_cgroup && before_5_15.has_cookie && before_5_15.has_task_btf);
     let Offsets {
         sk_cgroup,
         cgroup_kn,
         kn_id,
         sk_err,
         ..
-    } = resolved.offsets;
+    } = before_5_15.offsets;
     assert_eq!((sk_cgroup, cgroup_kn, kn_id, sk_err), (0, 0, 0, 284));
+    assert!(
+        !kernel_with("struct cgroup 2240 kn:pointer@256", "")
+            .unwrap()
+            .has_cgroup
+    );
 
-    let resolved = resolve_offsets(
-        &Kernel {
-            cookie: false,
-            ..Kernel::default()
-        }
-        .btf(),
-    )
-    .unwrap();
-    assert!(!resolved.has_cookie && resolved.has_task_btf);
+    // The helper's number is older than the permission to call it.
+    let before_5_12 = kernel_with(
+        "func bpf_get_socket_ptr_cookie",
+        "func bpf_get_socket_cookie",
+    );
+    assert!(!before_5_12.as_ref().unwrap().has_cookie && before_5_12.unwrap().has_task_btf);
+    let no_functions = kernel_with(
+        "func bpf_get_socket_ptr_cookie",
+        "typedef btf_bpf_get_socket_ptr_cookie pointer",
+    );
+    assert!(no_functions.unwrap().has_cookie);
 
-    let resolved = resolve_offsets(
-        &Kernel {
-            task_btf: false,
-            ..Kernel::default()
-        }
-        .btf(),
-    )
-    .unwrap();
-    assert!(resolved.has_cookie && !resolved.has_task_btf);
+    let before_5_11 = kernel_with("BPF_FUNC_get_current_task_btf", "BPF_FUNC_get_current_task");
+    assert!(before_5_11.as_ref().unwrap().has_cookie && !before_5_11.unwrap().has_task_btf);
 }
 
 #[test]
 fn a_layout_that_would_be_misread_is_refused_by_name() {
-    // Linux 5.5.
-    let refusal = Kernel {
-        protocol: (4, 8),
-        ..Kernel::default()
-    }
-    .refusal();
+    let refusal = |from, to| kernel_with(from, to).unwrap_err().to_string();
     assert_eq!(
-        refusal,
+        refusal("sk_protocol:short@532", "sk_protocol:int@532/8"),
         "the kernel's `struct sock` has `sk_protocol` as a bit field (8 wide), expected 2 bytes; \
          try --attach tracepoint"
     );
-    let refusal = Kernel {
-        protocol: (1, 0),
-        ..Kernel::default()
+    for (from, to, words) in [
+        (
+            "sk_protocol:short",
+            "sk_protocol:char",
+            "`struct sock` has `sk_protocol` as 1 byte, expected 2 bytes",
+        ),
+        (
+            "sk_shutdown:char@575",
+            "sk_shutdown:char@575/2",
+            "`sk_shutdown` as a bit field (2 wide), expected 1 byte",
+        ),
+        (
+            "srtt_us:int",
+            "srtt_us:long",
+            "`struct tcp_sock` has `srtt_us` as 8 bytes, expected 4 bytes",
+        ),
+        (
+            "net:pointer",
+            "net:long",
+            "`__sk_common.skc_net.net` as 8 bytes, expected a pointer",
+        ),
+        (
+            "comm char 16",
+            "comm char 24",
+            "`comm` as 24 bytes, expected 16 bytes",
+        ),
+        (
+            "skc_flags",
+            "skc_other",
+            "`struct sock` has no member `__sk_common.skc_flags`",
+        ),
+        (
+            "icsk_inet:",
+            ":",
+            "no member `inet_conn.icsk_inet.inet_sport`",
+        ),
+        ("struct net ", "struct nets ", "no `struct net`"),
+    ] {
+        let refusal = refusal(from, to);
+        assert!(
+            refusal.contains(words),
+            "{refusal:?} does not say {words:?}"
+        );
     }
-    .refusal();
-    assert!(
-        refusal.contains("`sk_protocol` as 1 byte, expected 2 bytes"),
-        "{refusal}"
-    );
-    let refusal = Kernel {
-        shutdown_bits: 2,
-        ..Kernel::default()
-    }
-    .refusal();
-    assert!(
-        refusal.contains("`sk_shutdown` as a bit field (2 wide), expected 1 byte"),
-        "{refusal}"
-    );
-    let refusal = Kernel {
-        srtt_bytes: 8,
-        ..Kernel::default()
-    }
-    .refusal();
-    assert!(
-        refusal.contains("`struct tcp_sock` has `srtt_us` as 8 bytes, expected 4"),
-        "{refusal}"
-    );
-    let refusal = Kernel {
-        flags: "skc_other",
-        ..Kernel::default()
-    }
-    .refusal();
-    assert!(
-        refusal.contains("`struct sock` has no member `__sk_common.skc_flags`"),
-        "{refusal}"
-    );
-    let refusal = Kernel {
-        net: false,
-        ..Kernel::default()
-    }
-    .refusal();
-    assert!(refusal.contains("no `struct net`"), "{refusal}");
 }
 
 #[test]
 fn structures_of_one_name_have_to_agree() {
-    let twice = Kernel {
-        socks: &[284, 284],
-        ..Kernel::default()
-    };
-    assert_eq!(resolve_offsets(&twice.btf()).unwrap().offsets.sk_err, 284);
-    let refusal = Kernel {
-        socks: &[284, 288],
-        ..Kernel::default()
-    }
-    .refusal();
-    assert!(
-        refusal.contains("more than one `struct sock`") && refusal.contains("`sk_err`"),
-        "{refusal}"
+    let again = "struct net 4288 ns:ns_common@160";
+    let twice = kernel_with(again, &format!("{again} | {again}"));
+    assert_eq!(twice.unwrap().offsets.net_inum, 176);
+    let differ = kernel_with(
+        again,
+        &format!("{again} | struct net 4288 ns:ns_common@168"),
     );
+    assert!(matches!(
+        differ,
+        Err(LayoutError::Ambiguous {
+            structure: "net",
+            member: "ns.inum"
+        })
+    ));
 }
 
 #[test]
 fn a_loop_in_broken_btf_ends() {
-    let mut w = Writer::new();
-    w.composite(STRUCT, "sock", 8, &[("__sk_common", 2, 0, 0)]);
-    // Two typedefs of each other, and a structure that contains itself.
-    w.add(TYPEDEF, "one", 0, 3, &[]);
-    w.add(TYPEDEF, "two", 0, 2, &[]);
-    for (name, ty) in [("tcp_sock", 4), ("net", 5), ("task_struct", 6)] {
-        w.composite(STRUCT, name, 8, &[("", ty, 0, 0)]);
-    }
-    let refusal = resolve_offsets(&w.btf()).unwrap_err();
-    assert!(
-        matches!(
-            refusal,
-            LayoutError::NoMember {
-                structure: "sock",
-                ..
-            }
-        ),
-        "{refusal}"
-    );
-    let net = Structure::find(&w.btf(), "net")
-        .unwrap()
-        .at("ns.inum", Shape::Bytes(4));
+    let typedefs = btf("typedef one 2 | typedef two 1 | struct sock 8 __sk_common:one@0");
+    let refusal = resolve_offsets(&typedefs);
     assert!(matches!(
-        net,
+        refusal,
+        Err(LayoutError::NoStruct {
+            structure: "tcp_sock"
+        })
+    ));
+    let found = Structure::find(&typedefs, "sock")
+        .unwrap()
+        .at("__sk_common", Shape::Pointer);
+    let Err(LayoutError::Member {
+        found: Shape::Other("typedef"),
+        ..
+    }) = found
+    else {
+        panic!("{found:?}");
+    };
+
+    let inside_itself = btf("struct net 8 :1@0");
+    let found = Structure::find(&inside_itself, "net")
+        .unwrap()
+        .at("inum", Shape::Bytes(4));
+    assert!(matches!(
+        found,
         Err(LayoutError::NoMember {
             structure: "net",
             ..
         })
     ));
+
+    let dangling = btf("struct net 8 inum:77@0");
+    let found = Structure::find(&dangling, "net")
+        .unwrap()
+        .at("inum", Shape::Bytes(4));
+    assert!(matches!(found, Err(LayoutError::Btf { .. })));
 }
