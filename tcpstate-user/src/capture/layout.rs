@@ -4,34 +4,10 @@
 //! kernel's BTF, and the classic tracepoint's record, from its `format` file. A layout that the
 //! programs would misread is refused by name; nothing is guessed.
 //!
-//! Where BTF and text come from is `host`'s business.
+//! Pure: BTF and text come in as arguments. Reading them is `host`'s business.
 
 use btf_rs::{Btf, BtfType, Type};
-use tcpstate_common::{
-    Config,
-    config::{Offsets, TP_BASE, TP_BASE_LAZY, TracepointRecord},
-};
-
-use super::{CaptureError, host::Host};
-
-/// Fills in what the BTF tracepoint program has to know of this kernel.
-///
-/// *Errors:* the kernel's types cannot be read, or the program would misread them.
-pub fn resolve(host: &Host, config: &mut Config) -> Result<(), CaptureError> {
-    let resolved = resolve_offsets(&host.kernel_btf()?)?;
-    config.offsets = resolved.offsets;
-    config.has_cookie = resolved.has_cookie.into();
-    config.has_task_btf = resolved.has_task_btf.into();
-    config.has_cgroup = resolved.has_cgroup.into();
-    Ok(())
-}
-
-/// Offset of `skaddr` in the classic tracepoint's record: [`TP_BASE`] or [`TP_BASE_LAZY`].
-///
-/// *Errors:* the record's description cannot be read, or the program would misread the record.
-pub fn tracepoint_base(host: &Host) -> Result<u32, CaptureError> {
-    Ok(parse_tracepoint_format(&host.tracepoint_format()?)?)
-}
+use tcpstate_common::config::{Offsets, TP_BASE, TP_BASE_LAZY, TracepointRecord};
 
 /// What [`resolve_offsets`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
