@@ -1,1 +1,368 @@
-//! Command line.
+//! The command line: what can be asked, how it is written, what the help says. No deeds.
+//!
+//! A subcommand has its own struct here and its own file in `view`; what all that watch have in
+//! common is [`Watch`].
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    filter::{Family, Filter, PortSet, StateSet},
+    format::units::{parse_bytes, parse_duration},
+};
+
+/// Help is wrapped at the terminal's width, and at this many columns at most.
+pub const HELP_WIDTH: usize = 100;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tcpstate",
+    version,
+    about = "Shows every TCP state change of this host, and how long connections spent in each state",
+    long_about = "Shows every TCP state change of this host as it happens, and how long connections \
+        spent in each state.\n\n\
+        Data goes to standard output, everything else to standard error. Ctrl-C ends a run with its \
+        summary. Exit status: 0 done, 1 failed, 2 bad usage.",
+    after_help = "`tcpstate COMMAND --help` explains a command and gives examples.\n\
+        Watching the live kernel takes root, or CAP_BPF and CAP_PERFMON.",
+    max_term_width = HELP_WIDTH,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print a line per state change
+    Trace(Trace),
+}
+
+/// Arguments of `tcpstate trace`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Prints a line per TCP state change of this host.\n\n\
+        MS is the time the socket spent in OLDSTATE; it is known from the second change on that was \
+        seen of a socket. PID and COMM are the process the connection belongs to, where one has \
+        acted on it; what merely ran on the CPU is not shown. `-` is unknown.\n\n\
+        The summary at the end says where every state change went: seen = filtered + submitted + \
+        lost, submitted = received + rejected. With --json it is the last line, otherwise it goes to \
+        standard error.",
+    after_help = EXAMPLES_TRACE
+)]
+pub struct Trace {
+    /// Begin each line with the local time of day, HH:MM:SS
+    #[arg(short = 'T', long, help_heading = OUTPUT)]
+    pub time: bool,
+    /// Begin each line with the seconds since the start
+    #[arg(short = 't', long, help_heading = OUTPUT)]
+    pub timestamp: bool,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
+    pub watch: Watch,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
+    pub states: States,
+}
+
+const EXAMPLES_TRACE: &str = "\
+Examples:
+  tcpstate trace                        everything, until Ctrl-C
+  tcpstate trace -L 80,443 -T           connections to our web server, with the time of day
+  tcpstate trace --state CLOSE_WAIT     who leaves connections half closed, and for how long
+  tcpstate trace -4 -D 5432 --json | jq -c 'select(.newstate == \"CLOSE\") | [.raddr, .error]'
+  tcpstate trace --count 10             the next ten changes, then the summary";
+
+const OUTPUT: &str = "Output";
+const FILTERS: &str = "Filters";
+const CAPTURE: &str = "Capture";
+
+/// What all subcommands that watch have in common.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// End after this long, such as 500ms, 10s, 5m, 1h; a plain number is seconds
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// End after this many lines
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Say on standard error how the capture was set up
+    #[arg(short, long)]
+    pub verbose: bool,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
+    pub output: Output,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
+    pub sockets: Sockets,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
+    pub capture: Capture,
+}
+
+/// In which format to write.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Output {
+    /// Write JSON, one object a line
+    #[arg(long, conflicts_with = "csv", help_heading = OUTPUT)]
+    pub json: bool,
+    /// Write CSV with a header line
+    #[arg(long, help_heading = OUTPUT)]
+    pub csv: bool,
+}
+
+/// Which format was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Columns for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+    /// Comma-separated values with a header line.
+    Csv,
+}
+
+impl Output {
+    /// The one format.
+    pub const fn format(self) -> Format {
+        match self {
+            Self { json: true, .. } => Format::Json,
+            Self { csv: true, .. } => Format::Csv,
+            Self { .. } => Format::Text,
+        }
+    }
+}
+
+/// Which sockets.
+#[derive(Debug, Args)]
+#[command(next_help_heading = FILTERS)]
+pub struct Sockets {
+    /// Only IPv4, v4-mapped addresses included
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    pub ipv4: bool,
+    /// Only IPv6
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
+    /// Only these local ports: numbers and ranges, such as 80,443,8000-8100
+    #[arg(short = 'L', long, value_name = "LIST")]
+    pub lport: Option<PortSet>,
+    /// Only these remote ports
+    #[arg(short = 'D', long, value_name = "LIST")]
+    pub rport: Option<PortSet>,
+    /// Only these ports, on either side
+    #[arg(short = 'P', long, value_name = "LIST")]
+    pub port: Option<PortSet>,
+    /// Only this network namespace: `self`, a name of `ip netns`, a path such as /proc/PID/ns/net, or
+    /// an inode number
+    #[arg(long, value_name = "NETNS", value_parser = netns)]
+    pub netns: Option<u32>,
+}
+
+impl Sockets {
+    /// The filter that these arguments make.
+    pub fn filter(&self) -> Filter {
+        let family = match (self.ipv4, self.ipv6) {
+            (true, _) => Some(Family::Ipv4),
+            (false, true) => Some(Family::Ipv6),
+            (false, false) => None,
+        };
+        Filter {
+            family,
+            lport: self.lport.clone(),
+            rport: self.rport.clone(),
+            port: self.port.clone(),
+            netns: self.netns,
+        }
+    }
+}
+
+/// Which states.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = FILTERS)]
+pub struct States {
+    /// Only changes that leave or enter one of these states.
+    #[arg(
+        id = "state",
+        long = "state",
+        value_name = "LIST",
+        help = "Only changes that leave or enter one of these states, such as CLOSE_WAIT,LAST_ACK"
+    )]
+    pub set: Option<StateSet>,
+}
+
+/// How to capture.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = CAPTURE)]
+pub struct Capture {
+    /// How to attach to the kernel
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub attach: Attach,
+    /// Size of the ring buffer between kernel and user space, such as 64K or 8M: a power of two, at
+    /// least a page
+    #[arg(long, value_name = "N", default_value = "8M", value_parser = ring_bytes)]
+    pub ring_bytes: u32,
+    /// Print the debug log of the BPF programs on standard error; slow
+    #[arg(long)]
+    pub bpf_log: bool,
+}
+
+/// How to attach to the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Attach {
+    /// The best that this host allows
+    #[default]
+    Auto,
+    /// The BTF tracepoint: cheaper, and knows the socket
+    Btf,
+    /// The classic tracepoint: no cookie, user, namespace, error or byte counts
+    Tracepoint,
+}
+
+fn ring_bytes(text: &str) -> Result<u32, String> {
+    let bytes = parse_bytes(text).map_err(|error| error.to_string())?;
+    let page_bytes = rustix::param::page_size() as u64;
+    match u32::try_from(bytes) {
+        Ok(size) if size.is_power_of_two() && bytes.is_multiple_of(page_bytes) => Ok(size),
+        _ => Err(format!(
+            "a ring buffer must be a power of two, at least a page ({page_bytes} bytes) and at most \
+             2G; try {}",
+            bytes.clamp(page_bytes, 1 << 31).next_power_of_two()
+        )),
+    }
+}
+
+/// The inode number of a network namespace, however it is named.
+fn netns(text: &str) -> Result<u32, String> {
+    if let Ok(inode) = text.parse() {
+        return Ok(inode);
+    }
+    let path = match text {
+        "self" => PathBuf::from("/proc/self/ns/net"),
+        path if path.contains('/') => PathBuf::from(path),
+        name => PathBuf::from("/run/netns").join(name),
+    };
+    let inode = rustix::fs::stat(&path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?
+        .st_ino;
+    u32::try_from(inode).map_err(|_| format!("{} is not a network namespace", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn trace(arguments: &[&str]) -> Result<Trace, clap::Error> {
+        let words = ["tcpstate", "trace"].iter().chain(arguments);
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Command::Trace(trace) => trace,
+        })
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_arguments_everything_is_wanted() {
+        let trace = trace(&[]).unwrap();
+        assert!(trace.watch.sockets.filter().wants_all());
+        assert_eq!(trace.watch.output.format(), Format::Text);
+        assert_eq!(trace.watch.capture.attach, Attach::Auto);
+        assert_eq!(trace.watch.capture.ring_bytes, 8 << 20);
+        assert_eq!(trace.states.set, None);
+        assert_eq!((trace.watch.duration, trace.watch.count), (None, None));
+    }
+
+    #[test]
+    fn filters_say_what_was_given() {
+        let trace = trace(&[
+            "-4", "-L80", "--rport", "1-1023", "-P", "443", "--netns", "7",
+        ])
+        .unwrap();
+        assert_eq!(
+            trace.watch.sockets.filter().to_string(),
+            "-4 --lport 80 --rport 1-1023 --port 443 --netns 7"
+        );
+    }
+
+    #[test]
+    fn a_namespace_is_found_by_all_its_names() {
+        let expected =
+            u32::try_from(rustix::fs::stat("/proc/self/ns/net").unwrap().st_ino).unwrap();
+        for name in ["self", "/proc/self/ns/net", &expected.to_string()] {
+            assert_eq!(netns(name), Ok(expected), "{name}");
+        }
+        let error = netns("no-such-namespace").unwrap_err();
+        assert!(error.contains("/run/netns/no-such-namespace"), "{error}");
+    }
+
+    #[test]
+    fn a_ring_is_a_power_of_two_of_pages() {
+        let page = u32::try_from(rustix::param::page_size()).unwrap();
+        assert_eq!(ring_bytes("64K"), Ok(65_536));
+        assert_eq!(ring_bytes(&page.to_string()), Ok(page));
+        assert_eq!(ring_bytes("2G"), Ok(1 << 31));
+        for text in ["0", "1", "3M", "4G", "12345678901G"] {
+            assert!(ring_bytes(text).is_err(), "{text}");
+        }
+        let message = ring_bytes("3M").unwrap_err();
+        assert!(message.ends_with("try 4194304"), "{message}");
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for arguments in [&["--json", "--csv"][..], &["-4", "-6"]] {
+            let error = trace(arguments).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{arguments:?}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_the_reason() {
+        for (arguments, reason) in [
+            (["--lport", "80,http"], "`http` is not a port"),
+            (
+                ["--rport", "90-80"],
+                "the range `90-80` ends before it begins",
+            ),
+            (["--port", "80,"], "an empty item"),
+            (["--state", "OPEN"], "`OPEN` is not a TCP state"),
+            (["--duration", "10w"], "`10w` is not a duration"),
+            (["--count", "0"], "0 is not in 1.."),
+            (["--ring-bytes", "3M"], "must be a power of two"),
+            (
+                ["--attach", "kprobe"],
+                "possible values: auto, btf, tracepoint",
+            ),
+        ] {
+            let error = trace(&arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{arguments:?}");
+            assert!(error.to_string().contains(reason), "{arguments:?}: {error}");
+        }
+    }
+}

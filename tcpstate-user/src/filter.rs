@@ -214,14 +214,14 @@ impl fmt::Display for Filter {
         });
         let ports =
             |name: &str, set: &Option<PortSet>| set.as_ref().map(|set| format!("--{name} {set}"));
-        let parts = [
+        let written = [
             family,
             ports("lport", &self.lport),
             ports("rport", &self.rport),
             ports("port", &self.port),
             self.netns.map(|netns| format!("--netns {netns}")),
         ];
-        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(" "))
+        f.write_str(&written.into_iter().flatten().collect::<Vec<_>>().join(" "))
     }
 }
 

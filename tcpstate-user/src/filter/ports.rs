@@ -60,9 +60,9 @@ impl PortSet {
 impl FromStr for PortSet {
     type Err = PortListError;
 
-    fn from_str(list: &str) -> Result<Self, PortListError> {
+    fn from_str(text: &str) -> Result<Self, PortListError> {
         let mut set = Box::new(Self::empty());
-        for item in list.split(',').map(str::trim) {
+        for item in text.split(',').map(str::trim) {
             let (first, last) = match item.split_once('-') {
                 None => (port(item)?, port(item)?),
                 Some((first, last)) => (port(first.trim())?, port(last.trim())?),
