@@ -154,10 +154,10 @@ pub const AF_INET6: u8 = 10;
 /// Whether the transition is made by a process acting on the socket, so that the running task says
 /// something about the connection. All others may run in softirq on top of anybody.
 ///
-/// *Source:* `tcp_v4_connect`, `tcp_v6_connect` (CLOSE -> SYN_SENT), `inet_csk_listen_start`
-/// (CLOSE -> LISTEN), `__tcp_close` and `tcp_disconnect` (LISTEN -> CLOSE), `tcp_close_state`, which
-/// only `tcp_shutdown` and `__tcp_close` call (-> FIN_WAIT1, -> LAST_ACK).
-#[inline(always)]
+/// *Source:* `tcp_v4_connect`, `tcp_v6_connect` (`CLOSE -> SYN_SENT`), `inet_csk_listen_start`
+/// (`CLOSE -> LISTEN`), `__tcp_close` and `tcp_disconnect` (`LISTEN -> CLOSE`), `tcp_close_state`, which
+/// only `tcp_shutdown` and `__tcp_close` call (`-> FIN_WAIT1`, `-> LAST_ACK`).
+#[inline]
 pub const fn in_process(oldstate: State, newstate: State) -> bool {
     matches!(
         (oldstate, newstate),

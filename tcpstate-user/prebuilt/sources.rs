@@ -51,10 +51,15 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 fn hex(hash: Sha256) -> String {
+    use std::fmt::Write as _;
+
     hash.finalize()
         .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .fold(String::new(), |mut text, byte| {
+            // Writing to a string does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {

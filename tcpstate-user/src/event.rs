@@ -45,8 +45,9 @@ pub struct Process {
 impl Event {
     /// Decodes one record.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let bytes: &[u8; Record::SIZE] =
-            bytes.try_into().map_err(|_| DecodeError::Length(bytes.len()))?;
+        let bytes: &[u8; Record::SIZE] = bytes
+            .try_into()
+            .map_err(|_| DecodeError::Length(bytes.len()))?;
         Self::try_from(Record::from_bytes(bytes))
     }
 
@@ -106,28 +107,47 @@ impl Event {
 
     /// Inode number of the network namespace.
     pub const fn netns(&self) -> Option<u32> {
-        if self.0.netns == 0 { None } else { Some(self.0.netns) }
+        if self.0.netns == 0 {
+            None
+        } else {
+            Some(self.0.netns)
+        }
     }
 
     /// Id of the cgroup.
     pub const fn cgroup(&self) -> Option<u64> {
-        if self.0.cgroup == 0 { None } else { Some(self.0.cgroup) }
+        if self.0.cgroup == 0 {
+            None
+        } else {
+            Some(self.0.cgroup)
+        }
     }
 
     /// The owner's user id.
     pub const fn uid(&self) -> Option<u32> {
-        if self.has(record::flags::SOCKET) { Some(self.0.uid) } else { None }
+        if self.has(record::flags::SOCKET) {
+            Some(self.0.uid)
+        } else {
+            None
+        }
     }
 
     /// `sk_err`, a positive errno; `Some(0)` is no error.
     pub const fn error(&self) -> Option<u16> {
-        if self.has(record::flags::SOCKET) { Some(self.0.error) } else { None }
+        if self.has(record::flags::SOCKET) {
+            Some(self.0.error)
+        } else {
+            None
+        }
     }
 
     /// The process that made this transition, where a process did.
     pub const fn process(&self) -> Option<Process> {
         if self.has(record::flags::PROCESS) {
-            Some(Process { pid: self.0.pid, comm: self.0.comm })
+            Some(Process {
+                pid: self.0.pid,
+                comm: self.0.comm,
+            })
         } else {
             None
         }

@@ -5,7 +5,10 @@
 
 use std::io::{self, Write};
 
-use crate::{event::Event, source::{Accounting, CaptureCost, Origin}};
+use crate::{
+    event::Event,
+    source::{Accounting, CaptureCost, Origin},
+};
 
 /// What a view wants of the loop next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,11 @@ pub trait EventSource {
     /// signals are seen in between.
     ///
     /// *Errors:* the source failed and gives nothing more. What was appended before stays valid.
-    fn poll_next(&mut self, cx: &mut Context<'_>, batch: &mut Vec<Event>) -> Poll<anyhow::Result<bool>>;
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Event>,
+    ) -> Poll<anyhow::Result<bool>>;
 
     /// Stops the flow: after this, `poll_next` hands out what is on its way and then ends.
     fn stop(&mut self);
@@ -58,7 +62,8 @@ pub struct Origin {
 impl Origin {
     /// Wall-clock nanoseconds since 1970 of a monotonic time.
     pub const fn wall_ns(&self, ts_ns: u64) -> i64 {
-        self.wall_at_monotonic_zero_ns.saturating_add_unsigned(ts_ns)
+        self.wall_at_monotonic_zero_ns
+            .saturating_add_unsigned(ts_ns)
     }
 }
 

@@ -168,7 +168,7 @@ fn tracefs() -> Option<PathBuf> {
 }
 
 fn is_file_system(path: &Path, magic: i64) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|found| i64::from(found.f_type) == magic)
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == magic)
 }
 
 /// How much the kernel keeps even from root.

@@ -1,0 +1,212 @@
+//! What can go wrong on the way to the kernel, said so that the reader can do something about it.
+//!
+//! Each message tells what was tried and why it failed; [`CaptureError::remedy`] tells what to do.
+
+use std::{io, path::PathBuf};
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+
+use super::{host, layout::LayoutError, loader::Mode};
+
+/// Why a capture could not start, or broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The kernel wants capabilities that this process does not have.
+    #[error("the kernel refused to load a BPF program: operation not permitted")]
+    Privileges(#[source] io::Error),
+    /// The kernel has no BPF ring buffer.
+    #[error("this kernel ({kernel}) has no BPF ring buffer, which came with Linux 5.8")]
+    NoRingBuffer {
+        /// `uname -r`.
+        kernel: String,
+    },
+    /// A size that no ring buffer can have.
+    #[error(
+        "a ring buffer cannot be {bytes} bytes large: the size must be a power of two and a \
+         multiple of the page size ({page_bytes} bytes)"
+    )]
+    RingBytes {
+        /// What was asked for.
+        bytes: u32,
+        /// The host's page size.
+        page_bytes: u32,
+    },
+    /// The ring buffer could not be allocated.
+    #[error("the kernel could not allocate a ring buffer of {bytes} bytes")]
+    RingAllocation {
+        /// What was asked for.
+        bytes: u32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel does not tell its types.
+    #[error("cannot read the kernel's type information {}", path.display())]
+    NoBtf {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why it cannot be read.
+        #[source]
+        source: anyhow::Error,
+    },
+    /// The kernel's structures are not laid out as the programs need them.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The description of the classic tracepoint cannot be read.
+    #[error("cannot read the layout of the tracepoint in {}", path.display())]
+    NoTracefs {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why it cannot be read.
+        #[source]
+        source: io::Error,
+    },
+    /// The BPF object itself could not be loaded.
+    #[error("cannot load the BPF object")]
+    Object(#[source] EbpfError),
+    /// The verifier refused the program.
+    #[error("the kernel refused the {mode} program")]
+    Load {
+        /// Which one.
+        mode: Mode,
+        /// What the kernel said.
+        #[source]
+        source: ProgramError,
+    },
+    /// The program is loaded, but the kernel does not let it attach.
+    #[error("the kernel refused to attach the {mode} program")]
+    Attach {
+        /// Which one.
+        mode: Mode,
+        /// What the kernel said.
+        #[source]
+        source: ProgramError,
+    },
+    /// Neither attach mode works here.
+    #[error("no attach mode works here: btf: {btf}; tracepoint: {tracepoint}")]
+    NoMode {
+        /// Why not `btf`, with all its causes.
+        btf: String,
+        /// Why not `tracepoint`, with all its causes.
+        tracepoint: String,
+        /// The remedy of the better mode.
+        remedy: Option<String>,
+    },
+    /// A map that must be in the object is not, or cannot be used.
+    #[error("cannot use the BPF map {name}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: anyhow::Error,
+    },
+    /// The operating system refused something ordinary.
+    #[error("cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl CaptureError {
+    /// What the user can do about it; `None` where nobody but the programmers can.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Privileges(_) => Some(privileges_remedy()),
+            Self::NoRingBuffer { .. } => Some(
+                "Run a kernel of 5.8 or newer; `ss -tan` shows the sockets of older ones.".into(),
+            ),
+            Self::RingBytes { .. } => Some("Try --ring-bytes 8M.".into()),
+            Self::RingAllocation { .. } => {
+                Some("Ask for a smaller one with --ring-bytes, or free memory.".into())
+            }
+            Self::NoBtf { .. } | Self::Layout(_) => Some(
+                "Try --attach tracepoint, which needs no BTF but root; a kernel built with \
+                 CONFIG_DEBUG_INFO_BTF=y has it."
+                    .into(),
+            ),
+            Self::NoTracefs { .. } => Some(
+                "Mount it (mount -t tracefs tracefs /sys/kernel/tracing) and run as root, or use \
+                 --attach btf, which does not need it."
+                    .into(),
+            ),
+            Self::NoMode { remedy, .. } => remedy.clone(),
+            Self::Load { .. } | Self::Attach { .. } => {
+                Some("Run `tcpstate doctor` to see what this host allows.".into())
+            }
+            Self::Object(_) | Self::Map { .. } | Self::System { .. } => None,
+        }
+    }
+
+    /// Sorts an error of loading the object, which creates the maps too.
+    pub(super) fn from_object(error: EbpfError, ring_bytes: u32, kernel: &str) -> Self {
+        let EbpfError::MapError(MapError::CreateError { name, io_error }) = error else {
+            return Self::Object(error);
+        };
+        match io_error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::Privileges(io_error),
+            Some(libc::EINVAL)
+                if name == tcpstate_common::config::RING
+                    && host::parse_version(kernel).is_some_and(|version| version < (5, 8)) =>
+            {
+                Self::NoRingBuffer {
+                    kernel: kernel.to_owned(),
+                }
+            }
+            _ if name == tcpstate_common::config::RING => Self::RingAllocation {
+                bytes: ring_bytes,
+                source: io_error,
+            },
+            _ => Self::Object(EbpfError::MapError(MapError::CreateError {
+                name,
+                io_error,
+            })),
+        }
+    }
+
+    /// Sorts an error of loading one program.
+    pub(super) fn from_load(source: ProgramError, mode: Mode) -> Self {
+        match source {
+            ProgramError::LoadError {
+                io_error,
+                verifier_log,
+            } if io_error.raw_os_error() == Some(libc::EPERM)
+                && verifier_log.to_string().is_empty() =>
+            {
+                Self::Privileges(io_error)
+            }
+            source => Self::Load { mode, source },
+        }
+    }
+}
+
+/// How to get the privileges, with the line for this very binary.
+pub fn privileges_remedy() -> String {
+    let path = std::env::current_exe()
+        .map_or_else(|_| "tcpstate".to_owned(), |path| path.display().to_string());
+    format!(
+        "It takes CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8): run it as root, or \
+         give them to the binary once with\n  sudo setcap cap_bpf,cap_perfmon=ep {path}\n\
+         Where they are there and it is still refused, the kernel is locked down \
+         (/sys/kernel/security/lockdown says `confidentiality`)."
+    )
+}
+
+/// An error and all its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !line.contains(&cause_text) {
+            line.push_str(": ");
+            line.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    line
+}

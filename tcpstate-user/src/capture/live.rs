@@ -1,0 +1,340 @@
+//! The live kernel as an event source: attach, hand on what the reader thread queues, keep the books.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{MapData, PerCpuArray};
+use tcpstate_common::Counters;
+use tokio::sync::mpsc;
+
+use super::{
+    CaptureError,
+    error::chain,
+    host::Host,
+    loader::{self, Loaded, Mode, Plan},
+    reader::{self, Shared},
+};
+use crate::{
+    event::Event,
+    filter::KernelFilter,
+    source::{
+        Accounting, CaptureCost, EventSource, FilteredByReason, LostByReason, Origin,
+        RejectedByReason,
+    },
+};
+
+/// How long the end of a run waits for programs that are still running on other CPUs.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Which attach mode to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attach {
+    /// The best that the host allows.
+    #[default]
+    Auto,
+    /// This one or none.
+    Only(Mode),
+}
+
+/// What to capture, and how.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    /// Which attach mode to take.
+    pub attach: Attach,
+    /// Size of the ring buffer in bytes: a power of two, a multiple of the page size.
+    pub ring_bytes: u32,
+    /// What the kernel side drops.
+    pub filter: KernelFilter<'a>,
+    /// How the command line gave the filters, for the record.
+    pub filters: String,
+    /// Print what the BPF programs log on standard error.
+    pub bpf_log: bool,
+    /// Have the kernel measure the program's run time as long as this runs.
+    pub bpf_stats: bool,
+}
+
+/// A running capture.
+pub struct Live {
+    loaded: Loaded,
+    /// Keeps the kernel measuring while it is open.
+    _stats: Option<OwnedFd>,
+    counters: PerCpuArray<MapData, Counters>,
+    origin: Origin,
+    notes: Vec<String>,
+    queue: mpsc::UnboundedReceiver<Vec<Event>>,
+    shared: Arc<Shared>,
+    reader: Option<JoinHandle<()>>,
+    /// What the kernel said of the program when it was detached.
+    last_run: Option<ProgramRun>,
+}
+
+/// The kernel's own figures about a program.
+#[derive(Clone, Copy, Debug, Default)]
+struct ProgramRun {
+    /// Nanoseconds; 0 unless the kernel is asked to measure.
+    run_ns: u64,
+    run_count: u64,
+    /// Runs that the kernel skipped because a program was already running on that CPU.
+    recursion_misses: u64,
+}
+
+impl Live {
+    /// Loads, attaches and starts to read.
+    pub fn start(options: &Options<'_>) -> Result<Self, CaptureError> {
+        let host = Host::read();
+        // Before the program is loaded: the kernel counts from then on.
+        let stats = if options.bpf_stats {
+            Some(enable_stats()?)
+        } else {
+            None
+        };
+        let mut notes = Vec::new();
+        let mut loaded = match options.attach {
+            Attach::Only(mode) => attach(&host, options, mode)?,
+            Attach::Auto => match attach(&host, options, Mode::Btf) {
+                Ok(loaded) => loaded,
+                // No size helps one mode that does not help the other.
+                Err(
+                    error @ (CaptureError::RingBytes { .. } | CaptureError::RingAllocation { .. }),
+                ) => {
+                    return Err(error);
+                }
+                Err(btf) => match attach(&host, options, Mode::Tracepoint) {
+                    Ok(loaded) => {
+                        notes.push(format!(
+                            "attached to the classic tracepoint, since the BTF one failed: {}. \
+                             Without it there is no cookie, user, namespace, cgroup, error, RTT or \
+                             byte count.",
+                            chain(&btf)
+                        ));
+                        loaded
+                    }
+                    Err(tracepoint) => {
+                        if let CaptureError::Privileges(_) = btf {
+                            return Err(btf);
+                        }
+                        return Err(CaptureError::NoMode {
+                            remedy: btf.remedy(),
+                            btf: chain(&btf),
+                            tracepoint: chain(&tracepoint),
+                        });
+                    }
+                },
+            },
+        };
+        let origin = Origin {
+            attach: loaded.mode().to_string(),
+            filters: options.filters.clone(),
+            ..host.origin()
+        };
+
+        let counters = loaded.take_counters()?;
+        let (reader, shared, queue) = reader::spawn(&mut loaded, options.bpf_log)?;
+        Ok(Self {
+            counters,
+            loaded,
+            _stats: stats,
+            origin,
+            notes,
+            queue,
+            shared,
+            reader: Some(reader),
+            last_run: None,
+        })
+    }
+
+    /// How it is attached.
+    pub const fn mode(&self) -> Mode {
+        self.loaded.mode()
+    }
+
+    /// What the user should know, such as why the better attach mode was not taken.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Instructions of the loaded program after the verifier has removed what is switched off.
+    pub fn program_instructions(&self) -> Option<u32> {
+        // An instruction is eight bytes long.
+        self.loaded
+            .info()
+            .ok()?
+            .size_translated()
+            .map(|bytes| bytes / 8)
+    }
+
+    fn program_run(&self) -> Option<ProgramRun> {
+        self.last_run
+            .or_else(|| read_program_run(&self.loaded).ok())
+    }
+
+    fn counters(&self) -> Result<Counters, CaptureError> {
+        let per_cpu = self
+            .counters
+            .get(&0, 0)
+            .map_err(|error| CaptureError::Map {
+                name: tcpstate_common::config::COUNTERS,
+                source: error.into(),
+            })?;
+        let mut sum = Counters::default();
+        for counters in per_cpu.iter() {
+            sum.add(counters);
+        }
+        Ok(sum)
+    }
+
+    /// Detaches, waits for what is still running, and lets the reader empty the ring and end.
+    fn end(&mut self) -> Result<(), CaptureError> {
+        if self.shared.stopped() {
+            return Ok(());
+        }
+        self.loaded.detach()?;
+        self.last_run = read_program_run(&self.loaded).ok();
+        // A program that was running when it was detached still counts and submits: wait until the
+        // books balance.
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let counters = self.counters()?;
+            let settled =
+                counters.seen == counters.filtered() + counters.submitted + counters.lost_ring_full;
+            if settled || Instant::now() >= deadline {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        self.shared.stop();
+        Ok(())
+    }
+}
+
+fn attach(host: &Host, options: &Options<'_>, mode: Mode) -> Result<Loaded, CaptureError> {
+    let plan = Plan {
+        mode,
+        ring_bytes: options.ring_bytes,
+        filter: options.filter,
+        bpf_log: options.bpf_log,
+        empty: false,
+    };
+    let mut loaded = loader::load(host, &plan)?;
+    loaded.attach()?;
+    Ok(loaded)
+}
+
+fn enable_stats() -> Result<OwnedFd, CaptureError> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| CaptureError::System {
+        what: "make the kernel measure BPF run time (it takes CAP_SYS_ADMIN)",
+        source: error.io_error,
+    })
+}
+
+/// Reads `/proc/self/fdinfo` of the program: the loader's own view leaves the misses out.
+fn read_program_run(loaded: &Loaded) -> io::Result<ProgramRun> {
+    let info = loaded.info().map_err(io::Error::other)?;
+    let fd = info.fd().map_err(io::Error::other)?;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| {
+                line.strip_prefix(name)?
+                    .strip_prefix(':')?
+                    .trim()
+                    .parse()
+                    .ok()
+            })
+            .unwrap_or(0)
+    };
+    Ok(ProgramRun {
+        run_ns: field("run_time_ns"),
+        run_count: field("run_cnt"),
+        recursion_misses: field("recursion_misses"),
+    })
+}
+
+impl EventSource for Live {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Event>,
+    ) -> Poll<anyhow::Result<bool>> {
+        match self.queue.poll_recv(cx) {
+            Poll::Ready(Some(mut events)) => {
+                self.shared.queued.fetch_sub(events.len(), Ordering::AcqRel);
+                if batch.is_empty() {
+                    *batch = events;
+                } else {
+                    batch.append(&mut events);
+                }
+                Poll::Ready(Ok(true))
+            }
+            Poll::Ready(None) => Poll::Ready(Ok(false)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn stop(&mut self) {
+        // A detach that fails leaves the program attached until we exit; the reader must end all
+        // the same, or the run would never.
+        if self.end().is_err() {
+            self.shared.stop();
+        }
+    }
+
+    fn accounting(&mut self) -> anyhow::Result<Accounting> {
+        let counters = self.counters()?;
+        let nested = self.program_run().map_or(0, |run| run.recursion_misses);
+        let malformed = self.shared.malformed.load(Ordering::Acquire);
+        let queue_full = self.shared.queue_full.load(Ordering::Acquire);
+        Ok(Accounting {
+            seen: counters.seen + nested,
+            filtered: counters.filtered(),
+            submitted: counters.submitted,
+            lost: counters.lost_ring_full + nested,
+            received: self.shared.received.load(Ordering::Acquire),
+            rejected: malformed + queue_full,
+            filtered_by_reason: FilteredByReason {
+                protocol: counters.filtered_protocol,
+                family: counters.filtered_family,
+                port: counters.filtered_port,
+                netns: counters.filtered_netns,
+            },
+            lost_by_reason: LostByReason {
+                ring_full: counters.lost_ring_full,
+                nested,
+            },
+            rejected_by_reason: RejectedByReason {
+                malformed,
+                queue_full,
+            },
+        })
+    }
+
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    fn cost(&mut self) -> CaptureCost {
+        // The kernel gives zeros unless it was asked to measure.
+        let run = self.program_run().filter(|run| run.run_count > 0);
+        CaptureCost {
+            bpf_run_ns: run.map(|run| run.run_ns),
+            bpf_run_count: run.map(|run| run.run_count),
+            ring_high_water_bytes: Some(self.shared.ring_high_water_bytes.load(Ordering::Acquire)),
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(reader) = self.reader.take() {
+            // It panics only if it must; there is nobody left to tell.
+            let _ = reader.join();
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Loads the BPF object, fixes its read-only globals, and attaches one program.
+
+use std::{
+    fmt,
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, MapData, PerCpuArray},
+    programs::{Program, ProgramInfo, tp_btf::BtfTracePointLinkId, trace_point::TracePointLinkId},
+};
+use tcpstate_common::{
+    Config, Counters,
+    config::{self, PortBitmap, TP_BASE_LAZY},
+};
+
+use super::{
+    CaptureError,
+    host::{self, Host},
+    layout,
+    ring::Ring,
+};
+use crate::filter::KernelFilter;
+
+/// The compiled BPF programs: the committed object, or the one that `TCPSTATE_BPF_OBJECT` named
+/// when this was built.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcpstate.bpf.o"));
+
+/// For a filter that is off.
+static NO_PORTS: PortBitmap = [0; config::PORT_WORDS];
+
+const CATEGORY: &str = "sock";
+const TRACEPOINT: &str = "inet_sock_set_state";
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// BTF tracepoint: the socket itself, by direct loads.
+    Btf,
+    /// Classic tracepoint: the tracepoint's record.
+    Tracepoint,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Btf => "btf",
+            Self::Tracepoint => "tracepoint",
+        })
+    }
+}
+
+/// What to load.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// How to attach.
+    pub mode: Mode,
+    /// Size of the ring buffer in bytes: a power of two, a multiple of the page size.
+    pub ring_bytes: u32,
+    /// What the kernel side drops.
+    pub filter: KernelFilter<'a>,
+    /// Whether the programs log through aya-log.
+    pub bpf_log: bool,
+    /// Load the program that does nothing instead: the floor of what a program costs.
+    pub empty: bool,
+}
+
+/// Programs and maps in the kernel; one program attached after [`Loaded::attach`]. Dropping it
+/// detaches and frees everything.
+pub struct Loaded {
+    ebpf: Ebpf,
+    link: Option<Link>,
+    program: &'static str,
+    mode: Mode,
+    ring_bytes: u32,
+}
+
+/// What keeps the program attached.
+enum Link {
+    Btf(BtfTracePointLinkId),
+    Tracepoint(TracePointLinkId),
+}
+
+/// Loads the object and the one program that `plan` asks for.
+pub fn load(host: &Host, plan: &Plan<'_>) -> Result<Loaded, CaptureError> {
+    let page_bytes = u32::try_from(rustix::param::page_size()).unwrap_or(u32::MAX);
+    if !plan.ring_bytes.is_power_of_two() || !plan.ring_bytes.is_multiple_of(page_bytes) {
+        return Err(CaptureError::RingBytes {
+            bytes: plan.ring_bytes,
+            page_bytes,
+        });
+    }
+
+    let mut config = Config {
+        filter: plan.filter.config(),
+        wake_bytes: plan.ring_bytes / 4,
+        ..Config::default()
+    };
+    let mut base = config::TP_BASE;
+    let mut btf = None;
+    match plan.mode {
+        Mode::Btf => {
+            let resolved = layout::resolve_offsets(&host.kernel_btf()?)?;
+            config.offsets = resolved.offsets;
+            config.has_cookie = resolved.has_cookie.into();
+            config.has_task_btf = resolved.has_task_btf.into();
+            config.has_cgroup = resolved.has_cgroup.into();
+            // The loader wants the types in its own form: it looks up the tracepoint's.
+            let types = Btf::from_sys_fs().map_err(|source| CaptureError::NoBtf {
+                path: host::BTF_PATH.into(),
+                source: source.into(),
+            })?;
+            btf = Some(types);
+        }
+        Mode::Tracepoint => {
+            let format = host.tracepoint_format()?;
+            base = layout::parse_tracepoint_format(&format)?;
+        }
+    }
+
+    let (lports, rports, ports) = plan.filter.bitmaps();
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(btf.as_ref())
+        .map_max_entries(config::RING, plan.ring_bytes)
+        .override_global(config::CONFIG, &config, true)
+        .override_global(
+            config::LOCAL_PORTS,
+            lports.unwrap_or(&NO_PORTS).as_slice(),
+            true,
+        )
+        .override_global(
+            config::REMOTE_PORTS,
+            rports.unwrap_or(&NO_PORTS).as_slice(),
+            true,
+        )
+        .override_global(config::PORTS, ports.unwrap_or(&NO_PORTS).as_slice(), true);
+    let level = if plan.bpf_log { &LOG_ALL } else { &LOG_NOTHING };
+    loader.override_global(LOG_LEVEL, level, true);
+    if !plan.bpf_log {
+        loader.map_max_entries(LOG_RING, page_bytes);
+    }
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|error| CaptureError::from_object(error, plan.ring_bytes, &host.kernel))?;
+
+    let program = match (plan.mode, plan.empty) {
+        (Mode::Btf, false) => config::PROGRAM_BTF,
+        (Mode::Btf, true) => config::PROGRAM_EMPTY_BTF,
+        (Mode::Tracepoint, true) => config::PROGRAM_EMPTY_TRACEPOINT,
+        (Mode::Tracepoint, false) if base == TP_BASE_LAZY => config::PROGRAM_TRACEPOINT_LAZY,
+        (Mode::Tracepoint, false) => config::PROGRAM_TRACEPOINT,
+    };
+    let refused = |source| CaptureError::from_load(source, plan.mode);
+    match (ebpf.program_mut(program), btf.as_ref()) {
+        (Some(Program::BtfTracePoint(program)), Some(btf)) => {
+            program.load(TRACEPOINT, btf).map_err(refused)?;
+        }
+        (Some(Program::TracePoint(program)), _) => program.load().map_err(refused)?,
+        _ => return Err(missing(program)),
+    }
+    Ok(Loaded {
+        ebpf,
+        link: None,
+        program,
+        mode: plan.mode,
+        ring_bytes: plan.ring_bytes,
+    })
+}
+
+/// Symbols of `aya-log-ebpf`.
+const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+const LOG_RING: &str = "AYA_LOGS";
+static LOG_NOTHING: u8 = 0;
+static LOG_ALL: u8 = u8::MAX;
+
+fn missing(name: &'static str) -> CaptureError {
+    CaptureError::Map {
+        name,
+        source: anyhow::anyhow!("it is not in the BPF object"),
+    }
+}
+
+impl Loaded {
+    /// Attaches the program. From here on it runs at every transition.
+    pub fn attach(&mut self) -> Result<(), CaptureError> {
+        let mode = self.mode;
+        let refused = |source| CaptureError::Attach { mode, source };
+        self.link = Some(match self.ebpf.program_mut(self.program) {
+            Some(Program::BtfTracePoint(program)) => Link::Btf(program.attach().map_err(refused)?),
+            Some(Program::TracePoint(program)) => {
+                Link::Tracepoint(program.attach(CATEGORY, TRACEPOINT).map_err(refused)?)
+            }
+            _ => return Err(missing(self.program)),
+        });
+        Ok(())
+    }
+
+    /// Detaches the program. Runs that are under way on other CPUs still end.
+    pub fn detach(&mut self) -> Result<(), CaptureError> {
+        let mode = self.mode;
+        let refused = |source| CaptureError::Attach { mode, source };
+        match (self.ebpf.program_mut(self.program), self.link.take()) {
+            (Some(Program::BtfTracePoint(program)), Some(Link::Btf(link))) => {
+                program.detach(link).map_err(refused)
+            }
+            (Some(Program::TracePoint(program)), Some(Link::Tracepoint(link))) => {
+                program.detach(link).map_err(refused)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the kernel knows of the attached program.
+    pub fn info(&self) -> Result<ProgramInfo, CaptureError> {
+        let failed = |source: aya::programs::ProgramError| CaptureError::Map {
+            name: self.program,
+            source: source.into(),
+        };
+        match self.ebpf.program(self.program) {
+            Some(Program::BtfTracePoint(program)) => program.info().map_err(failed),
+            Some(Program::TracePoint(program)) => program.info().map_err(failed),
+            _ => Err(missing(self.program)),
+        }
+    }
+
+    /// How it is attached.
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Maps the ring buffer. Once only: there is one reader.
+    pub fn ring(&self) -> Result<Ring, CaptureError> {
+        use std::os::fd::AsFd as _;
+        let Some(aya::maps::Map::RingBuf(data)) = self.ebpf.map(config::RING) else {
+            return Err(missing(config::RING));
+        };
+        Ring::new(data.fd().as_fd(), self.ring_bytes).map_err(|source| CaptureError::System {
+            what: "map the ring buffer",
+            source,
+        })
+    }
+
+    /// Takes the per-CPU books.
+    pub fn take_counters(&mut self) -> Result<PerCpuArray<MapData, Counters>, CaptureError> {
+        let map = self
+            .ebpf
+            .take_map(config::COUNTERS)
+            .ok_or_else(|| missing(config::COUNTERS))?;
+        PerCpuArray::try_from(map).map_err(|error| CaptureError::Map {
+            name: config::COUNTERS,
+            source: error.into(),
+        })
+    }
+
+    /// Takes the word in which the reader says that it sleeps.
+    pub fn take_reader_sleeps(&mut self) -> Result<Array<MapData, u32>, CaptureError> {
+        let name = config::READER_SLEEPS;
+        let map = self.ebpf.take_map(name).ok_or_else(|| missing(name))?;
+        Array::try_from(map).map_err(|error| CaptureError::Map {
+            name,
+            source: error.into(),
+        })
+    }
+
+    /// Watches for the wakeups that the program sends.
+    pub fn ring_fd(&self) -> Result<BorrowedFd<'_>, CaptureError> {
+        let Some(aya::maps::Map::RingBuf(data)) = self.ebpf.map(config::RING) else {
+            return Err(missing(config::RING));
+        };
+        Ok(data.fd().as_fd())
+    }
+
+    /// The other end of `--bpf-log`.
+    pub fn take_logger<T: log::Log>(
+        &mut self,
+        logger: T,
+    ) -> Result<aya_log::EbpfLogger<T>, CaptureError> {
+        aya_log::EbpfLogger::init_with_logger(&mut self.ebpf, logger).map_err(|error| {
+            CaptureError::Map {
+                name: LOG_RING,
+                source: error.into(),
+            }
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! The thread that reads the ring buffer, and the queue behind it.
+//!
+//! It does nothing but copy and decode, so that the ring is emptied at the kernel's pace however slow
+//! the output is. The queue is bounded; what does not fit is counted.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use aya::maps::{Array, MapData};
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use tokio::sync::mpsc;
+
+use super::{CaptureError, loader::Loaded, ring::Ring};
+use crate::event::Event;
+
+/// How long the reader waits between two looks at the ring while events come in. A batch is what
+/// piles up meanwhile: the longer, the cheaper, and the later a line is printed.
+const TICK: Duration = Duration::from_millis(10);
+/// After this many looks in a row that found nothing, the reader sleeps until it is woken.
+const IDLE_TICKS: u32 = 10;
+/// The longest sleep. The wakeup out of it can be missed in theory (a program that read the flag
+/// just before it was set); this bounds what that would cost.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// Events in one batch at most: what the reader holds before it hands over.
+const BATCH: usize = 8192;
+/// Events in the queue at most: 64 MiB.
+const QUEUE: usize = (64 << 20) / size_of::<Event>();
+/// What the reader thread and its owner share.
+pub(super) struct Shared {
+    /// Events in the queue.
+    pub(super) queued: AtomicUsize,
+    /// Records decoded and queued.
+    pub(super) received: AtomicU64,
+    pub(super) malformed: AtomicU64,
+    pub(super) queue_full: AtomicU64,
+    pub(super) ring_high_water_bytes: AtomicU64,
+    stop: AtomicBool,
+    /// Wakes the reader thread.
+    wake: OwnedFd,
+}
+
+impl Shared {
+    /// Lets the reader empty the ring once more and end.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+
+        // Fails only when the counter is full, that is, when it is awake anyway.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Whether that has been asked for.
+    pub(super) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+/// A reader thread, what is shared with it, and what it reads.
+pub(super) type Started = (
+    JoinHandle<()>,
+    Arc<Shared>,
+    mpsc::UnboundedReceiver<Vec<Event>>,
+);
+
+/// Starts the reader thread for an attached program. It ends once [`Shared::stop`] was called and the
+/// ring is empty, and closes the queue.
+pub(super) fn spawn(loaded: &mut Loaded, bpf_log: bool) -> Result<Started, CaptureError> {
+    let failed = |what| {
+        move |error: rustix::io::Errno| CaptureError::System {
+            what,
+            source: error.into(),
+        }
+    };
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(failed("make an eventfd"))?;
+    let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("make an epoll"))?;
+    // Edge-triggered: what already waits in the ring is no reason to wake; a wakeup that the program
+    // sends is.
+    let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&poll, loaded.ring_fd()?, epoll::EventData::new_u64(0), edge)
+        .map_err(failed("watch the ring buffer"))?;
+    epoll::add(&poll, &wake, epoll::EventData::new_u64(1), edge)
+        .map_err(failed("watch an eventfd"))?;
+
+    let shared = Arc::new(Shared {
+        queued: AtomicUsize::new(0),
+        received: AtomicU64::new(0),
+        malformed: AtomicU64::new(0),
+        queue_full: AtomicU64::new(0),
+        ring_high_water_bytes: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        wake,
+    });
+    let (sender, queue) = mpsc::unbounded_channel();
+    let reader = Reader {
+        ring: loaded.ring()?,
+        sleeping: loaded.take_reader_sleeps()?,
+        logger: if bpf_log {
+            Some(loaded.take_logger(StderrLog)?)
+        } else {
+            None
+        },
+        poll,
+        sender,
+        shared: Arc::clone(&shared),
+    };
+    let thread = std::thread::Builder::new()
+        .name("tcpstate-ring".into())
+        .spawn(move || reader.run())
+        .map_err(|source| CaptureError::System {
+            what: "start the reader thread",
+            source,
+        })?;
+    Ok((thread, shared, queue))
+}
+
+/// The reader thread.
+struct Reader {
+    ring: Ring,
+    sleeping: Array<MapData, u32>,
+    logger: Option<aya_log::EbpfLogger<StderrLog>>,
+    poll: OwnedFd,
+    sender: mpsc::UnboundedSender<Vec<Event>>,
+    shared: Arc<Shared>,
+}
+
+impl Reader {
+    fn run(mut self) {
+        let mut quiet_ticks = 0;
+        loop {
+            // In this order: what was submitted before the stop is drained after it was seen.
+            let stopping = self.shared.stopped();
+            let records = self.drain();
+            if let Some(logger) = &mut self.logger {
+                logger.flush();
+            }
+            if stopping && self.ring.waiting_bytes() == 0 {
+                return;
+            }
+            if records == BATCH {
+                continue;
+            }
+            quiet_ticks = if records == 0 { quiet_ticks + 1 } else { 0 };
+            if quiet_ticks > IDLE_TICKS && self.logger.is_none() {
+                self.sleep();
+            } else {
+                self.wait(TICK);
+            }
+        }
+    }
+
+    /// Reads up to a batch and queues it.
+    fn drain(&mut self) -> usize {
+        if self.ring.waiting_bytes() == 0 {
+            return 0;
+        }
+        let mut events = Vec::with_capacity(256);
+        let mut malformed = 0;
+        let records = self.ring.drain(BATCH, |bytes| match Event::decode(bytes) {
+            Ok(event) => events.push(event),
+            Err(_) => malformed += 1,
+        });
+        let shared = &*self.shared;
+        shared
+            .ring_high_water_bytes
+            .store(self.ring.high_water_bytes(), Ordering::Release);
+        shared.malformed.fetch_add(malformed, Ordering::AcqRel);
+        let count = events.len();
+        if count > 0 {
+            let room = shared.queued.load(Ordering::Acquire) + count <= QUEUE;
+            if room {
+                shared.queued.fetch_add(count, Ordering::AcqRel);
+            }
+            if room && self.sender.send(events).is_ok() {
+                shared.received.fetch_add(count as u64, Ordering::AcqRel);
+            } else {
+                shared.queue_full.fetch_add(count as u64, Ordering::AcqRel);
+            }
+        }
+        records
+    }
+
+    /// Waits until the program or the owner wakes us, and says so to the program first.
+    fn sleep(&mut self) {
+        if self.sleeping.set(0, 1, 0).is_err() {
+            // Then nobody would wake us.
+            self.wait(TICK);
+            return;
+        }
+        // A program that ran before it could see the flag has reserved its record by now: then there
+        // is something in the ring, finished or not.
+        if self.ring.waiting_bytes() == 0 && !self.shared.stopped() {
+            self.wait(LONGEST_SLEEP);
+        }
+        // A flag that stays set costs one wakeup that nobody needed.
+        let _ = self.sleeping.set(0, 0, 0);
+    }
+
+    fn wait(&self, timeout: Duration) {
+        let timeout = rustix::time::Timespec {
+            tv_sec: timeout.as_secs().cast_signed(),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; 2];
+        // An interrupted wait is a short one: the loop looks at the ring either way.
+        let _ = epoll::wait(&self.poll, &mut events, Some(&timeout));
+    }
+}
+
+/// Prints what the BPF programs log.
+struct StderrLog;
+
+impl log::Log for StderrLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        use io::Write as _;
+        // Standard error is closed: nobody wants to know.
+        let _ = writeln!(io::stderr(), "tcpstate: bpf: {}", record.args());
+    }
+
+    fn flush(&self) {}
+}
