@@ -1,8 +1,7 @@
 //! The live kernel as an event source: attach, hand on what the reader thread queues, keep the books.
 
 use std::{
-    io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     thread::JoinHandle,
@@ -17,7 +16,7 @@ use super::{
     CaptureError,
     error::chain,
     host::Host,
-    loader::{self, Loaded, Mode, Plan},
+    loader::{self, Loaded, Mode, Plan, ProgramRun},
     reader::{self, Shared},
 };
 use crate::{
@@ -72,16 +71,6 @@ pub struct Live {
     reader: Option<JoinHandle<()>>,
     /// What the kernel said of the program when it was detached.
     last_run: Option<ProgramRun>,
-}
-
-/// The kernel's own figures about a program.
-#[derive(Clone, Copy, Debug, Default)]
-struct ProgramRun {
-    /// Nanoseconds; 0 unless the kernel is asked to measure.
-    run_ns: u64,
-    run_count: u64,
-    /// Runs that the kernel skipped because a program was already running on that CPU.
-    recursion_misses: u64,
 }
 
 impl Live {
@@ -170,8 +159,7 @@ impl Live {
     }
 
     fn program_run(&self) -> Option<ProgramRun> {
-        self.last_run
-            .or_else(|| read_program_run(&self.loaded).ok())
+        self.last_run.or_else(|| self.loaded.program_run().ok())
     }
 
     fn counters(&self) -> Result<Counters, CaptureError> {
@@ -195,7 +183,7 @@ impl Live {
             return Ok(());
         }
         self.loaded.detach()?;
-        self.last_run = read_program_run(&self.loaded).ok();
+        self.last_run = self.loaded.program_run().ok();
         // A program that was running when it was detached still counts and submits: wait until the
         // books balance.
         let deadline = Instant::now() + SETTLE;
@@ -230,29 +218,6 @@ fn enable_stats() -> Result<OwnedFd, CaptureError> {
     aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| CaptureError::System {
         what: "make the kernel measure BPF run time (it takes CAP_SYS_ADMIN)",
         source: error.io_error,
-    })
-}
-
-/// Reads `/proc/self/fdinfo` of the program: the loader's own view leaves the misses out.
-fn read_program_run(loaded: &Loaded) -> io::Result<ProgramRun> {
-    let info = loaded.info().map_err(io::Error::other)?;
-    let fd = info.fd().map_err(io::Error::other)?;
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
-    let field = |name: &str| {
-        text.lines()
-            .find_map(|line| {
-                line.strip_prefix(name)?
-                    .strip_prefix(':')?
-                    .trim()
-                    .parse()
-                    .ok()
-            })
-            .unwrap_or(0)
-    };
-    Ok(ProgramRun {
-        run_ns: field("run_time_ns"),
-        run_count: field("run_cnt"),
-        recursion_misses: field("recursion_misses"),
     })
 }
 

@@ -1,8 +1,8 @@
 //! Loads the BPF object, fixes its read-only globals, and attaches one program.
 
 use std::{
-    fmt,
-    os::fd::{AsFd as _, BorrowedFd},
+    fmt, io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
 };
 
 use aya::{
@@ -74,6 +74,18 @@ pub struct Loaded {
     program: &'static str,
     mode: Mode,
     ring_bytes: u32,
+}
+
+/// The kernel's own figures about a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProgramRun {
+    /// Run time, nanoseconds; 0 unless the kernel is asked to measure it.
+    pub run_ns: u64,
+    /// Runs; 0 unless the kernel is asked to count them.
+    pub run_count: u64,
+    /// Runs that the kernel skipped because one was already under way on that CPU. Kept always.
+    /// *Since:* Linux 5.12; 0 before.
+    pub recursion_misses: u64,
 }
 
 /// What keeps the program attached.
@@ -223,6 +235,37 @@ impl Loaded {
             Some(Program::TracePoint(program)) => program.info().map_err(failed),
             _ => Err(missing(self.program)),
         }
+    }
+
+    /// The kernel's figures about the program.
+    pub fn program_run(&self) -> Result<ProgramRun, CaptureError> {
+        let failed = |source| CaptureError::System {
+            what: "read the figures of the BPF program",
+            source,
+        };
+        let fd = self
+            .info()?
+            .fd()
+            .map_err(|error| failed(io::Error::other(error)))?;
+        // The loader's own view leaves the misses out.
+        let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|line| {
+                    line.strip_prefix(name)?
+                        .strip_prefix(':')?
+                        .trim()
+                        .parse()
+                        .ok()
+                })
+                .unwrap_or(0)
+        };
+        Ok(ProgramRun {
+            run_ns: field("run_time_ns"),
+            run_count: field("run_cnt"),
+            recursion_misses: field("recursion_misses"),
+        })
     }
 
     /// How it is attached.
