@@ -22,8 +22,11 @@ use crate::{
 /// The program.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn tcpstate_btf(ctx: BtfTracePointContext) -> i32 {
+    let sk = ctx.arg::<*const u8>(0);
     let call = Call {
-        sk: ctx.arg::<*const u8>(0),
+        sk,
+        // SAFETY: `sk` is the tracepoint's argument.
+        tcp: unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast(),
         oldstate: State::from_kernel(ctx.arg::<i32>(1)),
         newstate: State::from_kernel(ctx.arg::<i32>(2)),
     };
@@ -39,6 +42,8 @@ pub(crate) fn empty_btf(_ctx: BtfTracePointContext) -> i32 {
 
 struct Call {
     sk: *const u8,
+    /// The same socket as a `struct tcp_sock`; null if it is none.
+    tcp: *const u8,
     oldstate: State,
     newstate: State,
 }
@@ -49,13 +54,6 @@ impl Call {
     fn sk<T: Copy>(&self, offset: u32) -> T {
         // SAFETY: `sk` is the tracepoint's argument.
         unsafe { load(self.sk, offset) }
-    }
-
-    /// The socket as a `struct tcp_sock`; null if it is none.
-    #[inline(always)]
-    fn tcp(&self) -> *const u8 {
-        // SAFETY: `sk` is the tracepoint's argument.
-        unsafe { bpf_skc_to_tcp_sock(self.sk.cast_mut().cast()) }.cast()
     }
 }
 
@@ -73,7 +71,7 @@ impl Transition for Call {
 
     #[inline(always)]
     fn key(&self) -> Key {
-        let tcp = self.tcp();
+        let tcp = self.tcp;
         // `skc_num` is already 0 at -> CLOSE, `inet_sport` is not.
         let lport = if tcp.is_null() {
             self.sk(config!(offsets.sk_num))
@@ -142,7 +140,7 @@ impl Transition for Call {
                 known |= flags::COOKIE;
             }
 
-            let tcp = self.tcp();
+            let tcp = self.tcp;
             if tcp.is_null() {
                 (*record).bytes_sent = 0;
                 (*record).bytes_received = 0;
