@@ -13,6 +13,7 @@ pub mod host;
 pub mod layout;
 pub mod live;
 pub mod loader;
+pub mod probe;
 mod reader;
 pub mod ring;
 
