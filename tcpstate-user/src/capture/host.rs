@@ -178,7 +178,8 @@ pub enum Lockdown {
     None,
     /// What would change the running kernel.
     Integrity,
-    /// What would read its memory too: BPF programs that read kernel memory are refused.
+    /// What would read its memory too: tracefs is closed, and BPF programs get no
+    /// `bpf_probe_read_kernel` (ours need none).
     Confidentiality,
     /// It cannot be read.
     Unknown,
