@@ -1,0 +1,199 @@
+//! The documents and the code say the same.
+
+use std::{io, path::Path};
+
+use tcpstate_user::{
+    capture::{
+        CaptureError,
+        layout::{LayoutError, Place, Shape},
+        loader::Mode,
+    },
+    filter::{PortListError, PortSet, StateSet},
+    format::units::{parse_bytes, parse_duration},
+};
+
+fn document(path: &str) -> String {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::fs::read_to_string(workspace.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Whether a heading of the page is this message. `...` in a heading stands for any text; a heading
+/// may end before the message does.
+fn has_heading(page: &str, message: &str) -> bool {
+    page.lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .any(|heading| {
+            let mut rest = message;
+            for (at, part) in heading.split("...").enumerate() {
+                match rest.find(part) {
+                    Some(0) => rest = &rest[part.len()..],
+                    Some(found) if at > 0 => rest = &rest[found + part.len()..],
+                    _ => return false,
+                }
+            }
+            true
+        })
+}
+
+fn os(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+fn layout_errors() -> Vec<LayoutError> {
+    let (structure, member, field) = ("sock", "sk_err", "protocol");
+    vec![
+        LayoutError::Btf {
+            what: "struct sock".into(),
+            source: btf_rs::Error::Format("cut off".into()),
+        },
+        LayoutError::NoStruct { structure },
+        LayoutError::NoMember { structure, member },
+        LayoutError::Member {
+            structure,
+            member,
+            found: Shape::Bits(8),
+            expected: Shape::Bytes(4),
+        },
+        LayoutError::Ambiguous { structure, member },
+        LayoutError::NoField { field },
+        LayoutError::FieldUnreadable {
+            field,
+            line: "field:__u16 protocol;".into(),
+        },
+        LayoutError::Base { found: 12 },
+        LayoutError::Field {
+            field,
+            found: Place {
+                offset: 30,
+                size: 1,
+            },
+            expected: Place {
+                offset: 30,
+                size: 2,
+            },
+        },
+    ]
+}
+
+fn capture_errors() -> Vec<CaptureError> {
+    let refused = || aya::programs::ProgramError::UnexpectedProgramType;
+    let mut errors = vec![
+        CaptureError::Privileges(os(libc::EPERM)),
+        CaptureError::NoRingBuffer {
+            kernel: "5.7.0".into(),
+        },
+        CaptureError::RingBytes {
+            bytes: 5000,
+            page_bytes: 4096,
+        },
+        CaptureError::RingAllocation {
+            bytes: 1 << 30,
+            source: os(libc::ENOMEM),
+        },
+        CaptureError::NoBtf {
+            path: tcpstate_user::capture::host::BTF_PATH.into(),
+            source: os(libc::ENOENT).into(),
+        },
+        CaptureError::NoTracefs {
+            path: "/sys/kernel/tracing/events/sock/inet_sock_set_state/format".into(),
+            source: os(libc::EACCES),
+        },
+        CaptureError::Object(aya::EbpfError::NoBTF),
+        CaptureError::NoMode {
+            btf: "one".into(),
+            tracepoint: "two".into(),
+            remedy: None,
+        },
+        CaptureError::Map {
+            name: "RING",
+            source: os(libc::ENOENT).into(),
+        },
+    ];
+    for mode in [Mode::Btf, Mode::Tracepoint] {
+        errors.push(CaptureError::Load {
+            mode,
+            source: refused(),
+        });
+        errors.push(CaptureError::Attach {
+            mode,
+            source: refused(),
+        });
+    }
+    errors.extend(layout_errors().into_iter().map(CaptureError::Layout));
+    errors
+}
+
+#[test]
+fn every_error_of_a_capture_is_explained() {
+    let page = document("docs/troubleshooting.md");
+    for error in capture_errors() {
+        let message = error.to_string();
+        assert!(
+            has_heading(&page, &message),
+            "no heading in docs/troubleshooting.md for: {message}"
+        );
+    }
+}
+
+#[test]
+fn every_error_in_an_argument_is_explained() {
+    let page = document("docs/troubleshooting.md");
+    let port = |text: &str| text.parse::<PortSet>().unwrap_err();
+    assert!(matches!(port("80,,81"), PortListError::Empty));
+    let messages = [
+        port("80,,81").to_string(),
+        port("http").to_string(),
+        port("90-80").to_string(),
+        "ESTABLISHING".parse::<StateSet>().unwrap_err().to_string(),
+        parse_duration("soon").unwrap_err().to_string(),
+        parse_duration("0s").unwrap_err().to_string(),
+        parse_bytes("much").unwrap_err().to_string(),
+    ];
+    for message in messages {
+        assert!(
+            has_heading(&page, &message),
+            "no heading in docs/troubleshooting.md for: {message}"
+        );
+    }
+}
+
+#[test]
+fn a_message_that_is_not_there_is_not_found() {
+    let page = "### the kernel's `struct ...` has no member `...`; try\n### cannot ...\n";
+    assert!(has_heading(
+        page,
+        "the kernel's `struct sock` has no member `sk_err`; try this"
+    ));
+    assert!(!has_heading(
+        page,
+        "the kernel's `struct sock` has a member `sk_err`"
+    ));
+    assert!(!has_heading(page, "we cannot do it"));
+    assert!(!has_heading("", "anything"));
+}
+
+#[test]
+fn links_between_the_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for path in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "docs/troubleshooting.md",
+    ] {
+        let text = document(path);
+        let folder = Path::new(path).parent().unwrap();
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            if !link.starts_with("http") && !link.starts_with('#') {
+                assert!(
+                    root.join(folder).join(link).exists(),
+                    "{path} links to {link}"
+                );
+            }
+        }
+    }
+}
