@@ -6,7 +6,7 @@ use super::*;
 
 const SKADDR: u64 = 0xffff_8881_0000_1000;
 
-/// An event of a socket with a cookie; addresses without a family of their own are AF_INET6 as given.
+/// An event of a socket with a cookie, except a child cloned from its listener.
 fn event(change: (State, State), laddr: &str, lport: u16, raddr: &str, rport: u16) -> Event {
     let address = |text: &str| match text.parse().unwrap() {
         IpAddr::V4(v4) => (AF_INET, v4.to_ipv6_mapped()),
@@ -42,8 +42,8 @@ fn with(event: Event, edit: impl FnOnce(&mut Record)) -> Event {
     Event::try_from(record).unwrap()
 }
 
-fn ports(list: &str) -> Option<PortSet> {
-    Some(list.parse().unwrap())
+fn ports(list: &str) -> PortSet {
+    list.parse().unwrap()
 }
 
 fn family(family: Family) -> Filter {
@@ -77,9 +77,9 @@ fn the_default_wants_all_and_asks_nothing_of_the_kernel() {
 fn the_kernel_part_carries_every_criterion() {
     let filter = Filter {
         family: Some(Family::Ipv6),
-        lport: ports("80"),
-        rport: ports("1-1023"),
-        port: ports("443"),
+        lport: Some(ports("80")),
+        rport: Some(ports("1-1023")),
+        port: Some(ports("443")),
         netns: Some(4_026_531_840),
     };
     let kernel = filter.kernel();
@@ -107,15 +107,15 @@ fn the_kernel_part_carries_every_criterion() {
 fn each_criterion_judges_by_what_the_event_shows() {
     use Verdict::{Drop, Keep, Undecided};
     let l = Filter {
-        lport: ports("80"),
+        lport: Some(ports("80")),
         ..Filter::default()
     };
     let d = Filter {
-        rport: ports("80"),
+        rport: Some(ports("80")),
         ..Filter::default()
     };
     let p = Filter {
-        port: ports("80"),
+        port: Some(ports("80")),
         ..Filter::default()
     };
     let v4 = |change, lport, rport| event(change, "192.0.2.1", lport, "198.51.100.2", rport);
@@ -282,8 +282,8 @@ fn an_unknown_namespace_is_not_the_one_asked_for() {
 #[test]
 fn all_criteria_must_match() {
     let filter = Filter {
-        lport: ports("40000"),
-        rport: ports("80"),
+        lport: Some(ports("40000")),
+        rport: Some(ports("80")),
         ..Filter::default()
     };
     let connect = |rport| event(CONNECT, "0.0.0.0", 0, "192.0.2.1", rport);
@@ -315,7 +315,7 @@ fn a_clients_connect_follows_its_next_event() {
     let connect = event(CONNECT, "0.0.0.0", 0, "192.0.2.1", 80);
     let connected = event(CONNECTED, "192.0.2.9", 40_000, "192.0.2.1", 80);
     let filter = |list| Filter {
-        lport: ports(list),
+        lport: Some(ports(list)),
         ..Filter::default()
     };
     let (shown, _) = settle(filter("40000"), &[connect, connected]);
@@ -349,7 +349,7 @@ fn children_of_a_dual_stack_listener_part_by_family() {
 #[test]
 fn an_address_used_again_is_another_socket() {
     let filter = || Filter {
-        lport: ports("40000"),
+        lport: Some(ports("40000")),
         ..Filter::default()
     };
     let connect = event(CONNECT, "0.0.0.0", 0, "192.0.2.1", 80);
@@ -388,7 +388,7 @@ fn an_address_used_again_is_another_socket() {
 fn what_never_settles_is_counted_and_not_shown() {
     let connect = event(CONNECT, "0.0.0.0", 0, "192.0.2.1", 80);
     let filter = Filter {
-        lport: ports("40000"),
+        lport: Some(ports("40000")),
         ..Filter::default()
     };
     let (shown, settled) = settle(filter, &[connect]);
@@ -405,7 +405,7 @@ fn what_never_settles_is_counted_and_not_shown() {
 #[test]
 fn the_table_is_bounded_and_gives_up_the_oldest_first() {
     let filter = Filter {
-        lport: ports("40000"),
+        lport: Some(ports("40000")),
         ..Filter::default()
     };
     let mut settler = Settler::with_bound(filter, 8);

@@ -1,0 +1,44 @@
+//! Now, in the time of the events.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
+
+/// `CLOCK_MONOTONIC`, tied to the runtime's clock, so that a test which holds the one holds both.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    instant: Instant,
+    monotonic_ns: u64,
+}
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        let now = clock_gettime(ClockId::Monotonic);
+        // Neither part of this clock is ever negative.
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+        Self {
+            instant: Instant::now(),
+            monotonic_ns: seconds * 1_000_000_000 + nanoseconds,
+        }
+    }
+
+    /// Monotonic nanoseconds.
+    pub(super) fn now_ns(&self) -> u64 {
+        self.monotonic_ns
+            .saturating_add(nanoseconds(self.instant.elapsed()))
+    }
+
+    /// When a monotonic time is reached; at once for the past, in a year for the far future.
+    pub(super) fn instant(&self, ns: u64) -> Instant {
+        const YEAR: Duration = Duration::from_hours(365 * 24);
+        let ahead = Duration::from_nanos(ns.saturating_sub(self.monotonic_ns));
+        self.instant + ahead.min(YEAR)
+    }
+}
+
+/// A duration's nanoseconds; what does not fit is 584 years.
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,39 @@
+//! What this process has cost so far.
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::Cost;
+use crate::source::CaptureCost;
+
+pub(super) fn read(capture: CaptureCost) -> Cost {
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(cpu.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(cpu.tv_nsec).unwrap_or(0);
+    Cost {
+        capture,
+        cpu_ns: seconds * 1_000_000_000 + nanoseconds,
+        max_rss_bytes: max_rss_bytes(),
+    }
+}
+
+/// `VmHWM`, not `getrusage`: that one includes what the process was before it became us by `exec`.
+fn max_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_cost_something() {
+        let cost = read(CaptureCost::default());
+        assert!(cost.cpu_ns > 0);
+        assert!(cost.max_rss_bytes.unwrap() > 100_000);
+    }
+}
