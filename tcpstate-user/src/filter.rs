@@ -39,6 +39,7 @@ mod states;
 use std::fmt;
 
 use hashbrown::HashMap;
+use serde::Serialize;
 use tcpstate_common::{
     State,
     config::{self, PortBitmap},
@@ -242,7 +243,7 @@ pub struct Settler {
 }
 
 /// What a [`Settler`] has done so far. Every event that it was given is in one of these, or held.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Settled {
     /// Events that match.
     pub passed: u64,

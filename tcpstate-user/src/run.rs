@@ -38,6 +38,8 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
+
 use self::clock::Clock;
 use crate::{
     event::Event,
@@ -114,23 +116,25 @@ pub struct End {
 }
 
 /// Where the events that were received went: `received = passed + dropped + undecided + unread`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Selection {
     /// What the filter on sockets made of them, and how many went to the view.
+    #[serde(flatten)]
     pub settled: Settled,
     /// Received after the view had shown all that it was asked for.
     pub unread: u64,
 }
 
 /// Our own cost over the run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Cost {
-    /// The capture's part.
-    pub capture: CaptureCost,
     /// CPU time of this process, user and system, nanoseconds.
     pub cpu_ns: u64,
     /// The largest resident set, bytes, where `/proc` tells.
     pub max_rss_bytes: Option<u64>,
+    /// The capture's part.
+    #[serde(flatten)]
+    pub capture: CaptureCost,
 }
 
 /// What can come in between.

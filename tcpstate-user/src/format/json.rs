@@ -1,0 +1,192 @@
+//! JSON, one object a line: the fields that all lines share, and the last line.
+
+use std::{
+    io::{self, Write},
+    net::IpAddr,
+};
+
+use serde::{Serialize, Serializer};
+use serde_json::ser::{CompactFormatter, Formatter};
+use tcpstate_common::State;
+
+use super::{
+    escape::{is_harmful, unpadded},
+    time::Rfc3339,
+};
+use crate::{
+    run::{Cost, End, Selection},
+    source::Accounting,
+};
+
+/// Writes lines.
+#[derive(Debug, Default)]
+pub struct Lines {
+    // Kept, so that a line costs no allocation; whole, so that no half line is left in the output.
+    line: Vec<u8>,
+}
+
+impl Lines {
+    /// Writes a line.
+    pub fn write(&mut self, value: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
+        self.line.clear();
+        let mut serializer = serde_json::Serializer::with_formatter(&mut self.line, Harmless);
+        value.serialize(&mut serializer)?;
+        self.line.push(b'\n');
+        out.write_all(&self.line)
+    }
+}
+
+/// The compact form, with every harmful character as `\u....`: JSON itself only wants that of the
+/// first 32.
+struct Harmless;
+
+impl Formatter for Harmless {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some((at, c)) = rest.char_indices().find(|&(_, c)| is_harmful(c)) {
+            CompactFormatter.write_string_fragment(writer, &rest[..at])?;
+            // All of them have four digits or fewer.
+            write!(writer, "\\u{:04x}", u32::from(c))?;
+            rest = &rest[at + c.len_utf8()..];
+        }
+        CompactFormatter.write_string_fragment(writer, rest)
+    }
+}
+
+/// A state: its name, or its number where it has none.
+pub fn state<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
+    match state.name() {
+        Some(name) => serializer.serialize_str(name),
+        None => serializer.serialize_u8(state.0),
+    }
+}
+
+/// A name of the kernel, NUL-padded; what is no UTF-8 in it becomes U+FFFD.
+#[derive(Clone, Copy, Debug)]
+pub struct Name<'a>(pub &'a [u8]);
+
+impl Serialize for Name<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&String::from_utf8_lossy(unpadded(self.0)))
+    }
+}
+
+/// What every line about a socket carries.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Common<'a> {
+    /// Wall-clock time.
+    pub ts: Rfc3339<'a>,
+    /// Monotonic time.
+    pub ts_ns: u64,
+    /// The socket's cookie.
+    pub cookie: Option<u64>,
+    /// Inode number of the network namespace.
+    pub netns: Option<u32>,
+    /// `ipv4` or `ipv6`: what travels on the wire.
+    pub family: &'static str,
+    /// Local address.
+    pub laddr: IpAddr,
+    /// Local port; 0 is none yet.
+    pub lport: u16,
+    /// Remote address.
+    pub raddr: IpAddr,
+    /// Remote port; 0 is none yet.
+    pub rport: u16,
+    /// The port a person means.
+    pub service_port: Option<u16>,
+    /// `client` or `server`.
+    pub role: Option<&'static str>,
+    /// Whom it belongs to.
+    pub owner: Option<Owner<'a>>,
+    /// The user it belongs to.
+    pub uid: Option<u32>,
+    /// Id of its cgroup.
+    pub cgroup: Option<u64>,
+}
+
+/// Whom a connection belongs to.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Owner<'a> {
+    /// Process id.
+    pub pid: Option<u32>,
+    /// Process name.
+    pub comm: Option<Name<'a>>,
+    /// How we know: `exact`, `listener`, `seeded`.
+    pub how: &'static str,
+}
+
+/// The family's name in JSON and CSV.
+pub const fn family(is_ipv4: bool) -> &'static str {
+    if is_ipv4 { "ipv4" } else { "ipv6" }
+}
+
+/// The last line of a run: the books, and what it cost. `T` is what the view adds.
+#[derive(Debug, Serialize)]
+pub struct Summary<'a, T> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    accounting: &'a Accounting,
+    selection: &'a Selection,
+    #[serde(rename = "self")]
+    cost: &'a Cost,
+    #[serde(flatten)]
+    more: T,
+}
+
+impl<'a, T> Summary<'a, T> {
+    /// The line for this end.
+    pub const fn new(end: &'a End, more: T) -> Self {
+        Self {
+            kind: "summary",
+            accounting: &end.accounting,
+            selection: &end.selection,
+            cost: &end.cost,
+            more,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(value: &impl Serialize) -> String {
+        let mut out = Vec::new();
+        Lines::default().write(value, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn names_arrive_as_they_were_and_travel_harmlessly() {
+        for name in [
+            "curl",
+            "a\"b\\c",
+            "\x1b[2J",
+            "\u{9b}31m\u{7f}",
+            "\u{202e}gpj",
+            "größe\u{200b}",
+        ] {
+            let line = written(&Name(name.as_bytes()));
+            assert!(!line.trim_end().chars().any(is_harmful), "{line}");
+            assert_eq!(serde_json::from_str::<String>(&line).unwrap(), name);
+        }
+        assert_eq!(written(&Name(b"\x9bxyz\0\0")), "\"\u{fffd}xyz\"\n");
+    }
+
+    #[test]
+    fn a_state_without_a_name_is_its_number() {
+        #[derive(Serialize)]
+        struct States(
+            #[serde(serialize_with = "state")] State,
+            #[serde(serialize_with = "state")] State,
+        );
+        assert_eq!(
+            written(&States(State::CLOSE_WAIT, State(99))),
+            "[\"CLOSE_WAIT\",99]\n"
+        );
+    }
+}

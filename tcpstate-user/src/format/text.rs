@@ -1,0 +1,161 @@
+//! Tables for people: columns that widen as wider cells come, and never shrink again.
+
+use std::{
+    env,
+    fmt::{self, Display, Write as _},
+    io::{self, IsTerminal, Write},
+};
+
+/// A value, or `-` where it is unknown.
+#[derive(Clone, Copy, Debug)]
+pub struct OrDash<T>(pub Option<T>);
+
+impl<T: Display> Display for OrDash<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.pad("-"),
+        }
+    }
+}
+
+/// Whether standard output wants colours: a terminal, and no `NO_COLOR`.
+pub fn wants_colour() -> bool {
+    let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && io::stdout().is_terminal()
+}
+
+/// On which side a column's cells stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// Words.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A column: its title, its alignment, and the width that it starts with.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    title: &'static str,
+    align: Align,
+    width: usize,
+}
+
+impl Column {
+    /// A column of words, as wide as its title or `width`.
+    pub const fn left(title: &'static str, width: usize) -> Self {
+        Self {
+            title,
+            align: Align::Left,
+            width,
+        }
+    }
+
+    /// A column of numbers, as wide as its title or `width`.
+    pub const fn right(title: &'static str, width: usize) -> Self {
+        Self {
+            title,
+            align: Align::Right,
+            width,
+        }
+    }
+}
+
+/// A table that is written line by line, as its rows become known.
+#[derive(Debug)]
+pub struct Table {
+    columns: Vec<Column>,
+    /// The title line in bold.
+    colour: bool,
+    // Kept, so that a row costs no allocation.
+    line: String,
+    cell: String,
+}
+
+impl Table {
+    /// A table with these columns.
+    pub fn new(columns: impl IntoIterator<Item = Column>, colour: bool) -> Self {
+        let columns = columns.into_iter().collect();
+        Self {
+            columns,
+            colour,
+            line: String::new(),
+            cell: String::new(),
+        }
+    }
+
+    /// Writes the titles.
+    pub fn titles(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        self.line.clear();
+        for index in 0..self.columns.len() {
+            self.cell.clear();
+            self.cell.push_str(self.columns[index].title);
+            self.push_cell(index);
+        }
+        let line = self.line.trim_end();
+        if self.colour {
+            writeln!(out, "\x1b[1m{line}\x1b[0m")
+        } else {
+            writeln!(out, "{line}")
+        }
+    }
+
+    /// Writes a row. What has no column is not shown.
+    pub fn row(&mut self, cells: &[&dyn Display], out: &mut dyn Write) -> io::Result<()> {
+        self.line.clear();
+        for (index, cell) in (0..self.columns.len()).zip(cells) {
+            self.cell.clear();
+            write!(self.cell, "{cell}").map_err(io::Error::other)?;
+            self.push_cell(index);
+        }
+        writeln!(out, "{}", self.line.trim_end())
+    }
+
+    fn push_cell(&mut self, index: usize) {
+        let column = &mut self.columns[index];
+        let width = self.cell.chars().count();
+        column.width = column.width.max(width);
+        let padding = column.width - width;
+        if index > 0 {
+            self.line.push(' ');
+        }
+        let (before, after) = match column.align {
+            Align::Left => (0, padding),
+            Align::Right => (padding, 0),
+        };
+        self.line.extend(std::iter::repeat_n(' ', before));
+        self.line.push_str(&self.cell);
+        self.line.extend(std::iter::repeat_n(' ', after));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+        let mut out = Vec::new();
+        write(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn columns_widen_and_never_shrink() {
+        let mut table = Table::new([Column::left("NAME", 0), Column::right("N", 3)], false);
+        let text = written(|out| {
+            table.titles(out)?;
+            table.row(&[&"a", &1], out)?;
+            table.row(&[&"longer", &12_345], out)?;
+            table.row(&[&"größe", &OrDash(None::<u64>)], out)?;
+            table.row(&[&"b", &""], out)
+        });
+        assert_eq!(text, "NAME   N\na      1\nlonger 12345\ngröße      -\nb\n");
+    }
+
+    #[test]
+    fn titles_are_bold_in_colour() {
+        let mut table = Table::new([Column::left("A", 3), Column::left("B", 3)], true);
+        assert_eq!(written(|out| table.titles(out)), "\x1b[1mA   B\x1b[0m\n");
+    }
+}

@@ -1,0 +1,139 @@
+//! Times of day. Each formatter keeps the second that it wrote last: events come in bursts.
+
+use std::fmt;
+
+use jiff::{Timestamp, tz::TimeZone};
+
+const SECOND_NS: i64 = 1_000_000_000;
+
+/// Writes RFC 3339 times in UTC with nanoseconds: `2026-01-31T12:34:56.000000789Z`.
+#[derive(Debug, Default)]
+pub struct Utc {
+    second: Option<i64>,
+    /// The time up to the second.
+    text: String,
+}
+
+/// A time that is ready to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Rfc3339<'a> {
+    to_second: &'a str,
+    nanoseconds: i64,
+}
+
+impl fmt::Display for Rfc3339<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:09}Z", self.to_second, self.nanoseconds)
+    }
+}
+
+impl serde::Serialize for Rfc3339<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Utc {
+    /// The time of so many nanoseconds since 1970.
+    pub fn at(&mut self, wall_ns: i64) -> Rfc3339<'_> {
+        let second = wall_ns.div_euclid(SECOND_NS);
+        if self.second != Some(second) {
+            self.text = at(second).strftime("%Y-%m-%dT%H:%M:%S").to_string();
+            self.second = Some(second);
+        }
+        Rfc3339 {
+            to_second: &self.text,
+            nanoseconds: wall_ns.rem_euclid(SECOND_NS),
+        }
+    }
+}
+
+/// Writes the time of day in a time zone: `12:34:56`.
+#[derive(Debug)]
+pub struct Local {
+    zone: TimeZone,
+    second: Option<i64>,
+    text: String,
+}
+
+impl Local {
+    /// The time of day in this zone.
+    pub const fn new(zone: TimeZone) -> Self {
+        Self {
+            zone,
+            second: None,
+            text: String::new(),
+        }
+    }
+
+    /// The time of so many nanoseconds since 1970.
+    pub fn at(&mut self, wall_ns: i64) -> &str {
+        let second = wall_ns.div_euclid(SECOND_NS);
+        if self.second != Some(second) {
+            let time = at(second).to_zoned(self.zone.clone());
+            self.text = time.strftime("%H:%M:%S").to_string();
+            self.second = Some(second);
+        }
+        &self.text
+    }
+}
+
+/// Seconds of one monotonic time after another, with microseconds: `12.000345`.
+#[derive(Clone, Copy, Debug)]
+pub struct Since {
+    /// The time, nanoseconds.
+    pub ns: u64,
+    /// What it is counted from, nanoseconds.
+    pub from_ns: u64,
+}
+
+impl fmt::Display for Since {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.ns < self.from_ns { "-" } else { "" };
+        let micros = self.ns.abs_diff(self.from_ns) / 1_000;
+        write!(f, "{sign}{}.{:06}", micros / 1_000_000, micros % 1_000_000)
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    // 64 bits of nanoseconds are the years 1677 to 2262, well inside.
+    Timestamp::from_second(second).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn utc_has_nanoseconds() {
+        let mut utc = Utc::default();
+        for (wall_ns, text) in [
+            (0, "1970-01-01T00:00:00.000000000Z"),
+            (1_769_862_896_000_000_789, "2026-01-31T12:34:56.000000789Z"),
+            (1_769_862_896_999_999_999, "2026-01-31T12:34:56.999999999Z"),
+            (1_769_862_897_000_000_000, "2026-01-31T12:34:57.000000000Z"),
+            (-1, "1969-12-31T23:59:59.999999999Z"),
+            (i64::MAX, "2262-04-11T23:47:16.854775807Z"),
+            (i64::MIN, "1677-09-21T00:12:43.145224192Z"),
+        ] {
+            assert_eq!(utc.at(wall_ns).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn local_follows_the_zone_through_its_changes() {
+        let mut local = Local::new(TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap());
+        assert_eq!(local.at(1_769_862_896_000_000_789), "13:34:56");
+        // 2026-03-29 01:00 UTC: the clocks go forward.
+        assert_eq!(local.at(1_774_745_999_999_999_999), "01:59:59");
+        assert_eq!(local.at(1_774_746_000_000_000_000), "03:00:00");
+    }
+
+    #[test]
+    fn since_has_microseconds_and_a_sign() {
+        let since = |ns, from_ns| Since { ns, from_ns }.to_string();
+        assert_eq!(since(12_000_345_678, 0), "12.000345");
+        assert_eq!(since(1_000, 3_000), "-0.000002");
+        assert_eq!(since(5, 5), "0.000000");
+    }
+}
