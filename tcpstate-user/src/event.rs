@@ -70,6 +70,15 @@ impl Event {
         }
     }
 
+    /// The socket's cookie.
+    pub const fn cookie(&self) -> Option<u64> {
+        if self.has(record::flags::COOKIE) {
+            Some(self.0.cookie)
+        } else {
+            None
+        }
+    }
+
     /// The state before.
     pub const fn oldstate(&self) -> State {
         self.0.oldstate
