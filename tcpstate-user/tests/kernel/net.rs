@@ -1,0 +1,222 @@
+//! Network namespaces and the sockets in them.
+//!
+//! Knows nothing of `tcpstate`: it only makes the kernel do things.
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    process::Command,
+    sync::atomic::{AtomicU16, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::{
+    net::{AddressFamily, Protocol, Shutdown, SocketType, sockopt},
+    thread::{LinkNameSpaceType, UnshareFlags},
+};
+
+/// How long anything that must happen may take before the test gives up on it. Far longer than it
+/// ever takes: it turns a hang into a message.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A network namespace of its own, with its loopback up. It lives as long as this handle.
+pub struct Netns {
+    file: File,
+}
+
+impl Netns {
+    pub fn new() -> Result<Self> {
+        // A thread of its own: a namespace belongs to a thread, and this one ends here.
+        let made = thread::spawn(|| -> Result<Self> {
+            // SAFETY: NEWNET shares nothing with other threads that could become inconsistent; file
+            // descriptors, the one thing that this call could pull apart, are not touched by it.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.context("unshare")?;
+            ip(&["link", "set", "lo", "up"])?;
+            Ok(Self {
+                file: File::open("/proc/thread-self/ns/net")?,
+            })
+        });
+        joined(made.join())
+    }
+
+    /// Runs `f` on a thread that is in this namespace. Sockets and threads that it makes stay in it.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                rustix::thread::move_into_link_name_space(
+                    self.file.as_fd(),
+                    Some(LinkNameSpaceType::Network),
+                )
+                .context("setns")?;
+                f()
+            });
+            joined(inside.join())
+        })
+    }
+
+    /// The namespace's inode number, by which the kernel names it.
+    pub fn inode(&self) -> Result<u64> {
+        Ok(rustix::fs::fstat(&self.file)?.st_ino)
+    }
+
+    /// Runs `f` in this namespace, then waits until every socket that it made is gone.
+    ///
+    /// The kernel takes a socket off `sockets: used` when it frees it, which is after its last
+    /// transition: once the count is back where it was, nothing more is to come.
+    pub fn run_until_quiet<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let before = self.sockets_used()?;
+        let value = self.run(f)?;
+        await_that("the sockets of the test are freed", || {
+            Ok(self.sockets_used()? <= before)
+        })?;
+        Ok(value)
+    }
+
+    fn sockets_used(&self) -> Result<u64> {
+        self.run(|| {
+            let text = fs::read_to_string("/proc/thread-self/net/sockstat")?;
+            let used = text
+                .lines()
+                .find_map(|line| line.strip_prefix("sockets: used "));
+            Ok(used
+                .context("no `sockets: used` in sockstat")?
+                .trim()
+                .parse()?)
+        })
+    }
+}
+
+/// Hands on what a thread returned, its panic included.
+pub fn joined<T>(result: thread::Result<T>) -> T {
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Polls for what the kernel has no event for.
+pub fn await_that(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !is_so()? {
+        ensure!(
+            start.elapsed() < PATIENCE,
+            "waited {PATIENCE:?} in vain: {what}"
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// Runs `ip` in the namespace of the calling thread.
+pub fn ip(args: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(args).output().context("ip")?;
+    ensure!(
+        output.status.success(),
+        "ip {}: {}",
+        args.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// A port that no other test uses, on this machine at this time: the observers see every namespace,
+/// so only the port keeps one test's traffic from another's.
+pub fn unused_port() -> u16 {
+    // Under the ephemeral ports; a block of 100 for each process, in case several run at once.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let block = u16::try_from(std::process::id() % 200).unwrap_or_default();
+    10_000 + block * 100 + NEXT.fetch_add(1, Ordering::Relaxed) % 100
+}
+
+/// A listener and the two ends of one connection to it.
+pub struct Connection {
+    pub listener: TcpListener,
+    pub client: TcpStream,
+    pub server: TcpStream,
+}
+
+impl Connection {
+    /// Connects to `addr`, in the namespace of the calling thread.
+    pub fn new(addr: impl Into<SocketAddr>) -> Result<Self> {
+        let addr = addr.into();
+        let listener = TcpListener::bind(addr).with_context(|| format!("listen on {addr}"))?;
+        let client = TcpStream::connect(addr).with_context(|| format!("connect to {addr}"))?;
+        let (server, _) = listener.accept().context("accept")?;
+        Ok(Self {
+            listener,
+            client,
+            server,
+        })
+    }
+}
+
+/// A stream socket as `socket(2)` makes it.
+pub fn socket(family: AddressFamily, protocol: Option<Protocol>) -> Result<OwnedFd> {
+    Ok(rustix::net::socket(family, SocketType::STREAM, protocol)?)
+}
+
+/// Closes a socket so that the kernel sends a reset.
+pub fn reset(socket: impl Into<OwnedFd>) -> Result<()> {
+    let socket = socket.into();
+    sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+    Ok(())
+}
+
+/// Waits until the peer has closed: the socket has read its FIN.
+pub fn await_fin(socket: impl AsFd) -> Result<()> {
+    let mut byte = [0; 1];
+    let (read, _) = rustix::net::recv(socket, &mut byte, rustix::net::RecvFlags::empty())?;
+    ensure!(read == 0, "expected the end of the stream, got a byte");
+    Ok(())
+}
+
+/// Waits until the socket is in `state` by its own account (`TCP_INFO`).
+pub fn await_state(socket: impl AsFd, state: tcpstate_common::State) -> Result<()> {
+    await_that(&format!("a socket reaches {state}"), || {
+        Ok(tcp_info(socket.as_fd())?.state == state.0)
+    })
+}
+
+/// `shutdown(2)` of the sending half.
+pub fn shutdown_write(socket: impl AsFd) -> Result<()> {
+    Ok(rustix::net::shutdown(socket, Shutdown::Write)?)
+}
+
+/// The part of `struct tcp_info` that the tests compare with.
+///
+/// *Source:* `include/uapi/linux/tcp.h`.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpInfo {
+    pub state: u8,
+    pub rtt_us: u32,
+    pub total_retrans: u32,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+}
+
+/// What the kernel says about a socket (`getsockopt(TCP_INFO)`).
+pub fn tcp_info(socket: impl AsFd) -> Result<TcpInfo> {
+    let mut bytes = [0u8; 256];
+    let mut len = libc::socklen_t::try_from(bytes.len())?;
+    // SAFETY: the kernel writes at most `len` bytes, which `bytes` has, and sets `len`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            bytes.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    ensure!(result == 0, "TCP_INFO: {}", std::io::Error::last_os_error());
+    ensure!(len >= 208, "this kernel's tcp_info ends at byte {len}");
+    let u32_at = |at: usize| u32::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
+    let u64_at = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
+    Ok(TcpInfo {
+        state: bytes[0],
+        rtt_us: u32_at(68),
+        total_retrans: u32_at(100),
+        bytes_received: u64_at(128),
+        bytes_sent: u64_at(200),
+    })
+}

@@ -1,0 +1,250 @@
+//! The oracle: bpftrace on the same tracepoint, counting in the kernel.
+//!
+//! Shares nothing with `tcpstate` but the tracepoint itself, and reads the classic record's fields
+//! by the names that the kernel gives them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use tcpstate_common::State;
+
+use crate::{
+    need::Need,
+    net::{Netns, PATIENCE, joined, unused_port},
+    process::interrupt,
+};
+
+/// What the oracle needs.
+pub const NEEDS: [Need; 3] = [
+    Need::Tracefs,
+    Need::Program("bpftrace"),
+    Need::Program("ip"),
+];
+
+/// What is compared of a transition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Transition {
+    pub oldstate: State,
+    pub newstate: State,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+}
+
+/// How often each transition was seen.
+pub type Multiset = BTreeMap<Transition, u64>;
+
+/// A running bpftrace.
+pub struct Oracle {
+    child: Child,
+    lines: Receiver<String>,
+    reader: JoinHandle<Result<()>>,
+}
+
+impl Oracle {
+    /// Starts to watch the TCP transitions that have this port on either side, and returns once the
+    /// probe is known to fire.
+    pub fn start(port: u16) -> Result<Self> {
+        let sentinel = unused_port();
+        // The scalar tells whether the map was large enough for all.
+        let script = format!(
+            "tracepoint:sock:inet_sock_set_state /args->protocol == 6/ {{
+                if (args->sport == {sentinel}) {{ printf(\"attached\\n\"); }}
+                if (args->sport == {port} || args->dport == {port}) {{
+                    @total = count();
+                    @transitions[args->oldstate, args->newstate, args->sport, args->dport,
+                        ntop(10, args->saddr_v6), ntop(10, args->daddr_v6)] = count();
+                }}
+            }}"
+        );
+        let mut child = Command::new("bpftrace")
+            .args(["-B", "line", "-f", "json", "-e", &script])
+            // The name has changed between versions.
+            .env("BPFTRACE_MAP_KEYS_MAX", KEYS)
+            .env("BPFTRACE_MAX_MAP_KEYS", KEYS)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("bpftrace")?;
+        let stdout = child.stdout.take().context("bpftrace without a stdout")?;
+        let (sender, lines) = channel();
+        let reader = thread::spawn(move || read_lines(stdout, |line| sender.send(line).is_ok()));
+        let mut oracle = Self {
+            child,
+            lines,
+            reader,
+        };
+        oracle.await_attached(sentinel)?;
+        Ok(oracle)
+    }
+
+    /// Makes transitions on a port of its own until bpftrace has seen one: its BEGIN fires, and it
+    /// says `Attaching`, before its probes are attached.
+    fn await_attached(&mut self, sentinel: u16) -> Result<()> {
+        let netns = Netns::new()?;
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            netns.run(|| Ok(drop(TcpListener::bind(("127.0.0.1", sentinel))?)))?;
+            match self.lines.recv_timeout(Duration::from_millis(20)) {
+                Ok(line) if line.contains("attached\\n") => return Ok(()),
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.child.kill()?;
+        let stderr = self
+            .child
+            .stderr
+            .take()
+            .map(std::io::read_to_string)
+            .transpose()?;
+        bail!(
+            "the oracle did not start; bpftrace says: {}",
+            stderr.unwrap_or_default()
+        )
+    }
+
+    /// Stops and returns what was seen.
+    ///
+    /// *Errors:* the oracle itself missed something, so that it proves nothing.
+    pub fn stop(mut self) -> Result<Multiset> {
+        let missed = recursion_misses(self.child.id())?;
+        ensure!(
+            missed == 0,
+            "the oracle itself missed {missed} transitions (nested on a CPU)"
+        );
+        interrupt(&self.child)?;
+        joined(self.reader.join())?;
+        let output = self.child.wait_with_output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "bpftrace ended with {}: {stderr}",
+            output.status
+        );
+        ensure!(
+            !stderr.contains("Lost "),
+            "the oracle itself lost events: {stderr}"
+        );
+
+        let (mut seen, mut total) = (Multiset::new(), 0);
+        for line in self.lines {
+            // bpftrace ends its output with empty lines.
+            if line.is_empty() {
+                continue;
+            }
+            let line: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
+            if let Some(count) = line["data"]["@total"].as_u64() {
+                total = count;
+            }
+            for (key, count) in line["data"]["@transitions"]
+                .as_object()
+                .into_iter()
+                .flatten()
+            {
+                let count = count.as_u64().with_context(|| format!("count of {key}"))?;
+                let before = seen.insert(parse(key).with_context(|| key.clone())?, count);
+                ensure!(before.is_none(), "{key} twice");
+            }
+        }
+        let kept: u64 = seen.values().sum();
+        ensure!(
+            kept == total,
+            "the oracle itself missed {} of {total}: its map is full",
+            total - kept
+        );
+        Ok(seen)
+    }
+}
+
+/// Distinct transitions that the oracle can count.
+const KEYS: &str = "1500000";
+
+/// `oldstate,newstate,sport,dport,saddr,daddr`.
+fn parse(key: &str) -> Result<Transition> {
+    let fields: Vec<_> = key.split(',').map(str::trim).collect();
+    let [old, new, sport, dport, saddr, daddr] = fields[..] else {
+        bail!("six fields")
+    };
+    let addr = |text: &str| -> Result<IpAddr> { Ok(text.parse::<Ipv6Addr>()?.to_canonical()) };
+    Ok(Transition {
+        oldstate: State(old.parse()?),
+        newstate: State(new.parse()?),
+        local: (addr(saddr)?, sport.parse()?).into(),
+        remote: (addr(daddr)?, dport.parse()?).into(),
+    })
+}
+
+/// How often the kernel has skipped the process's BPF programs because one was running already.
+/// Kernels that do not count it have no such line, and give 0.
+fn recursion_misses(pid: u32) -> Result<u64> {
+    let mut misses = 0;
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        for line in fs::read_to_string(entry?.path())?.lines() {
+            if let Some(count) = line.strip_prefix("recursion_misses:") {
+                misses += count.trim().parse::<u64>()?;
+            }
+        }
+    }
+    Ok(misses)
+}
+
+fn read_lines(stdout: ChildStdout, mut take: impl FnMut(String) -> bool) -> Result<()> {
+    for line in BufReader::new(stdout).lines() {
+        if !take(line?) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What two observers disagree about, one transition a line; `None` if they agree.
+pub fn difference(oracle: &Multiset, ours: &Multiset) -> Option<String> {
+    let count = |set: &Multiset, key| set.get(key).copied().unwrap_or(0);
+    let keys: std::collections::BTreeSet<_> = oracle.keys().chain(ours.keys()).collect();
+    let lines: Vec<_> = keys
+        .into_iter()
+        .filter(|key| count(oracle, key) != count(ours, key))
+        .map(|key| {
+            format!(
+                "{} -> {}, {} -> {}: oracle {}, tcpstate {}",
+                key.local,
+                key.remote,
+                key.oldstate,
+                key.newstate,
+                count(oracle, key),
+                count(ours, key)
+            )
+        })
+        .collect();
+    (!lines.is_empty()).then(|| {
+        let shown = lines
+            .iter()
+            .take(20)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("\n");
+        format!("{} transitions differ; the first are\n{shown}", lines.len())
+    })
+}
+
+/// The same by states alone.
+pub fn by_states(set: &Multiset) -> BTreeMap<(State, State), u64> {
+    let mut states = BTreeMap::new();
+    for (transition, count) in set {
+        *states
+            .entry((transition.oldstate, transition.newstate))
+            .or_default() += count;
+    }
+    states
+}

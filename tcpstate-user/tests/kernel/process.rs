@@ -1,0 +1,249 @@
+//! The binary under test as a running process, and what it wrote.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    net::IpAddr,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tcpstate_common::State;
+
+use crate::{
+    net::{PATIENCE, joined},
+    oracle::{Multiset, Transition},
+};
+
+/// The binary that this test was built with.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_tcpstate");
+
+/// Sends SIGINT, as Ctrl-C does.
+pub fn interrupt(child: &Child) -> Result<()> {
+    Ok(kill_process(Pid::from_child(child), Signal::INT)?)
+}
+
+/// Waits for a process to end by itself.
+pub fn await_exit(child: &mut Child) -> Result<ExitStatus> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill()?;
+            bail!("it did not end within {PATIENCE:?}");
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A running `tcpstate`, attached.
+pub struct Tcpstate {
+    pub child: Child,
+    stdout: tempfile::NamedTempFile,
+    stderr: JoinHandle<Result<String>>,
+}
+
+impl Tcpstate {
+    /// Starts it with these arguments and `-v`, and returns once it says that it is attached.
+    pub fn start(args: &[&str]) -> Result<Self> {
+        let mut command = Command::new(BINARY);
+        command.args(args);
+        Self::start_command(command)
+    }
+
+    /// The same by any command that ends up as `tcpstate`.
+    pub fn start_command(mut command: Command) -> Result<Self> {
+        // A file: whatever the rate is, the test never is the slow reader.
+        let stdout = tempfile::NamedTempFile::new()?;
+        let mut child = command
+            .arg("-v")
+            .stdin(Stdio::null())
+            .stdout(stdout.reopen()?)
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{command:?}"))?;
+        let (sender, attached) = channel();
+        let stderr = child.stderr.take().context("no stderr")?;
+        let stderr = thread::spawn(move || -> Result<String> {
+            let mut all = String::new();
+            for line in BufReader::new(stderr).lines() {
+                let line = line?;
+                if line.starts_with("tcpstate: attached") {
+                    // Nobody waits any more if it says so twice.
+                    let _ = sender.send(());
+                }
+                all.push_str(&line);
+                all.push('\n');
+            }
+            Ok(all)
+        });
+        let mut this = Self {
+            child,
+            stdout,
+            stderr,
+        };
+        if let Err(error) = await_attached(&attached) {
+            this.child.kill()?;
+            let status = this.child.wait()?;
+            let stderr = joined(this.stderr.join())?;
+            return Err(error).with_context(|| format!("{command:?} ({status}): {stderr}"));
+        }
+        Ok(this)
+    }
+
+    /// Presses Ctrl-C and waits for the end.
+    pub fn stop(self) -> Result<Output> {
+        interrupt(&self.child)?;
+        self.finish()
+    }
+
+    /// Waits until it ends by itself.
+    pub fn finish(mut self) -> Result<Output> {
+        let status = await_exit(&mut self.child)?;
+        let stderr = joined(self.stderr.join())?;
+        let mut stdout = String::new();
+        fs::File::open(self.stdout.path())?.read_to_string(&mut stdout)?;
+        Ok(Output {
+            status,
+            stdout,
+            stderr,
+        })
+    }
+}
+
+fn await_attached(attached: &Receiver<()>) -> Result<()> {
+    match attached.recv_timeout(PATIENCE) {
+        Ok(()) => Ok(()),
+        Err(RecvTimeoutError::Timeout) => bail!("it did not say `tcpstate: attached`"),
+        Err(RecvTimeoutError::Disconnected) => bail!("it ended before it was attached"),
+    }
+}
+
+/// Runs a command that is expected to end by itself.
+pub fn run<S: AsRef<OsStr>>(program: impl AsRef<Path>, args: &[S]) -> Result<Output> {
+    let output = Command::new(program.as_ref())
+        .args(args)
+        .stdin(Stdio::null())
+        .output()?;
+    Ok(Output {
+        status: output.status,
+        stdout: String::from_utf8(output.stdout)?,
+        stderr: String::from_utf8(output.stderr)?,
+    })
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+pub struct Output {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Output {
+    /// The lines of a `--json` run that ended well: the objects before the summary, and the summary,
+    /// whose books are balanced.
+    pub fn json(&self) -> Result<(Vec<Value>, Value)> {
+        ensure!(
+            self.status.code() == Some(0),
+            "{}: {}",
+            self.status,
+            self.stderr
+        );
+        let lines = self
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()));
+        let mut lines = lines.collect::<Result<Vec<Value>>>()?;
+        let summary = lines.pop().context("no output at all")?;
+        ensure!(
+            summary["type"] == "summary",
+            "the last line is no summary: {summary}"
+        );
+        check_books(&summary["accounting"])?;
+        Ok((lines, summary))
+    }
+
+    /// The transitions of a `trace --json` run, and the summary.
+    pub fn transitions(&self) -> Result<(Vec<Value>, Value)> {
+        let (lines, summary) = self.json()?;
+        for line in &lines {
+            ensure!(line["type"] == "transition", "not a transition: {line}");
+        }
+        Ok((lines, summary))
+    }
+}
+
+/// `seen = filtered + submitted + lost`, `submitted = received + rejected`, and each is the sum of its
+/// reasons.
+pub fn check_books(books: &Value) -> Result<()> {
+    let of = |name: &str| {
+        books[name]
+            .as_u64()
+            .with_context(|| format!("no {name} in {books}"))
+    };
+    ensure!(
+        of("seen")? == of("filtered")? + of("submitted")? + of("lost")?,
+        "{books}"
+    );
+    ensure!(
+        of("submitted")? == of("received")? + of("rejected")?,
+        "{books}"
+    );
+    for name in ["filtered", "lost", "rejected"] {
+        let reasons = books[format!("{name}_by_reason")].as_object();
+        let reasons = reasons.with_context(|| format!("no {name}_by_reason in {books}"))?;
+        let sum: Option<u64> = reasons.values().map(Value::as_u64).sum();
+        ensure!(
+            sum == Some(of(name)?),
+            "{name} is not the sum of its reasons: {books}"
+        );
+    }
+    Ok(())
+}
+
+/// The multiset of `transition` lines.
+pub fn multiset(lines: &[Value]) -> Result<Multiset> {
+    let mut set = Multiset::new();
+    for line in lines {
+        *set.entry(transition(line).with_context(|| line.to_string())?)
+            .or_default() += 1;
+    }
+    Ok(set)
+}
+
+fn transition(line: &Value) -> Result<Transition> {
+    let port = |name: &str| -> Result<u16> {
+        // Not chosen yet: null here, 0 in the kernel.
+        Ok(u16::try_from(line[name].as_u64().unwrap_or(0))?)
+    };
+    let addr = |name: &str| -> Result<IpAddr> {
+        Ok(line[name]
+            .as_str()
+            .with_context(|| format!("no {name}"))?
+            .parse()?)
+    };
+    Ok(Transition {
+        oldstate: state(&line["oldstate"])?,
+        newstate: state(&line["newstate"])?,
+        local: (addr("laddr")?, port("lport")?).into(),
+        remote: (addr("raddr")?, port("rport")?).into(),
+    })
+}
+
+/// A state as JSON has it.
+pub fn state(value: &Value) -> Result<State> {
+    let name = value
+        .as_str()
+        .with_context(|| format!("{value} is no state"))?;
+    State::from_name(name).with_context(|| format!("no state {name}"))
+}

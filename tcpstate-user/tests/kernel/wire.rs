@@ -1,0 +1,216 @@
+//! A wire between two network namespaces that the test holds in its hands.
+//!
+//! Two TUN devices, and a thread that carries packets from one to the other unless it is told to
+//! hold them back. So segments cross, are late or are lost when the test says so, and not when the
+//! scheduler happens to agree.
+
+use std::{
+    collections::VecDeque,
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use crate::net::{Netns, await_that, ip, joined};
+
+/// A TCP segment on its way, as far as the tests choose by it.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// Whether it goes from the first namespace to the second.
+    pub forth: bool,
+    pub syn: bool,
+    pub fin: bool,
+}
+
+impl Segment {
+    /// Reads an IPv4 packet; `None` for what is not TCP over IPv4.
+    fn parse(forth: bool, packet: &[u8]) -> Option<Self> {
+        let [first, rest @ ..] = packet else {
+            return None;
+        };
+        if first >> 4 != 4 || *rest.get(8)? != 6 {
+            return None;
+        }
+        let flags = *packet.get(usize::from(first & 15) * 4 + 13)?;
+        let has = |bit: u8| flags & bit != 0;
+        Some(Self {
+            forth,
+            fin: has(1),
+            syn: has(2),
+        })
+    }
+}
+
+/// Says which segments to hold back.
+type Rule = Box<dyn Fn(Segment) -> bool + Send>;
+
+#[derive(Default)]
+struct Hands {
+    rule: Option<Rule>,
+    held: VecDeque<(Segment, Vec<u8>)>,
+}
+
+/// The wire; it is cut when this is dropped.
+pub struct Wire {
+    /// The devices, of the first namespace and of the second.
+    ends: [File; 2],
+    hands: Arc<Mutex<Hands>>,
+    stop: OwnedFd,
+    carrier: Option<thread::JoinHandle<Result<()>>>,
+}
+
+impl Wire {
+    /// The address of the first namespace's end.
+    pub const FIRST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+    /// The address of the second namespace's end.
+    pub const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+    /// Connects two namespaces.
+    pub fn new(first: &Netns, second: &Netns) -> Result<Self> {
+        let ends = [
+            first.run(|| device(Self::FIRST, Self::SECOND))?,
+            second.run(|| device(Self::SECOND, Self::FIRST))?,
+        ];
+        let hands = Arc::new(Mutex::new(Hands::default()));
+        let stop = eventfd(0, EventfdFlags::NONBLOCK)?;
+        let carrier = {
+            let ends = [ends[0].try_clone()?, ends[1].try_clone()?];
+            let (hands, stop) = (Arc::clone(&hands), stop.try_clone()?);
+            thread::spawn(move || carry(&ends, &hands, &stop))
+        };
+        Ok(Self {
+            ends,
+            hands,
+            stop,
+            carrier: Some(carrier),
+        })
+    }
+
+    /// Where a listener in the second namespace is reached.
+    pub fn second(port: u16) -> SocketAddr {
+        (Self::SECOND, port).into()
+    }
+
+    /// From now on holds back the segments for which `rule` says so.
+    pub fn hold(&self, rule: impl Fn(Segment) -> bool + Send + 'static) {
+        self.hands().rule = Some(Box::new(rule));
+    }
+
+    /// Waits until segments are held for which `enough` is satisfied.
+    pub fn await_held(&self, enough: impl Fn(&[Segment]) -> bool) -> Result<()> {
+        await_that("the segments are on the wire", || {
+            let segments: Vec<_> = self
+                .hands()
+                .held
+                .iter()
+                .map(|(segment, _)| *segment)
+                .collect();
+            Ok(enough(&segments))
+        })
+    }
+
+    /// Lets everything through again, what was held first.
+    pub fn release(&self) -> Result<()> {
+        let mut hands = self.hands();
+        hands.rule = None;
+        for (segment, packet) in hands.held.drain(..) {
+            deliver(&self.ends, segment.forth, &packet)?;
+        }
+        Ok(())
+    }
+
+    /// Lets everything through again, but what was held is lost.
+    pub fn lose(&self) {
+        *self.hands() = Hands::default();
+    }
+
+    fn hands(&self) -> std::sync::MutexGuard<'_, Hands> {
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let stopped = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+        if let (Ok(_), Some(carrier)) = (stopped, self.carrier.take())
+            && let Err(error) = joined(carrier.join())
+            && !thread::panicking()
+        {
+            panic!("the wire broke: {error:#}");
+        }
+    }
+}
+
+/// Makes a TUN device with an address, in the namespace of the calling thread.
+fn device(local: Ipv4Addr, peer: Ipv4Addr) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")?;
+    // `struct ifreq`: a name of 16 bytes, then the flags.
+    let mut request = [0u8; 40];
+    request[..4].copy_from_slice(b"wire");
+    let flags = libc::c_short::try_from(libc::IFF_TUN | libc::IFF_NO_PI)?;
+    request[16..18].copy_from_slice(&flags.to_ne_bytes());
+    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, 40 bytes, which `request` has.
+    let result =
+        unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, request.as_mut_ptr()) };
+    ensure!(result == 0, "TUNSETIFF: {}", io::Error::last_os_error());
+    ip(&[
+        "addr",
+        "add",
+        &local.to_string(),
+        "peer",
+        &peer.to_string(),
+        "dev",
+        "wire",
+    ])?;
+    ip(&["link", "set", "wire", "up"])?;
+    rustix::io::ioctl_fionbio(&file, true).context("O_NONBLOCK")?;
+    Ok(file)
+}
+
+fn carry(ends: &[File; 2], hands: &Mutex<Hands>, stop: &OwnedFd) -> Result<()> {
+    let mut packet = vec![0; 65_536];
+    loop {
+        let mut fds = [
+            PollFd::new(&ends[0], PollFlags::IN),
+            PollFd::new(&ends[1], PollFlags::IN),
+            PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("poll"),
+        }
+        if !fds[2].revents().is_empty() {
+            return Ok(());
+        }
+        for forth in [true, false] {
+            let mut from = &ends[usize::from(!forth)];
+            let len = match from.read(&mut packet) {
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error).context("read from a TUN device"),
+            };
+            // Held over the delivery: what is released goes before what comes after it.
+            let mut hands = hands.lock().unwrap_or_else(PoisonError::into_inner);
+            match Segment::parse(forth, &packet[..len]) {
+                Some(segment) if hands.rule.as_ref().is_some_and(|rule| rule(segment)) => {
+                    hands.held.push_back((segment, packet[..len].to_vec()));
+                }
+                _ => deliver(ends, forth, &packet[..len])?,
+            }
+        }
+    }
+}
+
+fn deliver(ends: &[File; 2], forth: bool, packet: &[u8]) -> Result<()> {
+    let mut to = &ends[usize::from(forth)];
+    to.write_all(packet).context("write to a TUN device")
+}
