@@ -1,14 +1,29 @@
-//! `cargo xtask`: the project's own commands.
+//! `cargo xtask`: the project's own commands, a file each.
 
 mod build_ebpf;
+mod ci;
+mod privileges;
+mod run;
 mod setup;
+mod test;
 
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process,
+};
 
 use clap::Parser;
 
 #[derive(Parser)]
+#[command(bin_name = "cargo xtask", about = "The project's own commands")]
 enum Command {
+    /// Build tcpstate and run it with the privileges it needs
+    Run(run::Run),
+    /// Run all tests, those on the kernel included
+    Test(test::Test),
+    /// Run every check that a change has to pass
+    Ci,
     /// Build the BPF object
     BuildEbpf,
     /// Rebuild the BPF object and compare it with the committed one
@@ -19,10 +34,18 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Ci => ci::run(),
         Command::BuildEbpf => build_ebpf::build(),
         Command::CheckEbpf => build_ebpf::check(),
         Command::Setup => setup::run(),
     }
+}
+
+/// The cargo that runs us.
+fn cargo() -> process::Command {
+    process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 /// The root of the workspace.

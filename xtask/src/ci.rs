@@ -1,0 +1,66 @@
+//! `ci`: what every change has to pass. `.ci/run` calls it on a machine that it has prepared.
+
+use std::{ffi::OsString, process::Command, time::Instant};
+
+use anyhow::Result;
+
+use crate::{build_ebpf, cargo, privileges::succeed, workspace};
+
+/// Runs every check, the quick ones first, and stops at the first that fails.
+pub fn run() -> Result<()> {
+    step("formatting", &["fmt", "--all", "--check"])?;
+    step(
+        "lints",
+        &[
+            "clippy",
+            "--all-targets",
+            "--locked",
+            "--",
+            "--deny",
+            "warnings",
+        ],
+    )?;
+    step(
+        "licences, bans, sources",
+        &["deny", "check", "licenses", "bans", "sources"],
+    )?;
+    advisories()?;
+    step("the committed BPF object", &["xtask", "check-ebpf"])?;
+    step("all tests", &["xtask", "test"])?;
+    let object = build_ebpf::built_object().into_os_string();
+    let rebuilt = ["xtask", "test", "--kernel", "--bpf-object"].map(OsString::from);
+    step(
+        "kernel tests of the BPF object just built",
+        &[&rebuilt[..], &[object]].concat(),
+    )
+}
+
+/// Advisories change without us: they count where their database can be reached.
+fn advisories() -> Result<()> {
+    if check(&["deny", "fetch", "db"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
+        step("advisories", &["deny", "check", "advisories"])
+    } else {
+        eprintln!("\n== advisories: skipped: their database cannot be reached");
+        Ok(())
+    }
+}
+
+fn step(what: &str, arguments: &[impl AsRef<std::ffi::OsStr>]) -> Result<()> {
+    eprintln!("\n== {what}");
+    let start = Instant::now();
+    succeed(&mut check(arguments))?;
+    eprintln!("== {what}: passed in {} s", start.elapsed().as_secs());
+    Ok(())
+}
+
+fn check(arguments: &[impl AsRef<std::ffi::OsStr>]) -> Command {
+    let mut cargo = cargo();
+    cargo
+        .current_dir(workspace())
+        .args(arguments)
+        .env("TCPSTATE_REQUIRE_KERNEL", "1");
+    cargo
+}
