@@ -4,18 +4,33 @@
 //! They need root, and say `skipped: why` where that or something else is missing; with
 //! `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure. `cargo xtask test` runs them.
 
+mod dwell;
+mod lifecycle;
 mod need;
 mod net;
 mod oracle;
+mod privileges;
 mod process;
+mod ring;
 mod same_as_oracle;
 mod traffic;
 mod wire;
 
 use libtest_mimic::Arguments;
 
+use crate::need::Need;
+
 /// How `tcpstate` can be attached.
 const ATTACH_MODES: [&str; 2] = ["btf", "tracepoint"];
+
+/// What the machine must have for an attach mode.
+fn attach_needs(mode: &str) -> &'static [Need] {
+    if mode == "btf" {
+        &[Need::Btf]
+    } else {
+        &[Need::Tracefs]
+    }
+}
 
 fn main() {
     let mut arguments = Arguments::from_args();
@@ -23,5 +38,9 @@ fn main() {
     arguments.test_threads.get_or_insert(2);
     let mut trials = Vec::new();
     same_as_oracle::add(&mut trials);
+    dwell::add(&mut trials);
+    ring::add(&mut trials);
+    lifecycle::add(&mut trials);
+    privileges::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }

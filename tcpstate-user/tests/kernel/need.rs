@@ -1,6 +1,11 @@
 //! What a test needs of the machine, and what happens where that is missing.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::{PoisonError, RwLock},
+};
 
 use libtest_mimic::{Failed, Trial};
 
@@ -59,6 +64,21 @@ fn unreadable(path: &str, meaning: &str) -> Option<String> {
     Some(format!("{meaning} ({path}: {error})"))
 }
 
+/// Held for writing by a test that runs alone, for reading by all others.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// A [`trial`] that needs the machine for itself: beside it no other test runs.
+pub fn alone(
+    name: impl Into<String>,
+    needs: &[Need],
+    test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> Trial {
+    make(name.into(), needs, || {
+        let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+        test()
+    })
+}
+
 /// A test that runs if the machine has what it needs, and otherwise says `skipped: why`. With
 /// `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure.
 pub fn trial(
@@ -66,7 +86,17 @@ pub fn trial(
     needs: &[Need],
     test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
 ) -> Trial {
-    let name = name.into();
+    make(name.into(), needs, || {
+        let _with_others = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+        test()
+    })
+}
+
+fn make(
+    name: String,
+    needs: &[Need],
+    test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> Trial {
     let missing = [Need::Root]
         .iter()
         .chain(needs)

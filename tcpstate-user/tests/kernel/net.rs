@@ -20,7 +20,7 @@ use rustix::{
 
 /// How long anything that must happen may take before the test gives up on it. Far longer than it
 /// ever takes: it turns a hang into a message.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A network namespace of its own, with its loopback up. It lives as long as this handle.
 pub struct Netns {

@@ -53,7 +53,9 @@ pub struct Oracle {
 impl Oracle {
     /// Starts to watch the TCP transitions that have this port on either side, and returns once the
     /// probe is known to fire.
-    pub fn start(port: u16) -> Result<Self> {
+    ///
+    /// It can count `keys` distinct transitions; more cost memory and time at the start.
+    pub fn start(port: u16, keys: u32) -> Result<Self> {
         let sentinel = unused_port();
         // The scalar tells whether the map was large enough for all.
         let script = format!(
@@ -69,8 +71,8 @@ impl Oracle {
         let mut child = Command::new("bpftrace")
             .args(["-B", "line", "-f", "json", "-e", &script])
             // The name has changed between versions.
-            .env("BPFTRACE_MAP_KEYS_MAX", KEYS)
-            .env("BPFTRACE_MAX_MAP_KEYS", KEYS)
+            .env("BPFTRACE_MAP_KEYS_MAX", keys.to_string())
+            .env("BPFTRACE_MAX_MAP_KEYS", keys.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -94,7 +96,7 @@ impl Oracle {
         let netns = Netns::new()?;
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
-            netns.run(|| Ok(drop(TcpListener::bind(("127.0.0.1", sentinel))?)))?;
+            netns.run(|| Ok(TcpListener::bind(("127.0.0.1", sentinel))?))?;
             match self.lines.recv_timeout(Duration::from_millis(20)) {
                 Ok(line) if line.contains("attached\\n") => return Ok(()),
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
@@ -117,7 +119,7 @@ impl Oracle {
     /// Stops and returns what was seen.
     ///
     /// *Errors:* the oracle itself missed something, so that it proves nothing.
-    pub fn stop(mut self) -> Result<Multiset> {
+    pub fn stop(self) -> Result<Multiset> {
         let missed = recursion_misses(self.child.id())?;
         ensure!(
             missed == 0,
@@ -166,9 +168,6 @@ impl Oracle {
         Ok(seen)
     }
 }
-
-/// Distinct transitions that the oracle can count.
-const KEYS: &str = "1500000";
 
 /// `oldstate,newstate,sport,dport,saddr,daddr`.
 fn parse(key: &str) -> Result<Transition> {

@@ -24,7 +24,7 @@ use tcpstate_common::State;
 use crate::{
     need::Need,
     net::{self, Connection, Netns, await_fin, joined, shutdown_write, socket},
-    wire::Wire,
+    wire::{Segment, Wire},
 };
 
 /// One thing that TCP can do.
@@ -203,7 +203,7 @@ fn half_close(port: u16) -> Result<Vec<&'static str>> {
 
 /// `close` after `shutdown`: the kernel sets the state that the socket has already, and says so.
 ///
-/// *Source:* `tcp_close_state`, whose table maps FIN_WAIT2 to itself.
+/// *Source:* `tcp_close_state`, whose table maps `FIN_WAIT2` to itself.
 fn shutdown_then_close(port: u16) -> Result<Vec<&'static str>> {
     on_loopback(|| {
         let Connection {
@@ -440,7 +440,7 @@ fn simultaneous_open(port: u16) -> Result<Vec<&'static str>> {
 /// Both ends close, and the FINs cross.
 fn simultaneous_close(port: u16) -> Result<Vec<&'static str>> {
     over_wire(|wire, near, far| {
-        let (listener, client, server) = connect_over(wire, near, far, port)?;
+        let (listener, client, server) = connect_over(near, far, port)?;
         wire.hold(|segment| segment.fin);
         shutdown_write(&client)?;
         shutdown_write(&server)?;
@@ -459,7 +459,6 @@ fn simultaneous_close(port: u16) -> Result<Vec<&'static str>> {
 
 /// A connection over the wire: listener, client in the first namespace, server in the second.
 pub fn connect_over(
-    _wire: &Wire,
     near: &Netns,
     far: &Netns,
     port: u16,
@@ -470,7 +469,8 @@ pub fn connect_over(
     Ok((listener, client, server))
 }
 
-fn crossing(held: &[crate::wire::Segment], which: impl Fn(&crate::wire::Segment) -> bool) -> bool {
+/// Whether there are such segments in both directions.
+pub fn crossing(held: &[Segment], which: impl Fn(&Segment) -> bool) -> bool {
     [true, false]
         .into_iter()
         .all(|forth| held.iter().any(|s| s.forth == forth && which(s)))
@@ -535,8 +535,8 @@ pub fn storm(port: u16, rounds: u32) -> Result<()> {
 /// Connects, accepts and closes as fast as it goes for that long, from two threads; returns the
 /// number of connections.
 ///
-/// Each thread goes through the addresses of 127/8, so that no connection waits for the TIME_WAIT of
-/// an earlier one.
+/// Each thread goes through the addresses of 127/8, so that no connection waits for the `TIME_WAIT`
+/// of an earlier one.
 pub fn churn(port: u16, length: Duration) -> Result<u64> {
     let end = Instant::now() + length;
     let listener = Arc::new(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?);
@@ -550,7 +550,7 @@ pub fn churn(port: u16, length: Duration) -> Result<u64> {
                     let client = TcpStream::connect((Ipv4Addr::new(127, 0, thread, host), port))?;
                     // Perhaps the other thread's: then that one takes ours.
                     let (server, _) = listener.accept()?;
-                    if connections % 2 == 0 {
+                    if connections.is_multiple_of(2) {
                         drop((client, server));
                     } else {
                         drop((server, client));

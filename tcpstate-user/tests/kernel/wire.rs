@@ -117,17 +117,21 @@ impl Wire {
 
     /// Lets everything through again, what was held first.
     pub fn release(&self) -> Result<()> {
+        self.release_and(None)
+    }
+
+    /// Lets through what was held; from then on holds back the segments for which `rule` says so.
+    pub fn release_and_hold(&self, rule: impl Fn(Segment) -> bool + Send + 'static) -> Result<()> {
+        self.release_and(Some(Box::new(rule)))
+    }
+
+    fn release_and(&self, rule: Option<Rule>) -> Result<()> {
         let mut hands = self.hands();
-        hands.rule = None;
+        hands.rule = rule;
         for (segment, packet) in hands.held.drain(..) {
             deliver(&self.ends, segment.forth, &packet)?;
         }
         Ok(())
-    }
-
-    /// Lets everything through again, but what was held is lost.
-    pub fn lose(&self) {
-        *self.hands() = Hands::default();
     }
 
     fn hands(&self) -> std::sync::MutexGuard<'_, Hands> {

@@ -1,0 +1,249 @@
+//! Sockets held in each state for a while, and the dwell times that `tcpstate` reports of them.
+//!
+//! The oracle is the clock of the test. Each transition happens between two readings of it, so a dwell
+//! time lies between two bounds, however slow the machine is: what could be a tolerance is a proof.
+
+use std::{net::TcpListener, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::Value;
+use tcpstate_common::State;
+
+use crate::{
+    ATTACH_MODES, attach_needs,
+    need::{Need, trial},
+    net::{await_fin, await_state, shutdown_write, unused_port},
+    process::Tcpstate,
+    traffic::{connect_over, crossing, over_wire, start_connecting},
+    wire::Wire,
+};
+
+/// How long a socket is held in a state: long against what the bounds leave open, short against the
+/// kernel's time-outs.
+const HOLD: Duration = Duration::from_millis(50);
+
+pub fn add(trials: &mut Vec<Trial>) {
+    for mode in ATTACH_MODES {
+        let needs = [attach_needs(mode), &[Need::Tun, Need::Program("ip")]].concat();
+        for (name, hold) in [
+            ("one_after_the_other", in_turn as Hold),
+            ("at_once", at_once),
+        ] {
+            trials.push(trial(
+                format!("{mode}::dwell_closing_{name}"),
+                &needs,
+                move || dwell_is_what_the_clock_says(mode, hold),
+            ));
+        }
+    }
+}
+
+/// Makes a connection on this port, holds it in states, and says what it did.
+type Hold = fn(u16) -> Result<Vec<Stay>>;
+
+/// The two readings of the clock, nanoseconds, between which something happened.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    not_before_ns: u64,
+    not_after_ns: u64,
+}
+
+/// Does something, and takes the time.
+fn moment<T>(act: impl FnOnce() -> Result<T>) -> Result<(Moment, T)> {
+    let not_before_ns = monotonic_ns()?;
+    let value = act()?;
+    Ok((
+        Moment {
+            not_before_ns,
+            not_after_ns: monotonic_ns()?,
+        },
+        value,
+    ))
+}
+
+fn monotonic_ns() -> Result<u64> {
+    let time = clock_gettime(ClockId::Monotonic);
+    Ok(u64::try_from(time.tv_sec)? * 1_000_000_000 + u64::try_from(time.tv_nsec)?)
+}
+
+/// A stay of one socket in a state, as the test knows it.
+#[derive(Debug)]
+struct Stay {
+    state: State,
+    next: State,
+    /// Whether the socket is the one whose local port is the server port.
+    at_server: bool,
+    entered: Moment,
+    left: Moment,
+}
+
+fn dwell_is_what_the_clock_says(mode: &str, hold: Hold) -> Result<()> {
+    let port = unused_port();
+    let tcpstate =
+        Tcpstate::start(&["trace", "--json", "--attach", mode, "-P", &port.to_string()])?;
+    let stays = hold(port)?;
+    let (lines, _) = tcpstate.stop()?.transitions()?;
+    for stay in stays {
+        let line = the_line(&lines, &stay, port)?;
+        let dwell_ns = line["dwell_ns"]
+            .as_u64()
+            .with_context(|| format!("no dwell in {line}"))?;
+        let at_least = stay.left.not_before_ns - stay.entered.not_after_ns;
+        let at_most = stay.left.not_after_ns - stay.entered.not_before_ns;
+        ensure!(
+            (at_least..=at_most).contains(&dwell_ns),
+            "{dwell_ns} is not in {at_least}..={at_most}: {stay:?}, {line}"
+        );
+        let ts_ns = line["ts_ns"]
+            .as_u64()
+            .with_context(|| format!("no ts_ns in {line}"))?;
+        ensure!(
+            (stay.left.not_before_ns..=stay.left.not_after_ns).contains(&ts_ns),
+            "{ts_ns} is not when it happened: {stay:?}, {line}"
+        );
+    }
+    Ok(())
+}
+
+fn the_line<'a>(lines: &'a [Value], stay: &Stay, port: u16) -> Result<&'a Value> {
+    let mut found = lines.iter().filter(|line| {
+        line["oldstate"] == stay.state.to_string()
+            && line["newstate"] == stay.next.to_string()
+            && (line["lport"] == port) == stay.at_server
+    });
+    let line = found
+        .next()
+        .with_context(|| format!("{stay:?} is missing in {lines:?}"))?;
+    ensure!(
+        found.next().is_none(),
+        "{stay:?} is there twice in {lines:?}"
+    );
+    Ok(line)
+}
+
+/// The client closes, later the server, each FIN and the SYN held on its way.
+fn in_turn(port: u16) -> Result<Vec<Stay>> {
+    over_wire(|wire, near, far| {
+        let (listening, listener) =
+            moment(|| far.run(|| Ok(TcpListener::bind(Wire::second(port))?)))?;
+        wire.hold(|segment| segment.syn);
+        let (syn_sent, client) =
+            moment(|| near.run(|| start_connecting(None, Wire::second(port))))?;
+        wire.await_held(|held| held.iter().any(|segment| segment.syn))?;
+        thread::sleep(HOLD);
+        // Both ends: the client sees it a little before the server.
+        let (established, server) = moment(|| {
+            wire.release()?;
+            Ok(listener.accept()?.0)
+        })?;
+        rustix::io::ioctl_fionbio(&client, false)?;
+        thread::sleep(HOLD);
+
+        wire.hold(|segment| segment.fin);
+        let (fin_wait1, ()) = moment(|| shutdown_write(&client))?;
+        wire.await_held(|held| held.iter().any(|segment| segment.fin))?;
+        thread::sleep(HOLD);
+        let (fin_acked, ()) = moment(|| {
+            wire.release()?;
+            await_fin(&server)?;
+            await_state(&client, State::FIN_WAIT2)
+        })?;
+        thread::sleep(HOLD);
+
+        wire.hold(|segment| segment.fin);
+        let (last_ack, ()) = moment(|| shutdown_write(&server))?;
+        wire.await_held(|held| held.iter().any(|segment| segment.fin))?;
+        thread::sleep(HOLD);
+        let (closed, ()) = moment(|| {
+            wire.release()?;
+            await_fin(&client)?;
+            await_state(&client, State::CLOSE)?;
+            await_state(&server, State::CLOSE)
+        })?;
+        let (not_listening, ()) = moment(|| {
+            drop(listener);
+            Ok(())
+        })?;
+
+        let client = |state, next, entered, left| Stay {
+            state,
+            next,
+            at_server: false,
+            entered,
+            left,
+        };
+        let server = |state, next, entered, left| Stay {
+            state,
+            next,
+            at_server: true,
+            entered,
+            left,
+        };
+        Ok(vec![
+            server(State::LISTEN, State::CLOSE, listening, not_listening),
+            client(State::SYN_SENT, State::ESTABLISHED, syn_sent, established),
+            client(State::ESTABLISHED, State::FIN_WAIT1, established, fin_wait1),
+            client(State::FIN_WAIT1, State::FIN_WAIT2, fin_wait1, fin_acked),
+            client(State::FIN_WAIT2, State::CLOSE, fin_acked, closed),
+            server(
+                State::ESTABLISHED,
+                State::CLOSE_WAIT,
+                established,
+                fin_acked,
+            ),
+            server(State::CLOSE_WAIT, State::LAST_ACK, fin_acked, last_ack),
+            server(State::LAST_ACK, State::CLOSE, last_ack, closed),
+        ])
+    })
+}
+
+/// Both close at once; first the FINs are held on their way, then their acknowledgements.
+fn at_once(port: u16) -> Result<Vec<Stay>> {
+    over_wire(|wire, near, far| {
+        let (listener, client, server) = connect_over(near, far, port)?;
+        wire.hold(|segment| segment.fin);
+        let (fin_wait1, ()) = moment(|| {
+            shutdown_write(&client)?;
+            shutdown_write(&server)
+        })?;
+        wire.await_held(|held| crossing(held, |segment| segment.fin))?;
+        thread::sleep(HOLD);
+        let (closing, ()) = moment(|| {
+            wire.release_and_hold(|_| true)?;
+            await_state(&client, State::CLOSING)?;
+            await_state(&server, State::CLOSING)
+        })?;
+        wire.await_held(|held| crossing(held, |_| true))?;
+        thread::sleep(HOLD);
+        let (closed, ()) = moment(|| {
+            wire.release()?;
+            await_state(&client, State::CLOSE)?;
+            await_state(&server, State::CLOSE)
+        })?;
+        drop((listener, client, server));
+        let stay = |at_server, state, next, entered, left| Stay {
+            state,
+            next,
+            at_server,
+            entered,
+            left,
+        };
+        Ok([false, true]
+            .into_iter()
+            .flat_map(|at_server| {
+                [
+                    stay(
+                        at_server,
+                        State::FIN_WAIT1,
+                        State::CLOSING,
+                        fin_wait1,
+                        closing,
+                    ),
+                    stay(at_server, State::CLOSING, State::CLOSE, closing, closed),
+                ]
+            })
+            .collect())
+    })
+}

@@ -1,0 +1,192 @@
+//! How a run ends: by itself, by Ctrl-C, by a closed pipe, by force.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+
+use crate::{
+    ATTACH_MODES, attach_needs,
+    need::{Need, trial},
+    net::{await_that, joined, unused_port},
+    process::{BINARY, Tcpstate, await_exit, run},
+    traffic::{on_loopback, storm},
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    let bpftool = Need::Program("bpftool");
+    for mode in ATTACH_MODES {
+        let needs = [attach_needs(mode), &[bpftool]].concat();
+        trials.push(trial(format!("{mode}::killed"), &needs, move || {
+            killed(mode)
+        }));
+    }
+    trials.push(trial("interrupted", &[], interrupted));
+    trials.push(trial("count", &[], count));
+    trials.push(trial("duration", &[], duration));
+    trials.push(trial("closed_pipe", &[], closed_pipe));
+}
+
+/// After SIGKILL the kernel has nothing of ours any more.
+fn killed(mode: &str) -> Result<()> {
+    let mut tcpstate = Tcpstate::start(&["trace", "--attach", mode])?;
+    let programs = bpf_ids(tcpstate.child.id(), "prog_id:")?;
+    let maps = bpf_ids(tcpstate.child.id(), "map_id:")?;
+    ensure!(
+        !programs.is_empty() && !maps.is_empty(),
+        "it says that it is attached, with what?"
+    );
+    ensure!(
+        programs.iter().all(|id| exists("prog", id)),
+        "bpftool does not see {programs:?}"
+    );
+    ensure!(
+        maps.iter().all(|id| exists("map", id)),
+        "bpftool does not see {maps:?}"
+    );
+    tcpstate.child.kill()?;
+    tcpstate.child.wait()?;
+    // The kernel frees them a little later, when no CPU can be running them any more.
+    await_that("the programs and maps are gone", || {
+        let gone = |kind, ids: &BTreeSet<String>| ids.iter().all(|id| !exists(kind, id));
+        Ok(gone("prog", &programs) && gone("map", &maps))
+    })
+}
+
+/// The numbers of the BPF objects that a process holds.
+fn bpf_ids(pid: u32, key: &str) -> Result<BTreeSet<String>> {
+    let mut ids = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        let info = fs::read_to_string(entry?.path())?;
+        ids.extend(
+            info.lines()
+                .filter_map(|line| line.strip_prefix(key))
+                .map(|id| id.trim().to_owned()),
+        );
+    }
+    Ok(ids)
+}
+
+fn exists(kind: &str, id: &str) -> bool {
+    let show = Command::new("bpftool")
+        .args([kind, "show", "id", id])
+        .output();
+    show.is_ok_and(|output| output.status.success())
+}
+
+/// Ctrl-C ends with the summary: in text on standard error, in JSON as the last line.
+fn interrupted() -> Result<()> {
+    let port = unused_port();
+    let text = Tcpstate::start(&["trace", "-P", &port.to_string()])?;
+    let json = Tcpstate::start(&["trace", "--json", "-P", &port.to_string()])?;
+    on_loopback(|| storm(port, 5))?;
+    let text = text.stop()?;
+    ensure!(text.status.code() == Some(0), "{text:?}");
+    ensure!(
+        text.stdout
+            .lines()
+            .filter(|line| line.contains("LISTEN"))
+            .count()
+            == 10,
+        "{text:?}"
+    );
+    for word in [
+        "seen",
+        "filtered",
+        "submitted",
+        "lost",
+        "received",
+        "rejected",
+    ] {
+        ensure!(
+            text.stderr.contains(word),
+            "no `{word}` in the summary: {text:?}"
+        );
+        ensure!(
+            !text.stdout.contains(word),
+            "the summary is among the data: {text:?}"
+        );
+    }
+    let (lines, _) = json.stop()?.transitions()?;
+    ensure!(lines.len() == 10, "{lines:?}");
+    Ok(())
+}
+
+/// `--count 10` prints ten, whatever more there is.
+fn count() -> Result<()> {
+    let port = unused_port();
+    let tcpstate = Tcpstate::start(&["trace", "--json", "--count", "10", "-P", &port.to_string()])?;
+    on_loopback(|| storm(port, 1000))?;
+    let (lines, _) = tcpstate.finish()?.transitions()?;
+    ensure!(lines.len() == 10, "{} lines", lines.len());
+    Ok(())
+}
+
+/// `--duration` ends by itself, also when nothing happens.
+fn duration() -> Result<()> {
+    let port = unused_port().to_string();
+    let output = run(
+        BINARY,
+        &["trace", "--json", "--duration", "100ms", "-P", &port],
+    )?;
+    let (lines, _) = output.transitions()?;
+    ensure!(lines.is_empty(), "{lines:?}");
+    ensure!(output.stderr.is_empty(), "{}", output.stderr);
+    Ok(())
+}
+
+/// `tcpstate trace | head -3` ends at once and says nothing.
+fn closed_pipe() -> Result<()> {
+    for format in [&[][..], &["--json"], &["--csv"]] {
+        let port = unused_port();
+        let mut child = Command::new(BINARY)
+            .args(["trace", "-P", &port.to_string()])
+            .args(format)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
+        let ended = AtomicBool::new(false);
+        let status = thread::scope(|scope| {
+            // Transitions all the time: the reader leaves in the midst of them.
+            let traffic = scope.spawn(|| {
+                on_loopback(|| {
+                    while !ended.load(Ordering::Relaxed) {
+                        storm(port, 10)?;
+                    }
+                    Ok(())
+                })
+            });
+            let read_three_and_leave = || {
+                for _ in 0..3 {
+                    lines.next().context("it ended too early")??;
+                }
+                drop(lines);
+                await_exit(&mut child)
+            };
+            let status = read_three_and_leave();
+            ended.store(true, Ordering::Relaxed);
+            joined(traffic.join())?;
+            status
+        })?;
+        let mut stderr = String::new();
+        child
+            .stderr
+            .take()
+            .context("stderr")?
+            .read_to_string(&mut stderr)?;
+        ensure!(
+            status.code() == Some(0) && stderr.is_empty(),
+            "{format:?}: {status}: {stderr}"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! A ring buffer that is far too small loses transitions, and says exactly how many.
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+
+use crate::{
+    ATTACH_MODES, attach_needs,
+    need::alone,
+    net::unused_port,
+    process::Tcpstate,
+    traffic::{on_loopback, storm},
+};
+
+/// CLOSE -> LISTEN -> CLOSE this often.
+const ROUNDS: u32 = 200_000;
+
+pub fn add(trials: &mut Vec<Trial>) {
+    for mode in ATTACH_MODES {
+        trials.push(alone(
+            format!("{mode}::ring_of_one_page"),
+            attach_needs(mode),
+            move || ring_of_one_page(mode),
+        ));
+    }
+}
+
+fn ring_of_one_page(mode: &str) -> Result<()> {
+    let port = unused_port();
+    let page = rustix::param::page_size().to_string();
+    let tcpstate = Tcpstate::start(&[
+        "trace",
+        "--json",
+        "--attach",
+        mode,
+        "--port",
+        &port.to_string(),
+        "--ring-bytes",
+        &page,
+    ])?;
+    on_loopback(|| storm(port, ROUNDS))?;
+    let (lines, summary) = tcpstate.stop()?.transitions()?;
+    let books = &summary["accounting"];
+    let of = |name: &str| {
+        books[name]
+            .as_u64()
+            .with_context(|| format!("{name} in {books}"))
+    };
+    ensure!(
+        of("lost")? > 0,
+        "nothing was lost: this is no storm: {books}"
+    );
+    ensure!(
+        of("submitted")? + of("lost")? == u64::from(ROUNDS) * 2,
+        "{ROUNDS} rounds: {books}"
+    );
+    ensure!(
+        of("received")? == u64::try_from(lines.len())?,
+        "{} lines: {books}",
+        lines.len()
+    );
+    Ok(())
+}
