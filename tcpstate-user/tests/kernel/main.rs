@@ -5,6 +5,7 @@
 //! `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure. `cargo xtask test` runs them.
 
 mod dwell;
+mod filters;
 mod lifecycle;
 mod need;
 mod net;
@@ -38,6 +39,7 @@ fn main() {
     arguments.test_threads.get_or_insert(2);
     let mut trials = Vec::new();
     same_as_oracle::add(&mut trials);
+    filters::add(&mut trials);
     dwell::add(&mut trials);
     ring::add(&mut trials);
     lifecycle::add(&mut trials);

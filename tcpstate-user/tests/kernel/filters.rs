@@ -1,0 +1,105 @@
+//! The filters keep what they should: compared with the same choice made among what bpftrace saw of
+//! the same traffic, all at the same time.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+
+use anyhow::{Context as _, Result, bail};
+use libtest_mimic::Trial;
+use tcpstate_common::State;
+
+use crate::{
+    ATTACH_MODES, attach_needs,
+    need::trial,
+    net::{Netns, await_fin, unused_port},
+    oracle::{self, Multiset, Oracle, Transition, difference},
+    process::{Tcpstate, multiset},
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    for mode in ATTACH_MODES {
+        let needs = [&oracle::NEEDS, attach_needs(mode)].concat();
+        trials.push(trial(format!("{mode}::filters"), &needs, move || {
+            filters(mode)
+        }));
+    }
+}
+
+/// Whether a filter keeps a transition.
+type Keeps = fn(&Transition, u16) -> bool;
+
+fn filters(mode: &str) -> Result<()> {
+    let port = unused_port();
+    let netns = Netns::new()?;
+    let (server_port, inode) = (port.to_string(), netns.inode()?.to_string());
+    let mut cases: Vec<(Vec<&str>, Keeps)> = vec![
+        (vec!["-4", "-P", &server_port], |it, _| is_ipv4(it)),
+        (vec!["-6", "-P", &server_port], |it, _| !is_ipv4(it)),
+        (vec!["-L", &server_port], |it, port| it.local.port() == port),
+        (vec!["-D", &server_port], |it, port| {
+            it.remote.port() == port
+        }),
+        // A client's first transition comes before the kernel has chosen its port.
+        (vec!["-L", "32768-60999", "-D", &server_port], |it, port| {
+            it.remote.port() == port
+        }),
+        (vec!["-L", "1", "-D", &server_port], |_, _| false),
+        (
+            vec!["--state", "CLOSE_WAIT,LISTEN", "-P", &server_port],
+            |it, _| {
+                [State::CLOSE_WAIT, State::LISTEN]
+                    .iter()
+                    .any(|state| [it.oldstate, it.newstate].contains(state))
+            },
+        ),
+    ];
+    // The classic tracepoint does not say which namespace it is.
+    if mode == "btf" {
+        cases.push((vec!["--netns", &inode], |_, _| true));
+        cases.push((vec!["--netns", "self", "-P", &server_port], |_, _| false));
+    }
+
+    let oracle = Oracle::start(port, 10_000)?;
+    let started = cases.into_iter().map(|(arguments, keeps)| {
+        let all = [&["trace", "--json", "--attach", mode], &arguments[..]].concat();
+        Ok((Tcpstate::start(&all)?, arguments, keeps))
+    });
+    let started = started.collect::<Result<Vec<_>>>()?;
+    netns.run_until_quiet(|| clients_of_every_family(port))?;
+    let outputs = started.into_iter().map(|(tcpstate, arguments, keeps)| {
+        Ok((tcpstate.stop()?.transitions()?.0, arguments, keeps))
+    });
+    let outputs = outputs.collect::<Result<Vec<_>>>()?;
+    let seen = oracle.stop()?;
+    for (lines, arguments, keeps) in outputs {
+        let expected: Multiset = seen
+            .iter()
+            .filter(|(transition, _)| keeps(transition, port))
+            .map(|(transition, count)| (*transition, *count))
+            .collect();
+        let ours = multiset(&lines).with_context(|| arguments.join(" "))?;
+        if let Some(difference) = difference(&expected, &ours) {
+            bail!("{}: {difference}", arguments.join(" "));
+        }
+    }
+    Ok(())
+}
+
+fn is_ipv4(transition: &Transition) -> bool {
+    transition.local.is_ipv4() || transition.remote.is_ipv4()
+}
+
+/// A dual-stack listener, and a client by IPv6, by IPv4, and by IPv4 from an IPv6 socket.
+fn clients_of_every_family(port: u16) -> Result<()> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
+    for addr in [
+        SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), port)),
+    ] {
+        let client = TcpStream::connect(addr)?;
+        let (server, _) = listener.accept()?;
+        drop(client);
+        await_fin(&server)?;
+    }
+    Ok(())
+}
