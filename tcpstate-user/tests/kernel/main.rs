@@ -5,6 +5,7 @@
 //! `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure. `cargo xtask test` runs them.
 
 mod dwell;
+mod fields;
 mod filters;
 mod lifecycle;
 mod need;
@@ -39,6 +40,7 @@ fn main() {
     arguments.test_threads.get_or_insert(2);
     let mut trials = Vec::new();
     same_as_oracle::add(&mut trials);
+    fields::add(&mut trials);
     filters::add(&mut trials);
     dwell::add(&mut trials);
     ring::add(&mut trials);

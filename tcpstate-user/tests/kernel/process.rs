@@ -169,7 +169,7 @@ impl Output {
             summary["type"] == "summary",
             "the last line is no summary: {summary}"
         );
-        check_books(&summary["accounting"])?;
+        check_books(&summary)?;
         Ok((lines, summary))
     }
 
@@ -183,9 +183,10 @@ impl Output {
     }
 }
 
-/// `seen = filtered + submitted + lost`, `submitted = received + rejected`, and each is the sum of its
-/// reasons.
-pub fn check_books(books: &Value) -> Result<()> {
+/// `seen = filtered + submitted + lost`, `submitted = received + rejected`, each the sum of its
+/// reasons, and `received = passed + dropped + undecided + unread`.
+fn check_books(summary: &Value) -> Result<()> {
+    let books = &summary["accounting"];
     let of = |name: &str| {
         books[name]
             .as_u64()
@@ -198,6 +199,12 @@ pub fn check_books(books: &Value) -> Result<()> {
     ensure!(
         of("submitted")? == of("received")? + of("rejected")?,
         "{books}"
+    );
+    let selection = summary["selection"].as_object().context("no selection")?;
+    let selected: Option<u64> = selection.values().map(Value::as_u64).sum();
+    ensure!(
+        selected == Some(of("received")?),
+        "received and not selected: {summary}"
     );
     for name in ["filtered", "lost", "rejected"] {
         let reasons = books[format!("{name}_by_reason")].as_object();

@@ -67,6 +67,11 @@ fn observe<T>(
         books["lost"] == 0 && books["rejected"] == 0,
         "lost some: {books}"
     );
+    ensure!(
+        summary["selection"]["passed"] == lines.len(),
+        "{} lines: {summary}",
+        lines.len()
+    );
     if let Some(difference) = difference(&oracle, &multiset(&lines)?) {
         bail!("{difference}");
     }
