@@ -38,6 +38,26 @@ pub trait EventSource {
     fn cost(&mut self) -> CaptureCost {
         CaptureCost::default()
     }
+
+    /// What the user has to be told that is no failure, each a whole sentence, since the last call:
+    /// a recording that was cut, a damaged block that was left out.
+    fn notices(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// How far a source that has an end has been read.
+    fn progress(&self) -> Option<Progress> {
+        None
+    }
+}
+
+/// How far a source has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes read up to now.
+    pub read_bytes: u64,
+    /// Bytes there are, where that is known: a pipe does not tell.
+    pub total_bytes: Option<u64>,
 }
 
 /// Where and when a stream of events was seen. A recording carries it in its header.
@@ -90,6 +110,10 @@ pub struct Accounting {
     pub lost_by_reason: LostByReason,
     /// `rejected` by reason.
     pub rejected_by_reason: RejectedByReason,
+    /// The capture's own books are missing: a recording that was cut, or a part of one that is not
+    /// its last. The numbers then speak of the file only; `filtered` and `lost` are unknown, not 0.
+    #[serde(default)]
+    pub partial: bool,
 }
 
 /// Why the kernel side dropped a transition on purpose.
@@ -122,6 +146,10 @@ pub struct RejectedByReason {
     pub malformed: u64,
     /// The queue between the reader and the view was full: the output is too slow.
     pub queue_full: u64,
+    /// A recording: it was captured, but this file does not have it: the block was damaged, it is in
+    /// another file of a rotation, or it had left the flight recorder's memory.
+    #[serde(default)]
+    pub not_in_file: u64,
 }
 
 /// What the capture itself cost.
