@@ -1,1 +1,28 @@
-//! recording
+//! Recordings: the event stream in a file, for any view to read again (`-r FILE`).
+//!
+//! The format is in `docs/recording-format.md`. Blocks with their own checksums, so that a file that
+//! was cut or damaged anywhere gives all that is whole; the capture's books at the end.
+//!
+//! - [`Writer`] writes one file, or a rotation of them.
+//! - [`FlightRing`] keeps the last minutes in memory and writes them when asked.
+//! - [`Reader`] is a source of events.
+//!
+//! Knows neither the kernel nor views, and no clock: the times of the events are its time.
+
+mod block;
+mod flight;
+mod header;
+mod output;
+mod packing;
+mod reader;
+mod scan;
+mod writer;
+
+pub use self::{
+    block::{EndReason, MAX_BLOCK_RECORDS},
+    flight::{FlightOptions, FlightRing},
+    header::{MAGIC, VERSION},
+    output::WriteError,
+    reader::{ReadError, Reader},
+    writer::{Options, Room, Writer, Written},
+};

@@ -1,0 +1,319 @@
+//! Where a recording goes: a file, a pipe or standard output; and how the files of a rotation move.
+//!
+//! Knows nothing of what is written, only that it comes in whole pieces: a piece that cannot be
+//! written whole is taken back, so that the file ends where the piece before it ended.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
+};
+
+/// Writing a recording failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// Nothing has been written.
+    #[error("cannot create {}: {source}", path.display())]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Binary data would land on somebody's screen.
+    #[error(
+        "a recording is binary and {} is a terminal: name a file with -w FILE, \
+         or send it on with `-w - | ...`",
+        path.display()
+    )]
+    Terminal {
+        /// The file, `-` for standard output.
+        path: PathBuf,
+    },
+    /// Only files can be renamed and started anew.
+    #[error("{} is no regular file: it cannot be rotated or limited in size", path.display())]
+    NotRotatable {
+        /// The file, `-` for standard output.
+        path: PathBuf,
+    },
+    /// The limit leaves no room for a single block.
+    #[error("{max_bytes} bytes hold no recording: --max-bytes has to be {least} or more")]
+    TooSmall {
+        /// The limit.
+        max_bytes: u64,
+        /// The least that works.
+        least: u64,
+    },
+    /// The flight recorder's memory holds no block.
+    #[error(
+        "{memory_bytes} bytes of memory hold no block: the flight recorder needs {least} or more"
+    )]
+    TooLittleMemory {
+        /// The limit.
+        memory_bytes: u64,
+        /// The least that works.
+        least: u64,
+    },
+    /// The file has been taken back to its last whole block.
+    #[error(
+        "cannot write {}: {source}. It can be read up to there ({written_bytes} bytes). {}",
+        path.display(),
+        hint(source)
+    )]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+        /// How long the file is now.
+        written_bytes: u64,
+    },
+    /// The flight recorder could not write what it has.
+    #[error("cannot write {}: {source}. The events are still in memory. {}", path.display(), hint(source))]
+    Dump {
+        /// The file, which is not there now.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The older files of a rotation could not be moved on.
+    #[error("cannot rename {} to {}: {source}", from.display(), to.display())]
+    Rename {
+        /// The file.
+        from: PathBuf,
+        /// Its new name.
+        to: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The compressor failed.
+    #[error("cannot compress a block: {0}")]
+    Compress(io::Error),
+}
+
+/// What the user can do about it.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "Make room there, or bound the recording with --max-bytes and --rotate"
+        }
+        io::ErrorKind::FileTooLarge => {
+            "Bound the recording with --max-bytes, and keep several with --rotate"
+        }
+        _ => "Check the disk, or record to another one",
+    }
+}
+
+impl WriteError {
+    /// As an `io::Error` of the kind that caused it, so that a closed pipe still reads as one.
+    pub fn into_io(self) -> io::Error {
+        let kind = match &self {
+            Self::Create { source, .. }
+            | Self::Write { source, .. }
+            | Self::Dump { source, .. }
+            | Self::Rename { source, .. } => source.kind(),
+            Self::Compress(source) => source.kind(),
+            Self::Terminal { .. }
+            | Self::NotRotatable { .. }
+            | Self::TooSmall { .. }
+            | Self::TooLittleMemory { .. } => io::ErrorKind::InvalidInput,
+        };
+        io::Error::new(kind, self)
+    }
+}
+
+/// A place that takes whole pieces.
+pub(super) struct Output {
+    path: PathBuf,
+    target: Target,
+    written_bytes: u64,
+}
+
+enum Target {
+    /// A regular file: a piece can be taken back.
+    File(File),
+    /// A pipe, a device: what is gone is gone.
+    Stream(Box<dyn Write + Send>),
+}
+
+impl Output {
+    /// Creates the file, or empties the one that is there, as `tcpdump -w` does. `-` is standard
+    /// output.
+    pub(super) fn create(path: &Path) -> Result<Self, WriteError> {
+        let failed = |source| WriteError::Create {
+            path: path.to_owned(),
+            source,
+        };
+        let (target, terminal) = if is_stdout(path) {
+            let stdout = io::stdout();
+            let terminal = stdout.is_terminal();
+            (Target::Stream(Box::new(stdout)), terminal)
+        } else {
+            let file = File::create(path).map_err(failed)?;
+            let terminal = file.is_terminal();
+            let regular = file.metadata().map_err(failed)?.is_file();
+            (
+                if regular {
+                    Target::File(file)
+                } else {
+                    Target::Stream(Box::new(file))
+                },
+                terminal,
+            )
+        };
+        if terminal {
+            return Err(WriteError::Terminal {
+                path: path.to_owned(),
+            });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            target,
+            written_bytes: 0,
+        })
+    }
+
+    /// Bytes written, those taken back not counted.
+    pub(super) const fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a piece, or nothing of it.
+    pub(super) fn write_piece(&mut self, pieces: [&[u8]; 2]) -> Result<(), WriteError> {
+        let result = match &mut self.target {
+            Target::File(file) => {
+                let result = pieces
+                    .into_iter()
+                    .try_for_each(|bytes| file.write_all(bytes));
+                if result.is_err() {
+                    // Should even this fail, the reader will find the file cut, and say so.
+                    let _ = file.set_len(self.written_bytes);
+                    let _ = io::Seek::seek(file, io::SeekFrom::Start(self.written_bytes));
+                }
+                result
+            }
+            Target::Stream(stream) => pieces
+                .into_iter()
+                .try_for_each(|bytes| stream.write_all(bytes))
+                .and_then(|()| stream.flush()),
+        };
+        match result {
+            Ok(()) => {
+                self.written_bytes += pieces.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+                Ok(())
+            }
+            Err(source) => Err(self.failure(source)),
+        }
+    }
+
+    /// Waits until the disk has it: some only then say that they are full.
+    pub(super) fn sync(&mut self) -> Result<(), WriteError> {
+        match &self.target {
+            Target::File(file) => file.sync_all().map_err(|source| self.failure(source)),
+            Target::Stream(_) => Ok(()),
+        }
+    }
+
+    fn failure(&self, source: io::Error) -> WriteError {
+        WriteError::Write {
+            path: self.path.clone(),
+            source,
+            written_bytes: self.written_bytes,
+        }
+    }
+}
+
+/// Whether this names standard output.
+pub(super) fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Whether a recording at this path can be renamed: a regular file, or nothing yet.
+pub(super) fn is_rotatable(path: &Path) -> bool {
+    !is_stdout(path) && fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+        || !is_stdout(path) && fs::symlink_metadata(path).is_err()
+}
+
+/// The name of the `number`th older file: `FILE.1` is the one before `FILE`.
+pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
+    with_suffix(path, &number.to_string())
+}
+
+/// `FILE.suffix`.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Makes room for a new `FILE`, where `files` are kept in all: `FILE` becomes `FILE.1`, that
+/// `FILE.2` and so on; the oldest is overwritten.
+pub(super) fn shift(path: &Path, files: u32) -> Result<(), WriteError> {
+    for number in (0..files.saturating_sub(1)).rev() {
+        let from = if number == 0 {
+            path.to_owned()
+        } else {
+            numbered(path, number)
+        };
+        let to = numbered(path, number + 1);
+        match fs::rename(&from, &to) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(WriteError::Rename { from, to, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_that_does_not_fit_is_named_with_its_file() {
+        let mut full = Output::create(Path::new("/dev/full")).unwrap();
+        let error = full.write_piece([b"a", b"b"]).unwrap_err();
+        assert!(matches!(
+            &error,
+            WriteError::Write {
+                written_bytes: 0,
+                ..
+            }
+        ));
+        let message = error.to_string();
+        assert!(
+            message.contains("/dev/full") && message.contains("--max-bytes"),
+            "{message}"
+        );
+        assert_eq!(error.into_io().kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn shifting_keeps_so_many_files_and_drops_the_oldest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.rec");
+        for content in ["1", "2", "3", "4", "5"] {
+            shift(&path, 3).unwrap();
+            fs::write(&path, content).unwrap();
+        }
+        let read = |path: PathBuf| fs::read_to_string(path).ok();
+        assert_eq!(read(path.clone()).as_deref(), Some("5"));
+        assert_eq!(read(numbered(&path, 1)).as_deref(), Some("4"));
+        assert_eq!(read(numbered(&path, 2)).as_deref(), Some("3"));
+        assert_eq!(read(numbered(&path, 3)), None);
+    }
+
+    #[test]
+    fn what_cannot_be_renamed_is_not_rotated() {
+        assert!(!is_rotatable(Path::new("-")));
+        assert!(!is_rotatable(Path::new("/dev/null")));
+        assert!(is_rotatable(Path::new("/nonexistent/file")));
+    }
+}

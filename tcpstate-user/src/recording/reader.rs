@@ -1,0 +1,299 @@
+//! A recording as a source of events.
+//!
+//! A thread of its own reads, decompresses and unpacks, a few blocks ahead: views do not wait for
+//! it, and an interrupt is seen even while a pipe keeps silent.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    mem,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc as std_mpsc,
+    },
+    task::{Context, Poll, ready},
+    thread,
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    header::HeaderError,
+    scan::{Books, Scanner, Step},
+};
+use crate::{
+    event::Event,
+    source::{Accounting, CaptureCost, EventSource, Origin, Progress},
+};
+
+/// Blocks that are read ahead.
+const BLOCKS_AHEAD: usize = 2;
+
+/// A recording cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It cannot be opened.
+    #[error("cannot open {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Reading failed.
+    #[error("cannot read {name}: {source}")]
+    Read {
+        /// The file, or `standard input`.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is none, or none that can be read here.
+    #[error("{name} {reason}")]
+    NotReadable {
+        /// The file, or `standard input`.
+        name: String,
+        /// What it is instead.
+        reason: String,
+    },
+}
+
+enum Message {
+    Events(Vec<Event>),
+    Notices(Vec<String>),
+    End(Result<Books, io::Error>),
+}
+
+/// Reads a recording.
+///
+/// The accounting is the capture's; what the capture received and this file does not have is
+/// `rejected` as `not_in_file`. Where the file has no books, because it was cut or is not the last
+/// of a rotation, they speak of what was read only and are marked as `partial`.
+pub struct Reader {
+    name: String,
+    origin: Origin,
+    messages: mpsc::Receiver<Message>,
+    used: std_mpsc::Sender<Vec<Event>>,
+    read_bytes: Arc<AtomicU64>,
+    total_bytes: Option<u64>,
+    delivered: u64,
+    books: Option<Books>,
+    notices: Vec<String>,
+    stopped: bool,
+}
+
+impl Reader {
+    /// Opens a recording; `-` is standard input.
+    pub fn open(path: &Path) -> Result<Self, ReadError> {
+        if path.as_os_str() == "-" {
+            return Self::new(io::stdin(), "standard input".to_owned(), None);
+        }
+        let open = |path: &Path| -> io::Result<(File, Option<u64>)> {
+            let file = File::open(path)?;
+            let metadata = file.metadata()?;
+            Ok((file, metadata.is_file().then(|| metadata.len())))
+        };
+        let (file, total_bytes) = open(path).map_err(|source| ReadError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::new(file, path.display().to_string(), total_bytes)
+    }
+
+    /// Reads a recording from a stream; `name` is what messages call it.
+    pub fn new(
+        stream: impl Read + Send + 'static,
+        name: String,
+        total_bytes: Option<u64>,
+    ) -> Result<Self, ReadError> {
+        let scanner = match Scanner::open(stream) {
+            Ok(Ok(scanner)) => scanner,
+            Ok(Err(reason)) => return Err(not_readable(name, &reason)),
+            Err(source) => return Err(ReadError::Read { name, source }),
+        };
+        let origin = scanner.metadata().origin.clone();
+        let (sender, messages) = mpsc::channel(BLOCKS_AHEAD);
+        let (used, to_use) = std_mpsc::channel();
+        let read_bytes = Arc::new(AtomicU64::new(scanner.offset()));
+        let offset = Arc::clone(&read_bytes);
+        thread::Builder::new()
+            .name("recording".to_owned())
+            .spawn(move || read_ahead(scanner, &sender, &to_use, &offset))
+            .map_err(|source| ReadError::Read {
+                name: name.clone(),
+                source,
+            })?;
+        Ok(Self {
+            name,
+            origin,
+            messages,
+            used,
+            read_bytes,
+            total_bytes,
+            delivered: 0,
+            books: None,
+            notices: Vec::new(),
+            stopped: false,
+        })
+    }
+}
+
+fn not_readable(name: String, reason: &HeaderError) -> ReadError {
+    ReadError::NotReadable {
+        name,
+        reason: reason.to_string(),
+    }
+}
+
+/// The thread: ends with the file, or when nobody listens any more.
+fn read_ahead<R: Read>(
+    mut scanner: Scanner<R>,
+    sender: &mpsc::Sender<Message>,
+    to_use: &std_mpsc::Receiver<Vec<Event>>,
+    offset: &AtomicU64,
+) {
+    loop {
+        let mut events: Vec<Event> = to_use.try_recv().unwrap_or_default();
+        events.clear();
+        let step = scanner.step(&mut events);
+        offset.store(scanner.offset(), Ordering::Relaxed);
+        let end = match step {
+            Ok(Step::More) => None,
+            Ok(Step::End) => Some(Ok(scanner.books())),
+            Err(error) => Some(Err(error)),
+        };
+        let notices = scanner.notices();
+        let mut messages = [
+            (!events.is_empty()).then_some(Message::Events(events)),
+            (!notices.is_empty()).then_some(Message::Notices(notices)),
+            end.map(Message::End),
+        ];
+        let ended = messages[2].is_some();
+        for message in messages.iter_mut().filter_map(Option::take) {
+            if sender.blocking_send(message).is_err() {
+                return;
+            }
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+impl EventSource for Reader {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Event>,
+    ) -> Poll<anyhow::Result<bool>> {
+        loop {
+            if self.books.is_some() {
+                return Poll::Ready(Ok(false));
+            }
+            match ready!(self.messages.poll_recv(cx)) {
+                Some(Message::Events(mut events)) => {
+                    self.delivered += events.len() as u64;
+                    if batch.is_empty() {
+                        mem::swap(batch, &mut events);
+                    } else {
+                        batch.append(&mut events);
+                    }
+                    // The thread may have ended; then nobody needs it.
+                    let _ = self.used.send(events);
+                    return Poll::Ready(Ok(true));
+                }
+                Some(Message::Notices(notices)) => {
+                    self.notices.extend(
+                        notices
+                            .into_iter()
+                            .map(|notice| format!("{}: {notice}", self.name)),
+                    );
+                }
+                Some(Message::End(Ok(books))) => self.books = Some(books),
+                Some(Message::End(Err(source))) => {
+                    self.books = Some(Books::default());
+                    let error = ReadError::Read {
+                        name: self.name.clone(),
+                        source,
+                    };
+                    return Poll::Ready(Err(error.into()));
+                }
+                None => {
+                    self.books = Some(Books::default());
+                    if !self.stopped {
+                        let source = io::Error::other("the thread that reads it has died");
+                        let error = ReadError::Read {
+                            name: self.name.clone(),
+                            source,
+                        };
+                        return Poll::Ready(Err(error.into()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
+        self.messages.close();
+    }
+
+    fn accounting(&mut self) -> anyhow::Result<Accounting> {
+        Ok(account(self.books.unwrap_or_default(), self.delivered))
+    }
+
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    fn cost(&mut self) -> CaptureCost {
+        self.books.unwrap_or_default().cost
+    }
+
+    fn notices(&mut self) -> Vec<String> {
+        mem::take(&mut self.notices)
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        Some(Progress {
+            read_bytes: self.read_bytes.load(Ordering::Relaxed),
+            total_bytes: self.total_bytes,
+        })
+    }
+}
+
+/// The capture's books as they stand for somebody who got `delivered` of its events.
+fn account(books: Books, delivered: u64) -> Accounting {
+    let read = delivered + books.malformed;
+    // Books of fewer events than there are belong to something else.
+    match books
+        .accounting
+        .filter(|capture| capture.received >= read && !capture.partial)
+    {
+        Some(mut capture) => {
+            let not_in_file = capture.received - read;
+            capture.received = delivered;
+            capture.rejected = capture
+                .rejected
+                .saturating_add(not_in_file + books.malformed);
+            let reasons = &mut capture.rejected_by_reason;
+            reasons.malformed = reasons.malformed.saturating_add(books.malformed);
+            reasons.not_in_file = reasons.not_in_file.saturating_add(not_in_file);
+            capture
+        }
+        None => {
+            let mut own = Accounting {
+                seen: read,
+                submitted: read,
+                received: delivered,
+                rejected: books.malformed,
+                partial: true,
+                ..Accounting::default()
+            };
+            own.rejected_by_reason.malformed = books.malformed;
+            own
+        }
+    }
+}
