@@ -1,0 +1,250 @@
+//! Why a connection ended, and what the kernel keeps of it afterwards, read from the transition to
+//! CLOSE alone.
+
+use std::{borrow::Cow, fmt};
+
+use tcpstate_common::{State, record::flags};
+
+use crate::event::Event;
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// Both sides closed in order.
+    Fin,
+    /// The peer reset it.
+    ResetByPeer,
+    /// This side ended it without the orderly close: `SO_LINGER` 0, closed with unread data, the
+    /// listener closed before it was accepted, or given up while still connecting.
+    ResetLocally,
+    /// Nothing listens there.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// No way there: host or network unreachable.
+    Unreachable,
+    /// Another error of the socket, a positive errno.
+    Errno(u16),
+    /// Not told by what the record has.
+    Unknown,
+}
+
+const EPIPE: u16 = 32;
+const ENETUNREACH: u16 = 101;
+const ECONNRESET: u16 = 104;
+const ETIMEDOUT: u16 = 110;
+const ECONNREFUSED: u16 = 111;
+const EHOSTUNREACH: u16 = 113;
+
+/// Names of the errors that a TCP socket ends with besides those that are a cause of their own.
+const ERRNO_NAMES: &[(u16, &str)] = &[
+    (1, "EPERM"),
+    (4, "EINTR"),
+    (5, "EIO"),
+    (11, "EAGAIN"),
+    (12, "ENOMEM"),
+    (13, "EACCES"),
+    (14, "EFAULT"),
+    (22, "EINVAL"),
+    (EPIPE, "EPIPE"),
+    (71, "EPROTO"),
+    (74, "EBADMSG"),
+    (90, "EMSGSIZE"),
+    (92, "ENOPROTOOPT"),
+    (95, "EOPNOTSUPP"),
+    (97, "EAFNOSUPPORT"),
+    (98, "EADDRINUSE"),
+    (99, "EADDRNOTAVAIL"),
+    (100, "ENETDOWN"),
+    (102, "ENETRESET"),
+    (103, "ECONNABORTED"),
+    (105, "ENOBUFS"),
+    (106, "EISCONN"),
+    (107, "ENOTCONN"),
+    (108, "ESHUTDOWN"),
+    (112, "EHOSTDOWN"),
+    (125, "ECANCELED"),
+];
+
+impl Cause {
+    /// Why the connection of this transition ended; `None` where none did: not a transition to
+    /// CLOSE, or a listener's.
+    ///
+    /// Without the fields of the socket ([`flags::SOCKET`]) it is [`Cause::Unknown`]: the states
+    /// alone do not tell an orderly end from an error. `LAST_ACK` -> CLOSE is also a reset or a
+    /// timeout of the last FIN.
+    ///
+    /// *Source:* `net/ipv4/tcp.c` and `tcp_input.c`. With an error: `tcp_reset` (ECONNREFUSED in
+    /// `SYN_SENT`, EPIPE in `CLOSE_WAIT`, else ECONNRESET), `tcp_write_err` (ETIMEDOUT or the last ICMP
+    /// error), `tcp_abort`. Without one: `__tcp_close` and `tcp_disconnect` by this side,
+    /// `tcp_time_wait` (an orphan in `FIN_WAIT2`, or after the peer's FIN), and the end of `LAST_ACK`.
+    pub fn of(event: &Event) -> Option<Self> {
+        let oldstate = event.oldstate();
+        if event.newstate() != State::CLOSE || matches!(oldstate, State::CLOSE | State::LISTEN) {
+            return None;
+        }
+        let closed_here = event.has(flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN);
+        let orphan_or_done = event.has(flags::DEAD) || event.has(flags::DONE);
+        Some(match (event.error(), oldstate) {
+            (Some(0), State::LAST_ACK | State::CLOSING) => Self::Fin,
+            (Some(0), State::FIN_WAIT2) if orphan_or_done => Self::Fin,
+            (
+                Some(0),
+                State::ESTABLISHED | State::CLOSE_WAIT | State::FIN_WAIT1 | State::FIN_WAIT2,
+            ) => Self::ResetLocally,
+            // Without the shutdown it is connect() itself that failed, and does not say why here.
+            (Some(0), State::SYN_SENT) if closed_here => Self::ResetLocally,
+            (None | Some(0), _) => Self::Unknown,
+            (Some(ECONNRESET), _) | (Some(EPIPE), State::CLOSE_WAIT) => Self::ResetByPeer,
+            (Some(ECONNREFUSED), _) => Self::Refused,
+            (Some(ETIMEDOUT), _) => Self::TimedOut,
+            (Some(EHOSTUNREACH | ENETUNREACH), _) => Self::Unreachable,
+            (Some(errno), _) => Self::Errno(errno),
+        })
+    }
+
+    /// As JSON and text write it: the cause, or the error's name, or `errno_N` where it has none.
+    pub fn name(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Fin => "fin",
+            Self::ResetByPeer => "reset_by_peer",
+            Self::ResetLocally => "reset_locally",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::Unknown => "unknown",
+            Self::Errno(errno) => {
+                match ERRNO_NAMES.binary_search_by_key(&errno, |&(number, _)| number) {
+                    Ok(at) => ERRNO_NAMES[at].1,
+                    Err(_) => return Cow::Owned(format!("errno_{errno}")),
+                }
+            }
+        })
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.name())
+    }
+}
+
+/// The state in which the kernel keeps a connection after its transition to CLOSE, in a socket that
+/// no tracepoint shows: `FIN_WAIT2` for an orphan whose peer has not closed yet, `TIME_WAIT` when both
+/// have. `None` where it is gone, or where the record does not tell.
+///
+/// *Source:* `tcp_time_wait` and its callers `tcp_fin`, `tcp_rcv_state_process`, `__tcp_close`.
+pub fn goes_on(event: &Event) -> Option<State> {
+    if event.newstate() != State::CLOSE || event.error() != Some(0) {
+        return None;
+    }
+    match event.oldstate() {
+        State::CLOSING => Some(State::TIME_WAIT),
+        State::FIN_WAIT2 if event.has(flags::DONE) => Some(State::TIME_WAIT),
+        State::FIN_WAIT2 if event.has(flags::DEAD) => Some(State::FIN_WAIT2),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpstate_common::{Record, record};
+
+    use super::*;
+
+    fn close(oldstate: State, error: u16, flags: u8) -> Event {
+        Event::try_from(Record {
+            oldstate,
+            newstate: State::CLOSE,
+            error,
+            flags,
+            family: record::AF_INET,
+            ..Record::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn causes() {
+        const S: u8 = flags::SOCKET;
+        const SHUT: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
+        for (oldstate, error, flags, expected) in [
+            (State::LAST_ACK, 0, S | SHUT, Some("fin")),
+            (State::CLOSING, 0, S | SHUT, Some("fin")),
+            (State::FIN_WAIT2, 0, S | SHUT | flags::DONE, Some("fin")),
+            (State::FIN_WAIT2, 0, S | SHUT | flags::DEAD, Some("fin")),
+            (State::FIN_WAIT2, 0, S | SHUT, Some("reset_locally")),
+            (State::FIN_WAIT1, 0, S | SHUT, Some("reset_locally")),
+            (State::ESTABLISHED, 0, S | SHUT, Some("reset_locally")),
+            (State::CLOSE_WAIT, 0, S | SHUT, Some("reset_locally")),
+            (State::SYN_SENT, 0, S | SHUT, Some("reset_locally")),
+            (State::SYN_SENT, 0, S, Some("unknown")),
+            (State::SYN_RECV, 0, S, Some("unknown")),
+            (State::ESTABLISHED, 104, S | SHUT, Some("reset_by_peer")),
+            (State::LAST_ACK, 104, S | SHUT, Some("reset_by_peer")),
+            (State::CLOSE_WAIT, 32, S, Some("reset_by_peer")),
+            (State::ESTABLISHED, 32, S, Some("EPIPE")),
+            (State::SYN_SENT, 111, S, Some("refused")),
+            (State::SYN_SENT, 110, S, Some("timed_out")),
+            (State::ESTABLISHED, 110, S, Some("timed_out")),
+            (State::SYN_SENT, 113, S, Some("unreachable")),
+            (State::SYN_SENT, 101, S, Some("unreachable")),
+            (State::ESTABLISHED, 103, S, Some("ECONNABORTED")),
+            (State::ESTABLISHED, 4000, S, Some("errno_4000")),
+            (State::LAST_ACK, 0, 0, Some("unknown")),
+            (State::ESTABLISHED, 0, 0, Some("unknown")),
+            (State::LISTEN, 0, S | SHUT, None),
+            (State::CLOSE, 0, S, None),
+        ] {
+            let cause = Cause::of(&close(oldstate, error, flags)).map(|cause| cause.to_string());
+            assert_eq!(
+                cause.as_deref(),
+                expected,
+                "{oldstate} error {error} flags {flags:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_close_has_no_cause() {
+        let record = Record {
+            oldstate: State::ESTABLISHED,
+            newstate: State::FIN_WAIT1,
+            ..*close(State::ESTABLISHED, 0, flags::SOCKET).record()
+        };
+        let event = Event::try_from(record).unwrap();
+        assert_eq!((Cause::of(&event), goes_on(&event)), (None, None));
+    }
+
+    #[test]
+    fn where_it_goes_on() {
+        const S: u8 = flags::SOCKET;
+        for (oldstate, error, flags, expected) in [
+            (State::CLOSING, 0, S, Some(State::TIME_WAIT)),
+            (State::FIN_WAIT2, 0, S | flags::DONE, Some(State::TIME_WAIT)),
+            (
+                State::FIN_WAIT2,
+                0,
+                S | flags::DONE | flags::DEAD,
+                Some(State::TIME_WAIT),
+            ),
+            (State::FIN_WAIT2, 0, S | flags::DEAD, Some(State::FIN_WAIT2)),
+            (State::FIN_WAIT2, 0, S, None),
+            (State::FIN_WAIT2, 104, S | flags::DEAD, None),
+            (State::FIN_WAIT2, 0, flags::DEAD, None),
+            (State::CLOSING, 0, 0, None),
+            (State::LAST_ACK, 0, S, None),
+        ] {
+            assert_eq!(
+                goes_on(&close(oldstate, error, flags)),
+                expected,
+                "{oldstate} {flags:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn errno_names_are_sorted() {
+        assert!(ERRNO_NAMES.is_sorted_by(|a, b| a.0 < b.0));
+    }
+}

@@ -1,0 +1,505 @@
+//! One connection: how it is kept (small), and how it is shown (whole).
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use tcpstate_common::{State, record};
+
+use super::{
+    cause::{Cause, goes_on},
+    group::Role,
+    owner::{Comm, How, Owner},
+    pages::Item,
+};
+use crate::event::{Event, SocketId};
+
+/// A connection as it is known, open or ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// What the kernel calls it.
+    pub id: SocketId,
+    /// Inode number of the network namespace.
+    pub netns: Option<u32>,
+    /// Address family of the socket, `AF_INET` or `AF_INET6`.
+    pub family: u8,
+    /// Local address; `None` before it is chosen.
+    pub laddr: Option<IpAddr>,
+    /// Local port; `None` before it is chosen.
+    pub lport: Option<u16>,
+    /// Remote address; `None` where the kernel did not say yet.
+    pub raddr: Option<IpAddr>,
+    /// Remote port; `None` where the kernel did not say yet.
+    pub rport: Option<u16>,
+    /// Which side it is.
+    pub role: Role,
+    /// The port a person means; `None` while the role is unknown.
+    pub service_port: Option<u16>,
+    /// Whom it belongs to.
+    pub owner: Owner,
+    /// The user that the socket belongs to.
+    pub uid: Option<u32>,
+    /// Id of its cgroup.
+    pub cgroup: Option<u64>,
+    /// The states that it went through, in order. Of an open connection the last one is the state
+    /// it is in, with no dwell yet.
+    pub states: Vec<Stay>,
+    /// There were more states than are kept; the ones in the middle are missing.
+    pub truncated: bool,
+    /// Monotonic time of the first transition that was seen of it.
+    pub first_ns: u64,
+    /// Whether that one opened it. If not, it was there before.
+    pub opened: bool,
+    /// Monotonic time of the last transition: since when it is in its state, or when it ended.
+    pub last_ns: u64,
+}
+
+/// A connection's time in one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stay {
+    /// The state.
+    pub state: State,
+    /// For how long; `None` where it is not known, and while it lasts.
+    pub dwell_ns: Option<u64>,
+}
+
+/// What the kernel counted on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// Payload bytes sent, retransmissions included.
+    pub bytes_sent: u64,
+    /// Payload bytes received in order.
+    pub bytes_received: u64,
+    /// Segments retransmitted.
+    pub retransmits: u32,
+    /// Smoothed round trip time in microseconds; `None` if none was ever measured.
+    pub srtt_us: Option<u32>,
+}
+
+impl Traffic {
+    /// What the record of a transition says; `None` where it has not got those fields.
+    pub fn of(event: &Event) -> Option<Self> {
+        let record = event.record();
+        event.has(record::flags::TCP).then_some(Self {
+            bytes_sent: record.bytes_sent,
+            bytes_received: record.bytes_received,
+            retransmits: record.retransmits,
+            srtt_us: (record.srtt_us != 0).then_some(record.srtt_us),
+        })
+    }
+}
+
+/// A connection that has just ended, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The connection.
+    pub connection: Connection,
+    /// From its first transition to its last; `None` if it was there before us.
+    pub lifetime_ns: Option<u64>,
+    /// Why.
+    pub cause: Cause,
+    /// The state that the kernel keeps it in from now on, unseen; see [`goes_on`].
+    pub goes_on: Option<State>,
+    /// What the kernel counted on it, where it says so.
+    pub traffic: Option<Traffic>,
+}
+
+/// States before the current one that are kept in place. No path through RFC 9293 has more.
+const PAST: usize = 5;
+
+/// States before the current one that are kept at all. Only lost events make more than [`PAST`].
+pub(super) const MAX_PAST: usize = 32;
+
+/// A state and its dwell in one word: 8 bits and 56. 2^56 ns are 833 days.
+#[derive(Clone, Copy, Default)]
+pub(super) struct PackedStay(u64);
+
+impl PackedStay {
+    const UNKNOWN: u64 = (1 << 56) - 1;
+
+    const fn new(state: State, dwell_ns: Option<u64>) -> Self {
+        let dwell = match dwell_ns {
+            None => Self::UNKNOWN,
+            Some(dwell) if dwell >= Self::UNKNOWN => Self::UNKNOWN - 1,
+            Some(dwell) => dwell,
+        };
+        Self((state.0 as u64) << 56 | dwell)
+    }
+
+    const fn unpack(self) -> Stay {
+        let dwell = self.0 & Self::UNKNOWN;
+        Stay {
+            state: State((self.0 >> 56) as u8),
+            dwell_ns: if dwell == Self::UNKNOWN {
+                None
+            } else {
+                Some(dwell)
+            },
+        }
+    }
+}
+
+/// What every event of a connection touches: one cache line.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub(super) struct Hot {
+    /// The cookie, or the address where [`Hot::ADDRESS`] is set.
+    key: u64,
+    pub(super) since_ns: u64,
+    past: [PackedStay; PAST],
+    pub(super) state: State,
+    past_len: u8,
+    bits: u16,
+    /// Number of its service port and role.
+    pub(super) service: u16,
+    /// Number of the group that its rates go to.
+    pub(super) group: u16,
+}
+
+const _: () = assert!(size_of::<Hot>() == 64);
+
+impl std::fmt::Debug for PackedStay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.unpack().fmt(f)
+    }
+}
+
+/// Who it is: needed when it opens, ends, or is shown.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cold {
+    first_ns: u64,
+    cgroup: u64,
+    laddr: [u8; 16],
+    raddr: [u8; 16],
+    comm: Comm,
+    netns: u32,
+    uid: u32,
+    pid: u32,
+    lport: u16,
+    rport: u16,
+}
+
+const _: () = assert!(size_of::<Cold>() == 80);
+
+impl Item for Hot {
+    fn free(next: u16) -> Self {
+        Self {
+            key: 0,
+            since_ns: 0,
+            past: [PackedStay::default(); PAST],
+            state: State::CLOSE,
+            past_len: 0,
+            bits: 0,
+            service: next,
+            group: 0,
+        }
+    }
+
+    fn next(&self) -> u16 {
+        self.service
+    }
+}
+
+impl Hot {
+    const LIVE: u16 = 1 << 0;
+    /// `key` is an address.
+    const ADDRESS: u16 = 1 << 1;
+    /// Touched since the clock hand last passed.
+    const TOUCHED: u16 = 1 << 2;
+    /// Its first transition was seen.
+    const OPENED: u16 = 1 << 3;
+    /// Addresses and ports are all there.
+    const COMPLETE: u16 = 1 << 4;
+    /// Part of the past is in the table of long ones.
+    pub(super) const SPILLED: u16 = 1 << 5;
+    pub(super) const TRUNCATED: u16 = 1 << 6;
+    const UID: u16 = 1 << 7;
+    const IPV6: u16 = 1 << 8;
+    const PID: u16 = 1 << 9;
+    const COMM: u16 = 1 << 10;
+    const ROLE_SHIFT: u16 = 11;
+    const HOW_SHIFT: u16 = 13;
+    /// A listener's child whose final cookie is not known yet.
+    pub(super) const EMBRYO: u16 = 1 << 15;
+
+    /// A connection entering `state` with this event.
+    pub(super) fn open(event: &Event, state: State, opened: bool, role: Role, how: How) -> Self {
+        let mut hot = Self {
+            since_ns: event.ts_ns(),
+            state,
+            bits: Self::LIVE | Self::TOUCHED,
+            service: 0,
+            ..Self::free(0)
+        };
+        hot.set_id(event.id());
+        hot.set(Self::OPENED, opened);
+        hot.set(Self::IPV6, event.record().family == record::AF_INET6);
+        hot.bits |= (role as u16) << Self::ROLE_SHIFT | (how as u16) << Self::HOW_SHIFT;
+        hot
+    }
+
+    pub(super) fn set(&mut self, bit: u16, on: bool) {
+        if on {
+            self.bits |= bit;
+        } else {
+            self.bits &= !bit;
+        }
+    }
+
+    pub(super) const fn has(&self, bit: u16) -> bool {
+        self.bits & bit != 0
+    }
+
+    pub(super) fn set_id(&mut self, id: SocketId) {
+        let (key, address) = match id {
+            SocketId::Cookie(cookie) => (cookie, false),
+            SocketId::Address(address) => (address, true),
+        };
+        self.key = key;
+        self.set(Self::ADDRESS, address);
+    }
+
+    pub(super) const fn id(&self) -> SocketId {
+        if self.has(Self::ADDRESS) {
+            SocketId::Address(self.key)
+        } else {
+            SocketId::Cookie(self.key)
+        }
+    }
+
+    pub(super) const fn key(&self) -> u64 {
+        self.key
+    }
+
+    pub(super) const fn is_live(&self) -> bool {
+        self.has(Self::LIVE)
+    }
+
+    pub(super) const fn is_complete(&self) -> bool {
+        self.has(Self::COMPLETE)
+    }
+
+    pub(super) const fn is_opened(&self) -> bool {
+        self.has(Self::OPENED)
+    }
+
+    /// Whether it was touched since this was last asked.
+    pub(super) fn take_touched(&mut self) -> bool {
+        let touched = self.has(Self::TOUCHED);
+        self.set(Self::TOUCHED, false);
+        touched
+    }
+
+    pub(super) const fn role(&self) -> Role {
+        match self.bits >> Self::ROLE_SHIFT & 3 {
+            1 => Role::Client,
+            2 => Role::Server,
+            _ => Role::Unknown,
+        }
+    }
+
+    const fn how(&self) -> How {
+        match self.bits >> Self::HOW_SHIFT & 3 {
+            1 => How::Exact,
+            2 => How::Listener,
+            3 => How::Seeded,
+            _ => How::Unknown,
+        }
+    }
+
+    /// Leaves the current state for `next` at `ts_ns` and gives the dwell.
+    ///
+    /// Time that runs backwards between two CPUs gives a dwell of 0 and the later of the two times,
+    /// so that the dwells still sum to the lifetime.
+    #[inline]
+    pub(super) fn step(&mut self, next: State, ts_ns: u64) -> (u64, Option<PackedStay>) {
+        let dwell = ts_ns.saturating_sub(self.since_ns);
+        let spilled = self.push(self.state, Some(dwell));
+        self.state = next;
+        self.since_ns = self.since_ns.max(ts_ns);
+        self.bits |= Self::TOUCHED;
+        (dwell, spilled)
+    }
+
+    /// As [`Hot::step`], but events in between are missing: neither the dwell in the state that was
+    /// held nor that in `old`, which the kernel says it left, is known.
+    pub(super) fn step_over_gap(
+        &mut self,
+        old: State,
+        next: State,
+        ts_ns: u64,
+    ) -> [Option<PackedStay>; 2] {
+        let spilled = [self.push(self.state, None), self.push(old, None)];
+        self.state = next;
+        self.since_ns = self.since_ns.max(ts_ns);
+        self.bits |= Self::TOUCHED;
+        spilled
+    }
+
+    /// Puts a state into the past; gives it back where there is no place for it here.
+    #[inline]
+    pub(super) fn push(&mut self, state: State, dwell_ns: Option<u64>) -> Option<PackedStay> {
+        let stay = PackedStay::new(state, dwell_ns);
+        if let Some(place) = self.past.get_mut(usize::from(self.past_len)) {
+            *place = stay;
+            self.past_len += 1;
+            return None;
+        }
+        Some(stay)
+    }
+
+    pub(super) fn mark_spilled(&mut self, truncated: bool) {
+        self.set(Self::SPILLED, true);
+        if truncated {
+            self.set(Self::TRUNCATED, true);
+        }
+    }
+}
+
+impl Cold {
+    /// Who it is as the first event has it. The owner's parts are kept as far as known.
+    pub(super) fn open(event: &Event, owner: Owner, hot: &mut Hot) -> Self {
+        hot.set(Hot::PID, owner.pid.is_some());
+        hot.set(Hot::COMM, owner.comm.is_some());
+        let mut cold = Self {
+            first_ns: event.ts_ns(),
+            comm: owner.comm.unwrap_or_default(),
+            pid: owner.pid.unwrap_or_default(),
+            ..Self::default()
+        };
+        cold.learn(event, hot);
+        cold
+    }
+
+    /// Takes what the event knows of the socket. What it does not know stays.
+    pub(super) fn learn(&mut self, event: &Event, hot: &mut Hot) {
+        let record = event.record();
+        if is_set(&record.laddr) {
+            self.laddr = record.laddr;
+        }
+        if is_set(&record.raddr) {
+            self.raddr = record.raddr;
+        }
+        if record.lport != 0 {
+            self.lport = record.lport;
+        }
+        if record.rport != 0 {
+            self.rport = record.rport;
+        }
+        if record.netns != 0 {
+            self.netns = record.netns;
+        }
+        if record.cgroup != 0 {
+            self.cgroup = record.cgroup;
+        }
+        if let Some(uid) = event.uid() {
+            self.uid = uid;
+            hot.set(Hot::UID, true);
+        }
+        let complete =
+            self.lport != 0 && self.rport != 0 && is_set(&self.laddr) && is_set(&self.raddr);
+        hot.set(Hot::COMPLETE, complete);
+    }
+
+    pub(super) const fn lport(&self) -> u16 {
+        self.lport
+    }
+
+    pub(super) const fn rport(&self) -> u16 {
+        self.rport
+    }
+
+    pub(super) fn owner(&self, hot: &Hot) -> Owner {
+        Owner {
+            pid: hot.has(Hot::PID).then_some(self.pid),
+            comm: hot.has(Hot::COMM).then_some(self.comm),
+            how: hot.how(),
+        }
+    }
+
+    /// From the first transition to the last one; `None` if the first was not seen.
+    pub(super) fn lifetime_ns(&self, hot: &Hot) -> Option<u64> {
+        hot.has(Hot::OPENED)
+            .then(|| hot.since_ns.saturating_sub(self.first_ns))
+    }
+
+    /// The whole connection. `long` is the part of its past that is kept elsewhere.
+    pub(super) fn show(&self, hot: &Hot, long: &[PackedStay]) -> Connection {
+        let past = &hot.past[..usize::from(hot.past_len)];
+        let mut states: Vec<Stay> = past.iter().chain(long).map(|stay| stay.unpack()).collect();
+        // An ended connection is in CLOSE, which is no part of its life.
+        if hot.state != State::CLOSE {
+            states.push(Stay {
+                state: hot.state,
+                dwell_ns: None,
+            });
+        }
+        Connection {
+            id: hot.id(),
+            netns: (self.netns != 0).then_some(self.netns),
+            family: if hot.has(Hot::IPV6) {
+                record::AF_INET6
+            } else {
+                record::AF_INET
+            },
+            laddr: address(self.laddr),
+            lport: (self.lport != 0).then_some(self.lport),
+            raddr: address(self.raddr),
+            rport: (self.rport != 0).then_some(self.rport),
+            role: hot.role(),
+            service_port: hot.role().service_port(self.lport, self.rport),
+            owner: self.owner(hot),
+            uid: hot.has(Hot::UID).then_some(self.uid),
+            cgroup: (self.cgroup != 0).then_some(self.cgroup),
+            states,
+            truncated: hot.has(Hot::TRUNCATED),
+            first_ns: self.first_ns,
+            opened: hot.has(Hot::OPENED),
+            last_ns: hot.since_ns,
+        }
+    }
+
+    /// The whole connection at its end, with what the closing record adds.
+    pub(super) fn show_ended(&self, hot: &Hot, long: &[PackedStay], event: &Event) -> Ended {
+        Ended {
+            connection: self.show(hot, long),
+            lifetime_ns: self.lifetime_ns(hot),
+            cause: Cause::of(event).unwrap_or(Cause::Unknown),
+            goes_on: goes_on(event),
+            traffic: Traffic::of(event),
+        }
+    }
+}
+
+/// Whether it is an address at all: neither `::` nor the v4-mapped `0.0.0.0`.
+pub(super) const fn is_set(address: &[u8; 16]) -> bool {
+    let address = u128::from_be_bytes(*address);
+    address != 0 && address != 0xffff_0000_0000
+}
+
+fn address(bytes: [u8; 16]) -> Option<IpAddr> {
+    is_set(&bytes).then(|| Ipv6Addr::from(bytes).to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stay_survives_packing() {
+        for (dwell, kept) in [
+            (None, None),
+            (Some(0), Some(0)),
+            (Some(86_400_000_000_000), Some(86_400_000_000_000)),
+            // More than 833 days is shown as 833 days, not as unknown.
+            (Some(u64::MAX), Some((1 << 56) - 2)),
+        ] {
+            let stay = PackedStay::new(State(255), dwell).unpack();
+            assert_eq!(
+                stay,
+                Stay {
+                    state: State(255),
+                    dwell_ns: kept
+                }
+            );
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Whom a connection belongs to, and how we know.
+
+use crate::event::Process;
+
+/// A task's name as the kernel has it: 16 bytes, NUL-padded, chosen by the process itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Comm(pub [u8; 16]);
+
+impl Comm {
+    /// The name without its padding. May be any bytes, UTF-8 or not.
+    pub fn as_bytes(&self) -> &[u8] {
+        let end = self
+            .0
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(self.0.len());
+        &self.0[..end]
+    }
+}
+
+impl std::fmt::Debug for Comm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(&String::from_utf8_lossy(self.as_bytes()), f)
+    }
+}
+
+/// How an [`Owner`] is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum How {
+    /// Not known.
+    #[default]
+    Unknown,
+    /// The process made the call that opened the connection or the listener.
+    Exact,
+    /// The process that listens where the connection came in.
+    Listener,
+    /// Looked up when the socket was there before us.
+    Seeded,
+}
+
+impl How {
+    /// As JSON and text write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Exact => "exact",
+            Self::Listener => "listener",
+            Self::Seeded => "seeded",
+        }
+    }
+}
+
+/// The process that a connection belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Owner {
+    /// Process (thread group) id; `None` where it is not known or where several share a listener.
+    pub pid: Option<u32>,
+    /// The task's name; `None` where it is not known or where several with different names share.
+    pub comm: Option<Comm>,
+    /// How we know.
+    pub how: How,
+}
+
+impl Owner {
+    /// Nobody that we know of.
+    pub const UNKNOWN: Self = Self {
+        pid: None,
+        comm: None,
+        how: How::Unknown,
+    };
+
+    /// The process that opened the socket itself.
+    pub(super) fn exact(process: Option<Process>) -> Self {
+        process.map_or(Self::UNKNOWN, |process| Self {
+            pid: Some(process.pid),
+            comm: Some(Comm(process.comm)),
+            how: How::Exact,
+        })
+    }
+
+    /// What this listener's owner is to a connection that came in through it.
+    pub(super) fn inherited(self) -> Self {
+        match self.how {
+            How::Unknown => Self::UNKNOWN,
+            How::Exact | How::Listener | How::Seeded => Self {
+                how: How::Listener,
+                ..self
+            },
+        }
+    }
+
+    /// What can be said of a thing that belongs to one of the two, without knowing to which.
+    pub(super) fn either(self, other: Self) -> Self {
+        Self {
+            pid: self.pid.filter(|_| self.pid == other.pid),
+            comm: self.comm.filter(|_| self.comm == other.comm),
+            how: if self.how == How::Unknown || other.how == How::Unknown {
+                How::Unknown
+            } else {
+                self.how
+            },
+        }
+    }
+}

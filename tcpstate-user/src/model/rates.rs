@@ -1,0 +1,372 @@
+//! How often what happened: transitions counted by group, in the interval and in total, and how many
+//! connections are in each state.
+
+use std::collections::BTreeMap;
+
+use tcpstate_common::State;
+
+use super::{
+    cause::Cause,
+    group::{GroupKey, Groups, Services},
+};
+
+/// States that are counted by themselves: the kernel's 1 to 13. Numbers from 15 on are counted
+/// together, as 255.
+pub(super) const SLOTS: usize = 16;
+
+/// Where a state is counted.
+#[inline]
+pub(super) const fn slot_of(state: State) -> usize {
+    let number = state.folded().0 as usize;
+    if number < SLOTS - 1 {
+        number
+    } else {
+        SLOTS - 1
+    }
+}
+
+/// What is counted there.
+pub(super) const fn state_of(slot: usize) -> State {
+    #[expect(clippy::cast_possible_truncation, reason = "below SLOTS")]
+    if slot < SLOTS - 1 {
+        State(slot as u8)
+    } else {
+        State(255)
+    }
+}
+
+/// The transitions that Linux makes. They are counted in an array; any other is too, but slower.
+const USUAL: [(State, State); 31] = [
+    (State::CLOSE, State::SYN_SENT),
+    (State::SYN_SENT, State::ESTABLISHED),
+    (State::ESTABLISHED, State::FIN_WAIT1),
+    (State::FIN_WAIT1, State::FIN_WAIT2),
+    (State::FIN_WAIT2, State::CLOSE),
+    (State::LISTEN, State::SYN_RECV),
+    (State::SYN_RECV, State::ESTABLISHED),
+    (State::ESTABLISHED, State::CLOSE_WAIT),
+    (State::CLOSE_WAIT, State::LAST_ACK),
+    (State::LAST_ACK, State::CLOSE),
+    (State::ESTABLISHED, State::CLOSE),
+    (State::CLOSE_WAIT, State::CLOSE),
+    (State::SYN_SENT, State::CLOSE),
+    (State::SYN_RECV, State::CLOSE),
+    (State::FIN_WAIT1, State::CLOSE),
+    (State::FIN_WAIT1, State::CLOSING),
+    (State::CLOSING, State::CLOSE),
+    (State::CLOSE, State::LISTEN),
+    (State::LISTEN, State::CLOSE),
+    (State::SYN_SENT, State::SYN_RECV),
+    (State::SYN_RECV, State::FIN_WAIT1),
+    (State::SYN_RECV, State::CLOSE_WAIT),
+    (State::CLOSE, State::CLOSE),
+    (State::CLOSE, State::ESTABLISHED),
+    (State::FIN_WAIT1, State::TIME_WAIT),
+    (State::FIN_WAIT2, State::TIME_WAIT),
+    (State::CLOSING, State::TIME_WAIT),
+    (State::TIME_WAIT, State::CLOSE),
+    (State::CLOSE, State::SYN_RECV),
+    (State::SYN_RECV, State::LISTEN),
+    (State::ESTABLISHED, State::LAST_ACK),
+];
+
+/// From the slots of a transition to its place in [`USUAL`], or past it.
+#[expect(clippy::cast_possible_truncation, reason = "USUAL is short")]
+const PLACES: [[u8; SLOTS]; SLOTS] = {
+    let mut places = [[USUAL.len() as u8; SLOTS]; SLOTS];
+    let mut at = 0;
+    while at < USUAL.len() {
+        places[slot_of(USUAL[at].0)][slot_of(USUAL[at].1)] = at as u8;
+        at += 1;
+    }
+    places
+};
+
+/// How often each transition happened.
+#[derive(Clone, Debug, Default)]
+struct Matrix {
+    usual: [u64; USUAL.len()],
+    unusual: BTreeMap<(State, State), u64>,
+}
+
+impl Matrix {
+    #[inline]
+    fn add(&mut self, from: State, to: State, count: u64) {
+        let (from, to) = (slot_of(from), slot_of(to));
+        match self.usual.get_mut(usize::from(PLACES[from][to])) {
+            Some(counted) => *counted += count,
+            None => {
+                *self
+                    .unusual
+                    .entry((state_of(from), state_of(to)))
+                    .or_default() += count;
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = TransitionCount> + '_ {
+        let usual = USUAL
+            .iter()
+            .zip(&self.usual)
+            .map(|(&pair, &count)| (pair, count));
+        usual
+            .chain(self.unusual.iter().map(|(&pair, &count)| (pair, count)))
+            .filter(|&(_, count)| count != 0)
+            .map(|((from, to), count)| TransitionCount { from, to, count })
+    }
+}
+
+/// A transition and how often it happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TransitionCount {
+    /// The state before.
+    pub from: State,
+    /// The state after.
+    pub to: State,
+    /// How often.
+    pub count: u64,
+}
+
+/// What happened to some connections over some time, and where they are at its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Every transition that happened, by its states.
+    pub transitions: Vec<TransitionCount>,
+    /// Connections that began: out of CLOSE (not to LISTEN), or a child of a listener.
+    pub opened: u64,
+    /// Those that completed the handshake.
+    pub established: u64,
+    /// Those that ended, for whatever cause.
+    pub closed: u64,
+    /// Those of `closed` that ended before they were established.
+    pub failed: u64,
+    /// `closed` by cause, those that occurred.
+    pub causes: Vec<(Cause, u64)>,
+    /// Sockets now in each state, those that occur. Listeners are in LISTEN.
+    pub states: Vec<(State, u64)>,
+}
+
+impl Figures {
+    fn new(matrix: &Matrix, causes: &BTreeMap<Cause, u64>, now: &[u32; SLOTS]) -> Self {
+        let mut transitions: Vec<TransitionCount> = matrix.iter().collect();
+        transitions.sort_unstable();
+        let mut figures = Self {
+            causes: causes
+                .iter()
+                .map(|(&cause, &count)| (cause, count))
+                .collect(),
+            states: now
+                .iter()
+                .enumerate()
+                .filter(|&(_, &count)| count != 0)
+                .map(|(slot, &count)| (state_of(slot), count.into()))
+                .collect(),
+            ..Self::default()
+        };
+        for &TransitionCount { from, to, count } in &transitions {
+            if opens(from, to) {
+                figures.opened += count;
+            }
+            if to == State::ESTABLISHED && matches!(from, State::SYN_SENT | State::SYN_RECV) {
+                figures.established += count;
+            }
+            if closes(from, to) {
+                figures.closed += count;
+                if matches!(from, State::SYN_SENT | State::SYN_RECV) {
+                    figures.failed += count;
+                }
+            }
+        }
+        figures.transitions = transitions;
+        figures
+    }
+
+    /// All transitions together.
+    pub fn total(&self) -> u64 {
+        self.transitions
+            .iter()
+            .map(|transition| transition.count)
+            .sum()
+    }
+}
+
+/// Whether a transition begins a connection.
+pub(super) fn opens(from: State, to: State) -> bool {
+    match from {
+        State::CLOSE => !matches!(to, State::CLOSE | State::LISTEN),
+        State::LISTEN => to == State::SYN_RECV,
+        _ => false,
+    }
+}
+
+/// Whether a transition ends a connection.
+pub(super) fn closes(from: State, to: State) -> bool {
+    to == State::CLOSE && !matches!(from, State::CLOSE | State::LISTEN)
+}
+
+/// The figures of one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupFigures {
+    /// Which group.
+    pub key: GroupKey,
+    /// Its figures.
+    pub figures: Figures,
+}
+
+/// What happened between two ticks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// Monotonic time of its begin: the tick before, or the first event.
+    pub start_ns: u64,
+    /// Monotonic time of its end.
+    pub end_ns: u64,
+    /// Over all.
+    pub all: Figures,
+    /// By group; their sums are `all`. Groups in which nothing happened and nothing is are left out.
+    pub groups: Vec<GroupFigures>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Group {
+    /// Since the last tick.
+    matrix: Matrix,
+    /// Up to the last tick.
+    before: Matrix,
+    causes: BTreeMap<Cause, u64>,
+    causes_before: BTreeMap<Cause, u64>,
+    now: [u32; SLOTS],
+}
+
+impl Group {
+    fn is_quiet(&self) -> bool {
+        self.matrix.iter().next().is_none() && self.now.iter().all(|&count| count == 0)
+    }
+
+    fn total(&self) -> (Matrix, BTreeMap<Cause, u64>) {
+        let (mut matrix, mut causes) = (self.before.clone(), self.causes_before.clone());
+        add(&mut matrix, &mut causes, &self.matrix, &self.causes);
+        (matrix, causes)
+    }
+}
+
+fn add(
+    matrix: &mut Matrix,
+    causes: &mut BTreeMap<Cause, u64>,
+    more: &Matrix,
+    more_causes: &BTreeMap<Cause, u64>,
+) {
+    for TransitionCount { from, to, count } in more.iter() {
+        matrix.add(from, to, count);
+    }
+    for (&cause, &count) in more_causes {
+        *causes.entry(cause).or_default() += count;
+    }
+}
+
+/// The rates of all groups. The figures over all are the sums of theirs.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    groups: Vec<Group>,
+}
+
+impl Rates {
+    #[inline]
+    fn group(&mut self, group: u16) -> &mut Group {
+        let at = usize::from(group);
+        if at >= self.groups.len() {
+            self.groups.resize_with(at + 1, Group::default);
+        }
+        &mut self.groups[at]
+    }
+
+    /// Counts a transition.
+    #[inline]
+    pub(super) fn transition(&mut self, group: u16, from: State, to: State) {
+        self.group(group).matrix.add(from, to, 1);
+    }
+
+    /// Counts why a connection ended.
+    pub(super) fn ended(&mut self, group: u16, cause: Cause) {
+        *self.group(group).causes.entry(cause).or_default() += 1;
+    }
+
+    /// A socket is in this state from now on.
+    #[inline]
+    pub(super) fn enter(&mut self, group: u16, state: State) {
+        self.group(group).now[slot_of(state)] += 1;
+    }
+
+    /// A socket that was counted in this state no longer is.
+    #[inline]
+    pub(super) fn leave(&mut self, group: u16, state: State) {
+        self.group(group).now[slot_of(state)] -= 1;
+    }
+
+    /// What happened since the last time, over all and by group; begins a new interval.
+    pub(super) fn end_interval(
+        &mut self,
+        groups: &Groups,
+        services: &Services,
+    ) -> (Figures, Vec<GroupFigures>) {
+        let shown = self.show(groups, services, |group| {
+            (!group.is_quiet()).then(|| (group.matrix.clone(), group.causes.clone()))
+        });
+        for group in &mut self.groups {
+            let (matrix, causes) = (
+                std::mem::take(&mut group.matrix),
+                std::mem::take(&mut group.causes),
+            );
+            add(
+                &mut group.before,
+                &mut group.causes_before,
+                &matrix,
+                &causes,
+            );
+        }
+        shown
+    }
+
+    /// What happened since the beginning, over all and by group.
+    pub(super) fn total(
+        &self,
+        groups: &Groups,
+        services: &Services,
+    ) -> (Figures, Vec<GroupFigures>) {
+        self.show(groups, services, |group| {
+            let total = group.total();
+            (total.0.iter().next().is_some() || !group.is_quiet()).then_some(total)
+        })
+    }
+
+    fn show(
+        &self,
+        groups: &Groups,
+        services: &Services,
+        figures: impl Fn(&Group) -> Option<(Matrix, BTreeMap<Cause, u64>)>,
+    ) -> (Figures, Vec<GroupFigures>) {
+        let (mut all, mut all_causes, mut all_now) =
+            (Matrix::default(), BTreeMap::new(), [0; SLOTS]);
+        let mut shown = Vec::new();
+        for (id, group) in (0u16..).zip(&self.groups) {
+            let Some((matrix, causes)) = figures(group) else {
+                continue;
+            };
+            add(&mut all, &mut all_causes, &matrix, &causes);
+            for (all, now) in all_now.iter_mut().zip(&group.now) {
+                *all += now;
+            }
+            let figures = Figures::new(&matrix, &causes, &group.now);
+            shown.push(GroupFigures {
+                key: groups.key(id, services),
+                figures,
+            });
+        }
+        shown.sort_by_key(|group| group.key);
+        (Figures::new(&all, &all_causes, &all_now), shown)
+    }
+
+    /// Bytes held, up to the few of transitions that Linux never makes.
+    pub(super) fn memory(&self) -> usize {
+        self.groups.capacity() * size_of::<Group>()
+    }
+}

@@ -1,0 +1,578 @@
+//! What each event means: the one place where events become connections, rates and durations.
+
+use tcpstate_common::State;
+
+use super::{
+    By, Cause, Include, Interval, Memory, Owner, Role, Snapshot, Traffic,
+    applied::{Applied, Subject},
+    connection::{Cold, Hot},
+    group::{Groups, Services, Traits},
+    histograms::{Histograms, Of},
+    listeners::{Listeners, listening_address},
+    rates::{Rates, closes, opens},
+    snapshot::{Books, ListenerInfo},
+    table::{Table, may_be_embryo},
+};
+use crate::event::{Event, SocketId};
+
+/// The bounds of everything that a [`Tracker`] keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections; the ones longest without an event go first, roughly.
+    pub max_connections: usize,
+    /// Service ports with figures of their own, or commands or cgroups ([`By`]); the rest is `other`.
+    pub max_ports: usize,
+    /// Listeners.
+    pub max_listeners: usize,
+    /// Connections between a listener's first event for them and their next one: microseconds, so
+    /// that only lost events, or many handshakes with TCP Fast Open, make many.
+    pub max_embryos: usize,
+    /// Bytes of all histograms; ports that come after go into the histograms of `other`.
+    pub max_histogram_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 1_000_000,
+            max_ports: 1_024,
+            max_listeners: 65_536,
+            max_embryos: 16_384,
+            max_histogram_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Connections, rates and histograms, fed event by event.
+pub struct Tracker {
+    table: Table,
+    listeners: Listeners,
+    services: Services,
+    groups: Groups,
+    rates: Option<Rates>,
+    histograms: Option<Histograms>,
+    limits: Limits,
+    books: Books,
+    now_ns: u64,
+    /// Begin of the interval; `None` before the first event or tick.
+    interval_ns: Option<u64>,
+}
+
+/// What was found out about an event.
+struct Step {
+    subject: Subject,
+    service: u16,
+    group: u16,
+    dwell_ns: Option<u64>,
+    gap: bool,
+}
+
+impl Tracker {
+    /// With everything that it can keep, rates by port.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            table: Table::new(&limits),
+            listeners: Listeners::new(limits.max_listeners),
+            services: Services::new(&limits),
+            groups: Groups::new(By::default(), &limits),
+            rates: Some(Rates::default()),
+            histograms: Some(Histograms::new(limits.max_histogram_bytes)),
+            limits,
+            books: Books::default(),
+            now_ns: 0,
+            interval_ns: None,
+        }
+    }
+
+    /// With the rates grouped in another way. To be said before the first event.
+    #[must_use]
+    pub fn by(mut self, by: By) -> Self {
+        self.groups = Groups::new(by, &self.limits);
+        self
+    }
+
+    /// Without rates: [`Tracker::tick`] and the figures of the snapshot have nothing to say.
+    #[must_use]
+    pub fn without_rates(mut self) -> Self {
+        self.rates = None;
+        self
+    }
+
+    /// Without histograms.
+    #[must_use]
+    pub fn without_histograms(mut self) -> Self {
+        self.histograms = None;
+        self
+    }
+
+    /// Takes one event.
+    pub fn apply<'a>(&'a mut self, event: &'a Event) -> Applied<'a> {
+        self.table.release();
+        self.books.events += 1;
+        self.now_ns = self.now_ns.max(event.ts_ns());
+        if self.interval_ns.is_none() {
+            self.interval_ns = Some(event.ts_ns());
+        }
+        // A request socket counts as SYN_RECV.
+        let (old, new) = (event.oldstate().folded(), event.newstate().folded());
+        let step = if opens(old, new) {
+            self.open(event, new)
+        } else if new == State::LISTEN {
+            self.listen(event)
+        } else if old == State::LISTEN && new == State::CLOSE {
+            self.unlisten(event)
+        } else {
+            self.go_on(event, old, new)
+        };
+        self.books.gaps += u64::from(step.gap);
+        self.count(event, old, new, &step);
+        let Step {
+            subject,
+            dwell_ns,
+            gap,
+            ..
+        } = step;
+        Applied {
+            dwell_ns,
+            gap,
+            subject,
+            table: &self.table,
+            event,
+        }
+    }
+
+    /// Ends an interval and gives what happened in it.
+    pub fn tick(&mut self, now_ns: u64) -> Interval {
+        self.now_ns = self.now_ns.max(now_ns);
+        let start_ns = self.interval_ns.replace(now_ns).unwrap_or(now_ns);
+        let (all, groups) = self
+            .rates
+            .as_mut()
+            .map(|rates| rates.end_interval(&self.groups, &self.services))
+            .unwrap_or_default();
+        Interval {
+            start_ns,
+            end_ns: now_ns,
+            all,
+            groups,
+        }
+    }
+
+    /// All of it as it is now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot_of(Include::ALL)
+    }
+
+    /// As [`Tracker::snapshot`], without what is not asked for.
+    pub fn snapshot_of(&self, include: Include) -> Snapshot {
+        let (all, groups) = self
+            .rates
+            .as_ref()
+            .map(|rates| rates.total(&self.groups, &self.services))
+            .unwrap_or_default();
+        let mut snapshot = Snapshot {
+            now_ns: self.now_ns,
+            books: self.books(),
+            all,
+            groups,
+            ..Snapshot::default()
+        };
+        if include.connections {
+            snapshot.connections = self.table.show_all();
+            snapshot.listeners = self.show_listeners();
+        }
+        if include.histograms {
+            snapshot.histograms = self
+                .histograms
+                .as_ref()
+                .map(|histograms| histograms.show(&self.services))
+                .unwrap_or_default();
+        }
+        snapshot
+    }
+
+    /// The tracker's own books.
+    pub fn books(&self) -> Books {
+        Books {
+            live: self.table.live() as u64,
+            listeners_refused: self.listeners.refused(),
+            ..self.books
+        }
+    }
+
+    /// Bytes held, all tables counted.
+    pub fn memory(&self) -> Memory {
+        Memory {
+            connections: self.table.memory(),
+            listeners: self.listeners.memory(),
+            rates: self.rates.as_ref().map_or(0, Rates::memory)
+                + self.services.memory()
+                + self.groups.memory(),
+            histograms: self.histograms.as_ref().map_or(0, Histograms::memory),
+        }
+    }
+
+    /// A connection begins: out of CLOSE, or as a listener's child.
+    fn open(&mut self, event: &Event, new: State) -> Step {
+        let child = event.oldstate() == State::LISTEN;
+        let id = event.id();
+        let held = self.table.find(id);
+        self.supersede(held);
+        let embryo = self.table.find_embryo(event.record().skaddr);
+        self.supersede(embryo);
+        let gap = held.is_some() || embryo.is_some();
+        let (role, owner) = if child {
+            (Role::Server, self.listeners.accept(event))
+        } else if new == State::SYN_SENT {
+            (Role::Client, Owner::exact(event.process()))
+        } else {
+            (Role::Unknown, Owner::UNKNOWN)
+        };
+        let embryo = child && matches!(id, SocketId::Address(_));
+        self.insert(event, new, (role, owner), Known::Opened { embryo }, gap)
+    }
+
+    /// A connection that was there before its first event.
+    fn first_seen(&mut self, event: &Event, old: State, new: State) -> Step {
+        self.books.first_seen += 1;
+        let (role, owner) = if old == State::SYN_SENT {
+            // Only a socket that connects is ever there.
+            (Role::Client, Owner::UNKNOWN)
+        } else if self.listeners.is_listening(event) {
+            (
+                Role::Server,
+                self.listeners.find(event).unwrap_or(Owner::UNKNOWN),
+            )
+        } else {
+            (Role::Unknown, Owner::UNKNOWN)
+        };
+        self.insert(event, new, (role, owner), Known::Midway { old }, false)
+    }
+
+    fn insert(
+        &mut self,
+        event: &Event,
+        new: State,
+        (role, owner): (Role, Owner),
+        known: Known,
+        gap: bool,
+    ) -> Step {
+        if let Some(victim) = self.table.victim() {
+            self.books.evicted += 1;
+            self.drop_connection(victim);
+        }
+        let opened = matches!(known, Known::Opened { .. });
+        let mut hot = Hot::open(event, new, opened, role, owner.how);
+        let cold = Cold::open(event, owner, &mut hot);
+        hot.service = self
+            .services
+            .id(role.service_port(cold.lport(), cold.rport()), role);
+        hot.group = self.groups.id(Traits {
+            service: hot.service,
+            role,
+            comm: owner.comm,
+            cgroup: event.cgroup(),
+        });
+        let (service, group) = (hot.service, hot.group);
+        let slot = match known {
+            Known::Opened { embryo: true } => {
+                if let Some(oldest) = self.table.surplus_embryo() {
+                    self.books.evicted += 1;
+                    self.drop_connection(oldest);
+                }
+                self.table.insert_embryo(hot, cold)
+            }
+            Known::Opened { embryo: false } => self.table.insert(hot, cold),
+            Known::Midway { old } => {
+                // The first one has a place.
+                let _ = hot.push(old, None);
+                self.table.insert(hot, cold)
+            }
+        };
+        let subject = self.enter(slot, group, new);
+        Step {
+            subject,
+            service,
+            group,
+            dwell_ns: None,
+            gap,
+        }
+    }
+
+    /// The connection in this slot is now in this state, perhaps at its end.
+    fn enter(&mut self, slot: u32, group: u16, new: State) -> Subject {
+        if new == State::CLOSE {
+            self.table.remove(slot);
+            return Subject::Ended(slot);
+        }
+        if let Some(rates) = &mut self.rates {
+            rates.enter(group, new);
+        }
+        Subject::Connection(slot)
+    }
+
+    /// A connection goes from one state to another, or to its end.
+    fn go_on(&mut self, event: &Event, old: State, new: State) -> Step {
+        if old == State::LISTEN {
+            // A listener that becomes something else than closed.
+            self.forget_listener(event);
+        }
+        let Some(slot) = self.held(event, old) else {
+            return if old == State::CLOSE {
+                self.nothing(event, false)
+            } else {
+                self.first_seen(event, old, new)
+            };
+        };
+        if old == State::CLOSE {
+            // CLOSE -> CLOSE of what we hold in another state: its end was not seen.
+            self.supersede(Some(slot));
+            return self.nothing(event, true);
+        }
+        let hot = self.table.hot_mut(slot);
+        let (service, group, held) = (hot.service, hot.group, hot.state);
+        let gap = held != old;
+        let mut dwell_ns = None;
+        if gap {
+            for stay in hot
+                .step_over_gap(old, new, event.ts_ns())
+                .into_iter()
+                .flatten()
+            {
+                self.table.spill(slot, stay);
+            }
+        } else {
+            let (dwell, spilled) = hot.step(new, event.ts_ns());
+            dwell_ns = Some(dwell);
+            if let Some(stay) = spilled {
+                self.table.spill(slot, stay);
+            }
+        }
+        // A complete identity does not change; at the end the rest of the record is looked at anyway.
+        if new == State::CLOSE || !self.table.hot(slot).is_complete() {
+            self.table.learn(slot, event);
+        }
+        if let Some(rates) = &mut self.rates {
+            rates.leave(group, held);
+        }
+        let subject = self.enter(slot, group, new);
+        Step {
+            subject,
+            service,
+            group,
+            dwell_ns,
+            gap,
+        }
+    }
+
+    /// An event that says nothing of any connection: CLOSE -> CLOSE.
+    fn nothing(&mut self, event: &Event, gap: bool) -> Step {
+        let traits = Traits {
+            service: Services::UNKNOWN,
+            role: Role::Unknown,
+            comm: None,
+            cgroup: event.cgroup(),
+        };
+        Step {
+            subject: Subject::Nothing,
+            service: Services::UNKNOWN,
+            group: self.groups.id(traits),
+            dwell_ns: None,
+            gap,
+        }
+    }
+
+    /// The connection that this event belongs to, if it is known.
+    fn held(&mut self, event: &Event, old: State) -> Option<u32> {
+        let address = event.record().skaddr;
+        let id = event.id();
+        let named = if may_be_embryo(old) {
+            None
+        } else {
+            self.table.find(id)
+        };
+        if named.is_some() {
+            return named;
+        }
+        let embryo = self.table.find_embryo(address);
+        if let Some(slot) = embryo {
+            if may_be_embryo(old) {
+                let namesake = self.table.find(id);
+                self.supersede(namesake);
+            }
+            self.table.name_embryo(slot, id);
+            self.table.learn(slot, event);
+            return embryo;
+        }
+        if may_be_embryo(old) {
+            self.table.find(id)
+        } else {
+            None
+        }
+    }
+
+    /// A socket begins to listen.
+    fn listen(&mut self, event: &Event) -> Step {
+        let held = self.held(event, event.oldstate());
+        self.supersede(held);
+        let gap = self.forget_listener(event) || held.is_some();
+        let port = event.record().lport;
+        let service = self.services.id((port != 0).then_some(port), Role::Server);
+        let owner = Owner::exact(event.process());
+        let group = self.groups.id(Traits {
+            service,
+            role: Role::Server,
+            comm: owner.comm,
+            cgroup: event.cgroup(),
+        });
+        if self.listeners.open(event, service, group)
+            && let Some(rates) = &mut self.rates
+        {
+            rates.enter(group, State::LISTEN);
+        }
+        Step {
+            subject: Subject::Listener(owner),
+            service,
+            group,
+            dwell_ns: None,
+            gap,
+        }
+    }
+
+    /// A socket listens no more.
+    fn unlisten(&mut self, event: &Event) -> Step {
+        if let Some(listener) = self.listeners.get(event.id()) {
+            let step = Step {
+                subject: Subject::Listener(listener.owner),
+                service: listener.service,
+                group: listener.group,
+                dwell_ns: Some(event.ts_ns().saturating_sub(listener.since_ns)),
+                gap: false,
+            };
+            self.forget_listener(event);
+            return step;
+        }
+        self.listeners.close_earlier(event);
+        let port = event.record().lport;
+        let service = self.services.id((port != 0).then_some(port), Role::Server);
+        let group = self.groups.id(Traits {
+            service,
+            role: Role::Server,
+            comm: None,
+            cgroup: event.cgroup(),
+        });
+        let subject = Subject::Listener(Owner::UNKNOWN);
+        Step {
+            subject,
+            service,
+            group,
+            dwell_ns: None,
+            gap: false,
+        }
+    }
+
+    /// Whether there was one.
+    fn forget_listener(&mut self, event: &Event) -> bool {
+        let Some(listener) = self.listeners.close(event.id()) else {
+            return false;
+        };
+        if let Some(rates) = &mut self.rates {
+            rates.leave(listener.group, State::LISTEN);
+        }
+        true
+    }
+
+    /// The kernel uses the socket for something else: what we hold has ended unseen.
+    fn supersede(&mut self, slot: Option<u32>) {
+        if let Some(slot) = slot {
+            self.books.superseded += 1;
+            self.drop_connection(slot);
+        }
+    }
+
+    fn drop_connection(&mut self, slot: u32) {
+        let hot = self.table.hot(slot);
+        let (group, state) = (hot.group, hot.state);
+        if let Some(rates) = &mut self.rates {
+            rates.leave(group, state);
+        }
+        self.table.remove(slot);
+        self.table.release();
+    }
+
+    /// Puts what was found out into the rates and the histograms.
+    #[inline]
+    fn count(&mut self, event: &Event, old: State, new: State, step: &Step) {
+        let (service, group) = (step.service, step.group);
+        if let Some(rates) = &mut self.rates {
+            rates.transition(group, old, new);
+            if closes(old, new) {
+                rates.ended(group, Cause::of(event).unwrap_or(Cause::Unknown));
+            }
+        }
+        let Some(histograms) = &mut self.histograms else {
+            return;
+        };
+        if let Some(dwell_ns) = step.dwell_ns {
+            histograms.record(Of::Dwell(old), service, &self.services, dwell_ns);
+        }
+        match step.subject {
+            Subject::Ended(slot) => {
+                let hot = self.table.hot(slot);
+                if hot.is_opened()
+                    && let Some(lifetime_ns) = self.table.cold(slot).lifetime_ns(hot)
+                {
+                    histograms.record(Of::Lifetime, service, &self.services, lifetime_ns);
+                }
+            }
+            Subject::Connection(_) if new == State::ESTABLISHED => {
+                if let Some(handshake_ns) = handshake_ns(event, old, step.dwell_ns) {
+                    histograms.record(Of::Handshake, service, &self.services, handshake_ns);
+                }
+            }
+            Subject::Connection(_) | Subject::Nothing | Subject::Listener(_) => {}
+        }
+    }
+
+    fn show_listeners(&self) -> Vec<ListenerInfo> {
+        let mut listeners: Vec<ListenerInfo> = self
+            .listeners
+            .iter()
+            .map(|(id, listener)| ListenerInfo {
+                id,
+                netns: (listener.netns() != 0).then_some(listener.netns()),
+                laddr: listening_address(listener.laddr()),
+                lport: listener.port(),
+                owner: listener.owner,
+                uid: listener.uid,
+                cgroup: listener.cgroup,
+                since_ns: listener.since_ns,
+            })
+            .collect();
+        listeners.sort_by_key(|listener| (listener.since_ns, listener.id));
+        listeners
+    }
+}
+
+/// How the first event of a connection finds it.
+#[derive(Clone, Copy)]
+enum Known {
+    /// It is the one that opened it.
+    Opened {
+        /// Its final name is not known yet.
+        embryo: bool,
+    },
+    /// It had been in this state for a time that is not known.
+    Midway { old: State },
+}
+
+/// The time of the handshake that this transition to ESTABLISHED completes, where it is known.
+fn handshake_ns(event: &Event, old: State, dwell_ns: Option<u64>) -> Option<u64> {
+    match old {
+        State::SYN_SENT => dwell_ns,
+        // The child of a listener is made when the handshake is over; its first smoothed round trip
+        // time is that of SYN-ACK and ACK.
+        State::SYN_RECV => Some(u64::from(Traffic::of(event)?.srtt_us?) * 1_000),
+        _ => None,
+    }
+}
