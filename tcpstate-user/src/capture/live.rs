@@ -275,7 +275,9 @@ impl EventSource for Live {
             rejected_by_reason: RejectedByReason {
                 malformed,
                 queue_full,
+                ..RejectedByReason::default()
             },
+            partial: false,
         })
     }
 
