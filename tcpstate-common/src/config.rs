@@ -104,8 +104,8 @@ pub struct Config {
     pub has_task_btf: u8,
     /// 1: `sk_cgroup` points at a `struct cgroup`. *Since:* Linux 5.15.
     pub has_cgroup: u8,
-    /// Padding, 0.
-    pub reserved: u8,
+    /// 1: some filter of [`Config::filter`] is on.
+    pub has_filter: u8,
 }
 
 const _: () = {

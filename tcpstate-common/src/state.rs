@@ -81,21 +81,6 @@ impl State {
         Self::CLOSING,
     ];
 
-    /// Makes a state of the tracepoint's `int`. What does not fit a byte becomes 255, which no
-    /// kernel uses.
-    pub const fn from_kernel(number: i32) -> Self {
-        if number >= 0 && number < 255 {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "0..255"
-            )]
-            Self(number as u8)
-        } else {
-            Self(255)
-        }
-    }
-
     /// The state as users know it: a request socket is in `SYN_RECV`.
     #[must_use]
     pub const fn folded(self) -> Self {

@@ -27,8 +27,8 @@ pub(crate) fn tcpstate_btf(ctx: BtfTracePointContext) -> i32 {
         sk,
         // SAFETY: `sk` is the tracepoint's argument.
         tcp: unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast(),
-        oldstate: State::from_kernel(ctx.arg::<i32>(1)),
-        newstate: State::from_kernel(ctx.arg::<i32>(2)),
+        oldstate: State(ctx.arg::<i32>(1) as u8),
+        newstate: State(ctx.arg::<i32>(2) as u8),
     };
     emit::handle(&ctx, &call);
     0

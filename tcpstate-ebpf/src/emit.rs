@@ -59,18 +59,20 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
         count!(counters.filtered_protocol);
         return;
     }
-    if !transition.keeps_netns() {
-        count!(counters.filtered_netns);
-        return;
-    }
     let key = transition.key();
-    if !filter::keeps_ports(&key) {
-        count!(counters.filtered_port);
-        return;
-    }
-    if !filter::keeps_family(&key, || transition.addresses(key.family)) {
-        count!(counters.filtered_family);
-        return;
+    if config!(has_filter) != 0 {
+        if !transition.keeps_netns() {
+            count!(counters.filtered_netns);
+            return;
+        }
+        if !filter::keeps_ports(&key) {
+            count!(counters.filtered_port);
+            return;
+        }
+        if !filter::keeps_family(&key, || transition.addresses(key.family)) {
+            count!(counters.filtered_family);
+            return;
+        }
     }
     // The time of the transition, not of the moment in which the ring gave us room.
     // SAFETY: the helper has no preconditions.

@@ -69,8 +69,8 @@ impl<const BASE: u32> Transition for Call<'_, BASE> {
             family: field!(self.family as u16) as u8,
             lport: field!(self.sport as u16),
             rport: field!(self.dport as u16),
-            oldstate: State::from_kernel(field!(self.oldstate as i32)),
-            newstate: State::from_kernel(field!(self.newstate as i32)),
+            oldstate: State(field!(self.oldstate as i32) as u8),
+            newstate: State(field!(self.newstate as i32) as u8),
         }
     }
 

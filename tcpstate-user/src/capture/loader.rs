@@ -106,6 +106,7 @@ pub fn load(host: &Host, plan: &Plan<'_>) -> Result<Loaded, CaptureError> {
 
     let mut config = Config {
         filter: plan.filter.config(),
+        has_filter: u8::from(plan.filter.config() != config::Filter::default()),
         wake_bytes: plan.ring_bytes / 4,
         ..Config::default()
     };
