@@ -40,27 +40,18 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Print a line per state change
+    #[command(long_about = ABOUT_TRACE, after_help = EXAMPLES_TRACE)]
     Trace(Trace),
 }
 
 /// Arguments of `tcpstate trace`.
 #[derive(Debug, Args)]
-#[command(
-    long_about = "Prints a line per TCP state change of this host.\n\n\
-        MS is the time the socket spent in OLDSTATE; it is known from the second change on that was \
-        seen of a socket. PID and COMM are the process the connection belongs to, where one has \
-        acted on it; what merely ran on the CPU is not shown. `-` is unknown.\n\n\
-        The summary at the end says where every state change went: seen = filtered + submitted + \
-        lost, submitted = received + rejected. With --json it is the last line, otherwise it goes to \
-        standard error.",
-    after_help = EXAMPLES_TRACE
-)]
 pub struct Trace {
     /// Begin each line with the local time of day, HH:MM:SS
-    #[arg(short = 'T', long, help_heading = OUTPUT)]
+    #[arg(short = 'T', long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
     pub time: bool,
     /// Begin each line with the seconds since the start
-    #[arg(short = 't', long, help_heading = OUTPUT)]
+    #[arg(short = 't', long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
     pub timestamp: bool,
     #[command(flatten)]
     #[expect(
@@ -75,6 +66,16 @@ pub struct Trace {
     )]
     pub states: States,
 }
+
+const ABOUT_TRACE: &str = "\
+Prints a line per TCP state change of this host.
+
+MS is the time that the socket spent in OLDSTATE, in milliseconds: known from the second change on \
+that was seen of a socket. PID and COMM are the process that acted on the socket last; what merely ran \
+on the CPU is not shown. `-` is unknown, or not chosen yet.
+
+The summary at the end says where every state change went: seen = filtered + submitted + lost, and \
+submitted = received + rejected. With --json it is the last line; else it goes to standard error.";
 
 const EXAMPLES_TRACE: &str = "\
 Examples:
@@ -335,8 +336,8 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
-        for arguments in [&["--json", "--csv"][..], &["-4", "-6"]] {
-            let error = trace(arguments).unwrap_err();
+        for arguments in [["--json", "--csv"], ["-4", "-6"], ["-T", "--json"], ["--csv", "-t"]] {
+            let error = trace(&arguments).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{arguments:?}");
             assert_eq!(error.exit_code(), 2);
         }

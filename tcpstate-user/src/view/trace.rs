@@ -1,0 +1,480 @@
+//! `tcpstate trace`: a line per transition.
+//!
+//! A line shows what the kernel said at that instant and is never enriched afterwards: addresses and
+//! ports stay what the event has. Only what is known *about* the connection is added: the dwell, the
+//! role, the service port, the owner.
+//!
+//! [`Sockets`] keeps just enough for that. It is to give way to the tracker of `model`; the seam is
+//! [`Sockets::apply`] with its [`Known`].
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
+
+use hashbrown::HashMap;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use tcpstate_common::{State, record::flags};
+
+use super::tell_books;
+use crate::{
+    cli::Format,
+    event::{Event, Process},
+    filter::StateSet,
+    format::{
+        csv::{OrEmpty, Rows},
+        escape::{Cell, Printable, unpadded},
+        json::{Common, Lines, Name, Owner, Summary, family, state},
+        text::{Column, OrDash, Table},
+        time::{Local, Rfc3339, Since, Utc},
+        units::{Count, Millis},
+    },
+    run::{End, Flow, View},
+    source::Origin,
+};
+
+/// What to print, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// In which format.
+    pub format: Format,
+    /// Only transitions that touch these states.
+    pub states: Option<StateSet>,
+    /// So many lines, then no more.
+    pub count: Option<u64>,
+    /// A column with the local time of day.
+    pub time: bool,
+    /// A column with the seconds since the start.
+    pub timestamp: bool,
+    /// In colour.
+    pub colour: bool,
+    /// Where local time is.
+    pub zone: TimeZone,
+}
+
+/// The view.
+#[derive(Debug)]
+pub struct Trace {
+    states: Option<StateSet>,
+    count: Option<u64>,
+    printer: Printer,
+    sockets: Sockets,
+    shown: u64,
+    /// Wall-clock time of monotonic 0, and the start of the capture.
+    origin: Option<Origin>,
+}
+
+#[derive(Debug)]
+enum Printer {
+    Text(Text),
+    Json { utc: Utc, lines: Lines },
+    Csv { utc: Utc, rows: Rows },
+}
+
+impl Trace {
+    /// A trace that prints as these options say.
+    pub fn new(options: Options) -> Self {
+        let printer = match options.format {
+            Format::Text => Printer::Text(Text::new(&options)),
+            Format::Json => Printer::Json {
+                utc: Utc::default(),
+                lines: Lines::default(),
+            },
+            Format::Csv => Printer::Csv {
+                utc: Utc::default(),
+                rows: Rows::default(),
+            },
+        };
+        Self {
+            states: options.states,
+            count: options.count,
+            printer,
+            sockets: Sockets::default(),
+            shown: 0,
+            origin: None,
+        }
+    }
+}
+
+impl View for Trace {
+    fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
+        self.origin = Some(origin.clone());
+        match &mut self.printer {
+            Printer::Text(text) => text.table.titles(out),
+            Printer::Json { .. } => Ok(()),
+            Printer::Csv { rows, .. } => rows.row(&CSV_TITLES.map(|title| title as _), out),
+        }
+    }
+
+    fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
+        let known = self.sockets.apply(event);
+        if self.states.is_some_and(|states| !states.touches(event)) {
+            return Ok(Flow::Continue);
+        }
+        let wall_ns = self
+            .origin
+            .as_ref()
+            .map_or(0, |origin| origin.wall_ns(event.ts_ns()));
+        match &mut self.printer {
+            Printer::Text(text) => {
+                let started_ns = self.origin.as_ref().map_or(0, |origin| origin.started_ns);
+                text.line(event, &known, wall_ns, started_ns, out)?;
+            }
+            Printer::Json { utc, lines } => {
+                lines.write(&json_line(event, &known, utc.at(wall_ns)), out)?;
+            }
+            Printer::Csv { utc, rows } => csv_row(event, &known, utc.at(wall_ns), rows, out)?,
+        }
+        self.shown += 1;
+        let done = self.count.is_some_and(|count| self.shown >= count);
+        Ok(if done { Flow::Done } else { Flow::Continue })
+    }
+
+    fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Shown {
+            /// Lines before this one.
+            shown: u64,
+        }
+        if let Printer::Json { lines, .. } = &mut self.printer {
+            return lines.write(&Summary::new(end, Shown { shown: self.shown }), out);
+        }
+        // The last lines first, where both go to one terminal.
+        out.flush()?;
+        let plural = if self.shown == 1 { "" } else { "s" };
+        write!(err, "{} transition{plural} shown; ", Count(self.shown))?;
+        tell_books(end, err)
+    }
+}
+
+/// Lines for people.
+#[derive(Debug)]
+struct Text {
+    table: Table,
+    local: Option<Local>,
+    timestamp: bool,
+}
+
+impl Text {
+    fn new(options: &Options) -> Self {
+        let time = options.time.then_some(Column::left("TIME", 8));
+        let timestamp = options.timestamp.then_some(Column::right("TIME(s)", 11));
+        let columns = [
+            Column::right("COOKIE", 8),
+            Column::right("PID", 7),
+            Column::left("COMM", 15),
+            Column::left("LADDR", 15),
+            Column::right("LPORT", 5),
+            Column::left("RADDR", 15),
+            Column::right("RPORT", 5),
+            Column::left("OLDSTATE", 11),
+            Column::left("->", 2),
+            Column::left("NEWSTATE", 11),
+            Column::right("MS", 10),
+        ];
+        Self {
+            table: Table::new(
+                time.into_iter().chain(timestamp).chain(columns),
+                options.colour,
+            ),
+            local: options.time.then(|| Local::new(options.zone.clone())),
+            timestamp: options.timestamp,
+        }
+    }
+
+    fn line(
+        &mut self,
+        event: &Event,
+        known: &Known,
+        wall_ns: i64,
+        started_ns: u64,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        let time = self.local.as_mut().map(|local| local.at(wall_ns));
+        let since = Since {
+            ns: event.ts_ns(),
+            from_ns: started_ns,
+        };
+        let port = |port| OrDash(Some(port).filter(|&port| port != 0));
+        let owner = known.owner.as_ref();
+        let (cookie, pid) = (OrDash(event.cookie()), OrDash(owner.map(|owner| owner.pid)));
+        let comm = OrDash(owner.map(|owner| Printable(unpadded(&owner.comm))));
+        let (laddr, raddr) = (event.laddr(), event.raddr());
+        let (lport, rport) = (port(event.lport()), port(event.rport()));
+        let (oldstate, newstate) = (event.oldstate(), event.newstate());
+        let dwell = OrDash(known.dwell_ns.map(Millis));
+        // What comes before is there only if asked for.
+        let mut cells: [&dyn Display; 13] = [
+            &"", &"", &cookie, &pid, &comm, &laddr, &lport, &raddr, &rport, &oldstate, &"->",
+            &newstate, &dwell,
+        ];
+        let mut first = 2;
+        if self.timestamp {
+            first -= 1;
+            cells[first] = &since;
+        }
+        if let Some(time) = &time {
+            first -= 1;
+            cells[first] = time;
+        }
+        self.table.row(&cells[first..], out)
+    }
+}
+
+/// A line of JSON. The fields of CSV are the same, in the same order.
+#[derive(Serialize)]
+struct Transition<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[serde(flatten)]
+    common: Common<'a>,
+    #[serde(serialize_with = "state")]
+    oldstate: State,
+    #[serde(serialize_with = "state")]
+    newstate: State,
+    /// Time spent in `oldstate`.
+    dwell_ns: Option<u64>,
+    /// `sk_err`: the kernel's number of an error, 0 for none.
+    error: Option<u16>,
+    /// `sk_shutdown`: 1 receiving and 2 sending is shut down, 3 both.
+    shutdown: Option<u8>,
+    /// `SOCK_DEAD`: the application has closed the socket.
+    sock_dead: Option<bool>,
+    /// `SOCK_DONE`: the peer's FIN has come.
+    sock_done: Option<bool>,
+    cpu: u16,
+    bytes_sent: Option<u64>,
+    bytes_received: Option<u64>,
+    retransmits: Option<u32>,
+    srtt_us: Option<u32>,
+}
+
+fn json_line<'a>(event: &Event, known: &'a Known, ts: Rfc3339<'a>) -> Transition<'a> {
+    let record = event.record();
+    let socket = event.has(flags::SOCKET);
+    let tcp = event.has(flags::TCP);
+    Transition {
+        kind: "transition",
+        common: Common {
+            ts,
+            ts_ns: event.ts_ns(),
+            cookie: event.cookie(),
+            netns: event.netns(),
+            family: family(event.is_ipv4()),
+            laddr: event.laddr(),
+            lport: event.lport(),
+            raddr: event.raddr(),
+            rport: event.rport(),
+            service_port: known.service_port,
+            role: known.role.map(Role::name),
+            owner: known.owner.as_ref().map(|process| Owner {
+                pid: Some(process.pid),
+                comm: Some(Name(&process.comm)),
+                how: EXACT,
+            }),
+            uid: event.uid(),
+            cgroup: event.cgroup(),
+        },
+        oldstate: event.oldstate(),
+        newstate: event.newstate(),
+        dwell_ns: known.dwell_ns,
+        error: event.error(),
+        shutdown: socket.then(|| {
+            u8::from(event.has(flags::RCV_SHUTDOWN))
+                | u8::from(event.has(flags::SEND_SHUTDOWN)) << 1
+        }),
+        sock_dead: socket.then(|| event.has(flags::DEAD)),
+        sock_done: socket.then(|| event.has(flags::DONE)),
+        cpu: record.cpu,
+        bytes_sent: tcp.then_some(record.bytes_sent),
+        bytes_received: tcp.then_some(record.bytes_received),
+        retransmits: tcp.then_some(record.retransmits),
+        srtt_us: Some(record.srtt_us).filter(|&us| tcp && us != 0),
+    }
+}
+
+/// The only way in which an owner is known here: the process acted on the socket itself.
+const EXACT: &str = "exact";
+
+const CSV_TITLES: [&(dyn Display + Sync); 28] = [
+    &"ts",
+    &"ts_ns",
+    &"cookie",
+    &"netns",
+    &"family",
+    &"laddr",
+    &"lport",
+    &"raddr",
+    &"rport",
+    &"service_port",
+    &"role",
+    &"owner_pid",
+    &"owner_comm",
+    &"owner_how",
+    &"uid",
+    &"cgroup",
+    &"oldstate",
+    &"newstate",
+    &"dwell_ns",
+    &"error",
+    &"shutdown",
+    &"sock_dead",
+    &"sock_done",
+    &"cpu",
+    &"bytes_sent",
+    &"bytes_received",
+    &"retransmits",
+    &"srtt_us",
+];
+
+fn csv_row(
+    event: &Event,
+    known: &Known,
+    ts: Rfc3339<'_>,
+    rows: &mut Rows,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let line = json_line(event, known, ts);
+    let common = &line.common;
+    let owner = known.owner.as_ref();
+    rows.row(
+        &[
+            &common.ts,
+            &common.ts_ns,
+            &OrEmpty(common.cookie),
+            &OrEmpty(common.netns),
+            &common.family,
+            &common.laddr,
+            &common.lport,
+            &common.raddr,
+            &common.rport,
+            &OrEmpty(common.service_port),
+            &OrEmpty(common.role),
+            &OrEmpty(owner.map(|process| process.pid)),
+            &OrEmpty(owner.map(|process| Cell(unpadded(&process.comm)))),
+            &OrEmpty(owner.map(|_| EXACT)),
+            &OrEmpty(common.uid),
+            &OrEmpty(common.cgroup),
+            &line.oldstate,
+            &line.newstate,
+            &OrEmpty(line.dwell_ns),
+            &OrEmpty(line.error),
+            &OrEmpty(line.shutdown),
+            &OrEmpty(line.sock_dead),
+            &OrEmpty(line.sock_done),
+            &line.cpu,
+            &OrEmpty(line.bytes_sent),
+            &OrEmpty(line.bytes_received),
+            &OrEmpty(line.retransmits),
+            &OrEmpty(line.srtt_us),
+        ],
+        out,
+    )
+}
+
+/// Which side of a connection a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Client,
+    /// Accepted, or listening.
+    Server,
+}
+
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// What is known about the socket of an event besides what the event says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Known {
+    /// Time spent in the event's `oldstate`.
+    dwell_ns: Option<u64>,
+    role: Option<Role>,
+    service_port: Option<u16>,
+    /// The process that acted on the socket last.
+    owner: Option<Process>,
+}
+
+/// Sockets that are kept at most, about 80 MiB; what comes later has unknown times.
+const SOCKETS_MAX: usize = 1 << 20;
+
+/// The sockets whose last transition we saw, by address (by cookie where there is none).
+///
+/// The kernel uses an address again, so a socket is the same only if the states join and the cookies,
+/// where both are known, are equal: at `LISTEN -> SYN_RECV` the child's is not known yet. `CLOSE -> *`
+/// and `LISTEN -> SYN_RECV` begin a new socket whatever was there.
+#[derive(Debug, Default)]
+struct Sockets(HashMap<u64, Socket>);
+
+#[derive(Clone, Copy, Debug)]
+struct Socket {
+    cookie: Option<u64>,
+    state: State,
+    since_ns: u64,
+    role: Option<Role>,
+    owner: Option<Process>,
+}
+
+impl Sockets {
+    /// Takes an event, and tells what is known about its socket.
+    fn apply(&mut self, event: &Event) -> Known {
+        let record = event.record();
+        let key = if record.skaddr == 0 {
+            record.cookie
+        } else {
+            record.skaddr
+        };
+        let (oldstate, newstate) = (event.oldstate(), event.newstate());
+        let before = self.0.get(&key).copied().filter(|socket| {
+            let begins =
+                oldstate == State::CLOSE || oldstate == State::LISTEN && newstate != State::CLOSE;
+            let same_cookie = socket.cookie.is_none()
+                || event.cookie().is_none()
+                || socket.cookie == event.cookie();
+            !begins && same_cookie && socket.state == oldstate
+        });
+        let role = match (oldstate, newstate) {
+            (_, State::SYN_SENT) | (State::SYN_SENT, _) => Some(Role::Client),
+            (State::LISTEN, _) | (_, State::LISTEN) => Some(Role::Server),
+            _ => before.and_then(|socket| socket.role),
+        };
+        let owner = event.process().or(before.and_then(|socket| socket.owner));
+        if newstate == State::CLOSE {
+            self.0.remove(&key);
+        } else if self.0.len() < SOCKETS_MAX || self.0.contains_key(&key) {
+            let cookie = event.cookie().or(before.and_then(|socket| socket.cookie));
+            let since_ns = event.ts_ns();
+            self.0.insert(
+                key,
+                Socket {
+                    cookie,
+                    state: newstate,
+                    since_ns,
+                    role,
+                    owner,
+                },
+            );
+        }
+        let service_port = match role {
+            Some(Role::Client) => Some(event.rport()),
+            Some(Role::Server) => Some(event.lport()),
+            None => None,
+        };
+        Known {
+            // A clock that went backwards gives no time.
+            dwell_ns: before.and_then(|socket| event.ts_ns().checked_sub(socket.since_ns)),
+            role,
+            service_port: service_port.filter(|&port| port != 0),
+            owner,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
