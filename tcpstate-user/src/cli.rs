@@ -42,6 +42,9 @@ pub enum Command {
     /// Print a line per state change
     #[command(long_about = ABOUT_TRACE, after_help = EXAMPLES_TRACE)]
     Trace(Trace),
+    /// Try what this host allows, and say what is missing
+    #[command(long_about = ABOUT_DOCTOR)]
+    Doctor(Doctor),
 }
 
 /// Arguments of `tcpstate trace`.
@@ -88,6 +91,23 @@ Examples:
 const OUTPUT: &str = "Output";
 const FILTERS: &str = "Filters";
 const CAPTURE: &str = "Capture";
+
+/// Arguments of `tcpstate doctor`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Doctor {
+    /// Write JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Size of the ring buffer to try, such as 64K or 8M
+    #[arg(long, value_name = "N", default_value = "8M", value_parser = ring_bytes)]
+    pub ring_bytes: u32,
+}
+
+const ABOUT_DOCTOR: &str = "\
+Tries what this host allows: the kernel, its type information, privileges, tracefs, the ring buffer and \
+both ways to attach. Says of each whether it is there, what its absence costs, and what to do.
+
+Exit status 0 if `tcpstate trace` can run here, else 1.";
 
 /// What all subcommands that watch have in common.
 #[derive(Debug, Args)]
@@ -279,6 +299,7 @@ mod tests {
         let words = ["tcpstate", "trace"].iter().chain(arguments);
         Cli::try_parse_from(words).map(|cli| match cli.command {
             Command::Trace(trace) => trace,
+            Command::Doctor(_) => unreachable!("the words say trace"),
         })
     }
 
@@ -336,7 +357,12 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
-        for arguments in [["--json", "--csv"], ["-4", "-6"], ["-T", "--json"], ["--csv", "-t"]] {
+        for arguments in [
+            ["--json", "--csv"],
+            ["-4", "-6"],
+            ["-T", "--json"],
+            ["--csv", "-t"],
+        ] {
             let error = trace(&arguments).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{arguments:?}");
             assert_eq!(error.exit_code(), 2);

@@ -9,13 +9,13 @@ use anyhow::Context;
 use clap::Parser;
 use jiff::tz::TimeZone;
 use tcpstate_user::{
-    capture::{self, CaptureError, Live, live, loader::Mode},
-    cli::{Attach, Capture, Cli, Command, Watch},
+    capture::{self, CaptureError, Live, live, loader::Mode, probe},
+    cli::{self, Attach, Capture, Cli, Command, Watch},
     filter::Filter,
     format::{text, units::Bytes},
     run::{self, Outcome, Outputs, View, signals, stdout},
     source::EventSource,
-    view::trace,
+    view::{self, trace},
 };
 
 fn main() -> ExitCode {
@@ -27,14 +27,15 @@ fn main() -> ExitCode {
                 count: arguments.watch.count,
                 time: arguments.time,
                 timestamp: arguments.timestamp,
-                colour: text::wants_colour(),
+                colour: text::wants_colour(&io::stdout()),
                 zone: TimeZone::system(),
             });
-            watch(&arguments.watch, &mut view)
+            watch(&arguments.watch, &mut view).map(|()| ExitCode::SUCCESS)
         }
+        Command::Doctor(arguments) => doctor(arguments),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             explain(&error);
             ExitCode::FAILURE
@@ -44,7 +45,9 @@ fn main() -> ExitCode {
 
 /// Feeds a view until it ends.
 fn watch(arguments: &Watch, view: &mut dyn View) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         // Before the source, which takes a while to start and would leave a Ctrl-C unheard.
         let reader_gone = stdout::reader_gone().context("cannot watch standard output")?;
@@ -57,7 +60,10 @@ fn watch(arguments: &Watch, view: &mut dyn View) -> anyhow::Result<()> {
         };
         let mut source = open(arguments, &options.filter)?;
         let mut out = stdout::open().context("cannot open standard output")?;
-        let outputs = Outputs { out: &mut out, err: &mut io::stderr() };
+        let outputs = Outputs {
+            out: &mut out,
+            err: &mut io::stderr(),
+        };
         match run::drive(source.as_mut(), view, outputs, &mut interrupts, &options).await? {
             // A closed pipe ends quietly: whoever closed it has seen enough.
             Outcome::Finished | Outcome::ReaderGone => Ok(()),
@@ -66,7 +72,11 @@ fn watch(arguments: &Watch, view: &mut dyn View) -> anyhow::Result<()> {
 }
 
 fn open(arguments: &Watch, filter: &Filter) -> anyhow::Result<Box<dyn EventSource>> {
-    let Capture { attach, ring_bytes, bpf_log } = arguments.capture;
+    let Capture {
+        attach,
+        ring_bytes,
+        bpf_log,
+    } = arguments.capture;
     let live = Live::start(&capture::Options {
         attach: match attach {
             Attach::Auto => live::Attach::Auto,
@@ -84,7 +94,11 @@ fn open(arguments: &Watch, filter: &Filter) -> anyhow::Result<Box<dyn EventSourc
     }
     if arguments.verbose {
         let origin = live.origin();
-        let filters = if filter.wants_all() { "none" } else { &origin.filters };
+        let filters = if filter.wants_all() {
+            "none"
+        } else {
+            &origin.filters
+        };
         say(&format!(
             "attached to the kernel ({}) in {} mode; ring buffer {}; filters: {filters}",
             origin.kernel,
@@ -95,10 +109,32 @@ fn open(arguments: &Watch, filter: &Filter) -> anyhow::Result<Box<dyn EventSourc
     Ok(Box::new(live))
 }
 
+fn doctor(arguments: cli::Doctor) -> anyhow::Result<ExitCode> {
+    let report = probe::probe(arguments.ring_bytes);
+    let mut out = stdout::open().context("cannot open standard output")?;
+    let written = if arguments.json {
+        view::doctor::write_json(&report, &mut out)
+    } else {
+        view::doctor::write_text(&report, text::wants_colour(&io::stdout()), &mut out)
+    };
+    match written.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the output")
+        }
+        _ => Ok(if report.attach.is_some() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }),
+    }
+}
+
 /// What was tried, why it failed, and what to do about it.
 fn explain(error: &anyhow::Error) {
     say(&format!("{error:#}"));
-    let remedy = error.chain().find_map(|cause| cause.downcast_ref::<CaptureError>()?.remedy());
+    let remedy = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<CaptureError>()?.remedy());
     if let Some(remedy) = remedy {
         say(&remedy);
     }

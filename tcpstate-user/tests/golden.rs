@@ -21,7 +21,9 @@ use tcpstate_user::{
 };
 
 fn compare(name: &str, written: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
     if env::var_os("TCPSTATE_BLESS").is_some() {
         fs::write(&path, written).unwrap();
         return;
@@ -41,12 +43,18 @@ fn help() {
         .get_subcommands()
         .map(|command| command.get_name().to_owned())
         .collect::<Vec<_>>();
-    for name in ["tcpstate"].into_iter().chain(names.iter().map(String::as_str)) {
+    for name in ["tcpstate"]
+        .into_iter()
+        .chain(names.iter().map(String::as_str))
+    {
         let words = match name {
             "tcpstate" => vec!["tcpstate", "--help"],
             name => vec!["tcpstate", name, "--help"],
         };
-        let error = Cli::command().term_width(HELP_WIDTH).try_get_matches_from(words).unwrap_err();
+        let error = Cli::command()
+            .term_width(HELP_WIDTH)
+            .try_get_matches_from(words)
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DisplayHelp);
         let text = error.to_string();
         for line in text.lines() {
@@ -133,7 +141,13 @@ fn events() -> Vec<Event> {
     let hostile = Socket::new(4_103, "127.0.0.1", 40_001, "127.0.0.1", 9);
     let bare = Socket::new(4_104, "192.0.2.10", 5_432, "192.0.2.11", 40_002);
     let without_socket = |record: &mut Record| {
-        (record.cookie, record.cgroup, record.netns, record.uid, record.flags) = (0, 0, 0, 0, 0);
+        (
+            record.cookie,
+            record.cgroup,
+            record.netns,
+            record.uid,
+            record.flags,
+        ) = (0, 0, 0, 0, 0);
     };
     let closed = |sent, received, flags| {
         move |record: &mut Record| {
@@ -162,7 +176,9 @@ fn events() -> Vec<Event> {
             process(1_234, b"curl")(record);
             record.flags |= flags::SEND_SHUTDOWN;
         }),
-        server.event(301_100, 1, 8, |record| record.flags |= flags::RCV_SHUTDOWN | flags::DONE),
+        server.event(301_100, 1, 8, |record| {
+            record.flags |= flags::RCV_SHUTDOWN | flags::DONE
+        }),
         client.event(301_110, 4, 5, plain),
         client.event(301_150, 5, 7, closed(1_000, 20_000, both | flags::DEAD)),
         // Seen first in the middle of its life; longer addresses widen the columns.
@@ -200,12 +216,25 @@ fn end() -> End {
             lost: 3,
             received: 19,
             rejected: 1,
-            filtered_by_reason: FilteredByReason { port: 1_200, ..FilteredByReason::default() },
-            lost_by_reason: LostByReason { ring_full: 2, nested: 1 },
-            rejected_by_reason: RejectedByReason { malformed: 1, ..RejectedByReason::default() },
+            filtered_by_reason: FilteredByReason {
+                port: 1_200,
+                ..FilteredByReason::default()
+            },
+            lost_by_reason: LostByReason {
+                ring_full: 2,
+                nested: 1,
+            },
+            rejected_by_reason: RejectedByReason {
+                malformed: 1,
+                ..RejectedByReason::default()
+            },
         },
         selection: Selection {
-            settled: Settled { passed: 18, dropped: 0, undecided: 1 },
+            settled: Settled {
+                passed: 18,
+                dropped: 0,
+                undecided: 1,
+            },
             unread: 0,
         },
         cost: Cost {
@@ -243,7 +272,10 @@ fn run(options: Options) -> (String, String) {
         }
     }
     trace.finish(&end(), &mut out, &mut err).unwrap();
-    (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    (
+        String::from_utf8(out).unwrap(),
+        String::from_utf8(err).unwrap(),
+    )
 }
 
 #[test]
@@ -255,9 +287,17 @@ fn trace_text() {
 
 #[test]
 fn trace_text_with_times() {
-    let options = Options { time: true, timestamp: true, ..options(Format::Text) };
+    let options = Options {
+        time: true,
+        timestamp: true,
+        ..options(Format::Text)
+    };
     compare("trace-times.txt", &run(options).0);
-    let only = Options { timestamp: true, count: Some(2), ..self::options(Format::Text) };
+    let only = Options {
+        timestamp: true,
+        count: Some(2),
+        ..self::options(Format::Text)
+    };
     compare("trace-timestamp.txt", &run(only).0);
 }
 
@@ -279,12 +319,22 @@ fn trace_csv() {
 #[test]
 fn trace_of_some_states_still_knows_the_times() {
     let states = Some("close_wait,listen".parse().unwrap());
-    compare("trace-states.txt", &run(Options { states, ..options(Format::Text) }).0);
+    compare(
+        "trace-states.txt",
+        &run(Options {
+            states,
+            ..options(Format::Text)
+        })
+        .0,
+    );
 }
 
 #[test]
 fn trace_shows_as_many_lines_as_asked_for() {
-    let options = Options { count: Some(3), ..options(Format::Csv) };
+    let options = Options {
+        count: Some(3),
+        ..options(Format::Csv)
+    };
     let (out, err) = run(options);
     assert_eq!(out.lines().count(), 1 + 3);
     assert!(err.starts_with("3 transitions shown; "), "{err}");
@@ -298,8 +348,10 @@ fn csv_has_the_fields_of_json() {
     let mut rows = csv::Reader::from_reader(csv.as_bytes());
     let titles = rows.headers().unwrap().clone();
     let rows: Vec<csv::StringRecord> = rows.records().map(Result::unwrap).collect();
-    let lines: Vec<serde_json::Value> =
-        json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(rows.len() + 1, lines.len(), "and the summary");
     for (row, line) in rows.iter().zip(&lines) {
         let mut fields = 0;

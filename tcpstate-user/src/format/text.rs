@@ -19,10 +19,14 @@ impl<T: Display> Display for OrDash<T> {
     }
 }
 
-/// Whether standard output wants colours: a terminal, and no `NO_COLOR`.
-pub fn wants_colour() -> bool {
-    let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !refused && io::stdout().is_terminal()
+/// Whether people want colour on their terminal: unless `NO_COLOR` says something or the terminal is
+/// a dumb one.
+///
+/// *Source:* <https://no-color.org>.
+pub fn wants_colour(out: &impl IsTerminal) -> bool {
+    out.is_terminal()
+        && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && env::var_os("TERM").is_none_or(|value| value != "dumb")
 }
 
 /// On which side a column's cells stand.

@@ -2,14 +2,14 @@
 //!
 //! Shows a [`Report`]; the trying and judging is `capture::probe`'s.
 
-use std::{
-    env,
-    io::{self, IsTerminal, Write},
-};
+use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::capture::probe::{Check, Report, Status};
+use crate::{
+    capture::probe::{Check, Report, Status},
+    format::json::Lines,
+};
 
 /// Columns of text after which a line is broken, where words allow.
 const WIDTH: usize = 100;
@@ -66,16 +66,6 @@ pub fn write_text(report: &Report, colour: bool, out: &mut dyn Write) -> io::Res
     }
 }
 
-/// Whether people want colour on their terminal: unless `NO_COLOR` says something or the terminal is
-/// a dumb one.
-///
-/// *Source:* <https://no-color.org>.
-pub fn colour_wanted(out: &impl IsTerminal) -> bool {
-    out.is_terminal()
-        && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-        && env::var_os("TERM").is_none_or(|value| value != "dumb")
-}
-
 const fn colour_of(status: Status) -> &'static str {
     match status {
         Status::Ok => "\x1b[32m",
@@ -117,6 +107,7 @@ fn write_wrapped(out: &mut dyn Write, indent: usize, label: &str, text: &str) ->
 
 /// Writes the report as one JSON object a line: a `check` for each, then the `doctor` line.
 pub fn write_json(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    let mut lines = Lines::default();
     for check in &report.checks {
         let Check {
             name,
@@ -132,7 +123,7 @@ pub fn write_json(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             costs: costs.as_deref(),
             remedy: remedy.as_deref(),
         };
-        write_line(&line, out)?;
+        lines.write(&line, out)?;
     }
     let host = &report.host;
     let attach = report.attach.map(|mode| mode.to_string());
@@ -143,7 +134,7 @@ pub fn write_json(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         host: &host.name,
         kernel: &host.kernel,
     };
-    write_line(&line, out)
+    lines.write(&line, out)
 }
 
 #[derive(Serialize)]
@@ -163,11 +154,6 @@ enum Line<'a> {
         host: &'a str,
         kernel: &'a str,
     },
-}
-
-fn write_line(line: &Line<'_>, out: &mut dyn Write) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, line)?;
-    writeln!(out)
 }
 
 #[cfg(test)]

@@ -33,9 +33,18 @@ fn child(ts_ns: u64) -> Event {
 
 fn dwells(events: &[Event]) -> Vec<Option<u64>> {
     let mut sockets = Sockets::default();
-    let dwells = events.iter().map(|event| sockets.apply(event).dwell_ns).collect();
-    let open = events.last().is_some_and(|event| event.newstate() != State::CLOSE);
-    assert_eq!(sockets.0.len(), usize::from(open), "an ended socket is forgotten");
+    let dwells = events
+        .iter()
+        .map(|event| sockets.apply(event).dwell_ns)
+        .collect();
+    let open = events
+        .last()
+        .is_some_and(|event| event.newstate() != State::CLOSE);
+    assert_eq!(
+        sockets.0.len(),
+        usize::from(open),
+        "an ended socket is forgotten"
+    );
     dwells
 }
 
@@ -106,10 +115,22 @@ fn a_gap_makes_the_time_unknown() {
 #[test]
 fn roles_and_service_ports_are_those_of_the_opening() {
     let cases = [
-        (vec![plain(1, State::CLOSE, State::SYN_SENT)], Some(Role::Client), Some(80)),
-        (vec![plain(1, State::SYN_SENT, State::ESTABLISHED)], Some(Role::Client), Some(80)),
+        (
+            vec![plain(1, State::CLOSE, State::SYN_SENT)],
+            Some(Role::Client),
+            Some(80),
+        ),
+        (
+            vec![plain(1, State::SYN_SENT, State::ESTABLISHED)],
+            Some(Role::Client),
+            Some(80),
+        ),
         (vec![child(1)], Some(Role::Server), Some(80)),
-        (vec![plain(1, State::LISTEN, State::CLOSE)], Some(Role::Server), Some(40_000)),
+        (
+            vec![plain(1, State::LISTEN, State::CLOSE)],
+            Some(Role::Server),
+            Some(40_000),
+        ),
         (vec![plain(1, State::ESTABLISHED, State::CLOSE)], None, None),
         // A simultaneous open is no server.
         (
@@ -121,18 +142,32 @@ fn roles_and_service_ports_are_those_of_the_opening() {
             Some(Role::Client),
             Some(80),
         ),
-        (vec![plain(1, State::SYN_RECV, State::ESTABLISHED)], None, None),
+        (
+            vec![plain(1, State::SYN_RECV, State::ESTABLISHED)],
+            None,
+            None,
+        ),
         // Listening on a port that the kernel has not chosen yet.
         (
-            vec![event(1, State::CLOSE, State::LISTEN, |record| record.lport = 0)],
+            vec![event(1, State::CLOSE, State::LISTEN, |record| {
+                record.lport = 0
+            })],
             Some(Role::Server),
             None,
         ),
     ];
     for (events, role, service_port) in cases {
         let mut sockets = Sockets::default();
-        let known = events.iter().map(|event| sockets.apply(event)).last().unwrap();
-        assert_eq!((known.role, known.service_port), (role, service_port), "{events:?}");
+        let known = events
+            .iter()
+            .map(|event| sockets.apply(event))
+            .last()
+            .unwrap();
+        assert_eq!(
+            (known.role, known.service_port),
+            (role, service_port),
+            "{events:?}"
+        );
     }
 }
 
@@ -146,9 +181,18 @@ fn the_owner_is_who_acted_on_the_socket_last() {
     };
     let mut sockets = Sockets::default();
     let mut owner = |event| sockets.apply(&event).owner.map(|process| process.pid);
-    assert_eq!(owner(event(1, State::CLOSE, State::SYN_SENT, by(10))), Some(10));
-    assert_eq!(owner(plain(2, State::SYN_SENT, State::ESTABLISHED)), Some(10));
-    assert_eq!(owner(event(3, State::ESTABLISHED, State::FIN_WAIT1, by(11))), Some(11));
+    assert_eq!(
+        owner(event(1, State::CLOSE, State::SYN_SENT, by(10))),
+        Some(10)
+    );
+    assert_eq!(
+        owner(plain(2, State::SYN_SENT, State::ESTABLISHED)),
+        Some(10)
+    );
+    assert_eq!(
+        owner(event(3, State::ESTABLISHED, State::FIN_WAIT1, by(11))),
+        Some(11)
+    );
     assert_eq!(owner(plain(4, State::FIN_WAIT1, State::CLOSE)), Some(11));
     assert_eq!(owner(plain(5, State::ESTABLISHED, State::CLOSE_WAIT)), None);
 }
