@@ -21,7 +21,7 @@ use tcpstate_user::{
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Trace(arguments) => {
-            let mut view = trace::Trace::new(trace::Options {
+            let mut view = trace::Trace::new(&trace::Options {
                 format: arguments.watch.output.format(),
                 states: arguments.states.set,
                 count: arguments.watch.count,

@@ -447,6 +447,16 @@ impl<'a> Driver<'a> {
         Ok(Flow::Continue)
     }
 
+    /// Ends what ends by `now_ns`, and writes all out, so that it stands before the summary.
+    fn close_last_intervals(&mut self, now_ns: u64) -> io::Result<()> {
+        while let Some(end_ns) = self.next_tick_ns.filter(|&end_ns| end_ns <= now_ns)
+            && !self.view_done
+        {
+            self.view_done = self.tick(end_ns)? == Flow::Done;
+        }
+        self.out.flush()
+    }
+
     fn is_before_limit(&self, ns: u64) -> bool {
         self.limit_ns.is_none_or(|limit_ns| ns < limit_ns)
     }
@@ -499,10 +509,12 @@ impl<'a> Driver<'a> {
         let now_ns = self
             .limit_ns
             .map_or(now_ns, |limit_ns| limit_ns.min(now_ns));
-        while let Some(end_ns) = self.next_tick_ns.filter(|&end_ns| end_ns <= now_ns)
-            && !self.view_done
-        {
-            self.view_done = self.tick(end_ns)? == Flow::Done;
+        // A disk that is full is no reason to keep the books back.
+        match self.close_last_intervals(now_ns) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                self.failure.get_or_insert(RunError::Output(error));
+            }
+            result => result?,
         }
         if let Some(settler) = &mut self.settler {
             self.selection.settled = settler.finish();

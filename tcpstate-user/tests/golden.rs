@@ -177,7 +177,7 @@ fn events() -> Vec<Event> {
             record.flags |= flags::SEND_SHUTDOWN;
         }),
         server.event(301_100, 1, 8, |record| {
-            record.flags |= flags::RCV_SHUTDOWN | flags::DONE
+            record.flags |= flags::RCV_SHUTDOWN | flags::DONE;
         }),
         client.event(301_110, 4, 5, plain),
         client.event(301_150, 5, 7, closed(1_000, 20_000, both | flags::DEAD)),
@@ -262,7 +262,7 @@ fn options(format: Format) -> Options {
 }
 
 /// Standard output and standard error of a whole run.
-fn run(options: Options) -> (String, String) {
+fn run(options: &Options) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut trace = Trace::new(options);
     trace.start(&origin(), &mut out).unwrap();
@@ -280,7 +280,7 @@ fn run(options: Options) -> (String, String) {
 
 #[test]
 fn trace_text() {
-    let (out, err) = run(options(Format::Text));
+    let (out, err) = run(&options(Format::Text));
     compare("trace.txt", &out);
     compare("trace.stderr.txt", &err);
 }
@@ -292,28 +292,28 @@ fn trace_text_with_times() {
         timestamp: true,
         ..options(Format::Text)
     };
-    compare("trace-times.txt", &run(options).0);
+    compare("trace-times.txt", &run(&options).0);
     let only = Options {
         timestamp: true,
         count: Some(2),
         ..self::options(Format::Text)
     };
-    compare("trace-timestamp.txt", &run(only).0);
+    compare("trace-timestamp.txt", &run(&only).0);
 }
 
 #[test]
 fn trace_json() {
-    let (out, err) = run(options(Format::Json));
+    let (out, err) = run(&options(Format::Json));
     compare("trace.jsonl", &out);
     assert_eq!(err, "");
 }
 
 #[test]
 fn trace_csv() {
-    let (out, err) = run(options(Format::Csv));
+    let (out, err) = run(&options(Format::Csv));
     compare("trace.csv", &out);
     // Only the first words differ from text.
-    assert_eq!(err, run(options(Format::Text)).1);
+    assert_eq!(err, run(&options(Format::Text)).1);
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn trace_of_some_states_still_knows_the_times() {
     let states = Some("close_wait,listen".parse().unwrap());
     compare(
         "trace-states.txt",
-        &run(Options {
+        &run(&Options {
             states,
             ..options(Format::Text)
         })
@@ -335,7 +335,7 @@ fn trace_shows_as_many_lines_as_asked_for() {
         count: Some(3),
         ..options(Format::Csv)
     };
-    let (out, err) = run(options);
+    let (out, err) = run(&options);
     assert_eq!(out.lines().count(), 1 + 3);
     assert!(err.starts_with("3 transitions shown; "), "{err}");
 }
@@ -343,8 +343,8 @@ fn trace_shows_as_many_lines_as_asked_for() {
 /// CSV and JSON say the same under the same names.
 #[test]
 fn csv_has_the_fields_of_json() {
-    let json = run(options(Format::Json)).0;
-    let csv = run(options(Format::Csv)).0;
+    let json = run(&options(Format::Json)).0;
+    let csv = run(&options(Format::Csv)).0;
     let mut rows = csv::Reader::from_reader(csv.as_bytes());
     let titles = rows.headers().unwrap().clone();
     let rows: Vec<csv::StringRecord> = rows.records().map(Result::unwrap).collect();

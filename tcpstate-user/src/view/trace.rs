@@ -74,9 +74,9 @@ enum Printer {
 
 impl Trace {
     /// A trace that prints as these options say.
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: &Options) -> Self {
         let printer = match options.format {
-            Format::Text => Printer::Text(Text::new(&options)),
+            Format::Text => Printer::Text(Text::new(options)),
             Format::Json => Printer::Json {
                 utc: Utc::default(),
                 lines: Lines::default(),
@@ -140,8 +140,6 @@ impl View for Trace {
         if let Printer::Json { lines, .. } = &mut self.printer {
             return lines.write(&Summary::new(end, Shown { shown: self.shown }), out);
         }
-        // The last lines first, where both go to one terminal.
-        out.flush()?;
         let plural = if self.shown == 1 { "" } else { "s" };
         write!(err, "{} transition{plural} shown; ", Count(self.shown))?;
         tell_books(end, err)

@@ -150,7 +150,7 @@ fn roles_and_service_ports_are_those_of_the_opening() {
         // Listening on a port that the kernel has not chosen yet.
         (
             vec![event(1, State::CLOSE, State::LISTEN, |record| {
-                record.lport = 0
+                record.lport = 0;
             })],
             Some(Role::Server),
             None,

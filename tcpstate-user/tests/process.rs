@@ -1,0 +1,335 @@
+//! What a run does with signals and with its output, in a process of its own.
+//!
+//! The same executable is both the tests and, if [`CHILD`] is set, the process that they watch: a
+//! trace over a source that does what the test needs. It needs no kernel part.
+
+use std::{
+    env,
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::process::ExitStatusExt,
+    process::{Child, ChildStderr, Command, ExitCode, ExitStatus, Stdio},
+    task::{Context, Poll},
+};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::process::{Pid, Signal, kill_process};
+use tcpstate_common::{Record, State, record::AF_INET};
+use tcpstate_user::{
+    event::Event,
+    run::{self, End, Flow, Outputs, View, signals, stdout},
+    source::{Accounting, EventSource, Origin},
+};
+
+/// The variable that says which source the child is to have.
+const CHILD: &str = "TCPSTATE_TEST_CHILD";
+
+fn main() -> ExitCode {
+    if let Ok(kind) = env::var(CHILD) {
+        return child(&kind);
+    }
+    let trials = vec![
+        Trial::test(
+            "each_of_three_signals_ends_with_the_summary",
+            ends_with_the_summary,
+        ),
+        Trial::test("a_second_sigint_kills", a_second_sigint_kills),
+        Trial::test(
+            "sigint_kills_what_sigterm_could_not_end",
+            sigint_after_sigterm,
+        ),
+        Trial::test(
+            "an_ignored_sighup_stays_ignored",
+            an_ignored_sighup_stays_ignored,
+        ),
+        Trial::test("sigusr1_goes_to_the_view", sigusr1_goes_to_the_view),
+        Trial::test("a_closed_pipe_ends_a_quiet_run", || {
+            a_closed_pipe_ends_a_run("quiet")
+        }),
+        Trial::test("a_closed_pipe_ends_a_busy_run", || {
+            a_closed_pipe_ends_a_run("busy")
+        }),
+        Trial::test("bad_usage_exits_2_and_says_why", bad_usage),
+        Trial::test("help_and_version_exit_0", help_and_version),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// Says on standard error what happens, a word a line.
+fn say(word: &str) {
+    writeln!(io::stderr(), "{word}").expect("the parent reads standard error");
+}
+
+struct Source {
+    origin: Origin,
+    /// `quiet`: no events. `busy`: one after the other. `stuck`: does not end when it is stopped.
+    kind: String,
+    said_ready: bool,
+    stopped: bool,
+}
+
+impl EventSource for Source {
+    fn poll_next(
+        &mut self,
+        _cx: &mut Context<'_>,
+        batch: &mut Vec<Event>,
+    ) -> Poll<anyhow::Result<bool>> {
+        if !self.said_ready {
+            self.said_ready = true;
+            say("ready");
+        }
+        if self.stopped && self.kind != "stuck" {
+            return Poll::Ready(Ok(false));
+        }
+        if self.kind == "busy" {
+            let record = Record {
+                family: AF_INET,
+                oldstate: State::CLOSE,
+                newstate: State::SYN_SENT,
+                ..Record::default()
+            };
+            batch.push(Event::try_from(record).expect("a valid record"));
+            return Poll::Ready(Ok(true));
+        }
+        // Only a signal goes on from here.
+        Poll::Pending
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
+        say("stopping");
+    }
+
+    fn accounting(&mut self) -> anyhow::Result<Accounting> {
+        Ok(Accounting::default())
+    }
+
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+struct Lines;
+
+impl View for Lines {
+    fn start(&mut self, _origin: &Origin, _out: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn event(&mut self, _event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
+        writeln!(out, "event")?;
+        Ok(Flow::Continue)
+    }
+
+    fn takes_usr1(&self) -> bool {
+        true
+    }
+
+    fn usr1(&mut self, _now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {
+        say("usr1");
+        Ok(Flow::Continue)
+    }
+
+    fn finish(&mut self, _end: &End, _out: &mut dyn Write, _err: &mut dyn Write) -> io::Result<()> {
+        say("summary");
+        Ok(())
+    }
+}
+
+fn child(kind: &str) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let result = runtime.block_on(async {
+        let mut interrupts = signals::Process::install(true, stdout::reader_gone()?)?;
+        let origin = Origin {
+            host: String::new(),
+            kernel: String::new(),
+            attach: String::new(),
+            wall_at_monotonic_zero_ns: 0,
+            started_ns: 0,
+            filters: String::new(),
+            live: true,
+        };
+        let mut source = Source {
+            origin,
+            kind: kind.into(),
+            said_ready: false,
+            stopped: false,
+        };
+        let mut out = stdout::open()?;
+        let outputs = Outputs {
+            out: &mut out,
+            err: &mut io::stderr(),
+        };
+        let options = run::Options::default();
+        anyhow::Ok(run::drive(&mut source, &mut Lines, outputs, &mut interrupts, &options).await?)
+    });
+    match result {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The child as a test sees it.
+struct Watched {
+    child: Child,
+    words: BufReader<ChildStderr>,
+}
+
+impl Watched {
+    /// Starts a child and waits until it is ready.
+    fn start(mut command: Command, kind: &str) -> io::Result<Self> {
+        let mut child = command
+            .env(CHILD, kind)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let words = BufReader::new(child.stderr.take().expect("standard error is a pipe"));
+        let mut watched = Self { child, words };
+        assert_eq!(watched.word()?, "ready");
+        Ok(watched)
+    }
+
+    fn quiet() -> io::Result<Self> {
+        Self::start(Command::new(env::current_exe()?), "quiet")
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
+    /// The next thing it says; empty at its end.
+    fn word(&mut self) -> io::Result<String> {
+        let mut word = String::new();
+        self.words.read_line(&mut word)?;
+        Ok(word.trim_end().to_owned())
+    }
+
+    /// Waits for its end: how, and what else it said.
+    fn end(mut self) -> io::Result<(ExitStatus, String)> {
+        let mut rest = String::new();
+        self.words.read_to_string(&mut rest)?;
+        Ok((self.child.wait()?, rest))
+    }
+}
+
+fn ends_with_the_summary() -> Result<(), Failed> {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let child = Watched::quiet()?;
+        child.signal(signal)?;
+        let (status, words) = child.end()?;
+        assert_eq!(words, "stopping\nsummary\n", "{signal:?}");
+        assert_eq!(status.code(), Some(0), "{signal:?}");
+    }
+    Ok(())
+}
+
+fn dies_of_sigint_after(first: Signal) -> Result<(), Failed> {
+    let mut child = Watched::start(Command::new(env::current_exe()?), "stuck")?;
+    child.signal(first)?;
+    assert_eq!(child.word()?, "stopping");
+    child.signal(Signal::INT)?;
+    let (status, words) = child.end()?;
+    assert_eq!(
+        (status.signal(), words.as_str()),
+        (Some(Signal::INT.as_raw()), "")
+    );
+    Ok(())
+}
+
+fn a_second_sigint_kills() -> Result<(), Failed> {
+    dies_of_sigint_after(Signal::INT)
+}
+
+fn sigint_after_sigterm() -> Result<(), Failed> {
+    dies_of_sigint_after(Signal::TERM)
+}
+
+fn an_ignored_sighup_stays_ignored() -> Result<(), Failed> {
+    let mut nohup = Command::new("sh");
+    nohup
+        .args(["-c", "trap '' HUP; exec \"$0\""])
+        .arg(env::current_exe()?);
+    let mut child = Watched::start(nohup, "quiet")?;
+    child.signal(Signal::HUP)?;
+    // Were the first one heard, it would stop before it says this.
+    child.signal(Signal::USR1)?;
+    assert_eq!(child.word()?, "usr1");
+    child.signal(Signal::TERM)?;
+    let (status, words) = child.end()?;
+    assert_eq!(
+        (status.code(), words.as_str()),
+        (Some(0), "stopping\nsummary\n")
+    );
+    Ok(())
+}
+
+fn sigusr1_goes_to_the_view() -> Result<(), Failed> {
+    let mut child = Watched::quiet()?;
+    for _ in 0..3 {
+        child.signal(Signal::USR1)?;
+        assert_eq!(child.word()?, "usr1");
+    }
+    child.signal(Signal::INT)?;
+    assert_eq!(child.end()?.1, "stopping\nsummary\n");
+    Ok(())
+}
+
+fn a_closed_pipe_ends_a_run(kind: &str) -> Result<(), Failed> {
+    let mut child = Watched::start(Command::new(env::current_exe()?), kind)?;
+    drop(child.child.stdout.take());
+    let (status, words) = child.end()?;
+    assert_eq!((status.code(), words.as_str()), (Some(0), ""));
+    Ok(())
+}
+
+fn tcpstate(arguments: &[&str]) -> io::Result<(Option<i32>, String, String)> {
+    let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+        .args(arguments)
+        .output()?;
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    Ok((
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    ))
+}
+
+fn bad_usage() -> Result<(), Failed> {
+    for (arguments, reason) in [
+        (&[][..], "Usage: tcpstate <COMMAND>"),
+        (&["trase"], "a similar subcommand exists: 'trace'"),
+        (
+            &["trace", "--csv", "--json"],
+            "'--csv' cannot be used with '--json'",
+        ),
+        (&["trace", "-L", "80,http"], "`http` is not a port"),
+        (&["trace", "--ring-bytes", "5000"], "must be a power of two"),
+    ] {
+        let (code, out, err) = tcpstate(arguments)?;
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(err.contains(reason), "{arguments:?}: {err}");
+    }
+    Ok(())
+}
+
+fn help_and_version() -> Result<(), Failed> {
+    for (arguments, beginning) in [
+        (["--help"].as_slice(), "Shows every TCP state change"),
+        (&["trace", "--help"], "Prints a line per TCP state change"),
+        (
+            &["--version"],
+            concat!("tcpstate ", env!("CARGO_PKG_VERSION")),
+        ),
+    ] {
+        let (code, out, err) = tcpstate(arguments)?;
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{arguments:?}");
+        assert!(out.starts_with(beginning), "{arguments:?}: {out}");
+    }
+    Ok(())
+}
