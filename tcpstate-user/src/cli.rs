@@ -74,8 +74,9 @@ const ABOUT_TRACE: &str = "\
 Prints a line per TCP state change of this host.
 
 MS is the time that the socket spent in OLDSTATE, in milliseconds: known from the second change on \
-that was seen of a socket. PID and COMM are the process that acted on the socket last; what merely ran \
-on the CPU is not shown. `-` is unknown, or not chosen yet.
+that was seen of a socket. PID and COMM are the process that the connection belongs to: the one that \
+opened it or acts on it at this change, else the one that listens where it came in. What merely ran on \
+the CPU is not shown. `-` is unknown, or not chosen yet.
 
 The summary at the end says where every state change went: seen = filtered + submitted + lost, and \
 submitted = received + rejected. With --json it is the last line; else it goes to standard error.";
@@ -85,8 +86,9 @@ Examples:
   tcpstate trace                        everything, until Ctrl-C
   tcpstate trace -L 80,443 -T           connections to our web server, with the time of day
   tcpstate trace --state CLOSE_WAIT     who leaves connections half closed, and for how long
-  tcpstate trace -4 -D 5432 --json | jq -c 'select(.newstate == \"CLOSE\") | [.raddr, .error]'
-  tcpstate trace --count 10             the next ten changes, then the summary";
+  tcpstate trace -4 -D 5432 --json | jq -c 'select(.newstate == \"CLOSE\") | [.raddr, .cause]'
+  tcpstate trace --count 10             the next ten changes, then the summary
+  tcpstate trace -r FILE --csv          what was recorded, as CSV";
 
 const OUTPUT: &str = "Output";
 const FILTERS: &str = "Filters";
@@ -112,6 +114,9 @@ Exit status 0 if `tcpstate trace` can run here, else 1.";
 /// What all subcommands that watch have in common.
 #[derive(Debug, Args)]
 pub struct Watch {
+    /// Read a recording instead of the kernel; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub read: Option<PathBuf>,
     /// End after this long, such as 500ms, 10s, 5m, 1h; a plain number is seconds
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
@@ -237,14 +242,26 @@ pub struct States {
 #[command(next_help_heading = CAPTURE)]
 pub struct Capture {
     /// How to attach to the kernel
-    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        default_value_t,
+        conflicts_with = "read"
+    )]
     pub attach: Attach,
     /// Size of the ring buffer between kernel and user space, such as 64K or 8M: a power of two, at
     /// least a page
-    #[arg(long, value_name = "N", default_value = "8M", value_parser = ring_bytes)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "8M",
+        value_parser = ring_bytes,
+        conflicts_with = "read"
+    )]
     pub ring_bytes: u32,
     /// Print the debug log of the BPF programs on standard error; slow
-    #[arg(long)]
+    #[arg(long, conflicts_with = "read")]
     pub bpf_log: bool,
 }
 
@@ -362,6 +379,8 @@ mod tests {
             ["-4", "-6"],
             ["-T", "--json"],
             ["--csv", "-t"],
+            ["-rfile", "--bpf-log"],
+            ["--attach=auto", "-r-"],
         ] {
             let error = trace(&arguments).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{arguments:?}");

@@ -13,6 +13,7 @@ use tcpstate_user::{
     cli::{self, Attach, Capture, Cli, Command, Watch},
     filter::Filter,
     format::{text, units::Bytes},
+    recording::Reader,
     run::{self, Outcome, Outputs, View, signals, stdout},
     source::EventSource,
     view::{self, trace},
@@ -72,6 +73,9 @@ fn watch(arguments: &Watch, view: &mut dyn View) -> anyhow::Result<()> {
 }
 
 fn open(arguments: &Watch, filter: &Filter) -> anyhow::Result<Box<dyn EventSource>> {
+    if let Some(path) = &arguments.read {
+        return Ok(Box::new(Reader::open(path)?));
+    }
     let Capture {
         attach,
         ring_bytes,

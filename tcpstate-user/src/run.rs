@@ -339,7 +339,9 @@ impl<'a> Driver<'a> {
                 self.position = 0;
                 self.source.poll_next(cx, &mut self.batch).map(Wake::Events)
             });
-            step = match wake.await {
+            let wake = wake.await;
+            self.tell_notices();
+            step = match wake {
                 Wake::Interrupt(Interrupt::ReaderGone) => return Ok(Outcome::ReaderGone),
                 Wake::Interrupt(Interrupt::Stop) => {
                     // A recording has all its events on their way; it ends here.
@@ -455,6 +457,13 @@ impl<'a> Driver<'a> {
             self.view_done = self.tick(end_ns)? == Flow::Done;
         }
         self.out.flush()
+    }
+
+    /// Passes on what the source has to tell. If nobody listens there, there is nobody to tell.
+    fn tell_notices(&mut self) {
+        for notice in self.source.notices() {
+            let _ = writeln!(self.err, "tcpstate: {notice}");
+        }
     }
 
     fn is_before_limit(&self, ns: u64) -> bool {

@@ -3,7 +3,7 @@
 //! `TCPSTATE_BLESS=1 cargo test --test golden` writes those files anew; read the difference before
 //! you commit it.
 
-use std::{env, fs, net::IpAddr, path::Path};
+use std::{env, fs, net::IpAddr, path::Path, process::Command};
 
 use clap::{CommandFactory, error::ErrorKind};
 use jiff::tz::TimeZone;
@@ -15,6 +15,7 @@ use tcpstate_user::{
     cli::{Cli, Format, HELP_WIDTH},
     event::Event,
     filter::Settled,
+    recording::{self, Writer},
     run::{Cost, End, Flow, Selection, View},
     source::{Accounting, CaptureCost, FilteredByReason, LostByReason, Origin, RejectedByReason},
     view::trace::{Options, Trace},
@@ -139,7 +140,9 @@ fn events() -> Vec<Event> {
         22,
     );
     let hostile = Socket::new(4_103, "127.0.0.1", 40_001, "127.0.0.1", 9);
+    let formula = Socket::new(4_106, "127.0.0.1", 40_003, "127.0.0.1", 9);
     let bare = Socket::new(4_104, "192.0.2.10", 5_432, "192.0.2.11", 40_002);
+    let worker = Socket::new(4_105, "::ffff:192.0.2.10", 80, "::ffff:203.0.113.6", 51_516);
     let without_socket = |record: &mut Record| {
         (
             record.cookie,
@@ -188,12 +191,18 @@ fn events() -> Vec<Event> {
             closed(20_000, 1_000, both)(record);
             record.error = 104;
         }),
+        // Accepted by another process than the one that listens.
+        worker.event(60_600_000, 10, 3, |record| {
+            (record.cookie, record.flags) = (0, flags::SOCKET);
+        }),
+        worker.event(60_600_001, 3, 1, plain),
+        worker.event(60_600_002, 1, 8, plain),
+        worker.event(60_600_003, 8, 9, process(812, b"nginx")),
+        worker.event(60_600_004, 9, 7, closed(5, 6, both)),
         // A name that would clear the screen, and a formula.
         hostile.event(61_000_000, 7, 2, process(4_000, b"\x1b[2J\xff,\"")),
-        hostile.event(61_000_020, 2, 7, |record| {
-            record.error = 111;
-            process(4_000, b"=1+1")(record);
-        }),
+        hostile.event(61_000_020, 2, 7, |record| record.error = 111),
+        formula.event(61_000_030, 7, 2, process(4_001, b"=1+1")),
         // The classic tracepoint knows little.
         bare.event(62_000_000, 1, 8, without_socket),
         bare.event(62_100_000, 8, 9, |record| {
@@ -210,11 +219,11 @@ fn end() -> End {
     End {
         now_ns: STARTED_NS + 65_000_000_000,
         accounting: Accounting {
-            seen: 1_223,
+            seen: 1_229,
             filtered: 1_200,
-            submitted: 20,
+            submitted: 26,
             lost: 3,
-            received: 19,
+            received: 25,
             rejected: 1,
             filtered_by_reason: FilteredByReason {
                 port: 1_200,
@@ -228,10 +237,11 @@ fn end() -> End {
                 malformed: 1,
                 ..RejectedByReason::default()
             },
+            partial: false,
         },
         selection: Selection {
             settled: Settled {
-                passed: 18,
+                passed: 24,
                 dropped: 0,
                 undecided: 1,
             },
@@ -242,7 +252,7 @@ fn end() -> End {
             max_rss_bytes: Some(5 << 20),
             capture: CaptureCost {
                 bpf_run_ns: Some(306_973),
-                bpf_run_count: Some(1_223),
+                bpf_run_count: Some(1_229),
                 ring_high_water_bytes: Some(1_224),
             },
         },
@@ -338,6 +348,60 @@ fn trace_shows_as_many_lines_as_asked_for() {
     let (out, err) = run(&options);
     assert_eq!(out.lines().count(), 1 + 3);
     assert!(err.starts_with("3 transitions shown; "), "{err}");
+}
+
+/// `-r` shows of a recording what was shown live, and takes the books from it.
+#[test]
+fn trace_of_a_recording() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("recording");
+    let mut writer = Writer::create(&path, &origin(), recording::Options::default()).unwrap();
+    let events = events();
+    let received = events.len() as u64;
+    writer.append(&events, end().now_ns).unwrap();
+    let accounting = Accounting {
+        seen: received + 1,
+        filtered: 1,
+        submitted: received,
+        received,
+        ..Accounting::default()
+    };
+    writer.finish(Some(&accounting), None).unwrap();
+
+    let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+        .args(["trace", "--json", "-r"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    assert!(output.status.success());
+    let out = String::from_utf8(output.stdout).unwrap();
+    let without_last = |text: &str| {
+        let (lines, last) = text.trim_end().rsplit_once('\n').unwrap();
+        (lines.to_owned(), last.to_owned())
+    };
+    let (lines, summary) = without_last(&out);
+    assert_eq!(lines, without_last(&run(&options(Format::Json)).0).0);
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(
+        summary["accounting"],
+        serde_json::to_value(accounting).unwrap()
+    );
+    assert_eq!(summary["selection"]["passed"], received);
+}
+
+#[test]
+fn what_is_no_recording_fails_with_its_name() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+        .args(["trace", "-r", "/dev/null"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(1), &b""[..])
+    );
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.starts_with("tcpstate: /dev/null "), "{message}");
 }
 
 /// CSV and JSON say the same under the same names.

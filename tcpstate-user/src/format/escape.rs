@@ -5,15 +5,6 @@
 
 use std::fmt::{self, Write};
 
-/// A NUL-padded name of the kernel without its padding.
-pub fn unpadded(name: &[u8]) -> &[u8] {
-    let end = name
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(name.len());
-    &name[..end]
-}
-
 /// Whether the character changes how others are shown instead of being shown.
 ///
 /// Controls (C0, DEL, C1), line and paragraph separators, and the invisible ones that reorder or
@@ -84,9 +75,6 @@ mod tests {
             assert_eq!(Printable(name.as_bytes()).to_string(), name);
             assert_eq!(Cell(name.as_bytes()).to_string(), name);
         }
-        assert_eq!(unpadded(b"nginx\0\0\0"), b"nginx");
-        assert_eq!(unpadded(b"sixteen bytes ok"), b"sixteen bytes ok");
-        assert_eq!(unpadded(b""), b"");
     }
 
     #[test]

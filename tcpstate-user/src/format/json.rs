@@ -1,6 +1,7 @@
 //! JSON, one object a line: the fields that all lines share, and the last line.
 
 use std::{
+    borrow::Cow,
     io::{self, Write},
     net::IpAddr,
 };
@@ -9,11 +10,9 @@ use serde::{Serialize, Serializer};
 use serde_json::ser::{CompactFormatter, Formatter};
 use tcpstate_common::State;
 
-use super::{
-    escape::{is_harmful, unpadded},
-    time::Rfc3339,
-};
+use super::{escape::is_harmful, time::Rfc3339};
 use crate::{
+    model::{self, Cause, How, Role},
     run::{Cost, End, Selection},
     source::Accounting,
 };
@@ -65,13 +64,20 @@ pub fn state<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Er
     }
 }
 
-/// A name of the kernel, NUL-padded; what is no UTF-8 in it becomes U+FFFD.
+/// A process's name; what is no UTF-8 in it becomes U+FFFD.
 #[derive(Clone, Copy, Debug)]
-pub struct Name<'a>(pub &'a [u8]);
+pub struct Name<'a>(&'a [u8]);
+
+impl<'a> Name<'a> {
+    /// The name as the process chose it.
+    pub const fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+}
 
 impl Serialize for Name<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&String::from_utf8_lossy(unpadded(self.0)))
+        serializer.serialize_str(&String::from_utf8_lossy(self.0))
     }
 }
 
@@ -117,6 +123,29 @@ pub struct Owner<'a> {
     pub comm: Option<Name<'a>>,
     /// How we know: `exact`, `listener`, `seeded`.
     pub how: &'static str,
+}
+
+impl<'a> Owner<'a> {
+    /// The owner, if it is known.
+    pub fn new(owner: &'a model::Owner) -> Option<Self> {
+        (owner.how != How::Unknown).then(|| Self {
+            pid: owner.pid,
+            comm: owner.comm.as_ref().map(|comm| Name(comm.as_bytes())),
+            how: owner.how.name(),
+        })
+    }
+}
+
+/// The role's name, if it is known.
+pub fn role(role: Role) -> Option<&'static str> {
+    (role != Role::Unknown).then(|| role.name())
+}
+
+/// The cause's name, if it is known.
+pub fn cause(cause: Option<Cause>) -> Option<Cow<'static, str>> {
+    cause
+        .filter(|&cause| cause != Cause::Unknown)
+        .map(Cause::name)
 }
 
 /// The family's name in JSON and CSV.
@@ -174,7 +203,7 @@ mod tests {
             assert!(!line.trim_end().chars().any(is_harmful), "{line}");
             assert_eq!(serde_json::from_str::<String>(&line).unwrap(), name);
         }
-        assert_eq!(written(&Name(b"\x9bxyz\0\0")), "\"\u{fffd}xyz\"\n");
+        assert_eq!(written(&Name(b"\x9bxyz")), "\"\u{fffd}xyz\"\n");
     }
 
     #[test]

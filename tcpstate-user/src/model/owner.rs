@@ -69,8 +69,8 @@ impl Owner {
         how: How::Unknown,
     };
 
-    /// The process that opened the socket itself.
-    pub(super) fn exact(process: Option<Process>) -> Self {
+    /// The process that acted on the socket itself.
+    pub fn exact(process: Option<Process>) -> Self {
         process.map_or(Self::UNKNOWN, |process| Self {
             pid: Some(process.pid),
             comm: Some(Comm(process.comm)),

@@ -26,6 +26,13 @@ pub fn tell_books(end: &End, err: &mut dyn Write) -> io::Result<()> {
         Count(books.received),
         Count(books.rejected),
     )?;
+    if books.partial {
+        writeln!(
+            err,
+            "These books are of the recording only: those of the capture are not in it, and what was \
+             filtered or lost is unknown."
+        )?;
+    }
     let settled = end.selection.settled;
     if settled.passed != books.received {
         writeln!(
@@ -50,11 +57,12 @@ pub fn tell_books(end: &End, err: &mut dyn Write) -> io::Result<()> {
     if books.rejected > 0 {
         writeln!(
             err,
-            "REJECTED {}: malformed {}, queue full {}. Against a full queue, filter, or write to a \
-             file.",
+            "REJECTED {}: malformed {}, queue full {}, not in the recording {}. Against a full queue, \
+             filter, or write to a file.",
             Count(books.rejected),
             Count(books.rejected_by_reason.malformed),
             Count(books.rejected_by_reason.queue_full),
+            Count(books.rejected_by_reason.not_in_file),
         )?;
     }
     write!(err, "cost: CPU {}", Span(end.cost.cpu_ns))?;

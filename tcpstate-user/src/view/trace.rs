@@ -1,18 +1,15 @@
 //! `tcpstate trace`: a line per transition.
 //!
 //! A line shows what the kernel said at that instant and is never enriched afterwards: addresses and
-//! ports stay what the event has. Only what is known *about* the connection is added: the dwell, the
-//! role, the service port, the owner.
-//!
-//! [`Sockets`] keeps just enough for that. It is to give way to the tracker of `model`; the seam is
-//! [`Sockets::apply`] with its [`Known`].
+//! ports stay what the event has. What the tracker knows *about* the connection is added: the dwell,
+//! the role, the service port, the owner, the cause of its end.
 
 use std::{
+    borrow::Cow,
     fmt::Display,
     io::{self, Write},
 };
 
-use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use tcpstate_common::{State, record::flags};
@@ -20,16 +17,17 @@ use tcpstate_common::{State, record::flags};
 use super::tell_books;
 use crate::{
     cli::Format,
-    event::{Event, Process},
+    event::Event,
     filter::StateSet,
     format::{
         csv::{OrEmpty, Rows},
-        escape::{Cell, Printable, unpadded},
-        json::{Common, Lines, Name, Owner, Summary, family, state},
+        escape::{Cell, Printable},
+        json::{self, Common, Lines, Summary, family, state},
         text::{Column, OrDash, Table},
         time::{Local, Rfc3339, Since, Utc},
         units::{Count, Millis},
     },
+    model::{Applied, Cause, How, Limits, Owner, Role, Tracker},
     run::{End, Flow, View},
     source::Origin,
 };
@@ -54,12 +52,11 @@ pub struct Options {
 }
 
 /// The view.
-#[derive(Debug)]
 pub struct Trace {
     states: Option<StateSet>,
     count: Option<u64>,
     printer: Printer,
-    sockets: Sockets,
+    tracker: Tracker,
     shown: u64,
     /// Wall-clock time of monotonic 0, and the start of the capture.
     origin: Option<Origin>,
@@ -90,7 +87,9 @@ impl Trace {
             states: options.states,
             count: options.count,
             printer,
-            sockets: Sockets::default(),
+            tracker: Tracker::new(Limits::default())
+                .without_rates()
+                .without_histograms(),
             shown: 0,
             origin: None,
         }
@@ -108,7 +107,7 @@ impl View for Trace {
     }
 
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
-        let known = self.sockets.apply(event);
+        let known = Known::new(&self.tracker.apply(event), event);
         if self.states.is_some_and(|states| !states.touches(event)) {
             return Ok(Flow::Continue);
         }
@@ -143,6 +142,35 @@ impl View for Trace {
         let plural = if self.shown == 1 { "" } else { "s" };
         write!(err, "{} transition{plural} shown; ", Count(self.shown))?;
         tell_books(end, err)
+    }
+}
+
+/// What is known about the connection of an event besides what the event says.
+struct Known {
+    /// Time spent in the event's `oldstate`.
+    dwell_ns: Option<u64>,
+    role: Role,
+    service_port: Option<u16>,
+    owner: Owner,
+    cause: Option<Cause>,
+}
+
+impl Known {
+    fn new(applied: &Applied<'_>, event: &Event) -> Self {
+        let owner = applied.owner();
+        Self {
+            dwell_ns: applied.dwell_ns,
+            role: applied.role(),
+            service_port: applied.service_port(),
+            // A process that acts on this very socket is better known than one that is inferred.
+            owner: match (owner.how, event.process()) {
+                (How::Listener | How::Seeded | How::Unknown, Some(process)) => {
+                    Owner::exact(Some(process))
+                }
+                _ => owner,
+            },
+            cause: applied.cause(),
+        }
     }
 }
 
@@ -195,9 +223,9 @@ impl Text {
             from_ns: started_ns,
         };
         let port = |port| OrDash(Some(port).filter(|&port| port != 0));
-        let owner = known.owner.as_ref();
-        let (cookie, pid) = (OrDash(event.cookie()), OrDash(owner.map(|owner| owner.pid)));
-        let comm = OrDash(owner.map(|owner| Printable(unpadded(&owner.comm))));
+        let (cookie, pid) = (OrDash(event.cookie()), OrDash(known.owner.pid));
+        let comm = known.owner.comm.as_ref();
+        let comm = OrDash(comm.map(|comm| Printable(comm.as_bytes())));
         let (laddr, raddr) = (event.laddr(), event.raddr());
         let (lport, rport) = (port(event.lport()), port(event.rport()));
         let (oldstate, newstate) = (event.oldstate(), event.newstate());
@@ -233,6 +261,8 @@ struct Transition<'a> {
     newstate: State,
     /// Time spent in `oldstate`.
     dwell_ns: Option<u64>,
+    /// At -> CLOSE, why.
+    cause: Option<Cow<'static, str>>,
     /// `sk_err`: the kernel's number of an error, 0 for none.
     error: Option<u16>,
     /// `sk_shutdown`: 1 receiving and 2 sending is shut down, 3 both.
@@ -265,18 +295,15 @@ fn json_line<'a>(event: &Event, known: &'a Known, ts: Rfc3339<'a>) -> Transition
             raddr: event.raddr(),
             rport: event.rport(),
             service_port: known.service_port,
-            role: known.role.map(Role::name),
-            owner: known.owner.as_ref().map(|process| Owner {
-                pid: Some(process.pid),
-                comm: Some(Name(&process.comm)),
-                how: EXACT,
-            }),
+            role: json::role(known.role),
+            owner: json::Owner::new(&known.owner),
             uid: event.uid(),
             cgroup: event.cgroup(),
         },
         oldstate: event.oldstate(),
         newstate: event.newstate(),
         dwell_ns: known.dwell_ns,
+        cause: json::cause(known.cause),
         error: event.error(),
         shutdown: socket.then(|| {
             u8::from(event.has(flags::RCV_SHUTDOWN))
@@ -292,10 +319,7 @@ fn json_line<'a>(event: &Event, known: &'a Known, ts: Rfc3339<'a>) -> Transition
     }
 }
 
-/// The only way in which an owner is known here: the process acted on the socket itself.
-const EXACT: &str = "exact";
-
-const CSV_TITLES: [&(dyn Display + Sync); 28] = [
+const CSV_TITLES: [&(dyn Display + Sync); 29] = [
     &"ts",
     &"ts_ns",
     &"cookie",
@@ -315,6 +339,7 @@ const CSV_TITLES: [&(dyn Display + Sync); 28] = [
     &"oldstate",
     &"newstate",
     &"dwell_ns",
+    &"cause",
     &"error",
     &"shutdown",
     &"sock_dead",
@@ -335,7 +360,7 @@ fn csv_row(
 ) -> io::Result<()> {
     let line = json_line(event, known, ts);
     let common = &line.common;
-    let owner = known.owner.as_ref();
+    let owner = common.owner.as_ref();
     rows.row(
         &[
             &common.ts,
@@ -349,14 +374,19 @@ fn csv_row(
             &common.rport,
             &OrEmpty(common.service_port),
             &OrEmpty(common.role),
-            &OrEmpty(owner.map(|process| process.pid)),
-            &OrEmpty(owner.map(|process| Cell(unpadded(&process.comm)))),
-            &OrEmpty(owner.map(|_| EXACT)),
+            &OrEmpty(owner.and_then(|owner| owner.pid)),
+            &OrEmpty(
+                owner
+                    .and_then(|owner| owner.comm)
+                    .map(|name| Cell(name.as_bytes())),
+            ),
+            &OrEmpty(owner.map(|owner| owner.how)),
             &OrEmpty(common.uid),
             &OrEmpty(common.cgroup),
             &line.oldstate,
             &line.newstate,
             &OrEmpty(line.dwell_ns),
+            &OrEmpty(line.cause.as_ref()),
             &OrEmpty(line.error),
             &OrEmpty(line.shutdown),
             &OrEmpty(line.sock_dead),
@@ -370,109 +400,3 @@ fn csv_row(
         out,
     )
 }
-
-/// Which side of a connection a socket is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Client,
-    /// Accepted, or listening.
-    Server,
-}
-
-impl Role {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Server => "server",
-        }
-    }
-}
-
-/// What is known about the socket of an event besides what the event says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Known {
-    /// Time spent in the event's `oldstate`.
-    dwell_ns: Option<u64>,
-    role: Option<Role>,
-    service_port: Option<u16>,
-    /// The process that acted on the socket last.
-    owner: Option<Process>,
-}
-
-/// Sockets that are kept at most, about 80 MiB; what comes later has unknown times.
-const SOCKETS_MAX: usize = 1 << 20;
-
-/// The sockets whose last transition we saw, by address (by cookie where there is none).
-///
-/// The kernel uses an address again, so a socket is the same only if the states join and the cookies,
-/// where both are known, are equal: at `LISTEN -> SYN_RECV` the child's is not known yet. `CLOSE -> *`
-/// and `LISTEN -> SYN_RECV` begin a new socket whatever was there.
-#[derive(Debug, Default)]
-struct Sockets(HashMap<u64, Socket>);
-
-#[derive(Clone, Copy, Debug)]
-struct Socket {
-    cookie: Option<u64>,
-    state: State,
-    since_ns: u64,
-    role: Option<Role>,
-    owner: Option<Process>,
-}
-
-impl Sockets {
-    /// Takes an event, and tells what is known about its socket.
-    fn apply(&mut self, event: &Event) -> Known {
-        let record = event.record();
-        let key = if record.skaddr == 0 {
-            record.cookie
-        } else {
-            record.skaddr
-        };
-        let (oldstate, newstate) = (event.oldstate(), event.newstate());
-        let before = self.0.get(&key).copied().filter(|socket| {
-            let begins =
-                oldstate == State::CLOSE || oldstate == State::LISTEN && newstate != State::CLOSE;
-            let same_cookie = socket.cookie.is_none()
-                || event.cookie().is_none()
-                || socket.cookie == event.cookie();
-            !begins && same_cookie && socket.state == oldstate
-        });
-        let role = match (oldstate, newstate) {
-            (_, State::SYN_SENT) | (State::SYN_SENT, _) => Some(Role::Client),
-            (State::LISTEN, _) | (_, State::LISTEN) => Some(Role::Server),
-            _ => before.and_then(|socket| socket.role),
-        };
-        let owner = event.process().or(before.and_then(|socket| socket.owner));
-        if newstate == State::CLOSE {
-            self.0.remove(&key);
-        } else if self.0.len() < SOCKETS_MAX || self.0.contains_key(&key) {
-            let cookie = event.cookie().or(before.and_then(|socket| socket.cookie));
-            let since_ns = event.ts_ns();
-            self.0.insert(
-                key,
-                Socket {
-                    cookie,
-                    state: newstate,
-                    since_ns,
-                    role,
-                    owner,
-                },
-            );
-        }
-        let service_port = match role {
-            Some(Role::Client) => Some(event.rport()),
-            Some(Role::Server) => Some(event.lport()),
-            None => None,
-        };
-        Known {
-            // A clock that went backwards gives no time.
-            dwell_ns: before.and_then(|socket| event.ts_ns().checked_sub(socket.since_ns)),
-            role,
-            service_port: service_port.filter(|&port| port != 0),
-            owner,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;
