@@ -71,12 +71,9 @@ impl FlightRing {
     /// An empty one.
     ///
     /// *Errors:* the memory allowed does not hold a block while it is filled and another one.
-    pub fn new(origin: &Origin, options: FlightOptions) -> Result<Self, WriteError> {
-        let options = FlightOptions {
-            block_records: options.block_records.clamp(1, MAX_BLOCK_RECORDS),
-            files: options.files.max(1),
-            ..options
-        };
+    pub fn new(origin: &Origin, mut options: FlightOptions) -> Result<Self, WriteError> {
+        options.block_records = options.block_records.clamp(1, MAX_BLOCK_RECORDS);
+        options.files = options.files.max(1);
         let least = working_bytes(options.block_records)
             + block::max_block_bytes(options.block_records) as u64;
         if options.memory_bytes < least {

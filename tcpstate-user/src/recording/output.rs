@@ -112,8 +112,8 @@ impl WriteError {
             Self::Create { source, .. }
             | Self::Write { source, .. }
             | Self::Dump { source, .. }
-            | Self::Rename { source, .. } => source.kind(),
-            Self::Compress(source) => source.kind(),
+            | Self::Rename { source, .. }
+            | Self::Compress(source) => source.kind(),
             Self::Terminal { .. }
             | Self::NotRotatable { .. }
             | Self::TooSmall { .. }

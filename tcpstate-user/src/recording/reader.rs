@@ -93,7 +93,7 @@ impl Reader {
         let open = |path: &Path| -> io::Result<(File, Option<u64>)> {
             let file = File::open(path)?;
             let metadata = file.metadata()?;
-            Ok((file, metadata.is_file().then(|| metadata.len())))
+            Ok((file, metadata.is_file().then_some(metadata.len())))
         };
         let (file, total_bytes) = open(path).map_err(|source| ReadError::Open {
             path: path.to_owned(),
@@ -268,32 +268,28 @@ impl EventSource for Reader {
 fn account(books: Books, delivered: u64) -> Accounting {
     let read = delivered + books.malformed;
     // Books of fewer events than there are belong to something else.
-    match books
+    let whole = books
         .accounting
-        .filter(|capture| capture.received >= read && !capture.partial)
-    {
-        Some(mut capture) => {
-            let not_in_file = capture.received - read;
-            capture.received = delivered;
-            capture.rejected = capture
-                .rejected
-                .saturating_add(not_in_file + books.malformed);
-            let reasons = &mut capture.rejected_by_reason;
-            reasons.malformed = reasons.malformed.saturating_add(books.malformed);
-            reasons.not_in_file = reasons.not_in_file.saturating_add(not_in_file);
-            capture
-        }
-        None => {
-            let mut own = Accounting {
-                seen: read,
-                submitted: read,
-                received: delivered,
-                rejected: books.malformed,
-                partial: true,
-                ..Accounting::default()
-            };
-            own.rejected_by_reason.malformed = books.malformed;
-            own
-        }
-    }
+        .filter(|capture| capture.received >= read && !capture.partial);
+    let Some(mut capture) = whole else {
+        let mut own = Accounting {
+            seen: read,
+            submitted: read,
+            received: delivered,
+            rejected: books.malformed,
+            partial: true,
+            ..Accounting::default()
+        };
+        own.rejected_by_reason.malformed = books.malformed;
+        return own;
+    };
+    let not_in_file = capture.received - read;
+    capture.received = delivered;
+    capture.rejected = capture
+        .rejected
+        .saturating_add(not_in_file + books.malformed);
+    let reasons = &mut capture.rejected_by_reason;
+    reasons.malformed = reasons.malformed.saturating_add(books.malformed);
+    reasons.not_in_file = reasons.not_in_file.saturating_add(not_in_file);
+    capture
 }

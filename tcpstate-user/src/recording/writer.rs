@@ -88,12 +88,9 @@ impl Writer {
     ///
     /// A file that is there is overwritten, as `tcpdump -w` does; with a rotation it becomes the
     /// first of the older files.
-    pub fn create(path: &Path, origin: &Origin, options: Options) -> Result<Self, WriteError> {
-        let options = Options {
-            block_records: options.block_records.clamp(1, MAX_BLOCK_RECORDS),
-            files: options.files.max(1),
-            ..options
-        };
+    pub fn create(path: &Path, origin: &Origin, mut options: Options) -> Result<Self, WriteError> {
+        options.block_records = options.block_records.clamp(1, MAX_BLOCK_RECORDS);
+        options.files = options.files.max(1);
         let metadata = Metadata::new(origin, 0, 0);
         if let Some(max_bytes) = options.max_bytes {
             // The next parts' headers are longer by the digits of their numbers.

@@ -245,15 +245,12 @@ impl<'a> Host<'a> {
             mean_ns: self.mean_ns,
         };
         self.next_cookie += 1;
-        let index = match self.free.pop() {
-            Some(index) => {
-                self.ends[index] = end;
-                index
-            }
-            None => {
-                self.ends.push(end);
-                self.ends.len() - 1
-            }
+        let index = if let Some(index) = self.free.pop() {
+            self.ends[index] = end;
+            index
+        } else {
+            self.ends.push(end);
+            self.ends.len() - 1
         };
         // A slab: objects of 2,368 bytes, 13 in eight pages, pages scattered over memory.
         let (slab, object) = (index as u64 / 13, index as u64 % 13);
