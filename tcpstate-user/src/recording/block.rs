@@ -417,4 +417,44 @@ mod tests {
             "memory is bounded by the header"
         );
     }
+
+    #[test]
+    fn records_that_are_no_events_are_counted_and_the_others_kept() {
+        let event = |skaddr, state| {
+            let family = tcpstate_common::record::AF_INET;
+            let oldstate = tcpstate_common::State(state);
+            Event::try_from(Record {
+                skaddr,
+                oldstate,
+                family,
+                ..Record::default()
+            })
+            .unwrap()
+        };
+        let events = [event(1, 1), event(2, 2), event(1, 3)];
+        let mut packed = Vec::new();
+        Packer::new().pack(&events[..1], &mut packed);
+        // A record's last group is family and flags; the third record refers to the first.
+        let family = packed.len() - 2;
+        packed.clear();
+        Packer::new().pack(&events, &mut packed);
+        packed[family] = 7;
+        let (header, _) = Encoder::new()
+            .unwrap()
+            .encode(&[], 0)
+            .map(|(h, p)| (h, p.len()))
+            .unwrap();
+        let header = BlockHeader {
+            coding: PLAIN,
+            count: 3,
+            unpacked_bytes: length(packed.len()),
+            ..header
+        };
+        let mut read = vec![event(9, 9)];
+        assert_eq!(
+            Decoder::new().unwrap().decode(&header, &packed, &mut read),
+            Ok(2)
+        );
+        assert_eq!(read, [event(9, 9), events[1]]);
+    }
 }

@@ -210,8 +210,7 @@ pub(super) fn unpack(
     records.reserve(count);
     let mut ts_ns = 0_u64;
     for index in 0..count {
-        let record = unpack_one(&mut input, index, &mut ts_ns, records).ok_or(Malformed)?;
-        records.push(record);
+        unpack_one(&mut input, index, &mut ts_ns, records).ok_or(Malformed)?;
     }
     if input.is_empty() {
         Ok(())
@@ -225,8 +224,8 @@ fn unpack_one(
     input: &mut &[u8],
     index: usize,
     ts_ns: &mut u64,
-    records: &[Record],
-) -> Option<Record> {
+    records: &mut Vec<Record>,
+) -> Option<()> {
     let mask = u16::take(input)?;
     let back = usize::from(u16::take(input)?);
     let elapsed_ns = if mask & LONG_TIME == 0 {
@@ -235,14 +234,15 @@ fn unpack_one(
         u64::take(input)?
     };
     *ts_ns = ts_ns.wrapping_add(elapsed_ns);
-    let mut record = if back == 0 {
+    // Changed where it will stay: a copy of 128 bytes less.
+    records.push(if back == 0 {
         Record::default()
     } else {
         *records.get(index.checked_sub(back)?)?
-    };
+    });
+    let record = records.last_mut()?;
     record.ts_ns = *ts_ns;
-    take_changed(mask, &mut record, input)?;
-    Some(record)
+    take_changed(mask, record, input)
 }
 
 #[cfg(test)]
