@@ -92,8 +92,13 @@ pub trait View {
         false
     }
 
-    /// The process got a `SIGUSR1`.
-    fn usr1(&mut self, _now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {
+    /// The process got a `SIGUSR1`. What the user has to be told of it goes to `err`.
+    fn usr1(
+        &mut self,
+        _now_ns: u64,
+        _out: &mut dyn Write,
+        _err: &mut dyn Write,
+    ) -> io::Result<Flow> {
         Ok(Flow::Continue)
     }
 
@@ -350,7 +355,7 @@ impl<'a> Driver<'a> {
                     Ok(Flow::Continue)
                 }
                 Wake::Interrupt(Interrupt::Usr1) if self.showing => {
-                    let flow = self.view.usr1(self.now_ns(), self.out);
+                    let flow = self.view.usr1(self.now_ns(), self.out, self.err);
                     self.out.flush().and(flow)
                 }
                 Wake::Interrupt(Interrupt::Usr1) => Ok(Flow::Continue),

@@ -124,7 +124,12 @@ impl View for Lines {
         true
     }
 
-    fn usr1(&mut self, _now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {
+    fn usr1(
+        &mut self,
+        _now_ns: u64,
+        _out: &mut dyn Write,
+        _err: &mut dyn Write,
+    ) -> io::Result<Flow> {
         say("usr1");
         Ok(Flow::Continue)
     }

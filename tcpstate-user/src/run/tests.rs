@@ -218,7 +218,12 @@ impl View for Log {
         true
     }
 
-    fn usr1(&mut self, _now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {
+    fn usr1(
+        &mut self,
+        _now_ns: u64,
+        _out: &mut dyn Write,
+        _err: &mut dyn Write,
+    ) -> io::Result<Flow> {
         self.lines.push("usr1".into());
         Ok(Flow::Continue)
     }
