@@ -230,7 +230,10 @@ impl FlightRing {
             EndReason::Snapshot
         };
         file.end(reason, accounting.copied(), cost.copied())?;
-        file.sync()?;
+        if accounting.is_some() {
+            // Not while the capture goes on: the kernel's ring buffer would run over meanwhile.
+            file.sync()?;
+        }
         Ok(file.add_to(Written::default()))
     }
 }

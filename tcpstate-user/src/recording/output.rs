@@ -7,6 +7,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, IsTerminal, Write},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -133,8 +134,8 @@ pub(super) struct Output {
 enum Target {
     /// A regular file: a piece can be taken back.
     File(File),
-    /// A pipe, a device: what is gone is gone.
-    Stream(Box<dyn Write + Send>),
+    /// A pipe, a device, standard output: what is gone is gone.
+    Stream(File),
 }
 
 impl Output {
@@ -145,24 +146,22 @@ impl Output {
             path: path.to_owned(),
             source,
         };
-        let (target, terminal) = if is_stdout(path) {
-            let stdout = io::stdout();
-            let terminal = stdout.is_terminal();
-            (Target::Stream(Box::new(stdout)), terminal)
+        let target = if is_stdout(path) {
+            // Past Rust's own standard output, which would look for line ends in it.
+            let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+            Target::Stream(File::from(stdout))
         } else {
             let file = File::create(path).map_err(failed)?;
-            let terminal = file.is_terminal();
             let regular = file.metadata().map_err(failed)?.is_file();
-            (
-                if regular {
-                    Target::File(file)
-                } else {
-                    Target::Stream(Box::new(file))
-                },
-                terminal,
-            )
+            if regular {
+                Target::File(file)
+            } else {
+                Target::Stream(file)
+            }
         };
-        if terminal {
+        if let Target::Stream(stream) = &target
+            && stream.is_terminal()
+        {
             return Err(WriteError::Terminal {
                 path: path.to_owned(),
             });
@@ -199,8 +198,7 @@ impl Output {
             }
             Target::Stream(stream) => pieces
                 .into_iter()
-                .try_for_each(|bytes| stream.write_all(bytes))
-                .and_then(|()| stream.flush()),
+                .try_for_each(|bytes| stream.write_all(bytes)),
         };
         match result {
             Ok(()) => {

@@ -4,6 +4,7 @@
 //! [`crate::format::json::Summary`] as the last line of JSON.
 
 pub mod doctor;
+pub mod record;
 pub mod trace;
 
 use std::io::{self, Write};
