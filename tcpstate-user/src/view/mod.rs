@@ -17,21 +17,25 @@ use crate::{
 /// Tells a person where every transition went, and what the run cost.
 pub fn tell_books(end: &End, err: &mut dyn Write) -> io::Result<()> {
     let books = &end.accounting;
-    writeln!(
-        err,
-        "seen {} = filtered {} + submitted {} + lost {}; submitted = received {} + rejected {}",
-        Count(books.seen),
-        Count(books.filtered),
-        Count(books.submitted),
-        Count(books.lost),
-        Count(books.received),
-        Count(books.rejected),
-    )?;
     if books.partial {
+        // A 0 here would say that nothing was lost.
         writeln!(
             err,
-            "These books are of the recording only: those of the capture are not in it, and what was \
-             filtered or lost is unknown."
+            "seen - = filtered - + submitted - + lost -; read from the file: received {} + \
+             rejected {}",
+            Count(books.received),
+            Count(books.rejected),
+        )?;
+    } else {
+        writeln!(
+            err,
+            "seen {} = filtered {} + submitted {} + lost {}; submitted = received {} + rejected {}",
+            Count(books.seen),
+            Count(books.filtered),
+            Count(books.submitted),
+            Count(books.lost),
+            Count(books.received),
+            Count(books.rejected),
         )?;
     }
     let settled = end.selection.settled;
