@@ -237,7 +237,7 @@ fn a_second_reader_agrees() {
         let times = || events[at..at + block.count].iter().map(Event::ts_ns);
         assert_eq!(Some(block.first_ts_ns), times().min());
         assert_eq!(Some(block.last_ts_ns), times().max());
-        for fields in document.records(&file, block) {
+        for fields in document.records(&file, block).0 {
             let bytes = events[at].record().to_bytes();
             assert_eq!(fields.len(), Record::LAYOUT.len());
             for &(name, offset, size) in Record::LAYOUT {

@@ -118,33 +118,34 @@ impl Document {
         self.blocks.iter().filter(|block| block.kind == 1)
     }
 
-    /// The records of a block.
-    pub fn records(&self, file: &[u8], block: &Block) -> Vec<Fields> {
+    /// The records of a block, and what each run of its unpacked bytes was taken for.
+    pub fn records(&self, file: &[u8], block: &Block) -> (Vec<Fields>, Vec<(usize, String)>) {
         let groups: Vec<Vec<(String, usize)>> =
             serde_json::from_value(self.metadata["groups"].clone()).expect("name and size");
         let bytes = block.unpacked(file);
+        let mut pieces = Vec::new();
         let mut at = 0;
-        let mut take = |length: usize| {
+        let mut take = |length: usize, what: String| {
+            pieces.push((length, what));
             at += length;
             bytes[at - length..at].to_vec()
         };
         let mut ts_ns = 0_u64;
         let mut records: Vec<Fields> = Vec::new();
         for index in 0..block.count {
-            let mask = u16_at(&take(2), 0);
-            let back = usize::from(u16_at(&take(2), 0));
+            let mask = u16_at(&take(2, format!("record {index}: mask")), 0);
+            let back = usize::from(u16_at(&take(2, "back".into()), 0));
             let elapsed = if mask >> 15 == 1 {
-                u64_at(&take(8), 0)
+                u64_at(&take(8, "elapsed".into()), 0)
             } else {
-                u64::from(u32_at(&take(4), 0))
+                u64::from(u32_at(&take(4, "elapsed".into()), 0))
             };
             ts_ns = ts_ns.wrapping_add(elapsed);
             let mut record = if back == 0 {
-                let zeros = groups
-                    .iter()
-                    .flatten()
-                    .map(|(name, size)| (name.clone(), vec![0; *size]));
-                zeros.collect()
+                let zeros = groups.iter().flatten();
+                zeros
+                    .map(|(name, size)| (name.clone(), vec![0; *size]))
+                    .collect()
             } else {
                 records[index - back].clone()
             };
@@ -152,13 +153,13 @@ impl Document {
             for (bit, group) in groups.iter().enumerate() {
                 if mask >> bit & 1 == 1 {
                     for (name, size) in group {
-                        record.insert(name.clone(), take(*size));
+                        record.insert(name.clone(), take(*size, format!("bit {bit}: {name}")));
                     }
                 }
             }
             records.push(record);
         }
         assert_eq!(at, bytes.len());
-        records
+        (records, pieces)
     }
 }

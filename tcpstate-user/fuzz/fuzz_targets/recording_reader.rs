@@ -1,0 +1,87 @@
+//! Any bytes are read to an end, and the books add up.
+//!
+//! Checksums would keep a fuzzer from ever getting past them. So the first byte of the input says
+//! what the rest is: a file as it is, or blocks that are given valid headers here.
+#![no_main]
+
+use std::{future::poll_fn, io::Cursor};
+
+use libfuzzer_sys::fuzz_target;
+use tcpstate_user::{
+    recording::{MAX_BLOCK_RECORDS, Reader},
+    source::EventSource,
+};
+
+/// A whole recording, for its header.
+const WHOLE: &[u8] = include_bytes!("../seeds/recording_reader/whole");
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&kind, rest)) = input.split_first() else {
+        return;
+    };
+    let file = if kind & 1 == 0 {
+        rest.to_vec()
+    } else {
+        with_headers(rest)
+    };
+    let length = file.len() as u64;
+    let Ok(mut reader) = Reader::new(Cursor::new(file), "FILE".into(), Some(length)) else {
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("no drivers");
+    let mut received = 0;
+    let mut batch = Vec::new();
+    while runtime
+        .block_on(poll_fn(|cx| reader.poll_next(cx, &mut batch)))
+        .expect("memory does not fail to be read")
+    {
+        assert!(batch.len() <= MAX_BLOCK_RECORDS);
+        received += batch.len() as u64;
+        batch.clear();
+    }
+    let books = reader.accounting().expect("always there");
+    assert_eq!(books.received, received);
+    // A file may claim any books; those that we make ourselves add up.
+    if books.partial {
+        assert_eq!(books.seen, books.filtered + books.submitted + books.lost);
+        assert_eq!(books.submitted, books.received + books.rejected);
+    }
+    let progress = reader.progress().expect("a file has an end");
+    assert!(progress.read_bytes <= length);
+    assert!(reader.notices().len() <= 30);
+});
+
+/// The input as blocks: kind, coding, count and length, then the payload.
+fn with_headers(mut input: &[u8]) -> Vec<u8> {
+    let metadata = u32::from_le_bytes([WHOLE[13], WHOLE[14], WHOLE[15], WHOLE[16]]) as usize;
+    let mut file = WHOLE[1..25 + metadata].to_vec();
+    let mut first_event = 0_u64;
+    while let Some((&[kind, coding, count, low, high], rest)) = input.split_first_chunk() {
+        let length = usize::from(u16::from_le_bytes([low, high])).min(rest.len());
+        let (payload, rest) = rest.split_at(length);
+        input = rest;
+        let mut header = [0; 52];
+        header[..4].copy_from_slice(b"\xb5BLK");
+        header[4] = kind;
+        header[5] = coding & 1;
+        header[8] = count;
+        header[12..16].copy_from_slice(&(length as u32).to_le_bytes());
+        // A zstd frame may claim to hold much more than it does.
+        let unpacked = if coding & 1 == 0 {
+            length as u32
+        } else {
+            u32::from(coding) << 8
+        };
+        header[16..20].copy_from_slice(&unpacked.to_le_bytes());
+        header[20..24].copy_from_slice(&crc32c::crc32c(payload).to_le_bytes());
+        header[24..32].copy_from_slice(&first_event.to_le_bytes());
+        let crc = crc32c::crc32c(&header[..48]);
+        header[48..].copy_from_slice(&crc.to_le_bytes());
+        file.extend_from_slice(&header);
+        file.extend_from_slice(payload);
+        first_event += u64::from(count);
+    }
+    file
+}
