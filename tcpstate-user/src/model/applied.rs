@@ -48,8 +48,8 @@ impl Applied<'_> {
         match self.subject {
             Subject::Nothing => None,
             Subject::Connection(slot) | Subject::Ended(slot) => {
-                let cold = self.table.cold(slot);
-                self.role().service_port(cold.lport(), cold.rport())
+                let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
+                hot.role().service_port(hot.lport(), cold.rport())
             }
             Subject::Listener(_) => Role::Server.service_port(self.event.lport(), 0),
         }

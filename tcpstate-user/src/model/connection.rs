@@ -102,8 +102,9 @@ pub struct Ended {
     pub traffic: Option<Traffic>,
 }
 
-/// States before the current one that are kept in place. No path through RFC 9293 has more.
-const PAST: usize = 5;
+/// States before the current one that are kept in place. Only a simultaneous open and lost events
+/// make more.
+const PAST: usize = 4;
 
 /// States before the current one that are kept at all. Only lost events make more than [`PAST`].
 pub(super) const MAX_PAST: usize = 32;
@@ -143,15 +144,16 @@ impl PackedStay {
 pub(super) struct Hot {
     /// The cookie, or the address where [`Hot::ADDRESS`] is set.
     key: u64,
+    first_ns: u64,
     pub(super) since_ns: u64,
     past: [PackedStay; PAST],
     pub(super) state: State,
     past_len: u8,
     bits: u16,
+    /// Here because it is often all that the first event did not know.
+    lport: u16,
     /// Number of its service port and role.
     pub(super) service: u16,
-    /// Number of the group that its rates go to.
-    pub(super) group: u16,
 }
 
 const _: () = assert!(size_of::<Hot>() == 64);
@@ -162,10 +164,9 @@ impl std::fmt::Debug for PackedStay {
     }
 }
 
-/// Who it is: needed when it opens, ends, or is shown.
+/// Who it is: needed when it opens and when it is shown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cold {
-    first_ns: u64,
     cgroup: u64,
     laddr: [u8; 16],
     raddr: [u8; 16],
@@ -173,23 +174,50 @@ pub(super) struct Cold {
     netns: u32,
     uid: u32,
     pid: u32,
-    lport: u16,
     rport: u16,
+    /// Number of the group that its rates go to.
+    pub(super) group: u16,
 }
 
-const _: () = assert!(size_of::<Cold>() == 80);
+const _: () = assert!(size_of::<Cold>() == 72);
+
+/// What is found out about a connection when its first event comes.
+#[derive(Clone, Copy)]
+pub(super) struct Opening {
+    /// Its state from now on.
+    pub(super) state: State,
+    /// How the first event finds it.
+    pub(super) known: Known,
+    pub(super) role: Role,
+    pub(super) owner: Owner,
+    pub(super) service: u16,
+    pub(super) group: u16,
+}
+
+/// How the first event of a connection finds it.
+#[derive(Clone, Copy)]
+pub(super) enum Known {
+    /// It is the one that opened it.
+    Opened {
+        /// Its final name is not known yet.
+        embryo: bool,
+    },
+    /// It had been in this state for a time that is not known.
+    Midway { old: State },
+}
 
 impl Item for Hot {
     fn free(next: u16) -> Self {
         Self {
             key: 0,
+            first_ns: 0,
             since_ns: 0,
             past: [PackedStay::default(); PAST],
             state: State::CLOSE,
             past_len: 0,
             bits: 0,
+            lport: 0,
             service: next,
-            group: 0,
         }
     }
 
@@ -206,8 +234,8 @@ impl Hot {
     const TOUCHED: u16 = 1 << 2;
     /// Its first transition was seen.
     const OPENED: u16 = 1 << 3;
-    /// Addresses and ports are all there.
-    const COMPLETE: u16 = 1 << 4;
+    /// Addresses and the remote port are all there.
+    const ADDRESSED: u16 = 1 << 4;
     /// Part of the past is in the table of long ones.
     pub(super) const SPILLED: u16 = 1 << 5;
     pub(super) const TRUNCATED: u16 = 1 << 6;
@@ -220,20 +248,48 @@ impl Hot {
     /// A listener's child whose final cookie is not known yet.
     pub(super) const EMBRYO: u16 = 1 << 15;
 
-    /// A connection entering `state` with this event.
-    pub(super) fn open(event: &Event, state: State, opened: bool, role: Role, how: How) -> Self {
-        let mut hot = Self {
-            since_ns: event.ts_ns(),
-            state,
-            bits: Self::LIVE | Self::TOUCHED,
-            service: 0,
-            ..Self::free(0)
+    /// A connection at its first event.
+    #[inline]
+    pub(super) fn open(event: &Event, opening: &Opening) -> Self {
+        let (key, address) = match event.id() {
+            SocketId::Cookie(cookie) => (cookie, false),
+            SocketId::Address(address) => (address, true),
         };
-        hot.set_id(event.id());
-        hot.set(Self::OPENED, opened);
-        hot.set(Self::IPV6, event.record().family == record::AF_INET6);
-        hot.bits |= (role as u16) << Self::ROLE_SHIFT | (how as u16) << Self::HOW_SHIFT;
-        hot
+        let (opened, embryo, past, past_len) = match opening.known {
+            Known::Opened { embryo } => (true, embryo, PackedStay::default(), 0),
+            Known::Midway { old } => (false, false, PackedStay::new(old, None), 1),
+        };
+        let record = event.record();
+        let addressed = is_set(&record.laddr) && is_set(&record.raddr) && record.rport != 0;
+        let owner = &opening.owner;
+        let bit = |bit: u16, on: bool| if on { bit } else { 0 };
+        Self {
+            key,
+            first_ns: event.ts_ns(),
+            since_ns: event.ts_ns(),
+            past: [
+                past,
+                PackedStay::default(),
+                PackedStay::default(),
+                PackedStay::default(),
+            ],
+            state: opening.state,
+            past_len,
+            bits: Self::LIVE
+                | Self::TOUCHED
+                | bit(Self::ADDRESS, address)
+                | bit(Self::OPENED, opened)
+                | bit(Self::EMBRYO, embryo)
+                | bit(Self::ADDRESSED, addressed)
+                | bit(Self::UID, event.uid().is_some())
+                | bit(Self::IPV6, record.family == record::AF_INET6)
+                | bit(Self::PID, owner.pid.is_some())
+                | bit(Self::COMM, owner.comm.is_some())
+                | (opening.role as u16) << Self::ROLE_SHIFT
+                | (owner.how as u16) << Self::HOW_SHIFT,
+            lport: record.lport,
+            service: opening.service,
+        }
     }
 
     pub(super) fn set(&mut self, bit: u16, on: bool) {
@@ -273,12 +329,26 @@ impl Hot {
         self.has(Self::LIVE)
     }
 
-    pub(super) const fn is_complete(&self) -> bool {
-        self.has(Self::COMPLETE)
+    pub(super) const fn is_addressed(&self) -> bool {
+        self.has(Self::ADDRESSED)
     }
 
-    pub(super) const fn is_opened(&self) -> bool {
+    pub(super) const fn lport(&self) -> u16 {
+        self.lport
+    }
+
+    /// Takes the local port, which is chosen after the first event.
+    #[inline]
+    pub(super) fn learn_lport(&mut self, lport: u16) {
+        if self.lport == 0 {
+            self.lport = lport;
+        }
+    }
+
+    /// From the first transition to the last one; `None` if the first was not seen.
+    pub(super) fn lifetime_ns(&self) -> Option<u64> {
         self.has(Self::OPENED)
+            .then(|| self.since_ns.saturating_sub(self.first_ns))
     }
 
     /// Whether it was touched since this was last asked.
@@ -355,18 +425,21 @@ impl Hot {
 }
 
 impl Cold {
-    /// Who it is as the first event has it. The owner's parts are kept as far as known.
-    pub(super) fn open(event: &Event, owner: Owner, hot: &mut Hot) -> Self {
-        hot.set(Hot::PID, owner.pid.is_some());
-        hot.set(Hot::COMM, owner.comm.is_some());
-        let mut cold = Self {
-            first_ns: event.ts_ns(),
-            comm: owner.comm.unwrap_or_default(),
-            pid: owner.pid.unwrap_or_default(),
-            ..Self::default()
-        };
-        cold.learn(event, hot);
-        cold
+    /// Who it is as the first event has it.
+    #[inline]
+    pub(super) fn open(event: &Event, opening: &Opening) -> Self {
+        let record = event.record();
+        Self {
+            cgroup: record.cgroup,
+            laddr: record.laddr,
+            raddr: record.raddr,
+            comm: opening.owner.comm.unwrap_or_default(),
+            netns: record.netns,
+            uid: record.uid,
+            pid: opening.owner.pid.unwrap_or_default(),
+            rport: record.rport,
+            group: opening.group,
+        }
     }
 
     /// Takes what the event knows of the socket. What it does not know stays.
@@ -379,7 +452,7 @@ impl Cold {
             self.raddr = record.raddr;
         }
         if record.lport != 0 {
-            self.lport = record.lport;
+            hot.lport = record.lport;
         }
         if record.rport != 0 {
             self.rport = record.rport;
@@ -394,13 +467,8 @@ impl Cold {
             self.uid = uid;
             hot.set(Hot::UID, true);
         }
-        let complete =
-            self.lport != 0 && self.rport != 0 && is_set(&self.laddr) && is_set(&self.raddr);
-        hot.set(Hot::COMPLETE, complete);
-    }
-
-    pub(super) const fn lport(&self) -> u16 {
-        self.lport
+        let addressed = is_set(&self.laddr) && is_set(&self.raddr) && self.rport != 0;
+        hot.set(Hot::ADDRESSED, addressed);
     }
 
     pub(super) const fn rport(&self) -> u16 {
@@ -413,12 +481,6 @@ impl Cold {
             comm: hot.has(Hot::COMM).then_some(self.comm),
             how: hot.how(),
         }
-    }
-
-    /// From the first transition to the last one; `None` if the first was not seen.
-    pub(super) fn lifetime_ns(&self, hot: &Hot) -> Option<u64> {
-        hot.has(Hot::OPENED)
-            .then(|| hot.since_ns.saturating_sub(self.first_ns))
     }
 
     /// The whole connection. `long` is the part of its past that is kept elsewhere.
@@ -441,17 +503,17 @@ impl Cold {
                 record::AF_INET
             },
             laddr: address(self.laddr),
-            lport: (self.lport != 0).then_some(self.lport),
+            lport: (hot.lport != 0).then_some(hot.lport),
             raddr: address(self.raddr),
             rport: (self.rport != 0).then_some(self.rport),
             role: hot.role(),
-            service_port: hot.role().service_port(self.lport, self.rport),
+            service_port: hot.role().service_port(hot.lport, self.rport),
             owner: self.owner(hot),
             uid: hot.has(Hot::UID).then_some(self.uid),
             cgroup: (self.cgroup != 0).then_some(self.cgroup),
             states,
             truncated: hot.has(Hot::TRUNCATED),
-            first_ns: self.first_ns,
+            first_ns: hot.first_ns,
             opened: hot.has(Hot::OPENED),
             last_ns: hot.since_ns,
         }
@@ -459,9 +521,15 @@ impl Cold {
 
     /// The whole connection at its end, with what the closing record adds.
     pub(super) fn show_ended(&self, hot: &Hot, long: &[PackedStay], event: &Event) -> Ended {
+        let connection = self.show(hot, long);
         Ended {
-            connection: self.show(hot, long),
-            lifetime_ns: self.lifetime_ns(hot),
+            // Who accepted it owns it by now; the first event did not know yet.
+            connection: Connection {
+                uid: event.uid().or(connection.uid),
+                cgroup: event.cgroup().or(connection.cgroup),
+                ..connection
+            },
+            lifetime_ns: hot.lifetime_ns(),
             cause: Cause::of(event).unwrap_or(Cause::Unknown),
             goes_on: goes_on(event),
             traffic: Traffic::of(event),

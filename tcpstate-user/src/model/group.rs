@@ -221,6 +221,11 @@ impl Groups {
         }
     }
 
+    /// Whether a group is a service, with the same number.
+    pub(super) const fn are_services(&self) -> bool {
+        matches!(self.by, By::Port)
+    }
+
     /// The number of the group with these traits.
     pub(super) fn id(&mut self, traits: Traits) -> u16 {
         let key = match self.by {

@@ -28,6 +28,12 @@ pub(super) const fn bucket_of(duration_ns: u64) -> (usize, usize) {
     ((octave - FIRST_OCTAVE) as usize, part)
 }
 
+/// A bucket as one number.
+#[expect(clippy::cast_possible_truncation, reason = "there are less than 2^13")]
+pub(super) const fn bucket_number(octave: usize, part: usize) -> u16 {
+    (octave * DIVISIONS + part) as u16
+}
+
 /// The durations of a bucket, its number being `octave * DIVISIONS + part`.
 const fn range_of(bucket: usize) -> Range<u64> {
     #[expect(clippy::cast_possible_truncation, reason = "a bucket's number fits")]
@@ -85,8 +91,7 @@ impl Histogram {
     /// Counts one duration.
     pub fn record(&mut self, duration_ns: u64) {
         let (octave, part) = bucket_of(duration_ns.clamp(SHORTEST_NS, LONGEST_NS));
-        #[expect(clippy::cast_possible_truncation, reason = "a bucket's number fits")]
-        let bucket = (octave * DIVISIONS + part) as u16;
+        let bucket = bucket_number(octave, part);
         self.merge(&Self {
             buckets: vec![(bucket, 1)],
             count: 1,

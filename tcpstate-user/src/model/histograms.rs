@@ -1,10 +1,10 @@
 //! All histograms that are kept: dwell by state, lifetime and handshake, each by service port and
 //! role.
 //!
-//! They share one store of blocks, a block being the 128 buckets of one power of two, because most
-//! of them only ever see a few powers of two. A histogram is admitted only while it and all admitted
-//! before would fit in the bound with every block in use; so one that is admitted is never cut short,
-//! and what is not admitted goes, whole, to that of the port `other`.
+//! Each has buckets only from the first to the last power of two that it has seen, because most only
+//! see a few. A histogram is admitted only while it and all admitted before would fit in the bound
+//! with every bucket in use; so one that is admitted is never cut short, and what is not admitted
+//! goes, whole, to that of the port `other`.
 
 use hashbrown::HashMap;
 use tcpstate_common::State;
@@ -12,7 +12,7 @@ use tcpstate_common::State;
 use super::{
     group::{Role, ServicePort, Services},
     hash::BuildMixer,
-    histogram::{DIVISIONS, Histogram, LONGEST_NS, OCTAVES, SHORTEST_NS, bucket_of},
+    histogram::{DIVISIONS, Histogram, LONGEST_NS, OCTAVES, SHORTEST_NS, bucket_number, bucket_of},
     rates::{SLOTS, slot_of, state_of},
 };
 
@@ -61,34 +61,52 @@ pub struct Series {
     pub histogram: Histogram,
 }
 
-type Block = [u32; DIVISIONS];
-
-/// No histogram, no block: numbers start at 1.
+/// No histogram: numbers start at 1.
 const NONE: u32 = 0;
 
-#[derive(Clone)]
+/// One histogram: a cache line and, elsewhere, its buckets.
+#[repr(align(64))]
 struct Kept {
     sum_ns: u128,
     min_ns: u64,
     max_ns: u64,
-    below: u64,
-    above: u64,
-    blocks: [u32; OCTAVES],
+    /// Of whole powers of two. Small counters, so that more of them are in the cache.
+    buckets: Box<[u16]>,
+    /// Which power of two the buckets begin with.
+    first: usize,
 }
 
+const _: () = assert!(size_of::<Kept>() == 64);
+
+/// A duration that is not in its histogram yet.
+#[derive(Clone, Copy)]
+struct Pending {
+    duration_ns: u64,
+    service: u16,
+    kind: u8,
+}
+
+/// Durations that wait at most.
+const PENDING: usize = 256;
+
 pub(super) struct Histograms {
+    /// Durations are put into their histograms many at a time: each of them misses the cache two or
+    /// three times, and only in a loop that does nothing else these misses overlap.
+    pending: Vec<Pending>,
     /// By service: the numbers of its histograms.
     services: Vec<[u32; Of::KINDS]>,
     kept: Vec<Kept>,
-    blocks: Vec<Block>,
+    /// How many durations of a histogram were too short and too long for its buckets.
+    outside: HashMap<u32, (u64, u64), BuildMixer>,
     /// Buckets that have wrapped, and how often.
-    wraps: HashMap<(u32, u8), u64, BuildMixer>,
+    wraps: HashMap<(u32, u16), u64, BuildMixer>,
+    bucket_bytes: usize,
     /// How many histograms of ports may still be admitted.
     room: usize,
 }
 
 /// What a histogram takes with every block in use.
-const FULL_BYTES: usize = size_of::<Kept>() + OCTAVES * size_of::<Block>();
+const FULL_BYTES: usize = size_of::<Kept>() + OCTAVES * DIVISIONS * size_of::<u16>();
 
 impl Histograms {
     /// The bytes that the histograms of `other` and of unknown ports take at most, beside the bound.
@@ -97,10 +115,12 @@ impl Histograms {
 
     pub(super) fn new(max_bytes: usize) -> Self {
         Self {
+            pending: Vec::with_capacity(PENDING),
             services: Vec::new(),
             kept: Vec::new(),
-            blocks: Vec::new(),
+            outside: HashMap::default(),
             wraps: HashMap::default(),
+            bucket_bytes: 0,
             room: max_bytes / FULL_BYTES,
         }
     }
@@ -108,41 +128,74 @@ impl Histograms {
     /// Counts one duration.
     #[inline]
     pub(super) fn record(&mut self, of: Of, service: u16, services: &Services, duration_ns: u64) {
-        let number = match self.services.get(usize::from(service)) {
-            Some(numbers) if numbers[of.kind()] != NONE => numbers[of.kind()],
-            _ => self.admit(of, service, services),
-        };
+        #[expect(clippy::cast_possible_truncation, reason = "below KINDS")]
+        self.pending.push(Pending {
+            duration_ns,
+            service,
+            kind: of.kind() as u8,
+        });
+        if self.pending.len() == PENDING {
+            self.flush(services);
+        }
+    }
+
+    /// Puts what is pending into its histograms.
+    pub(super) fn flush(&mut self, services: &Services) {
+        let mut pending = std::mem::take(&mut self.pending);
+        for &Pending {
+            duration_ns,
+            service,
+            kind,
+        } in &pending
+        {
+            let kind = usize::from(kind);
+            let number = match self.services.get(usize::from(service)) {
+                Some(numbers) if numbers[kind] != NONE => numbers[kind],
+                _ => self.admit(kind, service, services),
+            };
+            self.add(number, duration_ns);
+        }
+        pending.clear();
+        self.pending = pending;
+    }
+
+    #[inline]
+    fn add(&mut self, number: u32, duration_ns: u64) {
         let kept = &mut self.kept[number as usize - 1];
         kept.sum_ns += u128::from(duration_ns);
         kept.min_ns = kept.min_ns.min(duration_ns);
         kept.max_ns = kept.max_ns.max(duration_ns);
-        let mut duration_ns = duration_ns;
-        if duration_ns < SHORTEST_NS {
-            kept.below += 1;
-            duration_ns = SHORTEST_NS;
-        } else if duration_ns > LONGEST_NS {
-            kept.above += 1;
-            duration_ns = LONGEST_NS;
+        let clamped = duration_ns.clamp(SHORTEST_NS, LONGEST_NS);
+        if clamped != duration_ns {
+            let (below, above) = self.outside.entry(number).or_default();
+            *below += u64::from(duration_ns < SHORTEST_NS);
+            *above += u64::from(duration_ns > LONGEST_NS);
         }
-        let (octave, part) = bucket_of(duration_ns);
-        let block = &mut kept.blocks[octave];
-        if *block == NONE {
-            self.blocks.push([0; DIVISIONS]);
-            *block = number_of(self.blocks.len());
+        let (octave, part) = bucket_of(clamped);
+        // One that is before the first is far behind the last, because the subtraction wraps.
+        let at = octave
+            .wrapping_sub(kept.first)
+            .wrapping_mul(DIVISIONS)
+            .wrapping_add(part);
+        if at >= kept.buckets.len() {
+            self.bucket_bytes += kept.extend(octave);
+            let at = (octave - kept.first) * DIVISIONS + part;
+            kept.buckets[at] += 1;
+            return;
         }
-        let bucket = &mut self.blocks[*block as usize - 1][part];
-        let (count, wrapped) = bucket.overflowing_add(1);
-        *bucket = count;
+        let (count, wrapped) = kept.buckets[at].overflowing_add(1);
+        kept.buckets[at] = count;
         if wrapped {
-            #[expect(clippy::cast_possible_truncation, reason = "below DIVISIONS")]
-            let key = (*block, part as u8);
-            *self.wraps.entry(key).or_default() += 1;
+            *self
+                .wraps
+                .entry((number, bucket_number(octave, part)))
+                .or_default() += 1;
         }
     }
 
     /// The number of a histogram that has none yet.
     #[cold]
-    fn admit(&mut self, of: Of, service: u16, services: &Services) -> u32 {
+    fn admit(&mut self, kind: usize, service: u16, services: &Services) -> u32 {
         if self.services.len() <= usize::from(service) {
             self.services
                 .resize(usize::from(service) + 1, [NONE; Of::KINDS]);
@@ -150,8 +203,8 @@ impl Histograms {
         let number = if service >= Services::FIRST_PORT && self.room == 0 {
             // Recursion ends here: the place of what is over the bound is below FIRST_PORT.
             let other = services.other(service);
-            match self.services[usize::from(other)][of.kind()] {
-                NONE => self.admit(of, other, services),
+            match self.services[usize::from(other)][kind] {
+                NONE => self.admit(kind, other, services),
                 number => number,
             }
         } else {
@@ -162,17 +215,16 @@ impl Histograms {
                 sum_ns: 0,
                 min_ns: u64::MAX,
                 max_ns: 0,
-                below: 0,
-                above: 0,
-                blocks: [NONE; OCTAVES],
+                buckets: Box::default(),
+                first: 0,
             });
             number_of(self.kept.len())
         };
-        self.services[usize::from(service)][of.kind()] = number;
+        self.services[usize::from(service)][kind] = number;
         number
     }
 
-    /// All of them, in the order of port, role and kind.
+    /// All of them, in the order of port, role and kind. Nothing may be pending.
     pub(super) fn show(&self, services: &Services) -> Vec<Series> {
         let mut series = Vec::new();
         let mut shown = vec![false; self.kept.len()];
@@ -202,44 +254,59 @@ impl Histograms {
 
     fn read(&self, at: usize) -> Histogram {
         let kept = &self.kept[at];
+        let number = number_of(at + 1);
         let mut buckets = Vec::new();
-        for (octave, &block) in kept
-            .blocks
-            .iter()
-            .enumerate()
-            .filter(|&(_, &block)| block != NONE)
-        {
-            for (part, &count) in self.blocks[block as usize - 1].iter().enumerate() {
-                #[expect(clippy::cast_possible_truncation, reason = "below DIVISIONS")]
-                let wraps = self.wraps.get(&(block, part as u8)).copied().unwrap_or(0);
-                let count = u64::from(count) + (wraps << 32);
-                if count != 0 {
-                    #[expect(clippy::cast_possible_truncation, reason = "a bucket's number fits")]
-                    buckets.push(((octave * DIVISIONS + part) as u16, count));
-                }
+        for (at, &count) in kept.buckets.iter().enumerate() {
+            let bucket = bucket_number(kept.first + at / DIVISIONS, at % DIVISIONS);
+            let wraps = self.wraps.get(&(number, bucket)).copied().unwrap_or(0);
+            let count = u64::from(count) + (wraps << 16);
+            if count != 0 {
+                buckets.push((bucket, count));
             }
         }
-        Histogram::from_parts(
-            buckets,
-            (kept.below, kept.above),
-            (kept.min_ns, kept.max_ns),
-            kept.sum_ns,
-        )
+        let outside = self.outside.get(&number).copied().unwrap_or_default();
+        Histogram::from_parts(buckets, outside, (kept.min_ns, kept.max_ns), kept.sum_ns)
     }
 
     /// Bytes held.
     pub(super) fn memory(&self) -> usize {
-        self.services.capacity() * size_of::<[u32; Of::KINDS]>()
+        PENDING * size_of::<Pending>()
+            + self.services.capacity() * size_of::<[u32; Of::KINDS]>()
             + self.kept.capacity() * size_of::<Kept>()
-            // What was never used of a large vector is not resident.
-            + self.blocks.len() * size_of::<Block>()
+            + self.bucket_bytes
+            + self.outside.allocation_size()
             + self.wraps.allocation_size()
     }
 }
 
-/// The number of the last of so many things.
+impl Kept {
+    /// Makes buckets for this power of two and all between it and those that are there. Gives the
+    /// bytes that it takes more.
+    #[cold]
+    fn extend(&mut self, octave: usize) -> usize {
+        let len = self.buckets.len();
+        let (first, end) = if len == 0 {
+            (octave, octave + 1)
+        } else {
+            (
+                self.first.min(octave),
+                (self.first + len / DIVISIONS).max(octave + 1),
+            )
+        };
+        let mut buckets = vec![0; (end - first) * DIVISIONS].into_boxed_slice();
+        if len != 0 {
+            let at = (self.first - first) * DIVISIONS;
+            buckets[at..at + len].copy_from_slice(&self.buckets);
+        }
+        self.buckets = buckets;
+        self.first = first;
+        (self.buckets.len() - len) * size_of::<u16>()
+    }
+}
+
+/// The number of the last of so many histograms.
 fn number_of(len: usize) -> u32 {
-    // There are at most 2^15 services with 18 histograms of 38 blocks: less than 2^25.
+    // There are at most 2^16 services with 18 histograms each.
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
@@ -277,6 +344,7 @@ mod tests {
                 }
             }
         }
+        histograms.flush(&services);
         let shown = histograms.show(&services);
         assert_eq!(
             shown
@@ -313,14 +381,15 @@ mod tests {
         let services = services(1);
         let mut histograms = Histograms::new(0);
         histograms.record(Of::Lifetime, Services::UNKNOWN, &services, 5_000);
-        let (octave, part) = bucket_of(5_000);
-        let block = histograms.kept[0].blocks[octave] as usize - 1;
-        histograms.blocks[block][part] = u32::MAX;
+        histograms.flush(&services);
+        let (_, part) = bucket_of(5_000);
+        histograms.kept[0].buckets[part] = u16::MAX;
         histograms.record(Of::Lifetime, Services::UNKNOWN, &services, 5_000);
         histograms.record(Of::Lifetime, Services::UNKNOWN, &services, 5_000);
+        histograms.flush(&services);
         assert_eq!(
             histograms.show(&services)[0].histogram.count(),
-            (1 << 32) + 1
+            (1 << 16) + 1
         );
     }
 }

@@ -5,7 +5,7 @@ use tcpstate_common::State;
 use super::{
     By, Cause, Include, Interval, Memory, Owner, Role, Snapshot, Traffic,
     applied::{Applied, Subject},
-    connection::{Cold, Hot},
+    connection::{Known, Opening},
     group::{Groups, Services, Traits},
     histograms::{Histograms, Of},
     listeners::{Listeners, listening_address},
@@ -159,12 +159,12 @@ impl Tracker {
     }
 
     /// All of it as it is now.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&mut self) -> Snapshot {
         self.snapshot_of(Include::ALL)
     }
 
     /// As [`Tracker::snapshot`], without what is not asked for.
-    pub fn snapshot_of(&self, include: Include) -> Snapshot {
+    pub fn snapshot_of(&mut self, include: Include) -> Snapshot {
         let (all, groups) = self
             .rates
             .as_ref()
@@ -181,12 +181,9 @@ impl Tracker {
             snapshot.connections = self.table.show_all();
             snapshot.listeners = self.show_listeners();
         }
-        if include.histograms {
-            snapshot.histograms = self
-                .histograms
-                .as_ref()
-                .map(|histograms| histograms.show(&self.services))
-                .unwrap_or_default();
+        if let Some(histograms) = self.histograms.as_mut().filter(|_| include.histograms) {
+            histograms.flush(&self.services);
+            snapshot.histograms = histograms.show(&self.services);
         }
         snapshot
     }
@@ -252,7 +249,7 @@ impl Tracker {
     fn insert(
         &mut self,
         event: &Event,
-        new: State,
+        state: State,
         (role, owner): (Role, Owner),
         known: Known,
         gap: bool,
@@ -261,35 +258,32 @@ impl Tracker {
             self.books.evicted += 1;
             self.drop_connection(victim);
         }
-        let opened = matches!(known, Known::Opened { .. });
-        let mut hot = Hot::open(event, new, opened, role, owner.how);
-        let cold = Cold::open(event, owner, &mut hot);
-        hot.service = self
+        if let Known::Opened { embryo: true } = known
+            && let Some(oldest) = self.table.surplus_embryo()
+        {
+            self.books.evicted += 1;
+            self.drop_connection(oldest);
+        }
+        let service = self
             .services
-            .id(role.service_port(cold.lport(), cold.rport()), role);
-        hot.group = self.groups.id(Traits {
-            service: hot.service,
+            .id(role.service_port(event.lport(), event.rport()), role);
+        let traits = Traits {
+            service,
             role,
             comm: owner.comm,
             cgroup: event.cgroup(),
-        });
-        let (service, group) = (hot.service, hot.group);
-        let slot = match known {
-            Known::Opened { embryo: true } => {
-                if let Some(oldest) = self.table.surplus_embryo() {
-                    self.books.evicted += 1;
-                    self.drop_connection(oldest);
-                }
-                self.table.insert_embryo(hot, cold)
-            }
-            Known::Opened { embryo: false } => self.table.insert(hot, cold),
-            Known::Midway { old } => {
-                // The first one has a place.
-                let _ = hot.push(old, None);
-                self.table.insert(hot, cold)
-            }
         };
-        let subject = self.enter(slot, group, new);
+        let group = self.groups.id(traits);
+        let opening = Opening {
+            state,
+            known,
+            role,
+            owner,
+            service,
+            group,
+        };
+        let slot = self.table.insert(event, &opening);
+        let subject = self.enter(slot, group, state);
         Step {
             subject,
             service,
@@ -330,7 +324,8 @@ impl Tracker {
             return self.nothing(event, true);
         }
         let hot = self.table.hot_mut(slot);
-        let (service, group, held) = (hot.service, hot.group, hot.state);
+        let (service, held) = (hot.service, hot.state);
+        hot.learn_lport(event.lport());
         let gap = held != old;
         let mut dwell_ns = None;
         if gap {
@@ -348,10 +343,10 @@ impl Tracker {
                 self.table.spill(slot, stay);
             }
         }
-        // A complete identity does not change; at the end the rest of the record is looked at anyway.
-        if new == State::CLOSE || !self.table.hot(slot).is_complete() {
+        if !self.table.hot(slot).is_addressed() {
             self.table.learn(slot, event);
         }
+        let group = self.group_of(slot);
         if let Some(rates) = &mut self.rates {
             rates.leave(group, held);
         }
@@ -490,9 +485,18 @@ impl Tracker {
         }
     }
 
+    /// The group of a connection.
+    #[inline]
+    fn group_of(&self, slot: u32) -> u16 {
+        if self.groups.are_services() {
+            // Spares looking at the other half of it.
+            return self.table.hot(slot).service;
+        }
+        self.table.cold(slot).group
+    }
+
     fn drop_connection(&mut self, slot: u32) {
-        let hot = self.table.hot(slot);
-        let (group, state) = (hot.group, hot.state);
+        let (group, state) = (self.group_of(slot), self.table.hot(slot).state);
         if let Some(rates) = &mut self.rates {
             rates.leave(group, state);
         }
@@ -518,10 +522,7 @@ impl Tracker {
         }
         match step.subject {
             Subject::Ended(slot) => {
-                let hot = self.table.hot(slot);
-                if hot.is_opened()
-                    && let Some(lifetime_ns) = self.table.cold(slot).lifetime_ns(hot)
-                {
+                if let Some(lifetime_ns) = self.table.hot(slot).lifetime_ns() {
                     histograms.record(Of::Lifetime, service, &self.services, lifetime_ns);
                 }
             }
@@ -552,18 +553,6 @@ impl Tracker {
         listeners.sort_by_key(|listener| (listener.since_ns, listener.id));
         listeners
     }
-}
-
-/// How the first event of a connection finds it.
-#[derive(Clone, Copy)]
-enum Known {
-    /// It is the one that opened it.
-    Opened {
-        /// Its final name is not known yet.
-        embryo: bool,
-    },
-    /// It had been in this state for a time that is not known.
-    Midway { old: State },
 }
 
 /// The time of the handshake that this transition to ESTABLISHED completes, where it is known.
