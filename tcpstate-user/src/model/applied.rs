@@ -17,6 +17,7 @@ pub struct Applied<'a> {
     pub gap: bool,
     pub(super) subject: Subject,
     pub(super) table: &'a Table,
+    pub(super) listener: &'a Owner,
     pub(super) event: &'a Event,
 }
 
@@ -29,8 +30,8 @@ pub(super) enum Subject {
     Connection(u32),
     /// The connection in this slot, which this event ended.
     Ended(u32),
-    /// A listener of this owner.
-    Listener(Owner),
+    /// A listener, of the owner in [`Applied::listener`].
+    Listener,
 }
 
 impl Applied<'_> {
@@ -39,7 +40,7 @@ impl Applied<'_> {
         match self.subject {
             Subject::Nothing => Role::Unknown,
             Subject::Connection(slot) | Subject::Ended(slot) => self.table.hot(slot).role(),
-            Subject::Listener(_) => Role::Server,
+            Subject::Listener => Role::Server,
         }
     }
 
@@ -51,7 +52,7 @@ impl Applied<'_> {
                 let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
                 hot.role().service_port(hot.lport(), cold.rport())
             }
-            Subject::Listener(_) => Role::Server.service_port(self.event.lport(), 0),
+            Subject::Listener => Role::Server.service_port(self.event.lport(), 0),
         }
     }
 
@@ -63,7 +64,7 @@ impl Applied<'_> {
                 let table = self.table;
                 table.cold(slot).owner(table.hot(slot))
             }
-            Subject::Listener(owner) => owner,
+            Subject::Listener => *self.listener,
         }
     }
 
@@ -76,7 +77,7 @@ impl Applied<'_> {
     pub fn connection(&self) -> Option<Connection> {
         match self.subject {
             Subject::Connection(slot) | Subject::Ended(slot) => Some(self.table.show(slot)),
-            Subject::Nothing | Subject::Listener(_) => None,
+            Subject::Nothing | Subject::Listener => None,
         }
     }
 
@@ -89,7 +90,7 @@ impl Applied<'_> {
     pub fn ended(&self) -> Option<Ended> {
         match self.subject {
             Subject::Ended(slot) => Some(self.table.show_ended(slot, self.event)),
-            Subject::Nothing | Subject::Connection(_) | Subject::Listener(_) => None,
+            Subject::Nothing | Subject::Connection(_) | Subject::Listener => None,
         }
     }
 }

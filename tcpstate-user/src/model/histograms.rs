@@ -140,27 +140,36 @@ impl Histograms {
     }
 
     /// Puts what is pending into its histograms.
+    ///
+    /// In two passes, the second being as short as it can be: the buckets are what misses the cache,
+    /// and the shorter the loop, the more misses are under way at a time.
     pub(super) fn flush(&mut self, services: &Services) {
         let mut pending = std::mem::take(&mut self.pending);
-        for &Pending {
-            duration_ns,
-            service,
-            kind,
-        } in &pending
-        {
-            let kind = usize::from(kind);
-            let number = match self.services.get(usize::from(service)) {
+        let mut places = [(0, 0); PENDING];
+        for (place, pending) in places.iter_mut().zip(&pending) {
+            let kind = usize::from(pending.kind);
+            let number = match self.services.get(usize::from(pending.service)) {
                 Some(numbers) if numbers[kind] != NONE => numbers[kind],
-                _ => self.admit(kind, service, services),
+                _ => self.admit(kind, pending.service, services),
             };
-            self.add(number, duration_ns);
+            *place = (number, self.bucket(number, pending.duration_ns));
+        }
+        for &(number, bucket) in &places[..pending.len()] {
+            let kept = &mut self.kept[number as usize - 1];
+            let counter = &mut kept.buckets[usize::from(bucket) - kept.first * DIVISIONS];
+            let (count, wrapped) = counter.overflowing_add(1);
+            *counter = count;
+            if wrapped {
+                *self.wraps.entry((number, bucket)).or_default() += 1;
+            }
         }
         pending.clear();
         self.pending = pending;
     }
 
+    /// Takes in a duration all but its bucket, which it makes sure is there.
     #[inline]
-    fn add(&mut self, number: u32, duration_ns: u64) {
+    fn bucket(&mut self, number: u32, duration_ns: u64) -> u16 {
         let kept = &mut self.kept[number as usize - 1];
         kept.sum_ns += u128::from(duration_ns);
         kept.min_ns = kept.min_ns.min(duration_ns);
@@ -173,24 +182,10 @@ impl Histograms {
         }
         let (octave, part) = bucket_of(clamped);
         // One that is before the first is far behind the last, because the subtraction wraps.
-        let at = octave
-            .wrapping_sub(kept.first)
-            .wrapping_mul(DIVISIONS)
-            .wrapping_add(part);
-        if at >= kept.buckets.len() {
+        if octave.wrapping_sub(kept.first) >= kept.buckets.len() / DIVISIONS {
             self.bucket_bytes += kept.extend(octave);
-            let at = (octave - kept.first) * DIVISIONS + part;
-            kept.buckets[at] += 1;
-            return;
         }
-        let (count, wrapped) = kept.buckets[at].overflowing_add(1);
-        kept.buckets[at] = count;
-        if wrapped {
-            *self
-                .wraps
-                .entry((number, bucket_number(octave, part)))
-                .or_default() += 1;
-        }
+        bucket_number(octave, part)
     }
 
     /// The number of a histogram that has none yet.

@@ -53,6 +53,8 @@ pub struct Tracker {
     histograms: Option<Histograms>,
     limits: Limits,
     books: Books,
+    /// The owner of the listener that the last event was about, if it was about one.
+    listener: Owner,
     now_ns: u64,
     /// Begin of the interval; `None` before the first event or tick.
     interval_ns: Option<u64>,
@@ -79,6 +81,7 @@ impl Tracker {
             histograms: Some(Histograms::new(limits.max_histogram_bytes)),
             limits,
             books: Books::default(),
+            listener: Owner::UNKNOWN,
             now_ns: 0,
             interval_ns: None,
         }
@@ -137,6 +140,7 @@ impl Tracker {
             gap,
             subject,
             table: &self.table,
+            listener: &self.listener,
             event,
         }
     }
@@ -294,6 +298,7 @@ impl Tracker {
     }
 
     /// The connection in this slot is now in this state, perhaps at its end.
+    #[inline]
     fn enter(&mut self, slot: u32, group: u16, new: State) -> Subject {
         if new == State::CLOSE {
             self.table.remove(slot);
@@ -306,6 +311,7 @@ impl Tracker {
     }
 
     /// A connection goes from one state to another, or to its end.
+    #[inline]
     fn go_on(&mut self, event: &Event, old: State, new: State) -> Step {
         if old == State::LISTEN {
             // A listener that becomes something else than closed.
@@ -378,6 +384,7 @@ impl Tracker {
     }
 
     /// The connection that this event belongs to, if it is known.
+    #[inline]
     fn held(&mut self, event: &Event, old: State) -> Option<u32> {
         let address = event.record().skaddr;
         let id = event.id();
@@ -425,8 +432,9 @@ impl Tracker {
         {
             rates.enter(group, State::LISTEN);
         }
+        self.listener = owner;
         Step {
-            subject: Subject::Listener(owner),
+            subject: Subject::Listener,
             service,
             group,
             dwell_ns: None,
@@ -437,8 +445,9 @@ impl Tracker {
     /// A socket listens no more.
     fn unlisten(&mut self, event: &Event) -> Step {
         if let Some(listener) = self.listeners.get(event.id()) {
+            self.listener = listener.owner;
             let step = Step {
-                subject: Subject::Listener(listener.owner),
+                subject: Subject::Listener,
                 service: listener.service,
                 group: listener.group,
                 dwell_ns: Some(event.ts_ns().saturating_sub(listener.since_ns)),
@@ -456,9 +465,9 @@ impl Tracker {
             comm: None,
             cgroup: event.cgroup(),
         });
-        let subject = Subject::Listener(Owner::UNKNOWN);
+        self.listener = Owner::UNKNOWN;
         Step {
-            subject,
+            subject: Subject::Listener,
             service,
             group,
             dwell_ns: None,
@@ -531,7 +540,7 @@ impl Tracker {
                     histograms.record(Of::Handshake, service, &self.services, handshake_ns);
                 }
             }
-            Subject::Connection(_) | Subject::Nothing | Subject::Listener(_) => {}
+            Subject::Connection(_) | Subject::Nothing | Subject::Listener => {}
         }
     }
 
