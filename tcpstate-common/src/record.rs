@@ -35,6 +35,7 @@ macro_rules! wire {
             ];
 
             /// Copies the record out of its little-endian bytes.
+            #[inline]
             pub fn from_bytes(bytes: &[u8; $size]) -> Self {
                 Self { $($field: wire!(@read bytes, $offset, $kind $(<$len>)?),)* }
             }

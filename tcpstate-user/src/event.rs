@@ -44,6 +44,7 @@ pub struct Process {
 
 impl Event {
     /// Decodes one record.
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let bytes: &[u8; Record::SIZE] = bytes
             .try_into()
@@ -171,6 +172,7 @@ impl Event {
 impl TryFrom<Record> for Event {
     type Error = DecodeError;
 
+    #[inline]
     fn try_from(record: Record) -> Result<Self, DecodeError> {
         match record.family {
             record::AF_INET | record::AF_INET6 => Ok(Self(record)),
