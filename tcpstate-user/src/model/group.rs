@@ -130,8 +130,13 @@ impl<K: Copy + Eq + Hash> Registry<K> {
 /// Service ports with roles, numbered.
 #[derive(Debug)]
 pub(super) struct Services {
-    registry: Registry<(ServicePort, Role)>,
-    ports: HashMap<u16, (), BuildMixer>,
+    keys: Vec<(ServicePort, Role)>,
+    /// The numbers of a client's and a server's ports, by port; 0 is none. What is never looked at
+    /// of these is not resident.
+    client: Vec<u16>,
+    server: Vec<u16>,
+    /// How many ports have a number.
+    ports: usize,
     max_ports: usize,
 }
 
@@ -149,32 +154,38 @@ impl Services {
     ];
 
     pub(super) fn new(limits: &Limits) -> Self {
-        let max_ports = limits.max_ports.min(MAX_IDS / 2);
         Self {
-            // A port has at most two groups, one for each known role.
-            registry: Registry::new(&Self::RESERVED, 2 * max_ports),
-            ports: HashMap::default(),
-            max_ports,
+            keys: Self::RESERVED.to_vec(),
+            client: vec![0; 1 << 16],
+            server: vec![0; 1 << 16],
+            ports: 0,
+            // A port has at most two numbers, one for each known role.
+            max_ports: limits.max_ports.min(MAX_IDS / 2),
         }
     }
 
     /// The number of a service port in a role.
     pub(super) fn id(&mut self, port: Option<u16>, role: Role) -> u16 {
-        let (unknown, other) = match role {
+        let (numbers, twin, unknown, other) = match role {
             Role::Unknown => return Self::UNKNOWN,
-            Role::Client => (1, 3),
-            Role::Server => (2, 4),
+            Role::Client => (&mut self.client, &self.server, 1, 3),
+            Role::Server => (&mut self.server, &self.client, 2, 4),
         };
         let Some(port) = port else { return unknown };
-        if !self.ports.contains_key(&port) {
-            if self.ports.len() >= self.max_ports {
+        let number = &mut numbers[usize::from(port)];
+        if *number != 0 {
+            return *number;
+        }
+        if twin[usize::from(port)] == 0 {
+            if self.ports >= self.max_ports {
                 return other;
             }
-            self.ports.insert(port, ());
+            self.ports += 1;
         }
-        self.registry
-            .get_or_insert((ServicePort::Port(port), role))
-            .unwrap_or(other)
+        // Below MAX_IDS and the reserved ones.
+        *number = u16::try_from(self.keys.len()).unwrap_or(other);
+        self.keys.push((ServicePort::Port(port), role));
+        *number
     }
 
     /// Where the figures of a port go that has no room of its own.
@@ -187,11 +198,12 @@ impl Services {
     }
 
     pub(super) fn key(&self, id: u16) -> (ServicePort, Role) {
-        self.registry.keys[usize::from(id)]
+        self.keys[usize::from(id)]
     }
 
     pub(super) fn memory(&self) -> usize {
-        self.registry.memory() + self.ports.allocation_size()
+        self.keys.capacity() * size_of::<(ServicePort, Role)>()
+            + (self.client.capacity() + self.server.capacity()) * size_of::<u16>()
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Table {
     pages: Pages<Hot, Cold>,
     /// All but the embryos, by cookie or address.
     index: HashTable<u32>,
+    /// How many of them by address: none, where the kernel gives cookies.
+    by_address: usize,
     /// Listeners' children after LISTEN -> `SYN_RECV` and before their next event, by address.
     ///
     /// The kernel gives the child its final cookie right after that first event, so the second one
@@ -48,6 +50,7 @@ impl Table {
         Self {
             pages: Pages::new(),
             index: HashTable::new(),
+            by_address: 0,
             embryos: HashTable::new(),
             embryo_order: VecDeque::new(),
             long: HashMap::default(),
@@ -78,6 +81,9 @@ impl Table {
     /// The open connection of this name; no embryo.
     #[inline]
     pub(super) fn find(&self, id: SocketId) -> Option<u32> {
+        if self.by_address == 0 && matches!(id, SocketId::Address(_)) {
+            return None;
+        }
         self.index
             .find(hash_of(id), |&slot| self.pages.hot(slot).id() == id)
             .copied()
@@ -192,13 +198,12 @@ impl Table {
     pub(super) fn remove(&mut self, slot: u32) {
         self.release();
         let hot = self.pages.hot(slot);
+        let id = hot.id();
         if hot.has(Hot::EMBRYO) {
             self.forget_embryo(slot);
-        } else if let Ok(entry) = self
-            .index
-            .find_entry(hash_of(hot.id()), |&other| other == slot)
-        {
+        } else if let Ok(entry) = self.index.find_entry(hash_of(id), |&other| other == slot) {
             entry.remove();
+            self.by_address -= usize::from(matches!(id, SocketId::Address(_)));
         }
         self.ended = Some(slot);
     }
@@ -262,6 +267,7 @@ impl Table {
     }
 
     fn index_slot(&mut self, id: SocketId, slot: u32) {
+        self.by_address += usize::from(matches!(id, SocketId::Address(_)));
         let pages = &self.pages;
         self.index
             .insert_unique(hash_of(id), slot, |&slot| hash_of(pages.hot(slot).id()));
