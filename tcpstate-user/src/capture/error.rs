@@ -121,17 +121,27 @@ impl CaptureError {
                 "Run a kernel of 5.8 or newer; `ss -tan` shows the sockets of older ones.".into(),
             ),
             Self::RingBytes { .. } => Some("Try --ring-bytes 8M.".into()),
-            Self::RingAllocation { .. } => {
-                Some("Ask for a smaller one with --ring-bytes, or free memory.".into())
-            }
+            Self::RingAllocation { .. } => Some(
+                "Ask for a smaller one with --ring-bytes, or free memory; before Linux 5.11 the limit \
+                 is `ulimit -l`."
+                    .into(),
+            ),
             Self::NoBtf { .. } | Self::Layout(_) => Some(
                 "Try --attach tracepoint, which needs no BTF but root; a kernel built with \
                  CONFIG_DEBUG_INFO_BTF=y has it."
                     .into(),
             ),
+            Self::NoTracefs { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some(format!(
+                    "Only root can read it: run it as root, or use --attach btf, which does not need \
+                     it. {}",
+                    privileges_remedy()
+                ))
+            }
             Self::NoTracefs { .. } => Some(
                 "Mount it (mount -t tracefs tracefs /sys/kernel/tracing) and run as root, or use \
-                 --attach btf, which does not need it."
+                 --attach btf, which does not need it. A kernel that is locked down to \
+                 `confidentiality` shows no tracepoints there."
                     .into(),
             ),
             Self::NoMode { remedy, .. } => remedy.clone(),
@@ -189,10 +199,11 @@ pub fn privileges_remedy() -> String {
     let path = std::env::current_exe()
         .map_or_else(|_| "tcpstate".to_owned(), |path| path.display().to_string());
     format!(
-        "It takes CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8): run it as root, or \
-         give them to the binary once with\n  sudo setcap cap_bpf,cap_perfmon=ep {path}\n\
-         Where they are there and it is still refused, the kernel is locked down \
-         (/sys/kernel/security/lockdown says `confidentiality`)."
+        "It takes CAP_BPF and CAP_PERFMON: run it as root, or give them to the binary once with\n  \
+         sudo setcap cap_bpf,cap_perfmon=ep {path}\n\
+         Where they are there and it is still refused, a user namespace, a container's seccomp profile \
+         or a security module is in the way, and on a `nosuid` mount or with `no_new_privs` setcap does \
+         nothing: `tcpstate doctor` shows what is in force."
     )
 }
 
