@@ -104,9 +104,12 @@ fn open(arguments: &Watch, filter: &Filter) -> anyhow::Result<Box<dyn EventSourc
             &origin.filters
         };
         say(&format!(
-            "attached to the kernel ({}) in {} mode; ring buffer {}; filters: {filters}",
+            "attached to the kernel ({}) in {} mode, {} instructions; ring buffer {}; filters: \
+             {filters}",
             origin.kernel,
             origin.attach,
+            live.program_instructions()
+                .map_or_else(|| "-".to_owned(), |count| count.to_string()),
             Bytes(ring_bytes.into()),
         ));
     }

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own commands, a file each.
 
+mod bench;
 mod build_ebpf;
 mod ci;
 mod privileges;
@@ -22,6 +23,8 @@ enum Command {
     Run(run::Run),
     /// Run all tests, those on the kernel included
     Test(test::Test),
+    /// Measure what tcpstate costs
+    Bench(bench::Bench),
     /// Run every check that a change has to pass
     Ci,
     /// Build the BPF object
@@ -36,6 +39,7 @@ fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Run(arguments) => run::run(arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Bench(which) => bench::run(&which),
         Command::Ci => ci::run(),
         Command::BuildEbpf => build_ebpf::build(),
         Command::CheckEbpf => build_ebpf::check(),
