@@ -6,7 +6,7 @@
 //! so many connections are opened and none closed.
 //!
 //! ```text
-//! cargo bench -p tcpstate-user --bench ingest -- [--events N] [--live N] [--runs N] [--batch N]
+//! cargo bench -p tcpstate-user --bench ingest -- [--events N] [--live N] [--ports N] [--runs N] [--batch N]
 //! ```
 
 use std::{env, fs, hint::black_box, process::Command, time::Duration};
@@ -22,10 +22,7 @@ use tcpstate_user::{
 };
 
 /// Events in a block.
-const BLOCK: usize = 8_192;
-
-/// Ports that are served, the first ones much more than the last.
-const PORTS: u64 = 300;
+const BLOCK: usize = 16_384;
 
 fn main() -> Result<()> {
     let options = Options::parse()?;
@@ -33,8 +30,8 @@ fn main() -> Result<()> {
         return measure_memory(connections);
     }
     println!(
-        "{} events, {} connections at a time, {PORTS} service ports, median of {} runs",
-        options.events, options.live, options.runs
+        "{} events, {} connections at a time, {} service ports, median of {} runs",
+        options.events, options.live, options.ports, options.runs
     );
     let new = || Tracker::new(Limits::default());
     let parts: [(&str, Option<Make>); 5] = [
@@ -54,19 +51,23 @@ fn main() -> Result<()> {
         ("all together", Some(Box::new(new))),
     ];
     println!(
-        "{:36} {:>14} {:>10} {:>10}",
+        "{:40} {:>12} {:>10} {:>10}",
         "", "events/s", "ns/event", "best ns"
     );
     for (name, make) in parts {
-        let mut runs: Vec<Duration> = (0..options.runs)
-            .map(|_| run(&options, make.as_deref()))
-            .collect();
-        runs.sort_unstable();
-        let per_event = |run: Duration| run.as_secs_f64() * 1e9 / options.events as f64;
-        let (median, best) = (per_event(runs[runs.len() / 2]), per_event(runs[0]));
-        println!(
-            "{name:36} {:>14.0} {median:>10.1} {best:>10.1}",
-            1e9 / median
+        measure(name, &options, make.as_deref());
+    }
+    println!();
+    for (live, ports) in [(1_000, 20), (100_000, 300), (1_000_000, 1_000)] {
+        let name = format!("all, {live} at a time, {ports} ports");
+        measure(
+            &name,
+            &Options {
+                live,
+                ports,
+                ..options
+            },
+            Some(&new),
         );
     }
     println!(
@@ -86,10 +87,22 @@ fn main() -> Result<()> {
 
 type Make = Box<dyn Fn() -> Tracker>;
 
+/// Prints a line.
+fn measure(name: &str, options: &Options, make: Option<&dyn Fn() -> Tracker>) {
+    let mut runs: Vec<Duration> = (0..options.runs).map(|_| run(options, make)).collect();
+    runs.sort_unstable();
+    let per_event = |run: Duration| run.as_secs_f64() * 1e9 / options.events as f64;
+    let (median, best) = (per_event(runs[runs.len() / 2]), per_event(runs[0]));
+    println!(
+        "{name:40} {:>12.0} {median:>10.1} {best:>10.1}",
+        1e9 / median
+    );
+}
+
 /// Takes the whole stream in once, a batch after the other as the program does.
 fn run(options: &Options, make: Option<&dyn Fn() -> Tracker>) -> Duration {
     let mut tracker = make.map(|make| make());
-    let mut stream = Stream::new(options.live);
+    let mut stream = Stream::new(options.live, options.ports);
     let mut bytes = Vec::new();
     let mut events = Vec::with_capacity(options.batch);
     let (mut taken, mut took) = (0, Duration::ZERO);
@@ -101,7 +114,9 @@ fn run(options: &Options, make: Option<&dyn Fn() -> Tracker>) -> Duration {
         for bytes in bytes.chunks(options.batch * Record::SIZE) {
             events.clear();
             for record in bytes.chunks_exact(Record::SIZE) {
-                events.extend(Event::decode(record));
+                if let Ok(event) = Event::decode(record) {
+                    events.push(event);
+                }
             }
             match &mut tracker {
                 None => {
@@ -135,7 +150,7 @@ fn cpu_time() -> Duration {
 fn measure_memory(connections: usize) -> Result<()> {
     let before = resident("VmRSS")?;
     let mut tracker = Tracker::new(Limits::default());
-    let mut stream = Stream::new(connections);
+    let mut stream = Stream::new(connections, 300);
     for at in 0..connections {
         // To ESTABLISHED.
         for _ in 0..2 {
@@ -180,6 +195,8 @@ struct Life {
 /// Lives in random order, each of them whole and in its own order.
 struct Stream {
     lives: Vec<Life>,
+    /// Ports that are served, the first ones much more than the last.
+    ports: usize,
     /// Whose turn it was.
     at: usize,
     next: u64,
@@ -205,9 +222,10 @@ const SERVER: [State; 6] = [
 ];
 
 impl Stream {
-    fn new(live: usize) -> Self {
+    fn new(live: usize, ports: usize) -> Self {
         let mut stream = Self {
             lives: Vec::new(),
+            ports,
             at: 0,
             next: 1,
             ts_ns: 1_000_000_000,
@@ -233,7 +251,7 @@ impl Stream {
         let random = self.random();
         // Cubed, so that half of all go to an eighth of the ports.
         let share = (random & 0xffff) as f64 / 65_536.0;
-        let port = (share * share * share * PORTS as f64) as u16 + 1;
+        let port = (share * share * share * self.ports as f64) as u16 + 1;
         self.next += 1;
         Life {
             number: self.next,
@@ -335,9 +353,11 @@ fn v4(octets: [u8; 4]) -> [u8; 16] {
     std::net::Ipv4Addr::from(octets).to_ipv6_mapped().octets()
 }
 
+#[derive(Clone, Copy)]
 struct Options {
     events: usize,
     live: usize,
+    ports: usize,
     runs: usize,
     batch: usize,
     /// Measure only what this many connections cost.
@@ -348,7 +368,8 @@ impl Options {
     fn parse() -> Result<Self> {
         let mut options = Self {
             events: 10_000_000,
-            live: 20_000,
+            live: 10_000,
+            ports: 100,
             runs: 5,
             batch: 1_024,
             memory: None,
@@ -367,10 +388,11 @@ impl Options {
             match arg.as_str() {
                 "--events" => options.events = value,
                 "--live" => options.live = value,
+                "--ports" => options.ports = value,
                 "--runs" => options.runs = value,
                 "--batch" => options.batch = value,
                 "--memory" => options.memory = Some(value),
-                other => bail!("{other} is none of --events --live --runs --batch"),
+                other => bail!("{other} is none of --events --live --ports --runs --batch"),
             }
         }
         Ok(options)

@@ -110,6 +110,12 @@ impl<H: Item, C: Clone + Default> Pages<H, C> {
         &mut self.all[number].hot[item]
     }
 
+    /// As [`Pages::hot`], of an item that may be long gone, with its page.
+    pub(super) fn get_hot(&self, slot: u32) -> Option<&H> {
+        let (number, item) = place(slot);
+        self.all.get(number)?.hot.get(item)
+    }
+
     /// Both halves of an item.
     pub(super) fn both_mut(&mut self, slot: u32) -> (&mut H, &mut C) {
         let (number, item) = place(slot);

@@ -127,6 +127,55 @@ pub struct TransitionCount {
     pub count: u64,
 }
 
+/// How often each cause ended a connection.
+#[derive(Clone, Debug, Default)]
+struct Causes {
+    named: [u64; NAMED_CAUSES.len()],
+    errnos: BTreeMap<u16, u64>,
+}
+
+/// The causes that are counted in an array.
+const NAMED_CAUSES: [Cause; 7] = [
+    Cause::Fin,
+    Cause::ResetByPeer,
+    Cause::ResetLocally,
+    Cause::Refused,
+    Cause::TimedOut,
+    Cause::Unreachable,
+    Cause::Unknown,
+];
+
+impl Causes {
+    fn add(&mut self, cause: Cause, count: u64) {
+        let place = match cause {
+            Cause::Fin => 0,
+            Cause::ResetByPeer => 1,
+            Cause::ResetLocally => 2,
+            Cause::Refused => 3,
+            Cause::TimedOut => 4,
+            Cause::Unreachable => 5,
+            Cause::Unknown => 6,
+            Cause::Errno(errno) => {
+                *self.errnos.entry(errno).or_default() += count;
+                return;
+            }
+        };
+        self.named[place] += count;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Cause, u64)> + '_ {
+        let named = NAMED_CAUSES
+            .into_iter()
+            .zip(self.named)
+            .filter(|&(_, count)| count != 0);
+        named.chain(
+            self.errnos
+                .iter()
+                .map(|(&errno, &count)| (Cause::Errno(errno), count)),
+        )
+    }
+}
+
 /// What happened to some connections over some time, and where they are at its end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -147,18 +196,15 @@ pub struct Figures {
 }
 
 impl Figures {
-    fn new(matrix: &Matrix, causes: &BTreeMap<Cause, u64>, now: &[u32; SLOTS]) -> Self {
-        let mut transitions: Vec<TransitionCount> = matrix.iter().collect();
+    fn new(counts: &Counts, now: &[u32; SLOTS]) -> Self {
+        let mut transitions: Vec<TransitionCount> = counts.matrix.iter().collect();
         transitions.sort_unstable();
+        let mut causes: Vec<(Cause, u64)> = counts.causes.iter().collect();
+        causes.sort_unstable();
+        let states = now.iter().enumerate().filter(|&(_, &count)| count != 0);
         let mut figures = Self {
-            causes: causes
-                .iter()
-                .map(|(&cause, &count)| (cause, count))
-                .collect(),
-            states: now
-                .iter()
-                .enumerate()
-                .filter(|&(_, &count)| count != 0)
+            causes,
+            states: states
                 .map(|(slot, &count)| (state_of(slot), count.into()))
                 .collect(),
             ..Self::default()
@@ -226,40 +272,46 @@ pub struct Interval {
     pub groups: Vec<GroupFigures>,
 }
 
+/// What is counted over some time.
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    matrix: Matrix,
+    causes: Causes,
+}
+
+impl Counts {
+    fn add(&mut self, more: &Self) {
+        for TransitionCount { from, to, count } in more.matrix.iter() {
+            self.matrix.add(from, to, count);
+        }
+        for (cause, count) in more.causes.iter() {
+            self.causes.add(cause, count);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.matrix.iter().next().is_none()
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Group {
     /// Since the last tick.
-    matrix: Matrix,
+    interval: Counts,
     /// Up to the last tick.
-    before: Matrix,
-    causes: BTreeMap<Cause, u64>,
-    causes_before: BTreeMap<Cause, u64>,
+    before: Counts,
     now: [u32; SLOTS],
 }
 
 impl Group {
-    fn is_quiet(&self) -> bool {
-        self.matrix.iter().next().is_none() && self.now.iter().all(|&count| count == 0)
+    fn is_deserted(&self) -> bool {
+        self.now.iter().all(|&count| count == 0)
     }
 
-    fn total(&self) -> (Matrix, BTreeMap<Cause, u64>) {
-        let (mut matrix, mut causes) = (self.before.clone(), self.causes_before.clone());
-        add(&mut matrix, &mut causes, &self.matrix, &self.causes);
-        (matrix, causes)
-    }
-}
-
-fn add(
-    matrix: &mut Matrix,
-    causes: &mut BTreeMap<Cause, u64>,
-    more: &Matrix,
-    more_causes: &BTreeMap<Cause, u64>,
-) {
-    for TransitionCount { from, to, count } in more.iter() {
-        matrix.add(from, to, count);
-    }
-    for (&cause, &count) in more_causes {
-        *causes.entry(cause).or_default() += count;
+    fn total(&self) -> Counts {
+        let mut total = self.before.clone();
+        total.add(&self.interval);
+        total
     }
 }
 
@@ -282,12 +334,12 @@ impl Rates {
     /// Counts a transition.
     #[inline]
     pub(super) fn transition(&mut self, group: u16, from: State, to: State) {
-        self.group(group).matrix.add(from, to, 1);
+        self.group(group).interval.matrix.add(from, to, 1);
     }
 
     /// Counts why a connection ended.
     pub(super) fn ended(&mut self, group: u16, cause: Cause) {
-        *self.group(group).causes.entry(cause).or_default() += 1;
+        self.group(group).interval.causes.add(cause, 1);
     }
 
     /// A socket is in this state from now on.
@@ -308,20 +360,10 @@ impl Rates {
         groups: &Groups,
         services: &Services,
     ) -> (Figures, Vec<GroupFigures>) {
-        let shown = self.show(groups, services, |group| {
-            (!group.is_quiet()).then(|| (group.matrix.clone(), group.causes.clone()))
-        });
+        let shown = self.show(groups, services, |group| group.interval.clone());
         for group in &mut self.groups {
-            let (matrix, causes) = (
-                std::mem::take(&mut group.matrix),
-                std::mem::take(&mut group.causes),
-            );
-            add(
-                &mut group.before,
-                &mut group.causes_before,
-                &matrix,
-                &causes,
-            );
+            let interval = std::mem::take(&mut group.interval);
+            group.before.add(&interval);
         }
         shown
     }
@@ -332,37 +374,35 @@ impl Rates {
         groups: &Groups,
         services: &Services,
     ) -> (Figures, Vec<GroupFigures>) {
-        self.show(groups, services, |group| {
-            let total = group.total();
-            (total.0.iter().next().is_some() || !group.is_quiet()).then_some(total)
-        })
+        self.show(groups, services, Group::total)
     }
 
+    /// Groups in which nothing happened and nothing is are left out.
     fn show(
         &self,
         groups: &Groups,
         services: &Services,
-        figures: impl Fn(&Group) -> Option<(Matrix, BTreeMap<Cause, u64>)>,
+        counts: impl Fn(&Group) -> Counts,
     ) -> (Figures, Vec<GroupFigures>) {
-        let (mut all, mut all_causes, mut all_now) =
-            (Matrix::default(), BTreeMap::new(), [0; SLOTS]);
+        let (mut all, mut all_now) = (Counts::default(), [0; SLOTS]);
         let mut shown = Vec::new();
         for (id, group) in (0u16..).zip(&self.groups) {
-            let Some((matrix, causes)) = figures(group) else {
+            let counts = counts(group);
+            if counts.is_empty() && group.is_deserted() {
                 continue;
-            };
-            add(&mut all, &mut all_causes, &matrix, &causes);
+            }
+            all.add(&counts);
             for (all, now) in all_now.iter_mut().zip(&group.now) {
                 *all += now;
             }
-            let figures = Figures::new(&matrix, &causes, &group.now);
+            let figures = Figures::new(&counts, &group.now);
             shown.push(GroupFigures {
                 key: groups.key(id, services),
                 figures,
             });
         }
         shown.sort_by_key(|group| group.key);
-        (Figures::new(&all, &all_causes, &all_now), shown)
+        (Figures::new(&all, &all_now), shown)
     }
 
     /// Bytes held, up to the few of transitions that Linux never makes.

@@ -138,8 +138,8 @@ impl Table {
         self.embryos
             .insert_unique(mix(address), slot, |&slot| mix(pages.hot(slot).key()));
         let is_embryo = |&(slot, address): &(u32, u64)| {
-            let hot = pages.hot(slot);
-            hot.is_live() && hot.has(Hot::EMBRYO) && hot.key() == address
+            let hot = pages.get_hot(slot);
+            hot.is_some_and(|hot| hot.has(Hot::EMBRYO) && hot.key() == address)
         };
         while self
             .embryo_order
@@ -211,6 +211,12 @@ impl Table {
     /// Frees what [`Table::remove`] left readable.
     #[inline]
     pub(super) fn release(&mut self) {
+        if self.ended.is_some() {
+            self.release_ended();
+        }
+    }
+
+    fn release_ended(&mut self) {
         if let Some(slot) = self.ended.take() {
             if self.pages.hot(slot).has(Hot::SPILLED) {
                 self.long.remove(&slot);

@@ -234,6 +234,7 @@ impl Tracker {
     }
 
     /// A connection that was there before its first event.
+    #[cold]
     fn first_seen(&mut self, event: &Event, old: State, new: State) -> Step {
         self.books.first_seen += 1;
         let (role, owner) = if old == State::SYN_SENT {
@@ -335,13 +336,7 @@ impl Tracker {
         let gap = held != old;
         let mut dwell_ns = None;
         if gap {
-            for stay in hot
-                .step_over_gap(old, new, event.ts_ns())
-                .into_iter()
-                .flatten()
-            {
-                self.table.spill(slot, stay);
-            }
+            self.step_over_gap(slot, old, new, event.ts_ns());
         } else {
             let (dwell, spilled) = hot.step(new, event.ts_ns());
             dwell_ns = Some(dwell);
@@ -366,7 +361,16 @@ impl Tracker {
         }
     }
 
+    #[cold]
+    fn step_over_gap(&mut self, slot: u32, old: State, new: State, ts_ns: u64) {
+        let spilled = self.table.hot_mut(slot).step_over_gap(old, new, ts_ns);
+        for stay in spilled.into_iter().flatten() {
+            self.table.spill(slot, stay);
+        }
+    }
+
     /// An event that says nothing of any connection: CLOSE -> CLOSE.
+    #[cold]
     fn nothing(&mut self, event: &Event, gap: bool) -> Step {
         let traits = Traits {
             service: Services::UNKNOWN,
@@ -414,6 +418,7 @@ impl Tracker {
     }
 
     /// A socket begins to listen.
+    #[cold]
     fn listen(&mut self, event: &Event) -> Step {
         let held = self.held(event, event.oldstate());
         self.supersede(held);
@@ -443,6 +448,7 @@ impl Tracker {
     }
 
     /// A socket listens no more.
+    #[cold]
     fn unlisten(&mut self, event: &Event) -> Step {
         if let Some(listener) = self.listeners.get(event.id()) {
             self.listener = listener.owner;
@@ -504,6 +510,7 @@ impl Tracker {
         self.table.cold(slot).group
     }
 
+    #[cold]
     fn drop_connection(&mut self, slot: u32) {
         let (group, state) = (self.group_of(slot), self.table.hot(slot).state);
         if let Some(rates) = &mut self.rates {
