@@ -66,14 +66,19 @@ fn cookie_namespace_and_user() -> Result<()> {
     let (lines, _) = tcpstate.stop()?.transitions()?;
     ensure!(lines.len() == 12, "{lines:?}");
     for line in &lines {
-        let cookie = match (&line["oldstate"], &line["newstate"]) {
-            // The kernel gives a child its cookie right after this.
-            (old, _) if old == "LISTEN" && line["newstate"] == "SYN_RECV" => Value::Null,
-            (old, new) if old == "LISTEN" || new == "LISTEN" => listener.into(),
-            _ if line["lport"] == port => server.into(),
-            _ => client.into(),
-        };
-        ensure!(line["cookie"] == cookie, "SO_COOKIE is {cookie}: {line}");
+        let birth = line["oldstate"] == "LISTEN" && line["newstate"] == "SYN_RECV";
+        let cookie =
+            if line["newstate"] == "LISTEN" || line["newstate"] == "CLOSE" && line["rport"] == 0 {
+                listener
+            } else if line["lport"] == port {
+                server
+            } else {
+                client
+            };
+        ensure!(
+            line["cookie"] == cookie || birth && cookie_is_late(line),
+            "SO_COOKIE is {cookie}: {line}"
+        );
         ensure!(
             line["netns"] == netns.inode()?,
             "the namespace is {}: {line}",
@@ -82,6 +87,11 @@ fn cookie_namespace_and_user() -> Result<()> {
         ensure!(line["uid"] == USER, "the user is {USER}: {line}");
     }
     Ok(())
+}
+
+/// Older kernels give a child its cookie, and its peer, right after its birth.
+fn cookie_is_late(line: &Value) -> bool {
+    line["cookie"].is_null() && line["rport"] == 0
 }
 
 /// A process in a cgroup of its own connects.

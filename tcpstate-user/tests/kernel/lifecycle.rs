@@ -16,7 +16,7 @@ use crate::{
     ATTACH_MODES, attach_needs,
     need::{Need, trial},
     net::{await_that, joined, unused_port},
-    process::{BINARY, Tcpstate, await_exit, run},
+    process::{BINARY, Running, Tcpstate, await_exit, run},
     traffic::{on_loopback, storm},
 };
 
@@ -146,13 +146,14 @@ fn duration() -> Result<()> {
 fn closed_pipe() -> Result<()> {
     for format in [&[][..], &["--json"], &["--csv"]] {
         let port = unused_port();
-        let mut child = Command::new(BINARY)
+        let mut command = Command::new(BINARY);
+        command
             .args(["trace", "-P", &port.to_string()])
             .args(format)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+            .stderr(Stdio::piped());
+        let mut child = Running::new(&mut command)?;
         let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
         let ended = AtomicBool::new(false);
         let status = thread::scope(|scope| {

@@ -6,11 +6,11 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,8 +20,8 @@ use tcpstate_common::State;
 
 use crate::{
     need::Need,
-    net::{Netns, PATIENCE, joined, unused_port},
-    process::interrupt,
+    net::{Netns, PATIENCE, unused_port},
+    process::{Running, interrupt},
 };
 
 /// What the oracle needs.
@@ -45,9 +45,8 @@ pub type Multiset = BTreeMap<Transition, u64>;
 
 /// A running bpftrace.
 pub struct Oracle {
-    child: Child,
-    lines: Receiver<String>,
-    reader: JoinHandle<Result<()>>,
+    child: Running,
+    lines: Receiver<io::Result<String>>,
 }
 
 impl Oracle {
@@ -68,24 +67,25 @@ impl Oracle {
                 }}
             }}"
         );
-        let mut child = Command::new("bpftrace")
+        let mut command = Command::new("bpftrace");
+        command
             .args(["-B", "line", "-f", "json", "-e", &script])
             // The name has changed between versions.
             .env("BPFTRACE_MAP_KEYS_MAX", keys.to_string())
             .env("BPFTRACE_MAX_MAP_KEYS", keys.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("bpftrace")?;
+            .stderr(Stdio::piped());
+        let mut child = Running::new(&mut command)?;
         let stdout = child.stdout.take().context("bpftrace without a stdout")?;
         let (sender, lines) = channel();
-        let reader = thread::spawn(move || read_lines(stdout, |line| sender.send(line).is_ok()));
-        let mut oracle = Self {
-            child,
-            lines,
-            reader,
-        };
+        // Ends with the pipe, or when nobody wants more.
+        thread::spawn(move || {
+            BufReader::new(stdout)
+                .lines()
+                .try_for_each(|line| sender.send(line))
+        });
+        let mut oracle = Self { child, lines };
         oracle.await_attached(sentinel)?;
         Ok(oracle)
     }
@@ -98,49 +98,48 @@ impl Oracle {
         while start.elapsed() < PATIENCE {
             netns.run(|| Ok(TcpListener::bind(("127.0.0.1", sentinel))?))?;
             match self.lines.recv_timeout(Duration::from_millis(20)) {
-                Ok(line) if line.contains("attached\\n") => return Ok(()),
-                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(line) => {
+                    if line?.contains("attached\\n") {
+                        return Ok(());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         self.child.kill()?;
-        let stderr = self
-            .child
-            .stderr
-            .take()
-            .map(std::io::read_to_string)
-            .transpose()?;
         bail!(
             "the oracle did not start; bpftrace says: {}",
-            stderr.unwrap_or_default()
+            self.stderr()?
         )
+    }
+
+    fn stderr(&mut self) -> Result<String> {
+        let stderr = self.child.stderr.take().map(io::read_to_string);
+        Ok(stderr.transpose()?.unwrap_or_default())
     }
 
     /// Stops and returns what was seen.
     ///
     /// *Errors:* the oracle itself missed something, so that it proves nothing.
-    pub fn stop(self) -> Result<Multiset> {
+    pub fn stop(mut self) -> Result<Multiset> {
         let missed = recursion_misses(self.child.id())?;
         ensure!(
             missed == 0,
             "the oracle itself missed {missed} transitions (nested on a CPU)"
         );
         interrupt(&self.child)?;
-        joined(self.reader.join())?;
-        let output = self.child.wait_with_output()?;
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "bpftrace ended with {}: {stderr}",
-            output.status
-        );
+        let stderr = self.stderr()?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "bpftrace ended with {status}: {stderr}");
         ensure!(
             !stderr.contains("Lost "),
             "the oracle itself lost events: {stderr}"
         );
 
         let (mut seen, mut total) = (Multiset::new(), 0);
-        for line in self.lines {
+        for line in &self.lines {
+            let line = line?;
             // bpftrace ends its output with empty lines.
             if line.is_empty() {
                 continue;
@@ -196,15 +195,6 @@ fn recursion_misses(pid: u32) -> Result<u64> {
         }
     }
     Ok(misses)
-}
-
-fn read_lines(stdout: ChildStdout, mut take: impl FnMut(String) -> bool) -> Result<()> {
-    for line in BufReader::new(stdout).lines() {
-        if !take(line?) {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// What two observers disagree about, one transition a line; `None` if they agree.

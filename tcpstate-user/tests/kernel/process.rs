@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
     net::IpAddr,
+    ops::{Deref, DerefMut},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
@@ -45,9 +46,42 @@ pub fn await_exit(child: &mut Child) -> Result<ExitStatus> {
     }
 }
 
+/// A process that does not outlive the test, however that ends.
+pub struct Running(Child);
+
+impl Running {
+    pub fn new(command: &mut Command) -> Result<Self> {
+        Ok(Self(
+            command.spawn().with_context(|| format!("{command:?}"))?,
+        ))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both do nothing where it has ended and has been waited for; there is nobody to tell if not.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Deref for Running {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
 /// A running `tcpstate`, attached.
 pub struct Tcpstate {
-    pub child: Child,
+    pub child: Running,
     stdout: tempfile::NamedTempFile,
     stderr: JoinHandle<Result<String>>,
 }
@@ -64,13 +98,12 @@ impl Tcpstate {
     pub fn start_command(mut command: Command) -> Result<Self> {
         // A file: whatever the rate is, the test never is the slow reader.
         let stdout = tempfile::NamedTempFile::new()?;
-        let mut child = command
+        command
             .arg("-v")
             .stdin(Stdio::null())
             .stdout(stdout.reopen()?)
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("{command:?}"))?;
+            .stderr(Stdio::piped());
+        let mut child = Running::new(&mut command)?;
         let (sender, attached) = channel();
         let stderr = child.stderr.take().context("no stderr")?;
         let stderr = thread::spawn(move || -> Result<String> {

@@ -9,7 +9,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     num::NonZeroU32,
     os::fd::{AsFd as _, OwnedFd},
-    sync::{Arc, Barrier},
+    sync::Barrier,
     thread,
     time::{Duration, Instant},
 };
@@ -446,8 +446,9 @@ fn simultaneous_close(port: u16) -> Result<Vec<&'static str>> {
         shutdown_write(&server)?;
         wire.await_held(|held| crossing(held, |segment| segment.fin))?;
         wire.release()?;
-        await_fin(&client)?;
-        await_fin(&server)?;
+        // Until the last acknowledgement has come: a close before it says CLOSING -> CLOSING.
+        net::await_state(&client, State::CLOSE)?;
+        net::await_state(&server, State::CLOSE)?;
         drop((listener, client, server));
         Ok(vec![
             LISTENER,
@@ -532,37 +533,42 @@ pub fn storm(port: u16, rounds: u32) -> Result<()> {
     Ok(())
 }
 
-/// Connects, accepts and closes as fast as it goes for that long, from two threads; returns the
-/// number of connections.
+/// Connections a second in a [`churn`].
+const CHURN_RATE: u32 = 3_000;
+
+/// Connects, accepts and closes at a steady rate for that long, from two threads; returns the number
+/// of connections.
 ///
 /// Each thread goes through the addresses of 127/8, so that no connection waits for the `TIME_WAIT`
 /// of an earlier one.
 pub fn churn(port: u16, length: Duration) -> Result<u64> {
-    let end = Instant::now() + length;
-    let listener = Arc::new(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?);
-    let threads: Vec<_> = (0..2u8)
-        .map(|thread| {
-            let listener = Arc::clone(&listener);
-            thread::spawn(move || -> Result<u64> {
-                let mut connections = 0u64;
-                while Instant::now() < end {
-                    let host = u8::try_from(connections % 250)? + 1;
-                    let client = TcpStream::connect((Ipv4Addr::new(127, 0, thread, host), port))?;
-                    // Perhaps the other thread's: then that one takes ours.
-                    let (server, _) = listener.accept()?;
-                    if connections.is_multiple_of(2) {
-                        drop((client, server));
-                    } else {
-                        drop((server, client));
-                    }
-                    connections += 1;
-                }
-                Ok(connections)
-            })
+    const THREADS: u8 = 2;
+    let interval = Duration::from_secs(1) * u32::from(THREADS) / CHURN_RATE;
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    let start = Instant::now();
+    let churn = &|thread: u8| -> Result<u64> {
+        let mut connections = 0u32;
+        while start.elapsed() < length {
+            let host = u8::try_from(connections % 250)? + 1;
+            let client = TcpStream::connect((Ipv4Addr::new(127, 0, thread, host), port))?;
+            // Perhaps the other thread's: then that one takes ours.
+            let (server, _) = listener.accept()?;
+            if connections.is_multiple_of(2) {
+                drop((client, server));
+            } else {
+                drop((server, client));
+            }
+            connections += 1;
+            thread::sleep((interval * connections).saturating_sub(start.elapsed()));
+        }
+        Ok(connections.into())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|i| scope.spawn(move || churn(i)))
+            .collect();
+        threads.into_iter().try_fold(0, |sum, thread| {
+            Ok(sum + joined(thread.join()).context("a churning thread")?)
         })
-        .collect();
-    threads.into_iter().try_fold(0, |sum, thread| {
-        let connections = joined(thread.join()).context("a churning thread")?;
-        Ok(sum + connections)
     })
 }
