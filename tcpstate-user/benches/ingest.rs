@@ -9,6 +9,13 @@
 //! cargo bench -p tcpstate-user --bench ingest -- [--events N] [--live N] [--ports N] [--runs N] [--batch N]
 //! ```
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "figures of this size fit"
+)]
+
 use std::{env, fs, hint::black_box, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
@@ -129,7 +136,7 @@ fn run(options: &Options, make: Option<&dyn Fn() -> Tracker>) -> Duration {
                 }
             }
         }
-        took += cpu_time() - start;
+        took += cpu_time().saturating_sub(start);
     }
     if let Some(tracker) = tracker {
         // A benchmark of something that does nothing would be fast.

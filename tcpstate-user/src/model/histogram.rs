@@ -173,7 +173,9 @@ impl Histogram {
             clippy::cast_sign_loss,
             reason = "a rank that is off by one in 2^53 is in the same bucket; casts saturate"
         )]
-        let rank = ((q * self.count as f64).ceil() as u64).clamp(1, self.count);
+        // 0.07 * 100 is a little more than 7, and still the seventh is meant.
+        let rank = ((q * self.count as f64 * (1.0 - 2.0 * f64::EPSILON)).ceil() as u64)
+            .clamp(1, self.count);
         let mut seen = 0;
         let bucket = self.buckets.iter().find(|&&(_, count)| {
             seen += count;
@@ -273,6 +275,16 @@ mod tests {
         for q in [0.0, 0.5, 0.999, 1.0, -1.0, 2.0, f64::NAN] {
             assert_eq!(histogram.quantile(q), Some(40_000_123));
         }
+    }
+
+    #[test]
+    fn ranks_are_not_off_by_a_rounding_error() {
+        let mut histogram = Histogram::default();
+        for at in 1..=100 {
+            histogram.record(if at <= 7 { SHORTEST_NS } else { LONGEST_NS });
+        }
+        assert!(histogram.quantile(0.07) < Some(2 * SHORTEST_NS));
+        assert!(histogram.quantile(0.071) > Some(LONGEST_NS / 2));
     }
 
     #[test]
