@@ -58,6 +58,7 @@ struct Scenario {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the names of `Limits`")]
 struct LimitsSpec {
     max_connections: Option<usize>,
     max_ports: Option<usize>,
@@ -290,7 +291,7 @@ fn parse_time(text: &str) -> Result<u64, Failed> {
 
 /// The largest unit that gives a whole number.
 fn time(ns: u64) -> String {
-    let fits = |&&(_, factor): &&(&str, u64)| ns % factor == 0;
+    let fits = |&&(_, factor): &&(&str, u64)| ns.is_multiple_of(factor);
     let (unit, factor) = UNITS.iter().rev().find(fits).unwrap_or(&UNITS[0]);
     format!("{}{unit}", ns / factor)
 }
@@ -551,17 +552,17 @@ fn show_series(series: &Series) -> (String, String) {
         Of::Handshake => "handshake".to_owned(),
     };
     let sum = u64::try_from(histogram.sum_ns()).map(time).ok();
-    let mut text = format!(
-        "{}: {} to {}, sum {}",
+    let outside = [("below", histogram.below()), ("above", histogram.above())]
+        .into_iter()
+        .filter(|&(_, count)| count != 0)
+        .map(|(what, count)| format!(", {count} {what}"));
+    let text = format!(
+        "{}: {} to {}, sum {}{}",
         histogram.count(),
         show(histogram.min_ns().map(time)),
         show(histogram.max_ns().map(time)),
-        show(sum)
+        show(sum),
+        outside.collect::<String>()
     );
-    for (what, count) in [("below", histogram.below()), ("above", histogram.above())] {
-        if count != 0 {
-            text += &format!(", {count} {what}");
-        }
-    }
     (format!("{} {of}", show_port(*service_port, *role)), text)
 }
