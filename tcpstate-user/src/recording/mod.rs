@@ -18,6 +18,8 @@ mod reader;
 mod scan;
 mod writer;
 
+#[cfg(fuzzing)]
+pub use self::reader::read_in_place;
 pub use self::{
     block::{EndReason, MAX_BLOCK_RECORDS},
     flight::{FlightOptions, FlightRing},

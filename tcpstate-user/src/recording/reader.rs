@@ -76,6 +76,8 @@ pub struct Reader {
     origin: Origin,
     messages: mpsc::Receiver<Message>,
     used: std_mpsc::Sender<Vec<Event>>,
+    /// Until its last message has come.
+    thread: Option<thread::JoinHandle<()>>,
     read_bytes: Arc<AtomicU64>,
     total_bytes: Option<u64>,
     delivered: u64,
@@ -118,7 +120,7 @@ impl Reader {
         let (used, to_use) = std_mpsc::channel();
         let read_bytes = Arc::new(AtomicU64::new(scanner.offset()));
         let offset = Arc::clone(&read_bytes);
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("recording".to_owned())
             .spawn(move || read_ahead(scanner, &sender, &to_use, &offset))
             .map_err(|source| ReadError::Read {
@@ -130,6 +132,7 @@ impl Reader {
             origin,
             messages,
             used,
+            thread: Some(thread),
             read_bytes,
             total_bytes,
             delivered: 0,
@@ -137,6 +140,40 @@ impl Reader {
             notices: Vec::new(),
             stopped: false,
         })
+    }
+
+    fn failure(&self, source: io::Error) -> ReadError {
+        ReadError::Read {
+            name: self.name.clone(),
+            source,
+        }
+    }
+}
+
+/// Reads all of a recording in this thread; gives the most events of a block, the books and the
+/// notices. For the fuzz target: a thread for each input would make it a hundred times slower.
+#[cfg(fuzzing)]
+pub fn read_in_place(bytes: &[u8]) -> Result<(usize, Accounting, Vec<String>), ReadError> {
+    let failed = |source| ReadError::Read {
+        name: "FILE".to_owned(),
+        source,
+    };
+    let mut scanner = Scanner::open(bytes)
+        .map_err(failed)?
+        .map_err(|reason| not_readable("FILE".to_owned(), &reason))?;
+    let (mut most, mut delivered, mut batch) = (0, 0, Vec::new());
+    loop {
+        batch.clear();
+        let step = scanner.step(&mut batch).map_err(failed)?;
+        most = most.max(batch.len());
+        delivered += batch.len() as u64;
+        assert!(
+            scanner.offset() <= bytes.len() as u64,
+            "no byte is read twice"
+        );
+        if matches!(step, Step::End) {
+            return Ok((most, account(scanner.books(), delivered), scanner.notices()));
+        }
     }
 }
 
@@ -211,24 +248,21 @@ impl EventSource for Reader {
                             .map(|notice| format!("{}: {notice}", self.name)),
                     );
                 }
-                Some(Message::End(Ok(books))) => self.books = Some(books),
-                Some(Message::End(Err(source))) => {
-                    self.books = Some(Books::default());
-                    let error = ReadError::Read {
-                        name: self.name.clone(),
-                        source,
-                    };
-                    return Poll::Ready(Err(error.into()));
+                Some(Message::End(end)) => {
+                    self.books = Some(*end.as_ref().unwrap_or(&Books::default()));
+                    // It has nothing more to do: this waits for no disk and no pipe.
+                    if let Some(thread) = self.thread.take() {
+                        let _ = thread.join();
+                    }
+                    if let Err(source) = end {
+                        return Poll::Ready(Err(self.failure(source).into()));
+                    }
                 }
                 None => {
                     self.books = Some(Books::default());
                     if !self.stopped {
                         let source = io::Error::other("the thread that reads it has died");
-                        let error = ReadError::Read {
-                            name: self.name.clone(),
-                            source,
-                        };
-                        return Poll::Ready(Err(error.into()));
+                        return Poll::Ready(Err(self.failure(source).into()));
                     }
                 }
             }
