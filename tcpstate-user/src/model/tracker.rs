@@ -192,6 +192,13 @@ impl Tracker {
         snapshot
     }
 
+    /// Empties the histograms: the next ones are of what comes from now on.
+    pub fn clear_histograms(&mut self) {
+        if let Some(histograms) = &mut self.histograms {
+            *histograms = Histograms::new(self.limits.max_histogram_bytes);
+        }
+    }
+
     /// The tracker's own books.
     pub fn books(&self) -> Books {
         Books {
