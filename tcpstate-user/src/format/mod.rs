@@ -9,6 +9,7 @@
 //!   shown as IPv4.
 //! - Names that others chose (a process's `comm`) go through [`escape`].
 
+pub mod bar;
 pub mod csv;
 pub mod escape;
 pub mod json;
