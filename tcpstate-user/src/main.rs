@@ -1,7 +1,7 @@
 //! The binary `tcpstate`: parse, run, turn an error into a message and an exit code.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
@@ -12,11 +12,11 @@ use tcpstate_user::{
     capture::{self, CaptureError, Live, live, loader::Mode, probe},
     cli::{self, Attach, Capture, Cli, Command, Watch},
     filter::Filter,
-    format::{text, units::Bytes},
+    format::{bar, text, units::Bytes},
     recording::Reader,
     run::{self, Outcome, Outputs, View, signals, stdout},
     source::EventSource,
-    view::{self, trace},
+    view::{self, hist, life, trace},
 };
 
 fn main() -> ExitCode {
@@ -33,6 +33,21 @@ fn main() -> ExitCode {
             });
             watch(&arguments.watch, &mut view).map(|()| ExitCode::SUCCESS)
         }
+        Command::Life(arguments) => {
+            let mut view = life::Life::new(&life::Options {
+                format: arguments.watch.output.format(),
+                live: arguments.live,
+                states: arguments.state,
+                longer_than: arguments.longer_than,
+                role: arguments.role.map(Into::into),
+                count: arguments.watch.count,
+                time: arguments.time,
+                colour: text::wants_colour(&io::stdout()),
+                zone: TimeZone::system(),
+            });
+            watch(&arguments.watch, &mut view).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Hist(arguments) => hist(&arguments),
         Command::Doctor(arguments) => doctor(arguments),
     };
     match result {
@@ -114,6 +129,33 @@ fn open(arguments: &Watch, filter: &Filter) -> anyhow::Result<Box<dyn EventSourc
         ));
     }
     Ok(Box::new(live))
+}
+
+fn hist(arguments: &cli::Hist) -> anyhow::Result<ExitCode> {
+    if let Err(error) = arguments.check() {
+        error.exit();
+    }
+    let mut view = hist::Hist::new(&hist::Options {
+        format: arguments.watch.output.format(),
+        of: arguments.of,
+        states: arguments.state,
+        role: arguments.role.map(Into::into),
+        interval: arguments.interval,
+        count: arguments.watch.count,
+        colour: text::wants_colour(&io::stdout()),
+        unicode: bar::wants_unicode(&io::stdout()),
+        zone: TimeZone::system(),
+    });
+    let watched = &arguments.watch;
+    if watched.read.is_none()
+        && watched.duration.is_none()
+        && arguments.interval.is_none()
+        && io::stderr().is_terminal()
+    {
+        // Nothing is printed until then.
+        say("watching; Ctrl-C shows the histograms");
+    }
+    watch(watched, &mut view).map(|()| ExitCode::SUCCESS)
 }
 
 fn doctor(arguments: cli::Doctor) -> anyhow::Result<ExitCode> {

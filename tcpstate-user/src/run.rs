@@ -41,6 +41,7 @@ use std::{
 use serde::Serialize;
 
 use self::clock::Clock;
+pub(crate) use self::clock::nanoseconds;
 use crate::{
     event::Event,
     filter::{Filter, Settled, Settler},
@@ -273,7 +274,7 @@ impl<'a> Driver<'a> {
         options: &Options,
     ) -> Self {
         let origin = source.origin().clone();
-        let duration_ns = options.duration.map(clock::nanoseconds);
+        let duration_ns = options.duration.map(nanoseconds);
         let limit_ns = duration_ns.map(|ns| origin.started_ns.saturating_add(ns));
         let interval_ns = view.interval_ns().filter(|&ns| ns > 0);
         Self {
@@ -486,7 +487,7 @@ impl<'a> Driver<'a> {
             return None;
         }
         let tick_ns = self.next_tick_ns.filter(|&ns| self.is_before_limit(ns));
-        let tick_ns = tick_ns.map(|ns| ns.saturating_add(clock::nanoseconds(GRACE)));
+        let tick_ns = tick_ns.map(|ns| ns.saturating_add(nanoseconds(GRACE)));
         self.limit_ns.into_iter().chain(tick_ns).min()
     }
 
@@ -496,7 +497,7 @@ impl<'a> Driver<'a> {
             self.stop(now_ns);
             return Ok(Flow::Continue);
         }
-        let late_ns = now_ns.saturating_sub(clock::nanoseconds(GRACE));
+        let late_ns = now_ns.saturating_sub(nanoseconds(GRACE));
         let flow = self.close_intervals(late_ns, &mut TICKS_AT_ONCE.clone())?;
         self.out.flush()?;
         Ok(flow)

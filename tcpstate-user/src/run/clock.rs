@@ -39,6 +39,6 @@ impl Clock {
 }
 
 /// A duration's nanoseconds; what does not fit is 584 years.
-pub(super) fn nanoseconds(duration: Duration) -> u64 {
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -4,6 +4,8 @@
 //! [`crate::format::json::Summary`] as the last line of JSON.
 
 pub mod doctor;
+pub mod hist;
+pub mod life;
 pub mod record;
 pub mod trace;
 
