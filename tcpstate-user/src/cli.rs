@@ -1,12 +1,19 @@
 //! The command line: what can be asked, how it is written, what the help says. No deeds.
 //!
-//! A subcommand has its own struct here and its own file in `view`; what all that watch have in
-//! common is [`Watch`].
+//! A subcommand has its own struct, here or in a file of its own, and its own file in `view`; what all
+//! that watch have in common is [`Watch`].
+
+mod hist;
+mod life;
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::{
+    hist::{Hist, HistogramOf},
+    life::Life,
+};
 use crate::{
     filter::{Family, Filter, PortSet, StateSet},
     format::units::{parse_bytes, parse_duration},
@@ -44,12 +51,12 @@ pub enum Command {
     #[command(long_about = ABOUT_TRACE, after_help = EXAMPLES_TRACE)]
     Trace(Trace),
     /// Print a line per connection when it ends: the time in each state, why it ended, its bytes
-    #[command(long_about = ABOUT_LIFE, after_help = EXAMPLES_LIFE)]
+    #[command(long_about = life::ABOUT, after_help = life::EXAMPLES)]
     Life(Life),
     /// Print histograms of the times in each state, by service port
     #[command(
-        long_about = ABOUT_HIST,
-        after_help = EXAMPLES_HIST,
+        long_about = hist::ABOUT,
+        after_help = hist::EXAMPLES,
         mut_arg("count", |count| count.help("End after this many intervals").requires("interval"))
     )]
     Hist(Hist),
@@ -101,122 +108,6 @@ Examples:
   tcpstate trace --count 10             the next ten changes, then the summary
   tcpstate trace -r FILE --csv          what was recorded, as CSV";
 
-/// Arguments of `tcpstate life`.
-#[derive(Debug, Args)]
-pub struct Life {
-    /// Begin each line with the local time of day, HH:MM:SS
-    #[arg(short = 'T', long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
-    pub time: bool,
-    /// At the end also print the connections that are still open, with their times so far
-    #[arg(long, help_heading = OUTPUT)]
-    pub live: bool,
-    /// Only connections that lived longer than this; with --state, that were in one of those states
-    /// longer than this
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = FILTERS)]
-    pub longer_than: Option<Duration>,
-    /// Only connections that were in one of these states.
-    #[arg(
-        long,
-        value_name = "LIST",
-        help_heading = FILTERS,
-        help = "Only connections that were in one of these states, such as CLOSE_WAIT,LAST_ACK"
-    )]
-    pub state: Option<StateSet>,
-    /// Only connections of this role
-    #[arg(long, value_enum, value_name = "ROLE", help_heading = FILTERS)]
-    pub role: Option<RoleName>,
-    #[command(flatten)]
-    #[expect(
-        missing_docs,
-        reason = "documented at its type; a comment here would become help"
-    )]
-    pub watch: Watch,
-}
-
-const ABOUT_LIFE: &str = "\
-Prints a line per TCP connection when it ends: whose it is, which side it is, how long it lived, why it \
-ended, how many bytes went over it, and the time in each state that it went through.
-
-PID and COMM are the process that opened the connection, or that listens where it came in. SENT includes \
-what was sent again. After `then` stands the state in which the kernel keeps what is left of it, unseen. \
-`-` is unknown: the beginning was not seen, or changes in between were lost.
-
-With --live, connections that are still open at the end of the run come last, as (open); their lifetime \
-and the time in their last state are those so far. Only connections that changed their state while it ran \
-are known.
-
---longer-than never shows a connection whose time is not known; the summary says how many there were.";
-
-const EXAMPLES_LIFE: &str = "\
-Examples:
-  tcpstate life                                   every connection that ends, until Ctrl-C
-  tcpstate life -L 443 --longer-than 1s -T        those to our web server that lived more than a second
-  tcpstate life --state CLOSE_WAIT --longer-than 30s --live --duration 5m
-                                                  who leaks sockets: closed by the peer, not by us
-  tcpstate life --json --role client | jq -c 'select(.cause != \"fin\") | [.raddr, .rport, .cause]'
-  tcpstate life -r FILE --csv                     what was recorded, one column for each state";
-
-/// Arguments of `tcpstate hist`.
-#[derive(Debug, Args)]
-pub struct Hist {
-    /// Histograms of what
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t, help_heading = OUTPUT)]
-    pub of: HistogramOf,
-    /// Print every so often, and begin anew each time
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = OUTPUT)]
-    pub interval: Option<Duration>,
-    /// Only these states; transitions that leave or enter one of them.
-    #[arg(
-        long,
-        value_name = "LIST",
-        help_heading = FILTERS,
-        help = "Only these states, such as CLOSE_WAIT,LAST_ACK; of transitions, those that leave or \
-                enter one of them"
-    )]
-    pub state: Option<StateSet>,
-    /// Only connections of this role
-    #[arg(long, value_enum, value_name = "ROLE", help_heading = FILTERS)]
-    pub role: Option<RoleName>,
-    #[command(flatten)]
-    #[expect(
-        missing_docs,
-        reason = "documented at its type; a comment here would become help"
-    )]
-    pub watch: Watch,
-}
-
-impl Hist {
-    /// Refuses what clap cannot: a choice of states where there are none to choose from.
-    pub fn check(&self) -> Result<(), clap::Error> {
-        let of = match self.of {
-            HistogramOf::Lifetime => "lifetime",
-            HistogramOf::Handshake => "handshake",
-            HistogramOf::Dwell | HistogramOf::Transitions => return Ok(()),
-        };
-        if self.state.is_none() {
-            return Ok(());
-        }
-        Err(Cli::command().error(
-            ErrorKind::ArgumentConflict,
-            format!("--state chooses nothing with --of {of}: a {of} is not of one state"),
-        ))
-    }
-}
-
-/// What `tcpstate hist` shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum HistogramOf {
-    /// The time in each state
-    #[default]
-    Dwell,
-    /// From the first state change of a connection to its end
-    Lifetime,
-    /// Until it is established; of a server, the first round trip
-    Handshake,
-    /// How often each state change happened
-    Transitions,
-}
-
 /// A side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RoleName {
@@ -234,26 +125,6 @@ impl From<RoleName> for Role {
         }
     }
 }
-
-const ABOUT_HIST: &str = "\
-Prints, at the end of the run, a histogram of the times that connections spent in each state: one for each \
-state, service port and role, the busiest port first. The service port is the port of the server, on \
-whichever side it is.
-
-A time counts when it is over: a state that a connection is still in is in no histogram yet. Percentiles \
-are within 1 % from 1 microsecond to 1 day; max is exact. A row of the chart spans a power of two; buckets \
-in JSON are 128 times as fine.
-
-A server's handshake is over before the kernel has a socket for it: --of handshake shows the first round \
-trip time that it measured instead.";
-
-const EXAMPLES_HIST: &str = "\
-Examples:
-  tcpstate hist --duration 1m                     a minute of everything
-  tcpstate hist -P 443 --state ESTABLISHED        how long connections to port 443 last
-  tcpstate hist --of handshake --role client      how long it takes to connect, by port
-  tcpstate hist --of transitions --interval 5s    what happens, every five seconds
-  tcpstate hist -r FILE --json | jq -c '[.service_port, .state, .count, .p99_ns]'";
 
 const OUTPUT: &str = "Output";
 const FILTERS: &str = "Filters";
@@ -473,6 +344,8 @@ fn netns(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
     use super::*;
 
     fn trace(arguments: &[&str]) -> Result<Trace, clap::Error> {
@@ -533,34 +406,6 @@ mod tests {
         }
         let message = ring_bytes("3M").unwrap_err();
         assert!(message.ends_with("try 4194304"), "{message}");
-    }
-
-    fn hist(arguments: &[&str]) -> Result<Hist, clap::Error> {
-        let words = ["tcpstate", "hist"].iter().chain(arguments);
-        Cli::try_parse_from(words).and_then(|cli| match cli.command {
-            Command::Hist(hist) => hist.check().map(|()| hist),
-            _ => unreachable!("the words say hist"),
-        })
-    }
-
-    #[test]
-    fn what_has_no_state_cannot_be_chosen_by_state() {
-        for of in ["lifetime", "handshake"] {
-            assert!(hist(&["--of", of]).is_ok());
-            let error = hist(&["--of", of, "--state", "CLOSE_WAIT"]).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
-        }
-        assert!(hist(&["--of", "transitions", "--state", "CLOSE_WAIT"]).is_ok());
-    }
-
-    #[test]
-    fn only_intervals_can_be_counted_in_hist() {
-        assert_eq!(
-            hist(&["--count", "3"]).unwrap_err().kind(),
-            ErrorKind::MissingRequiredArgument
-        );
-        let hist = hist(&["--count", "3", "--interval", "1s"]).unwrap();
-        assert_eq!(hist.watch.count, Some(3));
     }
 
     #[test]

@@ -1,0 +1,63 @@
+//! Arguments of `tcpstate life`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{FILTERS, OUTPUT, RoleName, Watch};
+use crate::{filter::StateSet, format::units::parse_duration};
+
+/// Arguments of `tcpstate life`.
+#[derive(Debug, Args)]
+pub struct Life {
+    /// Begin each line with the local time of day, HH:MM:SS
+    #[arg(short = 'T', long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
+    pub time: bool,
+    /// At the end also print the connections that are still open, with their times so far
+    #[arg(long, help_heading = OUTPUT)]
+    pub live: bool,
+    /// Only connections that lived longer than this; with --state, that were in one of those states
+    /// longer than this
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = FILTERS)]
+    pub longer_than: Option<Duration>,
+    /// Only connections that were in one of these states.
+    #[arg(
+        long,
+        value_name = "LIST",
+        help_heading = FILTERS,
+        help = "Only connections that were in one of these states, such as CLOSE_WAIT,LAST_ACK"
+    )]
+    pub state: Option<StateSet>,
+    /// Only connections of this role
+    #[arg(long, value_enum, value_name = "ROLE", help_heading = FILTERS)]
+    pub role: Option<RoleName>,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
+    pub watch: Watch,
+}
+
+pub(super) const ABOUT: &str = "\
+Prints a line per TCP connection when it ends: whose it is, which side it is, how long it lived, why it \
+ended, how many bytes went over it, and the time in each state that it went through.
+
+PID and COMM are the process that opened the connection, or that listens where it came in. SENT includes \
+what was sent again. After `then` stands the state in which the kernel keeps what is left of it, unseen. \
+`-` is unknown: the beginning was not seen, or changes in between were lost.
+
+With --live, connections that are still open at the end of the run come last, as (open); their lifetime \
+and the time in their last state are those so far. Only connections that changed their state while it ran \
+are known.
+
+--longer-than shows what is known to be longer. The summary says of how many connections that is not known.";
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  tcpstate life                                   every connection that ends, until Ctrl-C
+  tcpstate life -L 443 --longer-than 1s -T        our web server's that lived longer than 1 s
+  tcpstate life --state CLOSE_WAIT --longer-than 30s --live --duration 5m
+                                                  who leaks sockets: closed by the peer, not by us
+  tcpstate life --json --role client | jq -c 'select(.cause != \"fin\") | [.raddr, .rport, .cause]'
+  tcpstate life -r FILE --csv                     what was recorded, one column for each state";
