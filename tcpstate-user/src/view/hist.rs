@@ -293,7 +293,7 @@ impl Hist {
                     chart.heading(&time, out)?;
                 }
                 if shown.items.is_empty() {
-                    writeln!(out, "{}", nothing(self.of, self.events, shown.others))?;
+                    chart.remark(&nothing(self.of, self.events, shown.others), out)?;
                 }
                 for item in &shown.items {
                     chart.item(item, out)?;

@@ -18,6 +18,8 @@ use crate::{
 /// Columns of a bar beside the bounds of its bucket, or beside a transition.
 const BUCKET_BAR: usize = 47;
 const TRANSITION_BAR: usize = 38;
+/// So many empty rows in a row are one: nothing is there to be seen.
+const GAP: usize = 3;
 
 /// Draws charts.
 pub(super) struct Chart {
@@ -42,6 +44,12 @@ impl Chart {
         // What comes next belongs to it.
         self.below = false;
         self.title(&format!("== {text} =="), out)
+    }
+
+    /// A sentence instead of histograms.
+    pub(super) fn remark(&mut self, text: &str, out: &mut dyn Write) -> io::Result<()> {
+        self.space(out)?;
+        writeln!(out, "{text}")
     }
 
     pub(super) fn item(&mut self, item: &Item, out: &mut dyn Write) -> io::Result<()> {
@@ -93,14 +101,22 @@ impl Chart {
         )?;
         let octaves = histogram.octaves();
         let of = octaves.iter().map(|octave| octave.count).max().unwrap_or(0);
-        for (index, octave) in octaves.iter().enumerate() {
+        let mut rows = octaves.as_slice();
+        while let Some(octave) = rows.first() {
+            let empty = rows.iter().take_while(|octave| octave.count == 0).count();
+            if empty >= GAP {
+                writeln!(out, "{:>18}", "...")?;
+                rows = &rows[empty..];
+                continue;
+            }
             let bounds = Bounds {
                 octave,
-                below: index == 0 && histogram.below() > 0,
-                above: index + 1 == octaves.len() && histogram.above() > 0,
+                below: rows.len() == octaves.len() && histogram.below() > 0,
+                above: rows.len() == 1 && histogram.above() > 0,
             };
             let bar = self.bar(octave.count, of, BUCKET_BAR);
             writeln!(out, "{bounds} {:>11} |{bar}|", Count(octave.count))?;
+            rows = &rows[1..];
         }
         Ok(())
     }
@@ -135,7 +151,7 @@ impl Display for Service {
             ServicePort::Unknown => f.write_str("port -")?,
         }
         match self.1 {
-            Role::Unknown => f.write_str(" role -"),
+            Role::Unknown => f.write_str(", role -"),
             role => write!(f, " {}", role.name()),
         }
     }

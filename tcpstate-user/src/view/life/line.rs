@@ -265,6 +265,7 @@ pub(super) struct Endpoint(Option<IpAddr>, Option<u16>);
 impl Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            None if self.1.is_none() => f.write_str("-"),
             // Else the port could be taken for a part of the address.
             Some(IpAddr::V6(address)) => write!(f, "[{address}]:{}", OrDash(self.1)),
             address => write!(f, "{}:{}", OrDash(address), OrDash(self.1)),
