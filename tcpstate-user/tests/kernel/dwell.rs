@@ -3,7 +3,7 @@
 //! The oracle is the clock of the test. Each transition happens between two readings of it, so a dwell
 //! time lies between two bounds, however slow the machine is: what could be a tolerance is a proof.
 
-use std::{net::TcpListener, thread, time::Duration};
+use std::{net::TcpListener, ops::RangeInclusive, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -45,13 +45,28 @@ type Hold = fn(u16) -> Result<Vec<Stay>>;
 
 /// The two readings of the clock, nanoseconds, between which something happened.
 #[derive(Clone, Copy, Debug)]
-struct Moment {
+pub struct Moment {
     not_before_ns: u64,
     not_after_ns: u64,
 }
 
+impl Moment {
+    /// The durations, nanoseconds, that may lie between this moment and a later one.
+    pub fn until(self, later: Self) -> RangeInclusive<u64> {
+        later.not_before_ns - self.not_after_ns..=later.not_after_ns - self.not_before_ns
+    }
+
+    /// From the beginning of this moment to the end of a later one.
+    pub fn through(self, later: Self) -> Self {
+        Self {
+            not_after_ns: later.not_after_ns,
+            ..self
+        }
+    }
+}
+
 /// Does something, and takes the time.
-fn moment<T>(act: impl FnOnce() -> Result<T>) -> Result<(Moment, T)> {
+pub fn moment<T>(act: impl FnOnce() -> Result<T>) -> Result<(Moment, T)> {
     let not_before_ns = monotonic_ns()?;
     let value = act()?;
     Ok((
@@ -90,11 +105,10 @@ fn dwell_is_what_the_clock_says(mode: &str, hold: Hold) -> Result<()> {
         let dwell_ns = line["dwell_ns"]
             .as_u64()
             .with_context(|| format!("no dwell in {line}"))?;
-        let at_least = stay.left.not_before_ns - stay.entered.not_after_ns;
-        let at_most = stay.left.not_after_ns - stay.entered.not_before_ns;
+        let bounds = stay.entered.until(stay.left);
         ensure!(
-            (at_least..=at_most).contains(&dwell_ns),
-            "{dwell_ns} is not in {at_least}..={at_most}: {stay:?}, {line}"
+            bounds.contains(&dwell_ns),
+            "{dwell_ns} is not in {bounds:?}: {stay:?}, {line}"
         );
         let ts_ns = line["ts_ns"]
             .as_u64()

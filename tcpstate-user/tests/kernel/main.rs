@@ -16,6 +16,7 @@ mod process;
 mod ring;
 mod same_as_oracle;
 mod traffic;
+mod views;
 mod wire;
 
 use libtest_mimic::Arguments;
@@ -46,5 +47,6 @@ fn main() {
     ring::add(&mut trials);
     lifecycle::add(&mut trials);
     privileges::add(&mut trials);
+    views::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }
