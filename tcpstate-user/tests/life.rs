@@ -1,0 +1,293 @@
+//! `tcpstate life`: what is written, compared with `tests/golden`, and which connections are chosen.
+
+#[path = "support/golden.rs"]
+mod support;
+
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use serde_json::Value;
+use tcpstate_common::State;
+use tcpstate_user::{
+    cli::Format,
+    model::Role,
+    run::{Flow, View},
+    view::life::{Life, Options},
+};
+
+use self::support::{compare, end, events, origin};
+
+fn options(format: Format) -> Options {
+    Options {
+        format,
+        live: false,
+        states: None,
+        longer_than: None,
+        role: None,
+        count: None,
+        time: false,
+        colour: false,
+        zone: TimeZone::fixed(jiff::tz::offset(1)),
+    }
+}
+
+/// Standard output and standard error of a whole run.
+fn run(options: &Options) -> (String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let mut life = Life::new(options);
+    life.start(&origin(), &mut out).unwrap();
+    for event in events() {
+        if life.event(&event, &mut out).unwrap() == Flow::Done {
+            break;
+        }
+    }
+    life.finish(&end(), &mut out, &mut err).unwrap();
+    (
+        String::from_utf8(out).unwrap(),
+        String::from_utf8(err).unwrap(),
+    )
+}
+
+/// The connections of a run, and its summary.
+fn lines(options: &Options) -> (Vec<Value>, Value) {
+    let (out, err) = run(&Options {
+        format: Format::Json,
+        ..options.clone()
+    });
+    assert_eq!(err, "");
+    let mut lines: Vec<Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let summary = lines.pop().unwrap();
+    assert_eq!(summary["type"], "summary");
+    assert_eq!(summary["shown"], lines.len());
+    (lines, summary)
+}
+
+fn cookies(options: &Options) -> Vec<Option<u64>> {
+    lines(options)
+        .0
+        .iter()
+        .map(|line| line["cookie"].as_u64())
+        .collect()
+}
+
+#[test]
+fn text() {
+    let (out, err) = run(&options(Format::Text));
+    compare("life.txt", &out);
+    compare("life.stderr.txt", &err);
+}
+
+#[test]
+fn text_with_what_is_open_and_the_time() {
+    let options = Options {
+        live: true,
+        time: true,
+        ..options(Format::Text)
+    };
+    compare("life-live.txt", &run(&options).0);
+}
+
+#[test]
+fn json_and_csv() {
+    for (format, name) in [(Format::Json, "life.jsonl"), (Format::Csv, "life.csv")] {
+        let options = Options {
+            live: true,
+            ..options(format)
+        };
+        compare(name, &run(&options).0);
+    }
+}
+
+/// CSV and JSON say the same under the same names, and the dwells sum to the lifetime.
+#[test]
+fn csv_has_the_fields_of_json() {
+    let all = Options {
+        live: true,
+        ..options(Format::Csv)
+    };
+    let (lines, _) = lines(&all);
+    let csv = run(&all).0;
+    let mut rows = csv::Reader::from_reader(csv.as_bytes());
+    let titles = rows.headers().unwrap().clone();
+    let rows: Vec<csv::StringRecord> = rows.records().map(Result::unwrap).collect();
+    assert_eq!(rows.len(), lines.len());
+    for (row, line) in rows.iter().zip(&lines) {
+        let mut fields = 0;
+        for (title, value) in titles.iter().zip(row) {
+            if let Some(state) = title.strip_suffix("_ns").and_then(State::from_name) {
+                assert_eq!(value, dwell(line, state), "{title}");
+                continue;
+            }
+            fields += 1;
+            let expected = match title.strip_prefix("owner_") {
+                Some(inner) => &line["owner"][inner],
+                None => &line[title],
+            };
+            match expected {
+                Value::Null => assert_eq!(value, "", "{title}"),
+                Value::Array(stays) => {
+                    let path = stays.iter().map(|stay| match &stay["state"] {
+                        Value::String(name) => name.clone(),
+                        number => number.to_string(),
+                    });
+                    assert_eq!(value, path.collect::<Vec<_>>().join(" "));
+                }
+                // Escaped in its own way.
+                Value::String(_) if title == "owner_comm" => assert_ne!(value, ""),
+                Value::String(text) => assert_eq!(value, text, "{title}"),
+                other => assert_eq!(value, other.to_string(), "{title}"),
+            }
+        }
+        // Without `type`, and with `owner` in three parts.
+        assert_eq!(fields, line.as_object().unwrap().len() - 1 + 2);
+    }
+}
+
+/// All stays in the state together, as CSV has them.
+fn dwell(line: &Value, state: State) -> String {
+    let stays = line["states"].as_array().unwrap();
+    let stays: Vec<&Value> = stays
+        .iter()
+        .filter(|stay| stay["state"] == state.to_string())
+        .map(|stay| &stay["dwell_ns"])
+        .collect();
+    let sum: Option<u64> = stays.iter().map(|dwell| dwell.as_u64()).sum();
+    match sum {
+        Some(ns) if !stays.is_empty() => ns.to_string(),
+        _ => String::new(),
+    }
+}
+
+#[test]
+fn the_dwells_sum_to_the_lifetime() {
+    let (lines, _) = lines(&Options {
+        live: true,
+        ..options(Format::Json)
+    });
+    let mut whole = 0;
+    for line in &lines {
+        let stays = line["states"].as_array().unwrap();
+        let sum: Option<u64> = stays.iter().map(|stay| stay["dwell_ns"].as_u64()).sum();
+        // Known of the whole life or not at all: this run has no gaps.
+        assert_eq!(line["lifetime_ns"].as_u64(), sum, "{line}");
+        whole += u64::from(sum.is_some());
+    }
+    assert!(whole >= 4, "{whole} of {}", lines.len());
+}
+
+#[test]
+fn the_open_ones_come_only_when_asked_for() {
+    let ended = cookies(&options(Format::Json));
+    let all = cookies(&Options {
+        live: true,
+        ..options(Format::Json)
+    });
+    assert_eq!(all[..ended.len()], ended);
+    assert!(all.len() > ended.len());
+    let (lines, _) = lines(&Options {
+        live: true,
+        ..options(Format::Json)
+    });
+    for (index, line) in lines.iter().enumerate() {
+        assert_eq!(line["ended"], index < ended.len(), "{line}");
+    }
+}
+
+#[test]
+fn longer_than_is_about_the_lifetime() {
+    let longer = |time| Options {
+        longer_than: Some(time),
+        ..options(Format::Json)
+    };
+    // It was there before us for a time that is not known, and then for 60 s.
+    let (lines, summary) = lines(&longer(Duration::from_secs(59)));
+    let found: Vec<_> = lines.iter().map(|line| &line["cookie"]).collect();
+    assert_eq!(found, [1_234_567_890, 4_102]);
+    assert_eq!(lines[0]["lifetime_ns"], Value::Null);
+    assert_eq!(summary["time_unknown"], 0);
+    // 60.4985 s: exactly as long is not longer.
+    let exactly = Duration::from_micros(60_498_500);
+    let shorter = Duration::from_micros(60_498_499);
+    assert_eq!(cookies(&longer(exactly)), []);
+    assert_eq!(cookies(&longer(shorter)), [Some(4_102)]);
+    // Of the first one it is not known any more.
+    let (_, summary) = self::lines(&longer(exactly));
+    assert_eq!(summary["time_unknown"], 1);
+}
+
+#[test]
+fn longer_than_with_a_state_is_about_the_time_in_it() {
+    let stuck = Options {
+        states: Some("CLOSE_WAIT".parse().unwrap()),
+        longer_than: Some(Duration::from_secs(30)),
+        ..options(Format::Json)
+    };
+    let (lines, summary) = lines(&stuck);
+    let found: Vec<_> = lines.iter().map(|line| &line["cookie"]).collect();
+    assert_eq!(found, [4_102]);
+    // Another one left CLOSE_WAIT after a time that is not known.
+    assert_eq!(summary["time_unknown"], 1);
+    let text = Options {
+        format: Format::Text,
+        ..stuck
+    };
+    let (_, err) = run(&text);
+    assert!(
+        err.starts_with(
+            "1 connection shown; 1 not shown because the time asked for is not known; seen "
+        ),
+        "{err}"
+    );
+}
+
+/// The leak hunter's line: what has been in a state for long is found while it is there.
+#[test]
+fn what_is_open_is_chosen_by_its_age_in_the_state() {
+    let stuck = |state: &str, time| Options {
+        live: true,
+        states: Some(state.parse().unwrap()),
+        longer_than: Some(time),
+        ..options(Format::Json)
+    };
+    let second = Duration::from_secs(1);
+    // Postgres' is in LAST_ACK since 62.1 s, the run ends at 65 s.
+    let (lines, _) = lines(&stuck("LAST_ACK", 2 * second));
+    let open = lines.last().unwrap();
+    assert_eq!(
+        (&open["ended"], &open["owner"]),
+        (&false.into(), &Value::Null)
+    );
+    assert_eq!(
+        open["states"][2],
+        serde_json::json!({"state": "LAST_ACK", "dwell_ns": 2_899_999_211u64, "sampled": false})
+    );
+    let longer = self::lines(&stuck("LAST_ACK", 3 * second)).0;
+    assert!(
+        longer.iter().all(|line| line["ended"] == true),
+        "{longer:?}"
+    );
+}
+
+#[test]
+fn connections_are_chosen_by_role_and_count() {
+    let of = |role| {
+        cookies(&Options {
+            role: Some(role),
+            live: true,
+            ..options(Format::Json)
+        })
+    };
+    assert_eq!(of(Role::Client), [Some(4_101), Some(4_103), Some(4_106)]);
+    assert_eq!(of(Role::Server), [Some(4_102), Some(4_105)]);
+    for count in [1, 3] {
+        let some = Options {
+            count: Some(count),
+            live: true,
+            ..options(Format::Json)
+        };
+        assert_eq!(lines(&some).0.len() as u64, count);
+    }
+}
