@@ -43,9 +43,10 @@ pub(super) const ABOUT: &str = "\
 Prints a line per TCP connection when it ends: whose it is, which side it is, how long it lived, why it \
 ended, how many bytes went over it, and the time in each state that it went through.
 
-PID and COMM are the process that opened the connection, or that listens where it came in. SENT includes \
-what was sent again. After `then` stands the state in which the kernel keeps what is left of it, unseen. \
-`-` is unknown: the beginning was not seen, or changes in between were lost.
+PID and COMM are the process that opened the connection, or that listens where it came in. Bytes are \
+as the kernel counts them: SENT includes what was sent again, RECEIVED the peer's FIN as one byte. After \
+`then` stands the state in which the kernel keeps what is left of the connection, unseen. `-` is unknown: \
+the beginning was not seen, or changes in between were lost.
 
 With --live, connections that are still open at the end of the run come last, as (open); their lifetime \
 and the time in their last state are those so far. Only connections that changed their state while it ran \
