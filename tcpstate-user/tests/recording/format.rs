@@ -1,11 +1,7 @@
 //! The example in `docs/recording-format.md` is a real file, taken apart by a reader that was
 //! written after the document.
 //!
-//! `TCPSTATE_BLESS=1 cargo test --test recording_format` writes it anew.
-
-#[path = "support/by_document.rs"]
-#[expect(dead_code, reason = "another test uses the rest")]
-mod by_document;
+//! `TCPSTATE_BLESS=1 cargo test --test recording` writes it anew.
 
 use std::{
     env,
@@ -24,13 +20,15 @@ use tcpstate_user::{
     source::{Accounting, CaptureCost, Origin},
 };
 
-const BEGIN: &str = "<!-- begin: written by tests/recording_format.rs -->\n";
+use crate::by_document;
+
+const BEGIN: &str = "<!-- begin: written by tests/recording/format.rs -->\n";
+const END: &str = "<!-- end -->\n";
+
 /// The first byte of what `recording_reader` is fed: the rest is a file as it is, or blocks that it
 /// gives valid headers.
 const RAW: u8 = 0;
 const REPAIRED: u8 = 1;
-
-const END: &str = "<!-- end -->\n";
 
 fn document() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/recording-format.md")
