@@ -27,6 +27,7 @@
 
 mod clock;
 mod cost;
+pub mod progress;
 pub mod signals;
 pub mod stdout;
 
@@ -86,6 +87,12 @@ pub trait View {
     /// The length of an interval; `None`: never call [`View::tick`].
     fn interval_ns(&self) -> Option<u64> {
         None
+    }
+
+    /// Whether nothing is written to standard output before [`View::finish`], so that a progress bar
+    /// may stand on the terminal until then.
+    fn is_silent_until_finish(&self) -> bool {
+        false
     }
 
     /// Whether [`View::usr1`] is to be called; where not, `SIGUSR1` does what it does by default.

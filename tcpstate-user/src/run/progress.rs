@@ -1,0 +1,115 @@
+//! How far a recording has been read, as a bar on a terminal.
+//!
+//! Only where it disturbs nothing: standard error is a terminal, and what goes to standard output goes
+//! elsewhere or comes at the end. It is gone before anything else is written.
+
+use std::{
+    io::{self, IsTerminal},
+    task::{Context, Poll},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{View, stdout};
+use crate::{
+    event::Event,
+    source::{Accounting, CaptureCost, EventSource, Origin, Progress},
+};
+
+/// Whether there is an end to go to, and a terminal to show it on.
+pub fn is_wanted(source: &dyn EventSource, view: &dyn View) -> bool {
+    let ends = source
+        .progress()
+        .is_some_and(|progress| progress.total_bytes.is_some());
+    let is_free = !stdout::is_terminal() || view.is_silent_until_finish();
+    ends && is_free && io::stderr().is_terminal()
+}
+
+/// A source whose progress is shown.
+pub struct WithProgress {
+    source: Box<dyn EventSource>,
+    bar: ProgressBar,
+}
+
+impl WithProgress {
+    /// Shows it on standard error.
+    pub fn new(source: Box<dyn EventSource>) -> Self {
+        Self::on(source, ProgressDrawTarget::stderr())
+    }
+
+    fn on(source: Box<dyn EventSource>, target: ProgressDrawTarget) -> Self {
+        let total = source.progress().and_then(|progress| progress.total_bytes);
+        let bar = ProgressBar::with_draw_target(total, target);
+        // The template is a constant, and a test has it parsed.
+        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+            bar.set_style(style.progress_chars("## "));
+        }
+        Self { source, bar }
+    }
+}
+
+const TEMPLATE: &str = "reading [{bar:40}] {percent:>3}%  {binary_bytes}/{binary_total_bytes}";
+
+impl EventSource for WithProgress {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Event>,
+    ) -> Poll<anyhow::Result<bool>> {
+        let polled = self.source.poll_next(cx, batch);
+        match &polled {
+            Poll::Ready(Ok(true)) => {
+                if self.bar.is_finished() {
+                    self.bar.reset();
+                }
+                if let Some(progress) = self.source.progress() {
+                    self.bar.set_position(progress.read_bytes);
+                }
+            }
+            Poll::Ready(Ok(false) | Err(_)) => self.bar.finish_and_clear(),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn stop(&mut self) {
+        self.bar.finish_and_clear();
+        self.source.stop();
+    }
+
+    fn accounting(&mut self) -> anyhow::Result<Accounting> {
+        self.bar.finish_and_clear();
+        self.source.accounting()
+    }
+
+    fn origin(&self) -> &Origin {
+        self.source.origin()
+    }
+
+    fn cost(&mut self) -> CaptureCost {
+        self.source.cost()
+    }
+
+    fn notices(&mut self) -> Vec<String> {
+        let notices = self.source.notices();
+        if !notices.is_empty() {
+            // They are written next; the bar comes again with the next events.
+            self.bar.finish_and_clear();
+        }
+        notices
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.source.progress()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_one() {
+        ProgressStyle::with_template(TEMPLATE).unwrap();
+    }
+}
