@@ -127,6 +127,15 @@ pub struct FilteredByReason {
     pub port: u64,
     /// Not the network namespace asked for.
     pub netns: u64,
+    /// A recording: captured, since the kernel side could not tell yet, and then left out by the
+    /// filter in user space.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub settled: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Why the kernel side lost a transition.

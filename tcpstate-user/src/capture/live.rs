@@ -267,6 +267,7 @@ impl EventSource for Live {
                 family: counters.filtered_family,
                 port: counters.filtered_port,
                 netns: counters.filtered_netns,
+                settled: 0,
             },
             lost_by_reason: LostByReason {
                 ring_full: counters.lost_ring_full,

@@ -323,6 +323,7 @@ mod tests {
                     family: MAX,
                     port: MAX,
                     netns: MAX,
+                    settled: MAX,
                 },
                 lost_by_reason: LostByReason {
                     ring_full: MAX,

@@ -174,6 +174,24 @@ impl FlightRing {
         self.sealed_bytes + working_bytes(self.options.block_records)
     }
 
+    /// Whether a dump could be written there now: better asked before hours of events are in memory.
+    pub fn check(path: &Path) -> Result<(), WriteError> {
+        if !output::is_rotatable(path) {
+            // A device or a pipe; or a folder, which is refused as such.
+            return if path.is_dir() {
+                output::Output::create(path).map(|_| ())
+            } else {
+                Ok(())
+            };
+        }
+        let partial = output::with_suffix(path, "partial");
+        output::Output::create(&partial)?;
+        fs::remove_file(&partial).map_err(|source| WriteError::Create {
+            path: partial,
+            source,
+        })
+    }
+
     /// Writes all that it holds to a whole recording, and keeps it. The file is there at once and
     /// whole, or not at all: what a dump before it had written stays until then.
     ///

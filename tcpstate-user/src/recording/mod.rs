@@ -24,7 +24,7 @@ pub use self::{
     block::{EndReason, MAX_BLOCK_RECORDS},
     flight::{FlightOptions, FlightRing},
     header::{MAGIC, VERSION},
-    output::WriteError,
+    output::{WriteError, are_same_file},
     reader::{ReadError, Reader},
     writer::{Options, Room, Writer, Written},
 };

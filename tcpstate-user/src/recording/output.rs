@@ -226,6 +226,27 @@ impl Output {
     }
 }
 
+/// Whether reading the one and writing the other would be the same file: it would be emptied before
+/// it is read. `-` is standard input and standard output.
+pub fn are_same_file(read: &Path, write: &Path) -> bool {
+    let identity = |stat: rustix::io::Result<rustix::fs::Stat>| {
+        let stat = stat.ok()?;
+        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+        (kind == rustix::fs::FileType::RegularFile).then_some((stat.st_dev, stat.st_ino))
+    };
+    let read = if is_stdout(read) {
+        rustix::fs::fstat(io::stdin())
+    } else {
+        rustix::fs::stat(read)
+    };
+    let write = if is_stdout(write) {
+        rustix::fs::fstat(io::stdout())
+    } else {
+        rustix::fs::stat(write)
+    };
+    identity(read).is_some_and(|read| identity(write) == Some(read))
+}
+
 /// Whether this names standard output.
 pub(super) fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
@@ -306,6 +327,22 @@ mod tests {
         assert_eq!(read(numbered(&path, 1)).as_deref(), Some("4"));
         assert_eq!(read(numbered(&path, 2)).as_deref(), Some("3"));
         assert_eq!(read(numbered(&path, 3)), None);
+    }
+
+    #[test]
+    fn a_file_is_itself_under_any_name_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b, link] = ["a", "b", "link"].map(|name| dir.path().join(name));
+        fs::write(&a, "").unwrap();
+        std::os::unix::fs::symlink(&a, &link).unwrap();
+        assert!(are_same_file(&a, &a));
+        assert!(are_same_file(&a, &link));
+        assert!(!are_same_file(&a, &b));
+        assert!(!are_same_file(&b, &b), "there is none");
+        fs::write(&b, "").unwrap();
+        assert!(!are_same_file(&a, &b));
+        let null = Path::new("/dev/null");
+        assert!(!are_same_file(null, null), "nothing is lost there");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::{
         FlightOptions, FlightRing, Options as WriterOptions, Room, WriteError, Writer, Written,
     },
     run::{End, Flow, View},
-    source::Origin,
+    source::{Accounting, Origin},
 };
 
 /// How often old blocks are looked for. With as much for a block's age this bounds what a crash can
@@ -55,6 +55,9 @@ pub enum To {
 pub struct Record {
     options: Options,
     sink: Option<Sink>,
+    /// So many events, then no more.
+    count: Option<u64>,
+    taken: u64,
     dumps: u64,
     /// What ended the recording.
     failure: Option<WriteError>,
@@ -72,9 +75,18 @@ impl Record {
         Self {
             options,
             sink: None,
+            count: None,
+            taken: 0,
             dumps: 0,
             failure: None,
         }
+    }
+
+    /// Ends after so many events.
+    #[must_use]
+    pub const fn ending_after(mut self, count: u64) -> Self {
+        self.count = Some(count);
+        self
     }
 
     /// What to do after a write: a full file ends the recording, so does a failure.
@@ -95,9 +107,9 @@ impl View for Record {
         let sink = match self.options.to.clone() {
             To::File(options) => Writer::create(&self.options.path, origin, options)
                 .map(|writer| Sink::File(Box::new(writer))),
-            To::Memory(options) => {
-                FlightRing::new(origin, options).map(|ring| Sink::Memory(Box::new(ring)))
-            }
+            To::Memory(options) => FlightRing::check(&self.options.path)
+                .and_then(|()| FlightRing::new(origin, options))
+                .map(|ring| Sink::Memory(Box::new(ring))),
         };
         self.sink = Some(sink.map_err(WriteError::into_io)?);
         Ok(())
@@ -110,7 +122,17 @@ impl View for Record {
             Some(Sink::Memory(ring)) => ring.append(event).map(|()| Room::Left),
             None => Ok(Room::Left),
         };
-        Ok(self.flow(written))
+        self.taken += 1;
+        let done = self.count.is_some_and(|count| self.taken >= count);
+        Ok(match self.flow(written) {
+            Flow::Continue if done => Flow::Done,
+            flow => flow,
+        })
+    }
+
+    fn is_silent_until_finish(&self) -> bool {
+        // Else standard output is the recording, and no terminal.
+        true
     }
 
     fn interval_ns(&self) -> Option<u64> {
@@ -149,7 +171,8 @@ impl View for Record {
     }
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
-        let (books, cost) = (Some(&end.accounting), Some(&end.cost.capture));
+        let books = books_of_file(end);
+        let (books, cost) = (Some(&books), Some(&end.cost.capture));
         let (finished, dropped) = match &mut self.sink {
             Some(Sink::File(writer)) => {
                 let finished = writer.finish(books, cost);
@@ -201,6 +224,19 @@ impl View for Record {
             .take()
             .map_or(Ok(()), |error| Err(error.into_io()))
     }
+}
+
+/// The books as the file has them: what the filter left out was never to be in it, and so was
+/// filtered, wherever that was decided.
+fn books_of_file(end: &End) -> Accounting {
+    let mut books = end.accounting;
+    let settled = end.selection.settled;
+    let left_out = (settled.dropped + settled.undecided).min(books.received);
+    books.filtered += left_out;
+    books.filtered_by_reason.settled += left_out;
+    books.submitted -= left_out.min(books.submitted);
+    books.received -= left_out;
+    books
 }
 
 /// What the summary says beyond the books.
