@@ -110,19 +110,30 @@ impl Reader {
         name: String,
         total_bytes: Option<u64>,
     ) -> Result<Self, ReadError> {
-        let scanner = match Scanner::open(stream) {
+        let mut scanner = match Scanner::open(stream) {
             Ok(Ok(scanner)) => scanner,
             Ok(Err(reason)) => return Err(not_readable(name, &reason)),
             Err(source) => return Err(ReadError::Read { name, source }),
         };
-        let origin = scanner.metadata().origin.clone();
+        let mut origin = scanner.metadata().origin.clone();
+        let mut first = None;
+        if scanner.metadata().first_event > 0 {
+            // A later part of a rotation, or what a flight recorder still had: the capture may have
+            // begun days before, intervals and `--duration` are to begin with the file.
+            let mut events = Vec::new();
+            let step = scanner.step(&mut events);
+            if let Some(ts_ns) = events.iter().map(Event::ts_ns).min() {
+                origin.started_ns = ts_ns;
+            }
+            first = Some((events, step));
+        }
         let (sender, messages) = mpsc::channel(BLOCKS_AHEAD);
         let (used, to_use) = std_mpsc::channel();
         let read_bytes = Arc::new(AtomicU64::new(scanner.offset()));
         let offset = Arc::clone(&read_bytes);
         let thread = thread::Builder::new()
             .name("recording".to_owned())
-            .spawn(move || read_ahead(scanner, &sender, &to_use, &offset))
+            .spawn(move || read_ahead(scanner, first, &sender, &to_use, &offset))
             .map_err(|source| ReadError::Read {
                 name: name.clone(),
                 source,
@@ -187,14 +198,18 @@ fn not_readable(name: String, reason: &HeaderError) -> ReadError {
 /// The thread: ends with the file, or when nobody listens any more.
 fn read_ahead<R: Read>(
     mut scanner: Scanner<R>,
+    mut first: Option<(Vec<Event>, io::Result<Step>)>,
     sender: &mpsc::Sender<Message>,
     to_use: &std_mpsc::Receiver<Vec<Event>>,
     offset: &AtomicU64,
 ) {
     loop {
-        let mut events: Vec<Event> = to_use.try_recv().unwrap_or_default();
-        events.clear();
-        let step = scanner.step(&mut events);
+        let (events, step) = first.take().unwrap_or_else(|| {
+            let mut events: Vec<Event> = to_use.try_recv().unwrap_or_default();
+            events.clear();
+            let step = scanner.step(&mut events);
+            (events, step)
+        });
         offset.store(scanner.offset(), Ordering::Relaxed);
         let end = match step {
             Ok(Step::More) => None,
