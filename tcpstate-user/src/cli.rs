@@ -5,6 +5,8 @@
 
 mod hist;
 mod life;
+mod rates;
+mod record;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -13,6 +15,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::{
     hist::{Hist, HistogramOf},
     life::Life,
+    rates::{By, Rates},
+    record::Record,
 };
 use crate::{
     filter::{Family, Filter, PortSet, StateSet},
@@ -60,6 +64,22 @@ pub enum Command {
         mut_arg("count", |count| count.help("End after this many intervals").requires("interval"))
     )]
     Hist(Hist),
+    /// Count state changes, and show their rates every interval
+    #[command(
+        long_about = rates::ABOUT,
+        after_help = rates::EXAMPLES,
+        mut_arg("count", |arg| arg.help("End after this many intervals, as COUNT"))
+    )]
+    Rates(Rates),
+    /// Write the events to a file, for any command to read with -r
+    #[command(
+        long_about = record::ABOUT,
+        after_help = record::EXAMPLES,
+        mut_arg("count", |arg| arg.help("End after this many events")),
+        mut_arg("json", |arg| arg.help("Write the summary as JSON on standard output")),
+        mut_arg("csv", |arg| arg.hide(true))
+    )]
+    Record(Record),
     /// Try what this host allows, and say what is missing
     #[command(long_about = ABOUT_DOCTOR)]
     Doctor(Doctor),
@@ -126,7 +146,30 @@ impl From<RoleName> for Role {
     }
 }
 
+/// The bounds of what is kept in memory.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = MEMORY)]
+pub struct Bounds {
+    /// Keep at most this many open connections; the ones longest without a change are forgotten
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub max_connections: u32,
+    /// Tell at most this many service ports (or names, or cgroups) apart; the rest is `other`
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_024,
+        value_parser = clap::value_parser!(u32).range(1..=16_384)
+    )]
+    pub max_ports: u32,
+}
+
 const OUTPUT: &str = "Output";
+const MEMORY: &str = "Memory";
 const FILTERS: &str = "Filters";
 const CAPTURE: &str = "Capture";
 

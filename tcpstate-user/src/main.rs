@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 use jiff::tz::TimeZone;
 use tcpstate_user::{
@@ -13,10 +13,15 @@ use tcpstate_user::{
     cli::{self, Attach, Capture, Cli, Command, Watch},
     filter::Filter,
     format::{bar, text, units::Bytes},
-    recording::Reader,
-    run::{self, Outcome, Outputs, View, signals, stdout},
+    model::{self, Limits},
+    recording::{self, FlightOptions, Reader, WriteError},
+    run::{
+        self, Outcome, Outputs, View, nanoseconds,
+        progress::{self, WithProgress},
+        signals, stdout,
+    },
     source::EventSource,
-    view::{self, hist, life, trace},
+    view::{self, hist, life, rates, record, trace},
 };
 
 fn main() -> ExitCode {
@@ -48,6 +53,24 @@ fn main() -> ExitCode {
             watch(&arguments.watch, &mut view).map(|()| ExitCode::SUCCESS)
         }
         Command::Hist(arguments) => hist(&arguments),
+        Command::Rates(mut arguments) => {
+            let mut view = rates::Rates::new(&rates::Options {
+                format: arguments.watch.output.format(),
+                interval_ns: nanoseconds(arguments.interval),
+                by: match arguments.by {
+                    cli::By::Port => model::By::Port,
+                    cli::By::Role => model::By::Role,
+                    cli::By::Comm => model::By::Comm,
+                    cli::By::Cgroup => model::By::Cgroup,
+                },
+                limits: limits(arguments.bounds),
+                colour: text::wants_colour(&io::stdout()),
+                zone: TimeZone::system(),
+            });
+            arguments.watch.duration = arguments.duration();
+            watch(&arguments.watch, &mut view).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Record(arguments) => record(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Doctor(arguments) => doctor(arguments),
     };
     match result {
@@ -56,6 +79,50 @@ fn main() -> ExitCode {
             explain(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+fn record(arguments: &cli::Record) -> anyhow::Result<()> {
+    if let Some(read) = &arguments.watch.read
+        && recording::are_same_file(read, &arguments.write)
+    {
+        bail!(
+            "{} is what is being read: name another file with -w",
+            arguments.write.display()
+        );
+    }
+    let files = arguments.rotate.unwrap_or(1);
+    let to = match arguments.ring {
+        Some(keep) => record::To::Memory(FlightOptions {
+            keep_ns: nanoseconds(keep),
+            memory_bytes: arguments.ring_memory,
+            files,
+            ..FlightOptions::default()
+        }),
+        None => record::To::File(recording::Options {
+            max_bytes: arguments.max_bytes,
+            files,
+            ..recording::Options::default()
+        }),
+    };
+    let mut view = record::Record::new(record::Options {
+        path: arguments.write.clone(),
+        format: arguments.watch.output.format(),
+        to,
+    });
+    if let Some(count) = arguments.watch.count {
+        view = view.ending_after(count);
+    }
+    watch(&arguments.watch, &mut view)
+}
+
+fn limits(bounds: cli::Bounds) -> Limits {
+    // 32 bits fit on every machine that this runs on.
+    let number = |number| usize::try_from(number).unwrap_or(usize::MAX);
+    Limits {
+        max_connections: number(bounds.max_connections),
+        max_ports: number(bounds.max_ports),
+        ..Limits::default()
     }
 }
 
@@ -75,6 +142,9 @@ fn watch(arguments: &Watch, view: &mut dyn View) -> anyhow::Result<()> {
             interactive: stdout::is_terminal(),
         };
         let mut source = open(arguments, &options.filter)?;
+        if progress::is_wanted(source.as_ref(), view) {
+            source = Box::new(WithProgress::new(source));
+        }
         let mut out = stdout::open().context("cannot open standard output")?;
         let outputs = Outputs {
             out: &mut out,
@@ -180,13 +250,35 @@ fn doctor(arguments: cli::Doctor) -> anyhow::Result<ExitCode> {
 
 /// What was tried, why it failed, and what to do about it.
 fn explain(error: &anyhow::Error) {
-    say(&format!("{error:#}"));
+    say(&message(error));
     let remedy = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<CaptureError>()?.remedy());
     if let Some(remedy) = remedy {
         say(&remedy);
     }
+}
+
+/// An error and its causes, each said once: some repeat theirs.
+fn message(error: &anyhow::Error) -> String {
+    let recording = error.chain().find_map(|cause| {
+        let cause: &io::Error = cause.downcast_ref()?;
+        cause.get_ref().filter(|inner| inner.is::<WriteError>())
+    });
+    if let Some(error) = recording {
+        // Says itself what could not be written.
+        return error.to_string();
+    }
+    let mut message = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
 }
 
 /// Says something on standard error. If nobody listens there, there is nobody to tell.

@@ -42,7 +42,7 @@ use std::{
 use serde::Serialize;
 
 use self::clock::Clock;
-pub(crate) use self::clock::nanoseconds;
+pub use self::clock::nanoseconds;
 use crate::{
     event::Event,
     filter::{Filter, Settled, Settler},

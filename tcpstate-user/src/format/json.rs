@@ -73,6 +73,11 @@ pub fn state<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Er
 pub struct Name<'a>(&'a [u8]);
 
 impl<'a> Name<'a> {
+    /// A name of these bytes, without their padding.
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
     /// The name as the process chose it.
     pub const fn as_bytes(self) -> &'a [u8] {
         self.0

@@ -111,6 +111,53 @@ impl fmt::Display for Count {
     }
 }
 
+/// How often something happened per second: a whole number as one (`1,234`), others with three
+/// significant digits or more (`0.33`, `33.3`, `1,234`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerSecond {
+    /// How often it happened.
+    pub count: u64,
+    /// In how many nanoseconds.
+    pub interval_ns: u64,
+}
+
+impl PerSecond {
+    /// The number, to three decimals, for machine formats; `None` where no time has passed.
+    pub fn value(self) -> Option<f64> {
+        let thousandths = self.rounded_to(1_000)?;
+        #[expect(clippy::cast_precision_loss, reason = "53 bits hold any real rate")]
+        Some(thousandths as f64 / 1_000.0)
+    }
+
+    /// In parts of one, rounded.
+    fn rounded_to(self, parts: u128) -> Option<u128> {
+        let interval_ns = u128::from(self.interval_ns);
+        (u128::from(self.count) * 1_000_000_000 * parts + interval_ns / 2).checked_div(interval_ns)
+    }
+}
+
+impl fmt::Display for PerSecond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(hundredths) = self.rounded_to(100) else {
+            return f.pad("-");
+        };
+        let whole = u128::from(self.count) * 1_000_000_000 % u128::from(self.interval_ns) == 0;
+        match hundredths {
+            // Something happened.
+            0 if self.count > 0 => f.pad("<0.01"),
+            1..1_000 if !whole => f.pad(&format!("{}.{:02}", hundredths / 100, hundredths % 100)),
+            1_000..10_000 if !whole => {
+                let tenths = (hundredths + 5) / 10;
+                f.pad(&format!("{}.{}", tenths / 10, tenths % 10))
+            }
+            _ => {
+                let ones = self.rounded_to(1).unwrap_or_default();
+                Count(u64::try_from(ones).unwrap_or(u64::MAX)).fmt(f)
+            }
+        }
+    }
+}
+
 /// Why a text is no quantity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
@@ -260,6 +307,32 @@ mod tests {
             assert_eq!(Count(count).to_string(), text);
         }
         assert_eq!(format!("{:>8}|", Count(1_234)), "   1,234|");
+    }
+
+    #[test]
+    fn rates_are_whole_or_have_three_digits() {
+        for (count, interval_ns, text, value) in [
+            (0, 1_000_000_000, "0", Some(0.0)),
+            (1_234_567, 1_000_000_000, "1,234,567", Some(1_234_567.0)),
+            (1, 3_000_000_000, "0.33", Some(0.333)),
+            (10, 3_000_000_000, "3.33", Some(3.333)),
+            (100, 3_000_000_000, "33.3", Some(33.333)),
+            (10_000, 3_000_000_000, "3,333", Some(3_333.333)),
+            (20, 2_000_000_000, "10", Some(10.0)),
+            (9_999, 1_000_000_001, "9,999", Some(9_999.0)),
+            (1, 3_600_000_000_000, "<0.01", Some(0.0)),
+            (7, 1_000, "7,000,000", Some(7_000_000.0)),
+            (3, 0, "-", None),
+            (
+                u64::MAX,
+                1,
+                "18,446,744,073,709,551,615",
+                Some(1.844_674_407_370_955_2e28),
+            ),
+        ] {
+            let rate = PerSecond { count, interval_ns };
+            assert_eq!((rate.to_string(), rate.value()), (text.into(), value));
+        }
     }
 
     #[test]

@@ -39,6 +39,6 @@ impl Clock {
 }
 
 /// A duration's nanoseconds; what does not fit is 584 years.
-pub(crate) fn nanoseconds(duration: Duration) -> u64 {
+pub fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

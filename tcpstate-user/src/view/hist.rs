@@ -15,10 +15,9 @@ use std::{
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
-use tcpstate_common::State;
 
 use self::{chart::Chart, table::Columns};
-use super::tell_books;
+use super::{rank, tell_books};
 use crate::{
     cli::{Format, HistogramOf},
     event::Event,
@@ -348,6 +347,10 @@ impl View for Hist {
         Ok(Flow::Continue)
     }
 
+    fn is_silent_until_finish(&self) -> bool {
+        self.interval_ns.is_none() && !matches!(self.printer, Printer::Csv { .. })
+    }
+
     fn tick(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<Flow> {
         let shown = self.take(now_ns);
         self.print(now_ns, &shown, out)?;
@@ -409,24 +412,4 @@ fn nothing(of: HistogramOf, events: u64, others: usize) -> String {
             Count(events)
         ),
     }
-}
-
-/// Where a state stands in the life of a connection.
-fn rank(state: State) -> usize {
-    const LIFE: [State; 11] = [
-        State::CLOSE,
-        State::LISTEN,
-        State::SYN_SENT,
-        State::SYN_RECV,
-        State::ESTABLISHED,
-        State::FIN_WAIT1,
-        State::FIN_WAIT2,
-        State::CLOSING,
-        State::TIME_WAIT,
-        State::CLOSE_WAIT,
-        State::LAST_ACK,
-    ];
-    LIFE.iter()
-        .position(|&known| known == state)
-        .unwrap_or(LIFE.len() + usize::from(state.0))
 }

@@ -6,15 +6,38 @@
 pub mod doctor;
 pub mod hist;
 pub mod life;
+pub mod rates;
 pub mod record;
 pub mod trace;
 
 use std::io::{self, Write};
 
+use tcpstate_common::State;
+
 use crate::{
     format::units::{Bytes, Count, Span},
     run::End,
 };
+
+/// Where a state stands in the life of a connection.
+pub(crate) fn rank(state: State) -> usize {
+    const LIFE: [State; 11] = [
+        State::CLOSE,
+        State::LISTEN,
+        State::SYN_SENT,
+        State::SYN_RECV,
+        State::ESTABLISHED,
+        State::FIN_WAIT1,
+        State::FIN_WAIT2,
+        State::CLOSING,
+        State::TIME_WAIT,
+        State::CLOSE_WAIT,
+        State::LAST_ACK,
+    ];
+    LIFE.iter()
+        .position(|&known| known == state)
+        .unwrap_or(LIFE.len() + usize::from(state.0))
+}
 
 /// Tells a person where every transition went, and what the run cost.
 pub fn tell_books(end: &End, err: &mut dyn Write) -> io::Result<()> {
@@ -61,15 +84,23 @@ pub fn tell_books(end: &End, err: &mut dyn Write) -> io::Result<()> {
             Count(books.lost_by_reason.nested),
         )?;
     }
-    if books.rejected > 0 {
+    let reasons = &books.rejected_by_reason;
+    let rejected = books.rejected.saturating_sub(reasons.not_in_file);
+    if rejected > 0 {
         writeln!(
             err,
-            "REJECTED {}: malformed {}, queue full {}, not in the recording {}. Against a full queue, \
-             filter, or write to a file.",
-            Count(books.rejected),
-            Count(books.rejected_by_reason.malformed),
-            Count(books.rejected_by_reason.queue_full),
-            Count(books.rejected_by_reason.not_in_file),
+            "REJECTED {}: malformed {}, queue full {}. Against a full queue, filter, or write to a file.",
+            Count(rejected),
+            Count(reasons.malformed),
+            Count(reasons.queue_full),
+        )?;
+    }
+    if reasons.not_in_file > 0 {
+        writeln!(
+            err,
+            "NOT IN THE RECORDING {}: left out by its filters, or when it ended, in another file of its \
+             rotation, or damaged",
+            Count(reasons.not_in_file),
         )?;
     }
     write!(err, "cost: CPU {}", Span(end.cost.cpu_ns))?;

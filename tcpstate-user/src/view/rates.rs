@@ -1,0 +1,221 @@
+//! `tcpstate rates`: per interval, how often each transition happened, and to whom.
+//!
+//! The transitions of all intervals together are all events that this view was given: the run's last
+//! interval is shown however short it was, if something happened in it. Where `COUNT` or `--duration`
+//! ends the run at the end of an interval, that one takes what the kernel had still on its way
+//! (`run`), and none follows it.
+//!
+//! What is "now" in a state is what was seen to enter it. Connections that were there before the start
+//! come in with their first change; `TIME_WAIT` is never seen and so unknown.
+
+mod lines;
+mod text;
+
+use std::{
+    cmp::Reverse,
+    io::{self, Write},
+};
+
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use self::{lines::Csv, text::Text};
+use super::tell_books;
+use crate::{
+    cli::Format,
+    event::Event,
+    format::{
+        json::{Lines, Summary},
+        time::Utc,
+        units::Count,
+    },
+    model::{By, GroupFigures, Include, Interval, Limits, Tracker},
+    run::{End, Flow, View},
+    source::Origin,
+};
+
+/// What to count, and how to show it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// In which format.
+    pub format: Format,
+    /// Length of an interval, nanoseconds.
+    pub interval_ns: u64,
+    /// What the second table groups by.
+    pub by: By,
+    /// The bounds of what is kept.
+    pub limits: Limits,
+    /// In colour.
+    pub colour: bool,
+    /// Where local time is.
+    pub zone: TimeZone,
+}
+
+/// The view.
+pub struct Rates {
+    interval_ns: u64,
+    by: By,
+    tracker: Tracker,
+    printer: Printer,
+    /// Wall-clock time of monotonic 0.
+    origin: Option<Origin>,
+    shown: u64,
+}
+
+enum Printer {
+    Text(Text),
+    Json { utc: Utc, lines: Lines },
+    Csv { utc: Utc, csv: Csv },
+}
+
+impl Rates {
+    /// Rates that are shown as these options say.
+    pub fn new(options: &Options) -> Self {
+        let printer = match options.format {
+            Format::Text => Printer::Text(Text::new(
+                options.by,
+                options.interval_ns,
+                options.zone.clone(),
+                options.colour,
+            )),
+            Format::Json => Printer::Json {
+                utc: Utc::default(),
+                lines: Lines::default(),
+            },
+            Format::Csv => Printer::Csv {
+                utc: Utc::default(),
+                csv: Csv::new(options.by),
+            },
+        };
+        Self {
+            interval_ns: options.interval_ns,
+            by: options.by,
+            tracker: Tracker::new(options.limits)
+                .by(options.by)
+                .without_histograms(),
+            printer,
+            origin: None,
+            shown: 0,
+        }
+    }
+
+    fn show(&mut self, interval: &Interval, out: &mut dyn Write) -> io::Result<()> {
+        self.shown += 1;
+        let origin = self.origin.as_ref();
+        let wall_ns = origin.map_or(0, |origin| origin.wall_ns(interval.end_ns));
+        match &mut self.printer {
+            Printer::Text(text) => text.block(interval, wall_ns, out),
+            Printer::Json { utc, lines } => {
+                lines.write(&lines::Line::new(interval, self.by, utc.at(wall_ns)), out)
+            }
+            Printer::Csv { utc, csv } => csv.rows(interval, utc.at(wall_ns), out),
+        }
+    }
+}
+
+impl View for Rates {
+    fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
+        // The first interval begins here, not with the first event.
+        self.tracker.tick(origin.started_ns);
+        self.origin = Some(origin.clone());
+        match &mut self.printer {
+            Printer::Csv { csv, .. } => csv.titles(out),
+            Printer::Text(_) | Printer::Json { .. } => Ok(()),
+        }
+    }
+
+    fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
+        self.tracker.apply(event);
+        Ok(Flow::Continue)
+    }
+
+    fn interval_ns(&self) -> Option<u64> {
+        Some(self.interval_ns)
+    }
+
+    fn tick(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<Flow> {
+        let interval = self.tracker.tick(now_ns);
+        self.show(&interval, out)?;
+        Ok(Flow::Continue)
+    }
+
+    fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
+        let rest = self.tracker.tick(end.now_ns);
+        if rest.all.total() > 0 || (self.shown == 0 && length_ns(&rest) > 0) {
+            self.show(&rest, out)?;
+        }
+        let books = self.tracker.books();
+        let total = self.tracker.snapshot_of(Include::FIGURES).all;
+        if let Printer::Json { lines, .. } = &mut self.printer {
+            let more = Totals {
+                intervals: self.shown,
+                transitions: total.total(),
+                opened: total.opened,
+                established: total.established,
+                closed: total.closed,
+                failed: total.failed,
+                first_seen: books.first_seen,
+                gaps: books.gaps,
+                evicted: books.evicted,
+            };
+            return lines.write(&Summary::new(end, more), out);
+        }
+        let plural = if self.shown == 1 { "" } else { "s" };
+        writeln!(
+            err,
+            "{} interval{plural}, {} transitions: opened {}, established {}, closed {}, failed {}",
+            Count(self.shown),
+            Count(total.total()),
+            Count(total.opened),
+            Count(total.established),
+            Count(total.closed),
+            Count(total.failed),
+        )?;
+        if books.evicted > 0 {
+            writeln!(
+                err,
+                "FORGOTTEN {}: more connections than --max-connections; how many are in a state is \
+                 too low",
+                Count(books.evicted)
+            )?;
+        }
+        tell_books(end, err)
+    }
+}
+
+/// What the summary says beyond the books.
+#[derive(Serialize)]
+struct Totals {
+    /// Lines before this one.
+    intervals: u64,
+    /// Of all intervals together.
+    transitions: u64,
+    opened: u64,
+    established: u64,
+    closed: u64,
+    failed: u64,
+    /// Connections that were there before their first change.
+    first_seen: u64,
+    /// Changes that did not follow on the one before.
+    gaps: u64,
+    /// Connections forgotten because there were more than `--max-connections`.
+    evicted: u64,
+}
+
+fn length_ns(interval: &Interval) -> u64 {
+    interval.end_ns.saturating_sub(interval.start_ns)
+}
+
+/// By transitions, those with as many in the order of their keys.
+fn busiest_first(groups: &[GroupFigures]) -> Vec<&GroupFigures> {
+    let mut groups: Vec<&GroupFigures> = groups.iter().collect();
+    groups.sort_by_cached_key(|group| Reverse(group.figures.total()));
+    groups
+}
+
+/// What part of a total this is, to four decimals; `None` of nothing.
+fn share(part: u64, total: u64) -> Option<f64> {
+    let parts = (u128::from(part) * 10_000 + u128::from(total / 2)).checked_div(total.into())?;
+    #[expect(clippy::cast_precision_loss, reason = "at most 10,000")]
+    Some(parts as f64 / 10_000.0)
+}

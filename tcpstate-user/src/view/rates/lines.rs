@@ -1,0 +1,324 @@
+//! The rates as JSON and CSV.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
+
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use tcpstate_common::State;
+
+use super::{busiest_first, length_ns, share};
+use crate::{
+    format::{
+        csv::{OrEmpty, Rows},
+        escape::Cell,
+        json::{self, Name, state},
+        time::Rfc3339,
+        units::PerSecond,
+    },
+    model::{By, Cause, Figures, GroupKey, Interval, ServicePort},
+};
+
+/// A line of JSON.
+#[derive(Serialize)]
+pub(super) struct Line<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The end of the interval.
+    ts: Rfc3339<'a>,
+    ts_ns: u64,
+    interval_ns: u64,
+    #[serde(flatten)]
+    all: Numbers<'a>,
+    #[serde(flatten)]
+    groups: Groups<'a>,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn new(interval: &'a Interval, by: By, ts: Rfc3339<'a>) -> Self {
+        let interval_ns = length_ns(interval);
+        Self {
+            kind: "rates",
+            ts,
+            ts_ns: interval.end_ns,
+            interval_ns,
+            all: Numbers::new(&interval.all, interval_ns),
+            groups: Groups { interval, by },
+        }
+    }
+}
+
+/// What a line says over all, and again of each group.
+#[derive(Serialize)]
+struct Numbers<'a> {
+    transitions: Vec<Transition>,
+    states: States<'a>,
+    opened: u64,
+    established: u64,
+    closed: u64,
+    failed: u64,
+    per_second: Rates,
+    causes: Causes<'a>,
+}
+
+#[derive(Serialize)]
+struct Transition {
+    #[serde(serialize_with = "state")]
+    from: State,
+    #[serde(serialize_with = "state")]
+    to: State,
+    count: u64,
+    /// Per second.
+    rate: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Rates {
+    opened: Option<f64>,
+    established: Option<f64>,
+    closed: Option<f64>,
+    failed: Option<f64>,
+}
+
+impl<'a> Numbers<'a> {
+    fn new(figures: &'a Figures, interval_ns: u64) -> Self {
+        let rate = |count| PerSecond { count, interval_ns }.value();
+        let transitions = figures.transitions.iter();
+        Self {
+            transitions: transitions
+                .map(|transition| Transition {
+                    from: transition.from,
+                    to: transition.to,
+                    count: transition.count,
+                    rate: rate(transition.count),
+                })
+                .collect(),
+            states: States(&figures.states),
+            opened: figures.opened,
+            established: figures.established,
+            closed: figures.closed,
+            failed: figures.failed,
+            per_second: Rates {
+                opened: rate(figures.opened),
+                established: rate(figures.established),
+                closed: rate(figures.closed),
+                failed: rate(figures.failed),
+            },
+            causes: Causes(&figures.causes),
+        }
+    }
+}
+
+/// How many sockets are in each state: all 11, and others that occur by their number.
+struct States<'a>(&'a [(State, u64)]);
+
+impl Serialize for States<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for wanted in State::ALL {
+            let now = self.0.iter().find(|&&(state, _)| state == wanted);
+            // Nothing tells how many there are: the kernel's tracepoint does not see the one, and who
+            // enters the other is a connection no more.
+            let unseen = (!matches!(wanted, State::TIME_WAIT | State::CLOSE)).then_some(0);
+            let now = now.map(|&(_, count)| count).or(unseen);
+            map.serialize_entry(wanted.name().unwrap_or_default(), &now)?;
+        }
+        for (state, count) in self.0 {
+            if !State::ALL.contains(state) {
+                map.serialize_entry(&state.to_string(), count)?;
+            }
+        }
+        map.end()
+    }
+}
+
+/// How many connections ended of which cause.
+struct Causes<'a>(&'a [(Cause, u64)]);
+
+impl Serialize for Causes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(cause, count)| (cause.name(), count)))
+    }
+}
+
+/// The groups under the name of what they are, the busiest first.
+struct Groups<'a> {
+    interval: &'a Interval,
+    by: By,
+}
+
+impl Serialize for Groups<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let &Self { interval, by } = self;
+        let total = interval.all.total();
+        let groups: Vec<Group<'_>> = busiest_first(&interval.groups)
+            .into_iter()
+            .map(|group| Group {
+                key: Key::new(by, &group.key),
+                share: share(group.figures.total(), total),
+                numbers: Numbers::new(&group.figures, length_ns(interval)),
+            })
+            .collect();
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry(plural(by), &groups)?;
+        map.end()
+    }
+}
+
+const fn plural(by: By) -> &'static str {
+    match by {
+        By::Port => "ports",
+        By::Role => "roles",
+        By::Comm => "comms",
+        By::Cgroup => "cgroups",
+    }
+}
+
+#[derive(Serialize)]
+struct Group<'a> {
+    #[serde(flatten)]
+    key: Key<'a>,
+    /// Part of all transitions of the interval.
+    share: Option<f64>,
+    #[serde(flatten)]
+    numbers: Numbers<'a>,
+}
+
+/// What names a group. `other`: what came after the bound of how many are told apart.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Key<'a> {
+    Port {
+        service_port: Option<u16>,
+        role: Option<&'static str>,
+        other: bool,
+    },
+    Role {
+        role: Option<&'static str>,
+    },
+    Comm {
+        comm: Option<Name<'a>>,
+        other: bool,
+    },
+    Cgroup {
+        cgroup: Option<u64>,
+        other: bool,
+    },
+}
+
+impl<'a> Key<'a> {
+    fn new(by: By, key: &'a GroupKey) -> Self {
+        let other = matches!(key, GroupKey::Other | GroupKey::Port(ServicePort::Other, _));
+        match (by, key) {
+            (By::Port, GroupKey::Port(port, role)) => Self::Port {
+                service_port: match port {
+                    ServicePort::Port(port) => Some(*port),
+                    ServicePort::Other | ServicePort::Unknown => None,
+                },
+                role: json::role(*role),
+                other,
+            },
+            (By::Role, GroupKey::Role(role)) => Self::Role {
+                role: json::role(*role),
+            },
+            (By::Comm, GroupKey::Comm(comm)) => Self::Comm {
+                comm: comm.as_ref().map(|comm| Name::new(comm.as_bytes())),
+                other,
+            },
+            (By::Cgroup, &GroupKey::Cgroup(cgroup)) => Self::Cgroup { cgroup, other },
+            // `other`, which has no name. Ports and roles have none that is not above.
+            (By::Port, _) => Self::Port {
+                service_port: None,
+                role: None,
+                other,
+            },
+            (By::Role, _) => Self::Role { role: None },
+            (By::Comm, _) => Self::Comm { comm: None, other },
+            (By::Cgroup, _) => Self::Cgroup {
+                cgroup: None,
+                other,
+            },
+        }
+    }
+}
+
+/// Rows of CSV: one for each interval, group and transition. What did not happen has none.
+pub(super) struct Csv {
+    by: By,
+    rows: Rows,
+}
+
+impl Csv {
+    pub(super) fn new(by: By) -> Self {
+        Self {
+            by,
+            rows: Rows::default(),
+        }
+    }
+
+    pub(super) fn titles(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        let key: &[&str] = match self.by {
+            By::Port => &["service_port", "role", "other"],
+            By::Role => &["role"],
+            By::Comm => &["comm", "other"],
+            By::Cgroup => &["cgroup", "other"],
+        };
+        let titles = [
+            &["ts", "ts_ns", "interval_ns"][..],
+            key,
+            &["from", "to", "count", "rate"],
+        ]
+        .concat();
+        let titles: Vec<&dyn Display> = titles.iter().map(|title| title as &dyn Display).collect();
+        self.rows.row(&titles, out)
+    }
+
+    pub(super) fn rows(
+        &mut self,
+        interval: &Interval,
+        ts: Rfc3339<'_>,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        let interval_ns = length_ns(interval);
+        for group in busiest_first(&interval.groups) {
+            let key = Key::new(self.by, &group.key);
+            for transition in &group.figures.transitions {
+                let count = transition.count;
+                let rate = OrEmpty(PerSecond { count, interval_ns }.value());
+                let mut fields: Vec<&dyn Display> = vec![&ts, &interval.end_ns, &interval_ns];
+                let (port, role, comm, cgroup);
+                match &key {
+                    Key::Port {
+                        service_port,
+                        role: of,
+                        other,
+                    } => {
+                        (port, role) = (OrEmpty(*service_port), OrEmpty(*of));
+                        fields.extend([&port as &dyn Display, &role, other]);
+                    }
+                    Key::Role { role: of } => {
+                        role = OrEmpty(*of);
+                        fields.push(&role);
+                    }
+                    Key::Comm { comm: of, other } => {
+                        comm = OrEmpty(of.map(|name| Cell(name.as_bytes())));
+                        fields.extend([&comm as &dyn Display, other]);
+                    }
+                    Key::Cgroup { cgroup: of, other } => {
+                        cgroup = OrEmpty(*of);
+                        fields.extend([&cgroup as &dyn Display, other]);
+                    }
+                }
+                fields.extend([
+                    &transition.from as &dyn Display,
+                    &transition.to,
+                    &count,
+                    &rate,
+                ]);
+                self.rows.row(&fields, out)?;
+            }
+        }
+        Ok(())
+    }
+}
