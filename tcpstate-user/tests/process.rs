@@ -308,7 +308,7 @@ fn tcpstate(arguments: &[&str]) -> io::Result<(Option<i32>, String, String)> {
 fn bad_usage() -> Result<(), Failed> {
     for (arguments, reason) in [
         (&[][..], "Usage: tcpstate <COMMAND>"),
-        (&["trase"], "a similar subcommand exists: 'trace'"),
+        (&["trase"], "similar subcommands exist: 'rates', 'trace'"),
         (
             &["trace", "--csv", "--json"],
             "'--csv' cannot be used with '--json'",

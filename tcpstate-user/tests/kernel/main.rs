@@ -13,6 +13,7 @@ mod net;
 mod oracle;
 mod privileges;
 mod process;
+mod rates;
 mod ring;
 mod same_as_oracle;
 mod traffic;
@@ -46,6 +47,7 @@ fn main() {
     dwell::add(&mut trials);
     ring::add(&mut trials);
     lifecycle::add(&mut trials);
+    rates::add(&mut trials);
     privileges::add(&mut trials);
     views::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();

@@ -82,7 +82,7 @@ fn ordinary_user_without_capabilities() -> Result<()> {
 }
 
 /// A copy that anybody may run: the build's folders may be closed to others.
-fn copy_of_the_binary() -> Result<(TempDir, PathBuf)> {
+pub fn copy_of_the_binary() -> Result<(TempDir, PathBuf)> {
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let binary = folder.path().join("tcpstate");
@@ -91,7 +91,8 @@ fn copy_of_the_binary() -> Result<(TempDir, PathBuf)> {
     Ok((folder, binary))
 }
 
-fn as_user(binary: &Path) -> Command {
+/// That binary as `nobody`.
+pub fn as_user(binary: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(user_arguments(binary, &[])).current_dir("/");
     command

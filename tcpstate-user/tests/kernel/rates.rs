@@ -1,0 +1,415 @@
+//! Rates that add up, and recordings of real events: under a churn of connections, against what the
+//! test knows to have made.
+
+use std::{
+    fs,
+    future::Future as _,
+    io::{self, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    pin::Pin,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    task::{Context, Poll},
+    thread,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tcpstate_user::{
+    capture::{self, Live, live::Attach},
+    cli::Format,
+    event::Event,
+    filter::Filter,
+    run::{self, End, Flow, Interrupt, Interrupts, Outputs, View},
+    source::Origin,
+    view::{record, trace},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    need::{Need, trial},
+    net::{Netns, await_fin, await_that, joined, unused_port},
+    privileges::{as_user, copy_of_the_binary},
+    process::{BINARY, Output, Tcpstate, run},
+    traffic::{on_loopback, storm},
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    trials.push(trial("rates::add_up_to_received", &[], add_up_to_received));
+    trials.push(trial("rates::are_what_was_made", &[], are_what_was_made));
+    trials.push(trial("record::shows_what_live_showed", &[], same_as_live));
+    trials.push(trial("record::on_sigusr1", &[], on_sigusr1));
+    trials.push(trial(
+        "record::is_read_without_privileges",
+        &[Need::Program("setpriv")],
+        read_without_privileges,
+    ));
+}
+
+/// Connects and closes, one connection after the other, as long as it `goes_on`; the client closes
+/// first. Returns how many.
+fn churn(port: u16, mut goes_on: impl FnMut(u64) -> bool) -> Result<u64> {
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listener = TcpListener::bind(addr)?;
+    let mut made = 0;
+    while goes_on(made) {
+        let client = TcpStream::connect(addr)?;
+        let (server, _) = listener.accept()?;
+        drop(client);
+        await_fin(&server)?;
+        made += 1;
+    }
+    Ok(made)
+}
+
+fn count(line: &Value) -> Result<u64> {
+    let transitions = line["transitions"].as_array().context("no transitions")?;
+    let counts = transitions.iter().map(|transition| &transition["count"]);
+    counts.map(|count| count.as_u64().context("no count")).sum()
+}
+
+/// The transitions of all intervals, which are those of all groups; checks that the intervals join.
+fn total(lines: &[Value], groups: &str) -> Result<u64> {
+    let mut total = 0;
+    let mut end_ns = None;
+    for line in lines {
+        ensure!(line["type"] == "rates", "{line}");
+        let all = count(line)?;
+        let groups = line[groups].as_array().context("no groups")?;
+        let of_groups = groups.iter().map(count).sum::<Result<u64>>()?;
+        ensure!(all == of_groups, "{all} is not {of_groups}: {line}");
+        let ts_ns = line["ts_ns"].as_u64().context("no ts_ns")?;
+        let interval_ns = line["interval_ns"].as_u64().context("no interval_ns")?;
+        ensure!(
+            end_ns.is_none_or(|end_ns| end_ns == ts_ns - interval_ns),
+            "it does not begin where the one before ended: {line}"
+        );
+        end_ns = Some(ts_ns);
+        total += all;
+    }
+    Ok(total)
+}
+
+/// Five intervals hold every event that was received, or that the filter let through, while the
+/// connections come and go all the time.
+fn add_up_to_received() -> Result<()> {
+    let port = unused_port();
+    let filtered = ["rates", "1", "5", "--json", "-P", &port.to_string()];
+    let all = Tcpstate::start(&["rates", "1", "5", "--json", "--by", "comm"])?;
+    let filtered = Tcpstate::start(&filtered)?;
+    let netns = Netns::new()?;
+    let ended = AtomicBool::new(false);
+    let (all, filtered, made) = thread::scope(|scope| {
+        let churn = scope.spawn(|| netns.run(|| churn(port, |_| !ended.load(Ordering::Relaxed))));
+        let outputs = (all.finish(), filtered.finish());
+        ended.store(true, Ordering::Relaxed);
+        let made = joined(churn.join());
+        (outputs.0, outputs.1, made)
+    });
+    let made = made?;
+    for (output, groups) in [(all?, "comms"), (filtered?, "ports")] {
+        let (lines, summary) = output.json()?;
+        ensure!(lines.len() == 5, "{} intervals", lines.len());
+        for line in &lines {
+            ensure!(line["interval_ns"] == 1_000_000_000, "{line}");
+        }
+        let total = total(&lines, groups)?;
+        ensure!(
+            summary["selection"]["passed"] == total,
+            "{total} in the intervals: {summary}"
+        );
+        if groups == "comms" {
+            ensure!(
+                summary["accounting"]["received"] == total,
+                "{total} in the intervals: {summary}"
+            );
+        }
+        ensure!(
+            summary["transitions"] == total && summary["intervals"] == 5,
+            "{summary}"
+        );
+        // Enough for events to be on their way at the end of each interval.
+        ensure!(total > 5_000, "{total} events of {made} connections");
+    }
+    Ok(())
+}
+
+/// Ctrl-C in the middle of an interval: the counts are those of the connections that were made.
+fn are_what_was_made() -> Result<()> {
+    const MADE: u64 = 3_000;
+    let port = unused_port();
+    let tcpstate = Tcpstate::start(&["rates", "1h", "--json", "-P", &port.to_string()])?;
+    on_loopback(|| churn(port, |made| made < MADE))?;
+    let (lines, summary) = tcpstate.stop()?.json()?;
+    let [line] = lines.as_slice() else {
+        anyhow::bail!("one interval, cut short: {lines:?}");
+    };
+    let mut found: Vec<(String, u64)> = Vec::new();
+    for transition in line["transitions"].as_array().context("no transitions")? {
+        let state = |name: &str| transition[name].as_str().unwrap_or_default().to_owned();
+        let count = transition["count"].as_u64().context("no count")?;
+        found.push((format!("{} {}", state("from"), state("to")), count));
+    }
+    found.sort();
+    let mut expected: Vec<(String, u64)> = [
+        "CLOSE SYN_SENT",
+        "SYN_SENT ESTABLISHED",
+        "ESTABLISHED FIN_WAIT1",
+        "FIN_WAIT1 FIN_WAIT2",
+        "FIN_WAIT2 CLOSE",
+        "LISTEN SYN_RECV",
+        "SYN_RECV ESTABLISHED",
+        "ESTABLISHED CLOSE_WAIT",
+        "CLOSE_WAIT LAST_ACK",
+        "LAST_ACK CLOSE",
+    ]
+    .map(|transition| (transition.to_owned(), MADE))
+    .to_vec();
+    expected.push(("CLOSE LISTEN".to_owned(), 1));
+    expected.push(("LISTEN CLOSE".to_owned(), 1));
+    expected.sort();
+    ensure!(found == expected, "{found:?}");
+    ensure!(
+        ["opened", "established", "closed"].map(|name| line[name].as_u64()) == [Some(2 * MADE); 3]
+            && line["failed"] == 0,
+        "{line}"
+    );
+    let ports = line["ports"].as_array().context("no ports")?;
+    for (role, listener) in [("client", 0), ("server", 2)] {
+        let group = ports.iter().find(|group| group["role"] == role);
+        let group = group.with_context(|| format!("no {role}: {line}"))?;
+        ensure!(
+            group["service_port"] == port && count(group)? == 5 * MADE + listener,
+            "{group}"
+        );
+    }
+    ensure!(ports.len() == 2, "{line}");
+    for (state, now) in line["states"].as_object().context("no states")? {
+        let unseen = matches!(state.as_str(), "TIME_WAIT" | "CLOSE");
+        ensure!(now.as_u64() == (!unseen).then_some(0), "{state}: {now}");
+    }
+    ensure!(
+        summary["selection"]["passed"] == total(&lines, "ports")?,
+        "{summary}"
+    );
+    Ok(())
+}
+
+/// Two views on the same events.
+struct Tee<'a> {
+    trace: trace::Trace,
+    record: &'a mut record::Record,
+}
+
+impl View for Tee<'_> {
+    fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
+        self.trace.start(origin, out)?;
+        self.record.start(origin, &mut io::sink())
+    }
+
+    fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
+        self.trace.event(event, out)?;
+        self.record.event(event, &mut io::sink())
+    }
+
+    fn interval_ns(&self) -> Option<u64> {
+        self.record.interval_ns()
+    }
+
+    fn tick(&mut self, now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {
+        self.record.tick(now_ns, &mut io::sink())
+    }
+
+    fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
+        self.trace.finish(end, out, err)?;
+        self.record.finish(end, &mut io::sink(), err)
+    }
+}
+
+struct WhenDone(Option<oneshot::Receiver<()>>);
+
+impl Interrupts for WhenDone {
+    fn poll_interrupt(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
+        let Some(receiver) = &mut self.0 else {
+            return Poll::Pending;
+        };
+        let done = Pin::new(receiver).poll(cx);
+        if done.is_ready() {
+            self.0 = None;
+        }
+        done.map(|_| Interrupt::Stop)
+    }
+}
+
+/// What a trace printed of the kernel's events while they were recorded, `trace -r` prints of the
+/// recording, byte for byte.
+fn same_as_live() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("recording");
+    let port = unused_port();
+    let filter = Filter {
+        port: Some(port.to_string().parse()?),
+        ..Filter::default()
+    };
+    let live = run_tee(&path, port, filter)?;
+    let recorded = run(
+        BINARY,
+        &[
+            "trace".as_ref(),
+            "--json".as_ref(),
+            "-r".as_ref(),
+            path.as_os_str(),
+        ],
+    )?;
+    let (lines, summary) = recorded.transitions()?;
+    ensure!(lines.len() == 10 * 1_000 + 2, "{} lines", lines.len());
+    ensure!(
+        summary["accounting"]["rejected"] == 0,
+        "all of the capture is in the file: {summary}"
+    );
+    let without_summary = |text: &str| {
+        let end = text.trim_end().rfind('\n').unwrap_or_default();
+        text[..end].to_owned()
+    };
+    let (live, recorded) = (without_summary(&live), without_summary(&recorded.stdout));
+    let difference = live.lines().zip(recorded.lines()).find(|(a, b)| a != b);
+    ensure!(live == recorded, "the first difference: {difference:?}");
+    Ok(())
+}
+
+fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
+    let mut live = Live::start(&capture::Options {
+        attach: Attach::Auto,
+        ring_bytes: 8 << 20,
+        filter: filter.kernel(),
+        filters: filter.to_string(),
+        bpf_log: false,
+        bpf_stats: false,
+    })?;
+    let (done, receiver) = oneshot::channel();
+    let traffic = thread::spawn(move || {
+        let made = on_loopback(|| churn(port, |made| made < 1_000));
+        // Nobody waits for it any more if the run has failed.
+        let _ = done.send(());
+        made
+    });
+    let mut record = record::Record::new(record::Options {
+        path: path.to_owned(),
+        format: Format::Text,
+        to: record::To::File(tcpstate_user::recording::Options::default()),
+    });
+    let mut tee = Tee {
+        trace: trace::Trace::new(&trace::Options {
+            format: Format::Json,
+            states: None,
+            count: None,
+            time: false,
+            timestamp: false,
+            colour: false,
+            zone: jiff::tz::TimeZone::UTC,
+        }),
+        record: &mut record,
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let outputs = Outputs {
+        out: &mut out,
+        err: &mut err,
+    };
+    let options = run::Options {
+        filter,
+        ..run::Options::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut interrupts = WhenDone(Some(receiver));
+    runtime.block_on(run::drive(
+        &mut live,
+        &mut tee,
+        outputs,
+        &mut interrupts,
+        &options,
+    ))?;
+    joined(traffic.join())?;
+    Ok(String::from_utf8(out)?)
+}
+
+/// The flight recorder writes nothing until it is asked to, then what it has, and goes on.
+fn on_sigusr1() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("recording");
+    let file = path.to_str().context("not UTF-8")?;
+    let port = unused_port();
+    let recorder = [
+        "record",
+        "--ring",
+        "5m",
+        "-w",
+        file,
+        "-P",
+        &port.to_string(),
+    ];
+    let recorder = Tcpstate::start(&recorder)?;
+    let lines = || -> Result<usize> {
+        let output = run(BINARY, &["trace", "--json", "-r", file])?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(output.stdout.lines().count() - 1)
+    };
+    for storms in 1..=2 {
+        on_loopback(|| storm(port, 5))?;
+        if storms == 1 {
+            ensure!(!path.exists(), "nobody asked for it yet");
+        }
+        let pid = Pid::from_child(&recorder.child);
+        await_that("the events are in the file", || {
+            // The events may still be on their way when it gets the signal.
+            kill_process(pid, Signal::USR1)?;
+            Ok(path.exists() && lines()? == 10 * storms)
+        })?;
+    }
+    on_loopback(|| storm(port, 5))?;
+    let output = recorder.stop()?;
+    ensure!(output.status.success(), "{output:?}");
+    ensure!(lines()? == 30, "at the end it writes all: {output:?}");
+    Ok(())
+}
+
+/// Whoever may read the file may look at it with every view.
+fn read_without_privileges() -> Result<()> {
+    let (folder, binary) = copy_of_the_binary()?;
+    let path = folder.path().join("recording");
+    let port = unused_port();
+    let file = path.to_str().context("not UTF-8")?;
+    let recorder = Tcpstate::start(&["record", "-w", file, "-P", &port.to_string()])?;
+    on_loopback(|| storm(port, 5))?;
+    let output = recorder.stop()?;
+    ensure!(output.status.success(), "{output:?}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+    for view in ["trace", "life", "rates", "hist"] {
+        let output = command(as_user(&binary).args([view, "--json", "-r", file]))?;
+        let (_, summary) = output.json()?;
+        ensure!(summary["selection"]["passed"] == 10, "{view}: {summary}");
+    }
+    let copy = as_user(&binary)
+        .args(["record", "-r", file, "-w", "-"])
+        .output()?;
+    ensure!(copy.status.success(), "{copy:?}");
+    ensure!(
+        copy.stdout.len() > 500,
+        "a copy on standard output: {copy:?}"
+    );
+    Ok(())
+}
+
+fn command(command: &mut Command) -> Result<Output> {
+    let output = command.output()?;
+    Ok(Output {
+        status: output.status,
+        stdout: String::from_utf8(output.stdout)?,
+        stderr: String::from_utf8(output.stderr)?,
+    })
+}

@@ -1,0 +1,365 @@
+//! What `rates` writes, byte for byte, live and of a recording, and that its numbers add up.
+
+#[path = "support/golden.rs"]
+#[expect(dead_code, reason = "the events of these tests are others")]
+mod golden;
+#[path = "support/stream.rs"]
+#[expect(dead_code, reason = "one of its kinds of traffic is enough here")]
+mod stream;
+
+use std::{
+    collections::BTreeMap,
+    process::Command,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use golden::compare;
+use jiff::tz::TimeZone;
+use serde_json::Value;
+use stream::{Traffic, events};
+use tcpstate_user::{
+    cli::Format,
+    event::Event,
+    model::{By, Limits},
+    recording::{self, FlightOptions, FlightRing, Writer},
+    run::{self, Interrupt, Interrupts, Outputs},
+    source::{Accounting, EventSource, Origin},
+    view::rates::{Options, Rates},
+};
+
+/// When the streams of `support/stream.rs` begin, less 3 ms.
+const STARTED_NS: u64 = 86_399_997_000_000;
+const INTERVAL_NS: u64 = 50_000_000;
+
+fn origin(live: bool) -> Origin {
+    Origin {
+        host: "web-1".into(),
+        kernel: "6.18.0".into(),
+        attach: "btf".into(),
+        wall_at_monotonic_zero_ns: 1_769_857_896_000_000_000,
+        started_ns: STARTED_NS,
+        filters: String::new(),
+        live,
+    }
+}
+
+struct Events {
+    origin: Origin,
+    rest: Vec<Event>,
+    received: u64,
+}
+
+impl EventSource for Events {
+    fn poll_next(
+        &mut self,
+        _cx: &mut Context<'_>,
+        batch: &mut Vec<Event>,
+    ) -> Poll<anyhow::Result<bool>> {
+        let some = self.rest.len().min(1_000);
+        batch.extend(self.rest.drain(..some));
+        Poll::Ready(Ok(some > 0))
+    }
+
+    fn stop(&mut self) {
+        self.rest.clear();
+    }
+
+    fn accounting(&mut self) -> anyhow::Result<Accounting> {
+        Ok(Accounting {
+            seen: self.received,
+            submitted: self.received,
+            received: self.received,
+            ..Accounting::default()
+        })
+    }
+
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+struct Never;
+
+impl Interrupts for Never {
+    fn poll_interrupt(&mut self, _cx: &mut Context<'_>) -> Poll<Interrupt> {
+        Poll::Pending
+    }
+}
+
+fn options(format: Format, by: By) -> Options {
+    Options {
+        format,
+        interval_ns: INTERVAL_NS,
+        by,
+        limits: Limits {
+            max_ports: 2,
+            ..Limits::default()
+        },
+        colour: false,
+        zone: TimeZone::fixed(jiff::tz::offset(1)),
+    }
+}
+
+/// Standard output and standard error of a run over these events.
+fn show(options: &Options, events: &[Event], duration: Option<Duration>) -> (String, String) {
+    let mut source = Events {
+        origin: origin(false),
+        rest: events.to_vec(),
+        received: events.len() as u64,
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let outputs = Outputs {
+        out: &mut out,
+        err: &mut err,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let run_options = run::Options {
+        duration,
+        ..run::Options::default()
+    };
+    let mut view = Rates::new(options);
+    runtime
+        .block_on(run::drive(
+            &mut source,
+            &mut view,
+            outputs,
+            &mut Never,
+            &run_options,
+        ))
+        .unwrap();
+    (
+        String::from_utf8(out).unwrap(),
+        String::from_utf8(err).unwrap(),
+    )
+}
+
+/// Fifty times slower than the stream is made, for a few intervals.
+fn web_server() -> Vec<Event> {
+    let slower = |event: &Event| {
+        let mut record = *event.record();
+        let since_ns = record.ts_ns - 86_400_000_000_000;
+        record.ts_ns = 86_400_000_000_000 + since_ns * 50;
+        Event::try_from(record).unwrap()
+    };
+    events(Traffic::WebServer, 12_000, 7)
+        .iter()
+        .map(slower)
+        .collect()
+}
+
+/// What the process cost differs from run to run.
+fn without_cost(err: &str) -> String {
+    let lines = err.lines().filter(|line| !line.starts_with("cost: "));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+fn without_summary(out: &str) -> (&str, Value) {
+    let (lines, summary) = out.trim_end().rsplit_once('\n').unwrap();
+    (lines, serde_json::from_str(summary).unwrap())
+}
+
+#[test]
+fn text() {
+    let (out, err) = show(&options(Format::Text, By::Port), &web_server(), None);
+    for line in out.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    compare("rates.txt", &out);
+    compare("rates.stderr.txt", &without_cost(&err));
+}
+
+#[test]
+fn text_by_others() {
+    for (by, name) in [
+        (By::Role, "role"),
+        (By::Comm, "comm"),
+        (By::Cgroup, "cgroup"),
+    ] {
+        let out = show(&options(Format::Text, by), &web_server(), None).0;
+        compare(&format!("rates-{name}.txt"), &out);
+    }
+}
+
+#[test]
+fn json() {
+    let (out, err) = show(&options(Format::Json, By::Port), &web_server(), None);
+    compare("rates.jsonl", &format!("{}\n", without_summary(&out).0));
+    assert_eq!(err, "");
+}
+
+#[test]
+fn csv() {
+    let out = show(&options(Format::Csv, By::Port), &web_server(), None).0;
+    compare("rates.csv", &out);
+}
+
+fn counts(transitions: &Value) -> u64 {
+    let counts = transitions.as_array().unwrap().iter();
+    counts.map(|one| one["count"].as_u64().unwrap()).sum()
+}
+
+/// Every event is in one interval, and in one group of it; also in CSV.
+#[test]
+fn all_intervals_together_are_all_events() {
+    let events = web_server();
+    for by in [By::Port, By::Role, By::Comm, By::Cgroup] {
+        let out = show(&options(Format::Json, by), &events, None).0;
+        let (lines, summary) = without_summary(&out);
+        let lines: Vec<Value> = lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let total: u64 = lines.iter().map(|line| counts(&line["transitions"])).sum();
+        assert_eq!(total, events.len() as u64);
+        assert_eq!(summary["accounting"]["received"], total);
+        assert_eq!(summary["selection"]["passed"], total);
+        assert_eq!(summary["intervals"], lines.len());
+        let length_ns: u64 = lines
+            .iter()
+            .map(|line| line["interval_ns"].as_u64().unwrap())
+            .sum();
+        assert_eq!(length_ns, events.last().unwrap().ts_ns() - STARTED_NS);
+
+        let csv = show(&options(Format::Csv, by), &events, None).0;
+        let mut rows = csv::Reader::from_reader(csv.as_bytes());
+        let at = rows
+            .headers()
+            .unwrap()
+            .iter()
+            .position(|title| title == "count");
+        let total: u64 = rows
+            .records()
+            .map(|row| row.unwrap()[at.unwrap()].parse::<u64>().unwrap())
+            .sum();
+        assert_eq!(total, events.len() as u64);
+    }
+}
+
+/// The figures of the groups are those over all, state by state.
+#[test]
+fn groups_add_up() {
+    let out = show(&options(Format::Json, By::Port), &web_server(), None).0;
+    for line in without_summary(&out).0.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let groups = line["ports"].as_array().unwrap();
+        for name in ["opened", "established", "closed", "failed"] {
+            let sum: u64 = groups
+                .iter()
+                .map(|group| group[name].as_u64().unwrap())
+                .sum();
+            assert_eq!(line[name], sum, "{name}");
+        }
+        let mut states: BTreeMap<&str, u64> = BTreeMap::new();
+        for group in groups {
+            for (state, now) in group["states"].as_object().unwrap() {
+                *states.entry(state).or_default() += now.as_u64().unwrap_or_default();
+            }
+        }
+        for (state, now) in line["states"].as_object().unwrap() {
+            assert_eq!(
+                now.as_u64().unwrap_or_default(),
+                states[state.as_str()],
+                "{state}"
+            );
+        }
+        assert_eq!(states.len(), 11);
+    }
+}
+
+/// `rates 50ms 3` ends at the end of the third interval, with nothing after it.
+#[test]
+fn an_end_at_an_intervals_end_leaves_no_rest() {
+    let options = options(Format::Json, By::Port);
+    let duration = Duration::from_nanos(3 * INTERVAL_NS);
+    let events = web_server();
+    let out = show(&options, &events, Some(duration)).0;
+    let (lines, summary) = without_summary(&out);
+    let before = |event: &&Event| event.ts_ns() < STARTED_NS + 3 * INTERVAL_NS;
+    let expected = events.iter().filter(before).count();
+    assert_eq!(lines.lines().count(), 3);
+    assert_eq!(summary["transitions"], expected);
+    assert_eq!(summary["selection"]["passed"], expected);
+    let all = show(&options, &events, None).0;
+    assert!(all.starts_with(lines), "the same as of a longer run");
+}
+
+/// Nothing happened, and no time passed: there is nothing to show.
+#[test]
+fn nothing_gives_only_the_summary() {
+    let (out, err) = show(&options(Format::Text, By::Port), &[], None);
+    assert_eq!(out, "");
+    assert!(err.starts_with("0 intervals, 0 transitions: "), "{err}");
+}
+
+/// The binary shows of a recording what the view showed of the events, and no bar on a pipe.
+#[test]
+fn a_recording_gives_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("recording");
+    let events = web_server();
+    let mut writer = Writer::create(&path, &origin(true), recording::Options::default()).unwrap();
+    let last_ns = events.last().unwrap().ts_ns();
+    writer.append(&events, last_ns).unwrap();
+    let received = events.len() as u64;
+    let accounting = Accounting {
+        seen: received,
+        submitted: received,
+        received,
+        ..Accounting::default()
+    };
+    writer.finish(Some(&accounting), None).unwrap();
+    for (flag, format) in [("--json", Format::Json), ("--csv", Format::Csv)] {
+        let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+            .args(["rates", "50ms", "--max-ports", "2", flag, "-r"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        let shown = String::from_utf8(output.stdout).unwrap();
+        let expected = show(&options(format, By::Port), &events, None).0;
+        if format == Format::Json {
+            assert_eq!(without_summary(&shown).0, without_summary(&expected).0);
+            assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+        } else {
+            assert_eq!(shown, expected);
+        }
+    }
+}
+
+/// What a flight recorder had after days does not begin with days of nothing.
+#[test]
+fn a_part_of_a_capture_begins_with_its_first_event() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("recording");
+    let events = web_server();
+    let options = FlightOptions {
+        keep_ns: INTERVAL_NS,
+        block_records: 100,
+        ..FlightOptions::default()
+    };
+    let days_before = Origin {
+        started_ns: 0,
+        ..origin(true)
+    };
+    let mut ring = FlightRing::new(&days_before, options).unwrap();
+    ring.append(&events).unwrap();
+    let kept = ring.held();
+    assert!(kept > 0 && ring.dropped() > 0);
+    ring.dump(&path, None, None).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+        .args(["rates", "50ms", "--json", "-r"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    let (lines, summary) = without_summary(&out);
+    assert_eq!(summary["transitions"], kept);
+    let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    let begin_ns = first["ts_ns"].as_u64().unwrap() - first["interval_ns"].as_u64().unwrap();
+    let at = usize::try_from(events.len() as u64 - kept).unwrap();
+    assert_eq!(begin_ns, events[at].ts_ns());
+}
