@@ -4,7 +4,7 @@
 //! five, so that other work on the machine does not count. Compared with the plainest format there
 //! could be: the records as they are, in blocks of the same size, under the same compressor.
 
-#[path = "../tests/recording/stream.rs"]
+#[path = "../tests/support/stream.rs"]
 mod stream;
 
 use std::{

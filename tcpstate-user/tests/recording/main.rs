@@ -3,6 +3,7 @@
 mod by_document;
 mod format;
 mod read;
+#[path = "../support/stream.rs"]
 mod stream;
 mod whole;
 mod write;
