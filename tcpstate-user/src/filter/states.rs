@@ -6,16 +6,79 @@ use tcpstate_common::State;
 
 use crate::event::Event;
 
-/// A set of TCP states, written as a list: `CLOSE_WAIT,last_ack,10`.
+/// A set of TCP states, written as a list: `CLOSE_WAIT,last_ack,10`, or in the words of `ss`:
+/// `fin-wait-1,listening,bucket`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateSet(u16);
 
 /// Why a text is no list of states.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a TCP state; the states are {names} (in either case) and the kernel's numbers 1 to 13", names = names())]
+#[error("`{0}` is not a TCP state; the states are {names} (in either case, also as `ss` spells them) and the kernel's numbers 1 to 13; groups are {groups}", names = names(), groups = GROUPS.map(|(name, _)| name).join(" "))]
 pub struct StateListError(String);
 
+/// What `ss` has other words for, but for `-` and `_`.
+///
+/// *Source:* `scan_state` and `sstate_name` in `misc/ss.c` of iproute2.
+const SPELLINGS: [(&str, State); 8] = [
+    ("ESTAB", State::ESTABLISHED),
+    ("SYN_RCV", State::SYN_RECV),
+    ("FIN_WAIT_1", State::FIN_WAIT1),
+    ("FIN_WAIT_2", State::FIN_WAIT2),
+    ("CLOSED", State::CLOSE),
+    ("UNCONN", State::CLOSE),
+    ("UNCONNECTED", State::CLOSE),
+    ("LISTENING", State::LISTEN),
+];
+
+/// The groups of ss(8).
+const GROUPS: [(&str, StateSet); 5] = [
+    ("all", StateSet::ALL),
+    ("connected", StateSet::CONNECTED),
+    (
+        "synchronized",
+        StateSet::CONNECTED.without(StateSet::of(State::SYN_SENT)),
+    ),
+    ("bucket", StateSet::BUCKET),
+    ("big", StateSet::ALL.without(StateSet::BUCKET)),
+];
+
 impl StateSet {
+    /// Every state that has a name.
+    pub const ALL: Self = Self(0x3FFE);
+    /// All but those without a peer.
+    const CONNECTED: Self = Self::ALL
+        .without(Self::of(State::CLOSE))
+        .without(Self::of(State::LISTEN))
+        .without(Self::of(State::BOUND_INACTIVE));
+    /// Those that the kernel keeps in minisockets.
+    const BUCKET: Self = Self::of(State::SYN_RECV).with(Self::of(State::TIME_WAIT));
+
+    /// The set of this state; empty for one that has no name.
+    pub const fn of(state: State) -> Self {
+        match state {
+            State::SYN_RECV => Self(1 << State::SYN_RECV.0 | 1 << State::NEW_SYN_RECV.0),
+            State(number @ 1..=13) => Self(1 << number),
+            State(_) => Self(0),
+        }
+    }
+
+    /// This set and that.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// This set without that.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// A bit for each state, at the kernel's number.
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
     /// Whether the state is in the set; `SYN_RECV` stands for a request socket too.
     pub const fn contains(self, state: State) -> bool {
         state.0 < 16 && self.0 >> state.0 & 1 == 1
@@ -31,20 +94,25 @@ impl FromStr for StateSet {
     type Err = StateListError;
 
     fn from_str(list: &str) -> Result<Self, StateListError> {
-        let mut set = 0;
+        let mut set = Self(0);
         for item in list.split(',').map(str::trim) {
-            // `ss` writes CLOSE-WAIT.
-            let state = State::from_name(&item.replace('-', "_")).or_else(|| number(item));
-            match state {
-                Some(State::SYN_RECV) => {
-                    set |= 1 << State::SYN_RECV.0 | 1 << State::NEW_SYN_RECV.0;
-                }
-                Some(state) => set |= 1 << state.0,
-                None => return Err(StateListError(item.to_owned())),
-            }
+            set = set.with(item_of(item).ok_or_else(|| StateListError(item.to_owned()))?);
         }
-        Ok(Self(set))
+        Ok(set)
     }
+}
+
+fn item_of(text: &str) -> Option<StateSet> {
+    // `ss` writes CLOSE-WAIT.
+    let name = text.replace('-', "_");
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    let spelling = || SPELLINGS.into_iter().find(|(word, _)| is(word));
+    let group = || GROUPS.into_iter().find(|(word, _)| is(word));
+    State::from_name(&name)
+        .or_else(|| spelling().map(|(_, state)| state))
+        .or_else(|| number(text))
+        .map(StateSet::of)
+        .or_else(|| group().map(|(_, set)| set))
 }
 
 /// A state that has a name, by its number.
@@ -91,8 +159,21 @@ mod tests {
     }
 
     #[test]
+    fn the_words_of_ss_mean_what_they_mean_to_ss() {
+        assert_eq!(members("fin-wait-1,FIN-WAIT-2,Listening"), [4, 5, 10]);
+        assert_eq!(members("estab,unconn,syn-rcv"), [1, 3, 7, 12]);
+        assert_eq!(members("closed"), members("unconnected"));
+        assert_eq!(members("all"), (1..=13).collect::<Vec<_>>());
+        assert_eq!(members("Connected"), [1, 2, 3, 4, 5, 6, 8, 9, 11, 12]);
+        assert_eq!(members("synchronized"), [1, 3, 4, 5, 6, 8, 9, 11, 12]);
+        assert_eq!(members("bucket"), [3, 6, 12]);
+        assert_eq!(members("big"), [1, 2, 4, 5, 7, 8, 9, 10, 11, 13]);
+        assert_eq!(members("bucket,listen"), [3, 6, 10, 12]);
+    }
+
+    #[test]
     fn what_is_no_state_is_refused_with_the_item() {
-        for item in ["", "OPEN", "0", "14", "255", "256", "+1", "ESTAB"] {
+        for item in ["", "OPEN", "0", "14", "255", "256", "+1", "ESTABLISH"] {
             assert_eq!(item.parse::<StateSet>(), Err(StateListError(item.into())));
         }
         assert_eq!(
@@ -101,7 +182,9 @@ mod tests {
         );
         let message = "OPEN".parse::<StateSet>().unwrap_err().to_string();
         assert!(
-            message.contains("`OPEN`") && message.contains("CLOSE_WAIT"),
+            message.contains("`OPEN`")
+                && message.contains("CLOSE_WAIT")
+                && message.ends_with("groups are all connected synchronized bucket big"),
             "{message}"
         );
     }
