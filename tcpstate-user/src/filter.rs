@@ -141,6 +141,18 @@ impl Filter {
         }
     }
 
+    /// Whether it wants a socket of which all is known.
+    pub fn wants(&self, is_ipv4: bool, lport: u16, rport: u16, netns: u32) -> bool {
+        let among = |set: &PortSet| set.contains(lport) || set.contains(rport);
+        self.netns.is_none_or(|wanted| wanted == netns)
+            && self
+                .family
+                .is_none_or(|wanted| (wanted == Family::Ipv4) == is_ipv4)
+            && self.lport.as_ref().is_none_or(|set| set.contains(lport))
+            && self.rport.as_ref().is_none_or(|set| set.contains(rport))
+            && self.port.as_ref().is_none_or(among)
+    }
+
     /// Judges one event by what it shows.
     pub fn judge(&self, event: &Event) -> Verdict {
         let child = event.oldstate() == State::LISTEN && event.newstate() == State::SYN_RECV;
