@@ -30,7 +30,7 @@ impl Role {
     }
 
     /// The port a person means: local for a server, remote for a client.
-    pub(super) fn service_port(self, lport: u16, rport: u16) -> Option<u16> {
+    pub fn service_port(self, lport: u16, rport: u16) -> Option<u16> {
         let port = match self {
             Self::Unknown => 0,
             Self::Client => rport,

@@ -79,7 +79,8 @@ impl Owner {
     }
 
     /// What this listener's owner is to a connection that came in through it.
-    pub(super) fn inherited(self) -> Self {
+    #[must_use]
+    pub fn inherited(self) -> Self {
         match self.how {
             How::Unknown => Self::UNKNOWN,
             How::Exact | How::Listener | How::Seeded => Self {
@@ -90,7 +91,8 @@ impl Owner {
     }
 
     /// What can be said of a thing that belongs to one of the two, without knowing to which.
-    pub(super) fn either(self, other: Self) -> Self {
+    #[must_use]
+    pub fn either(self, other: Self) -> Self {
         Self {
             pid: self.pid.filter(|_| self.pid == other.pid),
             comm: self.comm.filter(|_| self.comm == other.comm),
