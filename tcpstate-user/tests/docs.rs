@@ -7,6 +7,8 @@ use tcpstate_user::{
         CaptureError,
         layout::{LayoutError, Place, Shape},
         loader::Mode,
+        netns::NetnsError,
+        sockdiag::DumpError,
     },
     filter::{PortListError, PortSet, StateSet},
     format::units::{parse_bytes, parse_duration},
@@ -128,6 +130,37 @@ fn every_error_of_a_capture_is_explained() {
     let page = document("docs/troubleshooting.md");
     for error in capture_errors() {
         let message = error.to_string();
+        assert!(
+            has_heading(&page, &message),
+            "no heading in docs/troubleshooting.md for: {message}"
+        );
+    }
+}
+
+#[test]
+fn every_error_of_a_list_of_sockets_is_explained() {
+    let page = document("docs/troubleshooting.md");
+    let path = || "/run/netns/blue".into();
+    let errors = [
+        DumpError::NoSockDiag(os(libc::ENOENT)),
+        DumpError::Refused(os(libc::EPERM)),
+        DumpError::Link {
+            what: "open",
+            source: os(libc::EMFILE),
+        },
+        DumpError::BrokenOff,
+        DumpError::Netns(NetnsError::Open {
+            path: path(),
+            source: os(libc::ENOENT),
+        }),
+        DumpError::Netns(NetnsError::NotOne(path())),
+        DumpError::Netns(NetnsError::NotFound(7)),
+        DumpError::Netns(NetnsError::Enter {
+            name: "blue".into(),
+            source: os(libc::EPERM),
+        }),
+    ];
+    for message in errors.map(|error| error.to_string()) {
         assert!(
             has_heading(&page, &message),
             "no heading in docs/troubleshooting.md for: {message}"

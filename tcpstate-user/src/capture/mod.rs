@@ -5,17 +5,23 @@
 //! - [`loader`]: loads the BPF programs and attaches one; [`ring`]: the ring buffer's consumer end;
 //!   `reader`: the thread that empties it.
 //! - [`live`]: all of it together as an [`crate::source::EventSource`].
+//! - [`inventory`]: the sockets there are now, from [`sockdiag`] (the kernel's lists), [`netns`]
+//!   (network namespaces) and [`procfs`] (what only `/proc` tells).
 //!
 //! Nothing here knows of a view, or of what the events are wanted for.
 
 pub mod error;
 pub mod host;
+pub mod inventory;
 pub mod layout;
 pub mod live;
 pub mod loader;
+pub mod netns;
 pub mod probe;
+pub mod procfs;
 mod reader;
 pub mod ring;
+pub mod sockdiag;
 
 pub use error::CaptureError;
 pub use live::{Live, Options};
