@@ -5,6 +5,7 @@
 
 mod hist;
 mod life;
+mod ls;
 mod rates;
 mod record;
 
@@ -15,10 +16,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::{
     hist::{Hist, HistogramOf},
     life::Life,
+    ls::Ls,
     rates::{By, Rates},
     record::Record,
 };
 use crate::{
+    capture::netns::{SELF_PATH, Wanted},
     filter::{Family, Filter, PortSet, StateSet},
     format::units::{parse_bytes, parse_duration},
     model::Role,
@@ -80,6 +83,9 @@ pub enum Command {
         mut_arg("csv", |arg| arg.hide(true))
     )]
     Record(Record),
+    /// List the sockets there are now
+    #[command(long_about = ls::ABOUT, after_help = ls::EXAMPLES)]
+    Ls(Ls),
     /// Try what this host allows, and say what is missing
     #[command(long_about = ABOUT_DOCTOR)]
     Doctor(Doctor),
@@ -263,6 +269,32 @@ impl Output {
 #[derive(Debug, Args)]
 #[command(next_help_heading = FILTERS)]
 pub struct Sockets {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
+    pub ends: Ends,
+    /// Only this network namespace: `self`, a name of `ip netns`, a path such as /proc/PID/ns/net, or
+    /// an inode number
+    #[arg(long, value_name = "NETNS", value_parser = netns)]
+    pub netns: Option<u32>,
+}
+
+impl Sockets {
+    /// The filter that these arguments make.
+    pub fn filter(&self) -> Filter {
+        Filter {
+            netns: self.netns,
+            ..self.ends.filter()
+        }
+    }
+}
+
+/// Which sockets, by their addresses and ports.
+#[derive(Debug, Args)]
+#[command(next_help_heading = FILTERS)]
+pub struct Ends {
     /// Only IPv4, v4-mapped addresses included
     #[arg(short = '4', long, conflicts_with = "ipv6")]
     pub ipv4: bool,
@@ -278,13 +310,9 @@ pub struct Sockets {
     /// Only these ports, on either side
     #[arg(short = 'P', long, value_name = "LIST")]
     pub port: Option<PortSet>,
-    /// Only this network namespace: `self`, a name of `ip netns`, a path such as /proc/PID/ns/net, or
-    /// an inode number
-    #[arg(long, value_name = "NETNS", value_parser = netns)]
-    pub netns: Option<u32>,
 }
 
-impl Sockets {
+impl Ends {
     /// The filter that these arguments make.
     pub fn filter(&self) -> Filter {
         let family = match (self.ipv4, self.ipv6) {
@@ -297,7 +325,7 @@ impl Sockets {
             lport: self.lport.clone(),
             rport: self.rport.clone(),
             port: self.port.clone(),
-            netns: self.netns,
+            netns: None,
         }
     }
 }
@@ -371,13 +399,12 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
 
 /// The inode number of a network namespace, however it is named.
 fn netns(text: &str) -> Result<u32, String> {
-    if let Ok(inode) = text.parse() {
-        return Ok(inode);
-    }
-    let path = match text {
-        "self" => PathBuf::from("/proc/self/ns/net"),
-        path if path.contains('/') => PathBuf::from(path),
-        name => PathBuf::from("/run/netns").join(name),
+    let Ok(wanted) = text.parse();
+    let path = match wanted {
+        Wanted::Inode(inode) => return Ok(inode),
+        Wanted::Own => PathBuf::from(SELF_PATH),
+        Wanted::File(path) => path,
+        Wanted::All => return Err("it is one; all are watched without --netns".to_owned()),
     };
     let inode = rustix::fs::stat(&path)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?
@@ -434,6 +461,7 @@ mod tests {
         for name in ["self", "/proc/self/ns/net", &expected.to_string()] {
             assert_eq!(netns(name), Ok(expected), "{name}");
         }
+        assert!(netns("all").is_err());
         let error = netns("no-such-namespace").unwrap_err();
         assert!(error.contains("/run/netns/no-such-namespace"), "{error}");
     }

@@ -8,10 +8,19 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Parser;
 use jiff::tz::TimeZone;
+use tcpstate_common::State;
 use tcpstate_user::{
-    capture::{self, CaptureError, Live, live, loader::Mode, probe},
+    capture::{
+        self, CaptureError, Live,
+        inventory::Inventory,
+        live,
+        loader::Mode,
+        netns::Wanted,
+        probe,
+        sockdiag::{DumpError, Request},
+    },
     cli::{self, Attach, Capture, Cli, Command, Watch},
-    filter::Filter,
+    filter::{Family, Filter, StateSet},
     format::{bar, text, units::Bytes},
     model::{self, Limits},
     recording::{self, FlightOptions, Reader, WriteError},
@@ -71,6 +80,7 @@ fn main() -> ExitCode {
             watch(&arguments.watch, &mut view).map(|()| ExitCode::SUCCESS)
         }
         Command::Record(arguments) => record(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Ls(arguments) => ls(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Doctor(arguments) => doctor(arguments),
     };
     match result {
@@ -228,6 +238,46 @@ fn hist(arguments: &cli::Hist) -> anyhow::Result<ExitCode> {
     watch(watched, &mut view).map(|()| ExitCode::SUCCESS)
 }
 
+/// Lists the sockets there are now.
+fn ls(arguments: &cli::Ls) -> anyhow::Result<()> {
+    let filter = arguments.ends.filter();
+    let request = Request {
+        // Roles follow from who listens.
+        states: arguments
+            .state
+            .map_or(StateSet::ALL, |set| set.with(StateSet::of(State::LISTEN))),
+        ipv6_only: filter.family == Some(Family::Ipv6),
+        with_info: arguments.info,
+    };
+    let inventory = Inventory::take(&arguments.netns, request, arguments.resolve_owners)?;
+    let options = view::ls::Options {
+        format: arguments.output.format(),
+        states: arguments.state,
+        filter,
+        columns: view::ls::Columns {
+            netns: arguments.netns == Wanted::All,
+            owner: arguments.resolve_owners,
+            info: arguments.info,
+        },
+        colour: text::wants_colour(&io::stdout()),
+    };
+    let mut out = stdout::open().context("cannot open standard output")?;
+    let written = view::ls::write(
+        &inventory,
+        &options,
+        run::Cost::own,
+        &mut out,
+        &mut io::stderr(),
+    );
+    match written.and_then(|()| out.flush()) {
+        // A closed pipe ends quietly: whoever closed it has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the output")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn doctor(arguments: cli::Doctor) -> anyhow::Result<ExitCode> {
     let report = probe::probe(arguments.ring_bytes);
     let mut out = stdout::open().context("cannot open standard output")?;
@@ -251,9 +301,11 @@ fn doctor(arguments: cli::Doctor) -> anyhow::Result<ExitCode> {
 /// What was tried, why it failed, and what to do about it.
 fn explain(error: &anyhow::Error) {
     say(&message(error));
-    let remedy = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<CaptureError>()?.remedy());
+    let remedy = error.chain().find_map(|cause| {
+        let capture = || cause.downcast_ref::<CaptureError>()?.remedy();
+        let dump = || Some(cause.downcast_ref::<DumpError>()?.remedy()?.to_owned());
+        capture().or_else(dump)
+    });
     if let Some(remedy) = remedy {
         say(&remedy);
     }

@@ -150,6 +150,13 @@ pub struct Cost {
     pub capture: CaptureCost,
 }
 
+impl Cost {
+    /// What this process has cost so far, by itself.
+    pub fn own() -> Self {
+        cost::read(CaptureCost::default())
+    }
+}
+
 /// What can come in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interrupt {

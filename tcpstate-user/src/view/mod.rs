@@ -6,6 +6,7 @@
 pub mod doctor;
 pub mod hist;
 pub mod life;
+pub mod ls;
 pub mod rates;
 pub mod record;
 pub mod trace;
