@@ -16,6 +16,8 @@ mod process;
 mod rates;
 mod ring;
 mod same_as_oracle;
+mod sockdiag;
+mod ss;
 mod traffic;
 mod views;
 mod wire;
@@ -50,5 +52,6 @@ fn main() {
     rates::add(&mut trials);
     privileges::add(&mut trials);
     views::add(&mut trials);
+    sockdiag::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU16, Ordering},
     thread,
@@ -61,6 +62,11 @@ impl Netns {
     /// The namespace's inode number, by which the kernel names it.
     pub fn inode(&self) -> Result<u64> {
         Ok(rustix::fs::fstat(&self.file)?.st_ino)
+    }
+
+    /// A path that leads to it.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
     }
 
     /// Runs `f` in this namespace, then waits until every socket that it made is gone.

@@ -479,7 +479,12 @@ pub fn crossing(held: &[Segment], which: impl Fn(&Segment) -> bool) -> bool {
 
 /// A non-blocking socket whose SYN is under way.
 pub fn start_connecting(from: Option<SocketAddr>, to: SocketAddr) -> Result<OwnedFd> {
-    let socket = socket(AddressFamily::INET, None)?;
+    let family = if to.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = socket(family, None)?;
     if let Some(from) = from {
         rustix::net::bind(&socket, &from)?;
     }
