@@ -90,7 +90,7 @@ wire! {
         24 cgroup: u64,
         /// Payload bytes sent, retransmissions included (`tcp_sock.bytes_sent`).
         32 bytes_sent: u64,
-        /// Bytes received in order (`tcp_sock.bytes_received`).
+        /// Bytes received in order (`tcp_sock.bytes_received`), the peer's FIN counted as one.
         40 bytes_received: u64,
         /// Local address; IPv4 as v4-mapped IPv6. Network byte order.
         48 laddr: bytes<16>,

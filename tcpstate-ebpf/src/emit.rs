@@ -40,8 +40,9 @@ pub(crate) trait Transition {
     unsafe fn fill(&self, key: &Key, record: *mut Record) -> u8;
 }
 
-/// Adds one. The program does not run twice at once on a CPU (the kernel skips the inner run and
-/// counts it as a recursion miss), so a plain add on a per-CPU value loses nothing.
+/// Adds one. Since Linux 6.1 the program does not run twice at once on a CPU (the kernel skips the inner
+/// run and counts it as a recursion miss), so a plain add on a per-CPU value loses nothing. Before, a
+/// run inside this very instruction pair would lose one count; the target has no atomic add to use.
 macro_rules! count {
     ($counters:ident.$field:ident) => {
         // SAFETY: the map lookup gave a valid pointer to this CPU's value.

@@ -144,7 +144,8 @@ pub struct LostByReason {
     /// The ring buffer was full.
     pub ring_full: u64,
     /// The kernel skipped the program because one was already running on that CPU
-    /// (`recursion_misses` of the program). *Since:* Linux 5.12; 0 before.
+    /// (`recursion_misses` of the program). A BTF tracepoint counts them since Linux 6.1, and skips
+    /// none before; a classic one counts them since 6.7 only.
     pub nested: u64,
 }
 

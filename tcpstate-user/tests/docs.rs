@@ -100,6 +100,7 @@ fn capture_errors() -> Vec<CaptureError> {
             path: "/sys/kernel/tracing/events/sock/inet_sock_set_state/format".into(),
             source: os(libc::EACCES),
         },
+        CaptureError::NoNetns,
         CaptureError::Object(aya::EbpfError::NoBTF),
         CaptureError::NoMode {
             btf: "one".into(),

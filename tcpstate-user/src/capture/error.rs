@@ -82,6 +82,11 @@ pub enum CaptureError {
         #[source]
         source: ProgramError,
     },
+    /// A filter that the attach mode cannot serve.
+    #[error(
+        "the classic tracepoint does not tell the network namespace, so --netns cannot work with it"
+    )]
+    NoNetns,
     /// Neither attach mode works here.
     #[error("no attach mode works here: btf: {btf}; tracepoint: {tracepoint}")]
     NoMode {
@@ -142,6 +147,10 @@ impl CaptureError {
                 "Mount it (mount -t tracefs tracefs /sys/kernel/tracing) and run as root, or use \
                  --attach btf, which does not need it. A kernel that is locked down to \
                  `confidentiality` shows no tracepoints there."
+                    .into(),
+            ),
+            Self::NoNetns => Some(
+                "Leave --netns out, or use --attach btf (`tcpstate doctor` says what it lacks here)."
                     .into(),
             ),
             Self::NoMode { remedy, .. } => remedy.clone(),

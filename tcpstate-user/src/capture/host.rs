@@ -154,6 +154,11 @@ fn nanoseconds(time: Timespec) -> i64 {
         .saturating_add(time.tv_nsec)
 }
 
+/// `CLOCK_MONOTONIC` now, nanoseconds: the clock that events are stamped with.
+pub fn monotonic_ns() -> u64 {
+    u64::try_from(nanoseconds(clock_gettime(ClockId::Monotonic))).unwrap_or(0)
+}
+
 /// Where tracefs is looked for, the usual place first.
 pub const TRACEFS_PATHS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::{
     CaptureError,
     error::chain,
-    host::Host,
+    host::{self, Host},
     loader::{self, Loaded, Mode, Plan, ProgramRun},
     reader::{self, Shared},
 };
@@ -117,9 +117,14 @@ impl Live {
                 },
             },
         };
+        if loaded.mode() == Mode::Tracepoint && options.filter.config().netns != 0 {
+            return Err(CaptureError::NoNetns);
+        }
         let origin = Origin {
             attach: loaded.mode().to_string(),
             filters: options.filters.clone(),
+            // Parsing the kernel's types takes long enough to be seen in the first interval.
+            started_ns: host::monotonic_ns(),
             ..host.origin()
         };
 

@@ -83,8 +83,8 @@ pub struct ProgramRun {
     pub run_ns: u64,
     /// Runs; 0 unless the kernel is asked to count them.
     pub run_count: u64,
-    /// Runs that the kernel skipped because one was already under way on that CPU. Kept always.
-    /// *Since:* Linux 5.12; 0 before.
+    /// Runs that the kernel skipped because a program was under way on that CPU; kept without being
+    /// asked. *Since:* Linux 6.1 for BTF tracepoints, 6.7 for classic ones; 0 before.
     pub recursion_misses: u64,
 }
 

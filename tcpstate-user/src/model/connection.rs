@@ -80,7 +80,10 @@ impl Traffic {
         let record = event.record();
         event.has(record::flags::TCP).then_some(Self {
             bytes_sent: record.bytes_sent,
-            bytes_received: record.bytes_received,
+            // The kernel counts the peer's FIN, which takes a sequence number, as a byte.
+            bytes_received: record
+                .bytes_received
+                .saturating_sub(u64::from(event.has(record::flags::DONE))),
             retransmits: record.retransmits,
             srtt_us: (record.srtt_us != 0).then_some(record.srtt_us),
         })

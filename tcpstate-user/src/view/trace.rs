@@ -27,7 +27,7 @@ use crate::{
         time::{Local, Rfc3339, Since, Utc},
         units::{Count, Millis},
     },
-    model::{Applied, Cause, How, Limits, Owner, Role, Tracker},
+    model::{Applied, Cause, How, Limits, Owner, Role, Tracker, Traffic},
     run::{End, Flow, View},
     source::Origin,
 };
@@ -281,7 +281,7 @@ struct Transition<'a> {
 fn json_line<'a>(event: &Event, known: &'a Known, ts: Rfc3339<'a>) -> Transition<'a> {
     let record = event.record();
     let socket = event.has(flags::SOCKET);
-    let tcp = event.has(flags::TCP);
+    let traffic = Traffic::of(event);
     Transition {
         kind: "transition",
         common: Common {
@@ -312,10 +312,10 @@ fn json_line<'a>(event: &Event, known: &'a Known, ts: Rfc3339<'a>) -> Transition
         sock_dead: socket.then(|| event.has(flags::DEAD)),
         sock_done: socket.then(|| event.has(flags::DONE)),
         cpu: record.cpu,
-        bytes_sent: tcp.then_some(record.bytes_sent),
-        bytes_received: tcp.then_some(record.bytes_received),
-        retransmits: tcp.then_some(record.retransmits),
-        srtt_us: Some(record.srtt_us).filter(|&us| tcp && us != 0),
+        bytes_sent: traffic.map(|traffic| traffic.bytes_sent),
+        bytes_received: traffic.map(|traffic| traffic.bytes_received),
+        retransmits: traffic.map(|traffic| traffic.retransmits),
+        srtt_us: traffic.and_then(|traffic| traffic.srtt_us),
     }
 }
 
