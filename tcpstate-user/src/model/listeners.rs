@@ -25,6 +25,20 @@ impl Place {
             laddr: record.laddr,
         }
     }
+
+    fn is_v4(&self) -> bool {
+        self.laddr[..12] == ANY_V4[..12]
+    }
+
+    fn is_any(&self) -> bool {
+        !is_set(&self.laddr)
+    }
+
+    /// Whether a socket that listens here, on any address, is reached there: on any address of
+    /// IPv6 also by IPv4.
+    fn covers(&self, other: &Self) -> bool {
+        (self.netns, self.port) == (other.netns, other.port) && (other.is_v4() || !self.is_v4())
+    }
 }
 
 /// A listening socket whose CLOSE -> LISTEN was seen.
@@ -142,8 +156,26 @@ impl Listeners {
     }
 
     /// A socket that we never saw begin listens no more.
+    ///
+    /// One that listened on any address may be known only by the addresses of what came in there.
     pub(super) fn close_earlier(&mut self, event: &Event) {
         let place = Place::of(event);
+        if place.is_any() && self.ports.contains_key(&(place.netns, place.port)) {
+            let covered: Vec<Place> = self
+                .places
+                .iter()
+                .filter(|(other, shared)| shared.earlier && place.covers(other))
+                .map(|(&other, _)| other)
+                .collect();
+            for other in covered {
+                self.forget_earlier(other);
+            }
+        } else {
+            self.forget_earlier(place);
+        }
+    }
+
+    fn forget_earlier(&mut self, place: Place) {
         if let Some(shared) = self.places.get_mut(&place).filter(|shared| shared.earlier) {
             shared.earlier = false;
             let sockets = shared.sockets;
@@ -176,16 +208,25 @@ impl Listeners {
     /// The owner of an incoming connection by its local end: of who listens on that address, else
     /// on any address of its family, else on any address at all (a dual-stack socket).
     ///
+    /// A place known only by what came in there says least: that may have been a listener on any
+    /// address, so one that is known to listen on any address goes before it.
+    ///
     /// `None` where nobody is known to listen there.
     pub(super) fn find(&self, event: &Event) -> Option<Owner> {
         let place = Place::of(event);
-        let v4 = place.laddr[..12] == ANY_V4[..12];
-        let any_v4 = v4.then_some(ANY_V4);
-        [Some(place.laddr), any_v4, Some(ANY_V6)]
+        let any_v4 = place.is_v4().then_some(ANY_V4);
+        let mut inferred = None;
+        for laddr in [Some(place.laddr), any_v4, Some(ANY_V6)]
             .into_iter()
             .flatten()
-            .find_map(|laddr| self.places.get(&Place { laddr, ..place }))
-            .map(|shared| shared.owner.inherited())
+        {
+            match self.places.get(&Place { laddr, ..place }) {
+                Some(shared) if shared.sockets > 0 => return Some(shared.owner.inherited()),
+                Some(shared) => inferred = inferred.or(Some(shared.owner.inherited())),
+                None => {}
+            }
+        }
+        inferred
     }
 
     /// Whether somebody listens on this local port: then a connection on it is a server's.
