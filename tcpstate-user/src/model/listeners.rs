@@ -104,11 +104,14 @@ impl Listeners {
     /// A socket begins to listen. `false` where there is no room to remember it.
     pub(super) fn open(&mut self, event: &Event, service: u16, group: u16) -> bool {
         let place = Place::of(event);
-        if self.sockets.len() >= self.max || !self.ensure_place(place) {
+        // Without bind() the port is chosen after this event: there is no place to know it by yet.
+        let has_place = place.port != 0;
+        if self.sockets.len() >= self.max || (has_place && !self.ensure_place(place)) {
             self.refused += 1;
             return false;
         }
         let owner = Owner::exact(event.process());
+        // There is none for port 0.
         if let Some(shared) = self.places.get_mut(&place) {
             shared.owner = if shared.earlier {
                 Owner::UNKNOWN
@@ -137,11 +140,15 @@ impl Listeners {
         self.sockets.get(&id)
     }
 
-    /// A socket listens no more. Gives it back where it was known.
-    pub(super) fn close(&mut self, id: SocketId) -> Option<Listener> {
-        let listener = self.sockets.remove(&id)?;
+    /// The socket of this event listens no more. Gives it back where it was known.
+    pub(super) fn close(&mut self, event: &Event) -> Option<Listener> {
+        let listener = self.sockets.remove(&event.id())?;
         let place = listener.place;
-        let shared = self.places.get_mut(&place)?;
+        let Some(shared) = self.places.get_mut(&place) else {
+            // It began without a port; what came in since was taken for an earlier one's.
+            self.close_earlier(event);
+            return Some(listener);
+        };
         shared.sockets -= 1;
         if shared.sockets == 0 && !shared.earlier {
             self.forget_place(place);

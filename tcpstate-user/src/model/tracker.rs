@@ -490,7 +490,7 @@ impl Tracker {
 
     /// Whether there was one.
     fn forget_listener(&mut self, event: &Event) -> bool {
-        let Some(listener) = self.listeners.close(event.id()) else {
+        let Some(listener) = self.listeners.close(event) else {
             return false;
         };
         if let Some(rates) = &mut self.rates {
