@@ -12,7 +12,7 @@ use tcpstate_common::State;
 
 use super::{escape::is_harmful, time::Rfc3339};
 use crate::{
-    model::{self, Cause, How, Role},
+    model::{self, Books, Cause, How, Role},
     run::{Cost, End, Selection},
     source::Accounting,
 };
@@ -184,6 +184,37 @@ impl<'a, T> Summary<'a, T> {
             selection: &end.selection,
             cost: &end.cost,
             more,
+        }
+    }
+}
+
+/// The tracker's own books, where a view has one: what it did not see of connections, and forgot.
+#[derive(Debug, Serialize)]
+pub struct Connections {
+    /// Open at the end.
+    live: u64,
+    /// There before their first change.
+    first_seen: u64,
+    /// Changes that did not follow on the one before: others in between are missing.
+    gaps: u64,
+    /// Ended without being seen to: the kernel used the socket for another one.
+    superseded: u64,
+    /// Forgotten because there were more than are kept.
+    evicted: u64,
+    /// Listeners not remembered because there were more than are kept.
+    listeners_refused: u64,
+}
+
+impl Connections {
+    /// What these books say.
+    pub const fn new(books: &Books) -> Self {
+        Self {
+            live: books.live,
+            first_seen: books.first_seen,
+            gaps: books.gaps,
+            superseded: books.superseded,
+            evicted: books.evicted,
+            listeners_refused: books.listeners_refused,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     filter::StateSet,
     format::{
         csv::Rows,
-        json::{Lines, Summary},
+        json::{Connections, Lines, Summary},
         time::{Local, Utc},
         units::{Count, Span},
     },
@@ -370,7 +370,9 @@ impl View for Hist {
         struct Lines {
             /// Lines before this one.
             shown: u64,
+            connections: Connections,
         }
+        let books = self.tracker.books();
         if !self.is_full() {
             let shown = self.take(end.now_ns);
             // The last interval may have ended with the run.
@@ -382,11 +384,12 @@ impl View for Hist {
         }
         let shown = self.shown;
         if let Printer::Json { lines, .. } = &mut self.printer {
-            return lines.write(&Summary::new(end, Lines { shown }), out);
+            let connections = Connections::new(&books);
+            return lines.write(&Summary::new(end, Lines { shown, connections }), out);
         }
         let plural = if shown == 1 { "" } else { "s" };
         write!(err, "{} histogram{plural} shown; ", Count(shown))?;
-        tell_books(end, err)
+        tell_books(end, Some(&books), err)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     format::{
         csv::Rows,
         escape::Printable,
-        json::{Lines, Summary},
+        json::{Connections, Lines, Summary},
         text::{Column, OrDash, Table},
         time::{Local, Utc},
         units::{Bytes, Count, Span},
@@ -159,12 +159,14 @@ impl View for Life {
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
         #[derive(Serialize)]
-        struct Shown {
+        struct Totals {
             /// Lines before this one.
             shown: u64,
             /// Connections that are no line because a time that was asked for is not known of them.
             time_unknown: u64,
+            connections: Connections,
         }
+        let books = self.tracker.books();
         if self.live {
             let open = self.tracker.snapshot_of(Include {
                 connections: true,
@@ -178,11 +180,12 @@ impl View for Life {
             }
         }
         if let Printer::Json { lines, .. } = &mut self.printer {
-            let shown = Shown {
+            let totals = Totals {
                 shown: self.shown,
                 time_unknown: self.undecided,
+                connections: Connections::new(&books),
             };
-            return lines.write(&Summary::new(end, shown), out);
+            return lines.write(&Summary::new(end, totals), out);
         }
         let plural = if self.shown == 1 { "" } else { "s" };
         write!(err, "{} connection{plural} shown; ", Count(self.shown))?;
@@ -193,7 +196,7 @@ impl View for Life {
                 Count(self.undecided)
             )?;
         }
-        tell_books(end, err)
+        tell_books(end, Some(&books), err)
     }
 }
 

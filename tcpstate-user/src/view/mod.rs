@@ -17,6 +17,7 @@ use tcpstate_common::State;
 
 use crate::{
     format::units::{Bytes, Count, Span},
+    model::Books,
     run::End,
 };
 
@@ -40,8 +41,9 @@ pub(crate) fn rank(state: State) -> usize {
         .unwrap_or(LIFE.len() + usize::from(state.0))
 }
 
-/// Tells a person where every transition went, and what the run cost.
-pub fn tell_books(end: &End, err: &mut dyn Write) -> io::Result<()> {
+/// Tells a person where every transition went, what the tracker could not know of connections, and
+/// what the run cost.
+pub fn tell_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> io::Result<()> {
     let books = &end.accounting;
     if books.partial {
         // A 0 here would say that nothing was lost.
@@ -104,6 +106,18 @@ pub fn tell_books(end: &End, err: &mut dyn Write) -> io::Result<()> {
             Count(reasons.not_in_file),
         )?;
     }
+    if let Some(known) = tracker
+        && known.gaps + known.superseded + known.evicted > 0
+    {
+        writeln!(
+            err,
+            "INCOMPLETE: gaps {}, connections that ended unseen {}, forgotten because there were too \
+             many {}. Times next to a gap are unknown; how many are in a state is not exact.",
+            Count(known.gaps),
+            Count(known.superseded),
+            Count(known.evicted),
+        )?;
+    }
     write!(err, "cost: CPU {}", Span(end.cost.cpu_ns))?;
     if let Some(bytes) = end.cost.max_rss_bytes {
         write!(err, ", memory {}", Bytes(bytes))?;
@@ -117,4 +131,142 @@ pub fn tell_books(end: &End, err: &mut dyn Write) -> io::Result<()> {
         write!(err, ", BPF {} an event", Span(ns / count))?;
     }
     writeln!(err)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use serde_json::{Value, json};
+    use tcpstate_common::{
+        Record,
+        record::{AF_INET, flags},
+    };
+
+    use super::*;
+    use crate::{
+        cli::Format,
+        event::Event,
+        model::{By, Limits},
+        run::{Cost, Selection, View},
+        source::Accounting,
+        view::{
+            rates::{self, Rates},
+            trace::{self, Trace},
+        },
+    };
+
+    fn event(cookie: u64, ts_ns: u64, oldstate: State, newstate: State) -> Event {
+        Event::try_from(Record {
+            ts_ns,
+            cookie,
+            skaddr: 0xffff_8881_0000_0000 | cookie << 12,
+            lport: 40_000,
+            rport: 443,
+            family: AF_INET,
+            flags: flags::SOCKET | flags::COOKIE | flags::TCP,
+            oldstate,
+            newstate,
+            ..Record::default()
+        })
+        .unwrap()
+    }
+
+    /// Of one connection an event is missing; one begins anew before its end; one more than there is
+    /// room for, where there is room for two.
+    fn incomplete() -> [Event; 5] {
+        [
+            event(1, 1, State::CLOSE, State::SYN_SENT),
+            event(1, 2, State::FIN_WAIT1, State::FIN_WAIT2),
+            event(2, 3, State::CLOSE, State::SYN_SENT),
+            event(2, 4, State::CLOSE, State::SYN_SENT),
+            event(3, 5, State::ESTABLISHED, State::CLOSE_WAIT),
+        ]
+    }
+
+    /// The last line of standard output, and standard error.
+    fn run(view: &mut dyn View, events: &[Event]) -> (String, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        for event in events {
+            view.event(event, &mut out).unwrap();
+        }
+        let end = End {
+            now_ns: 10,
+            accounting: Accounting::default(),
+            selection: Selection::default(),
+            cost: Cost::default(),
+        };
+        view.finish(&end, &mut out, &mut err).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        (
+            out.lines().last().unwrap_or_default().to_owned(),
+            String::from_utf8(err).unwrap(),
+        )
+    }
+
+    fn rates(format: Format) -> Rates {
+        Rates::new(&rates::Options {
+            format,
+            interval_ns: 1_000_000_000,
+            by: By::Port,
+            limits: Limits {
+                max_connections: 2,
+                ..Limits::default()
+            },
+            colour: false,
+            zone: TimeZone::UTC,
+        })
+    }
+
+    fn trace(format: Format) -> Trace {
+        Trace::new(&trace::Options {
+            format,
+            states: None,
+            count: None,
+            time: false,
+            timestamp: false,
+            colour: false,
+            zone: TimeZone::UTC,
+        })
+    }
+
+    #[test]
+    fn what_the_tracker_missed_and_forgot_is_told() {
+        let summary = |view: &mut dyn View| -> Value {
+            serde_json::from_str(&run(view, &incomplete()).0).unwrap()
+        };
+        assert_eq!(
+            summary(&mut rates(Format::Json))["connections"],
+            json!({
+                "live": 2, "first_seen": 1, "gaps": 2, "superseded": 1, "evicted": 1,
+                "listeners_refused": 0,
+            })
+        );
+        assert_eq!(
+            summary(&mut trace(Format::Json))["connections"],
+            json!({
+                "live": 3, "first_seen": 1, "gaps": 2, "superseded": 1, "evicted": 0,
+                "listeners_refused": 0,
+            })
+        );
+        let told = run(&mut rates(Format::Text), &incomplete()).1;
+        assert!(
+            told.contains(
+                "\nINCOMPLETE: gaps 2, connections that ended unseen 1, forgotten because there \
+                 were too many 1."
+            ),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn what_is_complete_is_not_called_incomplete() {
+        let whole = [event(1, 1, State::CLOSE, State::SYN_SENT)];
+        for view in [
+            &mut rates(Format::Text) as &mut dyn View,
+            &mut trace(Format::Text),
+        ] {
+            let told = run(view, &whole).1;
+            assert!(!told.contains("INCOMPLETE"), "{told}");
+        }
+    }
 }

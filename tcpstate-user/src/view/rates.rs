@@ -25,7 +25,7 @@ use crate::{
     cli::Format,
     event::Event,
     format::{
-        json::{Lines, Summary},
+        json::{Connections, Lines, Summary},
         time::Utc,
         units::Count,
     },
@@ -154,9 +154,7 @@ impl View for Rates {
                 established: total.established,
                 closed: total.closed,
                 failed: total.failed,
-                first_seen: books.first_seen,
-                gaps: books.gaps,
-                evicted: books.evicted,
+                connections: Connections::new(&books),
             };
             return lines.write(&Summary::new(end, more), out);
         }
@@ -171,15 +169,7 @@ impl View for Rates {
             Count(total.closed),
             Count(total.failed),
         )?;
-        if books.evicted > 0 {
-            writeln!(
-                err,
-                "FORGOTTEN {}: more connections than --max-connections; how many are in a state is \
-                 too low",
-                Count(books.evicted)
-            )?;
-        }
-        tell_books(end, err)
+        tell_books(end, Some(&books), err)
     }
 }
 
@@ -194,12 +184,7 @@ struct Totals {
     established: u64,
     closed: u64,
     failed: u64,
-    /// Connections that were there before their first change.
-    first_seen: u64,
-    /// Changes that did not follow on the one before.
-    gaps: u64,
-    /// Connections forgotten because there were more than `--max-connections`.
-    evicted: u64,
+    connections: Connections,
 }
 
 fn length_ns(interval: &Interval) -> u64 {

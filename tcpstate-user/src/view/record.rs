@@ -218,7 +218,7 @@ impl View for Record {
                     writeln!(err, "{} older events had left the memory", Count(dropped))?;
                 }
             }
-            tell_books(end, err)?;
+            tell_books(end, None, err)?;
         }
         self.failure
             .take()

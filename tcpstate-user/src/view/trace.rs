@@ -22,7 +22,7 @@ use crate::{
     format::{
         csv::{OrEmpty, Rows},
         escape::{Cell, Printable},
-        json::{self, Common, Lines, Summary, family, state},
+        json::{self, Common, Connections, Lines, Summary, family, state},
         text::{Column, OrDash, Table},
         time::{Local, Rfc3339, Since, Utc},
         units::{Count, Millis},
@@ -135,13 +135,19 @@ impl View for Trace {
         struct Shown {
             /// Lines before this one.
             shown: u64,
+            connections: Connections,
         }
+        let books = self.tracker.books();
         if let Printer::Json { lines, .. } = &mut self.printer {
-            return lines.write(&Summary::new(end, Shown { shown: self.shown }), out);
+            let shown = Shown {
+                shown: self.shown,
+                connections: Connections::new(&books),
+            };
+            return lines.write(&Summary::new(end, shown), out);
         }
         let plural = if self.shown == 1 { "" } else { "s" };
         write!(err, "{} transition{plural} shown; ", Count(self.shown))?;
-        tell_books(end, err)
+        tell_books(end, Some(&books), err)
     }
 }
 
