@@ -1,11 +1,11 @@
 //! What figures are grouped by: service ports, roles, commands, cgroups. Bounded: what comes after
 //! the bound is counted under `other`.
 
-use std::hash::Hash;
+use std::hash::{Hash, RandomState};
 
 use hashbrown::HashMap;
 
-use super::{Limits, hash::BuildMixer, owner::Comm};
+use super::{Limits, owner::Comm};
 
 /// Which side of the connection this socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -85,7 +85,8 @@ pub enum GroupKey {
 #[derive(Debug)]
 pub(super) struct Registry<K> {
     keys: Vec<K>,
-    ids: HashMap<K, u16, BuildMixer>,
+    /// Hashed with a key of its own: [`GroupKey::Comm`] is text that a process chooses.
+    ids: HashMap<K, u16, RandomState>,
     max: usize,
 }
 

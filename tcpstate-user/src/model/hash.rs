@@ -1,7 +1,11 @@
 //! The hash of the tables: one multiplication.
 //!
-//! Keys are numbers that the kernel makes up (cookies, addresses, inode numbers), not text that a
-//! peer chooses, so a table cannot be attacked through them and a keyed hash would only cost.
+//! Live, keys are numbers that the kernel makes up (cookies, addresses, inode numbers, ports), not
+//! what a process or a peer chooses; names that a process chooses are hashed with a key, see
+//! [`super::group`]. Whoever makes up a recording does choose all numbers in it, and can make them
+//! collide: reading that file is then slow, for each event at worst as many steps as
+//! [`super::Limits`] allow connections or listeners. It takes no more memory than another file, and
+//! can be interrupted.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
