@@ -384,6 +384,17 @@ pub enum Attach {
     Tracepoint,
 }
 
+/// The shortest interval: shorter ones would show the clock more than the connections.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < MIN_INTERVAL {
+        return Err("an interval cannot be shorter than 10ms".to_owned());
+    }
+    Ok(interval)
+}
+
 fn ring_bytes(text: &str) -> Result<u32, String> {
     let bytes = parse_bytes(text).map_err(|error| error.to_string())?;
     let page_bytes = rustix::param::page_size() as u64;

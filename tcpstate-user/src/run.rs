@@ -470,10 +470,19 @@ impl<'a> Driver<'a> {
     }
 
     /// Ends what ends by `now_ns`, and writes all out, so that it stands before the summary.
+    ///
+    /// No signal is looked at meanwhile. All events have been shown, so every interval but the first
+    /// is empty: those beyond so many are ended as one.
     fn close_last_intervals(&mut self, now_ns: u64) -> io::Result<()> {
+        let mut budget = TICKS_AT_ONCE;
         while let Some(end_ns) = self.next_tick_ns.filter(|&end_ns| end_ns <= now_ns)
             && !self.view_done
         {
+            let end_ns = match self.interval_ns {
+                Some(ns) if budget == 0 => now_ns - (now_ns - end_ns) % ns,
+                _ => end_ns,
+            };
+            budget = budget.saturating_sub(1);
             self.view_done = self.tick(end_ns)? == Flow::Done;
         }
         self.out.flush()

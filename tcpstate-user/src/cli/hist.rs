@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, ValueEnum, error::ErrorKind};
 
-use super::{Cli, FILTERS, OUTPUT, RoleName, Watch};
-use crate::{filter::StateSet, format::units::parse_duration};
+use super::{Cli, FILTERS, OUTPUT, RoleName, Watch, interval};
+use crate::filter::StateSet;
 
 /// Arguments of `tcpstate hist`.
 #[derive(Debug, Args)]
@@ -14,7 +14,7 @@ pub struct Hist {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, help_heading = OUTPUT)]
     pub of: HistogramOf,
     /// Print every so often, and begin anew each time
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = OUTPUT)]
+    #[arg(long, value_name = "TIME", value_parser = interval, help_heading = OUTPUT)]
     pub interval: Option<Duration>,
     /// Only these states; transitions that leave or enter one of them.
     #[arg(
@@ -121,5 +121,16 @@ mod tests {
         );
         let hist = hist(&["--count", "3", "--interval", "1s"]).unwrap();
         assert_eq!(hist.watch.count, Some(3));
+    }
+
+    #[test]
+    fn an_interval_that_no_one_could_follow_is_refused() {
+        for interval in ["1ns", "9999us"] {
+            let error = hist(&["--interval", interval]).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            let message = error.to_string();
+            assert!(message.contains("cannot be shorter than 10ms"), "{message}");
+        }
+        assert!(hist(&["--interval", "10ms"]).is_ok());
     }
 }

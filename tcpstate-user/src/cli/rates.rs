@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Bounds, OUTPUT, Watch};
-use crate::format::units::parse_duration;
+use super::{Bounds, OUTPUT, Watch, interval};
 
 /// Arguments of `tcpstate rates`.
 #[derive(Debug, Args)]
@@ -87,17 +86,6 @@ pub enum By {
     Comm,
     /// Cgroup of the socket, by its number: the inode of its folder in /sys/fs/cgroup
     Cgroup,
-}
-
-/// The shortest interval: shorter ones would show the clock more than the connections.
-const MIN_INTERVAL: Duration = Duration::from_millis(10);
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = parse_duration(text).map_err(|error| error.to_string())?;
-    if interval < MIN_INTERVAL {
-        return Err("an interval cannot be shorter than 10ms".to_owned());
-    }
-    Ok(interval)
 }
 
 #[cfg(test)]

@@ -498,6 +498,34 @@ async fn a_stop_is_seen_in_the_middle_of_very_many_intervals() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_ends_very_many_empty_intervals_as_one() {
+    // Far more than could be told one by one: behind from the start, and by the clock ever further.
+    let now_ns = Clock::start().now_ns();
+    let started_ns = now_ns.saturating_sub(SECOND / 100);
+    let mut source = Script::new(true, started_ns, [Step::Batch(vec![at(now_ns)])]);
+    let mut view = Log {
+        interval_ns: Some(1),
+        ..Log::default()
+    };
+    let mut interrupts = Timed::new([(Duration::ZERO, Interrupt::Stop)]);
+    let (result, _) = run_with(
+        &mut source,
+        &mut view,
+        &mut Vec::new(),
+        &mut interrupts,
+        &Options::default(),
+    )
+    .await;
+    assert_eq!(result.unwrap(), Outcome::Finished);
+    let ticks = view.lines.iter().filter(|line| line.starts_with("tick"));
+    assert!(ticks.count() <= 3 * TICKS_AT_ONCE as usize);
+    // None is left out: the last ends where the run does.
+    let end_ns = view.check_the_books().now_ns;
+    let last = format!("tick {}", end_ns - started_ns);
+    assert_eq!(view.lines.last(), Some(&last));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_filter_decides_what_the_view_sees() {
     let events = vec![connect(1, 80), connect(2, 81), connect(3, 0)];
     let mut source = Script::new(false, 0, [Step::Batch(events)]);
