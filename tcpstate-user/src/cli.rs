@@ -105,6 +105,12 @@ pub struct Trace {
         missing_docs,
         reason = "documented at its type; a comment here would become help"
     )]
+    pub bounds: Bounds,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
     pub watch: Watch,
     #[command(flatten)]
     #[expect(
@@ -152,14 +158,15 @@ impl From<RoleName> for Role {
     }
 }
 
-/// The bounds of what is kept in memory.
+/// The bounds of what is kept in memory: the same for every view that tracks connections.
+// No `next_help_heading`: it would go on to what is flattened after this.
 #[derive(Clone, Copy, Debug, Args)]
-#[command(next_help_heading = MEMORY)]
 pub struct Bounds {
     /// Keep at most this many open connections; the ones longest without a change are forgotten
     #[arg(
         long,
         value_name = "N",
+        help_heading = MEMORY,
         default_value_t = 1_000_000,
         value_parser = clap::value_parser!(u32).range(1..)
     )]
@@ -168,6 +175,7 @@ pub struct Bounds {
     #[arg(
         long,
         value_name = "N",
+        help_heading = MEMORY,
         default_value_t = 1_024,
         value_parser = clap::value_parser!(u32).range(1..=16_384)
     )]
@@ -451,6 +459,22 @@ mod tests {
         assert_eq!(trace.watch.capture.ring_bytes, 8 << 20);
         assert_eq!(trace.states.set, None);
         assert_eq!((trace.watch.duration, trace.watch.count), (None, None));
+    }
+
+    #[test]
+    fn what_tracks_is_bounded_alike() {
+        let bounds = |words: &[&str]| match Cli::try_parse_from(words).unwrap().command {
+            Command::Trace(Trace { bounds, .. })
+            | Command::Life(Life { bounds, .. })
+            | Command::Hist(Hist { bounds, .. })
+            | Command::Rates(Rates { bounds, .. }) => (bounds.max_connections, bounds.max_ports),
+            _ => unreachable!("the words say something else"),
+        };
+        for command in ["trace", "life", "hist", "rates"] {
+            assert_eq!(bounds(&["tcpstate", command]), (1_000_000, 1_024));
+            let words = ["tcpstate", command, "--max-connections=5", "--max-ports=2"];
+            assert_eq!(bounds(&words), (5, 2));
+        }
     }
 
     #[test]

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
                 count: arguments.watch.count,
                 time: arguments.time,
                 timestamp: arguments.timestamp,
+                limits: limits(arguments.bounds),
                 colour: text::wants_colour(&io::stdout()),
                 zone: TimeZone::system(),
             });
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
                 role: arguments.role.map(Into::into),
                 count: arguments.watch.count,
                 time: arguments.time,
+                limits: limits(arguments.bounds),
                 colour: text::wants_colour(&io::stdout()),
                 zone: TimeZone::system(),
             });
@@ -222,6 +224,7 @@ fn hist(arguments: &cli::Hist) -> anyhow::Result<ExitCode> {
         role: arguments.role.map(Into::into),
         interval: arguments.interval,
         count: arguments.watch.count,
+        limits: limits(arguments.bounds),
         colour: text::wants_colour(&io::stdout()),
         unicode: bar::wants_unicode(&io::stdout()),
         zone: TimeZone::system(),

@@ -12,6 +12,7 @@ use clap::{CommandFactory, error::ErrorKind};
 use jiff::tz::TimeZone;
 use tcpstate_user::{
     cli::{Cli, Format, HELP_WIDTH},
+    model::Limits,
     recording::{self, Writer},
     run::{Flow, View},
     source::Accounting,
@@ -54,6 +55,7 @@ fn options(format: Format) -> Options {
         count: None,
         time: false,
         timestamp: false,
+        limits: Limits::default(),
         colour: false,
         zone: TimeZone::fixed(jiff::tz::offset(1)),
     }

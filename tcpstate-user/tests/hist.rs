@@ -15,7 +15,7 @@ use serde_json::Value;
 use tcpstate_user::{
     cli::{Format, HistogramOf},
     event::Event,
-    model::Role,
+    model::{Limits, Role},
     recording::{self, Writer},
     run::{Flow, View},
     source::{Accounting, Origin},
@@ -35,6 +35,7 @@ fn options(format: Format, of: HistogramOf) -> Options {
         role: None,
         interval: None,
         count: None,
+        limits: Limits::default(),
         colour: false,
         unicode: false,
         zone: TimeZone::fixed(jiff::tz::offset(1)),

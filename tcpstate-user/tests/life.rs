@@ -10,7 +10,7 @@ use serde_json::Value;
 use tcpstate_common::State;
 use tcpstate_user::{
     cli::Format,
-    model::Role,
+    model::{Limits, Role},
     run::{Flow, View},
     view::life::{Life, Options},
 };
@@ -26,6 +26,7 @@ fn options(format: Format) -> Options {
         role: None,
         count: None,
         time: false,
+        limits: Limits::default(),
         colour: false,
         zone: TimeZone::fixed(jiff::tz::offset(1)),
     }

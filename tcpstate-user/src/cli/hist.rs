@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, ValueEnum, error::ErrorKind};
 
-use super::{Cli, FILTERS, OUTPUT, RoleName, Watch, interval};
+use super::{Bounds, Cli, FILTERS, OUTPUT, RoleName, Watch, interval};
 use crate::filter::StateSet;
 
 /// Arguments of `tcpstate hist`.
@@ -28,6 +28,12 @@ pub struct Hist {
     /// Only connections of this role
     #[arg(long, value_enum, value_name = "ROLE", help_heading = FILTERS)]
     pub role: Option<RoleName>,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
+    pub bounds: Bounds,
     #[command(flatten)]
     #[expect(
         missing_docs,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{FILTERS, OUTPUT, RoleName, Watch};
+use super::{Bounds, FILTERS, OUTPUT, RoleName, Watch};
 use crate::{filter::StateSet, format::units::parse_duration};
 
 /// Arguments of `tcpstate life`.
@@ -31,6 +31,12 @@ pub struct Life {
     /// Only connections of this role
     #[arg(long, value_enum, value_name = "ROLE", help_heading = FILTERS)]
     pub role: Option<RoleName>,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
+    pub bounds: Bounds,
     #[command(flatten)]
     #[expect(
         missing_docs,

@@ -51,6 +51,8 @@ pub struct Options {
     pub interval: Option<Duration>,
     /// So many intervals, then no more.
     pub count: Option<u64>,
+    /// The bounds of what is kept.
+    pub limits: Limits,
     /// In colour.
     pub colour: bool,
     /// Bars of more than ASCII.
@@ -156,7 +158,7 @@ impl Hist {
                 },
             },
         };
-        let tracker = Tracker::new(Limits::default());
+        let tracker = Tracker::new(options.limits);
         Self {
             of: options.of,
             states: options.states,

@@ -51,6 +51,8 @@ pub struct Options {
     pub count: Option<u64>,
     /// A column with the local time of day.
     pub time: bool,
+    /// The bounds of what is kept.
+    pub limits: Limits,
     /// In colour.
     pub colour: bool,
     /// Where local time is.
@@ -99,7 +101,7 @@ impl Life {
             live: options.live,
             count: options.count,
             printer,
-            tracker: Tracker::new(Limits::default())
+            tracker: Tracker::new(options.limits)
                 .without_rates()
                 .without_histograms(),
             shown: 0,

@@ -45,6 +45,8 @@ pub struct Options {
     pub time: bool,
     /// A column with the seconds since the start.
     pub timestamp: bool,
+    /// The bounds of what is kept.
+    pub limits: Limits,
     /// In colour.
     pub colour: bool,
     /// Where local time is.
@@ -87,7 +89,7 @@ impl Trace {
             states: options.states,
             count: options.count,
             printer,
-            tracker: Tracker::new(Limits::default())
+            tracker: Tracker::new(options.limits)
                 .without_rates()
                 .without_histograms(),
             shown: 0,
