@@ -1,6 +1,9 @@
 //! Writes a recording to one file, or to one after the other.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::{
     block::{
@@ -177,16 +180,21 @@ impl Writer {
             .map_err(WriteError::Compress)?;
         if let Some(max_bytes) = self.options.max_bytes {
             let block_bytes = (BLOCK_HEADER + payload.len() + FOOTER_RESERVE) as u64;
-            if self.file.output.written_bytes() + block_bytes > max_bytes {
+            if self.file.ended || self.file.output.written_bytes() + block_bytes > max_bytes {
                 if self.options.files == 1 {
                     return Ok(Room::Full);
                 }
-                let first_event = self.file.next_event();
                 self.file.end(EndReason::Rotated, None, None)?;
-                self.before = self.file.add_to(self.before);
-                output::shift(&self.path, self.options.files)?;
-                let metadata = Metadata::new(&self.origin, self.before.files, first_event);
-                self.file = RecordingFile::create(&self.path, &metadata)?;
+                let before = self.file.add_to(self.before);
+                self.file = next_file(
+                    &self.path,
+                    &self.origin,
+                    self.options.files,
+                    before.files,
+                    self.file.next_event(),
+                )?;
+                // Not sooner: up to here it is the file that `written` counts by itself.
+                self.before = before;
             }
         }
         self.file.block(header, payload)?;
@@ -228,6 +236,23 @@ impl Writer {
     }
 }
 
+/// Moves the files of a rotation on and begins the next one, or leaves none that is empty.
+fn next_file(
+    path: &Path,
+    origin: &Origin,
+    files: u32,
+    part: u32,
+    first_event: u64,
+) -> Result<RecordingFile, WriteError> {
+    output::shift(path, files)?;
+    RecordingFile::create(path, &Metadata::new(origin, part, first_event)).inspect_err(|error| {
+        // It was created, just now, and the header found no room.
+        if matches!(error, WriteError::Write { .. }) {
+            let _ = fs::remove_file(path);
+        }
+    })
+}
+
 /// Room that is kept for the footer.
 const FOOTER_RESERVE: usize = BLOCK_HEADER + MAX_FOOTER;
 
@@ -237,6 +262,8 @@ pub(super) struct RecordingFile {
     first_event: u64,
     events: u64,
     blocks: u64,
+    /// It has its footer.
+    ended: bool,
 }
 
 impl RecordingFile {
@@ -248,6 +275,7 @@ impl RecordingFile {
             first_event: metadata.first_event,
             events: 0,
             blocks: 0,
+            ended: false,
         })
     }
 
@@ -265,13 +293,16 @@ impl RecordingFile {
         Ok(())
     }
 
-    /// Writes the footer.
+    /// Writes the footer, if it has none: after a rotation that failed there is one already.
     pub(super) fn end(
         &mut self,
         reason: EndReason,
         accounting: Option<Accounting>,
         cost: Option<CaptureCost>,
     ) -> Result<(), WriteError> {
+        if self.ended {
+            return Ok(());
+        }
         let footer = Footer {
             events: self.events,
             blocks: self.blocks,
@@ -280,7 +311,9 @@ impl RecordingFile {
             cost,
         };
         self.output
-            .write_piece([&footer.to_bytes(self.next_event()), &[]])
+            .write_piece([&footer.to_bytes(self.next_event()), &[]])?;
+        self.ended = true;
+        Ok(())
     }
 
     /// Waits for the disk.

@@ -6,8 +6,10 @@ use std::{
     process::Command,
 };
 
-use tcpstate_user::recording::{
-    FlightOptions, FlightRing, MAX_BLOCK_RECORDS, Options, Room, WriteError, Writer,
+use tcpstate_user::{
+    event::Event,
+    recording::{FlightOptions, FlightRing, MAX_BLOCK_RECORDS, Options, Room, WriteError, Writer},
+    source::Accounting,
 };
 
 use crate::{
@@ -124,6 +126,61 @@ fn a_rotation_keeps_whole_files_of_the_size_asked_for() {
     write(&path, &events[..5], options);
     assert_eq!(read_file(&name(0)).events, events[..5]);
     assert!(read_file(&name(1)).notices[0].contains("of the 20000 events"));
+}
+
+/// Appends until an error, and gives how many events are in whole blocks by then.
+fn append_until_it_fails(writer: &mut Writer, events: &[Event]) -> u64 {
+    events
+        .iter()
+        .find_map(|event| {
+            let before = writer.written().events;
+            let failed = writer.append(&[*event], event.ts_ns()).is_err();
+            failed.then_some(before)
+        })
+        .expect("the rotation fails")
+}
+
+#[test]
+fn a_rotation_that_fails_counts_nothing_twice_and_ends_the_file_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        max_bytes: Some(24_000),
+        files: 2,
+        ..small_blocks()
+    };
+    let events = events(Traffic::WebServer, 20_000, 9);
+
+    // Nothing can be renamed to a folder.
+    let path = dir.path().join("a.rec");
+    let mut writer = Writer::create(&path, &origin(), options.clone()).unwrap();
+    fs::create_dir(dir.path().join("a.rec.1")).unwrap();
+    let in_blocks = append_until_it_fails(&mut writer, &events);
+    // A second attempt fails as well, and writes nothing behind the footer.
+    writer.append(&events[..1], 0).unwrap();
+    assert!(writer.flush().is_err());
+    let length = fs::metadata(&path).unwrap().len();
+    let written = writer.finish(Some(&Accounting::default()), None).unwrap();
+    assert_eq!((written.events, written.files), (in_blocks, 1));
+    assert_eq!(written.bytes, length);
+    assert_eq!(fs::metadata(&path).unwrap().len(), length);
+    let read = read_file(&path);
+    assert_eq!(read.events, events[..usize::try_from(in_blocks).unwrap()]);
+    assert_eq!(read.notices.len(), 1, "{:?}", read.notices);
+    assert!(
+        read.notices[0].contains("of a rotation"),
+        "{:?}",
+        read.notices
+    );
+
+    // The folder has gone: nothing is there to be renamed, nor can the next file be created.
+    let folder = dir.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("a.rec");
+    let mut writer = Writer::create(&path, &origin(), options).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    let in_blocks = append_until_it_fails(&mut writer, &events);
+    let written = writer.finish(Some(&Accounting::default()), None).unwrap();
+    assert_eq!((written.events, written.files), (in_blocks, 1));
 }
 
 #[test]
