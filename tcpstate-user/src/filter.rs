@@ -28,7 +28,7 @@
 //! # What user space does with the undecided
 //!
 //! It holds the event until the same socket's next one, which knows more: both are kept or both are
-//! dropped. What has no next event by the end is counted, and shown neither way.
+//! dropped. What has no next event by the end is counted, and not shown ([`Settled::undecided`]).
 //!
 //! Which *states* are wanted ([`StateSet`]) is not part of this: a dwell time takes both of its ends,
 //! so a view looks at the states after it has seen all events of the socket.
@@ -261,7 +261,10 @@ pub struct Settled {
     pub passed: u64,
     /// Events that do not.
     pub dropped: u64,
-    /// Events of which the socket's next one, which would have told, never came.
+    /// Events of which the socket's next one, which would have told, never came: no later event of
+    /// the socket matched in the kernel, which then dropped it; or it was lost; or the run ended
+    /// first. With `-L` or `-P` nearly all are the first kind, one for each outgoing connection from
+    /// another port. They are not `dropped`: of a single one nobody can say which it was.
     pub undecided: u64,
 }
 

@@ -68,9 +68,14 @@ pub fn tell_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> io
     }
     let settled = end.selection.settled;
     if settled.passed != books.received {
+        let why = if settled.undecided > 0 {
+            " (no later event of the socket matched)"
+        } else {
+            ""
+        };
         writeln!(
             err,
-            "received = passed {} + dropped {} + undecided {} + unread {}",
+            "received = passed {} + dropped {} + undecided {}{why} + unread {}",
             Count(settled.passed),
             Count(settled.dropped),
             Count(settled.undecided),
