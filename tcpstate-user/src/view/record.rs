@@ -164,7 +164,7 @@ impl View for Record {
                     self.dumps += 1;
                     tell_written(&self.options.path, &written, err)?;
                 }
-                Err(error) => writeln!(err, "{error}")?,
+                Err(error) => writeln!(err, "tcpstate: {error}")?,
             }
         }
         Ok(Flow::Continue)

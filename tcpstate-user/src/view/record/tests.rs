@@ -173,6 +173,27 @@ fn the_signal_writes_what_is_in_memory_and_goes_on() {
 }
 
 #[test]
+fn a_signal_that_fails_is_told_as_all_else_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("a.rec");
+    let to = To::Memory(FlightOptions::default());
+    let mut view = view(&path, Format::Text, to);
+    feed(&mut view, 0..3);
+    fs::remove_dir(&folder).unwrap();
+    let mut err = Vec::new();
+    let flow = view.usr1(3, &mut io::sink(), &mut err).unwrap();
+    assert_eq!(flow, Flow::Continue);
+    let err = String::from_utf8(err).unwrap();
+    assert!(err.starts_with("tcpstate: cannot create "), "{err}");
+
+    fs::create_dir(&folder).unwrap();
+    finish(&mut view, 3).2.unwrap();
+    assert_eq!(read(&path).0, [0, 1, 2]);
+}
+
+#[test]
 fn a_file_that_cannot_be_written_ends_the_run_in_good_order() {
     let path = Path::new("/dev/full");
     let failed = Record::new(Options {
