@@ -39,6 +39,8 @@ struct Script {
     started: Instant,
     stopped: bool,
     received: u64,
+    /// What it has to tell.
+    notices: Vec<String>,
 }
 
 enum Step {
@@ -69,6 +71,7 @@ impl Script {
             started: Instant::now(),
             stopped: false,
             received: 0,
+            notices: Vec::new(),
         }
     }
 
@@ -144,6 +147,10 @@ impl EventSource for Script {
 
     fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    fn notices(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notices)
     }
 }
 
@@ -551,6 +558,24 @@ async fn the_filter_decides_what_the_view_sees() {
             undecided: 1
         }
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_source_has_to_tell_goes_to_standard_error() {
+    let mut source = Script::recording([1]);
+    source.notices.push("the recording was cut".into());
+    let mut out = Vec::new();
+    let (result, err) = run_with(
+        &mut source,
+        &mut Log::default(),
+        &mut out,
+        &mut Timed::none(),
+        &Options::default(),
+    )
+    .await;
+    assert_eq!(result.unwrap(), Outcome::Finished);
+    assert_eq!(err, "tcpstate: the recording was cut\nreceived 1\n");
+    assert_eq!(out, b"1\nend\n");
 }
 
 /// A pipe whose reader has gone.
