@@ -164,7 +164,7 @@ pub const fn family(is_ipv4: bool) -> &'static str {
 
 /// The books of the source. Those of the capture are unknown, not 0, where they are missing.
 #[derive(Debug, Serialize)]
-struct Books<'a> {
+struct AccountingFields<'a> {
     seen: Option<u64>,
     filtered: Option<u64>,
     submitted: Option<u64>,
@@ -177,7 +177,7 @@ struct Books<'a> {
     partial: bool,
 }
 
-impl<'a> Books<'a> {
+impl<'a> AccountingFields<'a> {
     fn new(books: &'a Accounting) -> Self {
         let known = (!books.partial).then_some(books);
         Self {
@@ -200,7 +200,7 @@ impl<'a> Books<'a> {
 pub struct Summary<'a, T> {
     #[serde(rename = "type")]
     kind: &'static str,
-    accounting: Books<'a>,
+    accounting: AccountingFields<'a>,
     selection: &'a Selection,
     #[serde(rename = "self")]
     cost: &'a Cost,
@@ -213,7 +213,7 @@ impl<'a, T> Summary<'a, T> {
     pub fn new(end: &'a End, more: T) -> Self {
         Self {
             kind: "summary",
-            accounting: Books::new(&end.accounting),
+            accounting: AccountingFields::new(&end.accounting),
             selection: &end.selection,
             cost: &end.cost,
             more,
@@ -293,7 +293,7 @@ mod tests {
             ..Accounting::default()
         };
         let read = |books: &Accounting| {
-            serde_json::from_str::<Value>(&written(&Books::new(books))).unwrap()
+            serde_json::from_str::<Value>(&written(&AccountingFields::new(books))).unwrap()
         };
         assert_eq!(read(&books), serde_json::to_value(books).unwrap());
 

@@ -227,6 +227,7 @@ mod tests {
             format,
             states: None,
             count: None,
+            limits: Limits::default(),
             time: false,
             timestamp: false,
             colour: false,
