@@ -212,11 +212,20 @@ fn choose_toolchain(sh: &Shell, recorded: Option<&Manifest>) -> Result<Toolchain
     {
         return Ok(same.clone());
     }
-    found.sort_by(|a, b| a.version.cmp(&b.version));
+    found.sort_by_key(|toolchain| numbers(&toolchain.version));
     found.pop().context(
         "no Rust compiler here has the sources of its library, which the BPF target needs: run \
          `cargo xtask setup`",
     )
+}
+
+/// The numbers in a compiler's version, such as `rustc 1.96.0 (...)`.
+fn numbers(version: &str) -> Vec<u32> {
+    let number = version.split_whitespace().nth(1).unwrap_or_default();
+    number
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok())
+        .collect()
 }
 
 /// Compilers that may be here: the one that is asked for, rustup's, the distribution's.

@@ -4,7 +4,7 @@ use std::{ffi::OsString, process::Command, time::Instant};
 
 use anyhow::Result;
 
-use crate::{build_ebpf, cargo, privileges::succeed, workspace};
+use crate::{build_ebpf, cargo, fuzz, privileges::succeed, workspace};
 
 /// Runs every check, the quick ones first, and stops at the first that fails.
 pub fn run() -> Result<()> {
@@ -27,6 +27,7 @@ pub fn run() -> Result<()> {
     advisories()?;
     step("the committed BPF object", &["xtask", "check-ebpf"])?;
     step("all tests", &["xtask", "test"])?;
+    fuzz()?;
     let object = build_ebpf::built_object().into_os_string();
     let rebuilt = ["xtask", "test", "--kernel", "--bpf-object"].map(OsString::from);
     step(
@@ -44,6 +45,16 @@ fn advisories() -> Result<()> {
         step("advisories", &["deny", "check", "advisories"])
     } else {
         eprintln!("\n== advisories: skipped: their database cannot be reached");
+        Ok(())
+    }
+}
+
+/// A minute for each parser, where there is what it takes.
+fn fuzz() -> Result<()> {
+    if fuzz::is_possible() {
+        step("fuzzing", &["xtask", "fuzz"])
+    } else {
+        eprintln!("\n== fuzzing: skipped: there is no nightly compiler, or no cargo-fuzz");
         Ok(())
     }
 }

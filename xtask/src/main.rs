@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod ci;
+mod fuzz;
 mod privileges;
 mod run;
 mod setup;
@@ -25,6 +26,8 @@ enum Command {
     Test(test::Test),
     /// Measure what tcpstate costs
     Bench(bench::Bench),
+    /// Feed the parsers with hostile input
+    Fuzz(fuzz::Fuzz),
     /// Run every check that a change has to pass
     Ci,
     /// Build the BPF object
@@ -40,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         Command::Run(arguments) => run::run(arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(which) => bench::run(&which),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Ci => ci::run(),
         Command::BuildEbpf => build_ebpf::build(),
         Command::CheckEbpf => build_ebpf::check(),

@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn versions_are_read_from_any_release() {
-        assert_eq!(parse_version("6.18.44-fc-v657"), Some((6, 18)));
+        assert_eq!(parse_version("6.18.44-test"), Some((6, 18)));
         assert_eq!(parse_version("5.10.0-49-amd64"), Some((5, 10)));
         assert_eq!(parse_version("6.1.0-rc3"), Some((6, 1)));
         assert_eq!(parse_version("6.12-rc1"), Some((6, 12)));

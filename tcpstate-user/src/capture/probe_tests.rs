@@ -51,7 +51,7 @@ fn the_better_mode_is_taken() {
 #[test]
 fn a_kernel_without_ring_buffer_is_too_old() {
     assert_eq!(kernel(&host("5.8.0")).status, Status::Ok);
-    assert_eq!(kernel(&host("6.18.44-fc-v657")).status, Status::Ok);
+    assert_eq!(kernel(&host("6.18.44-test")).status, Status::Ok);
     assert_eq!(kernel(&host("built by hand")).status, Status::Ok);
     let old = kernel(&host("5.7.19-1-amd64"));
     assert_eq!(old.status, Status::Missing);
