@@ -369,11 +369,6 @@ impl Hot {
         }
     }
 
-    /// Whether it is a server's, and whose is known from the listener only, if at all.
-    pub(super) const fn is_owner_inferred(&self) -> bool {
-        matches!(self.role(), Role::Server) && !matches!(self.how(), How::Exact)
-    }
-
     const fn how(&self) -> How {
         match self.bits >> Self::HOW_SHIFT & 3 {
             1 => How::Exact,
@@ -481,16 +476,6 @@ impl Cold {
 
     pub(super) const fn rport(&self) -> u16 {
         self.rport
-    }
-
-    /// Takes the owner that is better known now.
-    pub(super) fn own(&mut self, owner: &Owner, hot: &mut Hot) {
-        self.pid = owner.pid.unwrap_or_default();
-        self.comm = owner.comm.unwrap_or_default();
-        hot.set(Hot::PID, owner.pid.is_some());
-        hot.set(Hot::COMM, owner.comm.is_some());
-        hot.set(3 << Hot::HOW_SHIFT, false);
-        hot.set((owner.how as u16) << Hot::HOW_SHIFT, true);
     }
 
     pub(super) fn owner(&self, hot: &Hot) -> Owner {

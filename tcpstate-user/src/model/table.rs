@@ -12,7 +12,6 @@ use super::{
     Connection, Ended, Limits,
     connection::{Cold, Hot, MAX_PAST, Opening, PackedStay},
     hash::{BuildMixer, mix},
-    owner::Owner,
     pages::Pages,
 };
 use crate::event::{Event, SocketId};
@@ -181,12 +180,6 @@ impl Table {
     pub(super) fn learn(&mut self, slot: u32, event: &Event) {
         let (hot, cold) = self.pages.both_mut(slot);
         cold.learn(event, hot);
-    }
-
-    /// Takes the process that acted on the socket as its owner.
-    pub(super) fn own(&mut self, slot: u32, owner: &Owner) {
-        let (hot, cold) = self.pages.both_mut(slot);
-        cold.own(owner, hot);
     }
 
     /// Puts a stay that has no place in [`Hot`] into the long past, up to a bound.

@@ -250,9 +250,7 @@ impl Tracker {
         } else if self.listeners.is_listening(event) {
             (
                 Role::Server,
-                acting_owner(event, new)
-                    .or_else(|| self.listeners.find(event))
-                    .unwrap_or(Owner::UNKNOWN),
+                self.listeners.find(event).unwrap_or(Owner::UNKNOWN),
             )
         } else {
             (Role::Unknown, Owner::UNKNOWN)
@@ -356,7 +354,6 @@ impl Tracker {
         if !self.table.hot(slot).is_addressed() {
             self.table.learn(slot, event);
         }
-        self.learn_owner(slot, event, new);
         let group = self.group_of(slot);
         if let Some(rates) = &mut self.rates {
             rates.leave(group, held);
@@ -368,17 +365,6 @@ impl Tracker {
             group,
             dwell_ns,
             gap,
-        }
-    }
-
-    /// Of those that share a listener, one shows itself when it closes its end. The figures stay
-    /// in the group that the connection began in.
-    #[inline]
-    fn learn_owner(&mut self, slot: u32, event: &Event, new: State) {
-        if let Some(owner) = acting_owner(event, new)
-            && self.table.hot(slot).is_owner_inferred()
-        {
-            self.table.own(slot, &owner);
         }
     }
 
@@ -590,14 +576,6 @@ impl Tracker {
         listeners.sort_by_key(|listener| (listener.since_ns, listener.id));
         listeners
     }
-}
-
-/// The process that closes its end of a connection with this event.
-fn acting_owner(event: &Event, new: State) -> Option<Owner> {
-    if !matches!(new, State::FIN_WAIT1 | State::LAST_ACK) {
-        return None;
-    }
-    event.process().map(|process| Owner::exact(Some(process)))
 }
 
 /// The time of the handshake that this transition to ESTABLISHED completes, where it is known.
