@@ -26,7 +26,7 @@ const HOLD: Duration = Duration::from_millis(50);
 
 pub fn add(trials: &mut Vec<Trial>) {
     for mode in ATTACH_MODES {
-        let needs = [attach_needs(mode), &[Need::Tun, Need::Program("ip")]].concat();
+        let needs = [attach_needs(mode), &[Need::Tun]].concat();
         for (name, hold) in [
             ("one_after_the_other", in_turn as Hold),
             ("at_once", at_once),

@@ -20,20 +20,19 @@ use crate::{
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
-    let ip = Need::Program("ip");
     trials.push(trial(
         "btf::cookie_namespace_and_user",
-        &[Need::Btf, ip],
+        &[Need::Btf],
         cookie_namespace_and_user,
     ));
     trials.push(trial(
         "btf::cgroup_and_owner",
-        &[Need::Btf, ip, Need::Program("bash")],
+        &[Need::Btf, Need::Program("bash")],
         cgroup_and_owner,
     ));
     trials.push(trial(
         "tracepoint::unknown_is_null",
-        &[Need::Tracefs, ip],
+        &[Need::Tracefs],
         unknown_is_null,
     ));
 }

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use tcpstate_common::State;
 
@@ -11,15 +11,15 @@ use crate::{
     ATTACH_MODES, attach_needs,
     need::trial,
     net::{Netns, await_fin, unused_port},
-    oracle::{self, Multiset, Oracle, Transition, difference},
-    process::{Tcpstate, multiset},
+    oracle::{self, Multiset, Oracle, Transition, difference, until_all_is_seen},
+    process::{Tcpstate, multiset, nested},
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
     for mode in ATTACH_MODES {
         let needs = [&oracle::NEEDS, attach_needs(mode)].concat();
         trials.push(trial(format!("{mode}::filters"), &needs, move || {
-            filters(mode)
+            until_all_is_seen(|| filters(mode))
         }));
     }
 }
@@ -27,7 +27,7 @@ pub fn add(trials: &mut Vec<Trial>) {
 /// Whether a filter keeps a transition.
 type Keeps = fn(&Transition, u16) -> bool;
 
-fn filters(mode: &str) -> Result<()> {
+fn filters(mode: &str) -> Result<Option<()>> {
     let port = unused_port();
     let netns = Netns::new()?;
     let (server_port, inode) = (port.to_string(), netns.inode()?.to_string());
@@ -66,22 +66,31 @@ fn filters(mode: &str) -> Result<()> {
     let started = started.collect::<Result<Vec<_>>>()?;
     netns.run_until_quiet(|| clients_of_every_family(port))?;
     let outputs = started.into_iter().map(|(tcpstate, arguments, keeps)| {
-        Ok((tcpstate.stop()?.transitions()?.0, arguments, keeps))
+        Ok((tcpstate.stop()?.transitions()?, arguments, keeps))
     });
     let outputs = outputs.collect::<Result<Vec<_>>>()?;
-    let seen = oracle.stop()?;
-    for (lines, arguments, keeps) in outputs {
+    let (seen, mut missed) = oracle.stop()?;
+    for ((_, summary), ..) in &outputs {
+        missed += nested(summary)?;
+    }
+    if missed > 0 {
+        return Ok(None);
+    }
+    for ((lines, _), arguments, keeps) in outputs {
         let expected: Multiset = seen
             .iter()
             .filter(|(transition, _)| keeps(transition, port))
             .map(|(transition, count)| (*transition, *count))
             .collect();
         let ours = multiset(&lines).with_context(|| arguments.join(" "))?;
-        if let Some(difference) = difference(&expected, &ours) {
-            bail!("{}: {difference}", arguments.join(" "));
-        }
+        ensure!(
+            expected == ours,
+            "{}: {}",
+            arguments.join(" "),
+            difference(&expected, &ours)
+        );
     }
-    Ok(())
+    Ok(Some(()))
 }
 
 fn is_ipv4(transition: &Transition) -> bool {

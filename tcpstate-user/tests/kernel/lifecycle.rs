@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader},
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     ATTACH_MODES, attach_needs,
@@ -155,16 +156,22 @@ fn closed_pipe() -> Result<()> {
             .stderr(Stdio::piped());
         let mut child = Running::new(&mut command)?;
         let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
+        let pid = Pid::from_child(&child);
         let ended = AtomicBool::new(false);
         let status = thread::scope(|scope| {
             // Transitions all the time: the reader leaves in the midst of them.
             let traffic = scope.spawn(|| {
-                on_loopback(|| {
+                let result = on_loopback(|| {
                     while !ended.load(Ordering::Relaxed) {
                         storm(port, 10)?;
                     }
                     Ok(())
-                })
+                });
+                if result.is_err() {
+                    // Without traffic there are no lines to wait for.
+                    kill_process(pid, Signal::KILL)?;
+                }
+                result
             });
             let read_three_and_leave = || {
                 for _ in 0..3 {
@@ -175,18 +182,13 @@ fn closed_pipe() -> Result<()> {
             };
             let status = read_three_and_leave();
             ended.store(true, Ordering::Relaxed);
-            joined(traffic.join())?;
+            joined(traffic.join()).context("the traffic")?;
             status
         })?;
-        let mut stderr = String::new();
-        child
-            .stderr
-            .take()
-            .context("stderr")?
-            .read_to_string(&mut stderr)?;
+        let stderr = child.stderr.take().map(io::read_to_string).transpose()?;
         ensure!(
-            status.code() == Some(0) && stderr.is_empty(),
-            "{format:?}: {status}: {stderr}"
+            status.code() == Some(0) && stderr.as_deref() == Some(""),
+            "{format:?}: {status}: {stderr:?}"
         );
     }
     Ok(())

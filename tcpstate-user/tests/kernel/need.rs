@@ -1,15 +1,20 @@
 //! What a test needs of the machine, and what happens where that is missing.
 
 use std::{
-    fs,
+    env, fs,
     path::Path,
     process::Command,
-    sync::{PoisonError, RwLock},
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
+    time::Duration,
 };
 
 use libtest_mimic::{Failed, Trial};
 
-use crate::{net::socket, traffic::mptcp_protocol};
+use crate::{
+    net::{joined, socket},
+    traffic::mptcp_protocol,
+};
 
 /// Something that a machine may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,21 +69,6 @@ fn unreadable(path: &str, meaning: &str) -> Option<String> {
     Some(format!("{meaning} ({path}: {error})"))
 }
 
-/// Held for writing by a test that runs alone, for reading by all others.
-static MACHINE: RwLock<()> = RwLock::new(());
-
-/// A [`trial`] that needs the machine for itself: beside it no other test runs.
-pub fn alone(
-    name: impl Into<String>,
-    needs: &[Need],
-    test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
-) -> Trial {
-    make(name.into(), needs, || {
-        let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-        test()
-    })
-}
-
 /// A test that runs if the machine has what it needs, and otherwise says `skipped: why`. With
 /// `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure.
 pub fn trial(
@@ -86,25 +76,15 @@ pub fn trial(
     needs: &[Need],
     test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
 ) -> Trial {
-    make(name.into(), needs, || {
-        let _with_others = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-        test()
-    })
-}
-
-fn make(
-    name: String,
-    needs: &[Need],
-    test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
-) -> Trial {
+    let name = name.into();
     let missing = [Need::Root]
         .iter()
         .chain(needs)
         .find_map(|need| need.missing());
-    let required = std::env::var_os("TCPSTATE_REQUIRE_KERNEL").is_some_and(|value| value == "1");
+    let required = env::var_os("TCPSTATE_REQUIRE_KERNEL").is_some_and(|value| value == "1");
     match missing {
         None => Trial::test(name, move || {
-            test().map_err(|error| Failed::from(format!("{error:#}")))
+            watched(test).map_err(|error| Failed::from(format!("{error:#}")))
         }),
         Some(why) if required => Trial::test(name, move || {
             Err(Failed::from(format!(
@@ -116,4 +96,35 @@ fn make(
             Trial::test(name, || Ok(())).with_ignored_flag(true)
         }
     }
+}
+
+/// No test takes as long as this, on any machine.
+const HANGS: Duration = Duration::from_mins(4);
+
+/// Runs a test on a thread of its own, so that one that hangs fails, and says where it hangs.
+fn watched(test: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> anyhow::Result<()> {
+    let (sender, ended) = channel();
+    let thread = thread::spawn(move || {
+        let result = test();
+        // Nobody waits any more for one that was given up.
+        let _ = sender.send(());
+        result
+    });
+    match ended.recv_timeout(HANGS) {
+        Ok(()) | Err(RecvTimeoutError::Disconnected) => joined(thread.join()),
+        Err(RecvTimeoutError::Timeout) => {
+            anyhow::bail!("it hangs; the threads wait in: {}", waits().join(", "))
+        }
+    }
+}
+
+/// The kernel functions in which this process's threads wait.
+fn waits() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
+    tasks
+        .filter_map(|task| fs::read_to_string(task.path().join("wchan")).ok())
+        .collect()
 }

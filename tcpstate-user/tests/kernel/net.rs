@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
     process::Command,
@@ -36,7 +36,7 @@ impl Netns {
             // SAFETY: NEWNET shares nothing with other threads that could become inconsistent; file
             // descriptors, the one thing that this call could pull apart, are not touched by it.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.context("unshare")?;
-            ip(&["link", "set", "lo", "up"])?;
+            Interface::named("lo")?.up()?;
             Ok(Self {
                 file: File::open("/proc/thread-self/ns/net")?,
             })
@@ -112,6 +112,62 @@ pub fn await_that(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result
         thread::sleep(Duration::from_millis(2));
     }
     Ok(())
+}
+
+/// A network interface in the namespace of the thread that named it.
+///
+/// By `ioctl` and not by netlink: the kernel frees a netlink socket some time after it was closed, and
+/// [`Netns::run_until_quiet`] would take it for one of the test's.
+pub struct Interface {
+    socket: OwnedFd,
+    name: [u8; libc::IFNAMSIZ],
+}
+
+impl Interface {
+    pub fn named(name: &str) -> Result<Self> {
+        let mut bytes = [0; libc::IFNAMSIZ];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+        Ok(Self {
+            socket,
+            name: bytes,
+        })
+    }
+
+    pub fn up(&self) -> Result<()> {
+        self.set(
+            libc::SIOCSIFFLAGS,
+            &libc::c_short::try_from(libc::IFF_UP)?.to_ne_bytes(),
+        )
+        .context("set the interface up")
+    }
+
+    /// Makes it one end of a point-to-point link.
+    pub fn link(&self, local: Ipv4Addr, peer: Ipv4Addr) -> Result<()> {
+        self.set(libc::SIOCSIFADDR, &socket_address(local)?)
+            .context("set the address")?;
+        self.set(libc::SIOCSIFDSTADDR, &socket_address(peer)?)
+            .context("set the peer's address")
+    }
+
+    /// Calls `ioctl` with a `struct ifreq`: the name, then what is asked for.
+    fn set(&self, request: libc::Ioctl, value: &[u8]) -> Result<()> {
+        let mut ifreq = [0u8; size_of::<libc::ifreq>()];
+        ifreq[..libc::IFNAMSIZ].copy_from_slice(&self.name);
+        ifreq[libc::IFNAMSIZ..][..value.len()].copy_from_slice(value);
+        // SAFETY: these requests read one `struct ifreq`, whose size `ifreq` has.
+        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), request, ifreq.as_ptr()) };
+        ensure!(result == 0, "{}", std::io::Error::last_os_error());
+        Ok(())
+    }
+}
+
+/// The bytes of a `struct sockaddr_in` without a port.
+fn socket_address(address: Ipv4Addr) -> Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    bytes[..2].copy_from_slice(&libc::sa_family_t::try_from(libc::AF_INET)?.to_ne_bytes());
+    bytes[4..8].copy_from_slice(&address.octets());
+    Ok(bytes)
 }
 
 /// Runs `ip` in the namespace of the calling thread.

@@ -4,7 +4,7 @@
 //! by the names that the kernel gives them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, BufRead as _, BufReader},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
@@ -25,11 +25,7 @@ use crate::{
 };
 
 /// What the oracle needs.
-pub const NEEDS: [Need; 3] = [
-    Need::Tracefs,
-    Need::Program("bpftrace"),
-    Need::Program("ip"),
-];
+pub const NEEDS: [Need; 2] = [Need::Tracefs, Need::Program("bpftrace")];
 
 /// What is compared of a transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,15 +115,10 @@ impl Oracle {
         Ok(stderr.transpose()?.unwrap_or_default())
     }
 
-    /// Stops and returns what was seen.
-    ///
-    /// *Errors:* the oracle itself missed something, so that it proves nothing.
-    pub fn stop(mut self) -> Result<Multiset> {
+    /// Stops and returns what was seen, and how many transitions of the whole host the kernel did not
+    /// show to the oracle, because another BPF program was running on that CPU.
+    pub fn stop(mut self) -> Result<(Multiset, u64)> {
         let missed = recursion_misses(self.child.id())?;
-        ensure!(
-            missed == 0,
-            "the oracle itself missed {missed} transitions (nested on a CPU)"
-        );
         interrupt(&self.child)?;
         let stderr = self.stderr()?;
         let status = self.child.wait()?;
@@ -164,7 +155,7 @@ impl Oracle {
             "the oracle itself missed {} of {total}: its map is full",
             total - kept
         );
-        Ok(seen)
+        Ok((seen, missed))
     }
 }
 
@@ -197,10 +188,25 @@ fn recursion_misses(pid: u32) -> Result<u64> {
     Ok(misses)
 }
 
-/// What two observers disagree about, one transition a line; `None` if they agree.
-pub fn difference(oracle: &Multiset, ours: &Multiset) -> Option<String> {
+/// Makes traffic and compares, until the kernel has shown all of it; `None` is an attempt in which it
+/// skipped a BPF program, and says so, since one was running on that CPU already, or since somebody was
+/// changing a BPF map there (`bpf_prog_active`).
+///
+/// No other reason may repeat anything: whatever else is wrong with an attempt is an error.
+pub fn until_all_is_seen<T>(mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    const ATTEMPTS: u32 = 5;
+    for _ in 0..ATTEMPTS {
+        if let Some(seen) = attempt()? {
+            return Ok(seen);
+        }
+    }
+    bail!("the kernel skipped transitions in each of {ATTEMPTS} attempts")
+}
+
+/// What two observers disagree about, one transition a line.
+pub fn difference(oracle: &Multiset, ours: &Multiset) -> String {
     let count = |set: &Multiset, key| set.get(key).copied().unwrap_or(0);
-    let keys: std::collections::BTreeSet<_> = oracle.keys().chain(ours.keys()).collect();
+    let keys: BTreeSet<_> = oracle.keys().chain(ours.keys()).collect();
     let lines: Vec<_> = keys
         .into_iter()
         .filter(|key| count(oracle, key) != count(ours, key))
@@ -216,15 +222,17 @@ pub fn difference(oracle: &Multiset, ours: &Multiset) -> Option<String> {
             )
         })
         .collect();
-    (!lines.is_empty()).then(|| {
-        let shown = lines
-            .iter()
-            .take(20)
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("\n");
-        format!("{} transitions differ; the first are\n{shown}", lines.len())
-    })
+    let shown = lines.iter().take(20).map(String::as_str);
+    let shown = shown.collect::<Vec<_>>().join("\n");
+    format!("{} transitions differ; the first are\n{shown}", lines.len())
+}
+
+/// How many transitions are in `these` and not in `others`.
+pub fn surplus(these: &Multiset, others: &Multiset) -> u64 {
+    these
+        .iter()
+        .map(|(key, count)| count.saturating_sub(others.get(key).copied().unwrap_or(0)))
+        .sum()
 }
 
 /// The same by states alone.

@@ -251,6 +251,12 @@ fn check_books(summary: &Value) -> Result<()> {
     Ok(())
 }
 
+/// How many transitions the kernel did not show to `tcpstate`, by its own count.
+pub fn nested(summary: &Value) -> Result<u64> {
+    let nested = summary["accounting"]["lost_by_reason"]["nested"].as_u64();
+    nested.with_context(|| format!("no lost_by_reason.nested in {summary}"))
+}
+
 /// The multiset of `transition` lines.
 pub fn multiset(lines: &[Value]) -> Result<Multiset> {
     let mut set = Multiset::new();

@@ -5,7 +5,7 @@ use libtest_mimic::Trial;
 
 use crate::{
     ATTACH_MODES, attach_needs,
-    need::alone,
+    need::trial,
     net::unused_port,
     process::Tcpstate,
     traffic::{on_loopback, storm},
@@ -16,7 +16,7 @@ const ROUNDS: u32 = 200_000;
 
 pub fn add(trials: &mut Vec<Trial>) {
     for mode in ATTACH_MODES {
-        trials.push(alone(
+        trials.push(trial(
             format!("{mode}::ring_of_one_page"),
             attach_needs(mode),
             move || ring_of_one_page(mode),

@@ -25,7 +25,7 @@ use tcpstate_common::State;
 use tcpstate_user::capture::host::Host;
 
 use crate::{
-    need::{Need, alone, trial},
+    need::{Need, trial},
     net::{Connection, Netns, await_fin, await_state, shutdown_write, socket, unused_port},
     privileges::{as_user, copy_of_the_binary},
     process::{BINARY, Output, run, state},
@@ -38,7 +38,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     let ip = Need::Program("ip");
     trials.push(trial("ls::every_state", &[ss, nft, ip], every_state));
     trials.push(trial("ls::half_open", &[ss, nft, ip], half_open));
-    trials.push(alone("ls::many", &[ss, ip], many));
+    trials.push(trial("ls::many", &[ss, ip], many));
     trials.push(trial("ls::bound_only", &[ip], bound_only));
     trials.push(trial("ls::cookies", &[ip], cookies));
     trials.push(trial("ls::owners", &[ip], owners));

@@ -530,10 +530,10 @@ fn connect_timed_out(port: u16) -> Result<Vec<&'static str>> {
 /// Transitions without a network: `rounds` times CLOSE -> LISTEN -> CLOSE on one bound socket.
 pub fn storm(port: u16, rounds: u32) -> Result<()> {
     let socket = socket(AddressFamily::INET, None)?;
-    rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+    rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port))).context("bind")?;
     for _ in 0..rounds {
-        rustix::net::listen(&socket, 1)?;
-        rustix::net::shutdown(&socket, Shutdown::Read)?;
+        rustix::net::listen(&socket, 1).context("listen")?;
+        rustix::net::shutdown(&socket, Shutdown::Read).context("shutdown")?;
     }
     Ok(())
 }
@@ -541,23 +541,20 @@ pub fn storm(port: u16, rounds: u32) -> Result<()> {
 /// Connections a second in a [`churn`].
 const CHURN_RATE: u32 = 3_000;
 
-/// Connects, accepts and closes at a steady rate for that long, from two threads; returns the number
-/// of connections.
-///
-/// Each thread goes through the addresses of 127/8, so that no connection waits for the `TIME_WAIT`
-/// of an earlier one.
+/// Connects, accepts and closes at a steady rate for that long, from two threads with a listener each;
+/// returns the number of connections.
 pub fn churn(port: u16, length: Duration) -> Result<u64> {
     const THREADS: u8 = 2;
     let interval = Duration::from_secs(1) * u32::from(THREADS) / CHURN_RATE;
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
     let start = Instant::now();
-    let churn = &|thread: u8| -> Result<u64> {
+    let churn = |thread: u8| -> Result<u64> {
+        // Few enough connections to one address that none meets the `TIME_WAIT` of another.
+        let addr = SocketAddr::from((Ipv4Addr::new(127, 0, 0, thread + 1), port));
+        let listener = TcpListener::bind(addr).context("listen")?;
         let mut connections = 0u32;
         while start.elapsed() < length {
-            let host = u8::try_from(connections % 250)? + 1;
-            let client = TcpStream::connect((Ipv4Addr::new(127, 0, thread, host), port))?;
-            // Perhaps the other thread's: then that one takes ours.
-            let (server, _) = listener.accept()?;
+            let client = TcpStream::connect(addr).context("connect")?;
+            let (server, _) = listener.accept().context("accept")?;
             if connections.is_multiple_of(2) {
                 drop((client, server));
             } else {
@@ -569,6 +566,7 @@ pub fn churn(port: u16, length: Duration) -> Result<u64> {
         Ok(connections.into())
     };
     thread::scope(|scope| {
+        let churn = &churn;
         let threads: Vec<_> = (0..THREADS)
             .map(|i| scope.spawn(move || churn(i)))
             .collect();

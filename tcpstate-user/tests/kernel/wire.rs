@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::net::{Netns, await_that, ip, joined};
+use crate::net::{Interface, Netns, await_that, joined};
 
 /// A TCP segment on its way, as far as the tests choose by it.
 #[derive(Clone, Copy, Debug)]
@@ -166,16 +166,9 @@ fn device(local: Ipv4Addr, peer: Ipv4Addr) -> Result<File> {
     let result =
         unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, request.as_mut_ptr()) };
     ensure!(result == 0, "TUNSETIFF: {}", io::Error::last_os_error());
-    ip(&[
-        "addr",
-        "add",
-        &local.to_string(),
-        "peer",
-        &peer.to_string(),
-        "dev",
-        "wire",
-    ])?;
-    ip(&["link", "set", "wire", "up"])?;
+    let interface = Interface::named("wire")?;
+    interface.link(local, peer)?;
+    interface.up()?;
     rustix::io::ioctl_fionbio(&file, true).context("O_NONBLOCK")?;
     Ok(file)
 }
