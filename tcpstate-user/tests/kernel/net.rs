@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::{
-    net::{AddressFamily, Protocol, Shutdown, SocketType, sockopt},
+    net::{AddressFamily, Protocol, Shutdown, SocketFlags, SocketType, sockopt},
     thread::{LinkNameSpaceType, UnshareFlags},
 };
 use tcpstate_common::State;
@@ -213,9 +213,12 @@ impl Connection {
     }
 }
 
-/// A stream socket as `socket(2)` makes it.
+/// A stream socket as `socket(2)` makes it. Programs that other tests start do not inherit it: they
+/// would keep it open long after the test.
 pub fn socket(family: AddressFamily, protocol: Option<Protocol>) -> Result<OwnedFd> {
-    Ok(rustix::net::socket(family, SocketType::STREAM, protocol)?)
+    let flags = SocketFlags::CLOEXEC;
+    let stream = SocketType::STREAM;
+    Ok(rustix::net::socket_with(family, stream, flags, protocol)?)
 }
 
 /// Closes a socket so that the kernel sends a reset.

@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::{
     io::Errno,
-    net::{AddressFamily, Protocol, Shutdown, sockopt},
+    net::{AddressFamily, Protocol, Shutdown, SocketFlags, sockopt},
 };
 use tcpstate_common::State;
 
@@ -300,7 +300,7 @@ fn mptcp(port: u16) -> Result<Vec<&'static str>> {
         rustix::net::listen(&listener, 8)?;
         let client = socket(AddressFamily::INET, Some(mptcp_protocol()))?;
         rustix::net::connect(&client, &addr)?;
-        let server = rustix::net::accept(&listener)?;
+        let server = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC)?;
         // The other side of a MPTCP connection is known to speak it once data has come back.
         let (mut client, mut server) = (TcpStream::from(client), TcpStream::from(server));
         client.write_all(b"a")?;
@@ -530,6 +530,9 @@ fn connect_timed_out(port: u16) -> Result<Vec<&'static str>> {
 /// Transitions without a network: `rounds` times CLOSE -> LISTEN -> CLOSE on one bound socket.
 pub fn storm(port: u16, rounds: u32) -> Result<()> {
     let socket = socket(AddressFamily::INET, None)?;
+    // The socket of the storm before this one may still be open for a moment, in a process that
+    // another test is just starting.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
     rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port))).context("bind")?;
     for _ in 0..rounds {
         rustix::net::listen(&socket, 1).context("listen")?;
