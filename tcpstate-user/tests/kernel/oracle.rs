@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, BufRead as _, BufReader},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     process::{Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
@@ -20,8 +20,8 @@ use tcpstate_common::State;
 
 use crate::{
     need::Need,
-    net::{Netns, PATIENCE, unused_port},
-    process::{Running, interrupt},
+    net::{Netns, PATIENCE, await_that, unused_port},
+    process::Running,
 };
 
 /// What the oracle needs.
@@ -43,6 +43,30 @@ pub type Multiset = BTreeMap<Transition, u64>;
 pub struct Oracle {
     child: Running,
     lines: Receiver<io::Result<String>>,
+    /// A transition on this port ends it. A signal would not do: bpftrace 0.17 only looks for one where
+    /// it happens to wait, and one that comes a moment earlier is lost.
+    stop: Bell,
+}
+
+/// A port of the oracle's own: transitions on it are a message to the script.
+struct Bell {
+    netns: Netns,
+    port: u16,
+}
+
+impl Bell {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            netns: Netns::new()?,
+            port: unused_port(),
+        })
+    }
+
+    fn ring(&self) -> Result<()> {
+        self.netns
+            .run(|| Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, self.port))?))
+            .map(drop)
+    }
 }
 
 impl Oracle {
@@ -51,17 +75,19 @@ impl Oracle {
     ///
     /// It can count `keys` distinct transitions; more cost memory and time at the start.
     pub fn start(port: u16, keys: u32) -> Result<Self> {
-        let sentinel = unused_port();
+        let (start, stop) = (Bell::new()?, Bell::new()?);
         // The scalar tells whether the map was large enough for all.
         let script = format!(
             "tracepoint:sock:inet_sock_set_state /args->protocol == 6/ {{
-                if (args->sport == {sentinel}) {{ printf(\"attached\\n\"); }}
+                if (args->sport == {}) {{ printf(\"attached\\n\"); }}
+                if (args->sport == {}) {{ exit(); }}
                 if (args->sport == {port} || args->dport == {port}) {{
                     @total = count();
                     @transitions[args->oldstate, args->newstate, args->sport, args->dport,
                         ntop(10, args->saddr_v6), ntop(10, args->daddr_v6)] = count();
                 }}
-            }}"
+            }}",
+            start.port, stop.port
         );
         let mut command = Command::new("bpftrace");
         command
@@ -81,18 +107,17 @@ impl Oracle {
                 .lines()
                 .try_for_each(|line| sender.send(line))
         });
-        let mut oracle = Self { child, lines };
-        oracle.await_attached(sentinel)?;
+        let mut oracle = Self { child, lines, stop };
+        oracle.await_attached(&start)?;
         Ok(oracle)
     }
 
-    /// Makes transitions on a port of its own until bpftrace has seen one: its BEGIN fires, and it
+    /// Rings until bpftrace has heard it: its BEGIN fires, and it
     /// says `Attaching`, before its probes are attached.
-    fn await_attached(&mut self, sentinel: u16) -> Result<()> {
-        let netns = Netns::new()?;
+    fn await_attached(&mut self, bell: &Bell) -> Result<()> {
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
-            netns.run(|| Ok(TcpListener::bind(("127.0.0.1", sentinel))?))?;
+            bell.ring()?;
             match self.lines.recv_timeout(Duration::from_millis(20)) {
                 Ok(line) => {
                     if line?.contains("attached\\n") {
@@ -119,7 +144,10 @@ impl Oracle {
     /// show to the oracle, because another BPF program was running on that CPU.
     pub fn stop(mut self) -> Result<(Multiset, u64)> {
         let missed = recursion_misses(self.child.id())?;
-        interrupt(&self.child)?;
+        await_that("bpftrace ends", || {
+            self.stop.ring()?;
+            Ok(self.child.try_wait()?.is_some())
+        })?;
         let stderr = self.stderr()?;
         let status = self.child.wait()?;
         ensure!(status.success(), "bpftrace ended with {status}: {stderr}");
