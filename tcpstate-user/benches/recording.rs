@@ -60,6 +60,7 @@ fn write(path: &Path, events: &[Event], block_records: usize) {
         started_ns: 0,
         filters: String::new(),
         live: false,
+        sample_interval_ns: None,
     };
     let options = Options {
         block_records,

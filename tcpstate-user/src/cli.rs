@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
     hist::{Hist, HistogramOf},
-    life::Life,
+    life::{Life, Until},
     ls::Ls,
     rates::{By, Rates},
     record::Record,
@@ -375,6 +375,19 @@ pub struct Capture {
         conflicts_with = "read"
     )]
     pub ring_bytes: u32,
+    /// How often to ask the kernel for what makes no event (TIME_WAIT, closed sockets in FIN_WAIT2,
+    /// half-open connections), such as 500ms; 0 is never, and leaves it unknown
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "1s",
+        value_parser = sample_interval,
+        conflicts_with = "read"
+    )]
+    pub sample_interval: Duration,
+    /// Look up which processes hold the sockets that are there at the start; other users' take root
+    #[arg(long, conflicts_with = "read")]
+    pub resolve_owners: bool,
     /// Print the debug log of the BPF programs on standard error; slow
     #[arg(long, conflicts_with = "read")]
     pub bpf_log: bool,
@@ -399,6 +412,15 @@ fn interval(text: &str) -> Result<Duration, String> {
     let interval = parse_duration(text).map_err(|error| error.to_string())?;
     if interval < MIN_INTERVAL {
         return Err("an interval cannot be shorter than 10ms".to_owned());
+    }
+    Ok(interval)
+}
+
+/// 0 is never.
+fn sample_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text).map_err(|error| error.to_string())?;
+    if !interval.is_zero() && interval < MIN_INTERVAL {
+        return Err("an interval cannot be shorter than 10ms; 0 is never".to_owned());
     }
     Ok(interval)
 }

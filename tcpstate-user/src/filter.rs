@@ -50,7 +50,7 @@ pub use self::{
     ports::{PortListError, PortSet},
     states::{StateListError, StateSet},
 };
-use crate::event::Event;
+use crate::{census::Census, event::Event};
 
 /// An address family, as it travels on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +151,22 @@ impl Filter {
             && self.lport.as_ref().is_none_or(|set| set.contains(lport))
             && self.rport.as_ref().is_none_or(|set| set.contains(rport))
             && self.port.as_ref().is_none_or(among)
+    }
+
+    /// Takes out of a census what is not wanted. Who a half-open connection comes from is not in it: where
+    /// that is asked for, it is not known to match.
+    pub fn census(&self, census: &mut Census) {
+        if self.wants_all() {
+            return;
+        }
+        let netns = census.netns;
+        census.found.retain(|found| {
+            let is_ipv4 = found.family == AF_INET || found.laddr.is_ipv4() || found.raddr.is_ipv4();
+            self.wants(is_ipv4, found.lport, found.rport, netns)
+        });
+        census.half_open.retain(|half_open| {
+            self.rport.is_none() && self.wants(half_open.laddr.is_ipv4(), half_open.lport, 0, netns)
+        });
     }
 
     /// Judges one event by what it shows.

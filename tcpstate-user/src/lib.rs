@@ -7,6 +7,7 @@
 //! ```
 //!
 //! - [`event`]: a record's bytes to an [`event::Event`]; pure.
+//! - [`census`]: what asking for sockets found, as a part of the stream; pure.
 //! - [`source`]: what every source of events offers.
 //! - [`capture`]: everything that touches the kernel.
 //! - [`recording`]: event files.
@@ -17,6 +18,7 @@
 //! - [`format`]: how things are written: text, JSON, CSV, units.
 
 pub mod capture;
+pub mod census;
 pub mod cli;
 pub mod event;
 pub mod filter;

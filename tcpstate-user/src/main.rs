@@ -52,6 +52,7 @@ fn main() -> ExitCode {
             let mut view = life::Life::new(&life::Options {
                 format: arguments.watch.output.format(),
                 live: arguments.live,
+                until: arguments.until,
                 states: arguments.state,
                 longer_than: arguments.longer_than,
                 role: arguments.role.map(Into::into),
@@ -153,7 +154,7 @@ fn watch(arguments: &Watch, view: &mut dyn View) -> anyhow::Result<()> {
             filter: arguments.sockets.filter(),
             interactive: stdout::is_terminal(),
         };
-        let mut source = open(arguments, &options.filter)?;
+        let mut source = open(arguments, &options.filter, view)?;
         if progress::is_wanted(source.as_ref(), view) {
             source = Box::new(WithProgress::new(source));
         }
@@ -169,15 +170,24 @@ fn watch(arguments: &Watch, view: &mut dyn View) -> anyhow::Result<()> {
     })
 }
 
-fn open(arguments: &Watch, filter: &Filter) -> anyhow::Result<Box<dyn EventSource>> {
+fn open(
+    arguments: &Watch,
+    filter: &Filter,
+    view: &dyn View,
+) -> anyhow::Result<Box<dyn EventSource>> {
     if let Some(path) = &arguments.read {
         return Ok(Box::new(Reader::open(path)?));
     }
     let Capture {
         attach,
         ring_bytes,
+        sample_interval,
+        resolve_owners,
         bpf_log,
     } = arguments.capture;
+    if view.wants_samples() && sample_interval.is_zero() {
+        say(NOT_SAMPLED);
+    }
     let live = Live::start(&capture::Options {
         attach: match attach {
             Attach::Auto => live::Attach::Auto,
@@ -187,6 +197,9 @@ fn open(arguments: &Watch, filter: &Filter) -> anyhow::Result<Box<dyn EventSourc
         ring_bytes,
         filter: filter.kernel(),
         filters: filter.to_string(),
+        sample_interval: Some(sample_interval)
+            .filter(|interval| view.wants_samples() && !interval.is_zero()),
+        resolve_owners,
         bpf_log,
         bpf_stats: false,
     })?;
@@ -212,6 +225,10 @@ fn open(arguments: &Watch, filter: &Filter) -> anyhow::Result<Box<dyn EventSourc
     }
     Ok(Box::new(live))
 }
+
+/// What `--sample-interval 0` costs.
+const NOT_SAMPLED: &str = "--sample-interval 0: what makes no event is unknown: TIME_WAIT, how long closed \
+    sockets stay in FIN_WAIT2, and half-open connections";
 
 fn hist(arguments: &cli::Hist) -> anyhow::Result<ExitCode> {
     if let Err(error) = arguments.check() {

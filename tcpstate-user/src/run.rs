@@ -44,6 +44,7 @@ use serde::Serialize;
 use self::clock::Clock;
 pub use self::clock::nanoseconds;
 use crate::{
+    census::Census,
     event::Event,
     filter::{Filter, Settled, Settler},
     source::{Accounting, CaptureCost, EventSource, Origin},
@@ -77,6 +78,18 @@ pub trait View {
 
     /// Takes one event.
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow>;
+
+    /// Takes what asking the kernel for its sockets found, or a part of it: whatever a census says of
+    /// sockets that the filter does not want has been taken out.
+    fn census(&mut self, _census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// Whether the view has a use for what no transition shows (minisockets, half-open connections), so
+    /// that the kernel is asked for it every interval.
+    fn wants_samples(&self) -> bool {
+        false
+    }
 
     /// The end of an interval, for a view that has one ([`View::interval_ns`]): called before the
     /// first event at or after `now_ns`, and on a live source also without events.
@@ -258,6 +271,7 @@ struct Driver<'a> {
     clock: Clock,
     /// `None` where everything passes: the common case pays nothing.
     settler: Option<Settler>,
+    filter: Filter,
     selection: Selection,
     flush_each_batch: bool,
     /// The batch, and how much of it has been shown.
@@ -294,6 +308,7 @@ impl<'a> Driver<'a> {
         Self {
             clock: Clock::start(),
             settler: (!options.filter.wants_all()).then(|| Settler::new(options.filter.clone())),
+            filter: options.filter.clone(),
             selection: Selection::default(),
             flush_each_batch: origin.live || options.interactive,
             batch: Vec::new(),
@@ -432,8 +447,27 @@ impl<'a> Driver<'a> {
                 return Ok(Flow::Done);
             }
         }
+        if self.position == self.batch.len() && self.show_censuses(&mut ticks)? == Flow::Done {
+            return Ok(Flow::Done);
+        }
         if self.flush_each_batch {
             self.out.flush()?;
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// Gives the view each census that stands behind the batch, without what the filter does not want.
+    fn show_censuses(&mut self, ticks: &mut u32) -> io::Result<Flow> {
+        while let Some(mut census) = self.source.take_census() {
+            if !self.showing {
+                continue;
+            }
+            self.filter.census(&mut census);
+            if self.close_intervals(census.begin_ns, ticks)? == Flow::Done
+                || self.view.census(&census, self.out)? == Flow::Done
+            {
+                return Ok(Flow::Done);
+            }
         }
         Ok(Flow::Continue)
     }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Event;
+use crate::{census::Census, event::Event};
 
 /// A stream of events in the order in which the kernel recorded them.
 pub trait EventSource {
@@ -24,6 +24,12 @@ pub trait EventSource {
         cx: &mut Context<'_>,
         batch: &mut Vec<Event>,
     ) -> Poll<anyhow::Result<bool>>;
+
+    /// The next census that stands in the stream behind the events handed out so far. To be asked
+    /// until there is none whenever a batch has been dealt with.
+    fn take_census(&mut self) -> Option<Census> {
+        None
+    }
 
     /// Stops the flow: after this, `poll_next` hands out what is on its way and then ends.
     fn stop(&mut self);
@@ -77,6 +83,10 @@ pub struct Origin {
     pub filters: String,
     /// Whether the stream is being made now, so that the clock runs without events.
     pub live: bool,
+    /// How often the kernel was asked for what no transition shows, nanoseconds; `None`: never, so that
+    /// it is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample_interval_ns: Option<u64>,
 }
 
 impl Origin {

@@ -8,15 +8,77 @@ use tcpstate_common::{
     record::{AF_INET, flags},
 };
 use tcpstate_user::{
+    census::{Census, Found, Gone, HalfOpen, Kind},
     event::Event,
-    model::{By, Ended, Figures, GroupFigures, Histogram, Include, Limits, Snapshot, Tracker},
+    model::{
+        By, Ended, Figures, GroupFigures, Histogram, Include, Limits, Owner, Role, Snapshot,
+        Tracker,
+    },
 };
 
 /// What comes to the tracker.
 #[derive(Clone, Debug)]
 enum Input {
     Event(Box<Record>),
+    Census(Box<Census>),
     Tick,
+}
+
+/// Censuses that fit the events, and many that do not.
+fn censuses() -> impl Strategy<Value = Input> {
+    let state = select(vec![
+        State::ESTABLISHED,
+        State::FIN_WAIT2,
+        State::TIME_WAIT,
+        State::LISTEN,
+        State::CLOSE_WAIT,
+        State::SYN_RECV,
+    ]);
+    let found = (0..6u64, state, any::<bool>(), 0..3u16, any::<Option<u32>>()).prop_map(
+        |(cookie, state, mini, port, since)| Found {
+            cookie,
+            state,
+            kind: if mini { Kind::Minisocket } else { Kind::Socket },
+            since_ns: since.map(u64::from),
+            family: 2,
+            laddr: [1; 4].into(),
+            lport: port,
+            raddr: [0; 4].into(),
+            rport: 1,
+            role: [Role::Unknown, Role::Client, Role::Server][usize::from(port)],
+            uid: None,
+            cgroup: None,
+            owner: Owner::UNKNOWN,
+        },
+    );
+    let gone = (0..6u64, 0..2_000_000_000u64).prop_map(|(cookie, at_ns)| Gone { cookie, at_ns });
+    let half_open = (0..3u16, 0..5u64).prop_map(|(lport, count)| HalfOpen {
+        laddr: [1; 4].into(),
+        lport,
+        count,
+        oldest_ns: None,
+        synack_retransmits: 0,
+    });
+    let what = (vec(found, 0..4), vec(gone, 0..3), vec(half_open, 0..3));
+    let when = (0..4_000_000_000u64, any::<Option<u32>>(), 0..2u32);
+    let how = (any::<bool>(), any::<bool>(), any::<bool>());
+    (what, when, how).prop_map(
+        |((found, gone, half_open), (begin_ns, previous, netns), (whole, more, vanished))| {
+            Input::Census(Box::new(Census {
+                netns,
+                // Far enough apart that what nobody finds is forgotten.
+                begin_ns: begin_ns * 100,
+                previous_ns: previous.map(u64::from),
+                found,
+                gone,
+                half_open,
+                whole,
+                more,
+                vanished,
+                ..Census::default()
+            }))
+        },
+    )
 }
 
 /// Changes that happen, and some that do not.
@@ -78,7 +140,10 @@ fn inputs(len: usize) -> impl Strategy<Value = Vec<Input>> {
             }))
         },
     );
-    vec(prop_oneof![20 => event, 1 => Just(Input::Tick)], 1..len)
+    vec(
+        prop_oneof![20 => event, 4 => censuses(), 1 => Just(Input::Tick)],
+        1..len,
+    )
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -144,11 +209,11 @@ fn check_groups(all: &Figures, groups: &[GroupFigures]) {
     assert_eq!(keys.len(), groups.len());
 }
 
-fn check_books(snapshot: &Snapshot, limits: &Limits) {
+fn check_books(snapshot: &Snapshot, limits: &Limits, half_open: u64) {
     let (books, all) = (&snapshot.books, &snapshot.all);
     assert_eq!(all.total(), books.events);
     assert_eq!(
-        all.opened + books.first_seen,
+        all.opened + books.first_seen + books.seeded,
         all.closed + books.superseded + books.evicted + books.live,
         "{books:?} {all:?}"
     );
@@ -168,18 +233,23 @@ fn check_books(snapshot: &Snapshot, limits: &Limits) {
         all.causes.iter().map(|&(_, count)| count).sum::<u64>(),
         all.closed
     );
-    let here = snapshot.connections.len() + snapshot.listeners.len();
+    let here = (snapshot.connections.len() + snapshot.listeners.len()) as u64;
     assert_eq!(
         all.states.iter().map(|&(_, count)| count).sum::<u64>(),
-        here as u64
+        here + books.minisockets + half_open
     );
+    assert!(books.minisockets <= limits.max_connections as u64);
     for connection in &snapshot.connections {
         let now = connection
             .states
             .last()
             .expect("an open connection is in a state");
         assert_eq!(now.dwell_ns, None);
-        assert!(connection.first_ns <= connection.last_ns);
+        assert!(
+            connection
+                .last_ns
+                .is_none_or(|last_ns| connection.first_ns <= last_ns)
+        );
     }
     check_groups(all, &snapshot.groups);
 }
@@ -204,7 +274,9 @@ proptest! {
         by in select(vec![By::Port, By::Role, By::Comm, By::Cgroup]),
     ) {
         let mut tracker = Tracker::new(limits).by(by);
+        tracker.follow();
         let (mut now_ns, mut intervals, mut dwells) = (0, Vec::new(), 0);
+        let mut half_open = BTreeMap::new();
         for input in &inputs {
             match input {
                 Input::Event(record) => {
@@ -223,10 +295,18 @@ proptest! {
                         prop_assert_eq!(connection.service_port, applied.service_port());
                     }
                 }
+                Input::Census(census) => {
+                    now_ns = now_ns.max(census.begin_ns);
+                    tracker.census(census, |left| dwells += u64::from(left.dwell_ns.is_some()));
+                    if !census.more && !census.whole {
+                        let count = census.half_open.iter().map(|half_open| half_open.count);
+                        half_open.insert(census.netns, count.sum::<u64>());
+                    }
+                }
                 Input::Tick => intervals.push(tracker.tick(now_ns)),
             }
             let snapshot = tracker.snapshot_of(Include { connections: true, histograms: false });
-            check_books(&snapshot, &limits);
+            check_books(&snapshot, &limits, half_open.values().sum());
         }
         intervals.push(tracker.tick(now_ns));
         let snapshot = tracker.snapshot();

@@ -155,6 +155,7 @@ fn child(kind: &str) -> ExitCode {
             started_ns: 0,
             filters: String::new(),
             live: true,
+            sample_interval_ns: None,
         };
         let mut source = Source {
             origin,

@@ -41,6 +41,7 @@ fn origin(live: bool) -> Origin {
         started_ns: STARTED_NS,
         filters: String::new(),
         live,
+        sample_interval_ns: None,
     }
 }
 

@@ -1,6 +1,9 @@
 //! The model, specified by example: each `tests/scenarios/*.toml` has events and the whole snapshot
 //! that they make. The README.md there says how to read and write one.
 
+#[path = "support/census_spec.rs"]
+mod census_spec;
+
 use std::{collections::BTreeMap, env, fs, net::IpAddr, path::Path};
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -16,6 +19,8 @@ use tcpstate_user::{
         Series, ServicePort, Snapshot, Tracker,
     },
 };
+
+use census_spec::{CensusSpec, show_left};
 
 fn main() -> anyhow::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
@@ -52,7 +57,11 @@ struct Scenario {
     /// What each event has that does not say otherwise.
     #[serde(default)]
     defaults: EventSpec,
+    #[serde(default)]
     event: Vec<EventSpec>,
+    /// What asking the kernel found in between.
+    #[serde(default)]
+    census: Vec<CensusSpec>,
     expect: Expected,
 }
 
@@ -109,6 +118,9 @@ struct Expected {
     connection: Vec<ExpectedConnection>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ended: Vec<ExpectedConnection>,
+    /// What left a state without an event, in that order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    left: Vec<String>,
 }
 
 #[derive(Deserialize, Serialize, PartialEq, Debug)]
@@ -158,13 +170,31 @@ fn check(path: &Path) -> Result<(), Failed> {
         Some(other) => return Err(format!("by {other}?").into()),
     };
     let mut tracker = Tracker::new(limits).by(by);
-    let mut ended = Vec::new();
+    if !scenario.census.is_empty() {
+        tracker.follow();
+    }
+    let (mut ended, mut left) = (Vec::new(), Vec::new());
+    let mut censuses = scenario.census.iter().peekable();
+    let mut take_in = |tracker: &mut Tracker, before_ns| -> Result<(), Failed> {
+        while let Some(spec) = censuses.peek()
+            && spec.at_ns()? <= before_ns
+        {
+            tracker.census(&spec.census()?, |one| left.push(show_left(one)));
+            censuses.next();
+        }
+        Ok(())
+    };
     for spec in &scenario.event {
         let event = spec.event(&scenario.defaults)?;
+        take_in(&mut tracker, event.ts_ns())?;
         ended.extend(tracker.apply(&event).ended());
     }
+    take_in(&mut tracker, u64::MAX)?;
     let snapshot = tracker.snapshot();
-    let actual = Expected::of(&snapshot, &ended);
+    let actual = Expected {
+        left,
+        ..Expected::of(&snapshot, &ended)
+    };
     if actual == scenario.expect {
         return Ok(());
     }
@@ -314,6 +344,9 @@ impl Expected {
             ("evicted", books.evicted),
             ("gaps", books.gaps),
             ("listeners_refused", books.listeners_refused),
+            ("seeded", books.seeded),
+            ("minisockets", books.minisockets),
+            ("unfollowed", books.unfollowed),
         ]
         .into_iter()
         .filter(|&(_, count)| count != 0)
@@ -341,6 +374,7 @@ impl Expected {
             listener: listeners.iter().map(show_listener).collect(),
             connection: connections.iter().map(ExpectedConnection::of).collect(),
             ended: ended.iter().map(ExpectedConnection::of_ended).collect(),
+            left: Vec::new(),
         }
     }
 }
@@ -399,6 +433,7 @@ impl ExpectedConnection {
             first_ns,
             opened,
             last_ns,
+            handshake_ns,
         } = connection;
         let also = [
             ("netns", netns.map(|netns| netns.to_string())),
@@ -411,6 +446,7 @@ impl ExpectedConnection {
             ("cgroup", cgroup.map(|cgroup| cgroup.to_string())),
             ("truncated", truncated.then(|| "yes".to_owned())),
             ("opened", (!opened).then(|| "no".to_owned())),
+            ("handshake", handshake_ns.map(time)),
         ];
         Self {
             id: show_id(*id),
@@ -424,7 +460,7 @@ impl ExpectedConnection {
                 .map(|stay| format!("{} {}", stay.state, show(stay.dwell_ns.map(time))))
                 .collect(),
             first: time(*first_ns),
-            last: time(*last_ns),
+            last: show(last_ns.map(time)),
             also: known(also),
         }
     }
@@ -516,7 +552,7 @@ fn show_listener(listener: &ListenerInfo) -> BTreeMap<String, String> {
             uid.filter(|&uid| uid != 0).map(|uid| uid.to_string()),
         ),
         ("cgroup", cgroup.map(|cgroup| cgroup.to_string())),
-        ("since", Some(time(*since_ns))),
+        ("since", since_ns.map(time)),
     ])
 }
 

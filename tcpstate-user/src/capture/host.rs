@@ -64,6 +64,7 @@ impl Host {
             started_ns: self.clock.taken_at_ns,
             filters: String::new(),
             live: true,
+            sample_interval_ns: None,
         }
     }
 

@@ -22,6 +22,8 @@ pub struct Inventory {
     pub asked: Vec<Asked>,
     /// What could not be asked, each a whole sentence.
     pub missing: Vec<String>,
+    /// The one of them that says that processes hide in which namespaces they are.
+    pub hidden: Option<String>,
     /// What listens.
     pub listening: Listening,
     /// Who holds the sockets, if that was wanted.
@@ -80,11 +82,13 @@ impl Inventory {
         this.missing
             .extend(found.broken.iter().map(|error| super::error::chain(error)));
         if found.hidden_processes > 0 {
-            this.missing.push(format!(
+            let hidden = format!(
                 "{} processes of other users may be in network namespaces that are hidden from this \
                  one; root sees them",
                 found.hidden_processes
-            ));
+            );
+            this.missing.push(hidden.clone());
+            this.hidden = Some(hidden);
         }
         let described = this.sockets.len();
         keep_latest(&mut this.sockets);

@@ -16,10 +16,13 @@ use super::{
     CaptureError,
     error::chain,
     host::{self, Host},
-    loader::{self, Loaded, Mode, Plan, ProgramRun},
-    reader::{self, Shared},
+    loader::{self, Loaded, Mode, ProgramRun},
+    netns::Wanted,
+    reader::{self, Item, Shared},
+    sampler::{self, Plan},
 };
 use crate::{
+    census::Census,
     event::Event,
     filter::KernelFilter,
     source::{
@@ -52,6 +55,10 @@ pub struct Options<'a> {
     pub filter: KernelFilter<'a>,
     /// How the command line gave the filters, for the record.
     pub filters: String,
+    /// How often to ask the kernel for what no transition shows; `None`: never.
+    pub sample_interval: Option<Duration>,
+    /// Look up which process holds each socket that is there already.
+    pub resolve_owners: bool,
     /// Print what the BPF programs log on standard error.
     pub bpf_log: bool,
     /// Have the kernel measure the program's run time as long as this runs.
@@ -63,12 +70,15 @@ pub struct Live {
     loaded: Loaded,
     /// Keeps the kernel measuring while it is open.
     _stats: Option<OwnedFd>,
-    counters: PerCpuArray<MapData, Counters>,
+    counters: Arc<PerCpuArray<MapData, Counters>>,
     origin: Origin,
     notes: Vec<String>,
-    queue: mpsc::UnboundedReceiver<Vec<Event>>,
+    queue: mpsc::UnboundedReceiver<Item>,
+    /// Taken from the queue, and not taken from here yet.
+    census: Option<Box<Census>>,
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
+    sampler: Option<JoinHandle<()>>,
     /// What the kernel said of the program when it was detached.
     last_run: Option<ProgramRun>,
 }
@@ -120,17 +130,31 @@ impl Live {
         if loaded.mode() == Mode::Tracepoint && options.filter.config().netns != 0 {
             return Err(CaptureError::NoNetns);
         }
+        if !loaded.has_cookies() {
+            notes.push(NO_CENSUS.to_owned());
+        }
         let origin = Origin {
             attach: loaded.mode().to_string(),
             filters: options.filters.clone(),
             // Parsing the kernel's types takes long enough to be seen in the first interval.
             started_ns: host::monotonic_ns(),
+            sample_interval_ns: options
+                .sample_interval
+                .filter(|_| loaded.has_cookies())
+                .map(|interval| u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)),
             ..host.origin()
         };
 
-        let counters = loaded.take_counters()?;
+        let counters = Arc::new(loaded.take_counters()?);
         let (reader, shared, queue) = reader::spawn(&mut loaded, options.bpf_log)?;
+        let sampler = if loaded.has_cookies() {
+            Some(start_sampler(options, &counters, &shared)?)
+        } else {
+            None
+        };
         Ok(Self {
+            census: None,
+            sampler,
             counters,
             loaded,
             _stats: stats,
@@ -168,18 +192,7 @@ impl Live {
     }
 
     fn counters(&self) -> Result<Counters, CaptureError> {
-        let per_cpu = self
-            .counters
-            .get(&0, 0)
-            .map_err(|error| CaptureError::Map {
-                name: tcpstate_common::config::COUNTERS,
-                source: error.into(),
-            })?;
-        let mut sum = Counters::default();
-        for counters in per_cpu.iter() {
-            sum.add(counters);
-        }
-        Ok(sum)
+        sum(&self.counters)
     }
 
     /// Detaches, waits for what is still running, and lets the reader empty the ring and end.
@@ -188,6 +201,11 @@ impl Live {
             return Ok(());
         }
         self.loaded.detach()?;
+        // It looks once more, at what the last events have left.
+        self.shared.exchange.stop();
+        if let Some(sampler) = self.sampler.take() {
+            let _ = sampler.join();
+        }
         self.last_run = self.loaded.program_run().ok();
         // A program that was running when it was detached still counts and submits: wait until the
         // books balance.
@@ -206,8 +224,47 @@ impl Live {
     }
 }
 
-fn attach(host: &Host, options: &Options<'_>, mode: Mode) -> Result<Loaded, CaptureError> {
+/// Why no socket is asked for.
+const NO_CENSUS: &str = "events carry no socket cookie here, by which a connection would be known again in \
+    the kernel's list of sockets: connections that were there before come in with their first change, and \
+    TIME_WAIT, what an orphan in FIN_WAIT2 comes to, and half-open connections are unknown";
+
+fn sum(counters: &PerCpuArray<MapData, Counters>) -> Result<Counters, CaptureError> {
+    let per_cpu = counters.get(&0, 0).map_err(|error| CaptureError::Map {
+        name: tcpstate_common::config::COUNTERS,
+        source: error.into(),
+    })?;
+    let mut sum = Counters::default();
+    for counters in per_cpu.iter() {
+        sum.add(counters);
+    }
+    Ok(sum)
+}
+
+fn start_sampler(
+    options: &Options<'_>,
+    counters: &Arc<PerCpuArray<MapData, Counters>>,
+    shared: &Arc<Shared>,
+) -> Result<JoinHandle<()>, CaptureError> {
+    let (counters, books) = (Arc::clone(counters), Arc::clone(shared));
     let plan = Plan {
+        wanted: match options.filter.config().netns {
+            0 => Wanted::All,
+            netns => Wanted::Inode(netns),
+        },
+        interval: options.sample_interval,
+        resolve_owners: options.resolve_owners,
+        lost: Box::new(move || {
+            sum(&counters).map_or(0, |counters| counters.lost_ring_full)
+                + books.queue_full.load(Ordering::Acquire)
+        }),
+    };
+    let woken = Arc::clone(shared);
+    sampler::spawn(plan, Arc::clone(&shared.exchange), move || woken.wake())
+}
+
+fn attach(host: &Host, options: &Options<'_>, mode: Mode) -> Result<Loaded, CaptureError> {
+    let plan = loader::Plan {
         mode,
         ring_bytes: options.ring_bytes,
         filter: options.filter,
@@ -233,7 +290,11 @@ impl EventSource for Live {
         batch: &mut Vec<Event>,
     ) -> Poll<anyhow::Result<bool>> {
         match self.queue.poll_recv(cx) {
-            Poll::Ready(Some(mut events)) => {
+            Poll::Ready(Some(Item::Census(census))) => {
+                self.census = Some(census);
+                Poll::Ready(Ok(true))
+            }
+            Poll::Ready(Some(Item::Events(mut events))) => {
                 self.shared.queued.fetch_sub(events.len(), Ordering::AcqRel);
                 if batch.is_empty() {
                     *batch = events;
@@ -247,10 +308,19 @@ impl EventSource for Live {
         }
     }
 
+    fn take_census(&mut self) -> Option<Census> {
+        self.census.take().map(|census| *census)
+    }
+
+    fn notices(&mut self) -> Vec<String> {
+        self.shared.exchange.notices()
+    }
+
     fn stop(&mut self) {
         // A detach that fails leaves the program attached until we exit; the reader must end all
         // the same, or the run would never.
         if self.end().is_err() {
+            self.shared.exchange.stop();
             self.shared.stop();
         }
     }

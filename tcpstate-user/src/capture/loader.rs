@@ -74,6 +74,7 @@ pub struct Loaded {
     program: &'static str,
     mode: Mode,
     ring_bytes: u32,
+    has_cookies: bool,
 }
 
 /// The kernel's own figures about a program.
@@ -179,6 +180,7 @@ pub fn load(host: &Host, plan: &Plan<'_>) -> Result<Loaded, CaptureError> {
         program,
         mode: plan.mode,
         ring_bytes: plan.ring_bytes,
+        has_cookies: config.has_cookie != 0,
     })
 }
 
@@ -272,6 +274,11 @@ impl Loaded {
     /// How it is attached.
     pub const fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whether events carry the socket's cookie.
+    pub const fn has_cookies(&self) -> bool {
+        self.has_cookies
     }
 
     /// Maps the ring buffer. Once only: there is one reader.

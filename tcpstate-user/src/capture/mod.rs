@@ -4,6 +4,8 @@
 //!   [`probe`]: what it allows, tried.
 //! - [`loader`]: loads the BPF programs and attaches one; [`ring`]: the ring buffer's consumer end;
 //!   `reader`: the thread that empties it.
+//! - `sampler`: the thread that asks for what no transition shows; `sampling`: what follows from two
+//!   answers.
 //! - [`live`]: all of it together as an [`crate::source::EventSource`].
 //! - [`inventory`]: the sockets there are now, from [`sockdiag`] (the kernel's lists), [`netns`]
 //!   (network namespaces) and [`procfs`] (what only `/proc` tells).
@@ -21,6 +23,8 @@ pub mod probe;
 pub mod procfs;
 mod reader;
 pub mod ring;
+mod sampler;
+mod sampling;
 pub mod sockdiag;
 
 pub use error::CaptureError;

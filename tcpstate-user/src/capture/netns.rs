@@ -106,6 +106,7 @@ impl NetnsError {
 pub struct Namespace {
     inode: u32,
     name: String,
+    path: Option<PathBuf>,
     /// `None` for our own: it takes no privilege to be where one is.
     file: Option<File>,
 }
@@ -118,6 +119,7 @@ impl Namespace {
         Ok(Self {
             inode,
             name: "self".to_owned(),
+            path: None,
             file: None,
         })
     }
@@ -128,6 +130,7 @@ impl Namespace {
         Ok(Self {
             inode,
             name: name_of(path),
+            path: Some(path.to_owned()),
             file: Some(file),
         })
     }
@@ -140,6 +143,11 @@ impl Namespace {
     /// What people call it: `self`, a name of `ip netns`, or a path.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The path by which it was opened; `None`: it is our own.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// Does something in it. Sockets that are made there stay there, and so does what is read below

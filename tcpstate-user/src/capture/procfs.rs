@@ -125,10 +125,13 @@ pub struct ListenCounters {
 impl ListenCounters {
     /// Reads those of a namespace.
     pub fn read(namespace: &Namespace) -> Result<io::Result<Self>, NetnsError> {
-        namespace.within(|| {
-            let text = fs::read_to_string("/proc/thread-self/net/netstat")?;
-            Ok(Self::parse(&text))
-        })
+        namespace.within(Self::read_here)
+    }
+
+    /// Reads those of the namespace that this thread is in.
+    pub fn read_here() -> io::Result<Self> {
+        let text = fs::read_to_string("/proc/thread-self/net/netstat")?;
+        Ok(Self::parse(&text))
     }
 
     /// Takes them out of the file's text.
@@ -148,6 +151,47 @@ impl ListenCounters {
             cookies_sent: counter("SyncookiesSent"),
             cookies_received: counter("SyncookiesRecv"),
             cookies_failed: counter("SyncookiesFailed"),
+        }
+    }
+}
+
+/// Whether anything has happened in a namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// TCP segments that came in since the namespace was made.
+    pub in_segments: Option<u64>,
+    /// Minisockets there are.
+    pub minisockets: Option<u64>,
+}
+
+impl Activity {
+    /// Reads that of the namespace that this thread is in.
+    pub fn read_here() -> Self {
+        let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+        Self::parse(
+            &read("snmp").unwrap_or_default(),
+            &read("sockstat").unwrap_or_default(),
+        )
+    }
+
+    fn parse(snmp: &str, sockstat: &str) -> Self {
+        let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Tcp:"));
+        let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+        let mut pairs = names
+            .split_ascii_whitespace()
+            .zip(values.split_ascii_whitespace());
+        let mut words = sockstat
+            .lines()
+            .find_map(|line| line.strip_prefix("TCP:"))
+            .unwrap_or("")
+            .split_ascii_whitespace();
+        Self {
+            in_segments: pairs
+                .find(|&(name, _)| name == "InSegs")
+                .and_then(|(_, value)| value.parse().ok()),
+            minisockets: words
+                .find(|&word| word == "tw")
+                .and_then(|_| words.next()?.parse().ok()),
         }
     }
 }
@@ -249,6 +293,24 @@ mod tests {
         }
         let own = ListenCounters::read(&Namespace::own().unwrap());
         assert!(own.unwrap().unwrap().overflows.is_some());
+    }
+
+    #[test]
+    fn activity_is_found_by_its_names() {
+        let snmp = "Ip: InSegs\nIp: 9\nTcp: RtoMin InSegs OutSegs\nTcp: 200 17 18\n";
+        let sockstat = "sockets: used 4\nTCP: inuse 4 orphan 0 tw 23 alloc 5 mem 272\n";
+        assert_eq!(
+            Activity::parse(snmp, sockstat),
+            Activity {
+                in_segments: Some(17),
+                minisockets: Some(23)
+            }
+        );
+        for text in ["", "Tcp:", "TCP: tw", "TCP: tw x", "Tcp: InSegs\n"] {
+            assert_eq!(Activity::parse(text, text), Activity::default(), "{text}");
+        }
+        let here = Activity::read_here();
+        assert!(here.in_segments.is_some() && here.minisockets.is_some());
     }
 
     #[test]

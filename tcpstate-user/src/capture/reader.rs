@@ -15,11 +15,16 @@ use std::{
 };
 
 use aya::maps::{Array, MapData};
+use hashbrown::HashSet;
 use rustix::event::{EventfdFlags, epoll, eventfd};
+use tcpstate_common::Record;
 use tokio::sync::mpsc;
 
-use super::{CaptureError, loader::Loaded, ring::Ring};
-use crate::event::Event;
+use super::{CaptureError, loader::Loaded, ring::Ring, sampler::Exchange};
+use crate::{
+    census::{Census, Kind},
+    event::Event,
+};
 
 /// How long the reader waits between two looks at the ring while events come in. A batch is what
 /// piles up meanwhile: the longer, the cheaper, and the later a line is printed.
@@ -33,6 +38,12 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 const BATCH: usize = 8192;
 /// Events in the queue at most: 64 MiB.
 const QUEUE: usize = (64 << 20) / size_of::<Event>();
+/// What the queue holds, in the order of the stream.
+pub(super) enum Item {
+    Events(Vec<Event>),
+    Census(Box<Census>),
+}
+
 /// What the reader thread and its owner share.
 pub(super) struct Shared {
     /// Events in the queue.
@@ -42,6 +53,8 @@ pub(super) struct Shared {
     pub(super) malformed: AtomicU64,
     pub(super) queue_full: AtomicU64,
     pub(super) ring_high_water_bytes: AtomicU64,
+    /// Where the sampler gives what it has made.
+    pub(super) exchange: Arc<Exchange>,
     stop: AtomicBool,
     /// Wakes the reader thread.
     wake: OwnedFd,
@@ -51,7 +64,11 @@ impl Shared {
     /// Lets the reader empty the ring once more and end.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+        self.wake();
+    }
 
+    /// Wakes the reader.
+    pub(super) fn wake(&self) {
         // Fails only when the counter is full, that is, when it is awake anyway.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
@@ -63,11 +80,7 @@ impl Shared {
 }
 
 /// A reader thread, what is shared with it, and what it reads.
-pub(super) type Started = (
-    JoinHandle<()>,
-    Arc<Shared>,
-    mpsc::UnboundedReceiver<Vec<Event>>,
-);
+pub(super) type Started = (JoinHandle<()>, Arc<Shared>, mpsc::UnboundedReceiver<Item>);
 
 /// Starts the reader thread for an attached program. It ends once [`Shared::stop`] was called and the
 /// ring is empty, and closes the queue.
@@ -95,6 +108,7 @@ pub(super) fn spawn(loaded: &mut Loaded, bpf_log: bool) -> Result<Started, Captu
         malformed: AtomicU64::new(0),
         queue_full: AtomicU64::new(0),
         ring_high_water_bytes: AtomicU64::new(0),
+        exchange: Arc::default(),
         stop: AtomicBool::new(false),
         wake,
     });
@@ -109,6 +123,7 @@ pub(super) fn spawn(loaded: &mut Loaded, bpf_log: bool) -> Result<Started, Captu
         },
         poll,
         sender,
+        noted: None,
         shared: Arc::clone(&shared),
     };
     let thread = std::thread::Builder::new()
@@ -127,7 +142,9 @@ struct Reader {
     sleeping: Array<MapData, u32>,
     logger: Option<aya_log::EbpfLogger<StderrLog>>,
     poll: OwnedFd,
-    sender: mpsc::UnboundedSender<Vec<Event>>,
+    sender: mpsc::UnboundedSender<Item>,
+    /// While all sockets are listed, those of which events came.
+    noted: Option<HashSet<u64>>,
     shared: Arc<Shared>,
 }
 
@@ -137,7 +154,7 @@ impl Reader {
         loop {
             // In this order: what was submitted before the stop is drained after it was seen.
             let stopping = self.shared.stopped();
-            let records = self.drain();
+            let records = self.read();
             if let Some(logger) = &mut self.logger {
                 logger.flush();
             }
@@ -156,6 +173,53 @@ impl Reader {
         }
     }
 
+    /// Reads up to a batch, or what a census has to stand behind and that census.
+    fn read(&mut self) -> usize {
+        let (censuses, noting) = self.shared.exchange.take();
+        if noting {
+            self.noted.get_or_insert_default();
+        }
+        let mut records = self.drain();
+        if !censuses.is_empty() {
+            // What was in the ring when they were taken comes first.
+            let mut rest = self.ring.waiting_bytes();
+            while rest > 0 {
+                let more = self.drain();
+                records += more;
+                let read = more.saturating_mul(Record::SIZE) as u64;
+                // One that is still being written is newer than they are.
+                rest = if more == 0 {
+                    0
+                } else {
+                    rest.saturating_sub(read)
+                };
+            }
+            for census in censuses {
+                self.queue_census(census);
+            }
+        }
+        if !noting {
+            self.noted = None;
+        }
+        records
+    }
+
+    /// Queues a census. What has had an event since its list was begun is known better.
+    fn queue_census(&mut self, mut census: Census) {
+        if let Some(noted) = &self.noted {
+            let known = &mut census.known;
+            census.found.retain(|found| {
+                let has_event = found.kind == Kind::Socket && noted.contains(&found.cookie);
+                if has_event {
+                    known.push(found.cookie);
+                }
+                !has_event
+            });
+        }
+        // Nobody is there to take it: then the run is ending.
+        let _ = self.sender.send(Item::Census(Box::new(census)));
+    }
+
     /// Reads up to a batch and queues it.
     fn drain(&mut self) -> usize {
         if self.ring.waiting_bytes() == 0 {
@@ -172,13 +236,16 @@ impl Reader {
             .ring_high_water_bytes
             .store(self.ring.high_water_bytes(), Ordering::Release);
         shared.malformed.fetch_add(malformed, Ordering::AcqRel);
+        if let Some(noted) = &mut self.noted {
+            noted.extend(events.iter().filter_map(Event::cookie));
+        }
         let count = events.len();
         if count > 0 {
             let room = shared.queued.load(Ordering::Acquire) + count <= QUEUE;
             if room {
                 shared.queued.fetch_add(count, Ordering::AcqRel);
             }
-            if room && self.sender.send(events).is_ok() {
+            if room && self.sender.send(Item::Events(events)).is_ok() {
                 shared.received.fetch_add(count as u64, Ordering::AcqRel);
             } else {
                 shared.queue_full.fetch_add(count as u64, Ordering::AcqRel);

@@ -82,6 +82,12 @@ impl Socket {
         self.family == AF_INET || self.laddr.is_ipv4() || self.raddr.is_ipv4()
     }
 
+    /// Whether it is one that no process has: a request socket or a minisocket.
+    pub fn is_small(&self) -> bool {
+        let kind = self.timer.map(|timer| timer.kind);
+        kind == Some(TimerKind::TimeWait) || (self.state == State::SYN_RECV && self.inode.is_none())
+    }
+
     /// Whether it is one of these states, by the state's name or by what it is: a socket that is bound
     /// and no more is `BOUND_INACTIVE` too.
     pub const fn is_in(&self, states: StateSet) -> bool {
@@ -257,14 +263,25 @@ pub struct SockDiag {
 impl SockDiag {
     /// Begins a conversation about this namespace.
     pub fn open(namespace: Namespace) -> Result<Self, DumpError> {
-        Ok(Self {
-            link: Netlink {
-                socket: connect(&namespace)?,
-                namespace,
-            },
+        Self::open_and(namespace, || ()).map(|(this, ())| this)
+    }
+
+    /// Begins a conversation and does something else in the namespace while there.
+    pub fn open_and<T: Send>(
+        namespace: Namespace,
+        f: impl FnOnce() -> T + Send,
+    ) -> Result<(Self, T), DumpError> {
+        let (socket, value) = namespace.within(|| (socket(), f()))?;
+        let link = Netlink {
+            socket: socket?,
+            namespace,
+        };
+        let this = Self {
+            link,
             sequence: 0,
             buffer: vec![0; RECEIVE_BYTES].into(),
-        })
+        };
+        Ok((this, value))
     }
 
     /// The namespace.
@@ -276,13 +293,78 @@ impl SockDiag {
     ///
     /// *Errors:* then `sockets` is as it was.
     pub fn dump(&mut self, request: Request, sockets: &mut Vec<Socket>) -> Result<Dump, DumpError> {
+        let netns = self.link.namespace.inode();
+        self.lister().describe(netns, request, sockets)
+    }
+
+    /// Gives `sink` all sockets in one of these states, of both families.
+    pub fn survey(&mut self, states: StateSet, sink: &mut impl Sink) -> Result<Dump, DumpError> {
+        self.lister().list(Ask::Both(states), sink)
+    }
+
+    fn lister(&mut self) -> Lister<'_, Netlink> {
         Lister {
-            netns: self.link.namespace.inode(),
             link: &mut self.link,
             sequence: &mut self.sequence,
             buffer: &mut self.buffer,
         }
-        .all(request, sockets)
+    }
+}
+
+/// What takes the sockets of a list.
+pub trait Sink {
+    /// The list begins, perhaps anew: what was taken before is void.
+    fn restart(&mut self);
+    /// Takes one, as [`wire::socket`] and [`wire::brief`] read it.
+    fn take(&mut self, bytes: &[u8]) -> Result<(), MalformedError>;
+}
+
+/// Sockets with all that is said of them, behind those that were there.
+struct Described<'a> {
+    sockets: &'a mut Vec<Socket>,
+    start: usize,
+    netns: u32,
+}
+
+impl Sink for Described<'_> {
+    fn restart(&mut self) {
+        self.sockets.truncate(self.start);
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), MalformedError> {
+        self.sockets.push(wire::socket(bytes, self.netns)?);
+        Ok(())
+    }
+}
+
+/// What is asked for in one go.
+#[derive(Clone, Copy)]
+enum Ask {
+    /// Sockets of a family.
+    Family(u8, Request),
+    /// Sockets in these states, of both families.
+    Both(StateSet),
+}
+
+impl Ask {
+    fn message(self, sequence: u32) -> Vec<u8> {
+        match self {
+            Self::Family(family, request) => {
+                wire::request(family, request.bits(), request.with_info, sequence).to_vec()
+            }
+            Self::Both(states) => {
+                wire::request_of_both_families(u32::from(states.bits()), sequence).to_vec()
+            }
+        }
+    }
+}
+
+impl Dump {
+    fn add(&mut self, more: &Self) {
+        self.answers += more.answers;
+        self.malformed += more.malformed;
+        self.repeats += more.repeats;
+        self.inconsistent |= more.inconsistent;
     }
 }
 
@@ -312,15 +394,14 @@ struct Netlink {
     socket: OwnedFd,
 }
 
-fn connect(namespace: &Namespace) -> Result<OwnedFd, DumpError> {
-    let socket = namespace.within(|| {
-        rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            Some(netlink::SOCK_DIAG),
-        )
-    })?;
+/// A socket to the kernel in the namespace of this thread.
+fn socket() -> Result<OwnedFd, DumpError> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    );
     let socket = socket.map_err(|errno| match errno {
         rustix::io::Errno::PROTONOSUPPORT => DumpError::NoSockDiag(errno.into()),
         errno => DumpError::Link {
@@ -358,7 +439,7 @@ impl Link for Netlink {
     }
 
     fn reopen(&mut self) -> Result<(), DumpError> {
-        self.socket = connect(&self.namespace)?;
+        self.socket = self.namespace.within(socket)??;
         Ok(())
     }
 }
@@ -372,44 +453,45 @@ enum Try {
     BrokenOff,
 }
 
-/// Asks for one list after the other, and again where it must.
+/// Asks for a list, and again where it must.
 struct Lister<'a, L> {
     link: &'a mut L,
-    netns: u32,
     sequence: &'a mut u32,
     buffer: &'a mut [u8],
 }
 
 impl<L: Link> Lister<'_, L> {
-    fn all(&mut self, request: Request, sockets: &mut Vec<Socket>) -> Result<Dump, DumpError> {
-        let start = sockets.len();
+    fn describe(
+        &mut self,
+        netns: u32,
+        request: Request,
+        sockets: &mut Vec<Socket>,
+    ) -> Result<Dump, DumpError> {
+        let before = sockets.len();
         let mut dump = Dump::default();
         for &family in request.families() {
-            let one = self.family(family, request, sockets);
-            if one.is_err() {
-                sockets.truncate(start);
+            let mut sink = Described {
+                start: sockets.len(),
+                sockets,
+                netns,
+            };
+            match self.list(Ask::Family(family, request), &mut sink) {
+                Ok(one) => dump.add(&one),
+                Err(error) => {
+                    sockets.truncate(before);
+                    return Err(error);
+                }
             }
-            let one = one?;
-            dump.answers += one.answers;
-            dump.malformed += one.malformed;
-            dump.repeats += one.repeats;
-            dump.inconsistent |= one.inconsistent;
         }
         Ok(dump)
     }
 
-    fn family(
-        &mut self,
-        family: u8,
-        request: Request,
-        sockets: &mut Vec<Socket>,
-    ) -> Result<Dump, DumpError> {
-        let start = sockets.len();
+    fn list(&mut self, ask: Ask, sink: &mut impl Sink) -> Result<Dump, DumpError> {
         let mut repeats = 0;
         loop {
-            sockets.truncate(start);
+            sink.restart();
             let mut dump = Dump::default();
-            let outcome = self.once(family, request, sockets, &mut dump)?;
+            let outcome = self.once(ask, sink, &mut dump)?;
             dump.repeats = repeats;
             repeats += 1;
             match outcome {
@@ -426,16 +508,10 @@ impl<L: Link> Lister<'_, L> {
         }
     }
 
-    fn once(
-        &mut self,
-        family: u8,
-        request: Request,
-        sockets: &mut Vec<Socket>,
-        dump: &mut Dump,
-    ) -> Result<Try, DumpError> {
+    fn once(&mut self, ask: Ask, sink: &mut impl Sink, dump: &mut Dump) -> Result<Try, DumpError> {
         *self.sequence = self.sequence.wrapping_add(1);
-        let bytes = wire::request(family, request.bits(), request.with_info, *self.sequence);
-        self.link.send(&bytes).map_err(|source| DumpError::Link {
+        let message = ask.message(*self.sequence);
+        self.link.send(&message).map_err(|source| DumpError::Link {
             what: "write to",
             source,
         })?;
@@ -468,10 +544,7 @@ impl<L: Link> Lister<'_, L> {
                 match message.content {
                     wire::Content::Socket(bytes) => {
                         dump.answers += 1;
-                        match wire::socket(bytes, self.netns) {
-                            Ok(socket) => sockets.push(socket),
-                            Err(_) => dump.malformed += 1,
-                        }
+                        dump.malformed += u64::from(sink.take(bytes).is_err());
                     }
                     wire::Content::Done(None) => return Ok(outcome),
                     wire::Content::Overrun => return Ok(Try::BrokenOff),

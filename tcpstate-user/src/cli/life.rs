@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{Bounds, FILTERS, OUTPUT, RoleName, Watch};
 use crate::{filter::StateSet, format::units::parse_duration};
@@ -13,6 +13,9 @@ pub struct Life {
     /// Begin each line with the local time of day, HH:MM:SS
     #[arg(short = 'T', long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
     pub time: bool,
+    /// When to print a connection
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t, help_heading = OUTPUT)]
+    pub until: Until,
     /// At the end also print the connections that are still open, with their times so far
     #[arg(long, help_heading = OUTPUT)]
     pub live: bool,
@@ -45,18 +48,31 @@ pub struct Life {
     pub watch: Watch,
 }
 
+/// When a connection is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Until {
+    /// At its change to CLOSE, with what the kernel keeps of it from then on
+    #[default]
+    Close,
+    /// When the kernel keeps nothing of it any more: with the whole time in FIN_WAIT2 and TIME_WAIT
+    Gone,
+}
+
 pub(super) const ABOUT: &str = "\
 Prints a line per TCP connection when it ends: whose it is, which side it is, how long it lived, why it \
 ended, how many bytes went over it, and the time in each state that it went through.
 
 PID and COMM are the process that opened the connection, or that listens where it came in. Bytes are \
-as the kernel counts them: SENT includes what was sent again, RECEIVED the peer's FIN as one byte. After \
-`then` stands the state in which the kernel keeps what is left of the connection, unseen. `-` is unknown: \
-the beginning was not seen, or changes in between were lost.
+as the kernel counts them: SENT includes what was sent again. After `then` stands the state in which the \
+kernel keeps what is left of the connection, unseen. `-` is unknown: the beginning was not seen, or changes \
+in between were lost.
+
+With --until gone a connection is printed when nothing is left of it, so that its time in FIN_WAIT2 and \
+TIME_WAIT is whole. What ends such a time makes no event: the kernel is asked every --sample-interval, and \
+`~` marks what is as exact as that.
 
 With --live, connections that are still open at the end of the run come last, as (open); their lifetime \
-and the time in their last state are those so far. Only connections that changed their state while it ran \
-are known.
+and the time in their last state are those so far, and `-` for those that were there before it began.
 
 --longer-than shows what is known to be longer. The summary says of how many connections that is not known.";
 
@@ -67,4 +83,6 @@ Examples:
   tcpstate life --state CLOSE_WAIT --longer-than 30s --live --duration 5m
                                                   who leaks sockets: closed by the peer, not by us
   tcpstate life --json --role client | jq -c 'select(.cause != \"fin\") | [.raddr, .rport, .cause]'
+  tcpstate life --until gone --state FIN_WAIT2 --longer-than 5s
+                                                  whose peers do not close their side
   tcpstate life -r FILE --csv                     what was recorded, one column for each state";

@@ -58,8 +58,10 @@ not all in the orderly way; each transition with its count and rate; and the bus
 each with its share of all transitions. What is 0 is left out. The service port is the local port of a \
 server and the remote port of a client, never an ephemeral one.
 
-`now` counts what was seen to change: sockets that were there before come in with their first change. \
-TIME_WAIT cannot be seen. The last interval is shown also if Ctrl-C cuts it short, so that the counts \
+`now` counts the sockets that were there at the start and what was seen to change since. TIME_WAIT, \
+FIN_WAIT2 of closed sockets and half-open connections (SYN_RECV) make no event: the kernel is asked for \
+them every --sample-interval. `half-open` says where most of them came in, `listeners` what was dropped in \
+the interval. The last interval is shown also if Ctrl-C cuts it short, so that the counts \
 of all intervals together are all the changes that were received.
 
 With --json a line an interval, with all groups; with --csv a row for each interval, group and \

@@ -68,6 +68,10 @@ pub fn state<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Er
     }
 }
 
+/// A state by its name, where a function does not fit.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StateName(#[serde(serialize_with = "state")] pub State);
+
 /// A process's name; what is no UTF-8 in it becomes U+FFFD.
 #[derive(Clone, Copy, Debug)]
 pub struct Name<'a>(&'a [u8]);
@@ -228,6 +232,8 @@ pub struct Connections {
     live: u64,
     /// There before their first change.
     first_seen: u64,
+    /// Found at the start.
+    seeded: u64,
     /// Changes that did not follow on the one before: others in between are missing.
     gaps: u64,
     /// Ended without being seen to: the kernel used the socket for another one.
@@ -236,6 +242,10 @@ pub struct Connections {
     evicted: u64,
     /// Listeners not remembered because there were more than are kept.
     listeners_refused: u64,
+    /// Beyond their change to CLOSE, and still in FIN_WAIT2 or TIME_WAIT at the end.
+    minisockets: u64,
+    /// Beyond their change to CLOSE, and nobody knows until when.
+    unfollowed: u64,
 }
 
 impl Connections {
@@ -244,10 +254,13 @@ impl Connections {
         Self {
             live: books.live,
             first_seen: books.first_seen,
+            seeded: books.seeded,
             gaps: books.gaps,
             superseded: books.superseded,
             evicted: books.evicted,
             listeners_refused: books.listeners_refused,
+            minisockets: books.minisockets,
+            unfollowed: books.unfollowed,
         }
     }
 }

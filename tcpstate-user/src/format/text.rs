@@ -4,6 +4,7 @@ use std::{
     env,
     fmt::{self, Display, Write as _},
     io::{self, IsTerminal, Write},
+    net::IpAddr,
 };
 
 /// A value, or `-` where it is unknown.
@@ -131,6 +132,25 @@ impl Table {
         self.line.extend(std::iter::repeat_n(' ', before));
         self.line.push_str(&self.cell);
         self.line.extend(std::iter::repeat_n(' ', after));
+    }
+}
+
+/// An address with its port.
+pub struct Endpoint(
+    /// The address; `None` is not known.
+    pub Option<IpAddr>,
+    /// The port; `None` is not known.
+    pub Option<u16>,
+);
+
+impl Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None if self.1.is_none() => f.write_str("-"),
+            // Else the port could be taken for a part of the address.
+            Some(IpAddr::V6(address)) => write!(f, "[{address}]:{}", OrDash(self.1)),
+            address => write!(f, "{}:{}", OrDash(address), OrDash(self.1)),
+        }
     }
 }
 

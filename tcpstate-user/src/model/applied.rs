@@ -1,11 +1,14 @@
 //! What one event meant, for the view that shows it. Reading it costs only what is asked for.
 
+use tcpstate_common::State;
+
 use super::{
     cause::Cause,
     connection::{Connection, Ended},
     group::Role,
     owner::Owner,
     table::Table,
+    tracker::handshake_ns,
 };
 use crate::event::Event;
 
@@ -71,6 +74,14 @@ impl Applied<'_> {
     /// Why the connection ended; `None` where none did.
     pub fn cause(&self) -> Option<Cause> {
         Cause::of(self.event)
+    }
+
+    /// How long the handshake took that this event ends: a client's time in `SYN_SENT`, a server's first
+    /// smoothed round trip time. `None` where no handshake ends, or it is not known.
+    pub fn handshake_ns(&self) -> Option<u64> {
+        let event = self.event;
+        let ends = event.newstate() == State::ESTABLISHED && !self.gap;
+        ends.then(|| handshake_ns(event, event.oldstate().folded(), self.dwell_ns))?
     }
 
     /// The connection that this event belongs to, whole; `None` for a listener's.

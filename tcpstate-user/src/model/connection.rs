@@ -6,6 +6,7 @@ use tcpstate_common::{State, record};
 
 use super::{
     cause::{Cause, goes_on},
+    found::Left,
     group::Role,
     owner::{Comm, How, Owner},
     pages::Item,
@@ -48,8 +49,12 @@ pub struct Connection {
     pub first_ns: u64,
     /// Whether that one opened it. If not, it was there before.
     pub opened: bool,
-    /// Monotonic time of the last transition: since when it is in its state, or when it ended.
-    pub last_ns: u64,
+    /// Monotonic time of the last transition: since when it is in its state, or when it ended. `None`
+    /// where none was seen: it was there before us.
+    pub last_ns: Option<u64>,
+    /// How long the handshake took: a client's time in `SYN_SENT`; a server's smoothed round trip time
+    /// when it was established, since its socket is made when the handshake is over.
+    pub handshake_ns: Option<u64>,
 }
 
 /// A connection's time in one state.
@@ -59,6 +64,30 @@ pub struct Stay {
     pub state: State,
     /// For how long; `None` where it is not known, and while it lasts.
     pub dwell_ns: Option<u64>,
+    /// Its end was not seen, but looked for at intervals.
+    pub sampled: bool,
+    /// Of a sampled one, how exact the time is: the length of the interval in which it ended.
+    pub interval_ns: Option<u64>,
+}
+
+impl Stay {
+    /// As events tell of it.
+    const fn seen(state: State, dwell_ns: Option<u64>) -> Self {
+        Self {
+            state,
+            dwell_ns,
+            sampled: false,
+            interval_ns: None,
+        }
+    }
+
+    /// A client's handshake is its time in `SYN_SENT`, if that ended in `ESTABLISHED`.
+    fn client_handshake_ns(states: &[Self]) -> Option<u64> {
+        states.windows(2).find_map(|pair| {
+            let is_it = pair[0].state == State::SYN_SENT && pair[1].state == State::ESTABLISHED;
+            is_it.then_some(pair[0].dwell_ns)
+        })?
+    }
 }
 
 /// What the kernel counted on a connection.
@@ -105,6 +134,29 @@ pub struct Ended {
     pub traffic: Option<Traffic>,
 }
 
+impl Ended {
+    /// Takes what a census told of it after its transition to CLOSE.
+    pub fn left(&mut self, left: &Left) {
+        let connection = &mut self.connection;
+        let stay = Stay {
+            state: left.state,
+            dwell_ns: left.dwell_ns,
+            sampled: true,
+            interval_ns: left.interval_ns,
+        };
+        match connection.states.last_mut() {
+            // The one in which it was as a socket too.
+            Some(last) if last.state == left.state && last.dwell_ns.is_none() => *last = stay,
+            _ => connection.states.push(stay),
+        }
+        if connection.opened {
+            self.lifetime_ns = Some(left.at_ns.saturating_sub(connection.first_ns));
+        }
+        connection.last_ns = Some(left.at_ns);
+        self.goes_on = left.then;
+    }
+}
+
 /// States before the current one that are kept in place. Only a simultaneous open and lost events
 /// make more.
 const PAST: usize = 4;
@@ -130,14 +182,12 @@ impl PackedStay {
 
     const fn unpack(self) -> Stay {
         let dwell = self.0 & Self::UNKNOWN;
-        Stay {
-            state: State((self.0 >> 56) as u8),
-            dwell_ns: if dwell == Self::UNKNOWN {
-                None
-            } else {
-                Some(dwell)
-            },
-        }
+        let dwell_ns = if dwell == Self::UNKNOWN {
+            None
+        } else {
+            Some(dwell)
+        };
+        Stay::seen(State((self.0 >> 56) as u8), dwell_ns)
     }
 }
 
@@ -148,7 +198,8 @@ pub(super) struct Hot {
     /// The cookie, or the address where [`Hot::ADDRESS`] is set.
     key: u64,
     first_ns: u64,
-    pub(super) since_ns: u64,
+    /// Since when it is in its state, or [`Hot::NOT_KNOWN`].
+    since_ns: u64,
     past: [PackedStay; PAST],
     pub(super) state: State,
     past_len: u8,
@@ -177,12 +228,14 @@ pub(super) struct Cold {
     netns: u32,
     uid: u32,
     pid: u32,
+    /// A server's handshake, microseconds; 0 is not known.
+    handshake_us: u32,
     rport: u16,
     /// Number of the group that its rates go to.
     pub(super) group: u16,
 }
 
-const _: () = assert!(size_of::<Cold>() == 72);
+const _: () = assert!(size_of::<Cold>() == 80);
 
 /// What is found out about a connection when its first event comes.
 #[derive(Clone, Copy)]
@@ -207,6 +260,8 @@ pub(super) enum Known {
     },
     /// It had been in this state for a time that is not known.
     Midway { old: State },
+    /// There is none: it was found in its state.
+    Seeded,
 }
 
 impl Item for Hot {
@@ -230,6 +285,8 @@ impl Item for Hot {
 }
 
 impl Hot {
+    /// No event has this time.
+    const NOT_KNOWN: u64 = u64::MAX;
     const LIVE: u16 = 1 << 0;
     /// `key` is an address.
     const ADDRESS: u16 = 1 << 1;
@@ -261,6 +318,11 @@ impl Hot {
         let (opened, embryo, past, past_len) = match opening.known {
             Known::Opened { embryo } => (true, embryo, PackedStay::default(), 0),
             Known::Midway { old } => (false, false, PackedStay::new(old, None), 1),
+            Known::Seeded => (false, false, PackedStay::default(), 0),
+        };
+        let since_ns = match opening.known {
+            Known::Opened { .. } | Known::Midway { .. } => event.ts_ns(),
+            Known::Seeded => Self::NOT_KNOWN,
         };
         let record = event.record();
         let addressed = is_set(&record.laddr) && is_set(&record.raddr) && record.rport != 0;
@@ -269,7 +331,7 @@ impl Hot {
         Self {
             key,
             first_ns: event.ts_ns(),
-            since_ns: event.ts_ns(),
+            since_ns,
             past: [
                 past,
                 PackedStay::default(),
@@ -348,6 +410,39 @@ impl Hot {
         }
     }
 
+    /// Since when it is in its state.
+    pub(super) const fn since_ns(&self) -> Option<u64> {
+        if self.since_ns == Self::NOT_KNOWN {
+            None
+        } else {
+            Some(self.since_ns)
+        }
+    }
+
+    /// It is in its state since `ts_ns`, or since the time that it has, if that is later.
+    #[inline]
+    const fn enter_at(&mut self, ts_ns: u64) {
+        if self.since_ns == Self::NOT_KNOWN {
+            self.since_ns = self.first_ns;
+        }
+        if self.since_ns < ts_ns {
+            self.since_ns = ts_ns;
+        }
+    }
+
+    /// Whether all that is known of it happened before `ts_ns`.
+    pub(super) fn is_older_than(&self, ts_ns: u64) -> bool {
+        self.since_ns().unwrap_or(self.first_ns) < ts_ns
+    }
+
+    /// It was found in this state, on the way to which all is unknown.
+    pub(super) fn put_into(&mut self, state: State) -> Option<PackedStay> {
+        let spilled = self.push(self.state, None);
+        self.state = state;
+        self.since_ns = Self::NOT_KNOWN;
+        spilled
+    }
+
     /// From the first transition to the last one; `None` if the first was not seen.
     pub(super) fn lifetime_ns(&self) -> Option<u64> {
         self.has(Self::OPENED)
@@ -378,16 +473,26 @@ impl Hot {
         }
     }
 
-    /// Leaves the current state for `next` at `ts_ns` and gives the dwell.
+    /// Leaves the current state for `next` at `ts_ns` and gives the dwell, where it is known.
+    ///
+    /// `unseen`: only the socket goes, the connection stays in its state, so there is no dwell yet.
     ///
     /// Time that runs backwards between two CPUs gives a dwell of 0 and the later of the two times,
     /// so that the dwells still sum to the lifetime.
     #[inline]
-    pub(super) fn step(&mut self, next: State, ts_ns: u64) -> (u64, Option<PackedStay>) {
-        let dwell = ts_ns.saturating_sub(self.since_ns);
-        let spilled = self.push(self.state, Some(dwell));
+    pub(super) fn step(
+        &mut self,
+        next: State,
+        ts_ns: u64,
+        unseen: bool,
+    ) -> (Option<u64>, Option<PackedStay>) {
+        let dwell = match self.since_ns() {
+            Some(since_ns) if !unseen => Some(ts_ns.saturating_sub(since_ns)),
+            _ => None,
+        };
+        let spilled = self.push(self.state, dwell);
         self.state = next;
-        self.since_ns = self.since_ns.max(ts_ns);
+        self.enter_at(ts_ns);
         self.bits |= Self::TOUCHED;
         (dwell, spilled)
     }
@@ -402,7 +507,7 @@ impl Hot {
     ) -> [Option<PackedStay>; 2] {
         let spilled = [self.push(self.state, None), self.push(old, None)];
         self.state = next;
-        self.since_ns = self.since_ns.max(ts_ns);
+        self.enter_at(ts_ns);
         self.bits |= Self::TOUCHED;
         spilled
     }
@@ -440,6 +545,7 @@ impl Cold {
             netns: record.netns,
             uid: record.uid,
             pid: opening.owner.pid.unwrap_or_default(),
+            handshake_us: 0,
             rport: record.rport,
             group: opening.group,
         }
@@ -474,8 +580,19 @@ impl Cold {
         hot.set(Hot::ADDRESSED, addressed);
     }
 
+    /// Takes what the kernel measured of a server's handshake.
+    pub(super) fn learn_handshake(&mut self, event: &Event) {
+        self.handshake_us = Traffic::of(event)
+            .and_then(|traffic| traffic.srtt_us)
+            .unwrap_or(0);
+    }
+
     pub(super) const fn rport(&self) -> u16 {
         self.rport
+    }
+
+    pub(super) const fn netns(&self) -> u32 {
+        self.netns
     }
 
     pub(super) fn owner(&self, hot: &Hot) -> Owner {
@@ -492,10 +609,7 @@ impl Cold {
         let mut states: Vec<Stay> = past.iter().chain(long).map(|stay| stay.unpack()).collect();
         // An ended connection is in CLOSE, which is no part of its life.
         if hot.state != State::CLOSE {
-            states.push(Stay {
-                state: hot.state,
-                dwell_ns: None,
-            });
+            states.push(Stay::seen(hot.state, None));
         }
         Connection {
             id: hot.id(),
@@ -511,6 +625,10 @@ impl Cold {
             rport: (self.rport != 0).then_some(self.rport),
             role: hot.role(),
             service_port: hot.role().service_port(hot.lport, self.rport),
+            handshake_ns: match self.handshake_us {
+                0 => Stay::client_handshake_ns(&states),
+                us => Some(u64::from(us) * 1_000),
+            },
             owner: self.owner(hot),
             uid: hot.has(Hot::UID).then_some(self.uid),
             cgroup: (self.cgroup != 0).then_some(self.cgroup),
@@ -518,7 +636,7 @@ impl Cold {
             truncated: hot.has(Hot::TRUNCATED),
             first_ns: hot.first_ns,
             opened: hot.has(Hot::OPENED),
-            last_ns: hot.since_ns,
+            last_ns: hot.since_ns(),
         }
     }
 
@@ -564,13 +682,7 @@ mod tests {
             (Some(u64::MAX), Some((1 << 56) - 2)),
         ] {
             let stay = PackedStay::new(State(255), dwell).unpack();
-            assert_eq!(
-                stay,
-                Stay {
-                    state: State(255),
-                    dwell_ns: kept
-                }
-            );
+            assert_eq!(stay, Stay::seen(State(255), kept));
         }
     }
 }

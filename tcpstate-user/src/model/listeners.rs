@@ -1,9 +1,12 @@
 //! The sockets that listen: who owns what comes in, and which local ports are a server's.
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::{connection::is_set, hash::BuildMixer, owner::Owner};
-use crate::event::{Event, SocketId};
+use crate::{
+    census::Census,
+    event::{Event, SocketId},
+};
 
 /// Where a socket listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,14 +44,15 @@ impl Place {
     }
 }
 
-/// A listening socket whose CLOSE -> LISTEN was seen.
+/// A listening socket whose CLOSE -> LISTEN was seen, or that was found.
 #[derive(Clone, Debug)]
 pub(super) struct Listener {
     pub(super) place: Place,
     pub(super) owner: Owner,
     pub(super) uid: Option<u32>,
     pub(super) cgroup: Option<u64>,
-    pub(super) since_ns: u64,
+    /// `None`: it listened before us.
+    pub(super) since_ns: Option<u64>,
     pub(super) service: u16,
     pub(super) group: u16,
 }
@@ -101,8 +105,15 @@ impl Listeners {
         }
     }
 
-    /// A socket begins to listen. `false` where there is no room to remember it.
-    pub(super) fn open(&mut self, event: &Event, service: u16, group: u16) -> bool {
+    /// A socket begins to listen, or is found to (then nobody knows since when). `false` where there is
+    /// no room to remember it.
+    pub(super) fn open(
+        &mut self,
+        event: &Event,
+        owner: Owner,
+        since_ns: Option<u64>,
+        (service, group): (u16, u16),
+    ) -> bool {
         let place = Place::of(event);
         // Without bind() the port is chosen after this event: there is no place to know it by yet.
         let has_place = place.port != 0;
@@ -110,7 +121,6 @@ impl Listeners {
             self.refused += 1;
             return false;
         }
-        let owner = Owner::exact(event.process());
         // There is none for port 0.
         if let Some(shared) = self.places.get_mut(&place) {
             shared.owner = if shared.earlier {
@@ -127,7 +137,7 @@ impl Listeners {
             owner,
             uid: event.uid(),
             cgroup: event.cgroup(),
-            since_ns: event.ts_ns(),
+            since_ns,
             service,
             group,
         };
@@ -142,11 +152,18 @@ impl Listeners {
 
     /// The socket of this event listens no more. Gives it back where it was known.
     pub(super) fn close(&mut self, event: &Event) -> Option<Listener> {
-        let listener = self.sockets.remove(&event.id())?;
-        let place = listener.place;
-        let Some(shared) = self.places.get_mut(&place) else {
+        let listener = self.remove(event.id())?;
+        if listener.port() == 0 {
             // It began without a port; what came in since was taken for an earlier one's.
             self.close_earlier(event);
+        }
+        Some(listener)
+    }
+
+    fn remove(&mut self, id: SocketId) -> Option<Listener> {
+        let listener = self.sockets.remove(&id)?;
+        let place = listener.place;
+        let Some(shared) = self.places.get_mut(&place) else {
             return Some(listener);
         };
         shared.sockets -= 1;
@@ -160,6 +177,33 @@ impl Listeners {
             }
         }
         Some(listener)
+    }
+
+    /// Forgets the listeners of a namespace that a list of all its sockets does not have; gives their
+    /// groups.
+    pub(super) fn not_listed(
+        &mut self,
+        census: &Census,
+        listed: &HashSet<u64, BuildMixer>,
+    ) -> Vec<u16> {
+        let ended: Vec<SocketId> = self
+            .sockets
+            .iter()
+            .filter(|(id, listener)| {
+                let is_listed = match id {
+                    SocketId::Cookie(cookie) => listed.contains(cookie),
+                    // A list has no addresses.
+                    SocketId::Address(_) => true,
+                };
+                let is_older = listener
+                    .since_ns
+                    .is_none_or(|since_ns| since_ns < census.begin_ns);
+                !is_listed && listener.netns() == census.netns && is_older
+            })
+            .map(|(&id, _)| id)
+            .collect();
+        let ended = ended.into_iter().filter_map(|id| self.remove(id));
+        ended.map(|listener| listener.group).collect()
     }
 
     /// A socket that we never saw begin listens no more.

@@ -9,6 +9,7 @@
 //!               ├─ connections, listeners   who is there now
 //!               ├─ rates                    what happened, by service port (or role, comm, cgroup)
 //!               └─ histograms               how long it took
+//! Census ─> Tracker::census ─> Left         when a connection left a state that no event shows
 //!          Tracker::tick     ─> Interval    the rates since the last tick
 //!          Tracker::snapshot ─> Snapshot    all of it, owned
 //! ```
@@ -16,6 +17,7 @@
 mod applied;
 mod cause;
 mod connection;
+mod found;
 mod group;
 mod hash;
 mod histogram;
@@ -27,10 +29,12 @@ mod rates;
 mod snapshot;
 mod table;
 mod tracker;
+mod unseen;
 
 pub use applied::Applied;
 pub use cause::{Cause, goes_on};
 pub use connection::{Connection, Ended, Stay, Traffic};
+pub use found::Left;
 pub use group::{By, GroupKey, Role, ServicePort};
 pub use histogram::{Bucket, Histogram};
 pub use histograms::{Of, Series};

@@ -345,13 +345,24 @@ impl Rates {
     /// A socket is in this state from now on.
     #[inline]
     pub(super) fn enter(&mut self, group: u16, state: State) {
-        self.group(group).now[slot_of(state)] += 1;
+        self.enter_all(group, state, 1);
+    }
+
+    /// So many sockets are.
+    #[inline]
+    pub(super) fn enter_all(&mut self, group: u16, state: State, count: u32) {
+        self.group(group).now[slot_of(state)] += count;
+    }
+
+    /// So many sockets that were counted in this state no longer are.
+    pub(super) fn leave_all(&mut self, group: u16, state: State, count: u32) {
+        self.group(group).now[slot_of(state)] -= count;
     }
 
     /// A socket that was counted in this state no longer is.
     #[inline]
     pub(super) fn leave(&mut self, group: u16, state: State) {
-        self.group(group).now[slot_of(state)] -= 1;
+        self.leave_all(group, state, 1);
     }
 
     /// What happened since the last time, over all and by group; begins a new interval.

@@ -54,7 +54,7 @@ pub struct Snapshot {
 
 /// What the tracker did and what it could not know.
 ///
-/// `all.opened + first_seen = all.closed + superseded + evicted + live`
+/// `all.opened + first_seen + seeded = all.closed + superseded + evicted + live`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Books {
     /// Events applied: the sum of all transitions.
@@ -63,7 +63,10 @@ pub struct Books {
     pub live: u64,
     /// Connections that were there before their first event: their beginning is not known.
     pub first_seen: u64,
-    /// Connections whose end was not seen: the kernel used the socket for another one.
+    /// Connections that a census found before any event of theirs: neither is theirs.
+    pub seeded: u64,
+    /// Connections whose end was not seen: the kernel used the socket for another one, or a census did
+    /// not find it any more.
     pub superseded: u64,
     /// Connections forgotten because there were more than [`super::Limits`] allow.
     pub evicted: u64,
@@ -72,6 +75,11 @@ pub struct Books {
     pub gaps: u64,
     /// Listeners not remembered because there were more than [`super::Limits`] allow.
     pub listeners_refused: u64,
+    /// Minisockets that are followed now.
+    pub minisockets: u64,
+    /// Minisockets of which nobody knows when they went: there were more than [`super::Limits`] allow, or
+    /// their namespace could not be asked.
+    pub unfollowed: u64,
 }
 
 /// A listener.
@@ -91,8 +99,8 @@ pub struct ListenerInfo {
     pub uid: Option<u32>,
     /// Id of its cgroup.
     pub cgroup: Option<u64>,
-    /// Monotonic time at which it began to listen.
-    pub since_ns: u64,
+    /// Monotonic time at which it began to listen; `None` if that was before us.
+    pub since_ns: Option<u64>,
 }
 
 /// Bytes that the tracker holds, by what for.
@@ -102,6 +110,8 @@ pub struct Memory {
     pub connections: usize,
     /// The listeners.
     pub listeners: usize,
+    /// Minisockets and half-open connections.
+    pub unseen: usize,
     /// The rates and the names of their groups.
     pub rates: usize,
     /// The histograms.
@@ -111,6 +121,6 @@ pub struct Memory {
 impl Memory {
     /// All of it.
     pub const fn total(&self) -> usize {
-        self.connections + self.listeners + self.rates + self.histograms
+        self.connections + self.listeners + self.unseen + self.rates + self.histograms
     }
 }

@@ -73,6 +73,16 @@ impl Table {
         self.pages.cold(slot)
     }
 
+    pub(super) fn cold_mut(&mut self, slot: u32) -> &mut Cold {
+        self.pages.both_mut(slot).1
+    }
+
+    /// The slots of the connections that are open.
+    pub(super) fn open_slots(&self) -> impl Iterator<Item = u32> + '_ {
+        let is_open = |slot: &u32| self.pages.hot(*slot).is_live() && Some(*slot) != self.ended;
+        self.pages.slots().filter(is_open)
+    }
+
     /// Connections that are open.
     pub(super) fn live(&self) -> usize {
         self.pages.live() - usize::from(self.ended.is_some())
@@ -247,13 +257,7 @@ impl Table {
 
     /// All that are open, the oldest first.
     pub(super) fn show_all(&self) -> Vec<Connection> {
-        let open = |slot: &u32| self.pages.hot(*slot).is_live() && Some(*slot) != self.ended;
-        let mut all: Vec<Connection> = self
-            .pages
-            .slots()
-            .filter(open)
-            .map(|slot| self.show(slot))
-            .collect();
+        let mut all: Vec<Connection> = self.open_slots().map(|slot| self.show(slot)).collect();
         all.sort_by_key(|connection| (connection.first_ns, connection.id));
         all
     }

@@ -1,17 +1,21 @@
 //! What each event means: the one place where events become connections, rates and durations.
 
+use hashbrown::HashSet;
 use tcpstate_common::State;
 
 use super::{
     By, Cause, Include, Interval, Memory, Owner, Role, Snapshot, Traffic,
     applied::{Applied, Subject},
+    cause::goes_on,
     connection::{Known, Opening},
     group::{Groups, Services, Traits},
+    hash::BuildMixer,
     histograms::{Histograms, Of},
     listeners::{Listeners, listening_address},
     rates::{Rates, closes, opens},
     snapshot::{Books, ListenerInfo},
     table::{Table, may_be_embryo},
+    unseen::{Mini, Unseen},
 };
 use crate::event::{Event, SocketId};
 
@@ -44,24 +48,31 @@ impl Default for Limits {
 }
 
 /// Connections, rates and histograms, fed event by event.
+///
+/// What a census adds is in [`super::found`].
 pub struct Tracker {
-    table: Table,
-    listeners: Listeners,
-    services: Services,
-    groups: Groups,
-    rates: Option<Rates>,
-    histograms: Option<Histograms>,
+    pub(super) table: Table,
+    pub(super) listeners: Listeners,
+    pub(super) services: Services,
+    pub(super) groups: Groups,
+    pub(super) rates: Option<Rates>,
+    pub(super) histograms: Option<Histograms>,
+    /// Whether connections are followed beyond their transition to CLOSE.
+    follows: bool,
+    pub(super) unseen: Unseen,
+    /// Cookies of the census that is being taken in.
+    pub(super) listed: HashSet<u64, BuildMixer>,
     limits: Limits,
-    books: Books,
+    pub(super) books: Books,
     /// The owner of the listener that the last event was about, if it was about one.
     listener: Owner,
-    now_ns: u64,
+    pub(super) now_ns: u64,
     /// Begin of the interval; `None` before the first event or tick.
     interval_ns: Option<u64>,
 }
 
 /// What was found out about an event.
-struct Step {
+pub(super) struct Step {
     subject: Subject,
     service: u16,
     group: u16,
@@ -79,6 +90,9 @@ impl Tracker {
             groups: Groups::new(By::default(), &limits),
             rates: Some(Rates::default()),
             histograms: Some(Histograms::new(limits.max_histogram_bytes)),
+            follows: false,
+            unseen: Unseen::new(limits.max_connections),
+            listed: HashSet::default(),
             limits,
             books: Books::default(),
             listener: Owner::UNKNOWN,
@@ -106,6 +120,12 @@ impl Tracker {
     pub fn without_histograms(mut self) -> Self {
         self.histograms = None;
         self
+    }
+
+    /// Follows connections beyond their transition to CLOSE until they are really gone. Only a census
+    /// tells when that is: without one to come they would stay for ever.
+    pub const fn follow(&mut self) {
+        self.follows = true;
     }
 
     /// Takes one event.
@@ -203,6 +223,7 @@ impl Tracker {
     pub fn books(&self) -> Books {
         Books {
             live: self.table.live() as u64,
+            minisockets: self.unseen.len() as u64,
             listeners_refused: self.listeners.refused(),
             ..self.books
         }
@@ -213,6 +234,7 @@ impl Tracker {
         Memory {
             connections: self.table.memory(),
             listeners: self.listeners.memory(),
+            unseen: self.unseen.memory() + self.listed.allocation_size(),
             rates: self.rates.as_ref().map_or(0, Rates::memory)
                 + self.services.memory()
                 + self.groups.memory(),
@@ -258,7 +280,7 @@ impl Tracker {
         self.insert(event, new, (role, owner), Known::Midway { old }, false)
     }
 
-    fn insert(
+    pub(super) fn insert(
         &mut self,
         event: &Event,
         state: State,
@@ -295,7 +317,7 @@ impl Tracker {
             group,
         };
         let slot = self.table.insert(event, &opening);
-        let subject = self.enter(slot, group, state);
+        let subject = self.enter(event, slot, group, state, None);
         Step {
             subject,
             service,
@@ -305,10 +327,21 @@ impl Tracker {
         }
     }
 
-    /// The connection in this slot is now in this state, perhaps at its end.
+    /// The connection in this slot is now in this state, perhaps at its end, after it was in another
+    /// since `since_ns`.
     #[inline]
-    fn enter(&mut self, slot: u32, group: u16, new: State) -> Subject {
+    fn enter(
+        &mut self,
+        event: &Event,
+        slot: u32,
+        group: u16,
+        new: State,
+        since_ns: Option<u64>,
+    ) -> Subject {
         if new == State::CLOSE {
+            if self.follows {
+                self.follow_on(event, slot, group, since_ns);
+            }
             self.table.remove(slot);
             return Subject::Ended(slot);
         }
@@ -316,6 +349,27 @@ impl Tracker {
             rates.enter(group, new);
         }
         Subject::Connection(slot)
+    }
+
+    /// The connection in this slot ends as a socket; perhaps it goes on as a minisocket.
+    fn follow_on(&mut self, event: &Event, slot: u32, group: u16, since_ns: Option<u64>) {
+        let (Some(state), SocketId::Cookie(cookie)) = (goes_on(event), self.table.hot(slot).id())
+        else {
+            return;
+        };
+        let since_ns = if state == State::FIN_WAIT2 {
+            // It stays in the state that it was in.
+            since_ns
+        } else {
+            Some(event.ts_ns())
+        };
+        let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
+        let mini = Mini::new(state, since_ns, cold.netns(), hot.service, group);
+        if !self.unseen.await_found(cookie, mini) {
+            self.books.unfollowed += 1;
+        } else if let Some(rates) = &mut self.rates {
+            rates.enter(group, state);
+        }
     }
 
     /// A connection goes from one state to another, or to its end.
@@ -338,15 +392,17 @@ impl Tracker {
             return self.nothing(event, true);
         }
         let hot = self.table.hot_mut(slot);
-        let (service, held) = (hot.service, hot.state);
+        let (service, held, since_ns) = (hot.service, hot.state, hot.since_ns());
         hot.learn_lport(event.lport());
         let gap = held != old;
         let mut dwell_ns = None;
         if gap {
             self.step_over_gap(slot, old, new, event.ts_ns());
         } else {
-            let (dwell, spilled) = hot.step(new, event.ts_ns());
-            dwell_ns = Some(dwell);
+            // An orphan's socket goes at once; the connection stays in FIN_WAIT2.
+            let stays = new == State::CLOSE && goes_on(event) == Some(State::FIN_WAIT2);
+            let (dwell, spilled) = hot.step(new, event.ts_ns(), stays);
+            dwell_ns = dwell;
             if let Some(stay) = spilled {
                 self.table.spill(slot, stay);
             }
@@ -354,11 +410,15 @@ impl Tracker {
         if !self.table.hot(slot).is_addressed() {
             self.table.learn(slot, event);
         }
+        if (old, new) == (State::SYN_RECV, State::ESTABLISHED) {
+            self.table.cold_mut(slot).learn_handshake(event);
+        }
         let group = self.group_of(slot);
         if let Some(rates) = &mut self.rates {
             rates.leave(group, held);
         }
-        let subject = self.enter(slot, group, new);
+        let since_ns = since_ns.filter(|_| !gap);
+        let subject = self.enter(event, slot, group, new, since_ns);
         Step {
             subject,
             service,
@@ -439,7 +499,10 @@ impl Tracker {
             comm: owner.comm,
             cgroup: event.cgroup(),
         });
-        if self.listeners.open(event, service, group)
+        let since_ns = Some(event.ts_ns());
+        if self
+            .listeners
+            .open(event, owner, since_ns, (service, group))
             && let Some(rates) = &mut self.rates
         {
             rates.enter(group, State::LISTEN);
@@ -463,7 +526,9 @@ impl Tracker {
                 subject: Subject::Listener,
                 service: listener.service,
                 group: listener.group,
-                dwell_ns: Some(event.ts_ns().saturating_sub(listener.since_ns)),
+                dwell_ns: listener
+                    .since_ns
+                    .map(|since_ns| event.ts_ns().saturating_sub(since_ns)),
                 gap: false,
             };
             self.forget_listener(event);
@@ -489,7 +554,7 @@ impl Tracker {
     }
 
     /// Whether there was one.
-    fn forget_listener(&mut self, event: &Event) -> bool {
+    pub(super) fn forget_listener(&mut self, event: &Event) -> bool {
         let Some(listener) = self.listeners.close(event) else {
             return false;
         };
@@ -509,7 +574,7 @@ impl Tracker {
 
     /// The group of a connection.
     #[inline]
-    fn group_of(&self, slot: u32) -> u16 {
+    pub(super) fn group_of(&self, slot: u32) -> u16 {
         if self.groups.are_services() {
             // Spares looking at the other half of it.
             return self.table.hot(slot).service;
@@ -518,7 +583,7 @@ impl Tracker {
     }
 
     #[cold]
-    fn drop_connection(&mut self, slot: u32) {
+    pub(super) fn drop_connection(&mut self, slot: u32) {
         let (group, state) = (self.group_of(slot), self.table.hot(slot).state);
         if let Some(rates) = &mut self.rates {
             rates.leave(group, state);
@@ -579,7 +644,7 @@ impl Tracker {
 }
 
 /// The time of the handshake that this transition to ESTABLISHED completes, where it is known.
-fn handshake_ns(event: &Event, old: State, dwell_ns: Option<u64>) -> Option<u64> {
+pub(super) fn handshake_ns(event: &Event, old: State, dwell_ns: Option<u64>) -> Option<u64> {
     match old {
         State::SYN_SENT => dwell_ns,
         // The child of a listener is made when the handshake is over; its first smoothed round trip

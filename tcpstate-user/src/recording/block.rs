@@ -10,6 +10,7 @@ use tcpstate_common::Record;
 
 use super::packing::{self, MAX_PACKED, Malformed, Packer};
 use crate::{
+    census::Census,
     event::Event,
     source::{Accounting, CaptureCost},
 };
@@ -36,6 +37,8 @@ pub(super) struct Kind(pub(super) u8);
 impl Kind {
     pub(super) const EVENTS: Self = Self(1);
     pub(super) const FOOTER: Self = Self(2);
+    /// A [`Census`], as JSON.
+    pub(super) const CENSUS: Self = Self(3);
 }
 
 /// How a payload is stored.
@@ -132,7 +135,7 @@ pub(super) fn max_block_bytes(records: usize) -> usize {
     BLOCK_HEADER + zstd::zstd_safe::compress_bound(records * MAX_PACKED)
 }
 
-/// Makes blocks of events.
+/// Makes blocks of events, and of what stands between them.
 pub(super) struct Encoder {
     packer: Packer,
     compressor: zstd::bulk::Compressor<'static>,
@@ -181,9 +184,46 @@ impl Encoder {
         };
         Ok((header, &self.stored))
     }
+
+    /// A block of this census: its header, and its payload until the next call. `None` where it would
+    /// exceed the format's bounds, which no census that a source makes comes near.
+    ///
+    /// *Errors:* the compressor is out of memory.
+    pub(super) fn encode_census(
+        &mut self,
+        census: &Census,
+    ) -> io::Result<Option<(BlockHeader, &[u8])>> {
+        self.packed.clear();
+        serde_json::to_writer(&mut self.packed, census)?;
+        if self.packed.len() > MAX_UNPACKED {
+            return Ok(None);
+        }
+        self.stored.clear();
+        self.stored
+            .reserve(zstd::zstd_safe::compress_bound(self.packed.len()));
+        self.compressor
+            .compress_to_buffer(&self.packed, &mut self.stored)?;
+        let header = BlockHeader {
+            kind: Kind::CENSUS,
+            coding: ZSTD,
+            count: 0,
+            stored_bytes: length(self.stored.len()),
+            unpacked_bytes: length(self.packed.len()),
+            payload_crc: crc32c::crc32c(&self.stored),
+            first_event: 0,
+            first_ts_ns: census.begin_ns,
+            last_ts_ns: census.begin_ns,
+        };
+        Ok(Some((header, &self.stored)))
+    }
+
+    /// The payload that was made last.
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.stored
+    }
 }
 
-/// Reads blocks of events.
+/// Reads blocks of events, and of what stands between them.
 pub(super) struct Decoder {
     decompressor: zstd::bulk::Decompressor<'static>,
     unpacked: Vec<u8>,
@@ -208,25 +248,8 @@ impl Decoder {
         payload: &[u8],
         events: &mut Vec<Event>,
     ) -> Result<u64, Malformed> {
-        let expected = header.unpacked_bytes as usize;
-        let unpacked = match header.coding {
-            PLAIN => payload,
-            ZSTD => {
-                // Decompression stops at the capacity, which the header's bounds limit, whatever
-                // the payload claims to hold.
-                self.unpacked.clear();
-                self.unpacked.reserve(expected);
-                self.decompressor
-                    .decompress_to_buffer(payload, &mut self.unpacked)
-                    .map_err(|_| Malformed)?;
-                &self.unpacked
-            }
-            _ => return Err(Malformed),
-        };
-        if unpacked.len() != expected {
-            return Err(Malformed);
-        }
-        packing::unpack(unpacked, header.count as usize, &mut self.records)?;
+        self.unpack(header, payload)?;
+        packing::unpack(&self.unpacked, header.count as usize, &mut self.records)?;
         events.reserve(self.records.len());
         let before = events.len();
         events.extend(
@@ -235,6 +258,40 @@ impl Decoder {
                 .filter_map(|&record| Event::try_from(record).ok()),
         );
         Ok((self.records.len() - (events.len() - before)) as u64)
+    }
+
+    /// The block's census.
+    ///
+    /// *Errors:* the payload does not unpack to what the header says, or is none.
+    pub(super) fn census(
+        &mut self,
+        header: &BlockHeader,
+        payload: &[u8],
+    ) -> Result<Census, Malformed> {
+        self.unpack(header, payload)?;
+        serde_json::from_slice(&self.unpacked).map_err(|_| Malformed)
+    }
+
+    fn unpack(&mut self, header: &BlockHeader, payload: &[u8]) -> Result<(), Malformed> {
+        let expected = header.unpacked_bytes as usize;
+        self.unpacked.clear();
+        match header.coding {
+            PLAIN => self.unpacked.extend_from_slice(payload),
+            ZSTD => {
+                // Decompression stops at the capacity, which the header's bounds limit, whatever
+                // the payload claims to hold.
+                self.unpacked.reserve(expected);
+                self.decompressor
+                    .decompress_to_buffer(payload, &mut self.unpacked)
+                    .map_err(|_| Malformed)?;
+            }
+            _ => return Err(Malformed),
+        }
+        if self.unpacked.len() == expected {
+            Ok(())
+        } else {
+            Err(Malformed)
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
     writer::{RecordingFile, Written},
 };
 use crate::{
+    census::Census,
     event::Event,
     source::{Accounting, CaptureCost, Origin},
 };
@@ -106,6 +107,18 @@ impl FlightRing {
         Ok(())
     }
 
+    /// Takes a census.
+    pub fn append_census(&mut self, census: &Census) -> Result<(), WriteError> {
+        self.newest_ns = self.newest_ns.max(census.begin_ns);
+        self.seal()?;
+        let encoded = self.encoder.encode_census(census);
+        if let Some((header, payload)) = encoded.map_err(WriteError::Compress)? {
+            let payload = payload.into();
+            self.keep(Sealed { header, payload });
+        }
+        Ok(())
+    }
+
     fn pending_is_old(&self) -> bool {
         let age_ns = self
             .pending
@@ -137,10 +150,14 @@ impl FlightRing {
             payload: payload.into(),
         };
         self.pending.clear();
+        self.keep(sealed);
+        Ok(())
+    }
+
+    fn keep(&mut self, sealed: Sealed) {
         self.sealed_bytes += sealed.memory_bytes();
         self.sealed.push_back(sealed);
         self.evict();
-        Ok(())
     }
 
     fn evict(&mut self) {

@@ -173,6 +173,7 @@ mod tests {
             started_ns: u64::MAX,
             filters: "-L 80".into(),
             live: true,
+            sample_interval_ns: None,
         };
         Metadata::new(&origin, 3, 17)
     }

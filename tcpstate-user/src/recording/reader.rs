@@ -24,6 +24,7 @@ use super::{
     scan::{Books, Scanner, Step},
 };
 use crate::{
+    census::Census,
     event::Event,
     source::{Accounting, CaptureCost, EventSource, Origin, Progress},
 };
@@ -62,6 +63,7 @@ pub enum ReadError {
 
 enum Message {
     Events(Vec<Event>),
+    Census(Box<Census>),
     Notices(Vec<String>),
     End(Result<Books, io::Error>),
 }
@@ -81,6 +83,7 @@ pub struct Reader {
     read_bytes: Arc<AtomicU64>,
     total_bytes: Option<u64>,
     delivered: u64,
+    census: Option<Box<Census>>,
     books: Option<Books>,
     notices: Vec<String>,
     stopped: bool,
@@ -121,7 +124,12 @@ impl Reader {
             // A later part of a rotation, or what a flight recorder still had: the capture may have
             // begun days before, intervals and `--duration` are to begin with the file.
             let mut events = Vec::new();
-            let step = scanner.step(&mut events);
+            let mut step = scanner.step(&mut events);
+            while events.is_empty() && matches!(step, Ok(Step::More)) {
+                // What was found before the first event is what was found at some earlier time.
+                drop(scanner.take_census());
+                step = scanner.step(&mut events);
+            }
             if let Some(ts_ns) = events.iter().map(Event::ts_ns).min() {
                 origin.started_ns = ts_ns;
             }
@@ -147,6 +155,7 @@ impl Reader {
             read_bytes,
             total_bytes,
             delivered: 0,
+            census: None,
             books: None,
             notices: Vec::new(),
             stopped: false,
@@ -176,6 +185,7 @@ pub fn read_in_place(bytes: &[u8]) -> Result<(usize, Accounting, Vec<String>), R
     loop {
         batch.clear();
         let step = scanner.step(&mut batch).map_err(failed)?;
+        drop(scanner.take_census());
         most = most.max(batch.len());
         delivered += batch.len() as u64;
         assert!(
@@ -217,12 +227,14 @@ fn read_ahead<R: Read>(
             Err(error) => Some(Err(error)),
         };
         let notices = scanner.notices();
+        let census = scanner.take_census().map(Box::new);
         let mut messages = [
             (!events.is_empty()).then_some(Message::Events(events)),
+            census.map(Message::Census),
             (!notices.is_empty()).then_some(Message::Notices(notices)),
             end.map(Message::End),
         ];
-        let ended = messages[2].is_some();
+        let ended = messages[3].is_some();
         for message in messages.iter_mut().filter_map(Option::take) {
             if sender.blocking_send(message).is_err() {
                 return;
@@ -256,6 +268,10 @@ impl EventSource for Reader {
                     let _ = self.used.send(events);
                     return Poll::Ready(Ok(true));
                 }
+                Some(Message::Census(census)) => {
+                    self.census = Some(census);
+                    return Poll::Ready(Ok(true));
+                }
                 Some(Message::Notices(notices)) => {
                     self.notices.extend(
                         notices
@@ -282,6 +298,10 @@ impl EventSource for Reader {
                 }
             }
         }
+    }
+
+    fn take_census(&mut self) -> Option<Census> {
+        self.census.take().map(|census| *census)
     }
 
     fn stop(&mut self) {

@@ -10,6 +10,7 @@ use super::{
     header::{self, FILE_HEADER, HeaderError, Metadata},
 };
 use crate::{
+    census::Census,
     event::Event,
     source::{Accounting, CaptureCost},
 };
@@ -104,6 +105,8 @@ pub(super) struct Scanner<R> {
     /// The number of the event that should come next.
     next_event: u64,
     read_events: u64,
+    /// Stands behind the events of the last step.
+    census: Option<Census>,
     books: Books,
     footer: Option<Footer>,
     damage: Option<Damage>,
@@ -145,6 +148,7 @@ impl<R: Read> Scanner<R> {
             next_event: metadata.first_event,
             metadata,
             read_events: 0,
+            census: None,
             books: Books::default(),
             footer: None,
             damage: None,
@@ -165,6 +169,11 @@ impl<R: Read> Scanner<R> {
     /// What the user has to be told, since the last call.
     pub(super) fn notices(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notices)
+    }
+
+    /// The census that the last step read.
+    pub(super) fn take_census(&mut self) -> Option<Census> {
+        self.census.take()
     }
 
     /// What the file said about the capture; to be asked at its end.
@@ -203,6 +212,13 @@ impl<R: Read> Scanner<R> {
                 self.read_events += malformed + (events.len() - before) as u64;
                 self.next_event = header.first_event.saturating_add(u64::from(header.count));
             }
+            Kind::CENSUS => match self.decoder.census(&header, payload) {
+                Ok(census) => self.census = Some(census),
+                Err(_) => {
+                    self.damaged("a census does not unpack");
+                    return self.resync();
+                }
+            },
             Kind::FOOTER if payload.len() <= MAX_FOOTER => {
                 let Ok(footer) = Footer::from_payload(payload) else {
                     self.damaged("the footer cannot be read");

@@ -7,12 +7,14 @@ use std::{
 
 use super::{
     block::{
-        self, BLOCK_HEADER, BlockHeader, Encoder, EndReason, Footer, MAX_BLOCK_RECORDS, MAX_FOOTER,
+        self, BLOCK_HEADER, BlockHeader, Encoder, EndReason, Footer, Kind, MAX_BLOCK_RECORDS,
+        MAX_FOOTER,
     },
     header::Metadata,
     output::{self, Output, WriteError},
 };
 use crate::{
+    census::Census,
     event::Event,
     source::{Accounting, CaptureCost, Origin},
 };
@@ -77,6 +79,8 @@ pub struct Writer {
     options: Options,
     encoder: Encoder,
     pending: Vec<Event>,
+    /// What is to be written behind the pending events.
+    censuses: Vec<Census>,
     /// When the oldest pending event was handed in.
     pending_since_ns: u64,
     file: RecordingFile,
@@ -119,6 +123,7 @@ impl Writer {
             origin: origin.clone(),
             encoder: Encoder::new().map_err(WriteError::Compress)?,
             pending: Vec::with_capacity(options.block_records),
+            censuses: Vec::new(),
             pending_since_ns: 0,
             options,
             file,
@@ -150,6 +155,16 @@ impl Writer {
         self.tick(now_ns)
     }
 
+    /// Takes a census. One that lists all sockets has to stand where it came; another one may be a
+    /// little late, which spares a block of events for each.
+    pub fn append_census(&mut self, census: &Census) -> Result<Room, WriteError> {
+        self.censuses.push(census.clone());
+        if census.whole || self.pending.is_empty() {
+            return self.flush();
+        }
+        Ok(Room::Left)
+    }
+
     /// Writes the block that is being filled if it is old enough.
     pub fn tick(&mut self, now_ns: u64) -> Result<Room, WriteError> {
         let age_ns = now_ns.saturating_sub(self.pending_since_ns);
@@ -159,25 +174,48 @@ impl Writer {
         self.flush()
     }
 
-    /// Writes the block that is being filled, however full.
+    /// Writes the block that is being filled, however full, and what has to stand behind it.
     pub fn flush(&mut self) -> Result<Room, WriteError> {
-        if self.pending.is_empty() {
-            return Ok(Room::Left);
+        if !self.pending.is_empty() {
+            let result = self.write_pending();
+            if !matches!(result, Ok(Room::Left)) {
+                self.not_written += self.pending.len() as u64;
+                self.failed |= result.is_err();
+            }
+            self.pending.clear();
+            if !matches!(result, Ok(Room::Left)) {
+                return result;
+            }
         }
-        let result = self.write_pending();
-        if !matches!(result, Ok(Room::Left)) {
-            self.not_written += self.pending.len() as u64;
-            self.failed |= result.is_err();
+        for census in std::mem::take(&mut self.censuses) {
+            let result = self.write_census(&census);
+            if !matches!(result, Ok(Room::Left)) {
+                self.failed |= result.is_err();
+                return result;
+            }
         }
-        self.pending.clear();
-        result
+        Ok(Room::Left)
     }
 
     fn write_pending(&mut self) -> Result<Room, WriteError> {
-        let (header, payload) = self
+        let (header, _) = self
             .encoder
             .encode(&self.pending, self.file.next_event())
             .map_err(WriteError::Compress)?;
+        self.write_block(header)
+    }
+
+    fn write_census(&mut self, census: &Census) -> Result<Room, WriteError> {
+        let encoded = self.encoder.encode_census(census);
+        match encoded.map_err(WriteError::Compress)? {
+            Some((header, _)) => self.write_block(header),
+            None => Ok(Room::Left),
+        }
+    }
+
+    /// Writes the block that the encoder has just made, to the next file if this one has no room.
+    fn write_block(&mut self, header: BlockHeader) -> Result<Room, WriteError> {
+        let payload = self.encoder.payload();
         if let Some(max_bytes) = self.options.max_bytes {
             let block_bytes = (BLOCK_HEADER + payload.len() + FOOTER_RESERVE) as u64;
             if self.file.ended || self.file.output.written_bytes() + block_bytes > max_bytes {
@@ -284,12 +322,12 @@ impl RecordingFile {
         self.first_event + self.events
     }
 
-    /// Writes a block of events.
+    /// Writes a block of events, or one between them.
     pub(super) fn block(&mut self, header: BlockHeader, payload: &[u8]) -> Result<(), WriteError> {
         self.output
             .write_piece([&header.at(self.next_event()).to_bytes(), payload])?;
         self.events += u64::from(header.count);
-        self.blocks += 1;
+        self.blocks += u64::from(header.kind == Kind::EVENTS);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{View, stdout};
 use crate::{
+    census::Census,
     event::Event,
     source::{Accounting, CaptureCost, EventSource, Origin, Progress},
 };
@@ -70,6 +71,10 @@ impl EventSource for WithProgress {
             Poll::Pending => {}
         }
         polled
+    }
+
+    fn take_census(&mut self) -> Option<Census> {
+        self.source.take_census()
     }
 
     fn stop(&mut self) {

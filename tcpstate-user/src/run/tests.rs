@@ -62,6 +62,7 @@ impl Script {
             started_ns,
             filters: String::new(),
             live,
+            sample_interval_ns: None,
         };
         Self {
             origin,

@@ -19,6 +19,7 @@ use serde::Serialize;
 use self::{chart::Chart, table::Columns};
 use super::{rank, tell_books};
 use crate::{
+    census::Census,
     cli::{Format, HistogramOf},
     event::Event,
     filter::StateSet,
@@ -337,6 +338,9 @@ impl View for Hist {
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
         self.since_ns = origin.started_ns;
         self.origin = Some(origin.clone());
+        if origin.sample_interval_ns.is_some() {
+            self.tracker.follow();
+        }
         match &mut self.printer {
             Printer::Csv { rows, columns, .. } => columns.titles(rows, out),
             Printer::Text { .. } | Printer::Json { .. } => Ok(()),
@@ -347,6 +351,15 @@ impl View for Hist {
         self.events += 1;
         self.tracker.apply(event);
         Ok(Flow::Continue)
+    }
+
+    fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
+        self.tracker.census(census, |_| {});
+        Ok(Flow::Continue)
+    }
+
+    fn wants_samples(&self) -> bool {
+        true
     }
 
     fn is_silent_until_finish(&self) -> bool {

@@ -1,5 +1,8 @@
 //! `tcpstate life`: a line per connection, when it ends.
 //!
+//! That is at its transition to CLOSE or, with `--until gone`, when the kernel keeps nothing of it any
+//! more: then what is known of it waits here meanwhile.
+//!
 //! With `--live` also one for each that is still open at the end of the run: its times are those so
 //! far. A filter on durations only lets through what is known to be long; what is not known is
 //! counted, and told at the end.
@@ -12,14 +15,16 @@ use std::{
     time::Duration,
 };
 
+use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use self::line::{Line, Path};
 use super::tell_books;
 use crate::{
-    cli::Format,
-    event::Event,
+    census::Census,
+    cli::{Format, Until},
+    event::{Event, SocketId},
     filter::StateSet,
     format::{
         csv::Rows,
@@ -29,7 +34,7 @@ use crate::{
         time::{Local, Utc},
         units::{Bytes, Count, Span},
     },
-    model::{Include, Limits, Role, Tracker},
+    model::{Ended, Include, Limits, Role, Tracker},
     run::{End, Flow, View, nanoseconds},
     source::Origin,
 };
@@ -41,6 +46,8 @@ pub struct Options {
     pub format: Format,
     /// Also those that are still open at the end.
     pub live: bool,
+    /// When a connection is shown.
+    pub until: Until,
     /// Only connections that were in one of these states.
     pub states: Option<StateSet>,
     /// Only connections that lived longer than this or, with `states`, were in one of them longer.
@@ -63,6 +70,10 @@ pub struct Options {
 pub struct Life {
     filter: Filter,
     live: bool,
+    until: Until,
+    /// Beyond their transition to CLOSE, by cookie, until they are gone.
+    waiting: HashMap<u64, Ended>,
+    max_waiting: usize,
     count: Option<u64>,
     printer: Printer,
     tracker: Tracker,
@@ -99,6 +110,9 @@ impl Life {
                 longer_than_ns: options.longer_than.map(nanoseconds),
             },
             live: options.live,
+            until: options.until,
+            waiting: HashMap::new(),
+            max_waiting: options.limits.max_connections,
             count: options.count,
             printer,
             tracker: Tracker::new(options.limits)
@@ -133,6 +147,27 @@ impl Life {
         Ok(())
     }
 
+    /// Keeps a connection that goes on unseen; gives back one that is to be shown now.
+    fn wait_for(&mut self, ended: Ended) -> Option<Ended> {
+        match (self.until, ended.goes_on, ended.connection.id) {
+            (Until::Gone, Some(_), SocketId::Cookie(cookie))
+                if self.waiting.len() < self.max_waiting =>
+            {
+                self.waiting.insert(cookie, ended);
+                None
+            }
+            _ => Some(ended),
+        }
+    }
+
+    fn flow(&self) -> Flow {
+        if self.is_full() {
+            Flow::Done
+        } else {
+            Flow::Continue
+        }
+    }
+
     fn is_full(&self) -> bool {
         self.count.is_some_and(|count| self.shown >= count)
     }
@@ -141,6 +176,13 @@ impl Life {
 impl View for Life {
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
         self.origin = Some(origin.clone());
+        // Without samples nothing would tell that one is gone: it is shown at CLOSE, and says what it
+        // goes on as.
+        if self.until == Until::Gone && origin.sample_interval_ns.is_some() {
+            self.tracker.follow();
+        } else {
+            self.until = Until::Close;
+        }
         match &mut self.printer {
             Printer::Text(text) => text.table.titles(out),
             Printer::Json { .. } => Ok(()),
@@ -149,14 +191,40 @@ impl View for Life {
     }
 
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
-        if let Some(ended) = self.tracker.apply(event).ended() {
+        if let Some(ended) = self.tracker.apply(event).ended()
+            && let Some(ended) = self.wait_for(ended)
+        {
             self.show(&Line::ended(ended, event.ts_ns()), out)?;
         }
-        Ok(if self.is_full() {
-            Flow::Done
-        } else {
-            Flow::Continue
-        })
+        Ok(self.flow())
+    }
+
+    fn census(&mut self, census: &Census, out: &mut dyn Write) -> io::Result<Flow> {
+        let mut gone = Vec::new();
+        let waiting = &mut self.waiting;
+        self.tracker.census(census, |left| {
+            let Some(ended) = waiting.get_mut(&left.cookie) else {
+                return;
+            };
+            ended.left(left);
+            if left.then.is_none()
+                && let Some(ended) = waiting.remove(&left.cookie)
+            {
+                gone.push((left.at_ns, ended));
+            }
+        });
+        gone.sort_by_key(|&(at_ns, _)| at_ns);
+        for (at_ns, ended) in gone {
+            self.show(&Line::ended(ended, at_ns), out)?;
+            if self.is_full() {
+                break;
+            }
+        }
+        Ok(self.flow())
+    }
+
+    fn wants_samples(&self) -> bool {
+        self.until == Until::Gone
     }
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
@@ -166,9 +234,21 @@ impl View for Life {
             shown: u64,
             /// Connections that are no line because a time that was asked for is not known of them.
             time_unknown: u64,
+            /// With `--until gone`, connections that were not gone at the end.
+            not_gone: u64,
             connections: Connections,
         }
         let books = self.tracker.books();
+        let not_gone = self.waiting.len() as u64;
+        let mut waiting: Vec<Ended> = self.waiting.drain().map(|(_, ended)| ended).collect();
+        waiting.sort_by_key(|ended| (ended.connection.last_ns, ended.connection.id));
+        for ended in waiting {
+            if self.is_full() {
+                break;
+            }
+            let ts_ns = ended.connection.last_ns.unwrap_or(end.now_ns);
+            self.show(&Line::ended(ended, ts_ns), out)?;
+        }
         if self.live {
             let open = self.tracker.snapshot_of(Include {
                 connections: true,
@@ -185,6 +265,7 @@ impl View for Life {
             let totals = Totals {
                 shown: self.shown,
                 time_unknown: self.undecided,
+                not_gone,
                 connections: Connections::new(&books),
             };
             return lines.write(&Summary::new(end, totals), out);
@@ -197,6 +278,9 @@ impl View for Life {
                 "{} not shown because the time asked for is not known; ",
                 Count(self.undecided)
             )?;
+        }
+        if not_gone > 0 {
+            write!(err, "{} of them not gone yet; ", Count(not_gone))?;
         }
         tell_books(end, Some(&books), err)
     }

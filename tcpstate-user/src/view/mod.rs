@@ -243,15 +243,15 @@ mod tests {
         assert_eq!(
             summary(&mut rates(Format::Json))["connections"],
             json!({
-                "live": 2, "first_seen": 1, "gaps": 2, "superseded": 1, "evicted": 1,
-                "listeners_refused": 0,
+                "live": 2, "first_seen": 1, "seeded": 0, "gaps": 2, "superseded": 1,
+                "evicted": 1, "listeners_refused": 0, "minisockets": 0, "unfollowed": 0,
             })
         );
         assert_eq!(
             summary(&mut trace(Format::Json))["connections"],
             json!({
-                "live": 3, "first_seen": 1, "gaps": 2, "superseded": 1, "evicted": 0,
-                "listeners_refused": 0,
+                "live": 3, "first_seen": 1, "seeded": 0, "gaps": 2, "superseded": 1,
+                "evicted": 0, "listeners_refused": 0, "minisockets": 0, "unfollowed": 0,
             })
         );
         let told = run(&mut rates(Format::Text), &incomplete()).1;

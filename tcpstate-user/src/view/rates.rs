@@ -5,11 +5,13 @@
 //! ends the run at the end of an interval, that one takes what the kernel had still on its way
 //! (`run`), and none follows it.
 //!
-//! What is "now" in a state is what was seen to enter it. Connections that were there before the start
-//! come in with their first change; `TIME_WAIT` is never seen and so unknown.
+//! What is "now" in a state is what was found at the start, and was seen to change since. What no
+//! transition shows (`TIME_WAIT`, orphans in `FIN_WAIT2`, half-open connections in `SYN_RECV`) is
+//! sampled, or unknown.
 
 mod lines;
 mod text;
+mod unseen;
 
 use std::{
     cmp::Reverse,
@@ -19,9 +21,10 @@ use std::{
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use self::{lines::Csv, text::Text};
+use self::{lines::Csv, text::Text, unseen::Unseen};
 use super::tell_books;
 use crate::{
+    census::Census,
     cli::Format,
     event::Event,
     format::{
@@ -56,6 +59,7 @@ pub struct Rates {
     interval_ns: u64,
     by: By,
     tracker: Tracker,
+    unseen: Unseen,
     printer: Printer,
     /// Wall-clock time of monotonic 0.
     origin: Option<Origin>,
@@ -93,6 +97,7 @@ impl Rates {
             tracker: Tracker::new(options.limits)
                 .by(options.by)
                 .without_histograms(),
+            unseen: Unseen::default(),
             printer,
             origin: None,
             shown: 0,
@@ -104,12 +109,16 @@ impl Rates {
         let origin = self.origin.as_ref();
         let wall_ns = origin.map_or(0, |origin| origin.wall_ns(interval.end_ns));
         match &mut self.printer {
-            Printer::Text(text) => text.block(interval, wall_ns, out),
+            Printer::Text(text) => text.block(interval, &self.unseen, wall_ns, out)?,
             Printer::Json { utc, lines } => {
-                lines.write(&lines::Line::new(interval, self.by, utc.at(wall_ns)), out)
+                let ts = utc.at(wall_ns);
+                let line = lines::Line::new(interval, self.by, &self.unseen, ts);
+                lines.write(&line, out)?;
             }
-            Printer::Csv { utc, csv } => csv.rows(interval, utc.at(wall_ns), out),
+            Printer::Csv { utc, csv } => csv.rows(interval, utc.at(wall_ns), out)?,
         }
+        self.unseen.next_interval();
+        Ok(())
     }
 }
 
@@ -117,6 +126,10 @@ impl View for Rates {
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
         // The first interval begins here, not with the first event.
         self.tracker.tick(origin.started_ns);
+        self.unseen.sample_interval_ns = origin.sample_interval_ns;
+        if origin.sample_interval_ns.is_some() {
+            self.tracker.follow();
+        }
         self.origin = Some(origin.clone());
         match &mut self.printer {
             Printer::Csv { csv, .. } => csv.titles(out),
@@ -127,6 +140,16 @@ impl View for Rates {
     fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
         self.tracker.apply(event);
         Ok(Flow::Continue)
+    }
+
+    fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
+        self.tracker.census(census, |_| {});
+        self.unseen.take(census);
+        Ok(Flow::Continue)
+    }
+
+    fn wants_samples(&self) -> bool {
+        true
     }
 
     fn interval_ns(&self) -> Option<u64> {

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::tell_books;
 use crate::{
+    census::Census,
     cli::Format,
     event::Event,
     format::{
@@ -128,6 +129,19 @@ impl View for Record {
             Flow::Continue if done => Flow::Done,
             flow => flow,
         })
+    }
+
+    fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
+        let written = match &mut self.sink {
+            Some(Sink::File(writer)) => writer.append_census(census),
+            Some(Sink::Memory(ring)) => ring.append_census(census).map(|()| Room::Left),
+            None => Ok(Room::Left),
+        };
+        Ok(self.flow(written))
+    }
+
+    fn wants_samples(&self) -> bool {
+        true
     }
 
     fn is_silent_until_finish(&self) -> bool {

@@ -16,18 +16,19 @@ use tcpstate_common::{State, record::flags};
 
 use super::tell_books;
 use crate::{
+    census::Census,
     cli::Format,
     event::Event,
     filter::StateSet,
     format::{
         csv::{OrEmpty, Rows},
         escape::{Cell, Printable},
-        json::{self, Common, Connections, Lines, Summary, family, state},
+        json::{self, Common, Connections, Lines, StateName, Summary, family, state},
         text::{Column, OrDash, Table},
         time::{Local, Rfc3339, Since, Utc},
         units::{Count, Millis},
     },
-    model::{Applied, Cause, How, Limits, Owner, Role, Tracker, Traffic},
+    model::{self, Applied, Cause, How, Limits, Owner, Role, Tracker, Traffic},
     run::{End, Flow, View},
     source::Origin,
 };
@@ -132,6 +133,12 @@ impl View for Trace {
         Ok(if done { Flow::Done } else { Flow::Continue })
     }
 
+    fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
+        // Whose connections are that were there before.
+        self.tracker.census(census, |_| {});
+        Ok(Flow::Continue)
+    }
+
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
         #[derive(Serialize)]
         struct Shown {
@@ -161,6 +168,10 @@ struct Known {
     service_port: Option<u16>,
     owner: Owner,
     cause: Option<Cause>,
+    /// At -> CLOSE, the state that the connection goes on in, unseen.
+    goes_on: Option<State>,
+    /// At -> ESTABLISHED, how long the handshake took.
+    handshake_ns: Option<u64>,
 }
 
 impl Known {
@@ -178,6 +189,8 @@ impl Known {
                 _ => owner,
             },
             cause: applied.cause(),
+            goes_on: model::goes_on(event),
+            handshake_ns: applied.handshake_ns(),
         }
     }
 }
@@ -284,6 +297,10 @@ struct Transition<'a> {
     bytes_received: Option<u64>,
     retransmits: Option<u32>,
     srtt_us: Option<u32>,
+    /// At -> CLOSE, the state that the kernel keeps the connection in from now on, unseen.
+    goes_on: Option<StateName>,
+    /// At -> ESTABLISHED, how long the handshake took.
+    handshake_ns: Option<u64>,
 }
 
 fn json_line<'a>(event: &Event, known: &'a Known, ts: Rfc3339<'a>) -> Transition<'a> {
@@ -324,10 +341,12 @@ fn json_line<'a>(event: &Event, known: &'a Known, ts: Rfc3339<'a>) -> Transition
         bytes_received: traffic.map(|traffic| traffic.bytes_received),
         retransmits: traffic.map(|traffic| traffic.retransmits),
         srtt_us: traffic.and_then(|traffic| traffic.srtt_us),
+        goes_on: known.goes_on.map(StateName),
+        handshake_ns: known.handshake_ns,
     }
 }
 
-const CSV_TITLES: [&(dyn Display + Sync); 29] = [
+const CSV_TITLES: [&(dyn Display + Sync); 31] = [
     &"ts",
     &"ts_ns",
     &"cookie",
@@ -357,6 +376,8 @@ const CSV_TITLES: [&(dyn Display + Sync); 29] = [
     &"bytes_received",
     &"retransmits",
     &"srtt_us",
+    &"goes_on",
+    &"handshake_ns",
 ];
 
 fn csv_row(
@@ -404,6 +425,8 @@ fn csv_row(
             &OrEmpty(line.bytes_received),
             &OrEmpty(line.retransmits),
             &OrEmpty(line.srtt_us),
+            &OrEmpty(known.goes_on),
+            &OrEmpty(line.handshake_ns),
         ],
         out,
     )

@@ -289,6 +289,8 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
         filter: filter.kernel(),
         filters: filter.to_string(),
         bpf_log: false,
+        sample_interval: None,
+        resolve_owners: false,
         bpf_stats: false,
     })?;
     let (done, receiver) = oneshot::channel();

@@ -93,6 +93,7 @@ fn example_file(events: &[Event]) -> Vec<u8> {
         started_ns: 4_999_000_000_000,
         filters: "-D 443".into(),
         live: true,
+        sample_interval_ns: None,
     };
     let accounting = Accounting {
         seen: 5,

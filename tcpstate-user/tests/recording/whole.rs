@@ -17,6 +17,7 @@ pub fn origin() -> Origin {
         started_ns: 86_400_000_000_000,
         filters: "-L 443".into(),
         live: true,
+        sample_interval_ns: None,
     }
 }
 

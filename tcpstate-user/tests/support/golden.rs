@@ -44,6 +44,7 @@ pub fn origin() -> Origin {
         started_ns: STARTED_NS,
         filters: String::new(),
         live: false,
+        sample_interval_ns: None,
     }
 }
 

@@ -39,11 +39,10 @@ impl Fake {
         let mut buffer = [0; 4096];
         let dump = Lister {
             link: self,
-            netns: 1,
             sequence: &mut 0,
             buffer: &mut buffer,
         }
-        .all(request, &mut sockets);
+        .describe(1, request, &mut sockets);
         assert!(dump.is_ok() || sockets.is_empty());
         (dump, sockets.iter().map(|socket| socket.cookie).collect())
     }
@@ -227,11 +226,10 @@ fn what_answers_another_question_is_left_aside() {
     let mut sockets = Vec::new();
     let dump = Lister {
         link: &mut Stale(Fake::new([vec![Ok(vec![socket(1), done()])]])),
-        netns: 1,
         sequence: &mut 0,
         buffer: &mut [0; 4096],
     }
-    .all(V6, &mut sockets);
+    .describe(1, V6, &mut sockets);
     assert_eq!((dump.unwrap().answers, sockets.len()), (1, 1));
 }
 

@@ -27,7 +27,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// `struct inet_diag_msg` of a `TIME_WAIT` minisocket, 192.0.2.1:80 to 198.51.100.2:40000.
-pub(in super::super) fn answer() -> Vec<u8> {
+pub(in crate::capture) fn answer() -> Vec<u8> {
     let mut bytes = vec![0; ANSWER];
     bytes[..4].copy_from_slice(&[AF_INET, 6, 3, 0]);
     bytes[4..6].copy_from_slice(&80u16.to_be_bytes());

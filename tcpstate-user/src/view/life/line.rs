@@ -15,8 +15,8 @@ use crate::{
     format::{
         csv::{OrEmpty, Rows},
         escape::Cell,
-        json::{self, Common, family, state},
-        text::OrDash,
+        json::{self, Common, StateName, family, state},
+        text::{Endpoint, OrDash},
         time::Rfc3339,
         units::Span,
     },
@@ -50,9 +50,9 @@ impl Line {
 
     pub(super) fn open(mut connection: Connection, now_ns: u64) -> Self {
         // An event can be later than the clock's reading: they come from several CPUs.
-        let ts_ns = now_ns.max(connection.last_ns);
+        let ts_ns = now_ns.max(connection.last_ns.unwrap_or(0));
         if let Some(last) = connection.states.last_mut() {
-            last.dwell_ns = Some(ts_ns - connection.last_ns);
+            last.dwell_ns = connection.last_ns.map(|last_ns| ts_ns - last_ns);
         }
         Self {
             ts_ns,
@@ -135,17 +135,19 @@ impl Line {
                 .map(|stay| Stay {
                     state: stay.state,
                     dwell_ns: stay.dwell_ns,
-                    sampled: false,
+                    sampled: stay.sampled,
+                    interval_ns: stay.interval_ns,
                 })
                 .collect(),
             truncated: connection.truncated,
             cause: json::cause(self.cause),
             ended: !self.is_open(),
-            goes_on: self.goes_on.map(Name),
+            goes_on: self.goes_on.map(StateName),
             bytes_sent: traffic.map(|traffic| traffic.bytes_sent),
             bytes_received: traffic.map(|traffic| traffic.bytes_received),
             retransmits: traffic.map(|traffic| traffic.retransmits),
             srtt_us: traffic.and_then(|traffic| traffic.srtt_us),
+            handshake_ns: connection.handshake_ns,
         }
     }
 
@@ -197,7 +199,14 @@ impl Line {
             &OrEmpty(common.cgroup),
             &OrEmpty(json.lifetime_ns),
         ];
-        let after: [&dyn Display; 8] = [
+        let sampled: Vec<String> = json
+            .states
+            .iter()
+            .filter(|stay| stay.sampled)
+            .map(|stay| stay.state.to_string())
+            .collect();
+        let sampled = sampled.join(" ");
+        let after: [&dyn Display; 10] = [
             &json.truncated,
             &OrEmpty(json.cause.as_ref()),
             &json.ended,
@@ -206,6 +215,8 @@ impl Line {
             &OrEmpty(json.bytes_received),
             &OrEmpty(json.retransmits),
             &OrEmpty(json.srtt_us),
+            &OrEmpty(json.handshake_ns),
+            &sampled,
         ];
         let cells: Vec<&dyn Display> = before
             .into_iter()
@@ -217,7 +228,8 @@ impl Line {
     }
 }
 
-/// Writes the titles of the rows: `states` is the path through the states, `STATE_ns` the time in one.
+/// Writes the titles of the rows: `states` is the path through the states, `STATE_ns` the time in one,
+/// `sampled` the states whose end was looked for at intervals.
 pub(super) fn csv_titles(rows: &mut Rows, out: &mut dyn Write) -> io::Result<()> {
     const BEFORE: [&str; 18] = [
         "ts",
@@ -239,7 +251,7 @@ pub(super) fn csv_titles(rows: &mut Rows, out: &mut dyn Write) -> io::Result<()>
         "lifetime_ns",
         "states",
     ];
-    const AFTER: [&str; 8] = [
+    const AFTER: [&str; 10] = [
         "truncated",
         "cause",
         "ended",
@@ -248,6 +260,8 @@ pub(super) fn csv_titles(rows: &mut Rows, out: &mut dyn Write) -> io::Result<()>
         "bytes_received",
         "retransmits",
         "srtt_us",
+        "handshake_ns",
+        "sampled",
     ];
     let dwells = State::ALL.map(|state| format!("{state}_ns"));
     let titles: Vec<&dyn Display> = BEFORE
@@ -259,20 +273,6 @@ pub(super) fn csv_titles(rows: &mut Rows, out: &mut dyn Write) -> io::Result<()>
     rows.row(&titles, out)
 }
 
-/// An address with its port.
-pub(super) struct Endpoint(Option<IpAddr>, Option<u16>);
-
-impl Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            None if self.1.is_none() => f.write_str("-"),
-            // Else the port could be taken for a part of the address.
-            Some(IpAddr::V6(address)) => write!(f, "[{address}]:{}", OrDash(self.1)),
-            address => write!(f, "{}:{}", OrDash(address), OrDash(self.1)),
-        }
-    }
-}
-
 /// The states and the time in each, for people.
 pub(super) struct Path<'a>(pub(super) &'a Line);
 
@@ -280,9 +280,14 @@ impl Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, stay) in self.0.connection.states.iter().enumerate() {
             let comma = if index > 0 { ", " } else { "" };
+            let about = if stay.sampled && stay.dwell_ns.is_some() {
+                "~"
+            } else {
+                ""
+            };
             write!(
                 f,
-                "{comma}{} {}",
+                "{comma}{} {about}{}",
                 stay.state,
                 OrDash(stay.dwell_ns.map(Span))
             )?;
@@ -316,11 +321,13 @@ pub(super) struct Json<'a> {
     /// `false`: still open, and all times are those so far.
     ended: bool,
     /// The state that the kernel keeps it in from now on, unseen.
-    goes_on: Option<Name>,
+    goes_on: Option<StateName>,
     bytes_sent: Option<u64>,
     bytes_received: Option<u64>,
     retransmits: Option<u32>,
     srtt_us: Option<u32>,
+    /// A client's time in `SYN_SENT`, a server's first round trip.
+    handshake_ns: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -330,7 +337,7 @@ struct Stay {
     dwell_ns: Option<u64>,
     /// Its end was not seen but looked for at intervals.
     sampled: bool,
+    /// How long the interval was in which it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval_ns: Option<u64>,
 }
-
-#[derive(Serialize)]
-struct Name(#[serde(serialize_with = "state")] State);

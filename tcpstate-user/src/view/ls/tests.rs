@@ -105,6 +105,7 @@ fn inventory() -> Inventory {
                 inconsistent: true,
             },
         }],
+        hidden: None,
         missing: vec!["network namespace 7 (blue): cannot enter it".into()],
         listening,
         owners: None,

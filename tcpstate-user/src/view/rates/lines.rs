@@ -8,8 +8,12 @@ use std::{
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use tcpstate_common::State;
 
-use super::{busiest_first, length_ns, share};
+use super::{
+    busiest_first, length_ns, share,
+    unseen::{Place, Unseen},
+};
 use crate::{
+    census::ListenFigures,
     format::{
         csv::{OrEmpty, Rows},
         escape::Cell,
@@ -29,22 +33,36 @@ pub(super) struct Line<'a> {
     ts: Rfc3339<'a>,
     ts_ns: u64,
     interval_ns: u64,
+    /// How often what no transition shows was asked for.
+    sample_interval_ns: Option<u64>,
     #[serde(flatten)]
     all: Numbers<'a>,
+    /// Handshakes under way, by where they came in; sampled.
+    half_open: Option<Vec<Place>>,
+    /// What happened to listeners.
+    listen: &'a ListenFigures,
     #[serde(flatten)]
     groups: Groups<'a>,
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn new(interval: &'a Interval, by: By, ts: Rfc3339<'a>) -> Self {
+    pub(super) fn new(interval: &'a Interval, by: By, unseen: &'a Unseen, ts: Rfc3339<'a>) -> Self {
         let interval_ns = length_ns(interval);
+        let sampled = unseen.sample_interval_ns.is_some();
         Self {
             kind: "rates",
             ts,
             ts_ns: interval.end_ns,
             interval_ns,
-            all: Numbers::new(&interval.all, interval_ns),
-            groups: Groups { interval, by },
+            sample_interval_ns: unseen.sample_interval_ns,
+            all: Numbers::new(&interval.all, interval_ns, sampled),
+            half_open: unseen.half_open(),
+            listen: unseen.listen(),
+            groups: Groups {
+                interval,
+                by,
+                sampled,
+            },
         }
     }
 }
@@ -82,7 +100,7 @@ struct Rates {
 }
 
 impl<'a> Numbers<'a> {
-    fn new(figures: &'a Figures, interval_ns: u64) -> Self {
+    fn new(figures: &'a Figures, interval_ns: u64, sampled: bool) -> Self {
         let rate = |count| PerSecond { count, interval_ns }.value();
         let transitions = figures.transitions.iter();
         Self {
@@ -94,7 +112,10 @@ impl<'a> Numbers<'a> {
                     rate: rate(transition.count),
                 })
                 .collect(),
-            states: States(&figures.states),
+            states: States {
+                now: &figures.states,
+                sampled,
+            },
             opened: figures.opened,
             established: figures.established,
             closed: figures.closed,
@@ -111,20 +132,33 @@ impl<'a> Numbers<'a> {
 }
 
 /// How many sockets are in each state: all 11, and others that occur by their number.
-struct States<'a>(&'a [(State, u64)]);
+struct States<'a> {
+    now: &'a [(State, u64)],
+    /// What no transition shows was asked for.
+    sampled: bool,
+}
+
+impl States<'_> {
+    /// How many are in it if none is known to be; `None`: nothing tells.
+    const fn least(&self, state: State) -> Option<u64> {
+        match state {
+            // Who enters it is a connection no more.
+            State::CLOSE => None,
+            State::TIME_WAIT | State::FIN_WAIT2 | State::SYN_RECV if !self.sampled => None,
+            _ => Some(0),
+        }
+    }
+}
 
 impl Serialize for States<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         for wanted in State::ALL {
-            let now = self.0.iter().find(|&&(state, _)| state == wanted);
-            // Nothing tells how many there are: the kernel's tracepoint does not see the one, and who
-            // enters the other is a connection no more.
-            let unseen = (!matches!(wanted, State::TIME_WAIT | State::CLOSE)).then_some(0);
-            let now = now.map(|&(_, count)| count).or(unseen);
+            let now = self.now.iter().find(|&&(state, _)| state == wanted);
+            let now = now.map(|&(_, count)| count).or(self.least(wanted));
             map.serialize_entry(wanted.name().unwrap_or_default(), &now)?;
         }
-        for (state, count) in self.0 {
+        for (state, count) in self.now {
             if !State::ALL.contains(state) {
                 map.serialize_entry(&state.to_string(), count)?;
             }
@@ -146,18 +180,23 @@ impl Serialize for Causes<'_> {
 struct Groups<'a> {
     interval: &'a Interval,
     by: By,
+    sampled: bool,
 }
 
 impl Serialize for Groups<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let &Self { interval, by } = self;
+        let &Self {
+            interval,
+            by,
+            sampled,
+        } = self;
         let total = interval.all.total();
         let groups: Vec<Group<'_>> = busiest_first(&interval.groups)
             .into_iter()
             .map(|group| Group {
                 key: Key::new(by, &group.key),
                 share: share(group.figures.total(), total),
-                numbers: Numbers::new(&group.figures, length_ns(interval)),
+                numbers: Numbers::new(&group.figures, length_ns(interval), sampled),
             })
             .collect();
         let mut map = serializer.serialize_map(Some(1))?;

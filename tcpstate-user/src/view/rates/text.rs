@@ -3,6 +3,7 @@
 //! ```text
 //! TIME  what began and ended, per second
 //! now   how many sockets are in which state
+//! half-open  where handshakes are under way, and what happened to listeners
 //! ended of what, where it was not the orderly way
 //! a table: the transitions on the left, the busiest groups on the right
 //! ```
@@ -16,11 +17,11 @@ use std::{
 
 use jiff::tz::TimeZone;
 
-use super::{busiest_first, length_ns, share};
+use super::{busiest_first, length_ns, share, unseen::Unseen};
 use crate::{
     format::{
         escape::Printable,
-        text::{Column, OrDash, Table},
+        text::{Column, Endpoint, OrDash, Table},
         time::Local,
         units::{Count, PerSecond, Span},
     },
@@ -74,6 +75,7 @@ impl Text {
     pub(super) fn block(
         &mut self,
         interval: &Interval,
+        unseen: &Unseen,
         wall_ns: i64,
         out: &mut dyn Write,
     ) -> io::Result<()> {
@@ -85,6 +87,8 @@ impl Text {
         let now = interval.all.states.iter();
         let now = now.map(|(state, count)| format!("{state} {}", Count(*count)).into());
         write_wrapped("now", now, out)?;
+        write_wrapped("half-open", half_open(unseen).into_iter(), out)?;
+        write_wrapped("listeners", listen(unseen).into_iter(), out)?;
         let causes = &interval.all.causes;
         if causes.iter().any(|&(cause, _)| cause != Cause::Fin) {
             let causes = causes.iter();
@@ -186,6 +190,46 @@ impl Text {
         }
         table
     }
+}
+
+/// The places with the most half-open connections, and how many the others have.
+fn half_open(unseen: &Unseen) -> Vec<Item> {
+    const PLACES: usize = 3;
+    let mut places = unseen.half_open().unwrap_or_default();
+    let rest = places.split_off(places.len().min(PLACES));
+    let mut items: Vec<Item> = places
+        .iter()
+        .map(|place| {
+            let half_open = &place.half_open;
+            let address = Endpoint(Some(half_open.laddr), Some(half_open.lport));
+            let oldest = half_open
+                .oldest_ns
+                .map(|ns| format!(" (oldest {})", Span(ns)));
+            let count = Count(half_open.count);
+            Item::from(format!("{address} {count}{}", oldest.unwrap_or_default()))
+        })
+        .collect();
+    if !rest.is_empty() {
+        let count = rest.iter().map(|place| place.half_open.count).sum();
+        items.push(format!("elsewhere {}", Count(count)).into());
+    }
+    items
+}
+
+/// What happened to listeners in the interval, if anything did.
+fn listen(unseen: &Unseen) -> Vec<Item> {
+    let listen = unseen.listen();
+    [
+        ("overflows", listen.overflows),
+        ("drops", listen.drops),
+        ("SYNs dropped", listen.request_queue_full_drops),
+        ("SYN cookies", listen.cookies_sent),
+        ("SYN-ACKs sent again", listen.synack_retransmits),
+    ]
+    .into_iter()
+    .filter_map(|(what, count)| Some((what, count.filter(|&count| count > 0)?)))
+    .map(|(what, count)| Item::from(format!("{what} {}", Count(count))))
+    .collect()
 }
 
 fn key(group: &GroupFigures) -> Vec<String> {
@@ -309,14 +353,16 @@ mod tests {
         };
         let mut out = Vec::new();
         let mut text = Text::new(By::Port, 1_000_000_000, TimeZone::UTC, false);
-        text.block(&interval, 0, &mut out).unwrap();
+        text.block(&interval, &Unseen::default(), 0, &mut out)
+            .unwrap();
         let quiet = Interval {
             start_ns: 0,
             end_ns: 1_000_000_000,
             all: Figures::default(),
             groups: Vec::new(),
         };
-        text.block(&quiet, 2_000_000_000, &mut out).unwrap();
+        text.block(&quiet, &Unseen::default(), 2_000_000_000, &mut out)
+            .unwrap();
         let expected = "\
 00:00:00  opened 0/s  established 0/s  closed 2.50/s  failed 2.50/s  in 2.00 s
 now       LISTEN 190
@@ -347,7 +393,8 @@ SYN_SENT    -> CLOSE               5      2.50       - -               1    1%
         let written = |colour| {
             let mut out = Vec::new();
             let mut text = Text::new(By::Port, 1_000_000_000, TimeZone::UTC, colour);
-            text.block(&interval, 0, &mut out).unwrap();
+            text.block(&interval, &Unseen::default(), 0, &mut out)
+                .unwrap();
             String::from_utf8(out).unwrap()
         };
         let coloured = written(true);

@@ -18,6 +18,7 @@ fn origin() -> Origin {
         started_ns: 0,
         filters: String::new(),
         live: true,
+        sample_interval_ns: None,
     }
 }
 

@@ -1,0 +1,421 @@
+//! The thread that asks the kernel for its sockets: once for all of them, then every interval for the
+//! small ones that no tracepoint shows. What comes of it is a [`Census`] after the other.
+//!
+//! Asking costs what the kernel's table is long. So a namespace in which nothing has happened since the
+//! last time is not asked, and the thread takes at most a fiftieth of a core: where one round takes
+//! longer than a fiftieth of the interval, the next one waits, and says so by its times.
+//!
+//! Root is not told of processes that hide their namespace even from it: nobody can do anything about
+//! them.
+//!
+//! Nothing is kept open between two rounds: a namespace lives as long as somebody holds a socket in
+//! it, and that must not be us.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    process::geteuid,
+    time::{ClockId, clock_gettime},
+};
+use tcpstate_common::State;
+
+use super::{
+    CaptureError,
+    error::chain,
+    host::monotonic_ns,
+    inventory::Inventory,
+    netns::{self, Namespace, Wanted},
+    sampling::{Sampled, Small, found},
+    sockdiag::{Request, SockDiag},
+};
+use crate::{
+    census::{Census, Found, Kind},
+    filter::StateSet,
+};
+
+/// Part of one core that sampling takes at most, as a divisor.
+const SHARE: u32 = 50;
+/// How often namespaces are looked for.
+const SEARCH: Duration = Duration::from_secs(10);
+/// How long after a list of all sockets the next one is made at the earliest, where events were lost.
+const HEAL: Duration = Duration::from_secs(10);
+/// Sockets in one part of a census at most: what a block of a recording can hold.
+const PART: usize = 4096;
+
+/// What to ask for, and how often.
+pub(super) struct Plan {
+    /// In which namespaces.
+    pub(super) wanted: Wanted,
+    /// How often small sockets are asked for; `None`: never.
+    pub(super) interval: Option<Duration>,
+    /// Whether to look up which process holds each socket that is there.
+    pub(super) resolve_owners: bool,
+    /// How many events have been lost.
+    pub(super) lost: Box<dyn Fn() -> u64 + Send>,
+}
+
+/// What the sampler, the reader and their owner share.
+#[derive(Default)]
+pub(super) struct Exchange {
+    state: Mutex<Given>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Given {
+    /// Made and not taken yet, in order.
+    censuses: Vec<Census>,
+    /// What the user has to be told.
+    notices: Vec<String>,
+    /// A list of all sockets is being made: the reader notes the sockets that it sees events of.
+    listing: bool,
+    /// The reader does.
+    noting: bool,
+    stopped: bool,
+}
+
+impl Exchange {
+    fn lock(&self) -> MutexGuard<'_, Given> {
+        // Whoever panicked with it left nothing half done: each change is one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what has been made. For the reader, which calls this before it empties the ring: then
+    /// what was in the ring before comes first. `true`: from now on it notes what sockets have events.
+    pub(super) fn take(&self) -> (Vec<Census>, bool) {
+        let mut state = self.lock();
+        let taken = std::mem::take(&mut state.censuses);
+        if state.listing && !state.noting {
+            state.noting = true;
+            self.changed.notify_all();
+        }
+        if !state.listing {
+            // What was made of the list has just been taken.
+            state.noting = false;
+        }
+        (taken, state.noting)
+    }
+
+    /// Takes what the user has to be told.
+    pub(super) fn notices(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().notices)
+    }
+
+    /// Ends the sampler, at once or after what it is doing.
+    pub(super) fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Begins a list: waits until the reader notes. `false`: stopped meanwhile.
+    fn begin_list(&self, wake: impl Fn()) -> bool {
+        let mut state = self.lock();
+        state.listing = true;
+        wake();
+        while !state.noting && !state.stopped {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        !state.stopped
+    }
+
+    fn give(&self, censuses: Vec<Census>, notices: Vec<String>, ends_list: bool) {
+        let mut state = self.lock();
+        state.censuses.extend(censuses);
+        state.notices.extend(notices);
+        if ends_list {
+            state.listing = false;
+        }
+    }
+
+    /// Sleeps until then; `false`: stopped meanwhile.
+    fn sleep_until(&self, then: Instant) -> bool {
+        let mut state = self.lock();
+        loop {
+            let left = then.saturating_duration_since(Instant::now());
+            if state.stopped || left.is_zero() {
+                return !state.stopped;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+/// Starts the thread. `wake` wakes the reader.
+pub(super) fn spawn(
+    plan: Plan,
+    exchange: Arc<Exchange>,
+    wake: impl Fn() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, CaptureError> {
+    let sampler = Sampler {
+        plan,
+        exchange,
+        wake: Box::new(wake),
+        places: BTreeMap::new(),
+        found: None,
+        told: Vec::new(),
+    };
+    thread::Builder::new()
+        .name("tcpstate-sample".into())
+        .spawn(move || sampler.run())
+        .map_err(|source| CaptureError::System {
+            what: "start the thread that asks for sockets",
+            source,
+        })
+}
+
+struct Sampler {
+    plan: Plan,
+    exchange: Arc<Exchange>,
+    wake: Box<dyn Fn() + Send>,
+    /// The namespaces by inode number.
+    places: BTreeMap<u32, Place>,
+    /// When they were last looked for.
+    found: Option<Instant>,
+    /// Notices that the user has had: each is told once.
+    told: Vec<String>,
+}
+
+/// A namespace.
+struct Place {
+    /// By which it is found again; `None`: it is our own.
+    path: Option<std::path::PathBuf>,
+    sampled: Sampled,
+}
+
+impl Sampler {
+    fn run(mut self) {
+        let mut lost = (self.plan.lost)();
+        self.list_all();
+        let mut listed = Instant::now();
+        let Some(interval) = self.plan.interval else {
+            return;
+        };
+        loop {
+            let (start, cpu_before) = (Instant::now(), thread_cpu());
+            if self.found.is_none_or(|found| found.elapsed() >= SEARCH) {
+                self.search();
+            }
+            self.sample_all();
+            let now_lost = (self.plan.lost)();
+            if now_lost != lost && listed.elapsed() >= HEAL {
+                lost = now_lost;
+                self.list_all();
+                listed = Instant::now();
+            }
+            let spent = thread_cpu().saturating_sub(cpu_before);
+            let next = (start + interval).max(Instant::now() + spent * (SHARE - 1));
+            if !self.exchange.sleep_until(next) {
+                // So that the run's last words are of its end, and not of up to an interval before.
+                self.sample_all();
+                return;
+            }
+        }
+    }
+
+    /// Lists all sockets of all namespaces.
+    fn list_all(&mut self) {
+        if !self.exchange.begin_list(&self.wake) {
+            return;
+        }
+        let request = Request {
+            // The others are small, or bound and no more.
+            states: StateSet::ALL.without(
+                StateSet::of(State::TIME_WAIT)
+                    .with(StateSet::of(State::SYN_RECV))
+                    .with(StateSet::of(State::CLOSE))
+                    .with(StateSet::of(State::BOUND_INACTIVE)),
+            ),
+            ipv6_only: false,
+            with_info: false,
+        };
+        let taken = Inventory::take(&self.plan.wanted, request, self.plan.resolve_owners);
+        let (mut censuses, mut notices) = (Vec::new(), Vec::new());
+        match taken {
+            Ok(inventory) => {
+                censuses = parts(&inventory);
+                let hidden = inventory.hidden.as_ref().filter(|_| geteuid().is_root());
+                let missing = inventory.missing.iter();
+                notices.extend(
+                    missing
+                        .filter(|&missing| Some(missing) != hidden)
+                        .map(|missing| {
+                            format!("connections that were there before may be missing: {missing}")
+                        }),
+                );
+            }
+            Err(error) => notices.push(format!(
+                "connections that were there before come in with their first change: {}",
+                chain(&error)
+            )),
+        }
+        for place in self.places.values_mut() {
+            // What it knows has to be said again: connections whose end was missed become known.
+            place.sampled.tell_again();
+        }
+        self.give(censuses, notices, true);
+    }
+
+    /// Looks for namespaces that are new, or gone.
+    fn search(&mut self) {
+        self.found = Some(Instant::now());
+        let found = match netns::find(&self.plan.wanted) {
+            Ok(found) => found,
+            Err(error) => {
+                let notice = format!("what no transition shows is unknown: {}", chain(&error));
+                self.give(Vec::new(), vec![notice], false);
+                return;
+            }
+        };
+        let mut places = BTreeMap::new();
+        for namespace in found.namespaces {
+            let inode = namespace.inode();
+            let sampled = self.places.remove(&inode).map(|place| place.sampled);
+            let place = Place {
+                path: namespace.path().map(Into::into),
+                sampled: sampled.unwrap_or_default(),
+            };
+            places.insert(inode, place);
+        }
+        let gone = std::mem::replace(&mut self.places, places);
+        let vanished = gone
+            .into_iter()
+            .map(|(netns, place)| place.sampled.vanished(netns, monotonic_ns()));
+        self.give(vanished.collect(), Vec::new(), false);
+    }
+
+    fn sample_all(&mut self) {
+        let (mut censuses, mut notices) = (Vec::new(), Vec::new());
+        let mut places = std::mem::take(&mut self.places);
+        places.retain(|&netns, place| {
+            let namespace = match &place.path {
+                None => Namespace::own(),
+                Some(path) => Namespace::open(path),
+            };
+            let Some(namespace) = namespace.ok().filter(|found| found.inode() == netns) else {
+                // It goes by another path now, or is gone: the next search tells.
+                self.found = None;
+                return true;
+            };
+            match sample(namespace, &mut place.sampled) {
+                Ok(sampled) => censuses.extend(sampled.into_iter().flat_map(divide)),
+                Err(error) => notices.push(format!(
+                    "what no transition shows is unknown in network namespace {netns}: {}",
+                    chain(&error)
+                )),
+            }
+            true
+        });
+        self.places = places;
+        self.give(censuses, notices, false);
+    }
+
+    fn give(&mut self, censuses: Vec<Census>, mut notices: Vec<String>, ends_list: bool) {
+        notices.retain(|notice| !self.told.contains(notice));
+        self.told.extend(notices.iter().cloned());
+        let is_awaited = !censuses.is_empty() || !notices.is_empty() || ends_list;
+        self.exchange.give(censuses, notices, ends_list);
+        if is_awaited {
+            (self.wake)();
+        }
+    }
+}
+
+/// One look into a namespace; `None` where nothing has happened since the last one.
+fn sample(
+    namespace: Namespace,
+    sampled: &mut Sampled,
+) -> Result<Option<Census>, super::sockdiag::DumpError> {
+    let (mut link, here) = SockDiag::open_and(namespace, Small::read_here)?;
+    let begin_ns = monotonic_ns();
+    if sampled.is_quiet(&here, begin_ns) {
+        return Ok(None);
+    }
+    let states = StateSet::of(State::TIME_WAIT)
+        .with(StateSet::of(State::FIN_WAIT2))
+        .with(StateSet::of(State::SYN_RECV));
+    let mut round = sampled.begin(begin_ns, link.namespace().inode());
+    link.survey(states, &mut round)?;
+    Ok(Some(round.end(here)))
+}
+
+/// A census of each namespace that was listed, in parts.
+fn parts(inventory: &Inventory) -> Vec<Census> {
+    let mut censuses: Vec<Census> = inventory
+        .asked
+        .iter()
+        .map(|asked| Census {
+            netns: asked.netns,
+            begin_ns: asked.ts_ns,
+            // A list that is not complete proves no end.
+            whole: !asked.dump.inconsistent && asked.dump.malformed == 0,
+            ..Census::default()
+        })
+        .collect();
+    for socket in &inventory.sockets {
+        // Minisockets are sampled.
+        if socket.is_small() {
+            continue;
+        }
+        let census = censuses
+            .iter_mut()
+            .find(|census| census.netns == socket.netns);
+        if let Some(census) = census {
+            census.found.push(Found {
+                role: inventory.listening.role(socket),
+                owner: inventory.owner(socket),
+                ..found(socket, Kind::Socket, None)
+            });
+        }
+    }
+    for census in &mut censuses {
+        // Listeners first: they tell whose the others are.
+        census
+            .found
+            .sort_by_key(|found| (found.state != State::LISTEN, found.cookie));
+    }
+    censuses.into_iter().flat_map(divide).collect()
+}
+
+/// A census in parts of bounded size.
+fn divide(census: Census) -> Vec<Census> {
+    if census.found.len() <= PART {
+        return vec![census];
+    }
+    let mut rest = census;
+    let mut parts = Vec::new();
+    while rest.found.len() > PART {
+        let found = rest.found.split_off(PART);
+        parts.push(Census {
+            netns: rest.netns,
+            begin_ns: rest.begin_ns,
+            previous_ns: rest.previous_ns,
+            whole: rest.whole,
+            found: std::mem::replace(&mut rest.found, found),
+            more: true,
+            ..Census::default()
+        });
+    }
+    parts.push(rest);
+    parts
+}
+
+/// CPU time of this thread.
+fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        time.tv_nsec.unsigned_abs() as u32,
+    )
+}

@@ -1,0 +1,320 @@
+//! What the kernel answers when it is asked for its sockets: the part of the stream that no
+//! tracepoint makes.
+//!
+//! The tracepoint shows neither what was there before it was attached, nor the small sockets in which
+//! the kernel keeps a connection before it is established (a *request socket*, half-open) and after
+//! its transition to CLOSE (a *minisocket*, in `FIN_WAIT2` or `TIME_WAIT`). So a source asks: once for
+//! all sockets at its start (*seeding*), and then every interval for the small ones (*sampling*).
+//!
+//! A census stands in the stream after every event that was made before its asking began, and the
+//! source has settled the rest: a socket of which an event came while it was being listed is left
+//! out, since the event knows better.
+//!
+//! Pure: types only. A recording holds them as they are, as JSON.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use tcpstate_common::State;
+
+use crate::model::{Comm, How, Owner, Role};
+
+/// How long the kernel keeps a minisocket in `TIME_WAIT`.
+///
+/// *Source:* `TCP_TIMEWAIT_LEN` in `include/net/tcp.h`; it is no setting.
+pub const TIME_WAIT_NS: u64 = 60_000_000_000;
+
+/// What was found in one network namespace, or a part of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Census {
+    /// Inode number of the namespace.
+    pub netns: u32,
+    /// Monotonic nanoseconds at which the asking began: what was there all the time since is found.
+    pub begin_ns: u64,
+    /// `begin_ns` of the census before this one in the same namespace: the time in between is how
+    /// exact a sampled time is. `None` for the first.
+    pub previous_ns: Option<u64>,
+    /// Sockets that were not in the census before, or are in another state than they were there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<Found>,
+    /// Minisockets of the census before that are there no more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<Gone>,
+    /// All connections that are half-open now, by where they came in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub half_open: Vec<HalfOpen>,
+    /// What happened to listeners since the census before.
+    #[serde(default, skip_serializing_if = "ListenFigures::is_nothing")]
+    pub listen: ListenFigures,
+    /// Cookies of sockets that were found too, and of which an event came while they were being listed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<u64>,
+    /// `found` and `known` have every socket of the namespace, the parts before this one included: what
+    /// is not there has ended. Small sockets are not in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
+    /// The same census goes on in the next one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// The namespace is gone, and all minisockets with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub vanished: bool,
+}
+
+impl Census {
+    /// How exact a time is that follows from this census: the time since the one before.
+    pub const fn interval_ns(&self) -> Option<u64> {
+        match self.previous_ns {
+            Some(previous_ns) => Some(self.begin_ns.saturating_sub(previous_ns)),
+            None => None,
+        }
+    }
+}
+
+/// A socket that was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// The kernel's socket cookie.
+    pub cookie: u64,
+    /// Its state.
+    #[serde(with = "number")]
+    pub state: State,
+    /// What kind of socket it is.
+    pub kind: Kind,
+    /// Since when it is in its state, monotonic nanoseconds, where its timer tells: exact to a few
+    /// milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ns: Option<u64>,
+    /// The address family of the socket: 2 (`AF_INET`) or 10 (`AF_INET6`).
+    pub family: u8,
+    /// Local address; v4-mapped ones are IPv4.
+    pub laddr: IpAddr,
+    /// Local port.
+    pub lport: u16,
+    /// Remote address; v4-mapped ones are IPv4.
+    pub raddr: IpAddr,
+    /// Remote port; 0 is none.
+    pub rport: u16,
+    /// Which side it is, as far as what listens in the namespace tells.
+    #[serde(with = "role", default, skip_serializing_if = "is_unknown")]
+    pub role: Role,
+    /// The user it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Id of its cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<u64>,
+    /// The process that holds it, where that was looked up.
+    #[serde(with = "owner", default, skip_serializing_if = "is_nobody")]
+    pub owner: Owner,
+}
+
+/// What kind of socket was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// One that a process made or got, and that the tracepoint shows from now on.
+    Socket,
+    /// What the kernel keeps of a connection after its transition to CLOSE.
+    Minisocket,
+}
+
+/// A minisocket that is there no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gone {
+    /// The cookie that it had.
+    pub cookie: u64,
+    /// When it went, monotonic nanoseconds: when its timer was to expire if that is within the
+    /// interval, else the end of the interval.
+    pub at_ns: u64,
+}
+
+/// Connections whose handshake is under way, by the local end where their SYN came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HalfOpen {
+    /// The local address, of the connections and not of who listens.
+    pub laddr: IpAddr,
+    /// The local port.
+    pub lport: u16,
+    /// How many there are.
+    pub count: u64,
+    /// The age of the oldest, nanoseconds, where its timer tells.
+    pub oldest_ns: Option<u64>,
+    /// How often their SYN-ACKs have been sent again, all together.
+    pub synack_retransmits: u64,
+}
+
+/// What happened to listeners and to connections on their way to one. `None` where the kernel does not
+/// count it, or where it is the first look and the time before is not ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenFigures {
+    /// Connections that the accept queue had no room for (`ListenOverflows`).
+    pub overflows: Option<u64>,
+    /// SYNs and handshakes that were dropped, for any reason (`ListenDrops`).
+    pub drops: Option<u64>,
+    /// SYNs that were dropped because the SYN queue was full and cookies are off (`TCPReqQFullDrop`).
+    pub request_queue_full_drops: Option<u64>,
+    /// SYN cookies sent (`SyncookiesSent`).
+    pub cookies_sent: Option<u64>,
+    /// SYN-ACKs that were sent again.
+    pub synack_retransmits: Option<u64>,
+}
+
+impl ListenFigures {
+    /// Whether it says nothing at all.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// With what happened in another namespace, or later.
+    pub fn add(&mut self, more: &Self) {
+        let sum = |sum: &mut Option<u64>, more: Option<u64>| {
+            if let Some(more) = more {
+                *sum = Some(sum.unwrap_or(0).saturating_add(more));
+            }
+        };
+        sum(&mut self.overflows, more.overflows);
+        sum(&mut self.drops, more.drops);
+        sum(
+            &mut self.request_queue_full_drops,
+            more.request_queue_full_drops,
+        );
+        sum(&mut self.cookies_sent, more.cookies_sent);
+        sum(&mut self.synack_retransmits, more.synack_retransmits);
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+const fn is_unknown(role: &Role) -> bool {
+    matches!(role, Role::Unknown)
+}
+
+const fn is_nobody(owner: &Owner) -> bool {
+    matches!(owner.how, How::Unknown)
+}
+
+/// A state as the kernel numbers it.
+mod number {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use tcpstate_common::State;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+    pub(super) fn serialize<S: Serializer>(state: &State, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u8(state.0)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<State, D::Error> {
+        u8::deserialize(from).map(State)
+    }
+}
+
+/// A role by its name.
+mod role {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::model::Role;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+    pub(super) fn serialize<S: Serializer>(role: &Role, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(role.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Role, D::Error> {
+        let name = String::deserialize(from)?;
+        let known = [Role::Client, Role::Server];
+        let found = known.into_iter().find(|role| role.name() == name);
+        Ok(found.unwrap_or(Role::Unknown))
+    }
+}
+
+/// An owner by process id and the bytes of its name.
+mod owner {
+    use super::{Comm, Deserialize, How, Owner, Serialize};
+    use serde::{Deserializer, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Wire {
+        pid: Option<u32>,
+        comm: Option<[u8; 16]>,
+        listener: bool,
+    }
+
+    pub(super) fn serialize<S: Serializer>(owner: &Owner, to: S) -> Result<S::Ok, S::Error> {
+        let wire = Wire {
+            pid: owner.pid,
+            comm: owner.comm.map(|comm| comm.0),
+            listener: owner.how == How::Listener,
+        };
+        wire.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Owner, D::Error> {
+        let wire = Wire::deserialize(from)?;
+        Ok(Owner {
+            pid: wire.pid,
+            comm: wire.comm.map(Comm),
+            how: if wire.listener {
+                How::Listener
+            } else {
+                How::Seeded
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_census_survives_json_and_says_nothing_of_nothing() {
+        let census = Census {
+            netns: 7,
+            begin_ns: 2_000,
+            previous_ns: Some(1_000),
+            found: vec![Found {
+                cookie: 42,
+                state: State::ESTABLISHED,
+                kind: Kind::Socket,
+                since_ns: None,
+                family: 2,
+                laddr: [127, 0, 0, 1].into(),
+                lport: 80,
+                raddr: [127, 0, 0, 1].into(),
+                rport: 40_000,
+                role: Role::Server,
+                uid: Some(0),
+                cgroup: None,
+                owner: Owner {
+                    pid: Some(3),
+                    comm: Some(Comm(*b"nginx\0\0\0\0\0\0\0\0\0\0\0")),
+                    how: How::Listener,
+                },
+            }],
+            gone: vec![Gone {
+                cookie: 41,
+                at_ns: 1_500,
+            }],
+            half_open: vec![HalfOpen {
+                laddr: [127, 0, 0, 1].into(),
+                lport: 80,
+                count: 3,
+                oldest_ns: Some(5),
+                synack_retransmits: 1,
+            }],
+            listen: ListenFigures {
+                drops: Some(0),
+                ..ListenFigures::default()
+            },
+            known: vec![43],
+            whole: true,
+            more: true,
+            vanished: false,
+        };
+        assert_eq!(census.interval_ns(), Some(1_000));
+        let json = serde_json::to_string(&census).unwrap();
+        assert_eq!(serde_json::from_str::<Census>(&json).unwrap(), census);
+        let empty = serde_json::to_string(&Census::default()).unwrap();
+        assert_eq!(empty, r#"{"netns":0,"begin_ns":0,"previous_ns":null}"#);
+    }
+}

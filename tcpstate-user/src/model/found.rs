@@ -1,0 +1,354 @@
+//! What a census means: sockets that were there before us, and the ends of what no event shows.
+//!
+//! Events know better than a census: what an event has told of a socket stays, unless the census
+//! proves that events of it were lost.
+
+use std::net::IpAddr;
+
+use tcpstate_common::{
+    Record, State,
+    record::{AF_INET, AF_INET6, flags},
+};
+
+use super::{
+    Owner, Role, Tracker,
+    connection::Known,
+    group::Traits,
+    histograms::Of,
+    unseen::{Counted, Mini},
+};
+use crate::{
+    census::{Census, Found, HalfOpen, Kind},
+    event::{Event, SocketId},
+};
+
+/// A connection has left a state without an event. The time is a sampled one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// The connection, by the cookie that its socket had.
+    pub cookie: u64,
+    /// The state.
+    pub state: State,
+    /// The time in it, where its beginning is known.
+    pub dwell_ns: Option<u64>,
+    /// The state after it; `None`: the connection is gone.
+    pub then: Option<State>,
+    /// When, monotonic nanoseconds.
+    pub at_ns: u64,
+    /// How exact the time is: the length of the interval in which it was seen to have happened.
+    pub interval_ns: Option<u64>,
+}
+
+/// How long before a list a transition must have been made for the list to know better: a socket that
+/// connects changes its state a moment before the kernel can list it.
+const SETTLED_NS: u64 = 10_000_000;
+
+impl Tracker {
+    /// Takes a census, or a part of one. `left` is told what connections left which states.
+    pub fn census(&mut self, census: &Census, mut left: impl FnMut(&Left)) {
+        self.table.release();
+        self.now_ns = self.now_ns.max(census.begin_ns);
+        for found in &census.found {
+            match found.kind {
+                Kind::Socket => self.found_socket(found, census),
+                Kind::Minisocket => self.found_minisocket(found, census, &mut left),
+            }
+        }
+        self.listed.extend(&census.known);
+        for gone in &census.gone {
+            if let Some(mini) = self.unseen.remove(gone.cookie) {
+                self.leave(gone.cookie, mini, gone.at_ns, census, &mut left);
+            }
+        }
+        if census.vanished {
+            let mut all = Vec::new();
+            self.unseen
+                .vanish(census.netns, |cookie, mini| all.push((cookie, mini)));
+            for (cookie, mini) in all {
+                self.leave(cookie, mini, census.begin_ns, census, &mut left);
+            }
+        }
+        if census.more {
+            return;
+        }
+        if census.whole {
+            self.end_what_is_not_listed(census);
+        } else {
+            self.judge_unseen(census, &mut left);
+            self.count_half_open(census);
+        }
+    }
+
+    /// A socket that a process has or had, in a list of all of them.
+    fn found_socket(&mut self, found: &Found, census: &Census) {
+        if census.whole {
+            self.listed.insert(found.cookie);
+        }
+        let Some(event) = as_event(found, census) else {
+            return;
+        };
+        match found.state {
+            State::LISTEN => self.found_listener(&event, found.owner),
+            // Bound and no more; or a handshake that is counted by [`Census::half_open`].
+            State::CLOSE | State::BOUND_INACTIVE | State::SYN_RECV | State::NEW_SYN_RECV => {}
+            state => match self.table.find(event.id()) {
+                Some(slot) => self.correct(slot, state, census),
+                None => {
+                    self.books.seeded += 1;
+                    let whose = (found.role, found.owner);
+                    self.insert(&event, state, whose, Known::Seeded, false);
+                }
+            },
+        }
+    }
+
+    fn found_listener(&mut self, event: &Event, owner: Owner) {
+        if self.listeners.get(event.id()).is_some() {
+            return;
+        }
+        let service = self.services.id(Some(event.lport()), Role::Server);
+        let group = self.groups.id(Traits {
+            service,
+            role: Role::Server,
+            comm: owner.comm,
+            cgroup: event.cgroup(),
+        });
+        if self.listeners.open(event, owner, None, (service, group))
+            && let Some(rates) = &mut self.rates
+        {
+            rates.enter(group, State::LISTEN);
+        }
+    }
+
+    /// Events of this connection are missing if it is in another state than they say.
+    fn correct(&mut self, slot: u32, state: State, census: &Census) {
+        let hot = self.table.hot(slot);
+        let held = hot.state;
+        if held == state || !hot.is_older_than(census.begin_ns.saturating_sub(SETTLED_NS)) {
+            return;
+        }
+        self.books.gaps += 1;
+        if let Some(stay) = self.table.hot_mut(slot).put_into(state) {
+            self.table.spill(slot, stay);
+        }
+        let group = self.group_of(slot);
+        if let Some(rates) = &mut self.rates {
+            rates.leave(group, held);
+            rates.enter(group, state);
+        }
+    }
+
+    /// What was there before the census began and is not in it has ended, and the events that said so
+    /// are missing.
+    fn end_what_is_not_listed(&mut self, census: &Census) {
+        let listed = std::mem::take(&mut self.listed);
+        let settled_ns = census.begin_ns.saturating_sub(SETTLED_NS);
+        let ended: Vec<u32> = self
+            .table
+            .open_slots()
+            .filter(|&slot| {
+                let hot = self.table.hot(slot);
+                let is_listed = match hot.id() {
+                    SocketId::Cookie(cookie) => listed.contains(&cookie),
+                    // A list has no addresses.
+                    SocketId::Address(_) => true,
+                };
+                !is_listed
+                    // Half-open, which is counted elsewhere.
+                    && hot.state != State::SYN_RECV
+                    && self.table.cold(slot).netns() == census.netns
+                    && hot.is_older_than(settled_ns)
+            })
+            .collect();
+        for slot in ended {
+            self.books.superseded += 1;
+            self.drop_connection(slot);
+        }
+        let ended = self.listeners.not_listed(census, &listed);
+        for group in ended {
+            if let Some(rates) = &mut self.rates {
+                rates.leave(group, State::LISTEN);
+            }
+        }
+    }
+
+    fn found_minisocket(&mut self, found: &Found, census: &Census, left: &mut impl FnMut(&Left)) {
+        if let Some(mini) = self.unseen.get_mut(found.cookie) {
+            mini.mark_found();
+            if mini.state == found.state {
+                return;
+            }
+            let before = *mini;
+            // Its own clock can be a tick before ours.
+            let at_ns = found
+                .since_ns
+                .unwrap_or(census.begin_ns)
+                .max(before.since_ns.unwrap_or(0))
+                .min(census.begin_ns);
+            mini.state = found.state;
+            mini.since_ns = Some(at_ns);
+            if let Some(rates) = &mut self.rates {
+                rates.enter(before.group, found.state);
+            }
+            self.left_unseen(found.cookie, before, at_ns, Some(found.state), census, left);
+            return;
+        }
+        if self.table.find(SocketId::Cookie(found.cookie)).is_some() {
+            // Its transition to CLOSE is on its way: the minisocket is there a moment before.
+            return;
+        }
+        let service = found.role.service_port(found.lport, found.rport);
+        let service = self.services.id(service, found.role);
+        let group = self.groups.id(Traits {
+            service,
+            role: found.role,
+            comm: None,
+            cgroup: found.cgroup,
+        });
+        let mut mini = Mini::new(found.state, None, census.netns, service, group);
+        mini.mark_found();
+        if !self.unseen.insert(found.cookie, mini) {
+            self.books.unfollowed += 1;
+        } else if let Some(rates) = &mut self.rates {
+            rates.enter(group, found.state);
+        }
+    }
+
+    /// A minisocket is gone.
+    fn leave(
+        &mut self,
+        cookie: u64,
+        mini: Mini,
+        at_ns: u64,
+        census: &Census,
+        left: &mut impl FnMut(&Left),
+    ) {
+        self.left_unseen(cookie, mini, at_ns, None, census, left);
+    }
+
+    fn left_unseen(
+        &mut self,
+        cookie: u64,
+        mini: Mini,
+        at_ns: u64,
+        then: Option<State>,
+        census: &Census,
+        left: &mut impl FnMut(&Left),
+    ) {
+        if let Some(rates) = &mut self.rates {
+            rates.leave(mini.group, mini.state);
+        }
+        let dwell_ns = mini.since_ns.map(|since_ns| at_ns.saturating_sub(since_ns));
+        if let (Some(histograms), Some(dwell_ns)) = (&mut self.histograms, dwell_ns) {
+            histograms.record(
+                Of::Dwell(mini.state),
+                mini.service,
+                &self.services,
+                dwell_ns,
+            );
+        }
+        left(&Left {
+            cookie,
+            state: mini.state,
+            dwell_ns,
+            then,
+            at_ns,
+            interval_ns: census.interval_ns(),
+        });
+    }
+
+    fn judge_unseen(&mut self, census: &Census, left: &mut impl FnMut(&Left)) {
+        let (mut gone, mut forgotten) = (Vec::new(), Vec::new());
+        self.unseen.judge(
+            census.netns,
+            census.begin_ns,
+            |cookie, mini| gone.push((cookie, mini)),
+            |cookie, mini| forgotten.push((cookie, mini)),
+        );
+        for (cookie, mini) in gone {
+            // Never found: it came and went within an interval.
+            let at_ns = census.previous_ns.unwrap_or(census.begin_ns);
+            self.leave(cookie, mini, at_ns, census, left);
+        }
+        for (cookie, mini) in forgotten {
+            self.books.unfollowed += 1;
+            let mut unknown = mini;
+            unknown.since_ns = None;
+            self.leave(cookie, unknown, census.begin_ns, census, left);
+        }
+    }
+
+    fn count_half_open(&mut self, census: &Census) {
+        let now = census
+            .half_open
+            .iter()
+            .filter_map(|half_open| {
+                let group = self.group_of_half_open(half_open, census)?;
+                let count = u32::try_from(half_open.count).unwrap_or(u32::MAX);
+                Some(Counted { group, count })
+            })
+            .collect::<Vec<_>>();
+        let Some(rates) = &mut self.rates else {
+            return;
+        };
+        for &Counted { group, count } in &now {
+            rates.enter_all(group, State::SYN_RECV, count);
+        }
+        for Counted { group, count } in self.unseen.replace_half_open(census.netns, now) {
+            rates.leave_all(group, State::SYN_RECV, count);
+        }
+    }
+
+    fn group_of_half_open(&mut self, half_open: &HalfOpen, census: &Census) -> Option<u16> {
+        let service = self.services.id(Some(half_open.lport), Role::Server);
+        if self.groups.are_services() {
+            return Some(service);
+        }
+        let event = Event::try_from(Record {
+            laddr: wire(half_open.laddr),
+            lport: half_open.lport,
+            netns: census.netns,
+            family: AF_INET6,
+            ..Record::default()
+        });
+        let owner = self.listeners.find(&event.ok()?);
+        Some(self.groups.id(Traits {
+            service,
+            role: Role::Server,
+            comm: owner.unwrap_or(Owner::UNKNOWN).comm,
+            cgroup: None,
+        }))
+    }
+}
+
+/// A socket that was found as an event would have it: what a table takes in.
+fn as_event(found: &Found, census: &Census) -> Option<Event> {
+    let uid = found.uid.map_or(0, |_| flags::SOCKET);
+    Event::try_from(Record {
+        ts_ns: census.begin_ns,
+        cookie: found.cookie,
+        cgroup: found.cgroup.unwrap_or(0),
+        laddr: wire(found.laddr),
+        raddr: wire(found.raddr),
+        netns: census.netns,
+        uid: found.uid.unwrap_or(0),
+        lport: found.lport,
+        rport: found.rport,
+        newstate: found.state,
+        family: if found.family == AF_INET {
+            AF_INET
+        } else {
+            AF_INET6
+        },
+        flags: flags::COOKIE | uid,
+        ..Record::default()
+    })
+    .ok()
+}
+
+fn wire(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
