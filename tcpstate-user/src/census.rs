@@ -34,6 +34,9 @@ pub struct Census {
     /// `begin_ns` of the census before this one in the same namespace: the time in between is how
     /// exact a sampled time is. `None` for the first.
     pub previous_ns: Option<u64>,
+    /// What it is of.
+    #[serde(default, skip_serializing_if = "Scope::is_small")]
+    pub scope: Scope,
     /// Sockets that were not in the census before, or are in another state than they were there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub found: Vec<Found>,
@@ -49,16 +52,40 @@ pub struct Census {
     /// Cookies of sockets that were found too, and of which an event came while they were being listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known: Vec<u64>,
-    /// `found` and `known` have every socket of the namespace, the parts before this one included: what
-    /// is not there has ended. Small sockets are not in it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub whole: bool,
     /// The same census goes on in the next one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
-    /// The namespace is gone, and all minisockets with it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub vanished: bool,
+}
+
+/// What a census is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// The small sockets: minisockets and half-open connections. A sample.
+    #[default]
+    Small,
+    /// All but the small ones: [`Census::found`] and [`Census::known`] have every socket, the parts before
+    /// included, and what is not there has ended.
+    All,
+    /// As [`Scope::All`], but some may be missing: it proves no end.
+    Some,
+    /// Nothing: the namespace is gone, and all minisockets with it.
+    Vanished,
+    /// Nothing: the namespace cannot be asked. It was gone before we could, or we are not let in. How
+    /// long its minisockets are there nobody knows.
+    OutOfReach,
+}
+
+impl Scope {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+    const fn is_small(&self) -> bool {
+        matches!(self, Self::Small)
+    }
+
+    /// Whether it is of sockets that events tell of.
+    pub const fn is_of_sockets(self) -> bool {
+        matches!(self, Self::All | Self::Some)
+    }
 }
 
 impl Census {
@@ -272,6 +299,7 @@ mod tests {
             netns: 7,
             begin_ns: 2_000,
             previous_ns: Some(1_000),
+            scope: Scope::All,
             found: vec![Found {
                 cookie: 42,
                 state: State::ESTABLISHED,
@@ -307,9 +335,7 @@ mod tests {
                 ..ListenFigures::default()
             },
             known: vec![43],
-            whole: true,
             more: true,
-            vanished: false,
         };
         assert_eq!(census.interval_ns(), Some(1_000));
         let json = serde_json::to_string(&census).unwrap();

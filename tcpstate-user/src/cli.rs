@@ -375,13 +375,14 @@ pub struct Capture {
         conflicts_with = "read"
     )]
     pub ring_bytes: u32,
-    /// How often to ask the kernel for what makes no event (TIME_WAIT, closed sockets in FIN_WAIT2,
-    /// half-open connections), such as 500ms; 0 is never, and leaves it unknown
+    /// How often to ask the kernel for what makes no event.
     #[arg(
         long,
         value_name = "TIME",
         default_value = "1s",
         value_parser = sample_interval,
+        help = "How often to ask the kernel for what makes no event (TIME_WAIT, closed sockets in \
+            FIN_WAIT2, half-open connections), such as 500ms; 0 is never, and leaves it unknown",
         conflicts_with = "read"
     )]
     pub sample_interval: Duration,

@@ -8,7 +8,7 @@ use tcpstate_common::{
     record::{AF_INET, flags},
 };
 use tcpstate_user::{
-    census::{Census, Found, Gone, HalfOpen, Kind},
+    census::{Census, Found, Gone, HalfOpen, Kind, Scope},
     event::Event,
     model::{
         By, Ended, Figures, GroupFigures, Histogram, Include, Limits, Owner, Role, Snapshot,
@@ -61,9 +61,17 @@ fn censuses() -> impl Strategy<Value = Input> {
     });
     let what = (vec(found, 0..4), vec(gone, 0..3), vec(half_open, 0..3));
     let when = (0..4_000_000_000u64, any::<Option<u32>>(), 0..2u32);
-    let how = (any::<bool>(), any::<bool>(), any::<bool>());
+    let scope = select(vec![
+        Scope::Small,
+        Scope::Small,
+        Scope::All,
+        Scope::Some,
+        Scope::Vanished,
+        Scope::OutOfReach,
+    ]);
+    let how = (scope, any::<bool>());
     (what, when, how).prop_map(
-        |((found, gone, half_open), (begin_ns, previous, netns), (whole, more, vanished))| {
+        |((found, gone, half_open), (begin_ns, previous, netns), (scope, more))| {
             Input::Census(Box::new(Census {
                 netns,
                 // Far enough apart that what nobody finds is forgotten.
@@ -72,9 +80,8 @@ fn censuses() -> impl Strategy<Value = Input> {
                 found,
                 gone,
                 half_open,
-                whole,
+                scope,
                 more,
-                vanished,
                 ..Census::default()
             }))
         },
@@ -298,7 +305,7 @@ proptest! {
                 Input::Census(census) => {
                     now_ns = now_ns.max(census.begin_ns);
                     tracker.census(census, |left| dwells += u64::from(left.dwell_ns.is_some()));
-                    if !census.more && !census.whole {
+                    if !census.more && !census.scope.is_of_sockets() {
                         let count = census.half_open.iter().map(|half_open| half_open.count);
                         half_open.insert(census.netns, count.sum::<u64>());
                     }

@@ -17,7 +17,7 @@ use std::{
 use aya::maps::{Array, MapData};
 use hashbrown::HashSet;
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use tcpstate_common::Record;
+use tcpstate_common::{Record, State};
 use tokio::sync::mpsc;
 
 use super::{CaptureError, loader::Loaded, ring::Ring, sampler::Exchange};
@@ -38,6 +38,15 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 const BATCH: usize = 8192;
 /// Events in the queue at most: 64 MiB.
 const QUEUE: usize = (64 << 20) / size_of::<Event>();
+/// Namespaces whose first minisocket is told of, at most; then only the regular search finds one.
+const MAX_NAMESPACES: usize = 65_536;
+
+/// Whether the socket of this event goes, and the connection perhaps not.
+fn leaves_minisocket(event: &Event) -> bool {
+    event.newstate() == State::CLOSE
+        && matches!(event.oldstate(), State::FIN_WAIT2 | State::CLOSING)
+}
+
 /// What the queue holds, in the order of the stream.
 pub(super) enum Item {
     Events(Vec<Event>),
@@ -124,6 +133,8 @@ pub(super) fn spawn(loaded: &mut Loaded, bpf_log: bool) -> Result<Started, Captu
         poll,
         sender,
         noted: None,
+        with_minisockets: HashSet::new(),
+        last_with_minisocket: 0,
         shared: Arc::clone(&shared),
     };
     let thread = std::thread::Builder::new()
@@ -145,6 +156,9 @@ struct Reader {
     sender: mpsc::UnboundedSender<Item>,
     /// While all sockets are listed, those of which events came.
     noted: Option<HashSet<u64>>,
+    /// Namespaces in which minisockets were made; the last of them first in line.
+    with_minisockets: HashSet<u32>,
+    last_with_minisocket: u32,
     shared: Arc<Shared>,
 }
 
@@ -227,8 +241,18 @@ impl Reader {
         }
         let mut events = Vec::with_capacity(256);
         let mut malformed = 0;
+        let (last, others) = (&mut self.last_with_minisocket, &mut self.with_minisockets);
+        let exchange = &self.shared.exchange;
         let records = self.ring.drain(BATCH, |bytes| match Event::decode(bytes) {
-            Ok(event) => events.push(event),
+            Ok(event) => {
+                if leaves_minisocket(&event) && event.record().netns != *last {
+                    *last = event.record().netns;
+                    if others.len() < MAX_NAMESPACES && others.insert(*last) {
+                        exchange.has_minisockets(*last);
+                    }
+                }
+                events.push(event);
+            }
             Err(_) => malformed += 1,
         });
         let shared = &*self.shared;

@@ -34,7 +34,7 @@ use super::{
     sockdiag::{Request, SockDiag},
 };
 use crate::{
-    census::{Census, Found, Kind},
+    census::{Census, Found, Kind, Scope},
     filter::StateSet,
 };
 
@@ -44,6 +44,9 @@ const SHARE: u32 = 50;
 const SEARCH: Duration = Duration::from_secs(10);
 /// How long after a list of all sockets the next one is made at the earliest, where events were lost.
 const HEAL: Duration = Duration::from_secs(10);
+/// How long a namespace that is not found is remembered: as long as it may still make minisockets that
+/// nobody will find.
+const FORGET: Duration = Duration::from_mins(5);
 /// Sockets in one part of a census at most: what a block of a recording can hold.
 const PART: usize = 4096;
 
@@ -72,6 +75,8 @@ struct Given {
     censuses: Vec<Census>,
     /// What the user has to be told.
     notices: Vec<String>,
+    /// Namespaces in which minisockets were made, that the reader saw for the first time.
+    new: Vec<u32>,
     /// A list of all sockets is being made: the reader notes the sockets that it sees events of.
     listing: bool,
     /// The reader does.
@@ -99,6 +104,11 @@ impl Exchange {
             state.noting = false;
         }
         (taken, state.noting)
+    }
+
+    /// The reader has seen the first minisocket of a namespace come.
+    pub(super) fn has_minisockets(&self, netns: u32) {
+        self.lock().new.push(netns);
     }
 
     /// Takes what the user has to be told.
@@ -164,6 +174,7 @@ pub(super) fn spawn(
         wake: Box::new(wake),
         places: BTreeMap::new(),
         found: None,
+        out_of_reach: BTreeMap::new(),
         told: Vec::new(),
     };
     thread::Builder::new()
@@ -183,6 +194,8 @@ struct Sampler {
     places: BTreeMap<u32, Place>,
     /// When they were last looked for.
     found: Option<Instant>,
+    /// Namespaces that have minisockets and were not found, and since when.
+    out_of_reach: BTreeMap<u32, Instant>,
     /// Notices that the user has had: each is told once.
     told: Vec<String>,
 }
@@ -204,9 +217,6 @@ impl Sampler {
         };
         loop {
             let (start, cpu_before) = (Instant::now(), thread_cpu());
-            if self.found.is_none_or(|found| found.elapsed() >= SEARCH) {
-                self.search();
-            }
             self.sample_all();
             let now_lost = (self.plan.lost)();
             if now_lost != lost && listed.elapsed() >= HEAL {
@@ -295,8 +305,34 @@ impl Sampler {
         self.give(vanished.collect(), Vec::new(), false);
     }
 
+    /// Looks for namespaces if it is time to, or if there are some that we do not know.
+    fn search_if_needed(&mut self) {
+        let new = std::mem::take(&mut self.exchange.lock().new);
+        let unknown: Vec<u32> = new
+            .into_iter()
+            .filter(|netns| !self.places.contains_key(netns))
+            .collect();
+        if unknown.is_empty() && self.found.is_some_and(|found| found.elapsed() < SEARCH) {
+            return;
+        }
+        self.search();
+        let now = Instant::now();
+        self.out_of_reach
+            .extend(unknown.into_iter().map(|netns| (netns, now)));
+        let places = &self.places;
+        self.out_of_reach
+            .retain(|netns, since| !places.contains_key(netns) && since.elapsed() < FORGET);
+    }
+
     fn sample_all(&mut self) {
+        self.search_if_needed();
         let (mut censuses, mut notices) = (Vec::new(), Vec::new());
+        censuses.extend(self.out_of_reach.keys().map(|&netns| Census {
+            netns,
+            begin_ns: monotonic_ns(),
+            scope: Scope::OutOfReach,
+            ..Census::default()
+        }));
         let mut places = std::mem::take(&mut self.places);
         places.retain(|&netns, place| {
             let namespace = match &place.path {
@@ -358,8 +394,11 @@ fn parts(inventory: &Inventory) -> Vec<Census> {
         .map(|asked| Census {
             netns: asked.netns,
             begin_ns: asked.ts_ns,
-            // A list that is not complete proves no end.
-            whole: !asked.dump.inconsistent && asked.dump.malformed == 0,
+            scope: if asked.dump.inconsistent || asked.dump.malformed > 0 {
+                Scope::Some
+            } else {
+                Scope::All
+            },
             ..Census::default()
         })
         .collect();
@@ -401,7 +440,7 @@ fn divide(census: Census) -> Vec<Census> {
             netns: rest.netns,
             begin_ns: rest.begin_ns,
             previous_ns: rest.previous_ns,
-            whole: rest.whole,
+            scope: rest.scope,
             found: std::mem::replace(&mut rest.found, found),
             more: true,
             ..Census::default()
@@ -414,8 +453,6 @@ fn divide(census: Census) -> Vec<Census> {
 /// CPU time of this thread.
 fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        time.tv_sec.unsigned_abs(),
-        time.tv_nsec.unsigned_abs() as u32,
-    )
+    Duration::from_secs(time.tv_sec.unsigned_abs())
+        + Duration::from_nanos(time.tv_nsec.unsigned_abs())
 }

@@ -16,7 +16,7 @@ use super::{
     },
 };
 use crate::{
-    census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, TIME_WAIT_NS},
+    census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, Scope, TIME_WAIT_NS},
     model::{Owner, Role},
 };
 
@@ -114,7 +114,7 @@ impl Sampled {
             netns,
             begin_ns: now_ns,
             previous_ns: self.previous_ns,
-            vanished: true,
+            scope: Scope::Vanished,
             ..Census::default()
         }
     }
@@ -157,7 +157,10 @@ impl Sink for Round<'_> {
                 state: State::SYN_RECV,
                 has_inode: false,
                 ..
-            } => self.request(&wire::socket(bytes, self.netns)?),
+            } => {
+                self.request(&wire::socket(bytes, self.netns)?);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -199,7 +202,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    fn request(&mut self, socket: &Socket) -> Result<(), MalformedError> {
+    fn request(&mut self, socket: &Socket) {
         let half_open = self
             .half_open
             .entry((socket.lport, socket.laddr))
@@ -215,7 +218,6 @@ impl Round<'_> {
         half_open.oldest_ns = half_open.oldest_ns.max(age_ns);
         half_open.synack_retransmits +=
             socket.timer.map_or(0, |timer| u64::from(timer.retransmits));
-        Ok(())
     }
 
     /// What the look tells.

@@ -173,6 +173,6 @@ fn a_namespace_that_is_gone_takes_all_with_it() {
     let sampled = &mut Sampled::default();
     look(sampled, S, &[time_wait(1, 60_000)]);
     let census = sampled.vanished(1, 2 * S);
-    assert!(census.vanished);
+    assert_eq!(census.scope, Scope::Vanished);
     assert_eq!(census.interval_ns(), Some(S));
 }

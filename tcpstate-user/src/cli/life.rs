@@ -54,7 +54,10 @@ pub enum Until {
     /// At its change to CLOSE, with what the kernel keeps of it from then on
     #[default]
     Close,
-    /// When the kernel keeps nothing of it any more: with the whole time in FIN_WAIT2 and TIME_WAIT
+    #[value(
+        help = "When the kernel keeps nothing of it any more: with the whole time in FIN_WAIT2 and TIME_WAIT"
+    )]
+    /// When the kernel keeps nothing of it any more.
     Gone,
 }
 

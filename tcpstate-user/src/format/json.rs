@@ -242,7 +242,7 @@ pub struct Connections {
     evicted: u64,
     /// Listeners not remembered because there were more than are kept.
     listeners_refused: u64,
-    /// Beyond their change to CLOSE, and still in FIN_WAIT2 or TIME_WAIT at the end.
+    /// Beyond their change to CLOSE, and still in `FIN_WAIT2` or `TIME_WAIT` at the end.
     minisockets: u64,
     /// Beyond their change to CLOSE, and nobody knows until when.
     unfollowed: u64,

@@ -18,7 +18,7 @@ use super::{
     unseen::{Counted, Mini},
 };
 use crate::{
-    census::{Census, Found, HalfOpen, Kind},
+    census::{Census, Found, HalfOpen, Kind, Scope},
     event::{Event, SocketId},
 };
 
@@ -60,30 +60,40 @@ impl Tracker {
                 self.leave(gone.cookie, mini, gone.at_ns, census, &mut left);
             }
         }
-        if census.vanished {
-            let mut all = Vec::new();
-            self.unseen
-                .vanish(census.netns, |cookie, mini| all.push((cookie, mini)));
-            for (cookie, mini) in all {
-                self.leave(cookie, mini, census.begin_ns, census, &mut left);
-            }
-        }
         if census.more {
             return;
         }
-        if census.whole {
-            self.end_what_is_not_listed(census);
-        } else {
-            self.judge_unseen(census, &mut left);
-            self.count_half_open(census);
+        match census.scope {
+            Scope::Small => {
+                self.judge_unseen(census, &mut left);
+                self.count_half_open(census);
+            }
+            Scope::All => self.end_what_is_not_listed(census),
+            Scope::Some => {}
+            Scope::Vanished | Scope::OutOfReach => {
+                self.end_all_minisockets(census, &mut left);
+                self.count_half_open(census);
+            }
+        }
+        self.listed.clear();
+    }
+
+    fn end_all_minisockets(&mut self, census: &Census, left: &mut impl FnMut(&Left)) {
+        let mut all = Vec::new();
+        self.unseen
+            .vanish(census.netns, |cookie, mini| all.push((cookie, mini)));
+        for (cookie, mut mini) in all {
+            if census.scope == Scope::OutOfReach {
+                self.books.unfollowed += 1;
+                mini.since_ns = None;
+            }
+            self.leave(cookie, mini, census.begin_ns, census, left);
         }
     }
 
     /// A socket that a process has or had, in a list of all of them.
     fn found_socket(&mut self, found: &Found, census: &Census) {
-        if census.whole {
-            self.listed.insert(found.cookie);
-        }
+        self.listed.insert(found.cookie);
         let Some(event) = as_event(found, census) else {
             return;
         };
@@ -91,14 +101,15 @@ impl Tracker {
             State::LISTEN => self.found_listener(&event, found.owner),
             // Bound and no more; or a handshake that is counted by [`Census::half_open`].
             State::CLOSE | State::BOUND_INACTIVE | State::SYN_RECV | State::NEW_SYN_RECV => {}
-            state => match self.table.find(event.id()) {
-                Some(slot) => self.correct(slot, state, census),
-                None => {
+            state => {
+                if let Some(slot) = self.table.find(event.id()) {
+                    self.correct(slot, state, census);
+                } else {
                     self.books.seeded += 1;
                     let whose = (found.role, found.owner);
                     self.insert(&event, state, whose, Known::Seeded, false);
                 }
-            },
+            }
         }
     }
 

@@ -212,13 +212,13 @@ impl<R: Read> Scanner<R> {
                 self.read_events += malformed + (events.len() - before) as u64;
                 self.next_event = header.first_event.saturating_add(u64::from(header.count));
             }
-            Kind::CENSUS => match self.decoder.census(&header, payload) {
-                Ok(census) => self.census = Some(census),
-                Err(_) => {
+            Kind::CENSUS => {
+                let Ok(census) = self.decoder.census(&header, payload) else {
                     self.damaged("a census does not unpack");
                     return self.resync();
-                }
-            },
+                };
+                self.census = Some(census);
+            }
             Kind::FOOTER if payload.len() <= MAX_FOOTER => {
                 let Ok(footer) = Footer::from_payload(payload) else {
                     self.damaged("the footer cannot be read");

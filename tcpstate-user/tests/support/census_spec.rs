@@ -6,7 +6,7 @@ use libtest_mimic::Failed;
 use serde::Deserialize;
 use tcpstate_common::record::{AF_INET, AF_INET6};
 use tcpstate_user::{
-    census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures},
+    census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, Scope},
     model::{Comm, How, Left, Owner, Role},
 };
 
@@ -30,10 +30,9 @@ pub struct CensusSpec {
     /// Cookies that were found too, and had an event meanwhile.
     #[serde(default)]
     known: Vec<u64>,
+    /// `all`, `some`, `vanished`, `out_of_reach`; without, it is a sample.
     #[serde(default)]
-    whole: bool,
-    #[serde(default)]
-    vanished: bool,
+    scope: Scope,
 }
 
 #[derive(Deserialize)]
@@ -110,9 +109,8 @@ impl CensusSpec {
                 .collect(),
             listen: ListenFigures::default(),
             known: self.known.clone(),
-            whole: self.whole,
+            scope: self.scope,
             more: false,
-            vanished: self.vanished,
         })
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Place {
 impl Unseen {
     /// Takes a census.
     pub(super) fn take(&mut self, census: &Census) {
-        if census.whole || census.more {
+        if census.scope.is_of_sockets() || census.more {
             return;
         }
         if census.half_open.is_empty() {
