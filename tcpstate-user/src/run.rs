@@ -46,7 +46,7 @@ pub use self::clock::nanoseconds;
 use crate::{
     event::Event,
     filter::{Filter, Settled, Settler},
-    source::{Accounting, CaptureCost, EventSource, Origin},
+    source::{Accounting, CaptureCost, EventSource, Names, Origin},
 };
 
 /// How long after its end an interval is closed by the clock, where events did not close it.
@@ -72,6 +72,10 @@ pub enum Flow {
 /// An event can be older than the one before it: by microseconds when two CPUs raced, by more when
 /// a filter could only be settled by the socket's next event.
 pub trait View {
+    /// What numbers in the events are called, for a view that shows them: called once, before
+    /// [`View::start`].
+    fn name(&mut self, _names: Names) {}
+
     /// Called once, before the first event.
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()>;
 
@@ -315,6 +319,7 @@ impl<'a> Driver<'a> {
     }
 
     async fn run(mut self, interrupts: &mut dyn Interrupts) -> Result<Outcome, RunError> {
+        self.view.name(self.source.names());
         let started = self
             .view
             .start(&self.origin, self.out)

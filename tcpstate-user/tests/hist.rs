@@ -24,7 +24,7 @@ use tcpstate_user::{
 
 use self::{
     stream::Traffic,
-    support::{compare, end, events, origin},
+    support::{compare, end, events, names, origin},
 };
 
 fn options(format: Format, of: HistogramOf) -> Options {
@@ -46,6 +46,7 @@ fn options(format: Format, of: HistogramOf) -> Options {
 fn run(options: &Options, ticks_s: &[u64]) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut hist = Hist::new(options);
+    hist.name(names());
     hist.start(&origin(), &mut out).unwrap();
     let mut ticks = ticks_s
         .iter()

@@ -15,7 +15,7 @@ use tcpstate_user::{
     view::life::{Life, Options},
 };
 
-use self::support::{compare, end, events, origin};
+use self::support::{compare, end, events, names, origin};
 
 fn options(format: Format) -> Options {
     Options {
@@ -36,6 +36,7 @@ fn options(format: Format) -> Options {
 fn run(options: &Options) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut life = Life::new(options);
+    life.name(names());
     life.start(&origin(), &mut out).unwrap();
     for event in events() {
         if life.event(&event, &mut out).unwrap() == Flow::Done {

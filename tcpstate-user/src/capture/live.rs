@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     CaptureError,
+    cgroups::Cgroups,
     error::chain,
     host::{self, Host},
     loader::{self, Loaded, Mode, Plan, ProgramRun},
@@ -23,7 +24,7 @@ use crate::{
     event::Event,
     filter::KernelFilter,
     source::{
-        Accounting, CaptureCost, EventSource, FilteredByReason, LostByReason, Origin,
+        Accounting, CaptureCost, EventSource, FilteredByReason, LostByReason, Names, Origin,
         RejectedByReason,
     },
 };
@@ -65,6 +66,7 @@ pub struct Live {
     _stats: Option<OwnedFd>,
     counters: PerCpuArray<MapData, Counters>,
     origin: Origin,
+    names: Names,
     notes: Vec<String>,
     queue: mpsc::UnboundedReceiver<Vec<Event>>,
     shared: Arc<Shared>,
@@ -135,6 +137,10 @@ impl Live {
             loaded,
             _stats: stats,
             origin,
+            // Where cgroup2 is not mounted nothing has a name, and sockets are in no cgroup of it.
+            names: Cgroups::of_host()
+                .map(|cgroups| Names::new(Arc::new(cgroups)))
+                .unwrap_or_default(),
             notes,
             queue,
             shared,
@@ -289,6 +295,10 @@ impl EventSource for Live {
 
     fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    fn names(&self) -> Names {
+        self.names.clone()
     }
 
     fn cost(&mut self) -> CaptureCost {

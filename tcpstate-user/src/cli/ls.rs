@@ -8,7 +8,7 @@ use crate::{capture::netns::Wanted, filter::StateSet};
 /// Arguments of `tcpstate ls`.
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// Look up which process holds each socket; other users' processes take root
+    /// Look up which process holds each socket, and show its cgroup; other users' processes take root
     #[arg(long)]
     pub resolve_owners: bool,
     /// Ask for byte counts, retransmits and round trip times as well

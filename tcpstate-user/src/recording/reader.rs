@@ -21,11 +21,12 @@ use tokio::sync::mpsc;
 
 use super::{
     header::HeaderError,
+    names::Cgroups,
     scan::{Books, Scanner, Step},
 };
 use crate::{
     event::Event,
-    source::{Accounting, CaptureCost, EventSource, Origin, Progress},
+    source::{Accounting, CaptureCost, EventSource, NameBook, Names, Origin, Progress},
 };
 
 /// Blocks that are read ahead.
@@ -61,6 +62,7 @@ pub enum ReadError {
 }
 
 enum Message {
+    Names(Cgroups),
     Events(Vec<Event>),
     Notices(Vec<String>),
     End(Result<Books, io::Error>),
@@ -82,6 +84,7 @@ pub struct Reader {
     total_bytes: Option<u64>,
     delivered: u64,
     books: Option<Books>,
+    names: Arc<NameBook>,
     notices: Vec<String>,
     stopped: bool,
 }
@@ -121,7 +124,12 @@ impl Reader {
             // A later part of a rotation, or what a flight recorder still had: the capture may have
             // begun days before, intervals and `--duration` are to begin with the file.
             let mut events = Vec::new();
-            let step = scanner.step(&mut events);
+            let step = loop {
+                let step = scanner.step(&mut events);
+                if !events.is_empty() || !matches!(step, Ok(Step::More)) {
+                    break step;
+                }
+            };
             if let Some(ts_ns) = events.iter().map(Event::ts_ns).min() {
                 origin.started_ns = ts_ns;
             }
@@ -148,6 +156,7 @@ impl Reader {
             total_bytes,
             delivered: 0,
             books: None,
+            names: Arc::default(),
             notices: Vec::new(),
             stopped: false,
         })
@@ -217,12 +226,14 @@ fn read_ahead<R: Read>(
             Err(error) => Some(Err(error)),
         };
         let notices = scanner.notices();
+        let cgroups = scanner.cgroups();
         let mut messages = [
+            (!cgroups.is_empty()).then_some(Message::Names(cgroups)),
             (!events.is_empty()).then_some(Message::Events(events)),
             (!notices.is_empty()).then_some(Message::Notices(notices)),
             end.map(Message::End),
         ];
-        let ended = messages[2].is_some();
+        let ended = messages[3].is_some();
         for message in messages.iter_mut().filter_map(Option::take) {
             if sender.blocking_send(message).is_err() {
                 return;
@@ -256,6 +267,7 @@ impl EventSource for Reader {
                     let _ = self.used.send(events);
                     return Poll::Ready(Ok(true));
                 }
+                Some(Message::Names(cgroups)) => self.names.add_cgroups(cgroups),
                 Some(Message::Notices(notices)) => {
                     self.notices.extend(
                         notices
@@ -295,6 +307,10 @@ impl EventSource for Reader {
 
     fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    fn names(&self) -> Names {
+        Names::new(self.names.clone())
     }
 
     fn cost(&mut self) -> CaptureCost {

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use super::{
     block::{BLOCK_HEADER, BLOCK_MAGIC, BlockHeader, Decoder, EndReason, Footer, Kind, MAX_FOOTER},
     header::{self, FILE_HEADER, HeaderError, Metadata},
+    names::{self, Cgroups},
 };
 use crate::{
     event::Event,
@@ -106,6 +107,7 @@ pub(super) struct Scanner<R> {
     read_events: u64,
     books: Books,
     footer: Option<Footer>,
+    cgroups: Cgroups,
     damage: Option<Damage>,
     damaged_places: u64,
     notices: Vec<String>,
@@ -147,6 +149,7 @@ impl<R: Read> Scanner<R> {
             read_events: 0,
             books: Books::default(),
             footer: None,
+            cgroups: Cgroups::new(),
             damage: None,
             damaged_places: 0,
             notices: Vec::new(),
@@ -165,6 +168,11 @@ impl<R: Read> Scanner<R> {
     /// What the user has to be told, since the last call.
     pub(super) fn notices(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notices)
+    }
+
+    /// The names that were read since the last call. They are about events that come later.
+    pub(super) fn cgroups(&mut self) -> Cgroups {
+        std::mem::take(&mut self.cgroups)
     }
 
     /// What the file said about the capture; to be asked at its end.
@@ -202,6 +210,13 @@ impl<R: Read> Scanner<R> {
                 self.books.malformed += malformed;
                 self.read_events += malformed + (events.len() - before) as u64;
                 self.next_event = header.first_event.saturating_add(u64::from(header.count));
+            }
+            Kind::NAMES => {
+                let Ok(mut cgroups) = names::from_payload(payload) else {
+                    self.damaged("names cannot be read");
+                    return self.resync();
+                };
+                self.cgroups.append(&mut cgroups);
             }
             Kind::FOOTER if payload.len() <= MAX_FOOTER => {
                 let Ok(footer) = Footer::from_payload(payload) else {

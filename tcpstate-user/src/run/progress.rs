@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::{View, stdout};
 use crate::{
     event::Event,
-    source::{Accounting, CaptureCost, EventSource, Origin, Progress},
+    source::{Accounting, CaptureCost, EventSource, Names, Origin, Progress},
 };
 
 /// Whether there is an end to go to, and a terminal to show it on.
@@ -84,6 +84,10 @@ impl EventSource for WithProgress {
 
     fn origin(&self) -> &Origin {
         self.source.origin()
+    }
+
+    fn names(&self) -> Names {
+        self.source.names()
     }
 
     fn cost(&mut self) -> CaptureCost {

@@ -31,7 +31,7 @@ use crate::{
     },
     model::{Include, Limits, Role, Tracker},
     run::{End, Flow, View, nanoseconds},
-    source::Origin,
+    source::{Names, Origin},
 };
 
 /// What to print, and how.
@@ -66,6 +66,7 @@ pub struct Life {
     count: Option<u64>,
     printer: Printer,
     tracker: Tracker,
+    names: Names,
     shown: u64,
     /// Not shown because a time that the filter asks for is not known.
     undecided: u64,
@@ -104,6 +105,7 @@ impl Life {
             tracker: Tracker::new(options.limits)
                 .without_rates()
                 .without_histograms(),
+            names: Names::default(),
             shown: 0,
             undecided: 0,
             origin: None,
@@ -111,8 +113,8 @@ impl Life {
     }
 
     /// Shows a connection, if the filter wants it.
-    fn show(&mut self, line: &Line, out: &mut dyn Write) -> io::Result<()> {
-        match self.filter.wants(line) {
+    fn show(&mut self, mut line: Line, out: &mut dyn Write) -> io::Result<()> {
+        match self.filter.wants(&line) {
             Verdict::Yes => {}
             Verdict::No => return Ok(()),
             Verdict::Undecided => {
@@ -124,8 +126,11 @@ impl Life {
             .origin
             .as_ref()
             .map_or(0, |origin| origin.wall_ns(line.ts_ns));
+        if !matches!(self.printer, Printer::Text(_)) {
+            line.cgroup = self.names.cgroup(line.connection.cgroup);
+        }
         match &mut self.printer {
-            Printer::Text(text) => text.row(line, wall_ns, out)?,
+            Printer::Text(text) => text.row(&line, wall_ns, out)?,
             Printer::Json { utc, lines } => lines.write(&line.json(utc.at(wall_ns)), out)?,
             Printer::Csv { utc, rows } => line.csv(utc.at(wall_ns), rows, out)?,
         }
@@ -139,6 +144,10 @@ impl Life {
 }
 
 impl View for Life {
+    fn name(&mut self, names: Names) {
+        self.names = names;
+    }
+
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
         self.origin = Some(origin.clone());
         match &mut self.printer {
@@ -150,7 +159,7 @@ impl View for Life {
 
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
         if let Some(ended) = self.tracker.apply(event).ended() {
-            self.show(&Line::ended(ended, event.ts_ns()), out)?;
+            self.show(Line::ended(ended, event.ts_ns()), out)?;
         }
         Ok(if self.is_full() {
             Flow::Done
@@ -178,7 +187,7 @@ impl View for Life {
                 if self.is_full() {
                     break;
                 }
-                self.show(&Line::open(connection, end.now_ns), out)?;
+                self.show(Line::open(connection, end.now_ns), out)?;
             }
         }
         if let Printer::Json { lines, .. } = &mut self.printer {

@@ -8,6 +8,7 @@ use std::{
     borrow::Cow,
     fmt::Display,
     io::{self, Write},
+    sync::Arc,
 };
 
 use jiff::tz::TimeZone;
@@ -29,7 +30,7 @@ use crate::{
     },
     model::{Applied, Cause, How, Limits, Owner, Role, Tracker, Traffic},
     run::{End, Flow, View},
-    source::Origin,
+    source::{Names, Origin},
 };
 
 /// What to print, and how.
@@ -59,6 +60,7 @@ pub struct Trace {
     count: Option<u64>,
     printer: Printer,
     tracker: Tracker,
+    names: Names,
     shown: u64,
     /// Wall-clock time of monotonic 0, and the start of the capture.
     origin: Option<Origin>,
@@ -92,6 +94,7 @@ impl Trace {
             tracker: Tracker::new(options.limits)
                 .without_rates()
                 .without_histograms(),
+            names: Names::default(),
             shown: 0,
             origin: None,
         }
@@ -99,6 +102,10 @@ impl Trace {
 }
 
 impl View for Trace {
+    fn name(&mut self, names: Names) {
+        self.names = names;
+    }
+
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
         self.origin = Some(origin.clone());
         match &mut self.printer {
@@ -113,6 +120,11 @@ impl View for Trace {
         if self.states.is_some_and(|states| !states.touches(event)) {
             return Ok(Flow::Continue);
         }
+        let cgroup = match self.printer {
+            Printer::Text(_) => None,
+            Printer::Json { .. } | Printer::Csv { .. } => self.names.cgroup(event.cgroup()),
+        };
+        let known = Known { cgroup, ..known };
         let wall_ns = self
             .origin
             .as_ref()
@@ -161,6 +173,8 @@ struct Known {
     service_port: Option<u16>,
     owner: Owner,
     cause: Option<Cause>,
+    /// The path of its cgroup, where that is shown.
+    cgroup: Option<Arc<str>>,
 }
 
 impl Known {
@@ -178,6 +192,7 @@ impl Known {
                 _ => owner,
             },
             cause: applied.cause(),
+            cgroup: None,
         }
     }
 }
@@ -306,7 +321,8 @@ fn json_line<'a>(event: &Event, known: &'a Known, ts: Rfc3339<'a>) -> Transition
             role: json::role(known.role),
             owner: json::Owner::new(&known.owner),
             uid: event.uid(),
-            cgroup: event.cgroup(),
+            cgroup: known.cgroup.as_deref(),
+            cgroup_id: event.cgroup(),
         },
         oldstate: event.oldstate(),
         newstate: event.newstate(),
@@ -327,7 +343,7 @@ fn json_line<'a>(event: &Event, known: &'a Known, ts: Rfc3339<'a>) -> Transition
     }
 }
 
-const CSV_TITLES: [&(dyn Display + Sync); 29] = [
+const CSV_TITLES: [&(dyn Display + Sync); 30] = [
     &"ts",
     &"ts_ns",
     &"cookie",
@@ -344,6 +360,7 @@ const CSV_TITLES: [&(dyn Display + Sync); 29] = [
     &"owner_how",
     &"uid",
     &"cgroup",
+    &"cgroup_id",
     &"oldstate",
     &"newstate",
     &"dwell_ns",
@@ -390,7 +407,8 @@ fn csv_row(
             ),
             &OrEmpty(owner.map(|owner| owner.how)),
             &OrEmpty(common.uid),
-            &OrEmpty(common.cgroup),
+            &OrEmpty(common.cgroup.map(|path| Cell(path.as_bytes()))),
+            &OrEmpty(common.cgroup_id),
             &line.oldstate,
             &line.newstate,
             &OrEmpty(line.dwell_ns),

@@ -4,6 +4,7 @@
 //! They need root, and say `skipped: why` where that or something else is missing; with
 //! `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure. `cargo xtask test` runs them.
 
+mod cgroup;
 mod dwell;
 mod fields;
 mod filters;
