@@ -8,6 +8,7 @@ mod life;
 mod ls;
 mod rates;
 mod record;
+mod whose;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,12 +20,12 @@ pub use self::{
     ls::Ls,
     rates::{By, Rates},
     record::Record,
+    whose::{RoleName, Whose},
 };
 use crate::{
     capture::netns::{SELF_PATH, Wanted},
     filter::{Family, Filter, PortSet, StateSet},
     format::units::{parse_bytes, parse_duration},
-    model::Role,
 };
 
 /// Help is wrapped at the terminal's width, and at this many columns at most.
@@ -139,24 +140,6 @@ Examples:
   tcpstate trace -4 -D 5432 --json | jq -c 'select(.newstate == \"CLOSE\") | [.raddr, .cause]'
   tcpstate trace --count 10             the next ten changes, then the summary
   tcpstate trace -r FILE --csv          what was recorded, as CSV";
-
-/// A side of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum RoleName {
-    /// It connected
-    Client,
-    /// It was connected to
-    Server,
-}
-
-impl From<RoleName> for Role {
-    fn from(name: RoleName) -> Self {
-        match name {
-            RoleName::Client => Self::Client,
-            RoleName::Server => Self::Server,
-        }
-    }
-}
 
 /// The bounds of what is kept in memory: the same for every view that tracks connections.
 // No `next_help_heading`: it would go on to what is flattened after this.
@@ -287,6 +270,12 @@ pub struct Sockets {
     /// an inode number
     #[arg(long, value_name = "NETNS", value_parser = netns)]
     pub netns: Option<u32>,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
+    pub whose: Whose,
 }
 
 impl Sockets {

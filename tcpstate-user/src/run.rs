@@ -27,6 +27,7 @@
 
 mod clock;
 mod cost;
+mod gate;
 pub mod progress;
 pub mod signals;
 pub mod stdout;
@@ -41,11 +42,12 @@ use std::{
 
 use serde::Serialize;
 
-use self::clock::Clock;
 pub use self::clock::nanoseconds;
+use self::{clock::Clock, gate::Gate};
 use crate::{
     event::Event,
-    filter::{Filter, Settled, Settler},
+    filter::{Filter, OwnerFilter, Passed, Settled, Settler},
+    model::Limits,
     source::{Accounting, CaptureCost, EventSource, Names, Origin},
 };
 
@@ -135,7 +137,7 @@ pub struct End {
 /// Where the events that were received went: `received = passed + dropped + undecided + unread`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Selection {
-    /// What the filter on sockets made of them, and how many went to the view.
+    /// What the filters made of them, and how many went to the view.
     #[serde(flatten)]
     pub settled: Settled,
     /// Received after the view had shown all that it was asked for.
@@ -185,6 +187,10 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// The sockets that the view is to see.
     pub filter: Filter,
+    /// Of these, the ones whose owner the view is to see.
+    pub owner: OwnerFilter,
+    /// The bounds of what is kept to tell whose a connection is.
+    pub limits: Limits,
     /// Write out each batch at once, as a live source always does.
     pub interactive: bool,
 }
@@ -262,6 +268,8 @@ struct Driver<'a> {
     clock: Clock,
     /// `None` where everything passes: the common case pays nothing.
     settler: Option<Settler>,
+    /// `None` where everybody's pass.
+    gate: Option<Gate>,
     selection: Selection,
     flush_each_batch: bool,
     /// The batch, and how much of it has been shown.
@@ -298,6 +306,10 @@ impl<'a> Driver<'a> {
         Self {
             clock: Clock::start(),
             settler: (!options.filter.wants_all()).then(|| Settler::new(options.filter.clone())),
+            gate: (!options.owner.wants_all()).then(|| {
+                let matcher = options.owner.clone().with(source.names());
+                Gate::new(matcher, options.limits)
+            }),
             selection: Selection::default(),
             flush_each_batch: origin.live || options.interactive,
             batch: Vec::new(),
@@ -443,15 +455,27 @@ impl<'a> Driver<'a> {
         Ok(Flow::Continue)
     }
 
-    /// Gives the event at `index` of the batch to the view, if the filter wants it.
+    /// Gives the event at `index` of the batch to the view, if the filters want it.
     fn show_one(&mut self, index: usize) -> io::Result<Flow> {
         let event = &self.batch[index];
-        let Some(settler) = &mut self.settler else {
+        let passed = if let Some(settler) = &mut self.settler {
+            settler.push(event)
+        } else {
             self.selection.settled.passed += 1;
-            return self.view.event(event, self.out);
+            if self.gate.is_none() {
+                return self.view.event(event, self.out);
+            }
+            Passed {
+                earlier: None,
+                event: Some(*event),
+            }
         };
-        let passed = settler.push(event);
         for event in [passed.earlier, passed.event].iter().flatten() {
+            if let Some(gate) = &mut self.gate
+                && !gate.passes(event)
+            {
+                continue;
+            }
             if self.view.event(event, self.out)? == Flow::Done {
                 return Ok(Flow::Done);
             }
@@ -561,6 +585,11 @@ impl<'a> Driver<'a> {
         }
         if let Some(settler) = &mut self.settler {
             self.selection.settled = settler.finish();
+        }
+        if let Some(gate) = &self.gate {
+            // What it kept back had passed before.
+            self.selection.settled.passed -= gate.dropped;
+            self.selection.settled.dropped += gate.dropped;
         }
         let accounting = match self.source.accounting() {
             Ok(accounting) => accounting,

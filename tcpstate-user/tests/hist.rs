@@ -15,7 +15,7 @@ use serde_json::Value;
 use tcpstate_user::{
     cli::{Format, HistogramOf},
     event::Event,
-    model::{Limits, Role},
+    model::Limits,
     recording::{self, Writer},
     run::{Flow, View},
     source::{Accounting, Origin},
@@ -32,7 +32,6 @@ fn options(format: Format, of: HistogramOf) -> Options {
         format,
         of,
         states: None,
-        role: None,
         interval: None,
         count: None,
         limits: Limits::default(),
@@ -110,7 +109,6 @@ fn of_lifetime_and_handshake() {
 fn of_some_states_in_unicode() {
     let options = Options {
         states: Some("CLOSE_WAIT".parse().unwrap()),
-        role: Some(Role::Server),
         unicode: true,
         ..options(Format::Text, HistogramOf::Dwell)
     };
@@ -217,7 +215,7 @@ fn nothing_is_said_to_be_nothing() {
     let (out, _) = run(&unchosen, &[]);
     let rest = out.strip_prefix("None of the ").unwrap();
     assert!(
-        rest.ends_with(" histograms is of the states and the role asked for.\n"),
+        rest.ends_with(" histograms is of the states asked for.\n"),
         "{out}"
     );
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tcpstate_common::State;
 use tcpstate_user::{
     cli::Format,
-    model::{Limits, Role},
+    model::Limits,
     run::{Flow, View},
     view::life::{Life, Options},
 };
@@ -23,7 +23,6 @@ fn options(format: Format) -> Options {
         live: false,
         states: None,
         longer_than: None,
-        role: None,
         count: None,
         time: false,
         limits: Limits::default(),
@@ -274,16 +273,7 @@ fn what_is_open_is_chosen_by_its_age_in_the_state() {
 }
 
 #[test]
-fn connections_are_chosen_by_role_and_count() {
-    let of = |role| {
-        cookies(&Options {
-            role: Some(role),
-            live: true,
-            ..options(Format::Json)
-        })
-    };
-    assert_eq!(of(Role::Client), [Some(4_101), Some(4_103), Some(4_106)]);
-    assert_eq!(of(Role::Server), [Some(4_102), Some(4_105)]);
+fn as_many_connections_are_shown_as_asked_for() {
     for count in [1, 3] {
         let some = Options {
             count: Some(count),

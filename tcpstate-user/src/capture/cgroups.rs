@@ -50,6 +50,22 @@ pub enum CgroupError {
     },
 }
 
+/// The path of a cgroup of a host that is not here, from what somebody calls it: its own, or that of
+/// its directory where that usually is.
+///
+/// *Errors:* it is no absolute path. Whether there ever was such a cgroup is not known.
+pub fn path_elsewhere(path: &Path) -> Result<String, CgroupError> {
+    let usual = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(|point| Mount {
+        point: point.into(),
+        root: "/".into(),
+    });
+    let here = Mount::find().ok();
+    let mounts: Vec<&Mount> = here.iter().chain(&usual).collect();
+    let mount = mounts.iter().find(|mount| path.starts_with(&mount.point));
+    let path = mount.unwrap_or(&mounts[0]).normalize(path)?;
+    Ok(String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned())
+}
+
 /// Where cgroup2 is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -362,6 +378,15 @@ mod tests {
         for path in ["", "a", "../a", "/a/../b", "."] {
             assert_eq!(normal(path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn of_another_host_the_usual_mounts_are_known() {
+        let elsewhere = |path: &str| path_elsewhere(Path::new(path)).ok();
+        for path in ["/a/b/", "/sys/fs/cgroup/a/b", "/sys/fs/cgroup/unified/a/b"] {
+            assert_eq!(elsewhere(path).as_deref(), Some("/a/b"), "{path}");
+        }
+        assert_eq!(elsewhere("a/b"), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, ValueEnum, error::ErrorKind};
 
-use super::{Bounds, Cli, FILTERS, OUTPUT, RoleName, Watch, interval};
+use super::{Bounds, Cli, FILTERS, OUTPUT, Watch, interval};
 use crate::filter::StateSet;
 
 /// Arguments of `tcpstate hist`.
@@ -25,9 +25,6 @@ pub struct Hist {
                 enter one of them"
     )]
     pub state: Option<StateSet>,
-    /// Only connections of this role
-    #[arg(long, value_enum, value_name = "ROLE", help_heading = FILTERS)]
-    pub role: Option<RoleName>,
     #[command(flatten)]
     #[expect(
         missing_docs,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Bounds, FILTERS, OUTPUT, RoleName, Watch};
+use super::{Bounds, FILTERS, OUTPUT, Watch};
 use crate::{filter::StateSet, format::units::parse_duration};
 
 /// Arguments of `tcpstate life`.
@@ -28,9 +28,6 @@ pub struct Life {
         help = "Only connections that were in one of these states, such as CLOSE_WAIT,LAST_ACK"
     )]
     pub state: Option<StateSet>,
-    /// Only connections of this role
-    #[arg(long, value_enum, value_name = "ROLE", help_heading = FILTERS)]
-    pub role: Option<RoleName>,
     #[command(flatten)]
     #[expect(
         missing_docs,

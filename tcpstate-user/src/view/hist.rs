@@ -45,8 +45,6 @@ pub struct Options {
     pub of: HistogramOf,
     /// Only of these states; transitions that leave or enter one of them.
     pub states: Option<StateSet>,
-    /// Only of this role.
-    pub role: Option<Role>,
     /// Print at the end of each interval of this length, and begin anew.
     pub interval: Option<Duration>,
     /// So many intervals, then no more.
@@ -65,7 +63,6 @@ pub struct Options {
 pub struct Hist {
     of: HistogramOf,
     states: Option<StateSet>,
-    role: Option<Role>,
     interval_ns: Option<u64>,
     count: Option<u64>,
     printer: Printer,
@@ -133,7 +130,7 @@ impl Item {
 /// What is shown of an interval, and what is not.
 struct Shown {
     items: Vec<Item>,
-    /// Histograms that are not of the states or the role that were asked for.
+    /// Histograms that are not of the states that were asked for.
     others: usize,
 }
 
@@ -162,7 +159,6 @@ impl Hist {
         Self {
             of: options.of,
             states: options.states,
-            role: options.role,
             interval_ns: options.interval.map(nanoseconds),
             count: options.count,
             printer,
@@ -260,9 +256,6 @@ impl Hist {
 
     /// What of this histogram was asked for, if anything.
     fn selected(&self, mut item: Item) -> Option<Item> {
-        if self.role.is_some_and(|role| role != item.role) {
-            return None;
-        }
         let Some(states) = self.states else {
             return Some(item);
         };
@@ -399,7 +392,7 @@ impl View for Hist {
 fn nothing(of: HistogramOf, events: u64, others: usize) -> String {
     if others > 0 {
         return format!(
-            "None of the {} histograms is of the states and the role asked for.",
+            "None of the {} histograms is of the states asked for.",
             Count(others as u64)
         );
     }

@@ -29,7 +29,7 @@ use crate::{
         time::{Local, Utc},
         units::{Bytes, Count, Span},
     },
-    model::{Include, Limits, Role, Tracker},
+    model::{Include, Limits, Tracker},
     run::{End, Flow, View, nanoseconds},
     source::{Names, Origin},
 };
@@ -45,8 +45,6 @@ pub struct Options {
     pub states: Option<StateSet>,
     /// Only connections that lived longer than this or, with `states`, were in one of them longer.
     pub longer_than: Option<Duration>,
-    /// Only connections of this role.
-    pub role: Option<Role>,
     /// So many lines, then no more.
     pub count: Option<u64>,
     /// A column with the local time of day.
@@ -96,7 +94,6 @@ impl Life {
         Self {
             filter: Filter {
                 states: options.states,
-                role: options.role,
                 longer_than_ns: options.longer_than.map(nanoseconds),
             },
             live: options.live,
@@ -215,7 +212,6 @@ impl View for Life {
 #[derive(Clone, Copy)]
 struct Filter {
     states: Option<StateSet>,
-    role: Option<Role>,
     longer_than_ns: Option<u64>,
 }
 
@@ -231,9 +227,6 @@ enum Verdict {
 impl Filter {
     fn wants(self, line: &Line) -> Verdict {
         let connection = &line.connection;
-        if self.role.is_some_and(|role| role != connection.role) {
-            return Verdict::No;
-        }
         match (self.states, self.longer_than_ns) {
             (None, None) => Verdict::Yes,
             (None, Some(limit_ns)) => match line.lifetime_ns {

@@ -20,7 +20,7 @@ use crate::{
         sockdiag::{Socket, Timer, TimerKind},
     },
     cli::Format,
-    filter::{Filter, StateSet},
+    filter::{Filter, OwnerFilter, StateSet},
     format::{
         csv::{OrEmpty, Rows},
         escape::{Cell, Printable},
@@ -42,6 +42,8 @@ pub struct Options {
     pub states: Option<StateSet>,
     /// These sockets.
     pub filter: Filter,
+    /// Of these, the ones of these owners.
+    pub owner: OwnerFilter,
     /// In text, these columns beside the usual.
     pub columns: Columns,
     /// In colour.
@@ -120,6 +122,7 @@ fn wanted<'a>(inventory: &'a Inventory, options: &Options) -> Vec<Row<'a>> {
     let half_open_known = options
         .states
         .is_none_or(|states| states.contains(State::SYN_RECV));
+    let mut matcher = options.owner.clone().with(inventory.names.clone());
     let mut rows: Vec<Row<'a>> = inventory
         .sockets
         .iter()
@@ -144,6 +147,7 @@ fn wanted<'a>(inventory: &'a Inventory, options: &Options) -> Vec<Row<'a>> {
                 half_open_oldest_ms: half_open.and_then(|all| all.oldest_ms),
             }
         })
+        .filter(|row| matcher.matches(row.role, &row.owner, row.socket.uid, row.socket.cgroup))
         .collect();
     rows.sort_by_cached_key(|row| {
         let socket = row.socket;

@@ -119,6 +119,7 @@ fn options(format: Format) -> Options {
         format,
         states: None,
         filter: Filter::default(),
+        owner: OwnerFilter::default(),
         columns: Columns::default(),
         colour: false,
     }
