@@ -127,7 +127,7 @@ Prints a line per TCP state change of this host.
 MS is the time that the socket spent in OLDSTATE, in milliseconds: known from the second change on \
 that was seen of a socket. PID and COMM are the process that the connection belongs to: the one that \
 opened it or acts on it at this change, else the one that listens where it came in. What merely ran on \
-the CPU is not shown. `-` is unknown, or not chosen yet.
+the CPU is not shown. CAUSE is why the connection ended, at the change to CLOSE. `-` is unknown, or not chosen yet.
 
 The summary at the end says where every state change went: seen = filtered + submitted + lost, and \
 submitted = received + rejected. With --json it is the last line; else it goes to standard error.";

@@ -35,6 +35,7 @@
 //! Which *states* are wanted ([`StateSet`]) is not part of this: a dwell time takes both of its ends,
 //! so a view looks at the states after it has seen all events of the socket.
 
+mod causes;
 mod owner;
 mod ports;
 mod states;
@@ -50,6 +51,7 @@ use tcpstate_common::{
 };
 
 pub use self::{
+    causes::{CauseListError, CauseSet},
     owner::{CgroupTree, OwnerFilter, OwnerMatcher},
     ports::{PortListError, PortSet},
     states::{StateListError, StateSet},

@@ -13,7 +13,7 @@ use tcpstate_user::{
         sockdiag::DumpError,
     },
     cli::Cli,
-    filter::{PortListError, PortSet, StateSet},
+    filter::{CauseSet, PortListError, PortSet, StateSet},
     format::units::{parse_bytes, parse_duration},
 };
 
@@ -212,6 +212,7 @@ fn every_error_in_an_argument_is_explained() {
         port("http").to_string(),
         port("90-80").to_string(),
         "ESTABLISHING".parse::<StateSet>().unwrap_err().to_string(),
+        "closed".parse::<CauseSet>().unwrap_err().to_string(),
         parse_duration("soon").unwrap_err().to_string(),
         parse_duration("0s").unwrap_err().to_string(),
         parse_bytes("much").unwrap_err().to_string(),

@@ -32,6 +32,7 @@ fn options(format: Format, of: HistogramOf) -> Options {
         format,
         of,
         states: None,
+        causes: None,
         interval: None,
         count: None,
         limits: Limits::default(),
@@ -103,6 +104,26 @@ fn of_lifetime_and_handshake() {
     let (lifetime, _) = run(&options(Format::Text, HistogramOf::Lifetime), &[]);
     let (handshake, _) = run(&options(Format::Text, HistogramOf::Handshake), &[]);
     compare("hist-others.txt", &format!("{lifetime}\n{handshake}"));
+}
+
+#[test]
+fn lifetimes_of_some_causes() {
+    let count = |causes: Option<&str>| {
+        let options = Options {
+            causes: causes.map(|causes| causes.parse().unwrap()),
+            ..options(Format::Json, HistogramOf::Lifetime)
+        };
+        let (out, _) = run(&options, &[]);
+        let lines = out
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter_map(|line| line["count"].as_u64()).sum::<u64>()
+    };
+    assert_eq!(count(None), 4);
+    assert_eq!(count(Some("fin")), 2);
+    assert_eq!(count(Some("refused")), 1);
+    assert_eq!(count(Some("refused,reset_by_peer")), 2);
+    assert_eq!(count(Some("timed_out")), 0);
 }
 
 #[test]

@@ -22,6 +22,7 @@ fn options(format: Format) -> Options {
         format,
         live: false,
         states: None,
+        causes: None,
         longer_than: None,
         count: None,
         time: false,
@@ -270,6 +271,24 @@ fn what_is_open_is_chosen_by_its_age_in_the_state() {
         longer.iter().all(|line| line["ended"] == true),
         "{longer:?}"
     );
+}
+
+#[test]
+fn connections_are_chosen_by_the_cause_of_their_end() {
+    let of = |causes: &str| {
+        cookies(&Options {
+            causes: Some(causes.parse().unwrap()),
+            live: true,
+            ..options(Format::Json)
+        })
+    };
+    assert_eq!(of("refused"), [Some(4_103)]);
+    assert_eq!(
+        of("reset_by_peer,fin"),
+        [Some(4_101), Some(1_234_567_890), Some(4_102), Some(4_105)]
+    );
+    // What is open has not ended.
+    assert!(of("timed_out,unknown").is_empty());
 }
 
 #[test]

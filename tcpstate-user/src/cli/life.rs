@@ -5,7 +5,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Bounds, FILTERS, OUTPUT, Watch};
-use crate::{filter::StateSet, format::units::parse_duration};
+use crate::{
+    filter::{CauseSet, StateSet},
+    format::units::parse_duration,
+};
 
 /// Arguments of `tcpstate life`.
 #[derive(Debug, Args)]
@@ -28,6 +31,14 @@ pub struct Life {
         help = "Only connections that were in one of these states, such as CLOSE_WAIT,LAST_ACK"
     )]
     pub state: Option<StateSet>,
+    /// Only connections that ended for one of these causes.
+    #[arg(
+        long,
+        value_name = "LIST",
+        help_heading = FILTERS,
+        help = "Only connections that ended for one of these causes, such as reset_by_peer,timed_out"
+    )]
+    pub cause: Option<CauseSet>,
     #[command(flatten)]
     #[expect(
         missing_docs,
@@ -63,5 +74,7 @@ Examples:
   tcpstate life -L 443 --longer-than 1s -T        our web server's that lived longer than 1 s
   tcpstate life --state CLOSE_WAIT --longer-than 30s --live --duration 5m
                                                   who leaks sockets: closed by the peer, not by us
+  tcpstate life --role client --cause refused,timed_out,unreachable
+                                                  what cannot be reached, and who tries
   tcpstate life --json --role client | jq -c 'select(.cause != \"fin\") | [.raddr, .rport, .cause]'
   tcpstate life -r FILE --csv                     what was recorded, one column for each state";

@@ -51,6 +51,8 @@ pub struct Tracker {
     groups: Groups,
     rates: Option<Rates>,
     histograms: Option<Histograms>,
+    /// Lifetimes of connections that ended so; `None` is all.
+    lifetimes_of: Option<Vec<Cause>>,
     limits: Limits,
     books: Books,
     /// The owner of the listener that the last event was about, if it was about one.
@@ -79,6 +81,7 @@ impl Tracker {
             groups: Groups::new(By::default(), &limits),
             rates: Some(Rates::default()),
             histograms: Some(Histograms::new(limits.max_histogram_bytes)),
+            lifetimes_of: None,
             limits,
             books: Books::default(),
             listener: Owner::UNKNOWN,
@@ -105,6 +108,13 @@ impl Tracker {
     #[must_use]
     pub fn without_histograms(mut self) -> Self {
         self.histograms = None;
+        self
+    }
+
+    /// With the lifetimes of only those connections that end for one of these causes.
+    #[must_use]
+    pub fn with_lifetimes_of(mut self, causes: Vec<Cause>) -> Self {
+        self.lifetimes_of = Some(causes);
         self
     }
 
@@ -545,7 +555,11 @@ impl Tracker {
         }
         match step.subject {
             Subject::Ended(slot) => {
-                if let Some(lifetime_ns) = self.table.hot(slot).lifetime_ns() {
+                let is_wanted = self.lifetimes_of.as_ref().is_none_or(|causes| {
+                    Cause::of(event).is_some_and(|cause| causes.contains(&cause))
+                });
+                if let Some(lifetime_ns) = self.table.hot(slot).lifetime_ns().filter(|_| is_wanted)
+                {
                     histograms.record(Of::Lifetime, service, &self.services, lifetime_ns);
                 }
             }

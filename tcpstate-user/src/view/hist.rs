@@ -21,7 +21,7 @@ use super::{rank, tell_books};
 use crate::{
     cli::{Format, HistogramOf},
     event::Event,
-    filter::StateSet,
+    filter::{CauseSet, StateSet},
     format::{
         csv::Rows,
         json::{Connections, Lines, Summary},
@@ -45,6 +45,8 @@ pub struct Options {
     pub of: HistogramOf,
     /// Only of these states; transitions that leave or enter one of them.
     pub states: Option<StateSet>,
+    /// Of lifetimes, only those of connections that ended for one of these causes.
+    pub causes: Option<CauseSet>,
     /// Print at the end of each interval of this length, and begin anew.
     pub interval: Option<Duration>,
     /// So many intervals, then no more.
@@ -155,7 +157,10 @@ impl Hist {
                 },
             },
         };
-        let tracker = Tracker::new(options.limits);
+        let mut tracker = Tracker::new(options.limits);
+        if let Some(causes) = &options.causes {
+            tracker = tracker.with_lifetimes_of(causes.clone().into());
+        }
         Self {
             of: options.of,
             states: options.states,

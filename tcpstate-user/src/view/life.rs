@@ -20,7 +20,7 @@ use super::tell_books;
 use crate::{
     cli::Format,
     event::Event,
-    filter::StateSet,
+    filter::{CauseSet, StateSet},
     format::{
         csv::Rows,
         escape::Printable,
@@ -43,6 +43,8 @@ pub struct Options {
     pub live: bool,
     /// Only connections that were in one of these states.
     pub states: Option<StateSet>,
+    /// Only connections that ended for one of these causes.
+    pub causes: Option<CauseSet>,
     /// Only connections that lived longer than this or, with `states`, were in one of them longer.
     pub longer_than: Option<Duration>,
     /// So many lines, then no more.
@@ -94,6 +96,7 @@ impl Life {
         Self {
             filter: Filter {
                 states: options.states,
+                causes: options.causes.clone(),
                 longer_than_ns: options.longer_than.map(nanoseconds),
             },
             live: options.live,
@@ -209,9 +212,9 @@ impl View for Life {
 }
 
 /// Which connections are wanted.
-#[derive(Clone, Copy)]
 struct Filter {
     states: Option<StateSet>,
+    causes: Option<CauseSet>,
     longer_than_ns: Option<u64>,
 }
 
@@ -225,8 +228,13 @@ enum Verdict {
 }
 
 impl Filter {
-    fn wants(self, line: &Line) -> Verdict {
+    fn wants(&self, line: &Line) -> Verdict {
         let connection = &line.connection;
+        if let Some(causes) = &self.causes
+            && !line.cause.is_some_and(|cause| causes.contains(cause))
+        {
+            return Verdict::No;
+        }
         match (self.states, self.longer_than_ns) {
             (None, None) => Verdict::Yes,
             (None, Some(limit_ns)) => match line.lifetime_ns {

@@ -221,6 +221,7 @@ impl Text {
             Column::left("->", 2),
             Column::left("NEWSTATE", 11),
             Column::right("MS", 10),
+            Column::left("CAUSE", 0),
         ];
         Self {
             table: Table::new(
@@ -253,10 +254,12 @@ impl Text {
         let (lport, rport) = (port(event.lport()), port(event.rport()));
         let (oldstate, newstate) = (event.oldstate(), event.newstate());
         let dwell = OrDash(known.dwell_ns.map(Millis));
+        let cause =
+            json::cause(known.cause).unwrap_or(if known.cause.is_some() { "-" } else { "" }.into());
         // What comes before is there only if asked for.
-        let mut cells: [&dyn Display; 13] = [
+        let mut cells: [&dyn Display; 14] = [
             &"", &"", &cookie, &pid, &comm, &laddr, &lport, &raddr, &rport, &oldstate, &"->",
-            &newstate, &dwell,
+            &newstate, &dwell, &cause,
         ];
         let mut first = 2;
         if self.timestamp {

@@ -32,7 +32,7 @@ pub(super) struct Line {
     pub(super) ts_ns: u64,
     pub(super) lifetime_ns: Option<u64>,
     /// Why it ended; `None` while it is open.
-    cause: Option<Cause>,
+    pub(super) cause: Option<Cause>,
     goes_on: Option<State>,
     pub(super) traffic: Option<Traffic>,
     /// The path of its cgroup, where that is shown.
