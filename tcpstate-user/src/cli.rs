@@ -8,6 +8,7 @@ mod life;
 mod ls;
 mod rates;
 mod record;
+mod whose;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,12 +20,12 @@ pub use self::{
     ls::Ls,
     rates::{By, Rates},
     record::Record,
+    whose::{RoleName, Whose},
 };
 use crate::{
     capture::netns::{SELF_PATH, Wanted},
     filter::{Family, Filter, PortSet, StateSet},
     format::units::{parse_bytes, parse_duration},
-    model::Role,
 };
 
 /// Help is wrapped at the terminal's width, and at this many columns at most.
@@ -126,7 +127,7 @@ Prints a line per TCP state change of this host.
 MS is the time that the socket spent in OLDSTATE, in milliseconds: known from the second change on \
 that was seen of a socket. PID and COMM are the process that the connection belongs to: the one that \
 opened it or acts on it at this change, else the one that listens where it came in. What merely ran on \
-the CPU is not shown. `-` is unknown, or not chosen yet.
+the CPU is not shown. CAUSE is why the connection ended, at the change to CLOSE. `-` is unknown, or not chosen yet.
 
 The summary at the end says where every state change went: seen = filtered + submitted + lost, and \
 submitted = received + rejected. With --json it is the last line; else it goes to standard error.";
@@ -139,24 +140,6 @@ Examples:
   tcpstate trace -4 -D 5432 --json | jq -c 'select(.newstate == \"CLOSE\") | [.raddr, .cause]'
   tcpstate trace --count 10             the next ten changes, then the summary
   tcpstate trace -r FILE --csv          what was recorded, as CSV";
-
-/// A side of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum RoleName {
-    /// It connected
-    Client,
-    /// It was connected to
-    Server,
-}
-
-impl From<RoleName> for Role {
-    fn from(name: RoleName) -> Self {
-        match name {
-            RoleName::Client => Self::Client,
-            RoleName::Server => Self::Server,
-        }
-    }
-}
 
 /// The bounds of what is kept in memory: the same for every view that tracks connections.
 // No `next_help_heading`: it would go on to what is flattened after this.
@@ -287,6 +270,12 @@ pub struct Sockets {
     /// an inode number
     #[arg(long, value_name = "NETNS", value_parser = netns)]
     pub netns: Option<u32>,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
+    pub whose: Whose,
 }
 
 impl Sockets {

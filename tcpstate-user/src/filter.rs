@@ -30,9 +30,13 @@
 //! It holds the event until the same socket's next one, which knows more: both are kept or both are
 //! dropped. What has no next event by the end is counted, and not shown ([`Settled::undecided`]).
 //!
+//! *Whose* connections are wanted ([`OwnerFilter`]) takes more than an event; it is decided after this.
+//!
 //! Which *states* are wanted ([`StateSet`]) is not part of this: a dwell time takes both of its ends,
 //! so a view looks at the states after it has seen all events of the socket.
 
+mod causes;
+mod owner;
 mod ports;
 mod states;
 
@@ -47,6 +51,8 @@ use tcpstate_common::{
 };
 
 pub use self::{
+    causes::{CauseListError, CauseSet},
+    owner::{CgroupTree, OwnerFilter, OwnerMatcher},
     ports::{PortListError, PortSet},
     states::{StateListError, StateSet},
 };

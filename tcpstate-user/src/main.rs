@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -12,6 +13,7 @@ use tcpstate_common::State;
 use tcpstate_user::{
     capture::{
         self, CaptureError, Live,
+        cgroups::{self, CgroupError},
         inventory::Inventory,
         live,
         loader::Mode,
@@ -19,8 +21,8 @@ use tcpstate_user::{
         probe,
         sockdiag::{DumpError, Request},
     },
-    cli::{self, Attach, Capture, Cli, Command, Watch},
-    filter::{Family, Filter, StateSet},
+    cli::{self, Attach, Capture, Cli, Command, Watch, Whose},
+    filter::{CgroupTree, Family, OwnerFilter, StateSet},
     format::{bar, text, units::Bytes},
     model::{self, Limits},
     recording::{self, FlightOptions, Reader, WriteError},
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
                 colour: text::wants_colour(&io::stdout()),
                 zone: TimeZone::system(),
             });
-            watch(&arguments.watch, &mut view).map(|()| ExitCode::SUCCESS)
+            watch(&arguments.watch, limits(arguments.bounds), &mut view).map(|()| ExitCode::SUCCESS)
         }
         Command::Life(arguments) => {
             let mut view = life::Life::new(&life::Options {
@@ -54,15 +56,15 @@ fn main() -> ExitCode {
                 live: arguments.live,
                 until: arguments.until,
                 states: arguments.state,
+                causes: arguments.cause,
                 longer_than: arguments.longer_than,
-                role: arguments.role.map(Into::into),
                 count: arguments.watch.count,
                 time: arguments.time,
                 limits: limits(arguments.bounds),
                 colour: text::wants_colour(&io::stdout()),
                 zone: TimeZone::system(),
             });
-            watch(&arguments.watch, &mut view).map(|()| ExitCode::SUCCESS)
+            watch(&arguments.watch, limits(arguments.bounds), &mut view).map(|()| ExitCode::SUCCESS)
         }
         Command::Hist(arguments) => hist(&arguments),
         Command::Rates(mut arguments) => {
@@ -80,7 +82,7 @@ fn main() -> ExitCode {
                 zone: TimeZone::system(),
             });
             arguments.watch.duration = arguments.duration();
-            watch(&arguments.watch, &mut view).map(|()| ExitCode::SUCCESS)
+            watch(&arguments.watch, limits(arguments.bounds), &mut view).map(|()| ExitCode::SUCCESS)
         }
         Command::Record(arguments) => record(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Ls(arguments) => ls(&arguments).map(|()| ExitCode::SUCCESS),
@@ -126,7 +128,7 @@ fn record(arguments: &cli::Record) -> anyhow::Result<()> {
     if let Some(count) = arguments.watch.count {
         view = view.ending_after(count);
     }
-    watch(&arguments.watch, &mut view)
+    watch(&arguments.watch, Limits::default(), &mut view)
 }
 
 fn limits(bounds: cli::Bounds) -> Limits {
@@ -140,7 +142,7 @@ fn limits(bounds: cli::Bounds) -> Limits {
 }
 
 /// Feeds a view until it ends.
-fn watch(arguments: &Watch, view: &mut dyn View) -> anyhow::Result<()> {
+fn watch(arguments: &Watch, limits: Limits, view: &mut dyn View) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -152,9 +154,11 @@ fn watch(arguments: &Watch, view: &mut dyn View) -> anyhow::Result<()> {
         let options = run::Options {
             duration: arguments.duration,
             filter: arguments.sockets.filter(),
+            owner: owner_filter(&arguments.sockets.whose, arguments.read.is_none())?,
+            limits,
             interactive: stdout::is_terminal(),
         };
-        let mut source = open(arguments, &options.filter, view)?;
+        let mut source = open(arguments, &options, view)?;
         if progress::is_wanted(source.as_ref(), view) {
             source = Box::new(WithProgress::new(source));
         }
@@ -170,11 +174,25 @@ fn watch(arguments: &Watch, view: &mut dyn View) -> anyhow::Result<()> {
     })
 }
 
+/// The filter on owners. A cgroup must be there, if it is one of this host.
+fn owner_filter(whose: &Whose, is_here: bool) -> anyhow::Result<OwnerFilter> {
+    let find = |path: &PathBuf| -> Result<CgroupTree, CgroupError> {
+        if is_here {
+            let (path, id) = cgroups::Mount::find()?.find_cgroup(path)?;
+            return Ok(CgroupTree { path, id: Some(id) });
+        }
+        let path = cgroups::path_elsewhere(path)?;
+        Ok(CgroupTree { path, id: None })
+    };
+    Ok(whose.filter(whose.cgroup.as_ref().map(find).transpose()?))
+}
+
 fn open(
     arguments: &Watch,
-    filter: &Filter,
+    options: &run::Options,
     view: &dyn View,
 ) -> anyhow::Result<Box<dyn EventSource>> {
+    let filter = &options.filter;
     if let Some(path) = &arguments.read {
         return Ok(Box::new(Reader::open(path)?));
     }
@@ -196,7 +214,10 @@ fn open(
         },
         ring_bytes,
         filter: filter.kernel(),
-        filters: filter.to_string(),
+        filters: [filter.to_string(), options.owner.to_string()]
+            .join(" ")
+            .trim()
+            .to_owned(),
         sample_interval: Some(sample_interval)
             .filter(|interval| view.wants_samples() && !interval.is_zero()),
         resolve_owners,
@@ -208,7 +229,7 @@ fn open(
     }
     if arguments.verbose {
         let origin = live.origin();
-        let filters = if filter.wants_all() {
+        let filters = if origin.filters.is_empty() {
             "none"
         } else {
             &origin.filters
@@ -238,7 +259,7 @@ fn hist(arguments: &cli::Hist) -> anyhow::Result<ExitCode> {
         format: arguments.watch.output.format(),
         of: arguments.of,
         states: arguments.state,
-        role: arguments.role.map(Into::into),
+        causes: arguments.cause.clone(),
         interval: arguments.interval,
         count: arguments.watch.count,
         limits: limits(arguments.bounds),
@@ -255,7 +276,7 @@ fn hist(arguments: &cli::Hist) -> anyhow::Result<ExitCode> {
         // Nothing is printed until then.
         say("watching; Ctrl-C shows the histograms");
     }
-    watch(watched, &mut view).map(|()| ExitCode::SUCCESS)
+    watch(watched, limits(arguments.bounds), &mut view).map(|()| ExitCode::SUCCESS)
 }
 
 /// Lists the sockets there are now.
@@ -269,14 +290,17 @@ fn ls(arguments: &cli::Ls) -> anyhow::Result<()> {
         ipv6_only: filter.family == Some(Family::Ipv6),
         with_info: arguments.info,
     };
-    let inventory = Inventory::take(&arguments.netns, request, arguments.resolve_owners)?;
+    let owner = owner_filter(&arguments.whose, true)?;
+    let resolve_owners = arguments.resolve_owners || arguments.whose.needs_process();
+    let inventory = Inventory::take(&arguments.netns, request, resolve_owners)?;
     let options = view::ls::Options {
         format: arguments.output.format(),
         states: arguments.state,
         filter,
+        owner,
         columns: view::ls::Columns {
             netns: arguments.netns == Wanted::All,
-            owner: arguments.resolve_owners,
+            owner: resolve_owners,
             info: arguments.info,
         },
         colour: text::wants_colour(&io::stdout()),

@@ -27,6 +27,7 @@
 
 mod clock;
 mod cost;
+mod gate;
 pub mod progress;
 pub mod signals;
 pub mod stdout;
@@ -41,13 +42,14 @@ use std::{
 
 use serde::Serialize;
 
-use self::clock::Clock;
 pub use self::clock::nanoseconds;
+use self::{clock::Clock, gate::Gate};
 use crate::{
     census::Census,
     event::Event,
-    filter::{Filter, Settled, Settler},
-    source::{Accounting, CaptureCost, EventSource, Origin},
+    filter::{Filter, OwnerFilter, Passed, Settled, Settler},
+    model::Limits,
+    source::{Accounting, CaptureCost, EventSource, Names, Origin},
 };
 
 /// How long after its end an interval is closed by the clock, where events did not close it.
@@ -73,6 +75,10 @@ pub enum Flow {
 /// An event can be older than the one before it: by microseconds when two CPUs raced, by more when
 /// a filter could only be settled by the socket's next event.
 pub trait View {
+    /// What numbers in the events are called, for a view that shows them: called once, before
+    /// [`View::start`].
+    fn name(&mut self, _names: Names) {}
+
     /// Called once, before the first event.
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()>;
 
@@ -144,7 +150,7 @@ pub struct End {
 /// Where the events that were received went: `received = passed + dropped + undecided + unread`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Selection {
-    /// What the filter on sockets made of them, and how many went to the view.
+    /// What the filters made of them, and how many went to the view.
     #[serde(flatten)]
     pub settled: Settled,
     /// Received after the view had shown all that it was asked for.
@@ -194,6 +200,10 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// The sockets that the view is to see.
     pub filter: Filter,
+    /// Of these, the ones whose owner the view is to see.
+    pub owner: OwnerFilter,
+    /// The bounds of what is kept to tell whose a connection is.
+    pub limits: Limits,
     /// Write out each batch at once, as a live source always does.
     pub interactive: bool,
 }
@@ -271,7 +281,10 @@ struct Driver<'a> {
     clock: Clock,
     /// `None` where everything passes: the common case pays nothing.
     settler: Option<Settler>,
+    /// What of a census the view is to see.
     filter: Filter,
+    /// `None` where everybody's pass.
+    gate: Option<Gate>,
     selection: Selection,
     flush_each_batch: bool,
     /// The batch, and how much of it has been shown.
@@ -309,6 +322,10 @@ impl<'a> Driver<'a> {
             clock: Clock::start(),
             settler: (!options.filter.wants_all()).then(|| Settler::new(options.filter.clone())),
             filter: options.filter.clone(),
+            gate: (!options.owner.wants_all()).then(|| {
+                let matcher = options.owner.clone().with(source.names());
+                Gate::new(matcher, options.limits)
+            }),
             selection: Selection::default(),
             flush_each_batch: origin.live || options.interactive,
             batch: Vec::new(),
@@ -330,6 +347,7 @@ impl<'a> Driver<'a> {
     }
 
     async fn run(mut self, interrupts: &mut dyn Interrupts) -> Result<Outcome, RunError> {
+        self.view.name(self.source.names());
         let started = self
             .view
             .start(&self.origin, self.out)
@@ -456,13 +474,16 @@ impl<'a> Driver<'a> {
         Ok(Flow::Continue)
     }
 
-    /// Gives the view each census that stands behind the batch, without what the filter does not want.
+    /// Gives the view each census that stands behind the batch, without what the filters do not want.
     fn show_censuses(&mut self, ticks: &mut u32) -> io::Result<Flow> {
         while let Some(mut census) = self.source.take_census() {
             if !self.showing {
                 continue;
             }
             self.filter.census(&mut census);
+            if let Some(gate) = &mut self.gate {
+                gate.census(&mut census);
+            }
             if self.close_intervals(census.begin_ns, ticks)? == Flow::Done
                 || self.view.census(&census, self.out)? == Flow::Done
             {
@@ -472,15 +493,27 @@ impl<'a> Driver<'a> {
         Ok(Flow::Continue)
     }
 
-    /// Gives the event at `index` of the batch to the view, if the filter wants it.
+    /// Gives the event at `index` of the batch to the view, if the filters want it.
     fn show_one(&mut self, index: usize) -> io::Result<Flow> {
         let event = &self.batch[index];
-        let Some(settler) = &mut self.settler else {
+        let passed = if let Some(settler) = &mut self.settler {
+            settler.push(event)
+        } else {
             self.selection.settled.passed += 1;
-            return self.view.event(event, self.out);
+            if self.gate.is_none() {
+                return self.view.event(event, self.out);
+            }
+            Passed {
+                earlier: None,
+                event: Some(*event),
+            }
         };
-        let passed = settler.push(event);
         for event in [passed.earlier, passed.event].iter().flatten() {
+            if let Some(gate) = &mut self.gate
+                && !gate.passes(event)
+            {
+                continue;
+            }
             if self.view.event(event, self.out)? == Flow::Done {
                 return Ok(Flow::Done);
             }
@@ -590,6 +623,11 @@ impl<'a> Driver<'a> {
         }
         if let Some(settler) = &mut self.settler {
             self.selection.settled = settler.finish();
+        }
+        if let Some(gate) = &self.gate {
+            // What it kept back had passed before.
+            self.selection.settled.passed -= gate.dropped;
+            self.selection.settled.dropped += gate.dropped;
         }
         let accounting = match self.source.accounting() {
             Ok(accounting) => accounting,

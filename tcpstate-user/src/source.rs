@@ -3,10 +3,13 @@
 //! What every view may rely on, whatever the source. A view sees this module, never `capture` or
 //! `recording`.
 
+mod names;
+
 use std::task::{Context, Poll};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::names::{NameBook, Names, Naming};
 use crate::{census::Census, event::Event};
 
 /// A stream of events in the order in which the kernel recorded them.
@@ -39,6 +42,12 @@ pub trait EventSource {
 
     /// Where and when the events were seen.
     fn origin(&self) -> &Origin;
+
+    /// What the numbers in the events are called. The same handle for as long as the source lives; what
+    /// it knows may grow with what has been read.
+    fn names(&self) -> Names {
+        Names::default()
+    }
 
     /// What the capture cost by itself, where it is known.
     fn cost(&mut self) -> CaptureCost {

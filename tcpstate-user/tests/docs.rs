@@ -2,15 +2,18 @@
 
 use std::{io, path::Path};
 
+use clap::Parser as _;
 use tcpstate_user::{
     capture::{
         CaptureError,
+        cgroups::CgroupError,
         layout::{LayoutError, Place, Shape},
         loader::Mode,
         netns::NetnsError,
         sockdiag::DumpError,
     },
-    filter::{PortListError, PortSet, StateSet},
+    cli::Cli,
+    filter::{CauseSet, PortListError, PortSet, StateSet},
     format::units::{parse_bytes, parse_duration},
 };
 
@@ -170,8 +173,38 @@ fn every_error_of_a_list_of_sockets_is_explained() {
 }
 
 #[test]
+fn every_error_of_a_cgroup_is_explained() {
+    let page = document("docs/troubleshooting.md");
+    let path = || "/sys/fs/cgroup/system.slice".into();
+    let errors = [
+        CgroupError::NotMounted,
+        CgroupError::NotFound {
+            path: path(),
+            mount: path(),
+        },
+        CgroupError::Unreadable {
+            path: path(),
+            source: os(libc::EACCES),
+        },
+    ];
+    for message in errors.map(|error| error.to_string()) {
+        assert!(
+            has_heading(&page, &message),
+            "no heading in docs/troubleshooting.md for: {message}"
+        );
+    }
+}
+
+#[test]
 fn every_error_in_an_argument_is_explained() {
     let page = document("docs/troubleshooting.md");
+    let owner = |option: &str, value: &str| {
+        let words = ["tcpstate", "trace", option, value];
+        let error = Cli::try_parse_from(words).unwrap_err().to_string();
+        let line = error.lines().next().unwrap();
+        let (_, message) = line.split_once("': ").unwrap();
+        message.to_owned()
+    };
     let port = |text: &str| text.parse::<PortSet>().unwrap_err();
     assert!(matches!(port("80,,81"), PortListError::Empty));
     let messages = [
@@ -179,9 +212,12 @@ fn every_error_in_an_argument_is_explained() {
         port("http").to_string(),
         port("90-80").to_string(),
         "ESTABLISHING".parse::<StateSet>().unwrap_err().to_string(),
+        "closed".parse::<CauseSet>().unwrap_err().to_string(),
         parse_duration("soon").unwrap_err().to_string(),
         parse_duration("0s").unwrap_err().to_string(),
         parse_bytes("much").unwrap_err().to_string(),
+        owner("--comm", "a,,b"),
+        owner("--uid", "no such user"),
     ];
     for message in messages {
         assert!(

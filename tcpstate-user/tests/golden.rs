@@ -19,7 +19,7 @@ use tcpstate_user::{
     view::trace::{Options, Trace},
 };
 
-use self::support::{compare, end, events, origin};
+use self::support::{compare, end, events, names, origin};
 
 #[test]
 fn help() {
@@ -65,6 +65,7 @@ fn options(format: Format) -> Options {
 fn run(options: &Options) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut trace = Trace::new(options);
+    trace.name(names());
     trace.start(&origin(), &mut out).unwrap();
     for event in events() {
         if trace.event(&event, &mut out).unwrap() == Flow::Done {
@@ -145,7 +146,9 @@ fn trace_shows_as_many_lines_as_asked_for() {
 fn trace_of_a_recording() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("recording");
-    let mut writer = Writer::create(&path, &origin(), recording::Options::default()).unwrap();
+    let mut writer = Writer::create(&path, &origin(), recording::Options::default())
+        .unwrap()
+        .naming(names());
     let events = events();
     let received = events.len() as u64;
     writer.append(&events, end().now_ns).unwrap();

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tcpstate_user::{
     cli::{Format, HistogramOf},
     event::Event,
-    model::{Limits, Role},
+    model::Limits,
     recording::{self, Writer},
     run::{Flow, View},
     source::{Accounting, Origin},
@@ -24,7 +24,7 @@ use tcpstate_user::{
 
 use self::{
     stream::Traffic,
-    support::{compare, end, events, origin},
+    support::{compare, end, events, names, origin},
 };
 
 fn options(format: Format, of: HistogramOf) -> Options {
@@ -32,7 +32,7 @@ fn options(format: Format, of: HistogramOf) -> Options {
         format,
         of,
         states: None,
-        role: None,
+        causes: None,
         interval: None,
         count: None,
         limits: Limits::default(),
@@ -46,6 +46,7 @@ fn options(format: Format, of: HistogramOf) -> Options {
 fn run(options: &Options, ticks_s: &[u64]) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut hist = Hist::new(options);
+    hist.name(names());
     hist.start(&origin(), &mut out).unwrap();
     let mut ticks = ticks_s
         .iter()
@@ -106,10 +107,29 @@ fn of_lifetime_and_handshake() {
 }
 
 #[test]
+fn lifetimes_of_some_causes() {
+    let count = |causes: Option<&str>| {
+        let options = Options {
+            causes: causes.map(|causes| causes.parse().unwrap()),
+            ..options(Format::Json, HistogramOf::Lifetime)
+        };
+        let (out, _) = run(&options, &[]);
+        let lines = out
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter_map(|line| line["count"].as_u64()).sum::<u64>()
+    };
+    assert_eq!(count(None), 4);
+    assert_eq!(count(Some("fin")), 2);
+    assert_eq!(count(Some("refused")), 1);
+    assert_eq!(count(Some("refused,reset_by_peer")), 2);
+    assert_eq!(count(Some("timed_out")), 0);
+}
+
+#[test]
 fn of_some_states_in_unicode() {
     let options = Options {
         states: Some("CLOSE_WAIT".parse().unwrap()),
-        role: Some(Role::Server),
         unicode: true,
         ..options(Format::Text, HistogramOf::Dwell)
     };
@@ -216,7 +236,7 @@ fn nothing_is_said_to_be_nothing() {
     let (out, _) = run(&unchosen, &[]);
     let rest = out.strip_prefix("None of the ").unwrap();
     assert!(
-        rest.ends_with(" histograms is of the states and the role asked for.\n"),
+        rest.ends_with(" histograms is of the states asked for.\n"),
         "{out}"
     );
 }

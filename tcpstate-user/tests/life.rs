@@ -10,12 +10,12 @@ use serde_json::Value;
 use tcpstate_common::State;
 use tcpstate_user::{
     cli::{Format, Until},
-    model::{Limits, Role},
+    model::Limits,
     run::{Flow, View},
     view::life::{Life, Options},
 };
 
-use self::support::{compare, end, events, origin};
+use self::support::{compare, end, events, names, origin};
 
 fn options(format: Format) -> Options {
     Options {
@@ -23,8 +23,8 @@ fn options(format: Format) -> Options {
         live: false,
         until: Until::Close,
         states: None,
+        causes: None,
         longer_than: None,
-        role: None,
         count: None,
         time: false,
         limits: Limits::default(),
@@ -37,6 +37,7 @@ fn options(format: Format) -> Options {
 fn run(options: &Options) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut life = Life::new(options);
+    life.name(names());
     life.start(&origin(), &mut out).unwrap();
     for event in events() {
         if life.event(&event, &mut out).unwrap() == Flow::Done {
@@ -291,16 +292,25 @@ fn what_is_open_is_chosen_by_its_age_in_the_state() {
 }
 
 #[test]
-fn connections_are_chosen_by_role_and_count() {
-    let of = |role| {
+fn connections_are_chosen_by_the_cause_of_their_end() {
+    let of = |causes: &str| {
         cookies(&Options {
-            role: Some(role),
+            causes: Some(causes.parse().unwrap()),
             live: true,
             ..options(Format::Json)
         })
     };
-    assert_eq!(of(Role::Client), [Some(4_101), Some(4_103), Some(4_106)]);
-    assert_eq!(of(Role::Server), [Some(4_102), Some(4_105)]);
+    assert_eq!(of("refused"), [Some(4_103)]);
+    assert_eq!(
+        of("reset_by_peer,fin"),
+        [Some(4_101), Some(1_234_567_890), Some(4_102), Some(4_105)]
+    );
+    // What is open has not ended.
+    assert!(of("timed_out,unknown").is_empty());
+}
+
+#[test]
+fn as_many_connections_are_shown_as_asked_for() {
     for count in [1, 3] {
         let some = Options {
             count: Some(count),

@@ -10,6 +10,7 @@ mod stream;
 use std::{
     collections::BTreeMap,
     process::Command,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -24,7 +25,7 @@ use tcpstate_user::{
     model::{By, Limits},
     recording::{self, FlightOptions, FlightRing, Writer},
     run::{self, Interrupt, Interrupts, Outputs},
-    source::{Accounting, EventSource, Origin},
+    source::{Accounting, EventSource, NameBook, Names, Origin},
     view::rates::{Options, Rates},
 };
 
@@ -78,6 +79,17 @@ impl EventSource for Events {
     fn origin(&self) -> &Origin {
         &self.origin
     }
+
+    fn names(&self) -> Names {
+        names()
+    }
+}
+
+/// What the cgroup of the streams is called.
+fn names() -> Names {
+    let book = NameBook::default();
+    book.add_cgroups([(7_411, "/system.slice/web.service")]);
+    Names::new(Arc::new(book))
 }
 
 struct Never;
@@ -196,6 +208,20 @@ fn json() {
 fn csv() {
     let out = show(&options(Format::Csv, By::Port), &web_server(), None).0;
     compare("rates.csv", &out);
+}
+
+#[test]
+fn cgroups_have_their_paths_and_their_numbers() {
+    let events = web_server();
+    let csv = show(&options(Format::Csv, By::Cgroup), &events, None).0;
+    let mut rows = csv.lines().map(|row| row.split(',').collect::<Vec<_>>());
+    assert_eq!(rows.next().unwrap()[3..6], ["cgroup", "cgroup_id", "other"]);
+    assert!(rows.all(|row| row[3..6] == ["/system.slice/web.service", "7411", "false"]));
+    let json = show(&options(Format::Json, By::Cgroup), &events, None).0;
+    let line: Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    let group = &line["cgroups"][0];
+    assert_eq!(group["cgroup"], "/system.slice/web.service");
+    assert_eq!(group["cgroup_id"], 7_411);
 }
 
 fn counts(transitions: &Value) -> u64 {

@@ -1,15 +1,18 @@
 //! The sockets there are now, of one network namespace or of all, with what can be told of each.
 
+use std::sync::Arc;
+
 use hashbrown::HashSet;
 use tcpstate_common::State;
 
 use super::{
+    cgroups::Cgroups,
     host::ClockAnchor,
     netns::{self, Namespace, Wanted},
     procfs::{self, Owners},
     sockdiag::{Dump, DumpError, Request, SockDiag, Socket, keep_latest, listening::Listening},
 };
-use crate::model::Owner;
+use crate::{model::Owner, source::Names};
 
 /// The sockets of one or several namespaces.
 #[derive(Debug, Default)]
@@ -28,6 +31,8 @@ pub struct Inventory {
     pub listening: Listening,
     /// Who holds the sockets, if that was wanted.
     pub owners: Option<Owners>,
+    /// What their cgroups are called.
+    pub names: Names,
 }
 
 /// A namespace that was asked.
@@ -56,7 +61,12 @@ impl Inventory {
         resolve_owners: bool,
     ) -> Result<Self, DumpError> {
         let found = netns::find(wanted)?;
-        let mut this = Self::default();
+        let names = Cgroups::of_host().map(|cgroups| Names::new(Arc::new(cgroups)));
+        let mut this = Self {
+            // Where cgroup2 is not mounted no socket is in a cgroup of it.
+            names: names.unwrap_or_default(),
+            ..Self::default()
+        };
         let mut ephemeral = Vec::new();
         let mut failure = None;
         for namespace in found.namespaces {

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     CaptureError,
+    cgroups::Cgroups,
     error::chain,
     host::{self, Host},
     loader::{self, Loaded, Mode, ProgramRun},
@@ -26,7 +27,7 @@ use crate::{
     event::Event,
     filter::KernelFilter,
     source::{
-        Accounting, CaptureCost, EventSource, FilteredByReason, LostByReason, Origin,
+        Accounting, CaptureCost, EventSource, FilteredByReason, LostByReason, Names, Origin,
         RejectedByReason,
     },
 };
@@ -72,6 +73,7 @@ pub struct Live {
     _stats: Option<OwnedFd>,
     counters: Arc<PerCpuArray<MapData, Counters>>,
     origin: Origin,
+    names: Names,
     notes: Vec<String>,
     queue: mpsc::UnboundedReceiver<Item>,
     /// Taken from the queue, and not taken from here yet.
@@ -159,6 +161,10 @@ impl Live {
             loaded,
             _stats: stats,
             origin,
+            // Where cgroup2 is not mounted nothing has a name, and sockets are in no cgroup of it.
+            names: Cgroups::of_host()
+                .map(|cgroups| Names::new(Arc::new(cgroups)))
+                .unwrap_or_default(),
             notes,
             queue,
             shared,
@@ -359,6 +365,10 @@ impl EventSource for Live {
 
     fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    fn names(&self) -> Names {
+        self.names.clone()
     }
 
     fn cost(&mut self) -> CaptureCost {

@@ -9,9 +9,11 @@
 //! - [`live`]: all of it together as an [`crate::source::EventSource`].
 //! - [`inventory`]: the sockets there are now, from [`sockdiag`] (the kernel's lists), [`netns`]
 //!   (network namespaces) and [`procfs`] (what only `/proc` tells).
+//! - [`cgroups`]: what cgroups are called.
 //!
 //! Nothing here knows of a view, or of what the events are wanted for.
 
+pub mod cgroups;
 pub mod error;
 pub mod host;
 pub mod inventory;

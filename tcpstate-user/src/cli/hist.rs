@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, ValueEnum, error::ErrorKind};
 
-use super::{Bounds, Cli, FILTERS, OUTPUT, RoleName, Watch, interval};
-use crate::filter::StateSet;
+use super::{Bounds, Cli, FILTERS, OUTPUT, Watch, interval};
+use crate::filter::{CauseSet, StateSet};
 
 /// Arguments of `tcpstate hist`.
 #[derive(Debug, Args)]
@@ -25,9 +25,15 @@ pub struct Hist {
                 enter one of them"
     )]
     pub state: Option<StateSet>,
-    /// Only connections of this role
-    #[arg(long, value_enum, value_name = "ROLE", help_heading = FILTERS)]
-    pub role: Option<RoleName>,
+    /// With --of lifetime: only connections that ended for one of these causes.
+    #[arg(
+        long,
+        value_name = "LIST",
+        help_heading = FILTERS,
+        help = "With --of lifetime: only connections that ended for one of these causes, such as \
+                refused,timed_out"
+    )]
+    pub cause: Option<CauseSet>,
     #[command(flatten)]
     #[expect(
         missing_docs,
@@ -43,8 +49,14 @@ pub struct Hist {
 }
 
 impl Hist {
-    /// Refuses what clap cannot: a choice of states where there are none to choose from.
+    /// Refuses what clap cannot: a choice of states or causes where there are none to choose from.
     pub fn check(&self) -> Result<(), clap::Error> {
+        if self.cause.is_some() && self.of != HistogramOf::Lifetime {
+            return Err(Cli::command().error(
+                ErrorKind::ArgumentConflict,
+                "--cause chooses whole connections, and only --of lifetime is of whole ones",
+            ));
+        }
         let of = match self.of {
             HistogramOf::Lifetime => "lifetime",
             HistogramOf::Handshake => "handshake",
@@ -91,6 +103,7 @@ Examples:
   tcpstate hist --duration 1m                     a minute of everything
   tcpstate hist -P 443 --state ESTABLISHED        how long connections to port 443 last
   tcpstate hist --of handshake --role client      how long it takes to connect, by port
+  tcpstate hist --of lifetime --cause timed_out   after how long connections are given up
   tcpstate hist --of transitions --interval 5s    what happens, every five seconds
   tcpstate hist -r FILE --json | jq -c '[.service_port, .state, .count, .p99_ns]'";
 
@@ -117,6 +130,16 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
         }
         assert!(hist(&["--of", "transitions", "--state", "CLOSE_WAIT"]).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_a_whole_connection_has_no_cause() {
+        let lifetimes = hist(&["--of", "lifetime", "--cause", "fin,refused"]).unwrap();
+        assert!(lifetimes.cause.is_some());
+        for of in ["dwell", "handshake", "transitions"] {
+            let error = hist(&["--of", of, "--cause", "fin"]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+        }
     }
 
     #[test]

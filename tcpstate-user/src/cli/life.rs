@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Bounds, FILTERS, OUTPUT, RoleName, Watch};
-use crate::{filter::StateSet, format::units::parse_duration};
+use super::{Bounds, FILTERS, OUTPUT, Watch};
+use crate::{
+    filter::{CauseSet, StateSet},
+    format::units::parse_duration,
+};
 
 /// Arguments of `tcpstate life`.
 #[derive(Debug, Args)]
@@ -31,9 +34,14 @@ pub struct Life {
         help = "Only connections that were in one of these states, such as CLOSE_WAIT,LAST_ACK"
     )]
     pub state: Option<StateSet>,
-    /// Only connections of this role
-    #[arg(long, value_enum, value_name = "ROLE", help_heading = FILTERS)]
-    pub role: Option<RoleName>,
+    /// Only connections that ended for one of these causes.
+    #[arg(
+        long,
+        value_name = "LIST",
+        help_heading = FILTERS,
+        help = "Only connections that ended for one of these causes, such as reset_by_peer,timed_out"
+    )]
+    pub cause: Option<CauseSet>,
     #[command(flatten)]
     #[expect(
         missing_docs,
@@ -85,6 +93,8 @@ Examples:
   tcpstate life -L 443 --longer-than 1s -T        our web server's that lived longer than 1 s
   tcpstate life --state CLOSE_WAIT --longer-than 30s --live --duration 5m
                                                   who leaks sockets: closed by the peer, not by us
+  tcpstate life --role client --cause refused,timed_out,unreachable
+                                                  what cannot be reached, and who tries
   tcpstate life --json --role client | jq -c 'select(.cause != \"fin\") | [.raddr, .rport, .cause]'
   tcpstate life --until gone --state FIN_WAIT2 --longer-than 5s
                                                   whose peers do not close their side

@@ -2,13 +2,13 @@
 
 use clap::Args;
 
-use super::{Ends, FILTERS, Output};
+use super::{Ends, FILTERS, Output, Whose};
 use crate::{capture::netns::Wanted, filter::StateSet};
 
 /// Arguments of `tcpstate ls`.
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// Look up which process holds each socket; other users' processes take root
+    /// Look up which process holds each socket, and show its cgroup; other users' processes take root
     #[arg(long)]
     pub resolve_owners: bool,
     /// Ask for byte counts, retransmits and round trip times as well
@@ -30,6 +30,12 @@ pub struct Ls {
     /// /proc/PID/ns/net, or an inode number
     #[arg(long, value_name = "NETNS", default_value = "self", help_heading = FILTERS)]
     pub netns: Wanted,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "documented at its type; a comment here would become help"
+    )]
+    pub whose: Whose,
     /// Only sockets in these states, such as established,time-wait, or in a group of them: all,
     /// connected, synchronized, bucket, big
     #[arg(long, value_name = "LIST", help_heading = FILTERS)]
@@ -38,7 +44,7 @@ pub struct Ls {
 
 pub(super) const ABOUT: &str = "\
 Lists the TCP sockets there are now, as `ss -tan` does: also half-open connections (SYN_RECV) and those \
-in TIME_WAIT. Needs no privileges in its own network namespace.
+in TIME_WAIT. Needs no privileges in its own network namespace. --pid and --comm imply --resolve-owners.
 
 The role follows from what listens now, and is `-` where that does not tell. SERVICE is the port that \
 a person means: the local one of a server, the remote one of a client. RECV-Q and SEND-Q of a listener \
@@ -52,6 +58,8 @@ Examples:
   tcpstate ls --state connected         all but listeners
   tcpstate ls --state close-wait --resolve-owners
                                         who does not close its connections
+  tcpstate ls --comm nginx --role server
+                                        what nginx holds
   tcpstate ls --state syn-recv -L 443   handshakes under way to our web server
   tcpstate ls --netns all --json | jq -r 'select(.type == \"socket\") | .state' | sort | uniq -c";
 

@@ -86,7 +86,7 @@ pub enum By {
     Role,
     /// Name of the process that the connection belongs to
     Comm,
-    /// Cgroup of the socket, by its number: the inode of its folder in /sys/fs/cgroup
+    /// Cgroup of the socket, by its path as in /proc/PID/cgroup; its number where it has no path
     Cgroup,
 }
 

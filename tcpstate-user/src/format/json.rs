@@ -123,8 +123,10 @@ pub struct Common<'a> {
     pub owner: Option<Owner<'a>>,
     /// The user it belongs to.
     pub uid: Option<u32>,
+    /// Path of its cgroup.
+    pub cgroup: Option<&'a str>,
     /// Id of its cgroup.
-    pub cgroup: Option<u64>,
+    pub cgroup_id: Option<u64>,
 }
 
 /// Whom a connection belongs to.

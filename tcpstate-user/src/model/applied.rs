@@ -71,6 +71,26 @@ impl Applied<'_> {
         }
     }
 
+    /// The user that the socket belonged to when it opened.
+    pub fn uid(&self) -> Option<u32> {
+        match self.subject {
+            Subject::Nothing => None,
+            Subject::Connection(slot) | Subject::Ended(slot) => {
+                self.table.cold(slot).uid(self.table.hot(slot))
+            }
+            Subject::Listener => self.event.uid(),
+        }
+    }
+
+    /// Id of the cgroup that the socket belongs to.
+    pub fn cgroup(&self) -> Option<u64> {
+        match self.subject {
+            Subject::Nothing => None,
+            Subject::Connection(slot) | Subject::Ended(slot) => self.table.cold(slot).cgroup(),
+            Subject::Listener => self.event.cgroup(),
+        }
+    }
+
     /// Why the connection ended; `None` where none did.
     pub fn cause(&self) -> Option<Cause> {
         Cause::of(self.event)

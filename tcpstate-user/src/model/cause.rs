@@ -67,6 +67,37 @@ const ERRNO_NAMES: &[(u16, &str)] = &[
 ];
 
 impl Cause {
+    /// All but the errors, which have names of their own.
+    pub const NAMED: [Self; 7] = [
+        Self::Fin,
+        Self::ResetByPeer,
+        Self::ResetLocally,
+        Self::Refused,
+        Self::TimedOut,
+        Self::Unreachable,
+        Self::Unknown,
+    ];
+
+    /// The cause that is written so: in either case, with `-` or `_`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let name = name.replace('-', "_");
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        let errno = || {
+            let named = ERRNO_NAMES.iter().find(|&&(_, other)| is(other));
+            let number = || {
+                name.to_ascii_lowercase()
+                    .strip_prefix("errno_")?
+                    .parse()
+                    .ok()
+            };
+            named.map(|&(errno, _)| errno).or_else(number)
+        };
+        Self::NAMED
+            .into_iter()
+            .find(|cause| is(&cause.name()))
+            .or_else(|| errno().map(Self::Errno))
+    }
+
     /// Why the connection of this transition ended; `None` where none did: not a transition to
     /// CLOSE, or a listener's.
     ///

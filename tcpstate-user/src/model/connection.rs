@@ -603,6 +603,14 @@ impl Cold {
         }
     }
 
+    pub(super) fn uid(&self, hot: &Hot) -> Option<u32> {
+        hot.has(Hot::UID).then_some(self.uid)
+    }
+
+    pub(super) fn cgroup(&self) -> Option<u64> {
+        (self.cgroup != 0).then_some(self.cgroup)
+    }
+
     /// The whole connection. `long` is the part of its past that is kept elsewhere.
     pub(super) fn show(&self, hot: &Hot, long: &[PackedStay]) -> Connection {
         let past = &hot.past[..usize::from(hot.past_len)];
@@ -630,8 +638,8 @@ impl Cold {
                 us => Some(u64::from(us) * 1_000),
             },
             owner: self.owner(hot),
-            uid: hot.has(Hot::UID).then_some(self.uid),
-            cgroup: (self.cgroup != 0).then_some(self.cgroup),
+            uid: self.uid(hot),
+            cgroup: self.cgroup(),
             states,
             truncated: hot.has(Hot::TRUNCATED),
             first_ns: hot.first_ns,

@@ -293,10 +293,9 @@ impl Tracker {
         let now = census
             .half_open
             .iter()
-            .filter_map(|half_open| {
-                let group = self.group_of_half_open(half_open, census)?;
-                let count = u32::try_from(half_open.count).unwrap_or(u32::MAX);
-                Some(Counted { group, count })
+            .map(|half_open| Counted {
+                group: self.group_of_half_open(half_open, census),
+                count: u32::try_from(half_open.count).unwrap_or(u32::MAX),
             })
             .collect::<Vec<_>>();
         let Some(rates) = &mut self.rates else {
@@ -310,25 +309,31 @@ impl Tracker {
         }
     }
 
-    fn group_of_half_open(&mut self, half_open: &HalfOpen, census: &Census) -> Option<u16> {
+    fn group_of_half_open(&mut self, half_open: &HalfOpen, census: &Census) -> u16 {
         let service = self.services.id(Some(half_open.lport), Role::Server);
         if self.groups.are_services() {
-            return Some(service);
+            return service;
         }
+        let comm = self.listener_of(half_open, census.netns).comm;
+        self.groups.id(Traits {
+            service,
+            role: Role::Server,
+            comm,
+            cgroup: None,
+        })
+    }
+
+    /// Whom half-open connections belong to: who listens where they came in.
+    pub fn listener_of(&self, half_open: &HalfOpen, netns: u32) -> Owner {
         let event = Event::try_from(Record {
             laddr: wire(half_open.laddr),
             lport: half_open.lport,
-            netns: census.netns,
+            netns,
             family: AF_INET6,
             ..Record::default()
         });
-        let owner = self.listeners.find(&event.ok()?);
-        Some(self.groups.id(Traits {
-            service,
-            role: Role::Server,
-            comm: owner.unwrap_or(Owner::UNKNOWN).comm,
-            cgroup: None,
-        }))
+        let owner = event.ok().and_then(|event| self.listeners.find(&event));
+        owner.unwrap_or(Owner::UNKNOWN)
     }
 }
 

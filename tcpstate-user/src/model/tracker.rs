@@ -57,6 +57,8 @@ pub struct Tracker {
     pub(super) groups: Groups,
     pub(super) rates: Option<Rates>,
     pub(super) histograms: Option<Histograms>,
+    /// Lifetimes of connections that ended so; `None` is all.
+    lifetimes_of: Option<Vec<Cause>>,
     /// Whether connections are followed beyond their transition to CLOSE.
     follows: bool,
     pub(super) unseen: Unseen,
@@ -90,6 +92,7 @@ impl Tracker {
             groups: Groups::new(By::default(), &limits),
             rates: Some(Rates::default()),
             histograms: Some(Histograms::new(limits.max_histogram_bytes)),
+            lifetimes_of: None,
             follows: false,
             unseen: Unseen::new(limits.max_connections),
             listed: HashSet::default(),
@@ -119,6 +122,13 @@ impl Tracker {
     #[must_use]
     pub fn without_histograms(mut self) -> Self {
         self.histograms = None;
+        self
+    }
+
+    /// With the lifetimes of only those connections that end for one of these causes.
+    #[must_use]
+    pub fn with_lifetimes_of(mut self, causes: Vec<Cause>) -> Self {
+        self.lifetimes_of = Some(causes);
         self
     }
 
@@ -610,7 +620,11 @@ impl Tracker {
         }
         match step.subject {
             Subject::Ended(slot) => {
-                if let Some(lifetime_ns) = self.table.hot(slot).lifetime_ns() {
+                let is_wanted = self.lifetimes_of.as_ref().is_none_or(|causes| {
+                    Cause::of(event).is_some_and(|cause| causes.contains(&cause))
+                });
+                if let Some(lifetime_ns) = self.table.hot(slot).lifetime_ns().filter(|_| is_wanted)
+                {
                     histograms.record(Of::Lifetime, service, &self.services, lifetime_ns);
                 }
             }

@@ -39,6 +39,7 @@ impl Kind {
     pub(super) const FOOTER: Self = Self(2);
     /// A [`Census`], as JSON.
     pub(super) const CENSUS: Self = Self(3);
+    pub(super) const NAMES: Self = Self(4);
 }
 
 /// How a payload is stored.
@@ -68,6 +69,22 @@ pub(super) struct BlockHeader {
 }
 
 impl BlockHeader {
+    /// The header of a block that holds JSON as it is, in a file where `first_event` events came before
+    /// it.
+    pub(super) fn plain(kind: Kind, json: &[u8], first_event: u64) -> Self {
+        Self {
+            kind,
+            coding: PLAIN,
+            count: 0,
+            stored_bytes: length(json.len()),
+            unpacked_bytes: length(json.len()),
+            payload_crc: crc32c::crc32c(json),
+            first_event,
+            first_ts_ns: 0,
+            last_ts_ns: 0,
+        }
+    }
+
     pub(super) fn to_bytes(self) -> [u8; BLOCK_HEADER] {
         let mut bytes = [0; BLOCK_HEADER];
         bytes[..4].copy_from_slice(&BLOCK_MAGIC);
@@ -331,17 +348,7 @@ impl Footer {
     pub(super) fn to_bytes(self, first_event: u64) -> Vec<u8> {
         // Numbers only: nothing in it can fail to be JSON.
         let json = serde_json::to_vec(&self).unwrap_or_default();
-        let header = BlockHeader {
-            kind: Kind::FOOTER,
-            coding: PLAIN,
-            count: 0,
-            stored_bytes: length(json.len()),
-            unpacked_bytes: length(json.len()),
-            payload_crc: crc32c::crc32c(&json),
-            first_event,
-            first_ts_ns: 0,
-            last_ts_ns: 0,
-        };
+        let header = BlockHeader::plain(Kind::FOOTER, &json, first_event);
         [&header.to_bytes()[..], &json].concat()
     }
 

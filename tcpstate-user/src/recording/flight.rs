@@ -5,13 +5,14 @@ use std::{collections::VecDeque, fs, mem, path::Path};
 use super::{
     block::{self, BlockHeader, Encoder, EndReason, MAX_BLOCK_RECORDS},
     header::Metadata,
+    names::{self, Cgroups, Namer},
     output::{self, WriteError},
     writer::{RecordingFile, Written},
 };
 use crate::{
     census::Census,
     event::Event,
-    source::{Accounting, CaptureCost, Origin},
+    source::{Accounting, CaptureCost, Names, Origin},
 };
 
 /// What the flight recorder keeps.
@@ -39,6 +40,9 @@ impl Default for FlightOptions {
     }
 }
 
+/// What a name takes beside its text, roughly. The text itself may be shared; it is counted in full.
+const NAME_BYTES: usize = 48;
+
 /// A block is closed when it is that part of the kept time old, so that old events do not stay
 /// because newer ones are in their block.
 const BLOCKS_AT_LEAST: u64 = 64;
@@ -48,6 +52,7 @@ pub struct FlightRing {
     origin: Origin,
     options: FlightOptions,
     encoder: Encoder,
+    namer: Namer,
     pending: Vec<Event>,
     sealed: VecDeque<Sealed>,
     /// What `sealed` takes.
@@ -60,11 +65,15 @@ pub struct FlightRing {
 struct Sealed {
     header: BlockHeader,
     payload: Box<[u8]>,
+    /// The names of all cgroups in it: the block before it may have gone when it is written.
+    cgroups: Cgroups,
 }
 
 impl Sealed {
     fn memory_bytes(&self) -> u64 {
-        (mem::size_of::<Self>() + self.payload.len()) as u64
+        let names = self.cgroups.values();
+        let names_bytes: usize = names.map(|path| NAME_BYTES + path.len()).sum();
+        (mem::size_of::<Self>() + self.payload.len() + names_bytes) as u64
     }
 }
 
@@ -86,6 +95,7 @@ impl FlightRing {
         Ok(Self {
             origin: origin.clone(),
             encoder: Encoder::new().map_err(WriteError::Compress)?,
+            namer: Namer::default(),
             pending: Vec::with_capacity(options.block_records),
             options,
             sealed: VecDeque::new(),
@@ -93,6 +103,13 @@ impl FlightRing {
             dropped: 0,
             newest_ns: 0,
         })
+    }
+
+    /// Also keeps what the numbers in the events are called.
+    #[must_use]
+    pub fn naming(mut self, names: Names) -> Self {
+        self.namer = Namer::new(names);
+        self
     }
 
     /// Takes events.
@@ -114,7 +131,11 @@ impl FlightRing {
         let encoded = self.encoder.encode_census(census);
         if let Some((header, payload)) = encoded.map_err(WriteError::Compress)? {
             let payload = payload.into();
-            self.keep(Sealed { header, payload });
+            self.keep(Sealed {
+                header,
+                payload,
+                cgroups: Cgroups::new(),
+            });
         }
         Ok(())
     }
@@ -145,9 +166,11 @@ impl FlightRing {
             .encoder
             .encode(&self.pending, 0)
             .map_err(WriteError::Compress)?;
+        self.namer.forget();
         let sealed = Sealed {
             header,
             payload: payload.into(),
+            cgroups: self.namer.learn(&self.pending),
         };
         self.pending.clear();
         self.keep(sealed);
@@ -256,6 +279,12 @@ impl FlightRing {
     ) -> Result<Written, WriteError> {
         let metadata = Metadata::new(&self.origin, 0, self.dropped);
         let mut file = RecordingFile::create(path, &metadata)?;
+        let mut cgroups = Cgroups::new();
+        for sealed in &self.sealed {
+            let named = sealed.cgroups.iter();
+            cgroups.extend(named.map(|(&id, path)| (id, path.clone())));
+        }
+        file.names(&names::to_blocks(cgroups, file.next_event()))?;
         for sealed in &self.sealed {
             file.block(sealed.header, &sealed.payload)?;
         }

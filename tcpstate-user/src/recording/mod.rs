@@ -12,6 +12,7 @@
 mod block;
 mod flight;
 mod header;
+mod names;
 mod output;
 mod packing;
 mod reader;

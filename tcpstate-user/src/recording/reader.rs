@@ -21,12 +21,13 @@ use tokio::sync::mpsc;
 
 use super::{
     header::HeaderError,
+    names::Cgroups,
     scan::{Books, Scanner, Step},
 };
 use crate::{
     census::Census,
     event::Event,
-    source::{Accounting, CaptureCost, EventSource, Origin, Progress},
+    source::{Accounting, CaptureCost, EventSource, NameBook, Names, Origin, Progress},
 };
 
 /// Blocks that are read ahead.
@@ -62,6 +63,7 @@ pub enum ReadError {
 }
 
 enum Message {
+    Names(Cgroups),
     Events(Vec<Event>),
     Census(Box<Census>),
     Notices(Vec<String>),
@@ -85,6 +87,7 @@ pub struct Reader {
     delivered: u64,
     census: Option<Box<Census>>,
     books: Option<Books>,
+    names: Arc<NameBook>,
     notices: Vec<String>,
     stopped: bool,
 }
@@ -124,12 +127,14 @@ impl Reader {
             // A later part of a rotation, or what a flight recorder still had: the capture may have
             // begun days before, intervals and `--duration` are to begin with the file.
             let mut events = Vec::new();
-            let mut step = scanner.step(&mut events);
-            while events.is_empty() && matches!(step, Ok(Step::More)) {
+            let step = loop {
+                let step = scanner.step(&mut events);
+                if !events.is_empty() || !matches!(step, Ok(Step::More)) {
+                    break step;
+                }
                 // What was found before the first event is what was found at some earlier time.
                 drop(scanner.take_census());
-                step = scanner.step(&mut events);
-            }
+            };
             if let Some(ts_ns) = events.iter().map(Event::ts_ns).min() {
                 origin.started_ns = ts_ns;
             }
@@ -157,6 +162,7 @@ impl Reader {
             delivered: 0,
             census: None,
             books: None,
+            names: Arc::default(),
             notices: Vec::new(),
             stopped: false,
         })
@@ -226,15 +232,17 @@ fn read_ahead<R: Read>(
             Ok(Step::End) => Some(Ok(scanner.books())),
             Err(error) => Some(Err(error)),
         };
+        let ended = end.is_some();
         let notices = scanner.notices();
         let census = scanner.take_census().map(Box::new);
+        let cgroups = scanner.cgroups();
         let mut messages = [
+            (!cgroups.is_empty()).then_some(Message::Names(cgroups)),
             (!events.is_empty()).then_some(Message::Events(events)),
             census.map(Message::Census),
             (!notices.is_empty()).then_some(Message::Notices(notices)),
             end.map(Message::End),
         ];
-        let ended = messages[3].is_some();
         for message in messages.iter_mut().filter_map(Option::take) {
             if sender.blocking_send(message).is_err() {
                 return;
@@ -268,6 +276,7 @@ impl EventSource for Reader {
                     let _ = self.used.send(events);
                     return Poll::Ready(Ok(true));
                 }
+                Some(Message::Names(cgroups)) => self.names.add_cgroups(cgroups),
                 Some(Message::Census(census)) => {
                     self.census = Some(census);
                     return Poll::Ready(Ok(true));
@@ -315,6 +324,10 @@ impl EventSource for Reader {
 
     fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    fn names(&self) -> Names {
+        Names::new(self.names.clone())
     }
 
     fn cost(&mut self) -> CaptureCost {

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use super::{
     block::{BLOCK_HEADER, BLOCK_MAGIC, BlockHeader, Decoder, EndReason, Footer, Kind, MAX_FOOTER},
     header::{self, FILE_HEADER, HeaderError, Metadata},
+    names::{self, Cgroups},
 };
 use crate::{
     census::Census,
@@ -109,6 +110,7 @@ pub(super) struct Scanner<R> {
     census: Option<Census>,
     books: Books,
     footer: Option<Footer>,
+    cgroups: Cgroups,
     damage: Option<Damage>,
     damaged_places: u64,
     notices: Vec<String>,
@@ -151,6 +153,7 @@ impl<R: Read> Scanner<R> {
             census: None,
             books: Books::default(),
             footer: None,
+            cgroups: Cgroups::new(),
             damage: None,
             damaged_places: 0,
             notices: Vec::new(),
@@ -174,6 +177,11 @@ impl<R: Read> Scanner<R> {
     /// The census that the last step read.
     pub(super) fn take_census(&mut self) -> Option<Census> {
         self.census.take()
+    }
+
+    /// The names that were read since the last call. They are about events that come later.
+    pub(super) fn cgroups(&mut self) -> Cgroups {
+        std::mem::take(&mut self.cgroups)
     }
 
     /// What the file said about the capture; to be asked at its end.
@@ -218,6 +226,13 @@ impl<R: Read> Scanner<R> {
                     return self.resync();
                 };
                 self.census = Some(census);
+            }
+            Kind::NAMES => {
+                let Ok(mut cgroups) = names::from_payload(payload) else {
+                    self.damaged("names cannot be read");
+                    return self.resync();
+                };
+                self.cgroups.append(&mut cgroups);
             }
             Kind::FOOTER if payload.len() <= MAX_FOOTER => {
                 let Ok(footer) = Footer::from_payload(payload) else {

@@ -11,12 +11,13 @@ use super::{
         MAX_FOOTER,
     },
     header::Metadata,
+    names::{self, Namer},
     output::{self, Output, WriteError},
 };
 use crate::{
     census::Census,
     event::Event,
-    source::{Accounting, CaptureCost, Origin},
+    source::{Accounting, CaptureCost, Names, Origin},
 };
 
 /// How a recording is written.
@@ -78,6 +79,7 @@ pub struct Writer {
     origin: Origin,
     options: Options,
     encoder: Encoder,
+    namer: Namer,
     pending: Vec<Event>,
     /// What is to be written behind the pending events.
     censuses: Vec<Census>,
@@ -122,6 +124,7 @@ impl Writer {
             path: path.to_owned(),
             origin: origin.clone(),
             encoder: Encoder::new().map_err(WriteError::Compress)?,
+            namer: Namer::default(),
             pending: Vec::with_capacity(options.block_records),
             censuses: Vec::new(),
             pending_since_ns: 0,
@@ -131,6 +134,13 @@ impl Writer {
             not_written: 0,
             failed: false,
         })
+    }
+
+    /// Also writes what the numbers in the events are called.
+    #[must_use]
+    pub fn naming(mut self, names: Names) -> Self {
+        self.namer = Namer::new(names);
+        self
     }
 
     /// Takes events. `now_ns` is the time by the clock that the events have.
@@ -216,9 +226,13 @@ impl Writer {
     /// Writes the block that the encoder has just made, to the next file if this one has no room.
     fn write_block(&mut self, header: BlockHeader) -> Result<Room, WriteError> {
         let payload = self.encoder.payload();
+        let mut names = names::to_blocks(self.namer.learn(&self.pending), self.file.next_event());
         if let Some(max_bytes) = self.options.max_bytes {
             let block_bytes = (BLOCK_HEADER + payload.len() + FOOTER_RESERVE) as u64;
-            if self.file.ended || self.file.output.written_bytes() + block_bytes > max_bytes {
+            let fits = |file: &RecordingFile, names: &[u8]| {
+                file.output.written_bytes() + block_bytes + names.len() as u64 <= max_bytes
+            };
+            if self.file.ended || !fits(&self.file, &names) {
                 if self.options.files == 1 {
                     return Ok(Room::Full);
                 }
@@ -233,8 +247,14 @@ impl Writer {
                 )?;
                 // Not sooner: up to here it is the file that `written` counts by itself.
                 self.before = before;
+                self.namer.forget();
+                names = names::to_blocks(self.namer.learn(&self.pending), self.file.next_event());
+                if !fits(&self.file, &names) {
+                    names.clear();
+                }
             }
         }
+        self.file.names(&names)?;
         self.file.block(header, payload)?;
         Ok(Room::Left)
     }
@@ -320,6 +340,14 @@ impl RecordingFile {
     /// The number of the event that comes next.
     pub(super) const fn next_event(&self) -> u64 {
         self.first_event + self.events
+    }
+
+    /// Writes blocks of names.
+    pub(super) fn names(&mut self, blocks: &[u8]) -> Result<(), WriteError> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        self.output.write_piece([blocks, &[]])
     }
 
     /// Writes a block of events, or one between them.

@@ -14,7 +14,7 @@ use super::{View, stdout};
 use crate::{
     census::Census,
     event::Event,
-    source::{Accounting, CaptureCost, EventSource, Origin, Progress},
+    source::{Accounting, CaptureCost, EventSource, Names, Origin, Progress},
 };
 
 /// Whether there is an end to go to, and a terminal to show it on.
@@ -89,6 +89,10 @@ impl EventSource for WithProgress {
 
     fn origin(&self) -> &Origin {
         self.source.origin()
+    }
+
+    fn names(&self) -> Names {
+        self.source.names()
     }
 
     fn cost(&mut self) -> CaptureCost {

@@ -22,7 +22,7 @@ use crate::{
     census::Census,
     cli::{Format, HistogramOf},
     event::Event,
-    filter::StateSet,
+    filter::{CauseSet, StateSet},
     format::{
         csv::Rows,
         json::{Connections, Lines, Summary},
@@ -46,8 +46,8 @@ pub struct Options {
     pub of: HistogramOf,
     /// Only of these states; transitions that leave or enter one of them.
     pub states: Option<StateSet>,
-    /// Only of this role.
-    pub role: Option<Role>,
+    /// Of lifetimes, only those of connections that ended for one of these causes.
+    pub causes: Option<CauseSet>,
     /// Print at the end of each interval of this length, and begin anew.
     pub interval: Option<Duration>,
     /// So many intervals, then no more.
@@ -66,7 +66,6 @@ pub struct Options {
 pub struct Hist {
     of: HistogramOf,
     states: Option<StateSet>,
-    role: Option<Role>,
     interval_ns: Option<u64>,
     count: Option<u64>,
     printer: Printer,
@@ -134,7 +133,7 @@ impl Item {
 /// What is shown of an interval, and what is not.
 struct Shown {
     items: Vec<Item>,
-    /// Histograms that are not of the states or the role that were asked for.
+    /// Histograms that are not of the states that were asked for.
     others: usize,
 }
 
@@ -159,11 +158,13 @@ impl Hist {
                 },
             },
         };
-        let tracker = Tracker::new(options.limits);
+        let mut tracker = Tracker::new(options.limits);
+        if let Some(causes) = &options.causes {
+            tracker = tracker.with_lifetimes_of(causes.clone().into());
+        }
         Self {
             of: options.of,
             states: options.states,
-            role: options.role,
             interval_ns: options.interval.map(nanoseconds),
             count: options.count,
             printer,
@@ -261,9 +262,6 @@ impl Hist {
 
     /// What of this histogram was asked for, if anything.
     fn selected(&self, mut item: Item) -> Option<Item> {
-        if self.role.is_some_and(|role| role != item.role) {
-            return None;
-        }
         let Some(states) = self.states else {
             return Some(item);
         };
@@ -412,7 +410,7 @@ impl View for Hist {
 fn nothing(of: HistogramOf, events: u64, others: usize) -> String {
     if others > 0 {
         return format!(
-            "None of the {} histograms is of the states and the role asked for.",
+            "None of the {} histograms is of the states asked for.",
             Count(others as u64)
         );
     }

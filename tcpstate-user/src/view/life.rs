@@ -25,7 +25,7 @@ use crate::{
     census::Census,
     cli::{Format, Until},
     event::{Event, SocketId},
-    filter::StateSet,
+    filter::{CauseSet, StateSet},
     format::{
         csv::Rows,
         escape::Printable,
@@ -34,9 +34,9 @@ use crate::{
         time::{Local, Utc},
         units::{Bytes, Count, Span},
     },
-    model::{Ended, Include, Limits, Role, Tracker},
+    model::{Ended, Include, Limits, Tracker},
     run::{End, Flow, View, nanoseconds},
-    source::Origin,
+    source::{Names, Origin},
 };
 
 /// What to print, and how.
@@ -50,10 +50,10 @@ pub struct Options {
     pub until: Until,
     /// Only connections that were in one of these states.
     pub states: Option<StateSet>,
+    /// Only connections that ended for one of these causes.
+    pub causes: Option<CauseSet>,
     /// Only connections that lived longer than this or, with `states`, were in one of them longer.
     pub longer_than: Option<Duration>,
-    /// Only connections of this role.
-    pub role: Option<Role>,
     /// So many lines, then no more.
     pub count: Option<u64>,
     /// A column with the local time of day.
@@ -77,6 +77,7 @@ pub struct Life {
     count: Option<u64>,
     printer: Printer,
     tracker: Tracker,
+    names: Names,
     shown: u64,
     /// Not shown because a time that the filter asks for is not known.
     undecided: u64,
@@ -106,7 +107,7 @@ impl Life {
         Self {
             filter: Filter {
                 states: options.states,
-                role: options.role,
+                causes: options.causes.clone(),
                 longer_than_ns: options.longer_than.map(nanoseconds),
             },
             live: options.live,
@@ -118,6 +119,7 @@ impl Life {
             tracker: Tracker::new(options.limits)
                 .without_rates()
                 .without_histograms(),
+            names: Names::default(),
             shown: 0,
             undecided: 0,
             origin: None,
@@ -125,8 +127,8 @@ impl Life {
     }
 
     /// Shows a connection, if the filter wants it.
-    fn show(&mut self, line: &Line, out: &mut dyn Write) -> io::Result<()> {
-        match self.filter.wants(line) {
+    fn show(&mut self, mut line: Line, out: &mut dyn Write) -> io::Result<()> {
+        match self.filter.wants(&line) {
             Verdict::Yes => {}
             Verdict::No => return Ok(()),
             Verdict::Undecided => {
@@ -138,8 +140,11 @@ impl Life {
             .origin
             .as_ref()
             .map_or(0, |origin| origin.wall_ns(line.ts_ns));
+        if !matches!(self.printer, Printer::Text(_)) {
+            line.cgroup = self.names.cgroup(line.connection.cgroup);
+        }
         match &mut self.printer {
-            Printer::Text(text) => text.row(line, wall_ns, out)?,
+            Printer::Text(text) => text.row(&line, wall_ns, out)?,
             Printer::Json { utc, lines } => lines.write(&line.json(utc.at(wall_ns)), out)?,
             Printer::Csv { utc, rows } => line.csv(utc.at(wall_ns), rows, out)?,
         }
@@ -174,6 +179,10 @@ impl Life {
 }
 
 impl View for Life {
+    fn name(&mut self, names: Names) {
+        self.names = names;
+    }
+
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
         self.origin = Some(origin.clone());
         // Without samples nothing would tell that one is gone: it is shown at CLOSE, and says what it
@@ -194,7 +203,7 @@ impl View for Life {
         if let Some(ended) = self.tracker.apply(event).ended()
             && let Some(ended) = self.wait_for(ended)
         {
-            self.show(&Line::ended(ended, event.ts_ns()), out)?;
+            self.show(Line::ended(ended, event.ts_ns()), out)?;
         }
         Ok(self.flow())
     }
@@ -215,7 +224,7 @@ impl View for Life {
         });
         gone.sort_by_key(|&(at_ns, _)| at_ns);
         for (at_ns, ended) in gone {
-            self.show(&Line::ended(ended, at_ns), out)?;
+            self.show(Line::ended(ended, at_ns), out)?;
             if self.is_full() {
                 break;
             }
@@ -247,7 +256,7 @@ impl View for Life {
                 break;
             }
             let ts_ns = ended.connection.last_ns.unwrap_or(end.now_ns);
-            self.show(&Line::ended(ended, ts_ns), out)?;
+            self.show(Line::ended(ended, ts_ns), out)?;
         }
         if self.live {
             let open = self.tracker.snapshot_of(Include {
@@ -258,7 +267,7 @@ impl View for Life {
                 if self.is_full() {
                     break;
                 }
-                self.show(&Line::open(connection, end.now_ns), out)?;
+                self.show(Line::open(connection, end.now_ns), out)?;
             }
         }
         if let Printer::Json { lines, .. } = &mut self.printer {
@@ -287,10 +296,9 @@ impl View for Life {
 }
 
 /// Which connections are wanted.
-#[derive(Clone, Copy)]
 struct Filter {
     states: Option<StateSet>,
-    role: Option<Role>,
+    causes: Option<CauseSet>,
     longer_than_ns: Option<u64>,
 }
 
@@ -304,9 +312,11 @@ enum Verdict {
 }
 
 impl Filter {
-    fn wants(self, line: &Line) -> Verdict {
+    fn wants(&self, line: &Line) -> Verdict {
         let connection = &line.connection;
-        if self.role.is_some_and(|role| role != connection.role) {
+        if let Some(causes) = &self.causes
+            && !line.cause.is_some_and(|cause| causes.contains(cause))
+        {
             return Verdict::No;
         }
         match (self.states, self.longer_than_ns) {

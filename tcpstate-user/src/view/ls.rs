@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     fmt::{self, Display},
     io::{self, Write},
+    sync::Arc,
 };
 
 use serde::Serialize;
@@ -19,7 +20,7 @@ use crate::{
         sockdiag::{Socket, Timer, TimerKind},
     },
     cli::Format,
-    filter::{Filter, StateSet},
+    filter::{Filter, OwnerFilter, StateSet},
     format::{
         csv::{OrEmpty, Rows},
         escape::{Cell, Printable},
@@ -41,6 +42,8 @@ pub struct Options {
     pub states: Option<StateSet>,
     /// These sockets.
     pub filter: Filter,
+    /// Of these, the ones of these owners.
+    pub owner: OwnerFilter,
     /// In text, these columns beside the usual.
     pub columns: Columns,
     /// In colour.
@@ -52,7 +55,7 @@ pub struct Options {
 pub struct Columns {
     /// The namespace.
     pub netns: bool,
-    /// The owner.
+    /// The owner, and the cgroup.
     pub owner: bool,
     /// What `TCP_INFO` says.
     pub info: bool,
@@ -107,6 +110,8 @@ struct Row<'a> {
     role: Role,
     service_port: Option<u16>,
     owner: Owner,
+    /// The path of its cgroup.
+    cgroup: Option<Arc<str>>,
     /// Of a listener: how many connections to it are half-open.
     half_open: Option<u64>,
     half_open_oldest_ms: Option<u64>,
@@ -117,6 +122,7 @@ fn wanted<'a>(inventory: &'a Inventory, options: &Options) -> Vec<Row<'a>> {
     let half_open_known = options
         .states
         .is_none_or(|states| states.contains(State::SYN_RECV));
+    let mut matcher = options.owner.clone().with(inventory.names.clone());
     let mut rows: Vec<Row<'a>> = inventory
         .sockets
         .iter()
@@ -136,10 +142,12 @@ fn wanted<'a>(inventory: &'a Inventory, options: &Options) -> Vec<Row<'a>> {
                 role,
                 service_port: role.service_port(socket.lport, socket.rport),
                 owner: inventory.owner(socket),
+                cgroup: inventory.names.cgroup(socket.cgroup),
                 half_open: half_open.map(|all| all.count),
                 half_open_oldest_ms: half_open.and_then(|all| all.oldest_ms),
             }
         })
+        .filter(|row| matcher.matches(row.role, &row.owner, row.socket.uid, row.socket.cgroup))
         .collect();
     rows.sort_by_cached_key(|row| {
         let socket = row.socket;
@@ -179,7 +187,11 @@ impl Text {
             Column::right("RPORT", 5),
             Column::right("UID", 5),
         ];
-        let owners = [Column::right("PID", 7), Column::left("COMM", 15)];
+        let owners = [
+            Column::right("PID", 7),
+            Column::left("COMM", 15),
+            Column::left("CGROUP", 15),
+        ];
         let info = [
             Column::right("SENT", 9),
             Column::right("RECEIVED", 9),
@@ -211,12 +223,13 @@ impl Text {
                 .as_ref()
                 .map(|comm| Printable(comm.as_bytes())),
         );
+        let cgroup = OrDash(row.cgroup.as_ref().map(|path| Printable(path.as_bytes())));
         let info = socket.info.unwrap_or_default();
         let (sent, received) = (OrDash(info.bytes_sent), OrDash(info.bytes_received));
         let retransmits = OrDash(info.retransmits);
         let rtt = OrDash(info.srtt_us.map(|us| Millis(u64::from(us) * 1_000)));
         let timer = OrDash(socket.timer.map(TimerCell));
-        let mut cells: Vec<&dyn Display> = Vec::with_capacity(19);
+        let mut cells: Vec<&dyn Display> = Vec::with_capacity(20);
         if self.extra.netns {
             cells.push(&socket.netns);
         }
@@ -234,7 +247,7 @@ impl Text {
             &uid,
         ]);
         if self.extra.owner {
-            cells.extend([&pid as &dyn Display, &comm]);
+            cells.extend([&pid as &dyn Display, &comm, &cgroup]);
         }
         if self.extra.info {
             cells.extend([&sent as &dyn Display, &received, &retransmits, &rtt]);
@@ -348,11 +361,12 @@ fn common<'a>(row: &'a Row<'a>, ts: Rfc3339<'a>) -> Common<'a> {
         role: json::role(row.role),
         owner: json::Owner::new(&row.owner),
         uid: socket.uid,
-        cgroup: socket.cgroup,
+        cgroup: row.cgroup.as_deref(),
+        cgroup_id: socket.cgroup,
     }
 }
 
-const CSV_TITLES: [&(dyn Display + Sync); 34] = [
+const CSV_TITLES: [&(dyn Display + Sync); 35] = [
     &"ts",
     &"ts_ns",
     &"cookie",
@@ -369,6 +383,7 @@ const CSV_TITLES: [&(dyn Display + Sync); 34] = [
     &"owner_how",
     &"uid",
     &"cgroup",
+    &"cgroup_id",
     &"state",
     &"age_ns",
     &"recv_queue",
@@ -411,7 +426,8 @@ fn csv_row(row: &Row<'_>, utc: &mut Utc, rows: &mut Rows, out: &mut dyn Write) -
             &OrEmpty(owner.and_then(|owner| Some(Cell(owner.comm?.as_bytes())))),
             &OrEmpty(owner.map(|owner| owner.how)),
             &OrEmpty(common.uid),
-            &OrEmpty(common.cgroup),
+            &OrEmpty(common.cgroup.map(|path| Cell(path.as_bytes()))),
+            &OrEmpty(common.cgroup_id),
             &line.state,
             &OrEmpty(line.age_ns),
             &line.recv_queue,

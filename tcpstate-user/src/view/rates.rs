@@ -16,6 +16,7 @@ mod unseen;
 use std::{
     cmp::Reverse,
     io::{self, Write},
+    sync::Arc,
 };
 
 use jiff::tz::TimeZone;
@@ -32,9 +33,9 @@ use crate::{
         time::Utc,
         units::Count,
     },
-    model::{By, GroupFigures, Include, Interval, Limits, Tracker},
+    model::{By, Figures, GroupFigures, GroupKey, Include, Interval, Limits, Tracker},
     run::{End, Flow, View},
-    source::Origin,
+    source::{Names, Origin},
 };
 
 /// What to count, and how to show it.
@@ -61,6 +62,9 @@ pub struct Rates {
     tracker: Tracker,
     unseen: Unseen,
     printer: Printer,
+    names: Names,
+    /// The cgroup that the last event was in.
+    last_cgroup: Option<u64>,
     /// Wall-clock time of monotonic 0.
     origin: Option<Origin>,
     shown: u64,
@@ -99,6 +103,8 @@ impl Rates {
                 .without_histograms(),
             unseen: Unseen::default(),
             printer,
+            names: Names::default(),
+            last_cgroup: None,
             origin: None,
             shown: 0,
         }
@@ -108,14 +114,15 @@ impl Rates {
         self.shown += 1;
         let origin = self.origin.as_ref();
         let wall_ns = origin.map_or(0, |origin| origin.wall_ns(interval.end_ns));
+        let groups = busiest_first(&interval.groups, &self.names);
         match &mut self.printer {
-            Printer::Text(text) => text.block(interval, &self.unseen, wall_ns, out)?,
+            Printer::Text(text) => text.block(interval, groups, &self.unseen, wall_ns, out)?,
             Printer::Json { utc, lines } => {
                 let ts = utc.at(wall_ns);
-                let line = lines::Line::new(interval, self.by, &self.unseen, ts);
+                let line = lines::Line::new(interval, &groups, self.by, &self.unseen, ts);
                 lines.write(&line, out)?;
             }
-            Printer::Csv { utc, csv } => csv.rows(interval, utc.at(wall_ns), out)?,
+            Printer::Csv { utc, csv } => csv.rows(interval, &groups, utc.at(wall_ns), out)?,
         }
         self.unseen.next_interval();
         Ok(())
@@ -123,6 +130,10 @@ impl Rates {
 }
 
 impl View for Rates {
+    fn name(&mut self, names: Names) {
+        self.names = names;
+    }
+
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
         // The first interval begins here, not with the first event.
         self.tracker.tick(origin.started_ns);
@@ -139,6 +150,11 @@ impl View for Rates {
 
     fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
         self.tracker.apply(event);
+        if self.by == By::Cgroup && event.cgroup() != self.last_cgroup {
+            // Asked for now and not at the end of the interval: the cgroup may be gone by then.
+            self.last_cgroup = event.cgroup();
+            self.names.cgroup(self.last_cgroup);
+        }
         Ok(Flow::Continue)
     }
 
@@ -214,9 +230,27 @@ fn length_ns(interval: &Interval) -> u64 {
     interval.end_ns.saturating_sub(interval.start_ns)
 }
 
+/// A group, and what it is called where its key is only a number.
+struct Group<'a> {
+    key: &'a GroupKey,
+    figures: &'a Figures,
+    /// The path of a cgroup.
+    path: Option<Arc<str>>,
+}
+
 /// By transitions, those with as many in the order of their keys.
-fn busiest_first(groups: &[GroupFigures]) -> Vec<&GroupFigures> {
-    let mut groups: Vec<&GroupFigures> = groups.iter().collect();
+fn busiest_first<'a>(groups: &'a [GroupFigures], names: &Names) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group<'_>> = groups
+        .iter()
+        .map(|group| Group {
+            key: &group.key,
+            figures: &group.figures,
+            path: match group.key {
+                GroupKey::Cgroup(id) => names.cgroup(id),
+                _ => None,
+            },
+        })
+        .collect();
     groups.sort_by_cached_key(|group| Reverse(group.figures.total()));
     groups
 }

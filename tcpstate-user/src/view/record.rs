@@ -25,7 +25,7 @@ use crate::{
         FlightOptions, FlightRing, Options as WriterOptions, Room, WriteError, Writer, Written,
     },
     run::{End, Flow, View},
-    source::{Accounting, Origin},
+    source::{Accounting, Names, Origin},
 };
 
 /// How often old blocks are looked for. With as much for a block's age this bounds what a crash can
@@ -56,6 +56,7 @@ pub enum To {
 pub struct Record {
     options: Options,
     sink: Option<Sink>,
+    names: Names,
     /// So many events, then no more.
     count: Option<u64>,
     taken: u64,
@@ -72,10 +73,11 @@ enum Sink {
 
 impl Record {
     /// Records as these options say. Nothing is created yet.
-    pub const fn new(options: Options) -> Self {
+    pub fn new(options: Options) -> Self {
         Self {
             options,
             sink: None,
+            names: Names::default(),
             count: None,
             taken: 0,
             dumps: 0,
@@ -104,13 +106,17 @@ impl Record {
 }
 
 impl View for Record {
+    fn name(&mut self, names: Names) {
+        self.names = names;
+    }
+
     fn start(&mut self, origin: &Origin, _out: &mut dyn Write) -> io::Result<()> {
         let sink = match self.options.to.clone() {
             To::File(options) => Writer::create(&self.options.path, origin, options)
-                .map(|writer| Sink::File(Box::new(writer))),
+                .map(|writer| Sink::File(Box::new(writer.naming(self.names.clone())))),
             To::Memory(options) => FlightRing::check(&self.options.path)
                 .and_then(|()| FlightRing::new(origin, options))
-                .map(|ring| Sink::Memory(Box::new(ring))),
+                .map(|ring| Sink::Memory(Box::new(ring.naming(self.names.clone())))),
         };
         self.sink = Some(sink.map_err(WriteError::into_io)?);
         Ok(())

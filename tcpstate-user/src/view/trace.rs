@@ -8,6 +8,7 @@ use std::{
     borrow::Cow,
     fmt::Display,
     io::{self, Write},
+    sync::Arc,
 };
 
 use jiff::tz::TimeZone;
@@ -30,7 +31,7 @@ use crate::{
     },
     model::{self, Applied, Cause, How, Limits, Owner, Role, Tracker, Traffic},
     run::{End, Flow, View},
-    source::Origin,
+    source::{Names, Origin},
 };
 
 /// What to print, and how.
@@ -60,6 +61,7 @@ pub struct Trace {
     count: Option<u64>,
     printer: Printer,
     tracker: Tracker,
+    names: Names,
     shown: u64,
     /// Wall-clock time of monotonic 0, and the start of the capture.
     origin: Option<Origin>,
@@ -93,6 +95,7 @@ impl Trace {
             tracker: Tracker::new(options.limits)
                 .without_rates()
                 .without_histograms(),
+            names: Names::default(),
             shown: 0,
             origin: None,
         }
@@ -100,6 +103,10 @@ impl Trace {
 }
 
 impl View for Trace {
+    fn name(&mut self, names: Names) {
+        self.names = names;
+    }
+
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
         self.origin = Some(origin.clone());
         match &mut self.printer {
@@ -114,6 +121,11 @@ impl View for Trace {
         if self.states.is_some_and(|states| !states.touches(event)) {
             return Ok(Flow::Continue);
         }
+        let cgroup = match self.printer {
+            Printer::Text(_) => None,
+            Printer::Json { .. } | Printer::Csv { .. } => self.names.cgroup(event.cgroup()),
+        };
+        let known = Known { cgroup, ..known };
         let wall_ns = self
             .origin
             .as_ref()
@@ -172,6 +184,8 @@ struct Known {
     goes_on: Option<State>,
     /// At -> ESTABLISHED, how long the handshake took.
     handshake_ns: Option<u64>,
+    /// The path of its cgroup, where that is shown.
+    cgroup: Option<Arc<str>>,
 }
 
 impl Known {
@@ -191,6 +205,7 @@ impl Known {
             cause: applied.cause(),
             goes_on: model::goes_on(event),
             handshake_ns: applied.handshake_ns(),
+            cgroup: None,
         }
     }
 }
@@ -219,6 +234,7 @@ impl Text {
             Column::left("->", 2),
             Column::left("NEWSTATE", 11),
             Column::right("MS", 10),
+            Column::left("CAUSE", 0),
         ];
         Self {
             table: Table::new(
@@ -251,10 +267,12 @@ impl Text {
         let (lport, rport) = (port(event.lport()), port(event.rport()));
         let (oldstate, newstate) = (event.oldstate(), event.newstate());
         let dwell = OrDash(known.dwell_ns.map(Millis));
+        let cause =
+            json::cause(known.cause).unwrap_or(if known.cause.is_some() { "-" } else { "" }.into());
         // What comes before is there only if asked for.
-        let mut cells: [&dyn Display; 13] = [
+        let mut cells: [&dyn Display; 14] = [
             &"", &"", &cookie, &pid, &comm, &laddr, &lport, &raddr, &rport, &oldstate, &"->",
-            &newstate, &dwell,
+            &newstate, &dwell, &cause,
         ];
         let mut first = 2;
         if self.timestamp {
@@ -323,7 +341,8 @@ fn json_line<'a>(event: &Event, known: &'a Known, ts: Rfc3339<'a>) -> Transition
             role: json::role(known.role),
             owner: json::Owner::new(&known.owner),
             uid: event.uid(),
-            cgroup: event.cgroup(),
+            cgroup: known.cgroup.as_deref(),
+            cgroup_id: event.cgroup(),
         },
         oldstate: event.oldstate(),
         newstate: event.newstate(),
@@ -346,7 +365,7 @@ fn json_line<'a>(event: &Event, known: &'a Known, ts: Rfc3339<'a>) -> Transition
     }
 }
 
-const CSV_TITLES: [&(dyn Display + Sync); 31] = [
+const CSV_TITLES: [&(dyn Display + Sync); 32] = [
     &"ts",
     &"ts_ns",
     &"cookie",
@@ -363,6 +382,7 @@ const CSV_TITLES: [&(dyn Display + Sync); 31] = [
     &"owner_how",
     &"uid",
     &"cgroup",
+    &"cgroup_id",
     &"oldstate",
     &"newstate",
     &"dwell_ns",
@@ -411,7 +431,8 @@ fn csv_row(
             ),
             &OrEmpty(owner.map(|owner| owner.how)),
             &OrEmpty(common.uid),
-            &OrEmpty(common.cgroup),
+            &OrEmpty(common.cgroup.map(|path| Cell(path.as_bytes()))),
+            &OrEmpty(common.cgroup_id),
             &line.oldstate,
             &line.newstate,
             &OrEmpty(line.dwell_ns),

@@ -1,10 +1,7 @@
 //! What a line says of its socket, compared with what the kernel tells by other ways.
 
 use std::{
-    fs,
     net::{Ipv4Addr, TcpListener},
-    os::unix::fs::MetadataExt as _,
-    path::PathBuf,
     process::Command,
 };
 
@@ -14,6 +11,7 @@ use rustix::{net::sockopt, process::Uid};
 use serde_json::Value;
 
 use crate::{
+    cgroup::Cgroup,
     need::{Need, trial},
     net::{Connection, Netns, await_fin, unused_port},
     process::Tcpstate,
@@ -97,7 +95,7 @@ fn cookie_is_late(line: &Value) -> bool {
 fn cgroup_and_owner() -> Result<()> {
     let port = unused_port();
     let netns = Netns::new()?;
-    let cgroup = Cgroup::new(port)?;
+    let cgroup = Cgroup::new(&format!("tcpstate-test-{port}"))?;
     let tcpstate = Tcpstate::start(&[
         "trace",
         "--json",
@@ -110,8 +108,8 @@ fn cgroup_and_owner() -> Result<()> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         // The shell's number stays when it becomes bash.
         let script = format!(
-            "echo $$ > {}/cgroup.procs && exec bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'",
-            cgroup.folder.display()
+            "echo $$ > {} && exec bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'",
+            cgroup.processes().display()
         );
         let mut child = Command::new("sh").args(["-ec", &script]).spawn()?;
         let (server, _) = listener.accept()?;
@@ -119,12 +117,15 @@ fn cgroup_and_owner() -> Result<()> {
         ensure!(child.wait()?.success(), "the client failed");
         Ok(child.id())
     })?;
-    let inode = fs::metadata(&cgroup.folder)?.ino();
     let (lines, _) = tcpstate.stop()?.transitions()?;
     let client: Vec<_> = lines.iter().filter(|line| line["rport"] == port).collect();
     ensure!(client.len() == 5, "{lines:?}");
     for line in client {
-        ensure!(line["cgroup"] == inode, "the cgroup is {inode}: {line}");
+        ensure!(
+            line["cgroup_id"] == cgroup.id()? && line["cgroup"] == cgroup.path(),
+            "the cgroup is {}: {line}",
+            cgroup.path()
+        );
         let owner = &line["owner"];
         ensure!(
             owner["pid"] == pid && owner["comm"] == "bash",
@@ -132,36 +133,6 @@ fn cgroup_and_owner() -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// A cgroup (v2) of the test's own.
-struct Cgroup {
-    folder: PathBuf,
-}
-
-impl Cgroup {
-    fn new(port: u16) -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts")?;
-        let mount = mounts
-            .lines()
-            .find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
-                [_, folder, "cgroup2", ..] => Some(PathBuf::from(folder)),
-                _ => None,
-            });
-        let folder = mount
-            .context("no cgroup2 is mounted")?
-            .join(format!("tcpstate-test-{port}"));
-        fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
-        Ok(Self { folder })
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.folder) {
-            eprintln!("{}: {error}", self.folder.display());
-        }
-    }
 }
 
 /// What the classic tracepoint cannot know is null, not 0.
@@ -187,7 +158,7 @@ fn unknown_is_null() -> Result<()> {
     let (lines, _) = tcpstate.stop()?.transitions()?;
     ensure!(lines.len() == 12, "{lines:?}");
     for line in &lines {
-        for field in ["cookie", "netns", "uid", "cgroup"] {
+        for field in ["cookie", "netns", "uid", "cgroup", "cgroup_id"] {
             ensure!(line.get(field) == Some(&Value::Null), "{field}: {line}");
         }
     }

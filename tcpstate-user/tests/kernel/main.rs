@@ -4,6 +4,8 @@
 //! They need root, and say `skipped: why` where that or something else is missing; with
 //! `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure. `cargo xtask test` runs them.
 
+mod causes;
+mod cgroup;
 mod dwell;
 mod fields;
 mod filters;
@@ -11,6 +13,7 @@ mod lifecycle;
 mod need;
 mod net;
 mod oracle;
+mod packets;
 mod privileges;
 mod process;
 mod rates;
@@ -54,5 +57,6 @@ fn main() {
     privileges::add(&mut trials);
     views::add(&mut trials);
     sockdiag::add(&mut trials);
+    causes::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -545,24 +545,28 @@ fn info() -> Result<()> {
             "{values:?}"
         );
         if Host::read().kernel_version() >= Some((5, 9)) {
-            let cgroup = own_cgroup()?;
-            let same = values.iter().all(|value| value["cgroup"] == cgroup);
-            ensure!(same, "expected cgroup {cgroup}: {values:?}");
+            let (path, id) = own_cgroup()?;
+            let same = values
+                .iter()
+                .all(|value| value["cgroup"] == path && value["cgroup_id"] == id);
+            ensure!(same, "expected cgroup {path}, {id}: {values:?}");
         }
         Ok(())
     })
 }
 
-/// The id of this process's cgroup: the inode number of its folder.
-fn own_cgroup() -> Result<u64> {
+/// The path of this process's cgroup, and its id: the inode number of its folder.
+fn own_cgroup() -> Result<(String, u64)> {
     let text = fs::read_to_string("/proc/self/cgroup")?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-    let path = path.context("no cgroup v2")?.trim_start_matches('/');
+    let path = path.context("no cgroup v2")?;
+    let below = path.trim_start_matches('/');
     let found = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
         .iter()
         .filter(|root| Path::new(root).join("cgroup.procs").exists())
-        .find_map(|root| rustix::fs::stat(Path::new(root).join(path)).ok());
-    Ok(found.context("cgroup v2 is not mounted")?.st_ino)
+        .find_map(|root| rustix::fs::stat(Path::new(root).join(below)).ok());
+    let folder = found.context("cgroup v2 is not mounted")?;
+    Ok((path.to_owned(), folder.st_ino))
 }
 
 /// A namespace with a name of `ip netns`, for as long as this lives.

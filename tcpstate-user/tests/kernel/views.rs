@@ -118,7 +118,7 @@ impl Nginx {
 
 /// The local and remote ports of the IPv4 sockets of the calling thread's namespace that are in this
 /// state, as the kernel lists them.
-fn sockets(state: State) -> Result<Vec<(u16, u16)>> {
+pub fn sockets(state: State) -> Result<Vec<(u16, u16)>> {
     let text = fs::read_to_string("/proc/thread-self/net/tcp")?;
     let port = |address: &str| -> Result<u16> {
         let (_, port) = address.split_once(':').context("no port")?;

@@ -100,7 +100,7 @@ pub fn read(file: &[u8]) -> Document {
             blocks.push(block);
             break footer;
         }
-        assert_eq!(block.kind, 1);
+        assert!(matches!(block.kind, 1 | 4), "kind {}", block.kind);
         blocks.push(block);
     };
     assert_eq!(at, file.len(), "nothing comes after the footer");
@@ -113,6 +113,20 @@ pub fn read(file: &[u8]) -> Document {
 }
 
 impl Document {
+    /// The paths of cgroups that stand before the block at this offset.
+    pub fn cgroups_before(&self, file: &[u8], offset: usize) -> BTreeMap<String, String> {
+        let before = self.blocks.iter().filter(|block| block.offset < offset);
+        let mut all = BTreeMap::new();
+        for block in before.filter(|block| block.kind == 4) {
+            assert_eq!((block.coding, block.count), (0, 0));
+            let names: Value = serde_json::from_slice(&block.unpacked(file)).expect("JSON");
+            for (id, path) in names["cgroups"].as_object().expect("an object") {
+                all.insert(id.clone(), path.as_str().expect("text").to_owned());
+            }
+        }
+        all
+    }
+
     /// The blocks with events.
     pub fn event_blocks(&self) -> impl Iterator<Item = &Block> {
         self.blocks.iter().filter(|block| block.kind == 1)

@@ -2,6 +2,7 @@
 
 mod by_document;
 mod format;
+mod names;
 mod read;
 #[path = "../support/stream.rs"]
 mod stream;

@@ -1,7 +1,7 @@
 //! What the golden tests of all views share: a run of a host on which everything happens once, and
 //! the comparison with what stands in `tests/golden`.
 
-use std::{env, fs, net::IpAddr, path::Path};
+use std::{env, fs, net::IpAddr, path::Path, sync::Arc};
 
 use tcpstate_common::{
     Record, State,
@@ -11,7 +11,10 @@ use tcpstate_user::{
     event::Event,
     filter::Settled,
     run::{Cost, End, Selection},
-    source::{Accounting, CaptureCost, FilteredByReason, LostByReason, Origin, RejectedByReason},
+    source::{
+        Accounting, CaptureCost, FilteredByReason, LostByReason, NameBook, Names, Origin,
+        RejectedByReason,
+    },
 };
 
 /// Compares what is written with the file of this name, or writes it.
@@ -48,6 +51,15 @@ pub fn origin() -> Origin {
     }
 }
 
+/// What the run's cgroup is called.
+pub fn names() -> Names {
+    let book = NameBook::default();
+    book.add_cgroups([(CGROUP, "/system.slice/nginx.service")]);
+    Names::new(Arc::new(book))
+}
+
+const CGROUP: u64 = 4_242;
+
 /// A socket whose events follow one another.
 struct Socket(Record);
 
@@ -62,7 +74,7 @@ impl Socket {
         Self(Record {
             cookie,
             skaddr: 0xffff_8881_0000_0000 | cookie << 12,
-            cgroup: 4_242,
+            cgroup: CGROUP,
             laddr,
             raddr,
             netns: 4_026_531_840,

@@ -5,6 +5,7 @@ use std::{
     fmt::{self, Display},
     io::{self, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use serde::Serialize;
@@ -31,9 +32,11 @@ pub(super) struct Line {
     pub(super) ts_ns: u64,
     pub(super) lifetime_ns: Option<u64>,
     /// Why it ended; `None` while it is open.
-    cause: Option<Cause>,
+    pub(super) cause: Option<Cause>,
     goes_on: Option<State>,
     pub(super) traffic: Option<Traffic>,
+    /// The path of its cgroup, where that is shown.
+    pub(super) cgroup: Option<Arc<str>>,
 }
 
 impl Line {
@@ -45,6 +48,7 @@ impl Line {
             cause: Some(ended.cause),
             goes_on: ended.goes_on,
             traffic: ended.traffic,
+            cgroup: None,
         }
     }
 
@@ -62,6 +66,7 @@ impl Line {
             cause: None,
             goes_on: None,
             traffic: None,
+            cgroup: None,
             connection,
         }
     }
@@ -126,7 +131,8 @@ impl Line {
                 role: self.role(),
                 owner: json::Owner::new(&connection.owner),
                 uid: connection.uid,
-                cgroup: connection.cgroup,
+                cgroup: self.cgroup.as_deref(),
+                cgroup_id: connection.cgroup,
             },
             lifetime_ns: self.lifetime_ns,
             states: connection
@@ -180,7 +186,7 @@ impl Line {
         let path = path.join(" ");
         let dwells = State::ALL.map(|state| OrEmpty(self.dwell_ns(state)));
         let comm = owner.and_then(|owner| owner.comm);
-        let before: [&dyn Display; 17] = [
+        let before: [&dyn Display; 18] = [
             &common.ts,
             &common.ts_ns,
             &OrEmpty(common.cookie),
@@ -196,7 +202,8 @@ impl Line {
             &OrEmpty(comm.map(|name| Cell(name.as_bytes()))),
             &OrEmpty(owner.map(|owner| owner.how)),
             &OrEmpty(common.uid),
-            &OrEmpty(common.cgroup),
+            &OrEmpty(common.cgroup.map(|path| Cell(path.as_bytes()))),
+            &OrEmpty(common.cgroup_id),
             &OrEmpty(json.lifetime_ns),
         ];
         let sampled: Vec<String> = json
@@ -231,7 +238,7 @@ impl Line {
 /// Writes the titles of the rows: `states` is the path through the states, `STATE_ns` the time in one,
 /// `sampled` the states whose end was looked for at intervals.
 pub(super) fn csv_titles(rows: &mut Rows, out: &mut dyn Write) -> io::Result<()> {
-    const BEFORE: [&str; 18] = [
+    const BEFORE: [&str; 19] = [
         "ts",
         "ts_ns",
         "cookie",
@@ -248,6 +255,7 @@ pub(super) fn csv_titles(rows: &mut Rows, out: &mut dyn Write) -> io::Result<()>
         "owner_how",
         "uid",
         "cgroup",
+        "cgroup_id",
         "lifetime_ns",
         "states",
     ];

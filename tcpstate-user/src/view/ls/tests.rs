@@ -6,7 +6,7 @@ use tcpstate_common::record::{AF_INET, AF_INET6};
 use super::*;
 use crate::{
     capture::sockdiag::{Dump, TcpInfo, listening::Listening},
-    source::CaptureCost,
+    source::{CaptureCost, NameBook, Names},
 };
 
 const NETNS: u32 = 4_026_531_833;
@@ -89,6 +89,8 @@ fn inventory() -> Inventory {
         socket(6, State::CLOSE_WAIT, "192.0.2.1:22", "192.0.2.7:50000"),
         socket(7, State(200), "192.0.2.1:40001", "192.0.2.7:50001"),
     ];
+    let book = NameBook::default();
+    book.add_cgroups([(4_242, "/system.slice/web.service")]);
     let listening = Listening::new(&sockets, [(NETNS, 32_768..=60_999)]);
     Inventory {
         sockets,
@@ -109,6 +111,7 @@ fn inventory() -> Inventory {
         missing: vec!["network namespace 7 (blue): cannot enter it".into()],
         listening,
         owners: None,
+        names: Names::new(Arc::new(book)),
     }
 }
 
@@ -117,6 +120,7 @@ fn options(format: Format) -> Options {
         format,
         states: None,
         filter: Filter::default(),
+        owner: OwnerFilter::default(),
         columns: Columns::default(),
         colour: false,
     }
@@ -194,10 +198,10 @@ fn text_has_more_columns_if_asked() {
         .map(|line| line.split_whitespace().collect())
         .collect();
     let titles = "NETNS STATE AGE ROLE SERVICE RECV-Q SEND-Q LADDR LPORT RADDR RPORT UID PID COMM \
-        SENT RECEIVED RETR RTT(ms) TIMER";
+        CGROUP SENT RECEIVED RETR RTT(ms) TIMER";
     assert_eq!(words[0].join(" "), titles);
     let line = "4026531833 ESTABLISHED - client 5432 0 1448 192.0.2.1 40000 198.51.100.2 5432 1000 \
-        - - 1000 20000 2 1.250 9 204 ms";
+        - - /system.slice/web.service 1000 20000 2 1.250 9 204 ms";
     assert_eq!(words[1].join(" "), line);
     assert_eq!(words.len(), 2);
 }
@@ -211,7 +215,8 @@ fn json_has_every_field_and_the_books_last() {
             "type": "socket", "ts": "2026-01-31T12:34:56.000000789Z", "ts_ns": 5_000_000_000_000u64,
             "cookie": 3, "netns": NETNS, "family": "ipv4",
             "laddr": "192.0.2.1", "lport": 40000, "raddr": "198.51.100.2", "rport": 5432,
-            "service_port": 5432, "role": "client", "owner": null, "uid": 1000, "cgroup": 4242,
+            "service_port": 5432, "role": "client", "owner": null, "uid": 1000,
+            "cgroup": "/system.slice/web.service", "cgroup_id": 4242,
             "state": "ESTABLISHED", "age_ns": null, "recv_queue": 0, "send_queue": 1448,
             "half_open": null, "half_open_oldest_ms": null,
             "timer": {"kind": "other", "expires_ms": 204, "retransmits": 0},

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use tcpstate_common::State;
 
 use super::{
-    busiest_first, length_ns, share,
+    Group, length_ns, share,
     unseen::{Place, Unseen},
 };
 use crate::{
@@ -46,7 +46,13 @@ pub(super) struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn new(interval: &'a Interval, by: By, unseen: &'a Unseen, ts: Rfc3339<'a>) -> Self {
+    pub(super) fn new(
+        interval: &'a Interval,
+        groups: &'a [Group<'a>],
+        by: By,
+        unseen: &'a Unseen,
+        ts: Rfc3339<'a>,
+    ) -> Self {
         let interval_ns = length_ns(interval);
         let sampled = unseen.sample_interval_ns.is_some();
         Self {
@@ -60,6 +66,7 @@ impl<'a> Line<'a> {
             listen: unseen.listen(),
             groups: Groups {
                 interval,
+                all: groups,
                 by,
                 sampled,
             },
@@ -179,6 +186,7 @@ impl Serialize for Causes<'_> {
 /// The groups under the name of what they are, the busiest first.
 struct Groups<'a> {
     interval: &'a Interval,
+    all: &'a [Group<'a>],
     by: By,
     sampled: bool,
 }
@@ -187,16 +195,17 @@ impl Serialize for Groups<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let &Self {
             interval,
+            all: groups,
             by,
             sampled,
         } = self;
         let total = interval.all.total();
-        let groups: Vec<Group<'_>> = busiest_first(&interval.groups)
-            .into_iter()
-            .map(|group| Group {
-                key: Key::new(by, &group.key),
+        let groups: Vec<GroupFields<'_>> = groups
+            .iter()
+            .map(|group| GroupFields {
+                key: Key::new(by, group),
                 share: share(group.figures.total(), total),
-                numbers: Numbers::new(&group.figures, length_ns(interval), sampled),
+                numbers: Numbers::new(group.figures, length_ns(interval), sampled),
             })
             .collect();
         let mut map = serializer.serialize_map(Some(1))?;
@@ -215,7 +224,7 @@ const fn plural(by: By) -> &'static str {
 }
 
 #[derive(Serialize)]
-struct Group<'a> {
+struct GroupFields<'a> {
     #[serde(flatten)]
     key: Key<'a>,
     /// Part of all transitions of the interval.
@@ -241,13 +250,15 @@ enum Key<'a> {
         other: bool,
     },
     Cgroup {
-        cgroup: Option<u64>,
+        cgroup: Option<&'a str>,
+        cgroup_id: Option<u64>,
         other: bool,
     },
 }
 
 impl<'a> Key<'a> {
-    fn new(by: By, key: &'a GroupKey) -> Self {
+    fn new(by: By, group: &'a Group<'a>) -> Self {
+        let key = group.key;
         let other = matches!(key, GroupKey::Other | GroupKey::Port(ServicePort::Other, _));
         match (by, key) {
             (By::Port, GroupKey::Port(port, role)) => Self::Port {
@@ -265,7 +276,11 @@ impl<'a> Key<'a> {
                 comm: comm.as_ref().map(|comm| Name::new(comm.as_bytes())),
                 other,
             },
-            (By::Cgroup, &GroupKey::Cgroup(cgroup)) => Self::Cgroup { cgroup, other },
+            (By::Cgroup, &GroupKey::Cgroup(cgroup_id)) => Self::Cgroup {
+                cgroup: group.path.as_deref(),
+                cgroup_id,
+                other,
+            },
             // `other`, which has no name. Ports and roles have none that is not above.
             (By::Port, _) => Self::Port {
                 service_port: None,
@@ -276,6 +291,7 @@ impl<'a> Key<'a> {
             (By::Comm, _) => Self::Comm { comm: None, other },
             (By::Cgroup, _) => Self::Cgroup {
                 cgroup: None,
+                cgroup_id: None,
                 other,
             },
         }
@@ -301,7 +317,7 @@ impl Csv {
             By::Port => &["service_port", "role", "other"],
             By::Role => &["role"],
             By::Comm => &["comm", "other"],
-            By::Cgroup => &["cgroup", "other"],
+            By::Cgroup => &["cgroup", "cgroup_id", "other"],
         };
         let titles = [
             &["ts", "ts_ns", "interval_ns"][..],
@@ -316,17 +332,18 @@ impl Csv {
     pub(super) fn rows(
         &mut self,
         interval: &Interval,
+        groups: &[Group<'_>],
         ts: Rfc3339<'_>,
         out: &mut dyn Write,
     ) -> io::Result<()> {
         let interval_ns = length_ns(interval);
-        for group in busiest_first(&interval.groups) {
-            let key = Key::new(self.by, &group.key);
+        for group in groups {
+            let key = Key::new(self.by, group);
             for transition in &group.figures.transitions {
                 let count = transition.count;
                 let rate = OrEmpty(PerSecond { count, interval_ns }.value());
                 let mut fields: Vec<&dyn Display> = vec![&ts, &interval.end_ns, &interval_ns];
-                let (port, role, comm, cgroup);
+                let (port, role, comm, cgroup, id);
                 match &key {
                     Key::Port {
                         service_port,
@@ -344,9 +361,14 @@ impl Csv {
                         comm = OrEmpty(of.map(|name| Cell(name.as_bytes())));
                         fields.extend([&comm as &dyn Display, other]);
                     }
-                    Key::Cgroup { cgroup: of, other } => {
-                        cgroup = OrEmpty(*of);
-                        fields.extend([&cgroup as &dyn Display, other]);
+                    Key::Cgroup {
+                        cgroup: of,
+                        cgroup_id,
+                        other,
+                    } => {
+                        cgroup = OrEmpty(of.map(|path| Cell(path.as_bytes())));
+                        id = OrEmpty(*cgroup_id);
+                        fields.extend([&cgroup as &dyn Display, &id, other]);
                     }
                 }
                 fields.extend([

@@ -17,7 +17,7 @@ use std::{
 
 use jiff::tz::TimeZone;
 
-use super::{busiest_first, length_ns, share, unseen::Unseen};
+use super::{Group, length_ns, share, unseen::Unseen};
 use crate::{
     format::{
         escape::Printable,
@@ -25,7 +25,7 @@ use crate::{
         time::Local,
         units::{Count, PerSecond, Span},
     },
-    model::{By, Cause, GroupFigures, GroupKey, Interval, Role, ServicePort, TransitionCount},
+    model::{By, Cause, GroupKey, Interval, Role, ServicePort, TransitionCount},
     view::rank,
 };
 
@@ -37,6 +37,9 @@ const INDENT: usize = 10;
 const GROUPS: usize = 5;
 /// Columns of the left part of the table, and the gap.
 const LEFT: usize = 4;
+
+/// Columns of a cgroup's path.
+const CGROUP: usize = 15;
 
 pub(super) struct Text {
     by: By,
@@ -59,7 +62,7 @@ impl Text {
             By::Port => vec![Column::right("PORT", 5), Column::left("ROLE", 7)],
             By::Role => vec![Column::left("ROLE", 13)],
             By::Comm => vec![Column::left("COMM", 15)],
-            By::Cgroup => vec![Column::right("CGROUP", 13)],
+            By::Cgroup => vec![Column::left("CGROUP", CGROUP)],
         };
         let right = [Column::right("PER SEC", 9), Column::right("SHARE", 5)];
         Self {
@@ -75,6 +78,7 @@ impl Text {
     pub(super) fn block(
         &mut self,
         interval: &Interval,
+        groups: Vec<Group<'_>>,
         unseen: &Unseen,
         wall_ns: i64,
         out: &mut dyn Write,
@@ -95,7 +99,7 @@ impl Text {
             let causes = causes.map(|(cause, count)| format!("{cause} {}", Count(*count)).into());
             write_wrapped("ended", causes, out)?;
         }
-        self.table(interval, out)
+        self.table(interval, groups, out)
     }
 
     fn head(&mut self, interval: &Interval, wall_ns: i64, out: &mut dyn Write) -> io::Result<()> {
@@ -124,7 +128,12 @@ impl Text {
         write_wrapped(&label, items.into_iter(), out)
     }
 
-    fn table(&mut self, interval: &Interval, out: &mut dyn Write) -> io::Result<()> {
+    fn table(
+        &mut self,
+        interval: &Interval,
+        groups: Vec<Group<'_>>,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
         let transitions = &interval.all.transitions;
         if transitions.is_empty() {
             return Ok(());
@@ -144,7 +153,7 @@ impl Text {
                 ]
             })
             .collect();
-        let groups = self.groups(interval, transitions.len().max(GROUPS));
+        let groups = self.groups(interval, groups, transitions.len().max(GROUPS));
         transitions.resize(transitions.len().max(groups.len()), Default::default());
         self.table.titles(out)?;
         for (at, left) in transitions.iter().enumerate() {
@@ -160,8 +169,12 @@ impl Text {
     }
 
     /// The right part of the table: the busiest groups, and in its last line what they leave.
-    fn groups(&self, interval: &Interval, lines: usize) -> Vec<Vec<String>> {
-        let mut groups = busiest_first(&interval.groups);
+    fn groups(
+        &self,
+        interval: &Interval,
+        mut groups: Vec<Group<'_>>,
+        lines: usize,
+    ) -> Vec<Vec<String>> {
         groups.retain(|group| group.figures.total() > 0);
         let shown = if groups.len() > lines {
             lines - 1
@@ -178,7 +191,7 @@ impl Text {
         };
         let mut table: Vec<Vec<String>> = groups
             .into_iter()
-            .map(|group| line(key(group), group.figures.total()))
+            .map(|group| line(key(&group), group.figures.total()))
             .collect();
         if !rest.is_empty() {
             let count = rest.iter().map(|group| group.figures.total()).sum();
@@ -232,9 +245,9 @@ fn listen(unseen: &Unseen) -> Vec<Item> {
     .collect()
 }
 
-fn key(group: &GroupFigures) -> Vec<String> {
+fn key(group: &Group<'_>) -> Vec<String> {
     let role = |role: Role| OrDash((role != Role::Unknown).then(|| role.name())).to_string();
-    match &group.key {
+    match group.key {
         GroupKey::Port(ServicePort::Port(port), of) => vec![port.to_string(), role(*of)],
         GroupKey::Port(ServicePort::Other, of) => vec!["other".to_owned(), role(*of)],
         GroupKey::Port(ServicePort::Unknown, of) => vec!["-".to_owned(), role(*of)],
@@ -243,8 +256,27 @@ fn key(group: &GroupFigures) -> Vec<String> {
             let name = comm.as_ref().map(|comm| Printable(comm.as_bytes()));
             vec![OrDash(name).to_string()]
         }
-        GroupKey::Cgroup(id) => vec![OrDash(*id).to_string()],
+        GroupKey::Cgroup(id) => vec![match &group.path {
+            Some(path) => right_end(&Printable(path.as_bytes()).to_string(), CGROUP),
+            None => OrDash(*id).to_string(),
+        }],
         GroupKey::Other => vec!["other".to_owned()],
+    }
+}
+
+/// The end of a path, which says most, in so many columns: whole names if the last one fits.
+fn right_end(path: &str, width: usize) -> String {
+    const CUT: &str = "..";
+    let length = path.chars().count();
+    if length <= width {
+        return path.to_owned();
+    }
+    let room = width - CUT.len();
+    let end: String = path.chars().skip(length - room).collect();
+    // A name that is cut in two says less than none; but the last one must stay.
+    match end.find('/') {
+        Some(at) if !end.starts_with('/') => format!("{CUT}{}", &end[at..]),
+        _ => format!("{CUT}{end}"),
     }
 }
 
@@ -303,8 +335,17 @@ fn write_wrapped(
 mod tests {
     use tcpstate_common::State;
 
-    use super::*;
-    use crate::model::Figures;
+    use super::{super::busiest_first, *};
+    use crate::{
+        model::{Figures, GroupFigures},
+        source::Names,
+    };
+
+    fn block(text: &mut Text, interval: &Interval, wall_ns: i64, out: &mut Vec<u8>) {
+        let groups = busiest_first(&interval.groups, &Names::default());
+        text.block(interval, groups, &Unseen::default(), wall_ns, out)
+            .unwrap();
+    }
 
     fn figures(transitions: &[(State, State, u64)]) -> Figures {
         Figures {
@@ -353,16 +394,14 @@ mod tests {
         };
         let mut out = Vec::new();
         let mut text = Text::new(By::Port, 1_000_000_000, TimeZone::UTC, false);
-        text.block(&interval, &Unseen::default(), 0, &mut out)
-            .unwrap();
+        block(&mut text, &interval, 0, &mut out);
         let quiet = Interval {
             start_ns: 0,
             end_ns: 1_000_000_000,
             all: Figures::default(),
             groups: Vec::new(),
         };
-        text.block(&quiet, &Unseen::default(), 2_000_000_000, &mut out)
-            .unwrap();
+        block(&mut text, &quiet, 2_000_000_000, &mut out);
         let expected = "\
 00:00:00  opened 0/s  established 0/s  closed 2.50/s  failed 2.50/s  in 2.00 s
 now       LISTEN 190
@@ -380,6 +419,23 @@ SYN_SENT    -> CLOSE               5      2.50       - -               1    1%
     }
 
     #[test]
+    fn of_a_long_path_the_end_is_kept() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("/user.slice/a.b", "/user.slice/a.b"),
+            ("/system.slice/nginx.service", "..nginx.service"),
+            ("/system.slice/ssh.service", "../ssh.service"),
+            ("/a/system.slice/x.y", "../x.y"),
+            ("/docker/0123456789abcdef0123", "..789abcdef0123"),
+            ("/größe/größengrößengrößen", "..ngrößengrößen"),
+        ] {
+            let end = right_end(path, 15);
+            assert!(end.chars().count() <= 15, "{end}");
+            assert_eq!(end, expected, "{path}");
+        }
+    }
+
+    #[test]
     fn colour_changes_nothing_else() {
         let interval = Interval {
             start_ns: 0,
@@ -393,8 +449,7 @@ SYN_SENT    -> CLOSE               5      2.50       - -               1    1%
         let written = |colour| {
             let mut out = Vec::new();
             let mut text = Text::new(By::Port, 1_000_000_000, TimeZone::UTC, colour);
-            text.block(&interval, &Unseen::default(), 0, &mut out)
-                .unwrap();
+            block(&mut text, &interval, 0, &mut out);
             String::from_utf8(out).unwrap()
         };
         let coloured = written(true);

@@ -1,0 +1,114 @@
+//! What the numbers in events are called. The kernel names a cgroup by a number that says nothing to a
+//! person; its path does.
+//!
+//! A view asks when it prints, never for each event. Where names come from (this host, or the recording
+//! that is read) it does not know.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use hashbrown::HashMap;
+
+/// Knows what the numbers in a stream's events are called.
+pub trait Naming: Send + Sync {
+    /// The path of the cgroup with this id, as in `/proc/PID/cgroup`: `/system.slice/nginx.service`.
+    fn cgroup(&self, id: u64) -> Option<Arc<str>>;
+}
+
+/// A handle on the names of a source's events, cheap to clone. By default nothing has a name.
+#[derive(Clone, Default)]
+pub struct Names(Option<Arc<dyn Naming>>);
+
+impl Names {
+    /// The names that this one knows.
+    pub fn new(naming: Arc<dyn Naming>) -> Self {
+        Self(Some(naming))
+    }
+
+    /// The path of a cgroup; `None` where it cannot be told.
+    pub fn cgroup(&self, id: Option<u64>) -> Option<Arc<str>> {
+        self.0.as_ref()?.cgroup(id?)
+    }
+
+    /// Whether nothing has a name here.
+    pub const fn are_none(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.are_none() { "no names" } else { "names" })
+    }
+}
+
+/// Names that were written down, as a recording has them.
+#[derive(Debug, Default)]
+pub struct NameBook(Mutex<Book>);
+
+#[derive(Debug, Default)]
+struct Book {
+    cgroups: HashMap<u64, Arc<str>>,
+    bytes: usize,
+}
+
+/// Bytes of names that a [`NameBook`] takes; what comes after stays a number.
+const MAX_BYTES: usize = 64 << 20;
+/// What a name takes beside its text, roughly.
+const ENTRY_BYTES: usize = 64;
+
+impl NameBook {
+    /// Writes down the paths of these cgroups. What had a path gets the new one.
+    pub fn add_cgroups<T: Into<Arc<str>>>(&self, cgroups: impl IntoIterator<Item = (u64, T)>) {
+        // Nothing that holds the lock can leave the book half written.
+        let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, path) in cgroups {
+            let path = path.into();
+            let bytes = book.bytes + path.len() + ENTRY_BYTES;
+            if bytes > MAX_BYTES {
+                return;
+            }
+            book.bytes = bytes;
+            if let Some(before) = book.cgroups.insert(id, path) {
+                book.bytes -= before.len() + ENTRY_BYTES;
+            }
+        }
+    }
+}
+
+impl Naming for NameBook {
+    fn cgroup(&self, id: u64) -> Option<Arc<str>> {
+        let book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        book.cgroups.get(&id).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_was_written_down_last() {
+        let book = Arc::new(NameBook::default());
+        book.add_cgroups([(1, "/"), (7, "/old")]);
+        book.add_cgroups([(7, "/new")]);
+        let names = Names::new(book);
+        assert_eq!(names.cgroup(Some(7)).as_deref(), Some("/new"));
+        assert_eq!(names.cgroup(Some(1)).as_deref(), Some("/"));
+        assert_eq!((names.cgroup(Some(2)), names.cgroup(None)), (None, None));
+        assert_eq!(Names::default().cgroup(Some(7)), None);
+    }
+
+    #[test]
+    fn a_book_is_bounded() {
+        let book = NameBook::default();
+        let long = "x".repeat(1 << 20);
+        book.add_cgroups((0..100).map(|id| (id, long.as_str())));
+        assert!(book.cgroup(0).is_some() && book.cgroup(99).is_none());
+        // The same again takes no more.
+        book.add_cgroups((0..30).map(|id| (id, long.as_str())));
+        assert!(book.0.lock().unwrap().bytes <= MAX_BYTES);
+    }
+}

@@ -1,0 +1,191 @@
+//! The filters on owners, on a recording: exactly the events of the connections that are meant, whatever
+//! view they go to, and the books of the rest.
+
+#[path = "support/golden.rs"]
+#[expect(dead_code, reason = "nothing is compared with a file here")]
+mod support;
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+use tcpstate_common::record::flags;
+use tcpstate_user::{
+    event::Event,
+    recording::{self, Writer},
+    source::Accounting,
+};
+
+use self::support::{end, events, names, origin};
+
+fn write(path: &Path) {
+    let mut writer = Writer::create(path, &origin(), recording::Options::default())
+        .unwrap()
+        .naming(names());
+    let events = events();
+    writer.append(&events, end().now_ns).unwrap();
+    let received = events.len() as u64;
+    let books = Accounting {
+        seen: received,
+        submitted: received,
+        received,
+        ..Accounting::default()
+    };
+    writer.finish(Some(&books), None).unwrap();
+}
+
+fn tcpstate(file: &Path, arguments: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+        .args(arguments.split(' '))
+        .arg("-r")
+        .arg(file)
+        .output()
+        .unwrap()
+}
+
+/// The lines of a run, and its summary.
+fn lines(file: &Path, arguments: &str) -> (Vec<Value>, Value) {
+    let output = tcpstate(file, arguments);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let summary = lines.pop().unwrap();
+    (lines, summary)
+}
+
+/// When the client's cookie appears again, nobody knows of whom.
+fn is_known(event: &Event) -> bool {
+    event.oldstate().0 <= 12
+}
+
+fn is_nginx(event: &Event) -> bool {
+    event.lport() == 80
+}
+
+fn is_curl(event: &Event) -> bool {
+    event.rport() == 443 && is_known(event)
+}
+
+/// What connects and says so.
+fn is_client(event: &Event) -> bool {
+    is_curl(event) || event.rport() == 9
+}
+
+fn has_socket(event: &Event) -> bool {
+    event.has(flags::SOCKET)
+}
+
+type Keeps = fn(&Event) -> bool;
+
+const CASES: &[(&str, Keeps)] = &[
+    ("--comm nginx", is_nginx),
+    ("--comm nginx,curl", |event| {
+        is_nginx(event) || is_curl(event)
+    }),
+    ("--comm ngin", |_| false),
+    ("--pid 1234", is_curl),
+    ("--pid 800", is_nginx),
+    // One that acts on a connection without being its owner.
+    ("--pid 812", |_| false),
+    ("--pid 1234,4000", |event| {
+        is_client(event) && event.lport() != 40_003
+    }),
+    ("--uid 33", has_socket),
+    ("--uid 0,1000", |_| false),
+    ("--cgroup /", has_socket),
+    ("--cgroup /system.slice", has_socket),
+    (
+        "--cgroup /sys/fs/cgroup/system.slice/nginx.service/",
+        has_socket,
+    ),
+    ("--cgroup /system.slice/nginx", |_| false),
+    ("--role client", is_client),
+    ("--role server", is_nginx),
+    ("--role client --comm nginx", |_| false),
+    (
+        "--role client --uid 33 --comm curl --cgroup /system.slice",
+        is_curl,
+    ),
+    ("--comm nginx -P 80", is_nginx),
+];
+
+#[test]
+fn each_filter_keeps_exactly_the_events_of_its_connections() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.rec");
+    write(&file);
+    for (filter, keeps) in CASES {
+        let expected: Vec<u64> = events()
+            .iter()
+            .filter(|event| keeps(event))
+            .map(Event::ts_ns)
+            .collect();
+        let (lines, summary) = lines(&file, &format!("trace --json {filter}"));
+        let found: Vec<u64> = lines
+            .iter()
+            .map(|line| line["ts_ns"].as_u64().unwrap())
+            .collect();
+        assert_eq!(found, expected, "{filter}");
+        let selection = &summary["selection"];
+        assert_eq!(selection["passed"], expected.len() as u64, "{filter}");
+        assert_eq!(
+            selection["dropped"],
+            (events().len() - expected.len()) as u64,
+            "{filter}"
+        );
+    }
+}
+
+#[test]
+fn a_connection_is_shown_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.rec");
+    write(&file);
+    let cookies = |filter: &str| {
+        let (lines, _) = lines(&file, &format!("life --json --live {filter}"));
+        let cookies = lines.iter().map(|line| line["cookie"].as_u64());
+        cookies.collect::<Vec<_>>()
+    };
+    let clients = [Some(4_101), Some(4_103), Some(4_106)];
+    assert_eq!(cookies("--role client"), clients);
+    assert_eq!(cookies("--comm nginx"), [Some(4_102), Some(4_105)]);
+    let all = |arguments: &str| lines(&file, arguments).0;
+    let nginx = |line: &Value| line["owner"]["comm"] == "nginx";
+    let mut expected = all("life --json");
+    expected.retain(nginx);
+    assert_eq!(all("life --json --comm nginx"), expected);
+}
+
+#[test]
+fn a_part_of_a_recording_is_a_recording() {
+    let directory = tempfile::tempdir().unwrap();
+    let [whole, part] = ["whole", "part"].map(|name| directory.path().join(name));
+    write(&whole);
+    let arguments = format!("record --comm nginx -w {}", part.display());
+    assert!(tcpstate(&whole, &arguments).status.success());
+    let (expected, _) = lines(&whole, "trace --json --comm nginx");
+    let (found, summary) = lines(&part, "trace --json");
+    assert_eq!(found, expected);
+    assert_eq!(found[0]["cgroup"], "/system.slice/nginx.service");
+    let left_out = &summary["accounting"]["filtered_by_reason"]["settled"];
+    assert_eq!(*left_out, (events().len() - found.len()) as u64);
+}
+
+#[test]
+fn what_is_no_path_of_a_cgroup_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.rec");
+    write(&file);
+    let output = tcpstate(&file, "trace --cgroup system.slice");
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        message.starts_with("tcpstate: there is no cgroup `system.slice`; give its path as"),
+        "{message}"
+    );
+}
