@@ -58,6 +58,7 @@ pub struct Offsets {
     pub sk_shutdown: u32,
     pub sk_flags: u32,
     pub sk_uid: u32,
+    pub sk_cookie: u32,
     pub sk_cgroup: u32,
     pub inet_sport: u32,
     pub tcp_srtt_us: u32,
@@ -95,9 +96,11 @@ pub struct Config {
     pub offsets: Offsets,
     /// What to keep.
     pub filter: Filter,
-    /// Wake the reader each time that a multiple of this many bytes waits in the ring buffer.
-    /// A power of two.
+    /// Wake the reader once this many bytes wait in the ring buffer.
     pub wake_bytes: u32,
+    /// A CPU looks how much waits when the records that it has submitted have none of these bits:
+    /// one less than a power of two.
+    pub look_mask: u32,
     /// 1: the kernel lets a tracing program call `bpf_get_socket_cookie`. *Since:* Linux 5.12.
     pub has_cookie: u8,
     /// 1: the kernel has `bpf_get_current_task_btf`. *Since:* Linux 5.11.
@@ -109,9 +112,9 @@ pub struct Config {
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 96);
+    assert!(size_of::<Offsets>() == 100);
     assert!(size_of::<Filter>() == 8);
-    assert!(size_of::<Config>() == 112 && align_of::<Config>() == 4);
+    assert!(size_of::<Config>() == 120 && align_of::<Config>() == 4);
 };
 
 /// `skaddr`'s offset in the classic tracepoint's record on nearly every kernel.

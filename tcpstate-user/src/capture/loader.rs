@@ -11,7 +11,7 @@ use aya::{
     programs::{Program, ProgramInfo, tp_btf::BtfTracePointLinkId, trace_point::TracePointLinkId},
 };
 use tcpstate_common::{
-    Config, Counters,
+    Config, Counters, Record,
     config::{self, PortBitmap, TP_BASE_LAZY},
 };
 
@@ -105,10 +105,12 @@ pub fn load(host: &Host, plan: &Plan<'_>) -> Result<Loaded, CaptureError> {
         });
     }
 
+    let wake_bytes = plan.ring_bytes / 4;
     let mut config = Config {
         filter: plan.filter.config(),
         has_filter: u8::from(plan.filter.config() != config::Filter::default()),
-        wake_bytes: plan.ring_bytes / 4,
+        wake_bytes,
+        look_mask: look_every(wake_bytes, online_cpus()) - 1,
         ..Config::default()
     };
     let mut base = config::TP_BASE;
@@ -182,6 +184,24 @@ pub fn load(host: &Host, plan: &Plan<'_>) -> Result<Loaded, CaptureError> {
         ring_bytes: plan.ring_bytes,
         has_cookies: config.has_cookie != 0,
     })
+}
+
+/// After how many records a CPU looks at the ring again, a power of two: so often that all CPUs
+/// together submit no more than another `wake_bytes` in between.
+fn look_every(wake_bytes: u32, cpus: u32) -> u32 {
+    /// Looking more seldom than this would save nothing that can be measured.
+    const SELDOM_ENOUGH: u32 = 1024;
+    let records = wake_bytes / RECORD_IN_RING_BYTES / cpus.max(1);
+    1 << records.clamp(1, SELDOM_ENOUGH).ilog2()
+}
+
+/// The ring puts eight bytes before each record.
+#[expect(clippy::cast_possible_truncation, reason = "128")]
+const RECORD_IN_RING_BYTES: u32 = 8 + Record::SIZE as u32;
+
+/// CPUs that can make transitions; 1 where the kernel does not tell.
+fn online_cpus() -> u32 {
+    aya::util::online_cpus().map_or(1, |cpus| u32::try_from(cpus.len()).unwrap_or(u32::MAX))
 }
 
 /// Symbols of `aya-log-ebpf`.
