@@ -25,6 +25,9 @@ pub const COUNTERS: &str = "COUNTERS";
 /// The array map with one `u32`: 1 while the reader sleeps until it is woken.
 pub const READER_SLEEPS: &str = "READER_SLEEPS";
 
+/// The per-CPU array map with room for a copy of a socket's members, [`SCRATCH_BYTES`] long.
+pub const SCRATCH: &str = "SCRATCH";
+
 /// The program for the BTF tracepoint.
 pub const PROGRAM_BTF: &str = "tcpstate_btf";
 /// The program for the classic tracepoint whose record has `skaddr` at [`TP_BASE`].
@@ -36,7 +39,7 @@ pub const PROGRAM_EMPTY_BTF: &str = "empty_btf";
 /// A classic tracepoint program that does nothing: the floor that costs are measured against.
 pub const PROGRAM_EMPTY_TRACEPOINT: &str = "empty_tp";
 
-/// Byte offsets inside the kernel's structures, read from its BTF. Only `btf` mode uses them.
+/// Byte offsets inside the kernel's structures, read from its BTF.
 ///
 /// `sk_*` count from `struct sock`, `inet_*` and `tcp_*` from `struct tcp_sock`, `net_*` from `struct net`,
 /// `cgroup_*` from `struct cgroup`, `kn_*` from `struct kernfs_node`, `task_*` from
@@ -58,6 +61,7 @@ pub struct Offsets {
     pub sk_shutdown: u32,
     pub sk_flags: u32,
     pub sk_uid: u32,
+    pub sk_cookie: u32,
     pub sk_cgroup: u32,
     pub inet_sport: u32,
     pub tcp_srtt_us: u32,
@@ -71,11 +75,49 @@ pub struct Offsets {
     pub task_tgid: u32,
 }
 
+/// A run of bytes of a `struct tcp_sock` that `tracepoint` mode copies at once, with one call of
+/// `bpf_probe_read_kernel`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Span {
+    /// Where it begins in the socket, bytes.
+    pub from: u32,
+    /// Where it is copied to in [`SCRATCH`], bytes.
+    pub to: u32,
+    /// Its length in bytes; 0: there is no such span.
+    pub bytes: u32,
+}
+
+/// Spans that `tracepoint` mode reads of a socket at most.
+pub const MAX_SPANS: usize = 4;
+/// Bytes that all spans together have room for.
+pub const SCRATCH_BYTES: usize = 2048;
+
+/// How `tracepoint` mode reads a socket: what it copies, and where a member is in the copy. The
+/// members are those of [`Offsets`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the names are the kernel's")]
+pub struct SocketCopy {
+    pub spans: [Span; MAX_SPANS],
+    pub sk_net: u32,
+    pub sk_err: u32,
+    pub sk_shutdown: u32,
+    pub sk_flags: u32,
+    pub sk_uid: u32,
+    pub sk_cgroup: u32,
+    pub tcp_srtt_us: u32,
+    pub tcp_bytes_sent: u32,
+    pub tcp_bytes_received: u32,
+    pub tcp_total_retrans: u32,
+}
+
 /// Which filters run in the kernel. 0 is off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Filter {
-    /// Keep only this network namespace (inode number). `btf` mode only.
+    /// Keep only this network namespace (inode number). Not where `tracepoint` mode cannot read the
+    /// socket.
     pub netns: u32,
     /// Keep only this address family (2 or 10), v4-mapped addresses counted as IPv4.
     pub family: u8,
@@ -91,13 +133,17 @@ pub struct Filter {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
-    /// Where the kernel keeps things. `btf` mode only.
+    /// Where the kernel keeps things. In `tracepoint` mode only if [`Config::reads_socket`] is 1.
     pub offsets: Offsets,
+    /// What `tracepoint` mode copies of a socket, if [`Config::reads_socket`] is 1.
+    pub copy: SocketCopy,
     /// What to keep.
     pub filter: Filter,
-    /// Wake the reader each time that a multiple of this many bytes waits in the ring buffer.
-    /// A power of two.
+    /// Wake the reader once this many bytes wait in the ring buffer.
     pub wake_bytes: u32,
+    /// A CPU looks how much waits when the records that it has submitted have none of these bits:
+    /// one less than a power of two.
+    pub look_mask: u32,
     /// 1: the kernel lets a tracing program call `bpf_get_socket_cookie`. *Since:* Linux 5.12.
     pub has_cookie: u8,
     /// 1: the kernel has `bpf_get_current_task_btf`. *Since:* Linux 5.11.
@@ -106,12 +152,17 @@ pub struct Config {
     pub has_cgroup: u8,
     /// 1: some filter of [`Config::filter`] is on.
     pub has_filter: u8,
+    /// 1: `tracepoint` mode reads the socket that its record points at.
+    pub reads_socket: u8,
+    /// Not used.
+    pub padding: [u8; 3],
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 96);
+    assert!(size_of::<Offsets>() == 100);
+    assert!(size_of::<SocketCopy>() == 88);
     assert!(size_of::<Filter>() == 8);
-    assert!(size_of::<Config>() == 112 && align_of::<Config>() == 4);
+    assert!(size_of::<Config>() == 212 && align_of::<Config>() == 4);
 };
 
 /// `skaddr`'s offset in the classic tracepoint's record on nearly every kernel.

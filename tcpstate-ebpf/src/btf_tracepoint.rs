@@ -136,7 +136,12 @@ impl Transition for Call {
                 && key.newstate.0 == State::SYN_RECV.0;
             (*record).cookie = 0;
             if config!(has_cookie) != 0 && !unfinished {
-                (*record).cookie = bpf_get_socket_cookie(self.sk.cast_mut().cast());
+                // A socket has none until somebody asks for it; only then is the helper wanted.
+                let mut cookie: u64 = self.sk(config!(offsets.sk_cookie));
+                if cookie == 0 {
+                    cookie = bpf_get_socket_cookie(self.sk.cast_mut().cast());
+                }
+                (*record).cookie = cookie;
                 known |= flags::COOKIE;
             }
 

@@ -104,7 +104,9 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
         ctx,
         "{} -> {} lport {} rport {}", key.oldstate.0, key.newstate.0, key.lport, key.rport
     );
-    entry.submit(wakeup());
+    // SAFETY: the map lookup gave a valid pointer to this CPU's value.
+    let submitted = unsafe { (*counters).submitted };
+    entry.submit(wakeup(submitted));
     count!(counters.submitted);
 }
 
@@ -162,7 +164,7 @@ pub(crate) unsafe fn load<T: Copy>(base: *const u8, offset: u32) -> T {
 /// every few milliseconds; one when it has gone to sleep because nothing happened; and one each time
 /// that another `wake_bytes` have piled up, so that a storm does not wait for the reader's tick.
 #[inline(always)]
-fn wakeup() -> u64 {
+fn wakeup(submitted: u64) -> u64 {
     if let Some(sleeps) = READER_SLEEPS.get_ptr_mut(0) {
         // SAFETY: the map lookup gave a valid pointer. Two CPUs may both see the 1: the reader is
         // then woken twice.
@@ -173,11 +175,9 @@ fn wakeup() -> u64 {
             }
         }
     }
-    let waiting = RING.query(u64::from(BPF_RB_AVAIL_DATA));
-    let step = u64::from(config!(wake_bytes));
-    // Several CPUs can pass the mark between a reservation and this look: leave them some room.
-    const ROOM: u64 = 4 * (Record::SIZE as u64 + 8);
-    if waiting >= step && waiting & (step - 1) < ROOM {
+    if submitted & u64::from(config!(look_mask)) == 0
+        && RING.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(config!(wake_bytes))
+    {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
         u64::from(BPF_RB_NO_WAKEUP)

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use tcpstate_common::{
     Config, Counters,
-    config::{PORT_WORDS, PortBitmap},
+    config::{PORT_WORDS, PortBitmap, SCRATCH_BYTES, Span},
 };
 
 /// The records. User space sets the size.
@@ -22,6 +22,12 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entrie
 /// Key 0 is 1 while the reader sleeps until it is woken.
 #[map]
 pub(crate) static READER_SLEEPS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Room for a copy of a socket's members, key 0. No two runs share it: the kernel does not run a
+/// program of the classic tracepoint inside another one on the same CPU.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<[u64; SCRATCH_BYTES / 8]> =
+    PerCpuArray::with_max_entries(1, 0);
 
 /// A global that user space sets before the load and nobody changes after it.
 ///
@@ -66,6 +72,23 @@ pub(crate) fn config_at<T: Copy>(offset: usize, _field: fn(&Config) -> T) -> T {
     // SAFETY: `config!`, the only caller, gives the offset of a field of this type, an integer; the
     // static is never written.
     unsafe { core::ptr::read_volatile(CONFIG.as_ptr().cast::<u8>().add(offset).cast::<T>()) }
+}
+
+/// Reads one span of [`Config::copy`].
+#[inline(always)]
+pub(crate) fn span(index: usize) -> Span {
+    let at = core::mem::offset_of!(Config, copy.spans) + index * size_of::<Span>();
+    Span {
+        from: config_at(at + core::mem::offset_of!(Span, from), |config| {
+            config.copy.spans[0].from
+        }),
+        to: config_at(at + core::mem::offset_of!(Span, to), |config| {
+            config.copy.spans[0].to
+        }),
+        bytes: config_at(at + core::mem::offset_of!(Span, bytes), |config| {
+            config.copy.spans[0].bytes
+        }),
+    }
 }
 
 impl ReadOnly<PortBitmap> {

@@ -1,20 +1,32 @@
-//! The classic tracepoint: only what its record carries, for hosts without BTF.
+//! The classic tracepoint: what its record carries, and, where the kernel's BTF says where to look, what
+//! the socket tells that it points at.
+//!
+//! The address in the record is only a number to the verifier, so the socket is read by
+//! `bpf_probe_read_kernel`. A call costs more than what it copies: members that are near each other are
+//! copied at once, user space says which (`SocketCopy`). There is no cookie here: a socket has
+//! none until somebody asks for it, only the kernel can make one, and an identity that appears in
+//! the middle of a connection is none.
 //!
 //! The verifier refuses a load from a tracepoint's context at an offset that stands in a register,
 //! even a constant one ("dereference of modified ctx ptr"), so the layouts that exist are compiled
 //! in, one program each, and user space picks the one that the host's `format` file describes.
 
-use core::mem::offset_of;
+use core::mem::{MaybeUninit, offset_of};
 
-use aya_ebpf::{EbpfContext, macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{
+    EbpfContext, helpers::generated::bpf_probe_read_kernel, macros::tracepoint,
+    programs::TracePointContext,
+};
 use tcpstate_common::{
     Record, State,
-    config::{TP_BASE, TP_BASE_LAZY, TracepointRecord},
+    config::{MAX_SPANS, TP_BASE, TP_BASE_LAZY, TracepointRecord},
+    record::flags,
 };
 
 use crate::{
-    emit::{self, Transition},
+    emit::{self, Transition, load},
     filter::Key,
+    maps::{SCRATCH, config, span},
 };
 
 /// The program for the layout of nearly every kernel.
@@ -60,7 +72,13 @@ impl<const BASE: u32> Transition for Call<'_, BASE> {
 
     #[inline(always)]
     fn keeps_netns(&self) -> bool {
-        true
+        let wanted = config!(filter.netns);
+        if wanted == 0 || config!(reads_socket) == 0 {
+            return true;
+        }
+        let net: u64 = read(self.skaddr(), config!(offsets.sk_net)).unwrap_or(0);
+        // What cannot be read is kept, as with what is not known yet.
+        read(net, config!(offsets.net_inum)).is_none_or(|netns: u32| netns == wanted)
     }
 
     #[inline(always)]
@@ -108,6 +126,72 @@ impl<const BASE: u32> Transition for Call<'_, BASE> {
             (*record).retransmits = 0;
             (*record).error = 0;
         }
-        0
+        if config!(reads_socket) == 0 {
+            return 0;
+        }
+        // SAFETY: the caller vouches for `record`.
+        unsafe { copy_socket(self.skaddr(), record) }.unwrap_or(0)
+    }
+}
+
+/// Fills what the socket tells, and returns the [`flags`] that say so; `None` where it cannot be read.
+///
+/// # Safety
+///
+/// `record` is valid for writes.
+#[inline(always)]
+unsafe fn copy_socket(sk: u64, record: *mut Record) -> Option<u8> {
+    let copy: *const u8 = SCRATCH.get_ptr_mut(0)?.cast::<u8>();
+    for index in 0..MAX_SPANS {
+        let span = span(index);
+        if span.bytes != 0 {
+            // SAFETY: user space made the spans so that they fit, and the verifier checks it.
+            let failed = unsafe {
+                bpf_probe_read_kernel(
+                    copy.add(span.to as usize).cast_mut().cast(),
+                    span.bytes,
+                    (sk + u64::from(span.from)) as *const _,
+                )
+            };
+            if failed != 0 {
+                return None;
+            }
+        }
+    }
+    // SAFETY: the places are inside of the copy, which the verifier checks; the caller vouches for
+    // `record`.
+    unsafe {
+        (*record).netns = read(load(copy, config!(copy.sk_net)), config!(offsets.net_inum))?;
+        (*record).uid = load(copy, config!(copy.sk_uid));
+        (*record).error = load::<u32>(copy, config!(copy.sk_err)) as u16;
+        if config!(has_cgroup) != 0 {
+            let kn = read(
+                load(copy, config!(copy.sk_cgroup)),
+                config!(offsets.cgroup_kn),
+            );
+            (*record).cgroup = read(kn.unwrap_or(0), config!(offsets.kn_id)).unwrap_or(0);
+        }
+        (*record).bytes_sent = load(copy, config!(copy.tcp_bytes_sent));
+        (*record).bytes_received = load(copy, config!(copy.tcp_bytes_received));
+        // The kernel keeps eight times the value.
+        (*record).srtt_us = load::<u32>(copy, config!(copy.tcp_srtt_us)) >> 3;
+        (*record).retransmits = load(copy, config!(copy.tcp_total_retrans));
+        // SOCK_DEAD and SOCK_DONE are bits 0 and 1 in both.
+        let ends = load::<u64>(copy, config!(copy.sk_flags)) as u8 & (flags::DEAD | flags::DONE);
+        let shutdown = (load::<u8>(copy, config!(copy.sk_shutdown)) & 3) << 2;
+        Some(flags::SOCKET | flags::TCP | ends | shutdown)
+    }
+}
+
+/// Reads a `T` in a kernel structure at an address that the verifier knows nothing of.
+#[inline(always)]
+fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes all of `value`, zeros where it fails.
+    unsafe {
+        let source = (base + u64::from(offset)) as *const _;
+        let failed =
+            bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, source);
+        (failed == 0).then(|| value.assume_init())
     }
 }

@@ -391,7 +391,7 @@ pub enum Attach {
     Auto,
     /// The BTF tracepoint: cheaper, and knows the socket
     Btf,
-    /// The classic tracepoint: no cookie, user, namespace, error or byte counts
+    /// The classic tracepoint: costs more, no cookie; needs BTF to read the socket
     Tracepoint,
 }
 

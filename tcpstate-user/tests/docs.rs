@@ -103,7 +103,9 @@ fn capture_errors() -> Vec<CaptureError> {
             path: "/sys/kernel/tracing/events/sock/inet_sock_set_state/format".into(),
             source: os(libc::EACCES),
         },
-        CaptureError::NoNetns,
+        CaptureError::NoNetns {
+            why: "a reason".into(),
+        },
         CaptureError::Object(aya::EbpfError::NoBTF),
         CaptureError::NoMode {
             btf: "one".into(),

@@ -82,11 +82,15 @@ pub enum CaptureError {
         #[source]
         source: ProgramError,
     },
-    /// A filter that the attach mode cannot serve.
+    /// A filter that needs what stands in the socket, where that cannot be read.
     #[error(
-        "the classic tracepoint does not tell the network namespace, so --netns cannot work with it"
+        "--netns cannot work with the classic tracepoint here: the namespace stands in the socket, which \
+         cannot be read: {why}"
     )]
-    NoNetns,
+    NoNetns {
+        /// Why it cannot be read.
+        why: String,
+    },
     /// Neither attach mode works here.
     #[error("no attach mode works here: btf: {btf}; tracepoint: {tracepoint}")]
     NoMode {
@@ -149,7 +153,7 @@ impl CaptureError {
                  `confidentiality` shows no tracepoints there."
                     .into(),
             ),
-            Self::NoNetns => Some(
+            Self::NoNetns { .. } => Some(
                 "Leave --netns out, or use --attach btf (`tcpstate doctor` says what it lacks here)."
                     .into(),
             ),

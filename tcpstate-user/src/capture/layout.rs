@@ -176,6 +176,7 @@ pub fn resolve_offsets(btf: &Btf) -> Result<Resolved, LayoutError> {
         sk_shutdown: sock.at("sk_shutdown", Shape::Bytes(1))?,
         sk_flags: sock.at("__sk_common.skc_flags", eight)?,
         sk_uid: sock.at("sk_uid.val", four)?,
+        sk_cookie: sock.at("__sk_common.skc_cookie.counter", eight)?,
         inet_sport: tcp_sock.at("inet_conn.icsk_inet.inet_sport", two)?,
         tcp_srtt_us: tcp_sock.at("srtt_us", four)?,
         tcp_bytes_sent: tcp_sock.at("bytes_sent", eight)?,

@@ -168,13 +168,15 @@ const KERNEL: &str = "
     union %in6_u 16 u6_addr32:%words@0
     struct in6_addr 16 in6_u:%in6_u@0
     struct %kuid 4 val:int@0 | typedef kuid_t %kuid
+    struct %atomic64 8 counter:long@0 | typedef atomic64_t %atomic64
     struct %possible_net 8 net:pointer@0 | typedef possible_net_t %possible_net
     struct %addresses 8 skc_daddr:__be32@0 skc_rcv_saddr:__be32@4
     union %addrpair 8 skc_addrpair:long@0 :%addresses@0
     struct %ports 4 skc_dport:short@0 skc_num:short@2
     union %flags 8 skc_listener:pointer@0 skc_flags:long@0
     struct sock_common 104 :%addrpair@0 :%ports@12 skc_family:%volatile_short@16 \
-        skc_net:possible_net_t@48 skc_v6_daddr:in6_addr@56 skc_v6_rcv_saddr:in6_addr@72 :%flags@96
+        skc_net:possible_net_t@48 skc_v6_daddr:in6_addr@56 skc_v6_rcv_saddr:in6_addr@72 \
+        skc_cookie:atomic64_t@88 :%flags@96
     struct sock_cgroup_data 8 cgroup:pointer@0
     struct sock 784 __sk_common:sock_common@0 sk_err:int@284 sk_uid:kuid_t@528 \
         sk_protocol:short@532 sk_shutdown:char@575 sk_cgrp_data:sock_cgroup_data@672
@@ -297,6 +299,7 @@ fn members_are_found_through_anonymous_ones_and_typedefs() {
         sk_shutdown: 575,
         sk_flags: 96,
         sk_uid: 528,
+        sk_cookie: 88,
         sk_cgroup: 672,
         inet_sport: 830,
         tcp_srtt_us: 1680,

@@ -110,8 +110,7 @@ impl Live {
                     Ok(loaded) => {
                         notes.push(format!(
                             "attached to the classic tracepoint, since the BTF one failed: {}. \
-                             Without it there is no cookie, user, namespace, cgroup, error, RTT or \
-                             byte count.",
+                             Without it there is no socket cookie.",
                             chain(&btf)
                         ));
                         loaded
@@ -129,8 +128,14 @@ impl Live {
                 },
             },
         };
-        if loaded.mode() == Mode::Tracepoint && options.filter.config().netns != 0 {
-            return Err(CaptureError::NoNetns);
+        if let Some(why) = loaded.without_socket() {
+            if options.filter.config().netns != 0 {
+                return Err(CaptureError::NoNetns { why: why.into() });
+            }
+            notes.push(format!(
+                "cannot read the sockets, only the tracepoint's record: {why}. There is no {}.",
+                loader::ONLY_IN_THE_SOCKET
+            ));
         }
         if !loaded.has_cookies() {
             notes.push(NO_CENSUS.to_owned());

@@ -11,15 +11,17 @@ use aya::{
     programs::{Program, ProgramInfo, tp_btf::BtfTracePointLinkId, trace_point::TracePointLinkId},
 };
 use tcpstate_common::{
-    Config, Counters,
-    config::{self, PortBitmap, TP_BASE_LAZY},
+    Config, Counters, Record,
+    config::{self, PortBitmap, SocketCopy, TP_BASE_LAZY},
 };
 
 use super::{
     CaptureError,
+    error::chain,
     host::{self, Host},
-    layout,
+    layout::{self, Resolved},
     ring::Ring,
+    spans,
 };
 use crate::filter::KernelFilter;
 
@@ -29,6 +31,10 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// For a filter that is off.
 static NO_PORTS: PortBitmap = [0; config::PORT_WORDS];
+
+/// What there is not where `tracepoint` mode cannot read the sockets, as a list for people.
+pub const ONLY_IN_THE_SOCKET: &str =
+    "user, namespace, cgroup, error, RTT, retransmits or byte counts";
 
 const CATEGORY: &str = "sock";
 const TRACEPOINT: &str = "inet_sock_set_state";
@@ -75,6 +81,7 @@ pub struct Loaded {
     mode: Mode,
     ring_bytes: u32,
     has_cookies: bool,
+    without_socket: Option<String>,
 }
 
 /// The kernel's own figures about a program.
@@ -96,7 +103,46 @@ enum Link {
 }
 
 /// Loads the object and the one program that `plan` asks for.
+///
+/// In `tracepoint` mode the sockets are read too where that is possible; if not,
+/// [`Loaded::without_socket`] says why.
 pub fn load(host: &Host, plan: &Plan<'_>) -> Result<Loaded, CaptureError> {
+    if plan.mode == Mode::Btf || plan.empty {
+        return load_as(host, plan, None);
+    }
+    let without = match socket_layout(host) {
+        Ok(layout) => match load_as(host, plan, Some(&layout)) {
+            // A kernel that is locked down to confidentiality has no helper to read it with.
+            Err(error @ CaptureError::Load { .. }) => chain(&error),
+            result => return result,
+        },
+        Err(why) => why,
+    };
+    let mut loaded = load_as(host, plan, None)?;
+    loaded.without_socket = Some(without);
+    Ok(loaded)
+}
+
+/// How `tracepoint` mode finds things in a socket.
+struct SocketLayout {
+    resolved: Resolved,
+    copy: SocketCopy,
+}
+
+/// Where this kernel keeps what a socket tells; why that cannot be used, in words, if it cannot.
+fn socket_layout(host: &Host) -> Result<SocketLayout, String> {
+    let btf = host.kernel_btf().map_err(|error| chain(&error))?;
+    let resolved = layout::resolve_offsets(&btf).map_err(|error| error.to_string())?;
+    let copy = spans::plan(&resolved.offsets)
+        .ok_or("the members of the kernel's `struct tcp_sock` are too far from each other")?;
+    Ok(SocketLayout { resolved, copy })
+}
+
+fn load_as(
+    host: &Host,
+    plan: &Plan<'_>,
+    socket: Option<&SocketLayout>,
+) -> Result<Loaded, CaptureError> {
     let page_bytes = u32::try_from(rustix::param::page_size()).unwrap_or(u32::MAX);
     if !plan.ring_bytes.is_power_of_two() || !plan.ring_bytes.is_multiple_of(page_bytes) {
         return Err(CaptureError::RingBytes {
@@ -105,10 +151,12 @@ pub fn load(host: &Host, plan: &Plan<'_>) -> Result<Loaded, CaptureError> {
         });
     }
 
+    let wake_bytes = plan.ring_bytes / 4;
     let mut config = Config {
         filter: plan.filter.config(),
         has_filter: u8::from(plan.filter.config() != config::Filter::default()),
-        wake_bytes: plan.ring_bytes / 4,
+        wake_bytes,
+        look_mask: look_every(wake_bytes, online_cpus()) - 1,
         ..Config::default()
     };
     let mut base = config::TP_BASE;
@@ -130,6 +178,13 @@ pub fn load(host: &Host, plan: &Plan<'_>) -> Result<Loaded, CaptureError> {
         Mode::Tracepoint => {
             let format = host.tracepoint_format()?;
             base = layout::parse_tracepoint_format(&format)?;
+            if let Some(SocketLayout { resolved, copy }) = socket {
+                config.offsets = resolved.offsets;
+                config.copy = *copy;
+                config.has_task_btf = resolved.has_task_btf.into();
+                config.has_cgroup = resolved.has_cgroup.into();
+                config.reads_socket = 1;
+            }
         }
     }
 
@@ -181,7 +236,26 @@ pub fn load(host: &Host, plan: &Plan<'_>) -> Result<Loaded, CaptureError> {
         mode: plan.mode,
         ring_bytes: plan.ring_bytes,
         has_cookies: config.has_cookie != 0,
+        without_socket: None,
     })
+}
+
+/// After how many records a CPU looks at the ring again, a power of two: so often that all CPUs
+/// together submit no more than another `wake_bytes` in between.
+fn look_every(wake_bytes: u32, cpus: u32) -> u32 {
+    /// Looking more seldom than this would save nothing that can be measured.
+    const SELDOM_ENOUGH: u32 = 1024;
+    let records = wake_bytes / RECORD_IN_RING_BYTES / cpus.max(1);
+    1 << records.clamp(1, SELDOM_ENOUGH).ilog2()
+}
+
+/// The ring puts eight bytes before each record.
+#[expect(clippy::cast_possible_truncation, reason = "128")]
+const RECORD_IN_RING_BYTES: u32 = 8 + Record::SIZE as u32;
+
+/// CPUs that can make transitions; 1 where the kernel does not tell.
+fn online_cpus() -> u32 {
+    aya::util::online_cpus().map_or(1, |cpus| u32::try_from(cpus.len()).unwrap_or(u32::MAX))
 }
 
 /// Symbols of `aya-log-ebpf`.
@@ -269,6 +343,11 @@ impl Loaded {
             run_count: field("run_cnt"),
             recursion_misses: field("recursion_misses"),
         })
+    }
+
+    /// Why the program does not read the sockets, in `tracepoint` mode; `None`: it does.
+    pub fn without_socket(&self) -> Option<&str> {
+        self.without_socket.as_deref()
     }
 
     /// How it is attached.

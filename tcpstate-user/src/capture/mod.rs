@@ -28,6 +28,7 @@ pub mod ring;
 mod sampler;
 mod sampling;
 pub mod sockdiag;
+mod spans;
 
 pub use error::CaptureError;
 pub use live::{Live, Options};

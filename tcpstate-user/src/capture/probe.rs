@@ -116,6 +116,15 @@ pub fn probe(ring_bytes: u32) -> Report {
     }
 }
 
+/// What came of attaching.
+#[derive(Clone, Debug, Default)]
+struct Attached {
+    /// Size of the program in the kernel, in instructions, where the kernel tells.
+    instructions: Option<u32>,
+    /// Why the sockets cannot be read, if not.
+    without_socket: Option<String>,
+}
+
 /// Which attach modes work.
 #[derive(Clone, Copy, Debug)]
 struct Works {
@@ -137,8 +146,7 @@ impl Works {
     /// What it costs that `btf` does not work.
     fn without_btf(self) -> String {
         if self.tracepoint {
-            "--attach tracepoint takes its place: no cookie, user, namespace, cgroup, error, RTT, \
-             retransmits or byte counts"
+            "--attach tracepoint takes its place, which costs more and knows no cookie"
         } else {
             "--attach btf is not possible"
         }
@@ -156,9 +164,8 @@ impl Works {
     }
 }
 
-/// Loads and attaches for real, and detaches. Gives the size of the program in the kernel, in
-/// instructions, where the kernel tells.
-fn try_attach(host: &Host, mode: Mode, ring_bytes: u32) -> Result<Option<u32>, CaptureError> {
+/// Loads and attaches for real, and detaches.
+fn try_attach(host: &Host, mode: Mode, ring_bytes: u32) -> Result<Attached, CaptureError> {
     let filter = Filter::default();
     let plan = Plan {
         mode,
@@ -169,12 +176,12 @@ fn try_attach(host: &Host, mode: Mode, ring_bytes: u32) -> Result<Option<u32>, C
     };
     let mut loaded = loader::load(host, &plan)?;
     loaded.attach()?;
-    // An instruction is eight bytes long.
-    Ok(loaded
-        .info()
-        .ok()
-        .and_then(|info| info.size_translated())
-        .map(|bytes| bytes / 8))
+    let size_bytes = loaded.info().ok().and_then(|info| info.size_translated());
+    Ok(Attached {
+        // An instruction is eight bytes long.
+        instructions: size_bytes.map(|bytes| bytes / 8),
+        without_socket: loaded.without_socket().map(str::to_owned),
+    })
 }
 
 /// Asks for the listening TCP sockets and reads the beginning of the answer.
@@ -332,8 +339,8 @@ fn lockdown(level: Lockdown) -> Check {
 fn ring_buffer(
     supported: Result<bool, SyscallError>,
     ring_bytes: u32,
-    btf: &Result<Option<u32>, CaptureError>,
-    tracepoint: &Result<Option<u32>, CaptureError>,
+    btf: &Result<Attached, CaptureError>,
+    tracepoint: &Result<Attached, CaptureError>,
 ) -> Check {
     let name = "ring_buffer";
     let allocation = [btf, tracepoint].into_iter().find_map(|tried| match tried {
@@ -405,24 +412,38 @@ fn kernel_types(resolved: Result<Resolved, CaptureError>, works: Works) -> Check
     }
 }
 
-fn attach_btf(tried: &Result<Option<u32>, CaptureError>, works: Works) -> Check {
+fn attach_btf(tried: &Result<Attached, CaptureError>, works: Works) -> Check {
     let name = "attach_btf";
     match tried {
-        Ok(instructions) => check(name, Status::Ok, attached(*instructions)),
+        Ok(tried) => check(name, Status::Ok, attached(tried)),
         Err(error) => Check::failed(name, error).costs(works.without_btf()),
     }
 }
 
-fn attach_tracepoint(tried: &Result<Option<u32>, CaptureError>, works: Works) -> Check {
+fn attach_tracepoint(tried: &Result<Attached, CaptureError>, works: Works) -> Check {
     let name = "attach_tracepoint";
     match tried {
-        Ok(instructions) => check(name, Status::Ok, attached(*instructions)),
+        Ok(
+            tried @ Attached {
+                without_socket: Some(why),
+                ..
+            },
+        ) => check(
+            name,
+            Status::Degraded,
+            format!("{}; sockets cannot be read: {why}", attached(tried)),
+        )
+        .costs(format!(
+            "with --attach tracepoint there is no {}",
+            loader::ONLY_IN_THE_SOCKET
+        )),
+        Ok(tried) => check(name, Status::Ok, attached(tried)),
         Err(error) => Check::failed(name, error).costs(works.without_tracepoint()),
     }
 }
 
-fn attached(instructions: Option<u32>) -> String {
-    match instructions {
+fn attached(tried: &Attached) -> String {
+    match tried.instructions {
         Some(instructions) => format!("attached and detached; {instructions} instructions"),
         None => "attached and detached".to_owned(),
     }

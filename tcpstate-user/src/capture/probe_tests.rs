@@ -26,7 +26,7 @@ fn host(kernel: &str) -> Host {
     }
 }
 
-fn refused() -> Result<Option<u32>, CaptureError> {
+fn refused() -> Result<Attached, CaptureError> {
     Err(CaptureError::Privileges(io::Error::from_raw_os_error(
         libc::EPERM,
     )))
@@ -117,7 +117,7 @@ fn a_ring_buffer_is_there_or_too_large_or_unknown() {
         call: "bpf_map_create",
         io_error: io::Error::from_raw_os_error(errno),
     };
-    let ok = ring_buffer(Ok(true), 4096, &Ok(None), &refused());
+    let ok = ring_buffer(Ok(true), 4096, &Ok(Attached::default()), &refused());
     assert_eq!(
         (ok.status, ok.detail.as_str()),
         (Status::Ok, "one of 4096 bytes was allocated")
@@ -189,20 +189,32 @@ fn kernel_types_name_what_they_do_not_have() {
     let check = kernel_types(Err(misfit.into()), TRACEPOINT);
     assert_eq!(check.status, Status::Missing);
     assert!(check.detail.contains("struct net"));
-    assert!(text(check.costs.as_ref()).contains("no cookie"));
+    assert!(text(check.costs.as_ref()).contains("takes its place"));
 }
 
 #[test]
 fn what_one_attach_mode_costs_depends_on_the_other() {
     let costs = |check: Check| check.costs.unwrap();
+    let size = Attached {
+        instructions: Some(411),
+        without_socket: None,
+    };
     assert_eq!(
-        attach_btf(&Ok(Some(411)), BOTH).detail,
+        attach_btf(&Ok(size), BOTH).detail,
         "attached and detached; 411 instructions"
     );
     assert_eq!(
-        attach_tracepoint(&Ok(None), BOTH).detail,
+        attach_tracepoint(&Ok(Attached::default()), BOTH).detail,
         "attached and detached"
     );
+    let blind = Attached {
+        instructions: Some(177),
+        without_socket: Some("no BTF".into()),
+    };
+    let blind = attach_tracepoint(&Ok(blind), TRACEPOINT);
+    assert_eq!(blind.status, Status::Degraded);
+    assert!(blind.detail.ends_with("sockets cannot be read: no BTF"));
+    assert!(costs(blind).contains("no user, namespace"));
     assert!(costs(attach_btf(&refused(), TRACEPOINT)).contains("takes its place"));
     assert!(costs(attach_btf(&refused(), NONE)).contains("not possible"));
     assert!(costs(attach_tracepoint(&refused(), BTF)).starts_with("nothing"));

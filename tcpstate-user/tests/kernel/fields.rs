@@ -1,6 +1,7 @@
 //! What a line says of its socket, compared with what the kernel tells by other ways.
 
 use std::{
+    io::{ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener},
     process::Command,
 };
@@ -11,42 +12,47 @@ use rustix::{net::sockopt, process::Uid};
 use serde_json::Value;
 
 use crate::{
+    ATTACH_MODES, attach_needs,
     cgroup::Cgroup,
     need::{Need, trial},
-    net::{Connection, Netns, await_fin, unused_port},
-    process::Tcpstate,
+    net::{Connection, Netns, await_fin, reset, unused_port},
+    process::{BINARY, Tcpstate},
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
-    trials.push(trial(
-        "btf::cookie_namespace_and_user",
-        &[Need::Btf],
-        cookie_namespace_and_user,
-    ));
-    trials.push(trial(
-        "btf::cgroup_and_owner",
-        &[Need::Btf, Need::Program("bash")],
-        cgroup_and_owner,
-    ));
+    for mode in ATTACH_MODES {
+        // Both read the socket at the places that BTF gives.
+        let needs = [attach_needs(mode), &[Need::Btf]].concat();
+        trials.push(trial(
+            format!("{mode}::cookie_namespace_and_user"),
+            &needs,
+            move || cookie_namespace_and_user(mode),
+        ));
+        trials.push(trial(
+            format!("{mode}::cause_and_traffic"),
+            &needs,
+            move || cause_and_traffic(mode),
+        ));
+        let needs = [&needs[..], &[Need::Program("bash")]].concat();
+        trials.push(trial(
+            format!("{mode}::cgroup_and_owner"),
+            &needs,
+            move || cgroup_and_owner(mode),
+        ));
+    }
     trials.push(trial(
         "tracepoint::unknown_is_null",
-        &[Need::Tracefs],
+        &[Need::Tracefs, Need::Program("unshare")],
         unknown_is_null,
     ));
 }
 
-fn cookie_namespace_and_user() -> Result<()> {
+fn cookie_namespace_and_user(mode: &str) -> Result<()> {
     const USER: u32 = 54_321;
     let port = unused_port();
     let netns = Netns::new()?;
-    let tcpstate = Tcpstate::start(&[
-        "trace",
-        "--json",
-        "--attach",
-        "btf",
-        "-P",
-        &port.to_string(),
-    ])?;
+    let tcpstate =
+        Tcpstate::start(&["trace", "--json", "--attach", mode, "-P", &port.to_string()])?;
     let (listener, client, server) = netns.run_until_quiet(|| {
         // Of this thread alone, which ends with the closure.
         rustix::thread::set_thread_uid(Uid::from_raw(USER)).context("setuid")?;
@@ -73,7 +79,10 @@ fn cookie_namespace_and_user() -> Result<()> {
                 client
             };
         ensure!(
-            line["cookie"] == cookie || birth && cookie_is_late(line),
+            line["cookie"] == cookie
+                || birth && cookie_is_late(line)
+                // Only a BTF tracepoint may ask for it.
+                || mode == "tracepoint" && line["cookie"].is_null(),
             "SO_COOKIE is {cookie}: {line}"
         );
         ensure!(
@@ -92,18 +101,12 @@ fn cookie_is_late(line: &Value) -> bool {
 }
 
 /// A process in a cgroup of its own connects.
-fn cgroup_and_owner() -> Result<()> {
+fn cgroup_and_owner(mode: &str) -> Result<()> {
     let port = unused_port();
     let netns = Netns::new()?;
     let cgroup = Cgroup::new(&format!("tcpstate-test-{port}"))?;
-    let tcpstate = Tcpstate::start(&[
-        "trace",
-        "--json",
-        "--attach",
-        "btf",
-        "-D",
-        &port.to_string(),
-    ])?;
+    let tcpstate =
+        Tcpstate::start(&["trace", "--json", "--attach", mode, "-D", &port.to_string()])?;
     let pid = netns.run_until_quiet(|| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         // The shell's number stays when it becomes bash.
@@ -135,17 +138,55 @@ fn cgroup_and_owner() -> Result<()> {
     Ok(())
 }
 
-/// What the classic tracepoint cannot know is null, not 0.
+/// Why a connection ended, what it carried, and how long its way is stand in the socket.
+fn cause_and_traffic(mode: &str) -> Result<()> {
+    const REQUEST: &[u8] = &[1; 1000];
+    const ANSWER: &[u8] = &[2; 300];
+    let port = unused_port();
+    let tcpstate = Tcpstate::start(&["life", "--json", "--attach", mode, "-P", &port.to_string()])?;
+    Netns::new()?.run_until_quiet(|| {
+        let sockets = Connection::new((Ipv4Addr::LOCALHOST, port))?;
+        let (mut client, mut server) = (sockets.client, sockets.server);
+        client.write_all(REQUEST)?;
+        server.read_exact(&mut [0; REQUEST.len()])?;
+        server.write_all(ANSWER)?;
+        client.read_exact(&mut [0; ANSWER.len()])?;
+        reset(client)?;
+        let error = server.read(&mut [0]).err().context("no reset came")?;
+        ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+        Ok(())
+    })?;
+    let (lines, _) = tcpstate.stop()?.json()?;
+    ensure!(lines.len() == 2, "not two ends: {lines:?}");
+    for line in &lines {
+        let (cause, sent, received) = if line["role"] == "client" {
+            ("reset_locally", REQUEST.len(), ANSWER.len())
+        } else {
+            ("reset_by_peer", ANSWER.len(), REQUEST.len())
+        };
+        ensure!(line["cause"] == cause, "the cause is {cause}: {line}");
+        ensure!(
+            line["bytes_sent"] == sent && line["bytes_received"] == received,
+            "{sent} bytes were sent, {received} received: {line}"
+        );
+        ensure!(line["retransmits"] == 0, "none on loopback: {line}");
+        ensure!(
+            line["srtt_us"].as_u64().is_some_and(|srtt_us| srtt_us > 0),
+            "data was acknowledged: {line}"
+        );
+    }
+    Ok(())
+}
+
+/// Without the kernel's BTF the classic tracepoint tells only what stands in its record. What it cannot
+/// know is null, not 0; a filter that needs it is refused, and the reason is said.
 fn unknown_is_null() -> Result<()> {
     let port = unused_port();
-    let tcpstate = Tcpstate::start(&[
-        "trace",
-        "--json",
-        "--attach",
-        "tracepoint",
-        "-P",
-        &port.to_string(),
-    ])?;
+    let ports = port.to_string();
+    let arguments = ["trace", "--json", "--attach", "tracepoint", "-P", &ports];
+    let mut command = without_btf();
+    command.args(arguments);
+    let tcpstate = Tcpstate::start_command(command)?;
     Netns::new()?.run_until_quiet(|| {
         let Connection {
             listener: _listener,
@@ -155,12 +196,38 @@ fn unknown_is_null() -> Result<()> {
         drop(client);
         await_fin(&server)
     })?;
-    let (lines, _) = tcpstate.stop()?.transitions()?;
+    let output = tcpstate.stop()?;
+    ensure!(
+        output.stderr.contains("cannot read the sockets") && output.stderr.contains("vmlinux"),
+        "it does not say what is missing and why: {}",
+        output.stderr
+    );
+    let (lines, _) = output.transitions()?;
     ensure!(lines.len() == 12, "{lines:?}");
     for line in &lines {
         for field in ["cookie", "netns", "uid", "cgroup", "cgroup_id"] {
             ensure!(line.get(field) == Some(&Value::Null), "{field}: {line}");
         }
     }
+
+    let refused = without_btf()
+        .args(arguments)
+        .args(["--netns", "self"])
+        .output()?;
+    let stderr = String::from_utf8(refused.stderr)?;
+    ensure!(
+        !refused.status.success() && stderr.contains("--netns cannot work"),
+        "{}: {stderr}",
+        refused.status
+    );
     Ok(())
+}
+
+/// A command that is `tcpstate` where the kernel's BTF cannot be read: an empty file hides it, in a mount
+/// namespace that goes with the process.
+fn without_btf() -> Command {
+    let mut command = Command::new("unshare");
+    let script = "mount --bind /dev/null /sys/kernel/btf/vmlinux && exec \"$0\" \"$@\"";
+    command.args(["--mount", "sh", "-ec", script, BINARY]);
+    command
 }

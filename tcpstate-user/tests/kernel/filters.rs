@@ -9,7 +9,7 @@ use tcpstate_common::State;
 
 use crate::{
     ATTACH_MODES, attach_needs,
-    need::trial,
+    need::{Need, trial},
     net::{Netns, await_fin, unused_port},
     oracle::{self, Multiset, Oracle, Transition, difference, until_all_is_seen},
     process::{Tcpstate, multiset, nested},
@@ -52,8 +52,8 @@ fn filters(mode: &str) -> Result<Option<()>> {
             },
         ),
     ];
-    // The classic tracepoint does not say which namespace it is.
-    if mode == "btf" {
+    // In both modes it stands in the socket, at the place that BTF gives.
+    if Need::Btf.missing().is_none() {
         cases.push((vec!["--netns", &inode], |_, _| true));
         cases.push((vec!["--netns", "self", "-P", &server_port], |_, _| false));
     }
