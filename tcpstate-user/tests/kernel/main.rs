@@ -13,9 +13,11 @@ mod lifecycle;
 mod need;
 mod net;
 mod oracle;
+mod owners;
 mod packets;
 mod privileges;
 mod process;
+mod programs;
 mod rates;
 mod ring;
 mod same_as_oracle;
@@ -42,6 +44,14 @@ fn attach_needs(mode: &str) -> &'static [Need] {
 }
 
 fn main() {
+    match programs::run_if_asked() {
+        Ok(false) => {}
+        Ok(true) => return,
+        Err(error) => {
+            eprintln!("{error:#}");
+            std::process::exit(1);
+        }
+    }
     let mut arguments = Arguments::from_args();
     // One at a time. A process that one test starts has, until its `exec`, a copy of every socket of
     // the tests beside it: these would close later than they say.
@@ -58,5 +68,6 @@ fn main() {
     views::add(&mut trials);
     sockdiag::add(&mut trials);
     causes::add(&mut trials);
+    owners::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -83,6 +83,7 @@ impl Oracle {
                 if (args->sport == {}) {{ exit(); }}
                 if (args->sport == {port} || args->dport == {port}) {{
                     @total = count();
+                    @tasks[comm] = count();
                     @transitions[args->oldstate, args->newstate, args->sport, args->dport,
                         ntop(10, args->saddr_v6), ntop(10, args->daddr_v6)] = count();
                 }}
@@ -142,7 +143,13 @@ impl Oracle {
 
     /// Stops and returns what was seen, and how many transitions of the whole host the kernel did not
     /// show to the oracle, because another BPF program was running on that CPU.
-    pub fn stop(mut self) -> Result<(Multiset, u64)> {
+    pub fn stop(self) -> Result<(Multiset, u64)> {
+        self.stop_with_tasks()
+            .map(|(seen, missed, _)| (seen, missed))
+    }
+
+    /// As [`Oracle::stop`]; and on top of which tasks the transitions were made, how many each.
+    pub fn stop_with_tasks(mut self) -> Result<(Multiset, u64, BTreeMap<String, u64>)> {
         let missed = recursion_misses(self.child.id())?;
         await_that("bpftrace ends", || {
             self.stop.ring()?;
@@ -156,7 +163,7 @@ impl Oracle {
             "the oracle itself lost events: {stderr}"
         );
 
-        let (mut seen, mut total) = (Multiset::new(), 0);
+        let (mut seen, mut total, mut tasks) = (Multiset::new(), 0, BTreeMap::new());
         for line in &self.lines {
             let line = line?;
             // bpftrace ends its output with empty lines.
@@ -166,6 +173,9 @@ impl Oracle {
             let line: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
             if let Some(count) = line["data"]["@total"].as_u64() {
                 total = count;
+            }
+            for (name, count) in line["data"]["@tasks"].as_object().into_iter().flatten() {
+                tasks.insert(name.clone(), count.as_u64().context("no count")?);
             }
             for (key, count) in line["data"]["@transitions"]
                 .as_object()
@@ -183,7 +193,7 @@ impl Oracle {
             "the oracle itself missed {} of {total}: its map is full",
             total - kept
         );
-        Ok((seen, missed))
+        Ok((seen, missed, tasks))
     }
 }
 

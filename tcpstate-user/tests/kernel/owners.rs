@@ -1,0 +1,493 @@
+//! Whose connections are: processes that fork, users, cgroups and namespaces of their own, on a machine
+//! that is busy with something else; and the filters on all of that.
+//!
+//! The oracle is the test itself: it made the processes and knows what they did.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::Ipv4Addr,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+
+use crate::{
+    attach_needs,
+    cgroup::Cgroup,
+    need::{Need, trial},
+    net::{Netns, ip, unused_port},
+    oracle::{self, Oracle, until_all_is_seen},
+    process::{BINARY, Tcpstate, nested, run},
+    programs::{Client, Identity, Server, client, start_flood},
+};
+
+/// The attach modes that know the socket.
+const MODES: [&str; 1] = ["btf"];
+
+pub fn add(trials: &mut Vec<Trial>) {
+    for mode in MODES {
+        let needs = [attach_needs(mode), &oracle::NEEDS, &[Need::Program("ip")]].concat();
+        trials.push(trial(
+            format!("{mode}::owners_of_a_thousand_connections"),
+            &needs,
+            move || owners_of_a_thousand_connections(mode),
+        ));
+        trials.push(trial(
+            format!("{mode}::filters_by_owner"),
+            attach_needs(mode),
+            move || until_all_is_seen(|| filters_by_owner(mode)),
+        ));
+    }
+    trials.push(trial("ls::filters_by_owner", &[], filters_of_ls));
+}
+
+const CONNECTIONS: u32 = 1_000;
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+
+/// Which CPUs handle what new interfaces of a namespace receive. Since Linux 6.3.
+const RPS_DEFAULT_MASK: &str = "/proc/sys/net/core/rps_default_mask";
+
+/// Whether what arrives in the thread's namespace is from now on handled by either of two CPUs, and so on
+/// top of whatever runs there.
+fn spread_packets() -> Result<bool> {
+    if !Path::new(RPS_DEFAULT_MASK).exists() || thread::available_parallelism()?.get() < 2 {
+        return Ok(false);
+    }
+    fs::write(RPS_DEFAULT_MASK, "3").context(RPS_DEFAULT_MASK)?;
+    Ok(true)
+}
+
+/// Two namespaces with a wire between them, and whether packets are spread.
+fn joined_by_veth() -> Result<(Netns, Netns, bool)> {
+    let (first, second) = (Netns::new()?, Netns::new()?);
+    let spread = first.run(spread_packets)? && second.run(spread_packets)?;
+    let path = second.path();
+    let path = path.to_str().context("no text")?;
+    first.run(|| {
+        ip(&[
+            "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", path,
+        ])?;
+        ip(&["address", "add", &format!("{SERVER}/24"), "dev", "veth0"])?;
+        ip(&["link", "set", "veth0", "up"])
+    })?;
+    second.run(|| {
+        ip(&["address", "add", &format!("{CLIENT}/24"), "dev", "veth0"])?;
+        ip(&["link", "set", "veth0", "up"])
+    })?;
+    Ok((first, second, spread))
+}
+
+/// What a side of all connections is expected to be.
+struct Side {
+    role: &'static str,
+    owner: Value,
+    who: Identity,
+    cgroup: Cgroup,
+    netns: u64,
+}
+
+/// A forked server, a client in another cgroup and another namespace, and packets of somebody else on
+/// top of whose work the kernel makes many of the changes.
+fn owners_of_a_thousand_connections(mode: &str) -> Result<()> {
+    let port = unused_port();
+    let cgroup = |name| Cgroup::new(&format!("tcpstate-test-{port}-{name}"));
+    let (at_server, at_client, at_flood) = (cgroup("server")?, cgroup("client")?, cgroup("flood")?);
+    let server_is = Identity::new("prefork", 54_321, &at_server);
+    let client_is = Identity::new("customer", 54_322, &at_client);
+    let flood_is = Identity::new("arsonist", 54_323, &at_flood);
+
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("recording");
+    let file = file.to_str().context("no text")?;
+    let of = port.to_string();
+    let recorder = Tcpstate::start(&["record", "--json", "-w", file, "--attach", mode, "-P", &of])?;
+    let oracle = Oracle::start(port, 10_000)?;
+    let (near, far, spread) = joined_by_veth()?;
+    let flooded = Netns::new()?;
+    let cpus = thread::available_parallelism()?.get();
+    let floods = flooded.run(|| {
+        let floods = (0..cpus).map(|_| start_flood(&flood_is));
+        floods.collect::<Result<Vec<_>>>()
+    })?;
+    let (server_pid, customer) = near.run_until_quiet(|| {
+        let server = Server::start(&server_is, SERVER, port)?;
+        let customer = far.run_until_quiet(|| client(&client_is, SERVER, port, CONNECTIONS))?;
+        let pid = server.pid();
+        server.stop()?;
+        Ok((pid, customer))
+    })?;
+    drop(floods);
+    let (_, _, tasks) = oracle.stop_with_tasks()?;
+    ensure!(
+        !spread || tasks.contains_key("arsonist"),
+        "nothing was made on top of a stranger: {tasks:?}"
+    );
+    let skipped = nested(&recorder.stop()?.json()?.1)?;
+
+    let sides = [
+        Side {
+            role: "client",
+            owner: json!({"pid": customer.pid, "comm": "customer", "how": "exact"}),
+            who: client_is,
+            cgroup: at_client,
+            netns: far.inode()?,
+        },
+        Side {
+            role: "server",
+            owner: json!({"pid": server_pid, "comm": "prefork", "how": "listener"}),
+            who: server_is,
+            cgroup: at_server,
+            netns: near.inode()?,
+        },
+    ];
+    let (life, _) = run(BINARY, &["life", "--json", "-r", file])?.json()?;
+    check_ends(&life, &sides, &customer, skipped)?;
+    let (trace, _) = run(BINARY, &["trace", "--json", "-r", file])?.json()?;
+    check_changes(&trace, &customer, skipped)
+}
+
+/// Both ends of all connections are there, and say of each side what it is.
+///
+/// A change that the kernel did not show, since the program was running on that CPU already, can leave
+/// one end unknown, or without its line. It can make nobody else of anybody.
+fn check_ends(life: &[Value], sides: &[Side], customer: &Client, skipped: u64) -> Result<()> {
+    let made: BTreeSet<u16> = customer.ports.iter().copied().collect();
+    ensure!(made.len() == CONNECTIONS as usize, "{} ports", made.len());
+    let mut found = BTreeSet::new();
+    let mut unknown = 0;
+    for line in life {
+        if line["owner"].is_null() {
+            unknown += 1;
+            continue;
+        }
+        let side = sides.iter().find(|side| line["role"] == side.role);
+        let side = side.with_context(|| format!("which side is it? {line}"))?;
+        ensure!(
+            line["owner"] == side.owner
+                && line["uid"] == side.who.uid
+                && line["cgroup"] == side.cgroup.path()
+                && line["cgroup_id"] == side.cgroup.id()?
+                && line["netns"] == side.netns,
+            "not {}, {:?}, in {}: {line}",
+            side.owner,
+            side.who,
+            side.netns
+        );
+        let port = customers_port(line)?;
+        ensure!(made.contains(&port), "nobody made it: {line}");
+        ensure!(found.insert((side.role, port)), "twice: {line}");
+    }
+    let ends = found.len() as u64 + unknown;
+    let missing = (2 * u64::from(CONNECTIONS)).checked_sub(ends);
+    let missing = missing.context("more ends than there were")?;
+    ensure!(
+        missing + unknown <= skipped,
+        "{missing} ends are missing and {unknown} unknown, for {skipped} changes not shown"
+    );
+    Ok(())
+}
+
+/// No single change is said to be of anybody else's.
+fn check_changes(trace: &[Value], customer: &Client, skipped: u64) -> Result<()> {
+    for line in trace {
+        let owner = &line["owner"];
+        let is_theirs = if line["role"] == "client" {
+            owner["comm"] == "customer" && owner["pid"] == customer.pid
+        } else {
+            // The process that listens, or one that it has forked and that acts on the connection.
+            owner["comm"] == "prefork"
+        };
+        ensure!(
+            is_theirs || (skipped > 0 && owner.is_null()),
+            "whose is it? {line}"
+        );
+    }
+    Ok(())
+}
+
+/// The client's port, on whichever side this end is.
+fn customers_port(line: &Value) -> Result<u16> {
+    let name = if line["role"] == "client" {
+        "lport"
+    } else {
+        "rport"
+    };
+    let port = line[name].as_u64().context("no port")?;
+    Ok(u16::try_from(port)?)
+}
+
+/// One end of a connection, as the test knows it.
+#[derive(Clone, Debug)]
+struct Known {
+    role: &'static str,
+    /// The client's port.
+    port: u16,
+    pid: u32,
+    comm: &'static str,
+    uid: u32,
+    cgroup: String,
+}
+
+/// Cgroups for two programs each, one within the other.
+struct Cgroups {
+    // Dropped in this order: an inner one goes before the one around it.
+    inner: Cgroup,
+    outer: Cgroup,
+    other: Cgroup,
+}
+
+impl Cgroups {
+    fn new(port: u16) -> Result<Self> {
+        let name = format!("tcpstate-test-{port}");
+        let outer = Cgroup::new(&name)?;
+        Ok(Self {
+            inner: Cgroup::new(&format!("{name}/inner"))?,
+            outer,
+            // Its name begins as the other's does.
+            other: Cgroup::new(&format!("{name}-other"))?,
+        })
+    }
+}
+
+/// Who runs in them.
+struct Cast {
+    first: Identity,
+    second: Identity,
+    alice: Identity,
+    bob: Identity,
+}
+
+impl Cast {
+    fn new(cgroups: &Cgroups) -> Self {
+        Self {
+            first: Identity::new("first", 54_001, &cgroups.outer),
+            second: Identity::new("second", 54_002, &cgroups.inner),
+            alice: Identity::new("alice", 54_002, &cgroups.other),
+            bob: Identity::new("bob", 54_003, &cgroups.inner),
+        }
+    }
+}
+
+/// Whether a filter keeps an end.
+type Keeps = fn(&Known, &Cgroups) -> bool;
+
+fn filters(cgroups: &Cgroups) -> Result<Vec<(String, Keeps)>> {
+    let (outer, inner) = (cgroups.outer.path(), cgroups.inner.path());
+    let directory = cgroups.inner.processes();
+    let directory = directory.parent().and_then(Path::to_str);
+    let directory = directory.context("no text")?;
+    let is_inner: Keeps = |end, cgroups| end.cgroup == cgroups.inner.path();
+    Ok(vec![
+        ("--comm first".to_owned(), |end, _| end.comm == "first"),
+        ("--comm alice,second".to_owned(), |end, _| {
+            ["alice", "second"].contains(&end.comm)
+        }),
+        ("--comm fir".to_owned(), |_, _| false),
+        ("--uid 54002".to_owned(), |end, _| end.uid == 54_002),
+        ("--uid 54001,54003".to_owned(), |end, _| end.uid != 54_002),
+        (format!("--cgroup {outer}"), |end, cgroups| {
+            end.cgroup != cgroups.other.path()
+        }),
+        (format!("--cgroup {inner}"), is_inner),
+        (format!("--cgroup {directory}"), is_inner),
+        ("--role client".to_owned(), |end, _| end.role == "client"),
+        (
+            format!("--role server --cgroup {outer} --uid 54001"),
+            |end, _| end.comm == "first",
+        ),
+    ])
+}
+
+fn filters_by_owner(mode: &str) -> Result<Option<()>> {
+    let [first_port, second_port] = [unused_port(), unused_port()];
+    let cgroups = Cgroups::new(first_port)?;
+    let cast = Cast::new(&cgroups);
+    let ports = format!("{first_port},{second_port}");
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("recording");
+    let file = file.to_str().context("no text")?;
+    let recorder = Tcpstate::start(&[
+        "record", "--json", "-w", file, "--attach", mode, "-P", &ports,
+    ])?;
+    let filters = filters(&cgroups)?;
+    let live = filters.iter().map(|(filter, _)| {
+        let fixed = ["life", "--json", "--attach", mode, "-P", &ports];
+        let words: Vec<&str> = fixed.into_iter().chain(filter.split(' ')).collect();
+        Tcpstate::start(&words)
+    });
+    let live = live.collect::<Result<Vec<_>>>()?;
+
+    let known =
+        Netns::new()?.run_until_quiet(|| traffic(&cast, &cgroups, first_port, second_port))?;
+
+    let mut skipped = nested(&recorder.stop()?.json()?.1)?;
+    let mut outputs = Vec::new();
+    for tcpstate in live {
+        let (lines, summary) = tcpstate.stop()?.json()?;
+        skipped += nested(&summary)?;
+        outputs.push(lines);
+    }
+    if skipped > 0 {
+        return Ok(None);
+    }
+    let chosen = |keeps: &dyn Fn(&Known) -> bool| {
+        let ends = known.iter().filter(|end| keeps(end));
+        ends.cloned().collect::<Vec<Known>>()
+    };
+    for ((filter, keeps), lines) in filters.iter().zip(outputs) {
+        let expected = chosen(&|end| keeps(end, &cgroups));
+        check(&expected, &lines).with_context(|| filter.clone())?;
+        check(&expected, &read(file, filter)?).with_context(|| format!("-r {filter}"))?;
+    }
+    // Whose number is not known before it runs can be asked for afterwards.
+    for pid in known.iter().map(|end| end.pid).collect::<BTreeSet<_>>() {
+        let filter = format!("--pid {pid}");
+        check(&chosen(&|end| end.pid == pid), &read(file, &filter)?).context(filter)?;
+    }
+    Ok(Some(()))
+}
+
+/// Two clients connect to two servers, each pair another number of times; returns all ends.
+fn traffic(
+    cast: &Cast,
+    cgroups: &Cgroups,
+    first_port: u16,
+    second_port: u16,
+) -> Result<Vec<Known>> {
+    let address = Ipv4Addr::LOCALHOST;
+    let first = Server::start(&cast.first, address, first_port)?;
+    let second = Server::start(&cast.second, address, second_port)?;
+    let mut known = Vec::new();
+    for (client_is, server_is, server, port, count) in [
+        (&cast.alice, &cast.first, &first, first_port, 3),
+        (&cast.alice, &cast.second, &second, second_port, 4),
+        (&cast.bob, &cast.first, &first, first_port, 5),
+        (&cast.bob, &cast.second, &second, second_port, 6),
+    ] {
+        let client = client(client_is, address, port, count)?;
+        known.extend(both_ends(
+            &client,
+            client_is,
+            server.pid(),
+            server_is,
+            cgroups,
+        )?);
+    }
+    first.stop()?;
+    second.stop()?;
+    Ok(known)
+}
+
+fn both_ends(
+    client: &Client,
+    client_is: &Identity,
+    server_pid: u32,
+    server_is: &Identity,
+    cgroups: &Cgroups,
+) -> Result<Vec<Known>> {
+    let path = |who: &Identity| {
+        let all = [&cgroups.inner, &cgroups.outer, &cgroups.other];
+        let found = all
+            .into_iter()
+            .find(|cgroup| cgroup.processes() == who.cgroup_processes);
+        Ok::<_, anyhow::Error>(found.context("no such cgroup")?.path().to_owned())
+    };
+    let mut ends = Vec::new();
+    for &port in &client.ports {
+        for (role, pid, who) in [
+            ("client", client.pid, client_is),
+            ("server", server_pid, server_is),
+        ] {
+            ends.push(Known {
+                role,
+                port,
+                pid,
+                comm: who.comm,
+                uid: who.uid,
+                cgroup: path(who)?,
+            });
+        }
+    }
+    Ok(ends)
+}
+
+fn read(file: &str, filter: &str) -> Result<Vec<Value>> {
+    let fixed = ["life", "--json", "-r", file];
+    let words: Vec<&str> = fixed.into_iter().chain(filter.split(' ')).collect();
+    Ok(run(BINARY, &words)?.json()?.0)
+}
+
+/// The lines are these ends, each once, and say of each what is known.
+fn check(expected: &[Known], lines: &[Value]) -> Result<()> {
+    ensure!(
+        lines.len() == expected.len(),
+        "{} lines and not {}: {lines:?}",
+        lines.len(),
+        expected.len()
+    );
+    for end in expected {
+        let line = lines.iter().find(|line| {
+            line["role"] == end.role && customers_port(line).is_ok_and(|port| port == end.port)
+        });
+        let line = line.with_context(|| format!("{end:?} is missing: {lines:?}"))?;
+        ensure!(
+            line["owner"]["pid"] == end.pid
+                && line["owner"]["comm"] == end.comm
+                && line["uid"] == end.uid
+                && line["cgroup"] == end.cgroup,
+            "{end:?}: {line}"
+        );
+    }
+    Ok(())
+}
+
+/// `ls` chooses by the same words among what is there.
+fn filters_of_ls() -> Result<()> {
+    let [first_port, second_port] = [unused_port(), unused_port()];
+    let cgroups = Cgroups::new(first_port)?;
+    let cast = Cast::new(&cgroups);
+    Netns::new()?.run_until_quiet(|| {
+        let first = Server::start(&cast.first, Ipv4Addr::LOCALHOST, first_port)?;
+        let second = Server::start(&cast.second, Ipv4Addr::LOCALHOST, second_port)?;
+        let outer = format!("--cgroup {}", cgroups.outer.path());
+        let inner = format!("--cgroup {}", cgroups.inner.path());
+        for (filter, expected) in [
+            ("--comm first", &[first_port][..]),
+            ("--comm second,first", &[first_port, second_port]),
+            ("--uid 54002", &[second_port]),
+            (&outer, &[first_port, second_port]),
+            (&inner, &[second_port]),
+            ("--role server", &[first_port, second_port]),
+            ("--role client", &[]),
+        ] {
+            let words: Vec<&str> = ["ls", "--json"]
+                .into_iter()
+                .chain(filter.split(' '))
+                .collect();
+            let output = Command::new(BINARY)
+                .args(&words)
+                .stdin(Stdio::null())
+                .output()?;
+            let text = String::from_utf8(output.stdout)?;
+            let mut ports = BTreeSet::new();
+            for line in text.lines() {
+                let line: Value = serde_json::from_str(line)?;
+                if line["type"] == "socket" {
+                    ports.insert(u16::try_from(line["lport"].as_u64().context("no port")?)?);
+                }
+            }
+            let expected = expected.iter().copied().collect();
+            if ports != expected {
+                bail!("{filter}: {ports:?} is not {expected:?}");
+            }
+        }
+        first.stop()?;
+        second.stop()
+    })
+}

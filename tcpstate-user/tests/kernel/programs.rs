@@ -1,0 +1,214 @@
+//! Programs that tests start: this binary once more, told by a variable of its environment to be one.
+//!
+//! What has a process, a user, a cgroup or a name of its own cannot be a thread of the test.
+
+use std::{
+    env,
+    ffi::CString,
+    fs,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{
+        Pid, Signal, Uid, WaitOptions, kill_process, set_parent_process_death_signal, waitpid,
+    },
+};
+
+use crate::{
+    cgroup::Cgroup,
+    net::{PATIENCE, await_fin},
+    process::{Running, await_exit},
+};
+
+/// Says which program to be.
+const VARIABLE: &str = "TCPSTATE_TEST_PROGRAM";
+
+/// Processes that accept on one listener.
+const CHILDREN: usize = 4;
+
+/// Who a program is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its name, as `/proc/PID/comm` has it.
+    pub comm: &'static str,
+    pub uid: u32,
+    /// The file that moves a process into its cgroup.
+    pub cgroup_processes: PathBuf,
+}
+
+impl Identity {
+    pub fn new(comm: &'static str, uid: u32, cgroup: &Cgroup) -> Self {
+        Self {
+            comm,
+            uid,
+            cgroup_processes: cgroup.processes(),
+        }
+    }
+}
+
+/// Is the program that the environment asks for; `false` if it asks for none.
+pub fn run_if_asked() -> Result<bool> {
+    let Ok(program) = env::var(VARIABLE) else {
+        return Ok(false);
+    };
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [comm, uid, cgroup, address, port, count] = &arguments[..] else {
+        bail!("not six arguments: {arguments:?}")
+    };
+    // One thread so far: whatever is set is set for the process.
+    fs::write(cgroup, "0").context("enter the cgroup")?;
+    rustix::thread::set_thread_uid(Uid::from_raw(uid.parse()?)).context("setuid")?;
+    rustix::thread::set_name(&CString::new(comm.as_str())?)?;
+    let (address, port) = (address.parse::<IpAddr>()?, port.parse()?);
+    match program.as_str() {
+        "server" => serve(address, port)?,
+        "client" => connect(address, port, count.parse()?)?,
+        "flood" => flood()?,
+        other => bail!("no program {other}"),
+    }
+    Ok(true)
+}
+
+fn command(program: &str, who: &Identity, address: Ipv4Addr, port: u16, count: u32) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .env(VARIABLE, program)
+        .args([who.comm, &who.uid.to_string()])
+        .arg(&who.cgroup_processes)
+        .args([address.to_string(), port.to_string(), count.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    command
+}
+
+/// A server that listens in one process and accepts in others.
+pub struct Server(Running);
+
+impl Server {
+    /// Starts it in the namespace of the calling thread; returns once it listens.
+    pub fn start(who: &Identity, address: Ipv4Addr, port: u16) -> Result<Self> {
+        let mut child = Running::new(&mut command("server", who, address, port, 0))?;
+        let mut line = String::new();
+        let stdout = child.stdout.take().context("no stdout")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        ensure!(line == "ready\n", "the server said {line:?}");
+        Ok(Self(child))
+    }
+
+    /// The process that listens.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Ends it, and waits until it has ended.
+    pub fn stop(mut self) -> Result<()> {
+        drop(self.0.stdin.take());
+        let status = await_exit(&mut self.0)?;
+        ensure!(status.success(), "the server: {status}");
+        Ok(())
+    }
+}
+
+/// What a client did.
+pub struct Client {
+    pub pid: u32,
+    /// The local port of each of its connections.
+    pub ports: Vec<u16>,
+}
+
+/// Runs a client in the namespace of the calling thread: so many connections, one after the other,
+/// every other one closed by the server first.
+pub fn client(who: &Identity, address: Ipv4Addr, port: u16, count: u32) -> Result<Client> {
+    let mut child = Running::new(&mut command("client", who, address, port, count))?;
+    let pid = child.id();
+    let stdout = child.stdout.take().context("no stdout")?;
+    let lines = BufReader::new(stdout).lines();
+    let ports = lines
+        .map(|line| Ok(line?.parse()?))
+        .collect::<Result<_>>()?;
+    let status = await_exit(&mut child)?;
+    ensure!(status.success(), "the client: {status}");
+    Ok(Client { pid, ports })
+}
+
+/// Keeps a CPU busy with packets of its own, in softirq, until this is dropped.
+pub fn start_flood(who: &Identity) -> Result<Running> {
+    Running::new(&mut command("flood", who, Ipv4Addr::LOCALHOST, 0, 0))
+}
+
+fn serve(address: IpAddr, port: u16) -> Result<()> {
+    let listener = TcpListener::bind((address, port)).context("listen")?;
+    let mut children = Vec::new();
+    for _ in 0..CHILDREN {
+        // SAFETY: this process has one thread, so nothing is half done by another in the copy.
+        let pid = unsafe { libc::fork() };
+        match pid {
+            0 => {
+                set_parent_process_death_signal(Some(Signal::KILL))?;
+                accept_all(&listener)?;
+            }
+            pid => children.push(Pid::from_raw(pid).context("fork")?),
+        }
+    }
+    println!("ready");
+    io::stdin().read_to_end(&mut Vec::new())?;
+    for &child in &children {
+        kill_process(child, Signal::KILL)?;
+    }
+    for child in children {
+        waitpid(Some(child), WaitOptions::empty())?;
+    }
+    Ok(())
+}
+
+/// Accepts until it is killed.
+fn accept_all(listener: &TcpListener) -> Result<()> {
+    loop {
+        let (mut connection, _) = listener.accept()?;
+        let mut close_first = [0];
+        connection.read_exact(&mut close_first)?;
+        if close_first == [0] {
+            await_fin(&connection)?;
+        }
+    }
+}
+
+fn connect(address: IpAddr, port: u16, count: u32) -> Result<()> {
+    for number in 0..count {
+        let mut connection = TcpStream::connect((address, port)).context("connect")?;
+        println!("{}", connection.local_addr()?.port());
+        let server_first = number % 2 == 1;
+        connection.write_all(&[u8::from(server_first)])?;
+        if server_first {
+            await_fin(&connection)?;
+        }
+    }
+    Ok(())
+}
+
+fn flood() -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.connect(socket.local_addr()?)?;
+    socket.set_nonblocking(true)?;
+    let stdin = io::stdin();
+    let start = Instant::now();
+    let at_once = Timespec::try_from(Duration::ZERO)?;
+    while start.elapsed() < PATIENCE {
+        for _ in 0..256 {
+            // A full queue is as good as an empty one.
+            let _ = socket.send(&[0; 64]);
+            let _ = socket.recv(&mut [0; 64]);
+        }
+        if poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&at_once))? > 0 {
+            break;
+        }
+    }
+    Ok(())
+}
