@@ -8,6 +8,7 @@ mod privileges;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::{
     env,
@@ -24,6 +25,8 @@ enum Command {
     Run(run::Run),
     /// Run all tests, those on the kernel included
     Test(test::Test),
+    /// Run the kernel tests on Debian's kernels, in virtual machines
+    Vm(vm::Vm),
     /// Measure what tcpstate costs
     Bench(bench::Bench),
     /// Feed the parsers with hostile input
@@ -42,6 +45,7 @@ fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Run(arguments) => run::run(arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
         Command::Bench(which) => bench::run(&which),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Ci => ci::run(),

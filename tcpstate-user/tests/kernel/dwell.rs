@@ -22,7 +22,7 @@ use crate::{
 
 /// How long a socket is held in a state: long against what the bounds leave open, short against the
 /// kernel's time-outs.
-const HOLD: Duration = Duration::from_millis(50);
+pub const HOLD: Duration = Duration::from_millis(50);
 
 pub fn add(trials: &mut Vec<Trial>) {
     for mode in ATTACH_MODES {
@@ -41,7 +41,7 @@ pub fn add(trials: &mut Vec<Trial>) {
 }
 
 /// Makes a connection on this port, holds it in states, and says what it did.
-type Hold = fn(u16) -> Result<Vec<Stay>>;
+pub type Hold = fn(u16) -> Result<Vec<Stay>>;
 
 /// The two readings of the clock, nanoseconds, between which something happened.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +54,11 @@ impl Moment {
     /// The durations, nanoseconds, that may lie between this moment and a later one.
     pub fn until(self, later: Self) -> RangeInclusive<u64> {
         later.not_before_ns - self.not_after_ns..=later.not_after_ns - self.not_before_ns
+    }
+
+    /// The longest that anything within this moment can have taken, nanoseconds.
+    pub fn longest_ns(self) -> u64 {
+        self.not_after_ns - self.not_before_ns
     }
 
     /// From the beginning of this moment to the end of a later one.
@@ -85,16 +90,16 @@ fn monotonic_ns() -> Result<u64> {
 
 /// A stay of one socket in a state, as the test knows it.
 #[derive(Debug)]
-struct Stay {
-    state: State,
-    next: State,
+pub struct Stay {
+    pub state: State,
+    pub next: State,
     /// Whether the socket is the one whose local port is the server port.
-    at_server: bool,
-    entered: Moment,
-    left: Moment,
+    pub at_server: bool,
+    pub entered: Moment,
+    pub left: Moment,
 }
 
-fn dwell_is_what_the_clock_says(mode: &str, hold: Hold) -> Result<()> {
+pub fn dwell_is_what_the_clock_says(mode: &str, hold: Hold) -> Result<()> {
     let port = unused_port();
     let tcpstate =
         Tcpstate::start(&["trace", "--json", "--attach", mode, "-P", &port.to_string()])?;

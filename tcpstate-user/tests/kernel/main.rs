@@ -2,7 +2,8 @@
 //! beside it, by something that is not this project.
 //!
 //! They need root, and say `skipped: why` where that or something else is missing; with
-//! `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure. `cargo xtask test` runs them.
+//! `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure. `cargo xtask test` runs them on this machine's kernel,
+//! `cargo xtask vm` on others, which it tells with `TCPSTATE_KERNEL_LACKS` what they may miss (`need`).
 
 mod causes;
 mod cgroup;
@@ -25,6 +26,7 @@ mod sockdiag;
 mod ss;
 mod traffic;
 mod views;
+mod weather;
 mod wire;
 
 use libtest_mimic::Arguments;
@@ -69,5 +71,6 @@ fn main() {
     sockdiag::add(&mut trials);
     causes::add(&mut trials);
     owners::add(&mut trials);
+    weather::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }

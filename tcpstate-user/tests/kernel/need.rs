@@ -4,7 +4,10 @@ use std::{
     env, fs,
     path::Path,
     process::Command,
-    sync::mpsc::{RecvTimeoutError, channel},
+    sync::{
+        LazyLock,
+        mpsc::{RecvTimeoutError, channel},
+    },
     thread,
     time::Duration,
 };
@@ -14,6 +17,7 @@ use libtest_mimic::{Failed, Trial};
 use crate::{
     net::{joined, socket},
     traffic::mptcp_protocol,
+    weather,
 };
 
 /// Something that a machine may lack.
@@ -23,6 +27,8 @@ pub enum Need {
     Root,
     /// The kernel's BTF, for `--attach btf`.
     Btf,
+    /// `bpf_get_socket_cookie` in tracing programs (Linux 5.12).
+    Cookie,
     /// tracefs, for `--attach tracepoint` and for bpftrace.
     Tracefs,
     /// A program on the PATH.
@@ -31,14 +37,30 @@ pub enum Need {
     Tun,
     /// `CONFIG_MPTCP`, switched on.
     Mptcp,
+    /// `sch_netem`, and veth devices to put it on.
+    Netem,
 }
 
 impl Need {
+    /// The feature by which `TCPSTATE_KERNEL_LACKS` names it; what a machine has by its set-up and not
+    /// by its kernel has none.
+    const fn feature(self) -> Option<&'static str> {
+        match self {
+            Self::Btf => Some("btf"),
+            Self::Cookie => Some("cookie"),
+            Self::Tracefs => Some("tracepoint"),
+            Self::Mptcp => Some("mptcp"),
+            Self::Netem => Some("netem"),
+            Self::Root | Self::Program(_) | Self::Tun => None,
+        }
+    }
+
     /// Why it is not met; `None` if it is.
     pub fn missing(self) -> Option<String> {
         match self {
             Self::Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned()),
             Self::Btf => unreadable("/sys/kernel/btf/vmlinux", "the kernel has no BTF"),
+            Self::Cookie => missing_cookie(),
             Self::Tracefs => unreadable(
                 "/sys/kernel/tracing/events/sock/inet_sock_set_state/format",
                 "tracefs is not mounted or lacks the tracepoint",
@@ -60,6 +82,7 @@ impl Need {
             Self::Mptcp => socket(rustix::net::AddressFamily::INET, Some(mptcp_protocol()))
                 .err()
                 .map(|error| format!("no MPTCP sockets: {error}")),
+            Self::Netem => weather::missing_netem(),
         }
     }
 }
@@ -69,33 +92,98 @@ fn unreadable(path: &str, meaning: &str) -> Option<String> {
     Some(format!("{meaning} ({path}: {error})"))
 }
 
+/// The program may call the helper where the kernel has the function that it came with; its name is
+/// then among the strings of the kernel's BTF.
+fn missing_cookie() -> Option<String> {
+    static MISSING: LazyLock<Option<String>> = LazyLock::new(|| {
+        const NAME: &[u8] = b"bpf_get_socket_ptr_cookie";
+        const PATH: &str = "/sys/kernel/btf/vmlinux";
+        match fs::read(PATH) {
+            Ok(btf) if btf.split(|byte| *byte == 0).any(|part| part == NAME) => None,
+            Ok(_) => Some("no socket cookies in tracing programs before Linux 5.12".to_owned()),
+            Err(error) => Some(format!("the kernel has no BTF ({PATH}: {error})")),
+        }
+    });
+    MISSING.clone()
+}
+
+/// What is known of the machine beforehand.
+struct Known {
+    /// `TCPSTATE_REQUIRE_KERNEL=1`: whatever is not known to be lacking has to be there.
+    required: bool,
+    /// `TCPSTATE_KERNEL_LACKS`: the features that the kernel has not. Where it is set, it is all of
+    /// them, and one that is there after all is a failure too.
+    lacks: Option<String>,
+}
+
+impl Known {
+    fn read() -> Self {
+        Self {
+            required: env::var_os("TCPSTATE_REQUIRE_KERNEL").is_some_and(|value| value == "1"),
+            lacks: env::var("TCPSTATE_KERNEL_LACKS").ok(),
+        }
+    }
+
+    fn is_lacking(&self, feature: &str) -> bool {
+        let lacks = self.lacks.iter().flat_map(|list| list.split(','));
+        lacks.into_iter().any(|lacking| lacking == feature)
+    }
+
+    /// Whether a test may be skipped for this.
+    fn allows_to_miss(&self, need: Need) -> bool {
+        match need.feature() {
+            _ if !self.required => true,
+            // Many kernels are built without it. Where nobody says which, it is no part of what a
+            // machine has to have.
+            Some("netem") if self.lacks.is_none() => true,
+            Some(feature) => self.is_lacking(feature),
+            None => false,
+        }
+    }
+}
+
 /// A test that runs if the machine has what it needs, and otherwise says `skipped: why`. With
-/// `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure.
+/// `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure, except for what `TCPSTATE_KERNEL_LACKS` names; and
+/// then a test that could run although it needs something of that list is a failure too.
 pub fn trial(
     name: impl Into<String>,
     needs: &[Need],
     test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
 ) -> Trial {
     let name = name.into();
-    let missing = [Need::Root]
-        .iter()
-        .chain(needs)
-        .find_map(|need| need.missing());
-    let required = env::var_os("TCPSTATE_REQUIRE_KERNEL").is_some_and(|value| value == "1");
-    match missing {
-        None => Trial::test(name, move || {
-            watched(test).map_err(|error| Failed::from(format!("{error:#}")))
-        }),
-        Some(why) if required => Trial::test(name, move || {
-            Err(Failed::from(format!(
-                "skipped: {why}, and TCPSTATE_REQUIRE_KERNEL=1 forbids to skip"
-            )))
-        }),
-        Some(why) => {
-            eprintln!("{name}: skipped: {why}");
-            Trial::test(name, || Ok(())).with_ignored_flag(true)
+    let known = Known::read();
+    let needs = [Need::Root].into_iter().chain(needs.iter().copied());
+    let mut skipped = None;
+    for need in needs {
+        let missing = need.missing();
+        let lacking = need.feature().is_some_and(|it| known.is_lacking(it));
+        match missing {
+            None if lacking => {
+                return failing(
+                    name,
+                    format!("{need:?} is there, and TCPSTATE_KERNEL_LACKS says that it is not"),
+                );
+            }
+            Some(why) if !known.allows_to_miss(need) => {
+                return failing(
+                    name,
+                    format!("skipped: {why}, and TCPSTATE_REQUIRE_KERNEL=1 forbids to skip"),
+                );
+            }
+            missing => skipped = skipped.or(missing),
         }
     }
+    if let Some(why) = skipped {
+        eprintln!("{name}: skipped: {why}");
+        return Trial::test(name, || Ok(())).with_ignored_flag(true);
+    }
+    Trial::test(name, move || {
+        watched(test).map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}
+
+fn failing(name: String, why: String) -> Trial {
+    Trial::test(name, move || Err(Failed::from(why)))
 }
 
 /// No test takes as long as this, on any machine.

@@ -347,7 +347,7 @@ fn many() -> Result<()> {
     if limit.current.is_some_and(|current| current < wanted) {
         let raised = Rlimit {
             current: Some(wanted),
-            ..limit
+            maximum: limit.maximum.map(|maximum| maximum.max(wanted)),
         };
         setrlimit(Resource::Nofile, raised).context("raise the number of open files")?;
     }

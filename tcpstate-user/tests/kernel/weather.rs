@@ -1,0 +1,224 @@
+//! Networks and settings under which TCP takes its time: dwell times stay true.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process::Command,
+    sync::LazyLock,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use serde_json::Value;
+use tcpstate_common::State;
+
+use crate::{
+    ATTACH_MODES, attach_needs,
+    dwell::{HOLD, Stay, dwell_is_what_the_clock_says, moment},
+    need::{Need, trial},
+    net::{Connection, Netns, await_fin, ip, joined, shutdown_write, unused_port},
+    process::Tcpstate,
+    ss,
+    traffic::on_loopback,
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    for mode in ATTACH_MODES {
+        let needs = [attach_needs(mode), &[Need::Program("ss")]].concat();
+        trials.push(trial(
+            format!("{mode}::dwell_of_an_orphan"),
+            &needs,
+            move || dwell_is_what_the_clock_says(mode, orphan_that_stays),
+        ));
+        let needs = [
+            attach_needs(mode),
+            &[Need::Program("ip"), Need::Program("tc"), Need::Netem],
+        ]
+        .concat();
+        trials.push(trial(
+            format!("{mode}::dwell_in_netem"),
+            &needs,
+            move || dwell_in_netem(mode),
+        ));
+    }
+}
+
+/// With `tcp_fin_timeout` above a minute an orphan stays a whole socket in `FIN_WAIT2` for what is more
+/// than that; only below does it become a minisock at once, which the tracepoint shows as its end.
+fn orphan_that_stays(port: u16) -> Result<Vec<Stay>> {
+    on_loopback(|| {
+        fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "120")?;
+        let Connection {
+            listener: _listener,
+            client,
+            server,
+        } = Connection::new((Ipv4Addr::LOCALHOST, port))?;
+        let (entered, ()) = moment(|| {
+            drop(client);
+            await_fin(&server)?;
+            ss::await_states("the orphan is in FIN_WAIT2", |count| {
+                count.get(&State::FIN_WAIT2) == Some(&1)
+            })
+        })?;
+        thread::sleep(HOLD);
+        let (left, ()) = moment(|| {
+            drop(server);
+            ss::await_states("the orphan has got the FIN", |count| {
+                !count.contains_key(&State::FIN_WAIT2)
+            })
+        })?;
+        Ok(vec![Stay {
+            state: State::FIN_WAIT2,
+            next: State::CLOSE,
+            at_server: false,
+            entered,
+            left,
+        }])
+    })
+}
+
+const NEAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// What a packet waits for at least, one way: the delay less its variation.
+const AT_LEAST: Duration = Duration::from_millis(20);
+/// Packets overtake each other by the variation of their delay.
+const REORDERING: &[&str] = &["delay", "40ms", "20ms"];
+const LOSING: &[&str] = &["delay", "40ms", "20ms", "loss", "10%"];
+
+/// Two ends of a veth device in namespaces of their own, packets queued by `netem` on both.
+struct Link<'a> {
+    ends: [&'a Netns; 2],
+}
+
+impl<'a> Link<'a> {
+    /// Called in `near`, whose sockets [`Netns::run_until_quiet`] counts already: it then waits for
+    /// those of `ip` and `tc` too.
+    fn new(near: &'a Netns, far: &'a Netns) -> Result<Self> {
+        let path = far.path();
+        let path = path.to_str().context("a path that is no text")?;
+        ip(&[
+            "link", "add", "end", "type", "veth", "peer", "name", "end", "netns", path,
+        ])?;
+        let link = Self { ends: [near, far] };
+        for (end, address) in [(near, NEAR), (far, FAR)] {
+            end.run(|| {
+                // Each segment a packet of its own, to be delayed and lost for itself.
+                ip(&["link", "set", "end", "gso_max_segs", "1", "up"])?;
+                ip(&["addr", "add", &format!("{address}/24"), "dev", "end"])
+            })?;
+        }
+        link.netem("add", REORDERING)?;
+        Ok(link)
+    }
+
+    fn netem(&self, action: &str, weather: &[&str]) -> Result<()> {
+        let words = [
+            &["qdisc", action, "dev", "end", "root", "netem"][..],
+            weather,
+        ];
+        for end in self.ends {
+            end.run(|| {
+                let output = Command::new("tc").args(words.concat()).output();
+                let output = output.context("tc")?;
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                ensure!(output.status.success(), "tc: {stderr}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Why [`Need::Netem`] is not met; tried.
+pub fn missing_netem() -> Option<String> {
+    static MISSING: LazyLock<Option<String>> = LazyLock::new(|| {
+        let tried = || {
+            let (near, far) = (Netns::new()?, Netns::new()?);
+            near.run(|| Link::new(&near, &far).map(drop))
+        };
+        tried().err().map(|error| format!("no netem: {error:#}"))
+    });
+    MISSING.clone()
+}
+
+/// What must be acknowledged takes two ways, each as long as netem makes it at least; and no dwell is
+/// longer than the test's own clock says.
+fn dwell_in_netem(mode: &str) -> Result<()> {
+    const BYTES: usize = 100_000;
+    let port = unused_port();
+    let tcpstate =
+        Tcpstate::start(&["trace", "--json", "--attach", mode, "-P", &port.to_string()])?;
+    let (near, far) = (Netns::new()?, Netns::new()?);
+    let (all, ()) = moment(|| {
+        far.run_until_quiet(|| {
+            near.run_until_quiet(|| {
+                let link = Link::new(&near, &far)?;
+                let address = SocketAddr::from((IpAddr::from(FAR), port));
+                let listener = far.run(|| Ok(TcpListener::bind(address)?))?;
+                let mut client = TcpStream::connect(address)?;
+                let (mut server, _) = listener.accept()?;
+                link.netem("change", LOSING)?;
+                thread::scope(|scope| {
+                    let reader = scope.spawn(move || -> Result<usize> {
+                        let mut received = Vec::new();
+                        server.read_to_end(&mut received)?;
+                        // With nothing unread, closing is orderly.
+                        drop(server);
+                        Ok(received.len())
+                    });
+                    client.write_all(&vec![0; BYTES])?;
+                    shutdown_write(&client)?;
+                    await_fin(&client)?;
+                    let received = joined(reader.join())?;
+                    ensure!(received == BYTES, "{received} bytes arrived");
+                    Ok(())
+                })
+            })
+        })
+    })?;
+    let (lines, _) = tcpstate.stop()?.transitions()?;
+    let at_least = u64::try_from(2 * AT_LEAST.as_nanos())?;
+    let at_most = all.longest_ns();
+    if mode == "btf" {
+        // What the server's handshake took is what the child has measured of it.
+        let born = lines
+            .iter()
+            .find(|line| line["oldstate"] == "SYN_RECV" && line["newstate"] == "ESTABLISHED");
+        let srtt_us = born.and_then(|line| line["srtt_us"].as_u64());
+        let measured_ns = srtt_us.with_context(|| format!("no srtt_us: {born:?}"))? * 1_000;
+        ensure!(
+            (at_least..=at_most).contains(&measured_ns),
+            "{measured_ns} ns for a handshake that takes {at_least} ns at least: {lines:?}"
+        );
+    }
+    for (state, at_server) in [
+        (State::SYN_SENT, false),
+        (State::FIN_WAIT1, false),
+        (State::LAST_ACK, true),
+    ] {
+        let dwell_ns = dwell(&lines, state, at_server, port)?;
+        ensure!(
+            (at_least..=at_most).contains(&dwell_ns),
+            "{state}: {dwell_ns} ns, and two ways through netem take {at_least} ns at least: {lines:?}"
+        );
+    }
+    Ok(())
+}
+
+/// How long the socket was in the state, by the one line that says that it left it.
+fn dwell(lines: &[Value], state: State, at_server: bool, port: u16) -> Result<u64> {
+    let mut found = lines.iter().filter(|line| {
+        line["oldstate"] == state.to_string()
+            && line["newstate"] != state.to_string()
+            && (line["lport"] == port) == at_server
+    });
+    let line = found
+        .next()
+        .with_context(|| format!("nobody left {state}: {lines:?}"))?;
+    ensure!(found.next().is_none(), "{state} left twice: {lines:?}");
+    let dwell_ns = line["dwell_ns"].as_u64();
+    dwell_ns.with_context(|| format!("no dwell in {line}"))
+}

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Runs in a guest as its first process, on the machine's own root file system: sets up what the variant
+# asks for, lets `doctor` say what there is, runs the kernel tests, and powers off.
+#
+# /mnt/tcpstate is the folder that the guest shares with xtask. From there: `settings`, shell variables.
+# To there: `booted`, `doctor.json`, `tests.log` (what they print), `tests.err` (why they skip), and at
+# the end `exit`, the exit code of the tests.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+exchange=/mnt/tcpstate
+. "$exchange/settings"
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o mode=1777 shm /dev/shm
+mount -t tmpfs run /run
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t securityfs securityfs /sys/kernel/security
+[ "$VARIANT" = no-tracefs ] || mount -t tracefs tracefs /sys/kernel/tracing
+[ "$VARIANT" != no-btf ] || mount -t tmpfs nothing /sys/kernel/btf
+
+# The kernel loads modules by itself, from here.
+release=$(uname -r)
+mkdir -p "/usr/lib/modules/$release"
+mount --bind "$MODULES" "/usr/lib/modules/$release"
+modprobe tun
+ip link set lo up
+uname -r > "$exchange/booted"
+
+cd "$DIRECTORY" || exit
+"$TCPSTATE" doctor --json > "$exchange/doctor.json" 2> "$exchange/doctor.log"
+eval "set -- $ARGUMENTS"
+TCPSTATE_REQUIRE_KERNEL=1 TCPSTATE_KERNEL_LACKS=$LACKS "$TESTS" "$@" \
+    > "$exchange/tests.log" 2> "$exchange/tests.err"
+echo $? > "$exchange/exit.part"
+mv "$exchange/exit.part" "$exchange/exit"
+sync
+echo o > /proc/sysrq-trigger
+# Powering off takes a moment, and the first process must not end before.
+sleep 60

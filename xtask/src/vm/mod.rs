@@ -1,0 +1,417 @@
+//! `vm`: the kernel tests, unchanged, on Debian's kernels in virtual machines.
+//!
+//! A guest starts a kernel from its package (`packages`) with a small archive (`initramfs`) that mounts
+//! this machine's own root file system, read-only and under a layer of memory: so the tests, and
+//! everything that they call, are there as they are here. What the guests say is judged against a table
+//! of what each kernel has (`features`).
+
+mod features;
+mod initramfs;
+mod packages;
+mod qemu;
+mod report;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ffi::OsString,
+    fmt::Write as _,
+    fs,
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use self::{
+    features::{KERNELS, Kernel, VARIANTS, Variant},
+    packages::Unpacked,
+    qemu::{Accelerator, Guest, Qemu},
+    report::Tests,
+};
+use crate::{cargo, workspace};
+
+/// What a guest takes: the tests hold some tens of thousands of sockets, and their files are in memory.
+const MEMORY_MIB: u32 = 3072;
+/// Emulated, on a machine that does other things too, a kernel is up in 20 seconds.
+const BOOTS_WITHIN: Duration = Duration::from_mins(4);
+/// The tests give up by themselves on what hangs, one after the other; this is for a guest that is lost.
+const ENDS_WITHIN: Duration = Duration::from_hours(1);
+/// How often the progress is written where it is no line that can be written over.
+const PROGRESS_EVERY: Duration = Duration::from_mins(1);
+
+/// Which guests to run, and how.
+#[derive(clap::Args)]
+pub struct Vm {
+    /// Which kernels: 5.10, 6.1, 6.12, newest; none: all, and the variants on the oldest and the newest
+    #[arg(value_parser = named(KERNELS.iter().map(|kernel| kernel.name)))]
+    kernels: Vec<String>,
+    /// Which set-ups, instead of the plain one: plain, integrity, confidentiality, no-btf, no-tracefs
+    #[arg(long, value_delimiter = ',', value_parser = named(VARIANTS.iter().map(|it| it.name)))]
+    variant: Vec<String>,
+    /// How many guests at a time; by default as many as there are processors and memory for
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// What executes the guests; by default hardware virtualization where it works
+    #[arg(long, value_enum)]
+    accelerator: Option<Accelerator>,
+    /// Look for newer kernels instead of taking those that were fetched before
+    #[arg(long)]
+    refresh: bool,
+    /// Write what works where into docs/kernels.md, if the guests agree
+    #[arg(long, conflicts_with_all = ["kernels", "variant", "arguments"])]
+    write_docs: bool,
+    /// Arguments of the test binary, such as the part of a test's name
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+fn named(names: impl Iterator<Item = &'static str>) -> clap::builder::PossibleValuesParser {
+    clap::builder::PossibleValuesParser::new(names)
+}
+
+/// Runs the guests; fails if one of them is not as the table of features says.
+pub fn run(vm: &Vm) -> Result<()> {
+    let matrix = vm.matrix();
+    let folder = workspace().join("target/vm");
+    let mut kernels = BTreeMap::new();
+    for (kernel, _) in &matrix {
+        if !kernels.contains_key(kernel.name) {
+            let unpacked = packages::get(kernel, &folder.join(kernel.name), vm.refresh)
+                .with_context(|| format!("get the kernel {}", kernel.name))?;
+            kernels.insert(kernel.name, unpacked);
+        }
+    }
+    let build = Build::new()?;
+    let mut waiting = VecDeque::new();
+    for (kernel, variant) in matrix {
+        let unpacked = &kernels[kernel.name];
+        let name = guest_name(kernel, variant);
+        waiting.push_back(Prepared::new(
+            &folder.join("run").join(name),
+            (kernel, variant),
+            unpacked,
+            &build,
+            &vm.arguments,
+        )?);
+    }
+    let accelerator = match (vm.accelerator, waiting.front()) {
+        (Some(accelerator), _) => accelerator,
+        (None, Some(first)) => Accelerator::try_out(&first.guest)?,
+        (None, None) => bail!("no guest to run"),
+    };
+    let jobs = vm.jobs.map_or_else(room, Ok)?.max(1);
+    let wrong = run_all(waiting, accelerator, jobs)?;
+    report::summarize(&wrong)?;
+    if vm.write_docs {
+        report::write_document()?;
+    }
+    Ok(())
+}
+
+impl Vm {
+    /// The guests: every kernel as it is, and every variant on the oldest and on the newest.
+    fn matrix(&self) -> Vec<(&'static Kernel, &'static Variant)> {
+        let asked = |list: &[String], name: &str| list.iter().any(|it| it == name);
+        let (oldest, newest) = (KERNELS[0].name, KERNELS[KERNELS.len() - 1].name);
+        let mut matrix = Vec::new();
+        for (variant_index, variant) in VARIANTS.iter().enumerate() {
+            for kernel in KERNELS {
+                let ends = [oldest, newest].contains(&kernel.name);
+                let by_kernel = if self.kernels.is_empty() {
+                    variant_index == 0 || ends
+                } else {
+                    asked(&self.kernels, kernel.name)
+                };
+                let by_variant = if self.variant.is_empty() {
+                    variant_index == 0 || self.kernels.is_empty()
+                } else {
+                    asked(&self.variant, variant.name)
+                };
+                if by_kernel && by_variant {
+                    matrix.push((kernel, variant));
+                }
+            }
+        }
+        matrix
+    }
+}
+
+fn guest_name(kernel: &Kernel, variant: &Variant) -> String {
+    format!("{}-{}", kernel.name, variant.name)
+}
+
+/// How many guests this machine can run at a time.
+fn room() -> Result<usize> {
+    let meminfo = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    let available_kib = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB"))
+        .and_then(|number| number.trim().parse::<usize>().ok())
+        .context("no MemAvailable in /proc/meminfo")?;
+    let each_kib = usize::try_from(MEMORY_MIB)? * 1024;
+    Ok(thread::available_parallelism()?
+        .get()
+        .min(available_kib / each_kib))
+}
+
+/// The tests and the program that they test, built.
+struct Build {
+    tests: PathBuf,
+    tcpstate: PathBuf,
+}
+
+impl Build {
+    fn new() -> Result<Self> {
+        eprintln!("building the tests");
+        let output = cargo()
+            .current_dir(workspace())
+            .args(["test", "--locked", "--profile", "guest", "--no-run"])
+            .args(["--package", "tcpstate-user", "--test", "kernel"])
+            .args(["--message-format", "json-render-diagnostics"])
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cargo")?;
+        ensure!(output.status.success(), "the tests do not build");
+        let text = String::from_utf8(output.stdout)?;
+        let executable = |kind: &str, name: &str| {
+            text.lines()
+                .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+                .filter(|message| message["target"]["name"] == name)
+                .filter(|message| message["target"]["kind"][0] == kind)
+                .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+                .with_context(|| format!("cargo built no {name}"))
+        };
+        Ok(Self {
+            tests: executable("test", "kernel")?,
+            tcpstate: executable("bin", "tcpstate")?,
+        })
+    }
+}
+
+/// A guest that can be started.
+struct Prepared {
+    kernel: &'static Kernel,
+    variant: &'static Variant,
+    guest: Guest,
+}
+
+impl Prepared {
+    fn new(
+        folder: &Path,
+        (kernel, variant): (&'static Kernel, &'static Variant),
+        unpacked: &Unpacked,
+        build: &Build,
+        arguments: &[OsString],
+    ) -> Result<Self> {
+        // What an earlier run left must not be taken for this one's.
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        let exchange = folder.join("exchange");
+        fs::create_dir_all(&exchange)?;
+        let initramfs = folder.join("initramfs");
+        fs::write(&initramfs, initramfs::build(unpacked)?)?;
+        fs::write(exchange.join("guest.sh"), include_str!("guest.sh"))?;
+        let lacks: Vec<_> = features::lacks(kernel, variant).into_iter().collect();
+        let words = arguments.iter().map(|it| quoted(Path::new(it)));
+        let words = words.collect::<Result<Vec<_>>>()?.join(" ");
+        let settings = format!(
+            "VARIANT={}\nLACKS={}\nMODULES={}\nDIRECTORY={}\nTCPSTATE={}\nTESTS={}\nARGUMENTS={}\n",
+            variant.name,
+            lacks.join(","),
+            quoted(&unpacked.modules())?,
+            quoted(&workspace().join("tcpstate-user"))?,
+            quoted(&build.tcpstate)?,
+            quoted(&build.tests)?,
+            quoted(Path::new(&words))?,
+        );
+        fs::write(exchange.join("settings"), settings)?;
+        let guest = Guest {
+            image: unpacked.image.clone(),
+            initramfs,
+            console: folder.with_extension("log"),
+            exchange,
+            memory_mib: MEMORY_MIB,
+        };
+        Ok(Self {
+            kernel,
+            variant,
+            guest,
+        })
+    }
+}
+
+/// A word for the shell.
+fn quoted(word: &Path) -> Result<String> {
+    let text = word.to_str().with_context(|| word.display().to_string())?;
+    Ok(format!("'{}'", text.replace('\'', r"'\''")))
+}
+
+/// A guest that runs.
+struct Running {
+    prepared: Prepared,
+    qemu: Qemu,
+    since: Instant,
+}
+
+impl Running {
+    fn name(&self) -> String {
+        guest_name(self.prepared.kernel, self.prepared.variant)
+    }
+
+    fn progress(&self) -> String {
+        let tests = self.tests();
+        match (self.has_booted(), tests.announced) {
+            (false, _) => "booting".to_owned(),
+            (true, None) => "booted".to_owned(),
+            (true, Some(all)) => format!("{} of {all} tests", tests.ended()),
+        }
+    }
+
+    fn has_booted(&self) -> bool {
+        self.prepared.guest.exchange.join("booted").exists()
+    }
+
+    fn tests(&self) -> Tests {
+        let log = fs::read(self.prepared.guest.exchange.join("tests.log")).unwrap_or_default();
+        Tests::read(&String::from_utf8_lossy(&log))
+    }
+
+    /// Why it is given up, if it is.
+    fn lost(&self) -> Option<String> {
+        let elapsed = self.since.elapsed();
+        if !self.has_booted() && elapsed > BOOTS_WITHIN {
+            return Some(format!("did not boot within {BOOTS_WITHIN:?}"));
+        }
+        (elapsed > ENDS_WITHIN).then(|| format!("did not end within {ENDS_WITHIN:?}"))
+    }
+}
+
+/// Runs all, as many at a time as asked for. Gives what is wrong, by guest.
+fn run_all(
+    mut waiting: VecDeque<Prepared>,
+    accelerator: Accelerator,
+    jobs: usize,
+) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut wrong = BTreeMap::new();
+    let mut running: Vec<Running> = Vec::new();
+    let mut progress = Progress::default();
+    while !(waiting.is_empty() && running.is_empty()) {
+        while running.len() < jobs
+            && let Some(prepared) = waiting.pop_front()
+        {
+            let qemu = prepared.guest.start(accelerator, prepared.variant.boot)?;
+            running.push(Running {
+                prepared,
+                qemu,
+                since: Instant::now(),
+            });
+        }
+        let mut still = Vec::new();
+        for mut guest in running {
+            let lost = guest.lost();
+            if lost.is_none() && !guest.qemu.ended()? {
+                still.push(guest);
+                continue;
+            }
+            progress.clear();
+            let (name, errors) = end(guest, lost);
+            if !errors.is_empty() {
+                wrong.insert(name, errors);
+            }
+        }
+        running = still;
+        progress.show(&running, waiting.len());
+        thread::sleep(Duration::from_millis(200));
+    }
+    progress.clear();
+    Ok(wrong)
+}
+
+/// Judges a guest that has ended, or is given up. Its console and its tests' output stay if something
+/// is wrong.
+fn end(guest: Running, lost: Option<String>) -> (String, Vec<String>) {
+    let name = guest.name();
+    let seconds = guest.since.elapsed().as_secs();
+    let Running { prepared, qemu, .. } = guest;
+    let ended = match lost {
+        Some(why) => {
+            drop(qemu);
+            Err(anyhow::anyhow!(why))
+        }
+        None => qemu.wait(),
+    };
+    let exchange = &prepared.guest.exchange;
+    let judged = report::judge(prepared.kernel, prepared.variant, exchange);
+    let mut wrong: Vec<_> = ended
+        .err()
+        .map(|error| format!("{error:#}"))
+        .into_iter()
+        .collect();
+    let tests = match judged {
+        Ok((tests, more)) => {
+            wrong.extend(more);
+            tests
+        }
+        Err(error) => {
+            wrong.push(format!("{error:#}"));
+            Tests::default()
+        }
+    };
+    let release = fs::read_to_string(exchange.join("booted")).unwrap_or_default();
+    eprintln!(
+        "{name}: {}: {}: {} passed, {} failed, {} skipped, in {seconds} s",
+        release.trim(),
+        if wrong.is_empty() { "ok" } else { "FAILED" },
+        tests.passed,
+        tests.failed.len(),
+        tests.skipped,
+    );
+    if !wrong.is_empty() {
+        wrong.push(format!(
+            "see {} and {}",
+            prepared.guest.console.display(),
+            exchange.display()
+        ));
+    }
+    (name, wrong)
+}
+
+/// The line that says how far the guests are.
+#[derive(Default)]
+struct Progress {
+    shown: Option<Instant>,
+}
+
+impl Progress {
+    fn show(&mut self, running: &[Running], waiting: usize) {
+        let terminal = std::io::stderr().is_terminal();
+        let due = self.shown.is_none_or(|at| at.elapsed() > PROGRESS_EVERY);
+        if running.is_empty() || !(terminal || due) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let mut line = String::new();
+        for guest in running {
+            // Writing to a string cannot fail.
+            let _ = write!(line, "{}: {}; ", guest.name(), guest.progress());
+        }
+        let _ = write!(line, "{waiting} waiting");
+        if terminal {
+            eprint!("\r\x1b[K{line}");
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
+    /// Makes room for a line that stays.
+    fn clear(&mut self) {
+        if self.shown.is_some() && std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

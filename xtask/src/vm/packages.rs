@@ -1,0 +1,235 @@
+//! Debian's kernel packages: found, fetched and unpacked by apt and dpkg, without touching this
+//! machine's own sources and packages.
+//!
+//! apt compares each package with the checksum in its suite's index, and the index with the
+//! distribution's signature. The suites move on with their security updates, so no version is pinned:
+//! what was fetched is said, and kept until `--refresh`.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::features::Kernel;
+use crate::privileges::succeed;
+
+/// Debian's archive keys, which sign the suites.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Depends on the newest kernel of its suite: the one for any machine, since the one for virtual
+/// machines has no 9p.
+const METAPACKAGE: &str = "linux-image-amd64";
+
+/// An unpacked kernel.
+pub struct Unpacked {
+    /// As `uname -r` says.
+    pub release: String,
+    /// The compressed kernel image.
+    pub image: PathBuf,
+    /// The folder that has `lib/modules`.
+    pub root: PathBuf,
+}
+
+impl Unpacked {
+    /// The folder of the modules.
+    pub fn modules(&self) -> PathBuf {
+        self.root.join("lib/modules").join(&self.release)
+    }
+}
+
+/// The kernel from `folder`, where it is put first if it is not there, or if `refresh` is set.
+pub fn get(kernel: &Kernel, folder: &Path, refresh: bool) -> Result<Unpacked> {
+    let (root, complete) = (folder.join("root"), folder.join("complete"));
+    if refresh || !complete.exists() {
+        // What a broken attempt left behind counts for nothing.
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        fetch(kernel, folder, &root)?;
+        fs::write(&complete, "")?;
+    }
+    unpacked(root)
+}
+
+fn fetch(kernel: &Kernel, folder: &Path, root: &Path) -> Result<()> {
+    let apt = Apt::new(kernel, &folder.join("apt"))?;
+    succeed(apt.command("apt-get").args(["--quiet=2", "update"]))?;
+    let packages = apt.kernel_packages()?;
+    eprintln!("{}: fetching {}", kernel.name, packages.join(" "));
+    let downloads = folder.join("packages");
+    fs::create_dir_all(&downloads)?;
+    succeed(
+        apt.command("apt-get")
+            .current_dir(&downloads)
+            .args(["--quiet=2", "download"])
+            .args(&packages),
+    )?;
+    fs::create_dir_all(root)?;
+    for package in fs::read_dir(&downloads)? {
+        let package = package?.path();
+        succeed(
+            Command::new("dpkg-deb")
+                .arg("--extract")
+                .args([&package, root]),
+        )?;
+        fs::remove_file(&package)?;
+    }
+    // Newer packages have everything in /usr; depmod and modprobe look in /lib.
+    let library = root.join("lib");
+    if !library.exists() {
+        symlink("usr/lib", &library)?;
+    }
+    let release = release(root)?;
+    // Newer packages bring their lists of modules that are built in elsewhere: depmod warns of it.
+    let depmod = Command::new("depmod")
+        .arg("--basedir")
+        .args([root.as_os_str(), release.as_ref()])
+        .output()
+        .context("depmod: install the package kmod")?;
+    ensure!(
+        depmod.status.success(),
+        "depmod: {}",
+        String::from_utf8_lossy(&depmod.stderr)
+    );
+    Ok(())
+}
+
+fn unpacked(root: PathBuf) -> Result<Unpacked> {
+    let release = release(&root)?;
+    let places = [
+        root.join("boot").join(format!("vmlinuz-{release}")),
+        root.join("lib/modules").join(&release).join("vmlinuz"),
+    ];
+    let image = places.into_iter().find(|path| path.exists());
+    let image = image.with_context(|| format!("no kernel image in {}", root.display()))?;
+    Ok(Unpacked {
+        release,
+        image,
+        root,
+    })
+}
+
+fn release(root: &Path) -> Result<String> {
+    let folder = root.join("lib/modules");
+    let mut entries = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+    let (Some(only), None) = (entries.next().transpose()?, entries.next()) else {
+        bail!("not exactly one kernel in {}", folder.display());
+    };
+    let name = only.file_name().into_string();
+    name.map_err(|name| anyhow::anyhow!("not a kernel release: {}", name.display()))
+}
+
+/// An apt of its own: its sources, lists and caches in a folder, the machine's left alone.
+struct Apt {
+    options: Vec<OsString>,
+}
+
+impl Apt {
+    fn new(kernel: &Kernel, folder: &Path) -> Result<Self> {
+        ensure!(
+            Path::new(KEYRING).exists(),
+            "{KEYRING} is missing: the kernels come from Debian, signed by these keys; install the \
+             package debian-archive-keyring"
+        );
+        for part in [
+            "lists/partial",
+            "cache/archives/partial",
+            "etc/preferences.d",
+        ] {
+            fs::create_dir_all(folder.join(part))?;
+        }
+        let sources = kernel.suites.iter().map(|suite| {
+            let site = site(suite.ends_with("-security"))?;
+            Ok(format!(
+                "deb [signed-by={KEYRING} arch=amd64] {site} {suite} main\n"
+            ))
+        });
+        let list = folder.join("etc/sources.list");
+        fs::write(&list, sources.collect::<Result<String>>()?)?;
+        // The newest of all suites counts, though apt would rather not take one from backports.
+        fs::write(
+            folder.join("etc/preferences"),
+            "Package: *\nPin: release o=*\nPin-Priority: 500\n",
+        )?;
+        let mut options = Vec::new();
+        let mut option = |name: &str, value: &Path| {
+            let mut text = OsString::from(format!("--option={name}="));
+            text.push(value);
+            options.push(text);
+        };
+        option("Dir::Etc", &folder.join("etc"));
+        option("Dir::Etc::SourceList", &list);
+        option("Dir::Etc::SourceParts", Path::new("/dev/null"));
+        option("Dir::State", folder);
+        option("Dir::State::Lists", &folder.join("lists"));
+        option("Dir::State::Status", Path::new("/dev/null"));
+        option("Dir::Cache", &folder.join("cache"));
+        option("Acquire::Languages", Path::new("none"));
+        // Only the packages' index is of use.
+        for target in ["DEP-11", "DEP-11-icons", "Contents-deb"] {
+            let name = format!("Acquire::IndexTargets::deb::{target}::DefaultEnabled");
+            option(&name, Path::new("false"));
+        }
+        // Root's apt would else become a user that may not write here.
+        option("APT::Sandbox::User", Path::new("root"));
+        // The index of a suite that gets no more updates expires, and stays as good as it was.
+        option("Acquire::Check-Valid-Until", Path::new("false"));
+        Ok(Self { options })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.args(&self.options);
+        command
+    }
+
+    /// The packages that make up the newest kernel: its image and, where they are packages of their
+    /// own, its modules.
+    fn kernel_packages(&self) -> Result<Vec<String>> {
+        let output = self
+            .command("apt-cache")
+            .args(["depends", "--recurse", "--important", METAPACKAGE])
+            .output()
+            .context("apt-cache")?;
+        let text = String::from_utf8(output.stdout)?;
+        let is_kernel = |name: &&str| {
+            ["linux-image-", "linux-binary-", "linux-modules-"]
+                .iter()
+                .filter_map(|prefix| name.strip_prefix(prefix))
+                .any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        // What a package depends on is indented below it.
+        let packages: Vec<_> = text.lines().filter(is_kernel).map(str::to_owned).collect();
+        ensure!(
+            !packages.is_empty(),
+            "{METAPACKAGE} depends on no kernel: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(packages)
+    }
+}
+
+/// Where this machine gets Debian's packages from, or Debian's security updates.
+fn site(security: bool) -> Result<String> {
+    let label = if security {
+        "Debian-Security"
+    } else {
+        "Debian"
+    };
+    let output = Command::new("apt-get")
+        .args(["indextargets", "--format", "$(LABEL) $(SITE)"])
+        .output()
+        .context("apt-get")?;
+    let text = String::from_utf8(output.stdout)?;
+    let site = text
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .find_map(|(of, site)| (of == label).then(|| site.to_owned()));
+    site.with_context(|| {
+        format!("apt knows no source labelled {label} here; on Debian, run: apt-get update")
+    })
+}

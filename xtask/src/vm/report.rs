@@ -1,0 +1,192 @@
+//! What the guests brought back: read, judged, and written into `docs/kernels.md`.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::features::{self, FEATURES, KERNELS, Kernel, VARIANTS, Variant};
+use crate::workspace;
+
+const DOCUMENT: &str = "docs/kernels.md";
+const BEGIN: &str = "<!-- begin: cargo xtask vm --write-docs -->\n";
+const END: &str = "<!-- end -->\n";
+
+/// How many tests ended in which way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tests {
+    /// Passed.
+    pub passed: usize,
+    /// Skipped, which the tests themselves allow only where the table of features does.
+    pub skipped: usize,
+    /// The names of those that failed.
+    pub failed: Vec<String>,
+    /// How many there are, as they say at their start; `None` before.
+    pub announced: Option<usize>,
+}
+
+impl Tests {
+    /// Reads what the test binary wrote so far.
+    pub fn read(log: &str) -> Self {
+        let mut tests = Self::default();
+        for line in log.lines() {
+            if let Some(count) = line.strip_prefix("running ") {
+                tests.announced = count.split(' ').next().and_then(|count| count.parse().ok());
+            }
+            let Some((name, result)) = line
+                .strip_prefix("test ")
+                .and_then(|rest| rest.split_once(" ... "))
+            else {
+                continue;
+            };
+            match result.trim() {
+                "ok" => tests.passed += 1,
+                "ignored" => tests.skipped += 1,
+                "FAILED" => tests.failed.push(name.trim().to_owned()),
+                _ => {}
+            }
+        }
+        tests
+    }
+
+    /// How many have ended.
+    pub fn ended(&self) -> usize {
+        self.passed + self.skipped + self.failed.len()
+    }
+}
+
+/// What is wrong with a guest's run; nothing, if all went well.
+pub fn judge(kernel: &Kernel, variant: &Variant, exchange: &Path) -> Result<(Tests, Vec<String>)> {
+    let read = |name: &str| {
+        let path = exchange.join(name);
+        fs::read(&path)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .with_context(|| format!("the guest did not get as far as to write {name}"))
+    };
+    let doctor = read("doctor.json")?;
+    let mut wrong = features::judge(kernel, variant, &doctor)?;
+    let tests = Tests::read(&read("tests.log")?);
+    wrong.extend(tests.failed.iter().map(|name| format!("{name} failed")));
+    let exit = read("exit")?;
+    if exit.trim() != "0" && tests.failed.is_empty() {
+        wrong.push(format!("the tests ended with exit code {}", exit.trim()));
+    }
+    if tests.announced != Some(tests.ended()) {
+        wrong.push(format!(
+            "{} tests ended, of {:?}",
+            tests.ended(),
+            tests.announced
+        ));
+    }
+    if tests.passed == 0 {
+        wrong.push("no test ran".to_owned());
+    }
+    Ok((tests, wrong))
+}
+
+/// Writes the tables into the document. Only a run that agreed with them may.
+pub fn write_document() -> Result<()> {
+    let path = workspace().join(DOCUMENT);
+    let text = fs::read_to_string(&path).with_context(|| DOCUMENT.to_owned())?;
+    let (before, _, after) = parts(&text)?;
+    fs::write(&path, format!("{before}{BEGIN}{}{END}{after}", tables()))
+        .with_context(|| DOCUMENT.to_owned())
+}
+
+fn parts(text: &str) -> Result<(&str, &str, &str)> {
+    let parts = text.split_once(BEGIN).and_then(|(before, rest)| {
+        let (tables, after) = rest.split_once(END)?;
+        Some((before, tables, after))
+    });
+    parts.with_context(|| format!("{DOCUMENT} has no place for the tables"))
+}
+
+/// What works where, by kernel and then by set-up.
+fn tables() -> String {
+    let row = |first: &str, cells: &mut dyn Iterator<Item = String>| {
+        format!("| {first} | {} |\n", cells.collect::<Vec<_>>().join(" | "))
+    };
+    let mut text = row(
+        "what",
+        &mut KERNELS
+            .iter()
+            .map(|kernel| format!("{}, {}", kernel.name, kernel.debian)),
+    );
+    text += &row("---", &mut KERNELS.iter().map(|_| "---".to_owned()));
+    for feature in FEATURES {
+        let first = format!("{} (`{}`)", feature.gives, feature.name);
+        let cells = KERNELS.iter().map(|kernel| {
+            let lacks = features::lacks(kernel, &VARIANTS[0]);
+            let there = !lacks.contains(feature.name);
+            if there { "yes" } else { "no" }.to_owned()
+        });
+        text += &row(&first, &mut { cells });
+    }
+    text += "\n| set-up | takes away |\n|---|---|\n";
+    let newest = &KERNELS[KERNELS.len() - 1];
+    for variant in VARIANTS {
+        let lacks = features::lacks(newest, variant);
+        let names: Vec<_> = lacks.iter().map(|name| format!("`{name}`")).collect();
+        let names = if names.is_empty() {
+            "nothing".to_owned()
+        } else {
+            names.join(", ")
+        };
+        let first = format!("{} (`{}`)", variant.what, variant.name);
+        text += &row(&first, &mut std::iter::once(names));
+    }
+    text
+}
+
+/// Prints what is wrong, guest by guest, and fails if anything is.
+pub fn summarize(wrong: &BTreeMap<String, Vec<String>>) -> Result<()> {
+    for (guest, lines) in wrong {
+        eprintln!("\n{guest}:");
+        for line in lines {
+            eprintln!("  {line}");
+        }
+    }
+    ensure!(
+        wrong.is_empty(),
+        "{} guests failed: {}",
+        wrong.len(),
+        wrong.keys().cloned().collect::<Vec<_>>().join(", ")
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_shows_the_table_that_guests_are_judged_against() {
+        let text = fs::read_to_string(workspace().join(DOCUMENT)).unwrap();
+        let (_, shown, _) = parts(&text).unwrap();
+        assert_eq!(
+            shown,
+            tables(),
+            "{DOCUMENT} is out of date: cargo xtask vm --write-docs"
+        );
+    }
+
+    #[test]
+    fn results_are_read_from_the_log() {
+        let log = "\nrunning 4 tests\n\
+                   test a::a   ... ok\n\
+                   test a::b   ... ignored\n\
+                   test c      ... ok\n\
+                   test d      ... FAILED\n\
+                   test result: FAILED. 2 passed\n";
+        let tests = Tests::read(log);
+        assert_eq!(
+            tests,
+            Tests {
+                passed: 2,
+                skipped: 1,
+                failed: vec!["d".to_owned()],
+                announced: Some(4)
+            }
+        );
+        assert_eq!(tests.ended(), 4);
+    }
+}
