@@ -28,6 +28,10 @@ pub fn run() -> Result<()> {
     step("the committed BPF object", &["xtask", "check-ebpf"])?;
     step("all tests", &["xtask", "test"])?;
     fuzz()?;
+    step(
+        "benchmarks, for their counts",
+        &["xtask", "bench", "--quick"],
+    )?;
     let object = build_ebpf::built_object().into_os_string();
     let rebuilt = ["xtask", "test", "--kernel", "--bpf-object"].map(OsString::from);
     step(

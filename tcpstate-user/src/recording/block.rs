@@ -27,7 +27,7 @@ pub(super) const MAX_UNPACKED: usize = MAX_BLOCK_RECORDS * MAX_PACKED;
 pub(super) const MAX_FOOTER: usize = 4096;
 
 /// Between speed and size: -3 reads a sixth faster and takes a quarter more space, 3 saves next to
-/// nothing (`cargo bench --bench recording`).
+/// nothing (`cargo xtask bench recording`).
 const LEVEL: i32 = 1;
 
 /// What is in a block.

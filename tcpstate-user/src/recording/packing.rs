@@ -4,7 +4,7 @@
 //! state does. So a record is stored as its difference from an earlier record of the same block, in
 //! [`GROUPS`] of fields that tend to change together. That leaves a third of the bytes to the
 //! compressor, which makes a file both smaller and twice as fast to read as whole records would be
-//! (`cargo bench --bench recording` compares them).
+//! (`cargo xtask bench recording` compares them).
 //!
 //! Pure: bytes in, records out. The exact format is in `docs/recording-format.md`.
 

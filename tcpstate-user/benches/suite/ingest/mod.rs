@@ -1,0 +1,252 @@
+//! `ingest`: how fast events become answers, and what a live connection takes.
+//!
+//! A stream of clients' and servers' whole lives is made as the bytes of its records, a block at a time,
+//! as a reader of recordings unpacks them; that is not part of the time. Each block is taken in at once, with more
+//! and more of the tracker switched on, in turns. Then the same stream as a recording: read alone, and
+//! read into the whole tracker.
+
+pub mod memory;
+mod stream;
+
+use std::{
+    future::poll_fn,
+    hint::black_box,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use tcpstate_common::Record;
+use tcpstate_user::{
+    event::Event,
+    model::{Limits, Tracker},
+    recording::{Options as Format, Reader, Writer},
+    source::{Accounting, EventSource as _, Origin},
+};
+
+use self::stream::Stream;
+use crate::{
+    Options,
+    report::{Row, ratios},
+};
+
+/// Events in a block.
+const BLOCK: usize = 16_384;
+/// Events that are handed to the tracker at a time.
+const BATCH: usize = 1_024;
+
+/// Makes a tracker with some of its parts.
+type Make = fn() -> Tracker;
+
+/// A stream, and how much of the tracker takes it in.
+struct Case {
+    name: String,
+    live: usize,
+    ports: usize,
+    /// `None`: events are decoded only.
+    make: Option<Make>,
+}
+
+pub fn run(options: &Options) -> Result<Vec<Row>> {
+    let events = options.pick(10_000_000, 300_000);
+    let cases = cases(options);
+    let mut per_second: Vec<Vec<f64>> = cases.iter().map(|_| Vec::new()).collect();
+    let rounds = options.rounds(5);
+    for round in 1..=rounds {
+        eprintln!("ingest: round {round} of {rounds}");
+        for (case, per_second) in cases.iter().zip(&mut per_second) {
+            let took = case.run(events)?;
+            per_second.push(events as f64 / took.as_secs_f64());
+        }
+    }
+    let mut rows: Vec<Row> = cases
+        .iter()
+        .zip(&per_second)
+        .map(|(case, values)| {
+            Row::new(&case.name, "events/s of CPU time", values)
+                .ratio("decode", &ratios(values, &per_second[0]))
+        })
+        .collect();
+    rows.extend(from_recording(events, rounds)?);
+    rows.extend(memory::run(options)?);
+    Ok(rows)
+}
+
+fn whole() -> Tracker {
+    Tracker::new(Limits::default())
+}
+
+/// The first is the floor.
+fn cases(options: &Options) -> Vec<Case> {
+    let parts: [(&str, Option<Make>); 5] = [
+        ("decode", None),
+        (
+            "decode, connections",
+            Some(|| whole().without_rates().without_histograms()),
+        ),
+        (
+            "decode, connections, rates",
+            Some(|| whole().without_histograms()),
+        ),
+        (
+            "decode, connections, histograms",
+            Some(|| whole().without_rates()),
+        ),
+        ("all together", Some(whole)),
+    ];
+    let mut cases: Vec<Case> = parts
+        .into_iter()
+        .map(|(name, make)| Case {
+            name: format!("{name}; 10,000 live"),
+            live: 10_000,
+            ports: 100,
+            make,
+        })
+        .collect();
+    let sizes: &[(&str, usize, usize)] = options.pick(
+        &[
+            ("1,000", 1_000, 20),
+            ("100,000", 100_000, 300),
+            ("1,000,000", 1_000_000, 1_000),
+        ],
+        &[("1,000", 1_000, 20)],
+    );
+    cases.extend(sizes.iter().map(|&(count, live, ports)| Case {
+        name: format!("all together; {count} live, {ports} ports"),
+        live,
+        ports,
+        make: Some(whole),
+    }));
+    cases
+}
+
+impl Case {
+    /// Takes the whole stream in once, a batch after the other as the program does.
+    fn run(&self, events: usize) -> Result<Duration> {
+        let mut tracker = self.make.map(|make| make());
+        let mut stream = Stream::new(self.live, self.ports);
+        let mut bytes = Vec::new();
+        let mut batch = Vec::with_capacity(BATCH);
+        let (mut taken, mut took) = (0, Duration::ZERO);
+        while taken < events {
+            let block = BLOCK.min(events - taken);
+            stream.fill(&mut bytes, block);
+            taken += block;
+            let start = cpu_time();
+            for bytes in bytes.chunks(BATCH * Record::SIZE) {
+                batch.clear();
+                for record in bytes.chunks_exact(Record::SIZE) {
+                    batch.extend(Event::decode(record));
+                }
+                match &mut tracker {
+                    None => {
+                        black_box(&batch);
+                    }
+                    Some(tracker) => apply(tracker, &batch),
+                }
+            }
+            took += cpu_time().saturating_sub(start);
+        }
+        if let Some(tracker) = tracker {
+            check(&tracker, events)?;
+        }
+        Ok(took)
+    }
+}
+
+fn apply(tracker: &mut Tracker, batch: &[Event]) {
+    for event in batch {
+        black_box(tracker.apply(event).dwell_ns);
+    }
+}
+
+/// A benchmark of something that does nothing would be fast.
+fn check(tracker: &Tracker, events: usize) -> Result<()> {
+    let books = tracker.books();
+    ensure!(
+        books.events == events as u64,
+        "{} events of {events}",
+        books.events
+    );
+    ensure!(
+        (books.gaps, books.superseded, books.evicted) == (0, 0, 0),
+        "the tracker lost its way: {books:?}"
+    );
+    Ok(())
+}
+
+/// The time that this thread has run: the machine may have other work.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
+}
+
+/// The same stream from a file. By the wall clock: reading has a thread of its own.
+fn from_recording(events: usize, rounds: usize) -> Result<Vec<Row>> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("ingest.rec");
+    write(&path, events)?;
+    let (mut read, mut taken_in) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let took = read_all(&path, events, |_| ())?;
+        read.push(events as f64 / took.as_secs_f64());
+        let mut tracker = whole();
+        let took = read_all(&path, events, |batch| apply(&mut tracker, batch))?;
+        check(&tracker, events)?;
+        taken_in.push(events as f64 / took.as_secs_f64());
+    }
+    let name = |what| format!("{what}; 10,000 live");
+    let figure = "events/s by the clock";
+    Ok(vec![
+        Row::new(name("a recording, read alone"), figure, &read),
+        Row::new(name("a recording, all together"), figure, &taken_in)
+            .ratio("read alone", &ratios(&taken_in, &read)),
+    ])
+}
+
+/// Writes the stream, a block at a time.
+fn write(path: &Path, events: usize) -> Result<()> {
+    let origin = Origin {
+        host: String::new(),
+        kernel: String::new(),
+        attach: "btf".to_owned(),
+        wall_at_monotonic_zero_ns: 0,
+        started_ns: 0,
+        filters: String::new(),
+        live: false,
+        sample_interval_ns: None,
+    };
+    let mut writer = Writer::create(path, &origin, Format::default())?;
+    let mut stream = Stream::new(10_000, 100);
+    let (mut bytes, mut batch) = (Vec::new(), Vec::new());
+    let mut written = 0;
+    while written < events {
+        let block = BLOCK.min(events - written);
+        stream.fill(&mut bytes, block);
+        batch.clear();
+        for record in bytes.chunks_exact(Record::SIZE) {
+            batch.push(Event::decode(record).context("a record of this benchmark")?);
+        }
+        let now_ns = batch.last().map_or(0, Event::ts_ns);
+        writer.append(&batch, now_ns)?;
+        written += block;
+    }
+    writer.finish(Some(&Accounting::default()), None)?;
+    Ok(())
+}
+
+/// Reads it to its end.
+fn read_all(path: &Path, events: usize, mut take: impl FnMut(&[Event])) -> Result<Duration> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let start = Instant::now();
+    let mut reader = Reader::open(path)?;
+    let (mut batch, mut read) = (Vec::new(), 0);
+    while runtime.block_on(poll_fn(|cx| reader.poll_next(cx, &mut batch)))? {
+        read += batch.len();
+        take(&batch);
+        batch.clear();
+    }
+    let took = start.elapsed();
+    ensure!(read == events, "{read} events of {events}");
+    Ok(took)
+}

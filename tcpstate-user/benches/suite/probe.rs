@@ -1,0 +1,208 @@
+//! `probe`: what one run of each BPF program costs, beside the floor: an empty program on the same
+//! tracepoint.
+//!
+//! The kernel measures (`BPF_ENABLE_STATS`); the floor contains what its measuring costs. Our program is
+//! loaded here, with a ring that holds everything, so that no reader disturbs; the others run as the
+//! processes that they are. Two loads: a storm without the network, and a churn of connections.
+
+use anyhow::{Context as _, Result, ensure};
+use tcpstate_user::{
+    capture::{
+        host::Host,
+        loader::{self, Loaded, Mode, Plan},
+        ring::Ring,
+    },
+    filter::{Filter, PortSet},
+};
+
+use crate::{
+    Options,
+    generator::{Churn, PER_CONNECTION, Storm},
+    process::{ProgramRuns, Running, program_runs},
+    report::{Row, ratios},
+    tool::{self, Tool},
+};
+
+/// One thing to measure.
+struct Case {
+    name: String,
+    what: What,
+}
+
+enum What {
+    Ours {
+        mode: Mode,
+        empty: bool,
+        filter: Filter,
+    },
+    /// A process with programs of its own: a peer, or a view of ours that counts in the kernel.
+    Process(Tool),
+}
+
+/// The floor of ours, and ours, with which others are compared: the first two cases.
+const EMPTY: &str = "empty, btf";
+const FULL: &str = "full record, btf";
+
+pub fn run(options: &Options) -> Result<Vec<Row>> {
+    let host = Host::read();
+    let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime)
+        .context("let the kernel measure BPF programs (it takes root)")?;
+    let cases = cases();
+    let churn = Churn::new()?;
+    let storm = Storm::new()?;
+    let (turns, connections) = options.pick((50_000, 2_000), (2_000, 200));
+    let churned = || -> Result<u64> {
+        churn.run(connections, None)?;
+        Ok(connections * PER_CONNECTION)
+    };
+    let stormed = || -> Result<u64> {
+        for _ in 0..turns {
+            storm.turn();
+        }
+        Ok(2 * turns)
+    };
+    let loads: [(&str, &dyn Fn() -> Result<u64>); 2] =
+        [("ns a run, storm", &stormed), ("ns a run, churn", &churned)];
+    let rounds = options.rounds(11);
+    let mut rows = Vec::new();
+    for (figure, load) in loads {
+        let mut costs: Vec<Vec<f64>> = cases.iter().map(|_| Vec::new()).collect();
+        for round in 1..=rounds {
+            eprintln!("probe: {figure}, round {round} of {rounds}");
+            for (case, costs) in cases.iter().zip(&mut costs) {
+                if case.missing().is_none() {
+                    costs.push(
+                        case.measure(&host, load)
+                            .with_context(|| case.name.clone())?,
+                    );
+                }
+            }
+        }
+        for (case, values) in cases.iter().zip(&costs) {
+            if let Some(why) = case.missing() {
+                rows.push(Row::missing(&case.name, figure, why));
+                continue;
+            }
+            let (of, floor) = match case.what {
+                What::Ours { .. } => (EMPTY, 0),
+                What::Process(_) => (FULL, 1),
+            };
+            rows.push(
+                Row::new(&case.name, figure, values).ratio(of, &ratios(values, &costs[floor])),
+            );
+        }
+    }
+    Ok(rows)
+}
+
+/// [`EMPTY`], [`FULL`], and the others.
+fn cases() -> Vec<Case> {
+    let ports = |list: &str| Filter {
+        port: Some(list.parse::<PortSet>().expect("a list of ports")),
+        ..Filter::default()
+    };
+    let ours = |name: &str, mode, empty, filter| Case {
+        name: name.to_owned(),
+        what: What::Ours {
+            mode,
+            empty,
+            filter,
+        },
+    };
+    let all = Filter::default;
+    let mut cases = vec![
+        ours(EMPTY, Mode::Btf, true, all()),
+        ours(FULL, Mode::Btf, false, all()),
+        ours(
+            "a filter that passes, btf",
+            Mode::Btf,
+            false,
+            ports("1-65535"),
+        ),
+        ours("a filter that drops, btf", Mode::Btf, false, ports("1")),
+        ours("empty, tracepoint", Mode::Tracepoint, true, all()),
+        ours("full record, tracepoint", Mode::Tracepoint, false, all()),
+        ours(
+            "a filter that drops, tracepoint",
+            Mode::Tracepoint,
+            false,
+            ports("1"),
+        ),
+    ];
+    let processes = tool::peers()
+        .into_iter()
+        .filter(|peer| peer.ready == crate::process::Ready::Runs);
+    cases.extend(processes.map(|peer| Case {
+        name: peer.name.to_owned(),
+        what: What::Process(peer),
+    }));
+    cases
+}
+
+impl Case {
+    fn missing(&self) -> Option<String> {
+        match &self.what {
+            What::Ours { .. } => None,
+            What::Process(tool) => tool.missing(),
+        }
+    }
+
+    /// Nanoseconds per run of the program under a load that makes at least as many transitions as it
+    /// says; the program has to have run for each.
+    fn measure(&self, host: &Host, load: &dyn Fn() -> Result<u64>) -> Result<f64> {
+        let (runs, made) = match &self.what {
+            What::Ours {
+                mode,
+                empty,
+                filter,
+            } => measure_ours(host, (*mode, *empty, filter), load)?,
+            What::Process(tool) => {
+                let running = Running::start(tool.name, tool.command(), tool.ready)?;
+                let before = program_runs(running.id())?;
+                let made = load()?;
+                let after = program_runs(running.id())?;
+                let runs = ProgramRuns {
+                    run_ns: after.run_ns - before.run_ns,
+                    run_count: after.run_count - before.run_count,
+                    ..after
+                };
+                (runs, made)
+            }
+        };
+        ensure!(
+            runs.run_count + runs.recursion_misses >= made,
+            "{} runs for {made} transitions",
+            runs.run_count
+        );
+        Ok(runs.run_ns as f64 / runs.run_count as f64)
+    }
+}
+
+/// Loads our program, or the empty one, for as long as the load lasts.
+fn measure_ours(
+    host: &Host,
+    (attach, is_empty, filter): (Mode, bool, &Filter),
+    load: &dyn Fn() -> Result<u64>,
+) -> Result<(ProgramRuns, u64)> {
+    let plan = Plan {
+        mode: attach,
+        ring_bytes: 64 << 20,
+        filter: filter.kernel(),
+        bpf_log: false,
+        empty: is_empty,
+    };
+    let mut loaded: Loaded = loader::load(host, &plan)?;
+    let mut ring: Ring = loaded.ring()?;
+    loaded.attach()?;
+    let made = load()?;
+    loaded.detach()?;
+    // Nothing is read while it runs: the ring holds it all, and the reader's cost is not the probe's.
+    ring.drain(usize::MAX, |_| ());
+    let run = loaded.program_run()?;
+    let runs = ProgramRuns {
+        run_ns: run.run_ns,
+        run_count: run.run_count,
+        recursion_misses: run.recursion_misses,
+    };
+    Ok((runs, made))
+}

@@ -1,0 +1,267 @@
+//! Tools as processes: start one, wait until it watches, end it, and what it cost meanwhile.
+//!
+//! The same for all of them, ours and others': the kernel's figures of the process and of its BPF
+//! programs, never what a tool says of itself.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::TcpListener,
+    os::unix::fs::FileExt as _,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::tool::TCPSTATE;
+
+/// How long anything that must happen may take: it turns a hang into a message.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Between two looks at what the kernel has no event for.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How one sees that a tool watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// Its BPF program runs when there is a transition.
+    Runs,
+    /// It writes this on standard error.
+    Says(&'static str),
+}
+
+/// A tool that watches.
+pub struct Running {
+    child: Child,
+    name: String,
+    output: File,
+    errors: File,
+    ready: Ready,
+    /// A peer may overhear a signal that comes at the wrong moment (bpftrace does); ours dies of a second
+    /// one without a summary.
+    overhears: bool,
+    cpu_when_ready: Duration,
+    ended: bool,
+}
+
+/// What is left of a tool.
+pub struct Ended {
+    /// CPU time from the moment it watched to its end, what it printed last included.
+    pub cpu: Duration,
+    pub output: String,
+    pub errors: String,
+}
+
+/// The figures of a process's BPF programs, summed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProgramRuns {
+    pub run_ns: u64,
+    pub run_count: u64,
+    /// Runs that the kernel skipped, because the program was under way on that CPU.
+    pub recursion_misses: u64,
+}
+
+impl Running {
+    /// Starts it with its output in files that have no name, and waits until it watches.
+    pub fn start(name: &str, mut command: Command, ready: Ready) -> Result<Self> {
+        let (output, errors) = (tempfile::tempfile()?, tempfile::tempfile()?);
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(errors.try_clone()?);
+        let child = command
+            .spawn()
+            .with_context(|| format!("start {command:?}"))?;
+        let mut running = Self {
+            child,
+            name: name.to_owned(),
+            output,
+            errors,
+            ready,
+            overhears: command.get_program() != TCPSTATE,
+            cpu_when_ready: Duration::ZERO,
+            ended: false,
+        };
+        running.await_ready()?;
+        running.cpu_when_ready = running.cpu()?;
+        Ok(running)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn await_ready(&mut self) -> Result<()> {
+        // Only while it is waited for: the counting has a cost of its own.
+        let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime)
+            .context("let the kernel count the runs of BPF programs (it takes root)")?;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                self.ended = true;
+                let errors = contents(&self.errors)?;
+                bail!("{} ended before it watched: {status}: {errors}", self.name);
+            }
+            match self.ready {
+                Ready::Runs => {
+                    let before = program_runs(self.id())?;
+                    // A transition: it listens, and is closed.
+                    drop(TcpListener::bind("127.0.0.1:0")?);
+                    if program_runs(self.id())?.run_count > before.run_count {
+                        return Ok(());
+                    }
+                }
+                Ready::Says(words) => {
+                    if contents(&self.errors)?.contains(words) {
+                        return Ok(());
+                    }
+                }
+            }
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "{} does not watch after {PATIENCE:?}",
+                self.name
+            );
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// CPU time up to now, of all its threads.
+    pub fn cpu(&self) -> Result<Duration> {
+        let mut sum_ns = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.id()))? {
+            let path = thread?.path().join("schedstat");
+            // A thread that has just ended is no error.
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let ran = text.split_ascii_whitespace().next();
+            sum_ns += ran.and_then(|ran| ran.parse::<u64>().ok()).unwrap_or(0);
+        }
+        Ok(Duration::from_nanos(sum_ns))
+    }
+
+    /// How often its threads have gone to sleep and been woken up to now.
+    pub fn wakeups(&self) -> Result<u64> {
+        let mut sum = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.id()))? {
+            let text = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+            let count = text
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            sum += count
+                .and_then(|count| count.trim().parse::<u64>().ok())
+                .unwrap_or(0);
+        }
+        Ok(sum)
+    }
+
+    /// Waits until it has worked off what it has seen: until it hardly runs any more.
+    pub fn await_quiet(&self) -> Result<()> {
+        const WINDOW: Duration = Duration::from_millis(50);
+        // A capture hands its packets over once a second.
+        let enough = match self.ready {
+            Ready::Runs => 3,
+            Ready::Says(_) => 25,
+        };
+        let start = Instant::now();
+        let (mut before, mut quiet) = (self.cpu()?, 0);
+        while quiet < enough && start.elapsed() < PATIENCE {
+            thread::sleep(WINDOW);
+            let now = self.cpu()?;
+            let busy = now.saturating_sub(before) > WINDOW / 50;
+            quiet = if busy { 0 } else { quiet + 1 };
+            before = now;
+        }
+        Ok(())
+    }
+
+    /// Ends it as Ctrl-C does, once it has worked off what it has seen.
+    pub fn end(mut self) -> Result<Ended> {
+        self.await_quiet()?;
+        let used = self.reap()?;
+        Ok(Ended {
+            cpu: used.saturating_sub(self.cpu_when_ready),
+            output: contents(&self.output)?,
+            errors: contents(&self.errors)?,
+        })
+    }
+
+    /// Interrupts it, waits for its end, and gives the CPU time of its whole life.
+    fn reap(&mut self) -> Result<Duration> {
+        /// Until a signal counts as overheard.
+        const SOON: Duration = Duration::from_secs(1);
+        let start = Instant::now();
+        let mut interrupted = 0;
+        loop {
+            if interrupted == 0 || (self.overhears && start.elapsed() > interrupted * SOON) {
+                kill_process(Pid::from_child(&self.child), Signal::INT)?;
+                interrupted += 1;
+            }
+            let mut status = 0;
+            // SAFETY: all bytes zero is a `struct rusage`.
+            let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+            let pid = libc::pid_t::try_from(self.id())?;
+            // SAFETY: both pointers are to what `wait4` writes.
+            let reaped =
+                unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) };
+            if reaped == pid {
+                self.ended = true;
+                let of = |time: libc::timeval| {
+                    Duration::new(time.tv_sec.cast_unsigned(), 1_000 * time.tv_usec as u32)
+                };
+                return Ok(of(usage.ru_utime) + of(usage.ru_stime));
+            }
+            ensure!(reaped == 0, "wait for {}", self.name);
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "{} does not end at SIGINT",
+                self.name
+            );
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            // An error is on its way already.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// All that was written up to now. Read by position: the process writes where the file's own one is.
+fn contents(file: &File) -> Result<String> {
+    let mut bytes = vec![0; usize::try_from(file.metadata()?.len())?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What the kernel says of the BPF programs that a process holds; each once.
+pub fn program_runs(pid: u32) -> Result<ProgramRuns> {
+    let mut programs = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // What has just been closed is no error.
+        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+        let field = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name));
+            value.and_then(|value| value.trim().parse::<u64>().ok())
+        };
+        if let (Some(id), Some(run_ns), Some(run_count)) =
+            (field("prog_id:"), field("run_time_ns:"), field("run_cnt:"))
+        {
+            let misses = field("recursion_misses:").unwrap_or(0);
+            programs.insert(id, (run_ns, run_count, misses));
+        }
+    }
+    let mut sum = ProgramRuns::default();
+    for (run_ns, run_count, misses) in programs.into_values() {
+        sum.run_ns += run_ns;
+        sum.run_count += run_count;
+        sum.recursion_misses += misses;
+    }
+    Ok(sum)
+}

@@ -1,0 +1,192 @@
+//! `recording`: what recordings take: bytes, write time and read time per event, for streams of known
+//! traffic.
+//!
+//! Beside the plainest format there could be: the records as they are, in blocks of the same size, under
+//! the same compressor. Times are CPU time of this process: the reader works in a thread of its own.
+
+#[path = "../../tests/support/stream.rs"]
+mod stream;
+
+use std::{
+    fs::File,
+    future::poll_fn,
+    hint::black_box,
+    io::{ErrorKind, Read as _, Write as _},
+    path::Path,
+    slice,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::time::{ClockId, clock_gettime};
+use tcpstate_common::Record;
+use tcpstate_user::{
+    event::Event,
+    recording::{Options as Format, Reader, Writer},
+    source::{Accounting, EventSource as _, Origin},
+};
+
+use self::stream::Traffic;
+use crate::{
+    Options,
+    report::{Row, ratios},
+};
+
+/// Events in a block, as recordings are written unless told otherwise.
+const BLOCK: usize = 16_384;
+
+/// A way to keep events in a file.
+struct Way {
+    write: fn(&Path, &[Event]) -> Result<()>,
+    read: fn(&Path) -> Result<usize>,
+}
+
+const OURS: Way = Way { write, read };
+const PLAIN: Way = Way {
+    write: write_plain,
+    read: read_plain,
+};
+
+/// One of the figures.
+type Figure = fn(&Taken) -> f64;
+
+/// What a way takes in one round.
+struct Taken {
+    bytes: f64,
+    write_ns: f64,
+    read_ns: f64,
+}
+
+pub fn run(options: &Options) -> Result<Vec<Row>> {
+    let count = options.pick(1_000_000, 50_000);
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("bench.rec");
+    let mut rows = Vec::new();
+    for (name, traffic) in [
+        ("churn", Traffic::Churn),
+        ("a web server", Traffic::WebServer),
+        ("noise", Traffic::Noise),
+    ] {
+        eprintln!("recording: {name}");
+        let events = stream::events(traffic, count, 1);
+        let (mut ours, mut plain) = (Vec::new(), Vec::new());
+        for _ in 0..options.rounds(5) {
+            plain.push(PLAIN.measure(&path, &events)?);
+            ours.push(OURS.measure(&path, &events)?);
+        }
+        let figures: [(&str, Figure); 3] = [
+            ("bytes an event", |taken| taken.bytes),
+            ("write, ns an event", |taken| taken.write_ns),
+            ("read, ns an event", |taken| taken.read_ns),
+        ];
+        for (figure, of) in figures {
+            let values: Vec<f64> = ours.iter().map(of).collect();
+            let plain: Vec<f64> = plain.iter().map(of).collect();
+            rows.push(
+                Row::new(name, figure, &values)
+                    .ratio("plain records under zstd", &ratios(&values, &plain)),
+            );
+        }
+    }
+    Ok(rows)
+}
+
+impl Way {
+    fn measure(&self, path: &Path, events: &[Event]) -> Result<Taken> {
+        let start = cpu_ns();
+        (self.write)(path, events)?;
+        let written = cpu_ns();
+        let read = (self.read)(path)?;
+        let end = cpu_ns();
+        ensure!(read == events.len(), "{read} events of {}", events.len());
+        let each = |sum: f64| sum / events.len() as f64;
+        Ok(Taken {
+            bytes: each(path.metadata()?.len() as f64),
+            write_ns: each(written - start),
+            read_ns: each(end - written),
+        })
+    }
+}
+
+/// CPU time of this process, nanoseconds.
+fn cpu_ns() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
+}
+
+fn write(path: &Path, events: &[Event]) -> Result<()> {
+    let origin = Origin {
+        host: String::new(),
+        kernel: String::new(),
+        attach: "btf".to_owned(),
+        wall_at_monotonic_zero_ns: 0,
+        started_ns: 0,
+        filters: String::new(),
+        live: false,
+        sample_interval_ns: None,
+    };
+    let format = Format {
+        block_records: BLOCK,
+        ..Format::default()
+    };
+    let mut writer = Writer::create(path, &origin, format)?;
+    for event in events {
+        writer.append(slice::from_ref(event), event.ts_ns())?;
+    }
+    writer.finish(Some(&Accounting::default()), None)?;
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<usize> {
+    let mut reader = Reader::open(path)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let (mut batch, mut read) = (Vec::new(), 0);
+    while runtime.block_on(poll_fn(|cx| reader.poll_next(cx, &mut batch)))? {
+        read += batch.len();
+        black_box(&mut batch).clear();
+    }
+    Ok(read)
+}
+
+fn write_plain(path: &Path, events: &[Event]) -> Result<()> {
+    let mut file = File::create(path)?;
+    let mut compressor = zstd::bulk::Compressor::new(1)?;
+    let mut records = Vec::new();
+    for block in events.chunks(BLOCK) {
+        records.clear();
+        for event in block {
+            records.extend_from_slice(&event.record().to_bytes());
+        }
+        let stored = compressor.compress(&records)?;
+        file.write_all(&u32::try_from(stored.len())?.to_le_bytes())?;
+        file.write_all(&crc32c::crc32c(&stored).to_le_bytes())?;
+        file.write_all(&stored)?;
+    }
+    Ok(())
+}
+
+fn read_plain(path: &Path) -> Result<usize> {
+    let mut file = File::open(path)?;
+    let mut decompressor = zstd::bulk::Decompressor::new()?;
+    let (mut stored, mut records) = (Vec::new(), vec![0; BLOCK * Record::SIZE]);
+    let (mut events, mut read) = (Vec::new(), 0);
+    let mut head = [0; 8];
+    loop {
+        match file.read_exact(&mut head) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(read),
+            outcome => outcome?,
+        }
+        let [a, b, c, d, crc @ ..] = head;
+        stored.resize(u32::from_le_bytes([a, b, c, d]) as usize, 0);
+        file.read_exact(&mut stored)?;
+        ensure!(
+            crc32c::crc32c(&stored) == u32::from_le_bytes(crc),
+            "a damaged block"
+        );
+        let length = decompressor.decompress_to_buffer(&stored, &mut records[..])?;
+        events.clear();
+        for record in records[..length].chunks_exact(Record::SIZE) {
+            events.push(Event::decode(record).context("a record of this benchmark")?);
+        }
+        read += black_box(&events).len();
+    }
+}

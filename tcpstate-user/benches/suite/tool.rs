@@ -1,0 +1,329 @@
+//! The tools that are compared: our views, and the peers as Debian packages them.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    generator::{PER_CONNECTION, PORTS},
+    process::{Ended, Ready},
+};
+
+/// A program and how it is used here.
+#[derive(Clone)]
+pub struct Tool {
+    /// As it is called in the tables.
+    pub name: &'static str,
+    program: &'static str,
+    arguments: Vec<String>,
+    /// The Debian package that has it; ours has none.
+    package: Option<&'static str>,
+    pub ready: Ready,
+    /// What it reports of one connection of the churn.
+    pub per_connection: u64,
+    count: fn(&Ended) -> Result<Counted>,
+}
+
+/// What a tool reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Lines, or counts, about the churn's ports.
+    pub reported: u64,
+    /// Events that it says it lost.
+    pub said_lost: u64,
+}
+
+impl Tool {
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(self.program);
+        command.args(&self.arguments);
+        command
+    }
+
+    /// What it reported of the churn.
+    pub fn count(&self, ended: &Ended) -> Result<Counted> {
+        (self.count)(ended).with_context(|| {
+            format!(
+                "what {} reported: {:.500} {:.500}",
+                self.name, ended.output, ended.errors
+            )
+        })
+    }
+
+    /// Why it cannot be measured here, if it cannot.
+    pub fn missing(&self) -> Option<String> {
+        let package = self.package?;
+        let found = Command::new(self.program).arg("--version").output();
+        found
+            .is_err()
+            .then(|| format!("not installed (Debian: {package})"))
+    }
+
+    pub const fn is_ours(&self) -> bool {
+        self.package.is_none()
+    }
+}
+
+/// Our binary, of the same build as this benchmark.
+pub const TCPSTATE: &str = env!("CARGO_BIN_EXE_tcpstate");
+
+fn ours(
+    name: &'static str,
+    arguments: &str,
+    per_connection: u64,
+    count: fn(&Ended) -> Result<Counted>,
+) -> Tool {
+    Tool {
+        name,
+        program: TCPSTATE,
+        arguments: arguments.split_whitespace().map(str::to_owned).collect(),
+        package: None,
+        ready: Ready::Runs,
+        per_connection,
+        count,
+    }
+}
+
+/// Our views of the churn's ports, so that their counts are exact whatever else the host does. The
+/// filter passes all that the churn makes.
+pub fn views() -> Vec<Tool> {
+    let ports = format!("-P {}-{}", PORTS.start(), PORTS.end());
+    let ours = |name, arguments: &str, per_connection, count| {
+        ours(name, &format!("{arguments} {ports}"), per_connection, count)
+    };
+    vec![
+        ours("tcpstate trace", "trace", PER_CONNECTION, count_lines),
+        ours("tcpstate life", "life", 2, count_lines),
+        ours(
+            "tcpstate rates",
+            "rates --json",
+            PER_CONNECTION,
+            count_passed,
+        ),
+        ours("tcpstate hist", "hist --json", PER_CONNECTION, count_passed),
+        ours(
+            "tcpstate record",
+            "record --json -w /dev/null",
+            PER_CONNECTION,
+            count_passed,
+        ),
+    ]
+}
+
+/// What others use for the same question.
+pub fn peers() -> Vec<Tool> {
+    const EACH: &str = "tracepoint:sock:inet_sock_set_state /args->protocol == 6/ { \
+        printf(\"%llu %d %d %d %d %d %s\\n\", nsecs, args->sport, args->dport, args->oldstate, \
+        args->newstate, pid, comm) }";
+    let count = format!(
+        "tracepoint:sock:inet_sock_set_state /args->protocol == 6 && \
+         ((args->sport >= {0} && args->sport <= {1}) || (args->dport >= {0} && args->dport <= {1}))/ \
+         {{ @ = count() }}",
+        PORTS.start(),
+        PORTS.end()
+    );
+    let peer = |name, package, program, arguments: &[&str], ready, per_connection, count| Tool {
+        name,
+        program,
+        arguments: arguments
+            .iter()
+            .map(|&argument| argument.to_owned())
+            .collect(),
+        package: Some(package),
+        ready,
+        per_connection,
+        count,
+    };
+    vec![
+        peer(
+            "tcpstates",
+            "libbpf-tools",
+            "tcpstates",
+            &[],
+            Ready::Runs,
+            PER_CONNECTION,
+            |ended| count_columns(ended, [4, 6]),
+        ),
+        peer(
+            "tcplife",
+            "libbpf-tools",
+            "tcplife",
+            &[],
+            Ready::Runs,
+            2,
+            |ended| count_columns(ended, [3, 5]),
+        ),
+        peer(
+            "bpftrace, a line an event",
+            "bpftrace",
+            "bpftrace",
+            &["-e", EACH],
+            Ready::Runs,
+            PER_CONNECTION,
+            count_bpftrace_lines,
+        ),
+        peer(
+            BPFTRACE_COUNT,
+            "bpftrace",
+            "bpftrace",
+            &["-e", &count],
+            Ready::Runs,
+            PER_CONNECTION,
+            count_bpftrace_count,
+        ),
+        peer(
+            "tcpdump of SYN, FIN, RST",
+            "tcpdump",
+            "tcpdump",
+            &[
+                "-i",
+                "lo",
+                "-n",
+                "-w",
+                "/dev/null",
+                "(tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0) or (ip6[6] = 6 and ip6[53] & 7 != 0)",
+            ],
+            Ready::Says("listening on"),
+            4,
+            count_tcpdump,
+        ),
+    ]
+}
+
+/// The one that counts in the kernel and loses nothing: it also says whether the generator makes what
+/// it says it makes.
+pub const BPFTRACE_COUNT: &str = "bpftrace, count() in the kernel";
+
+/// Name and version of each peer that is here.
+pub fn versions() -> Vec<(String, String)> {
+    let packages = ["libbpf-tools", "bpftrace", "tcpdump", "iproute2"];
+    let query = |package: &str| {
+        let output = Command::new("dpkg-query")
+            .args(["--show", "--showformat=${Version}", package])
+            .output()
+            .ok()
+            .filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    packages
+        .map(|package| {
+            let version = query(package).unwrap_or_else(|| "not installed".to_owned());
+            (package.to_owned(), version)
+        })
+        .to_vec()
+}
+
+/// A line each, after a header; the summary is on standard error.
+fn count_lines(ended: &Ended) -> Result<Counted> {
+    let summary = ended.errors.lines().find(|line| line.contains(" seen "));
+    let lost = summary
+        .and_then(|line| line.split_once(" lost "))
+        .and_then(|(_, rest)| rest.split(';').next())
+        .context("no `lost` in the summary")?;
+    Ok(Counted {
+        reported: ended.output.lines().skip(1).count() as u64,
+        said_lost: lost.replace(',', "").parse()?,
+    })
+}
+
+/// What the summary in JSON says has passed.
+fn count_passed(ended: &Ended) -> Result<Counted> {
+    let summary = summary(&ended.output)?;
+    let number = |pointer| summary.pointer(pointer).and_then(serde_json::Value::as_u64);
+    Ok(Counted {
+        reported: number("/selection/passed").context("selection.passed")?,
+        said_lost: number("/accounting/lost").context("accounting.lost")?,
+    })
+}
+
+/// The summary of a run with `--json`, whose books have to balance.
+pub fn summary(output: &str) -> Result<serde_json::Value> {
+    let last = output.lines().last().context("no output")?;
+    let summary: serde_json::Value = serde_json::from_str(last)?;
+    let books = &summary["accounting"];
+    let number = |name: &str| books[name].as_u64().context(name.to_owned());
+    ensure!(
+        number("seen")? == number("filtered")? + number("submitted")? + number("lost")?
+            && number("submitted")? == number("received")? + number("rejected")?,
+        "the books do not balance: {books}"
+    );
+    Ok(summary)
+}
+
+fn is_churn_port(field: &str) -> bool {
+    field.parse().is_ok_and(|port: u16| PORTS.contains(&port))
+}
+
+/// Lines with a port of the churn in one of these columns, counted from the right: what stands left of
+/// them can contain blanks.
+fn count_columns(ended: &Ended, columns: [usize; 2]) -> Result<Counted> {
+    ensure!(ended.output.contains("LPORT"), "no header");
+    let of_churn = |line: &&str| {
+        columns.iter().any(|&column| {
+            let field = line.split_ascii_whitespace().rev().nth(column);
+            field.is_some_and(is_churn_port)
+        })
+    };
+    let lost = ended.errors.lines().filter_map(|line| {
+        line.to_ascii_lowercase()
+            .strip_prefix("lost ")?
+            .split(' ')
+            .next()?
+            .parse::<u64>()
+            .ok()
+    });
+    Ok(Counted {
+        reported: ended.output.lines().filter(of_churn).count() as u64,
+        said_lost: lost.sum(),
+    })
+}
+
+fn count_bpftrace_lines(ended: &Ended) -> Result<Counted> {
+    ensure!(
+        ended.output.contains("Attaching"),
+        "it did not say that it attaches"
+    );
+    let of_churn = |line: &&str| line.split(' ').skip(1).take(2).any(is_churn_port);
+    Ok(Counted {
+        reported: ended.output.lines().filter(of_churn).count() as u64,
+        said_lost: bpftrace_lost(ended),
+    })
+}
+
+fn count_bpftrace_count(ended: &Ended) -> Result<Counted> {
+    let count = ended
+        .output
+        .lines()
+        .find_map(|line| line.strip_prefix("@: "));
+    Ok(Counted {
+        reported: count.context("no `@: `")?.trim().parse()?,
+        said_lost: bpftrace_lost(ended),
+    })
+}
+
+/// It says so in between, wherever it notices: `Lost 123 events`.
+fn bpftrace_lost(ended: &Ended) -> u64 {
+    let said = ended.output.lines().chain(ended.errors.lines());
+    said.filter_map(|line| {
+        line.strip_prefix("Lost ")?
+            .split(' ')
+            .next()?
+            .parse::<u64>()
+            .ok()
+    })
+    .sum()
+}
+
+fn count_tcpdump(ended: &Ended) -> Result<Counted> {
+    let number = |what: &str| {
+        ended
+            .errors
+            .lines()
+            .find_map(|line| line.strip_suffix(what)?.trim().parse::<u64>().ok())
+            .with_context(|| format!("no `{what}`"))
+    };
+    Ok(Counted {
+        reported: number(" packets captured")?,
+        said_lost: number(" packets dropped by kernel")?,
+    })
+}
