@@ -25,7 +25,7 @@ use tcpstate_user::{
     model::{self, Limits},
     recording::{self, FlightOptions, Reader, WriteError},
     run::{
-        self, Outcome, Outputs, View, nanoseconds,
+        self, Outcome, Outputs, View, descriptors, nanoseconds,
         progress::{self, WithProgress},
         signals, stdout,
     },
@@ -141,6 +141,8 @@ fn limits(bounds: cli::Bounds) -> Limits {
 
 /// Feeds a view until it ends.
 fn watch(arguments: &Watch, view: &mut dyn View) -> anyhow::Result<()> {
+    // The runtime panics where it meets the limit itself.
+    descriptors::check()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

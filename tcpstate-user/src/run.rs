@@ -27,6 +27,7 @@
 
 mod clock;
 mod cost;
+pub mod descriptors;
 pub mod progress;
 pub mod signals;
 pub mod stdout;

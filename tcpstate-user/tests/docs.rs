@@ -12,6 +12,7 @@ use tcpstate_user::{
     },
     filter::{PortListError, PortSet, StateSet},
     format::units::{parse_bytes, parse_duration},
+    run::descriptors::TooFewDescriptors,
 };
 
 fn document(path: &str) -> String {
@@ -189,6 +190,12 @@ fn every_error_in_an_argument_is_explained() {
             "no heading in docs/troubleshooting.md for: {message}"
         );
     }
+}
+
+#[test]
+fn too_few_descriptors_are_explained() {
+    let message = TooFewDescriptors::from(os(libc::EMFILE)).to_string();
+    assert!(has_heading(&document("docs/troubleshooting.md"), &message));
 }
 
 #[test]
