@@ -220,6 +220,7 @@ fn links_between_the_documents_lead_somewhere() {
         "README.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
+        "docs/reliability.md",
         "docs/troubleshooting.md",
     ] {
         let text = document(path);

@@ -5,6 +5,7 @@
 //! `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure. `cargo xtask test` runs them.
 
 mod dwell;
+mod faults;
 mod fields;
 mod filters;
 mod lifecycle;
@@ -54,5 +55,6 @@ fn main() {
     privileges::add(&mut trials);
     views::add(&mut trials);
     sockdiag::add(&mut trials);
+    faults::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }

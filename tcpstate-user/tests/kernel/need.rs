@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::mpsc::{RecvTimeoutError, channel},
     thread,
@@ -31,6 +31,8 @@ pub enum Need {
     Tun,
     /// `CONFIG_MPTCP`, switched on.
     Mptcp,
+    /// A memory controller of cgroups, whichever version.
+    MemoryLimit,
 }
 
 impl Need {
@@ -60,7 +62,25 @@ impl Need {
             Self::Mptcp => socket(rustix::net::AddressFamily::INET, Some(mptcp_protocol()))
                 .err()
                 .map(|error| format!("no MPTCP sockets: {error}")),
+            Self::MemoryLimit => Self::memory_cgroups()
+                .is_none()
+                .then(|| "no memory controller of cgroups is mounted".to_owned()),
         }
+    }
+
+    /// Where cgroups with a limit to their memory can be made, and the file that sets it.
+    pub fn memory_cgroups() -> Option<(PathBuf, &'static str)> {
+        const FIRST: &str = "/sys/fs/cgroup/memory";
+        let first = Path::new(FIRST).join("memory.limit_in_bytes").exists();
+        if first {
+            return Some((FIRST.into(), "memory.limit_in_bytes"));
+        }
+        let second = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+        let folder = second.into_iter().find(|folder| {
+            let handed_down = fs::read_to_string(Path::new(folder).join("cgroup.subtree_control"));
+            handed_down.is_ok_and(|list| list.split_whitespace().any(|word| word == "memory"))
+        })?;
+        Some((folder.into(), "memory.max"))
     }
 }
 
