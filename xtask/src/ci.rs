@@ -27,6 +27,7 @@ pub fn run() -> Result<()> {
     advisories()?;
     step("the committed BPF object", &["xtask", "check-ebpf"])?;
     step("all tests", &["xtask", "test"])?;
+    step("a minute under load", &["xtask", "soak", "--minutes", "1"])?;
     fuzz()?;
     let object = build_ebpf::built_object().into_os_string();
     let rebuilt = ["xtask", "test", "--kernel", "--bpf-object"].map(OsString::from);

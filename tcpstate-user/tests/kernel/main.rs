@@ -17,6 +17,7 @@ mod process;
 mod rates;
 mod ring;
 mod same_as_oracle;
+mod soak;
 mod sockdiag;
 mod ss;
 mod traffic;
@@ -56,5 +57,6 @@ fn main() {
     views::add(&mut trials);
     sockdiag::add(&mut trials);
     faults::add(&mut trials);
+    soak::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }
