@@ -27,7 +27,7 @@ use tcpstate_user::{
     model::{self, Limits},
     recording::{self, FlightOptions, Reader, WriteError},
     run::{
-        self, Outcome, Outputs, View, nanoseconds,
+        self, Outcome, Outputs, View, descriptors, nanoseconds,
         progress::{self, WithProgress},
         signals, stdout,
     },
@@ -143,6 +143,8 @@ fn limits(bounds: cli::Bounds) -> Limits {
 
 /// Feeds a view until it ends.
 fn watch(arguments: &Watch, limits: Limits, view: &mut dyn View) -> anyhow::Result<()> {
+    // The runtime panics where it meets the limit itself.
+    descriptors::check()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -27,6 +27,7 @@
 
 mod clock;
 mod cost;
+pub mod descriptors;
 mod gate;
 pub mod progress;
 pub mod signals;

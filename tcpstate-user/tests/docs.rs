@@ -15,6 +15,7 @@ use tcpstate_user::{
     cli::Cli,
     filter::{CauseSet, PortListError, PortSet, StateSet},
     format::units::{parse_bytes, parse_duration},
+    run::descriptors::TooFewDescriptors,
 };
 
 fn document(path: &str) -> String {
@@ -230,6 +231,12 @@ fn every_error_in_an_argument_is_explained() {
 }
 
 #[test]
+fn too_few_descriptors_are_explained() {
+    let message = TooFewDescriptors::from(os(libc::EMFILE)).to_string();
+    assert!(has_heading(&document("docs/troubleshooting.md"), &message));
+}
+
+#[test]
 fn a_message_that_is_not_there_is_not_found() {
     let page = "### the kernel's `struct ...` has no member `...`; try\n### cannot ...\n";
     assert!(has_heading(
@@ -251,6 +258,7 @@ fn links_between_the_documents_lead_somewhere() {
         "README.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
+        "docs/reliability.md",
         "docs/troubleshooting.md",
     ] {
         let text = document(path);

@@ -27,6 +27,7 @@ pub fn run() -> Result<()> {
     advisories()?;
     step("the committed BPF object", &["xtask", "check-ebpf"])?;
     step("all tests", &["xtask", "test"])?;
+    step("a minute under load", &["xtask", "soak", "--minutes", "1"])?;
     fuzz()?;
     step(
         "benchmarks, for their counts",

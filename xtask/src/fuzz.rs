@@ -1,42 +1,102 @@
 //! `fuzz`: runs the fuzz targets of `tcpstate-user/fuzz` for a while each, from their committed seeds.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::Mutex,
+    thread,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{privileges::succeed, workspace};
 
-/// How long to fuzz.
+/// How to fuzz.
 #[derive(clap::Args)]
 pub struct Fuzz {
     /// Seconds for each target
     #[arg(long, default_value_t = 60)]
     seconds: u32,
+    /// Targets that run side by side; as many as there are processors unless given
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// What watches the memory; `none` is several times as fast, and only zstd is not Rust
+    #[arg(long, default_value = "address", value_parser = ["address", "none"])]
+    sanitizer: String,
+    /// Only these targets; all unless given
+    #[arg(value_name = "TARGET")]
+    targets: Vec<String>,
 }
 
-/// Runs every target there is, one after the other; the first crash ends it.
-pub fn run(Fuzz { seconds }: &Fuzz) -> Result<()> {
-    let package = workspace().join("tcpstate-user");
+/// Runs every target, some side by side; each crash is told, and makes this fail.
+pub fn run(arguments: &Fuzz) -> Result<()> {
+    let targets = if arguments.targets.is_empty() {
+        all_targets()?
+    } else {
+        arguments.targets.clone()
+    };
+    // All at once, and before the time of the first runs.
+    succeed(&mut fuzz(arguments, "build"))?;
+    let jobs = arguments
+        .jobs
+        .or_else(|| thread::available_parallelism().ok().map(Into::into))
+        .unwrap_or(1);
+    let queue = Mutex::new(targets.into_iter());
+    let next = || queue.lock().ok()?.next();
+    let failed: usize = thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.max(1))
+            .map(|_| {
+                scope.spawn(|| {
+                    let failures = std::iter::from_fn(next).filter(|target| {
+                        let result = run_one(arguments, target);
+                        if let Err(error) = &result {
+                            eprintln!("{target}: {error:#}");
+                        }
+                        result.is_err()
+                    });
+                    failures.count()
+                })
+            })
+            .collect();
+        let workers = workers.into_iter();
+        workers.map(|worker| worker.join().unwrap_or(1)).sum()
+    });
+    ensure!(failed == 0, "{failed} targets failed");
+    Ok(())
+}
+
+/// Runs a target and says how many inputs it had.
+fn run_one(arguments: &Fuzz, target: &str) -> Result<()> {
+    let corpus = format!("fuzz/corpus/{target}");
+    fs::create_dir_all(package().join(&corpus)).with_context(|| corpus.clone())?;
+    let output = fuzz(arguments, "run")
+        .args([target, &corpus])
+        .arg(format!("fuzz/seeds/{target}"))
+        .arg("--")
+        .arg(format!("-max_total_time={}", arguments.seconds))
+        .arg("-print_final_stats=1")
+        .stdin(Stdio::null())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}\n{said}", output.status);
+    let inputs = said
+        .lines()
+        .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))
+        .context("it does not say how many inputs it had")?;
+    eprintln!("{target}: {} inputs, no crash", inputs.trim());
+    Ok(())
+}
+
+fn all_targets() -> Result<Vec<String>> {
     let mut targets = Vec::new();
-    for entry in fs::read_dir(package.join("fuzz/fuzz_targets"))? {
+    for entry in fs::read_dir(package().join("fuzz/fuzz_targets"))? {
         if let Some(name) = entry?.path().file_stem().and_then(|name| name.to_str()) {
             targets.push(name.to_owned());
         }
     }
     targets.sort();
-    for target in targets {
-        let corpus = format!("fuzz/corpus/{target}");
-        fs::create_dir_all(package.join(&corpus)).with_context(|| corpus.clone())?;
-        let mut fuzz = nightly();
-        fuzz.current_dir(&package)
-            .args(["fuzz", "run", &target, &corpus])
-            .arg(format!("fuzz/seeds/{target}"))
-            .arg("--")
-            .arg(format!("-max_total_time={seconds}"))
-            .arg("-print_final_stats=1");
-        succeed(&mut fuzz)?;
-    }
-    Ok(())
+    Ok(targets)
 }
 
 /// Whether a nightly compiler and cargo-fuzz are here, which fuzzing takes.
@@ -47,8 +107,20 @@ pub fn is_possible() -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
+/// A subcommand of cargo-fuzz with what holds for all of them.
+fn fuzz(arguments: &Fuzz, subcommand: &str) -> Command {
+    let mut fuzz = nightly();
+    fuzz.current_dir(package())
+        .args(["fuzz", subcommand, "--sanitizer", &arguments.sanitizer]);
+    fuzz
+}
+
 fn nightly() -> Command {
     let mut rustup = Command::new("rustup");
     rustup.args(["run", "nightly", "cargo"]);
     rustup
+}
+
+fn package() -> PathBuf {
+    workspace().join("tcpstate-user")
 }

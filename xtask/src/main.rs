@@ -7,6 +7,7 @@ mod fuzz;
 mod privileges;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 
@@ -31,6 +32,8 @@ enum Command {
     Bench(bench::Bench),
     /// Feed the parsers with hostile input
     Fuzz(fuzz::Fuzz),
+    /// Run for long under mixed load, and see that nothing grows
+    Soak(soak::Soak),
     /// Run every check that a change has to pass
     Ci,
     /// Build the BPF object
@@ -48,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Bench(which) => bench::run(&which),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Ci => ci::run(),
         Command::BuildEbpf => build_ebpf::build(),
         Command::CheckEbpf => build_ebpf::check(),

@@ -1,5 +1,7 @@
 //! Tests of `layout`: invented BTF, and the texts of real kernels.
 
+use std::path::Path;
+
 use super::*;
 
 /// Linux 6.18, x86-64, as read.
@@ -200,6 +202,10 @@ const KERNEL: &str = "
 ///
 /// *Source:* `Documentation/bpf/btf.rst`.
 fn btf(text: &str) -> Btf {
+    Btf::from_bytes(&btf_bytes(text)).unwrap()
+}
+
+fn btf_bytes(text: &str) -> Vec<u8> {
     let mut ids = Vec::new();
     let mut strings = vec![0];
     let mut types = Vec::new();
@@ -273,7 +279,7 @@ fn btf(text: &str) -> Btf {
     }
     bytes.extend(types);
     bytes.extend(strings);
-    Btf::from_bytes(&bytes).unwrap()
+    bytes
 }
 
 /// [`KERNEL`] with one thing changed.
@@ -320,6 +326,20 @@ fn members_are_found_through_anonymous_ones_and_typedefs() {
             has_task_btf: true,
             has_cgroup: true
         }
+    );
+}
+
+/// What the fuzz target `btf` starts from has all that is needed.
+#[test]
+fn the_seed_of_the_fuzz_target_is_a_kernel() {
+    let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/btf/kernel");
+    if std::env::var_os("TCPSTATE_BLESS").is_some() {
+        std::fs::write(&seed, btf_bytes(KERNEL)).unwrap();
+    }
+    let resolved = Btf::from_file(&seed).map(|btf| resolve_offsets(&btf));
+    assert!(
+        matches!(resolved, Ok(Ok(_))),
+        "TCPSTATE_BLESS=1 writes it anew: {resolved:?}"
     );
 }
 

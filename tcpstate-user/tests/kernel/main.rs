@@ -8,6 +8,7 @@
 mod causes;
 mod cgroup;
 mod dwell;
+mod faults;
 mod fields;
 mod filters;
 mod lifecycle;
@@ -22,6 +23,7 @@ mod programs;
 mod rates;
 mod ring;
 mod same_as_oracle;
+mod soak;
 mod sockdiag;
 mod ss;
 mod traffic;
@@ -72,5 +74,7 @@ fn main() {
     causes::add(&mut trials);
     owners::add(&mut trials);
     weather::add(&mut trials);
+    faults::add(&mut trials);
+    soak::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }

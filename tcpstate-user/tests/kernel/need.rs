@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         LazyLock,
@@ -39,6 +39,8 @@ pub enum Need {
     Mptcp,
     /// `sch_netem`, and veth devices to put it on.
     Netem,
+    /// A memory controller of cgroups, whichever version.
+    MemoryLimit,
 }
 
 impl Need {
@@ -51,7 +53,7 @@ impl Need {
             Self::Tracefs => Some("tracepoint"),
             Self::Mptcp => Some("mptcp"),
             Self::Netem => Some("netem"),
-            Self::Root | Self::Program(_) | Self::Tun => None,
+            Self::Root | Self::Program(_) | Self::Tun | Self::MemoryLimit => None,
         }
     }
 
@@ -83,7 +85,25 @@ impl Need {
                 .err()
                 .map(|error| format!("no MPTCP sockets: {error}")),
             Self::Netem => weather::missing_netem(),
+            Self::MemoryLimit => Self::memory_cgroups()
+                .is_none()
+                .then(|| "no memory controller of cgroups is mounted".to_owned()),
         }
+    }
+
+    /// Where cgroups with a limit to their memory can be made, and the file that sets it.
+    pub fn memory_cgroups() -> Option<(PathBuf, &'static str)> {
+        const FIRST: &str = "/sys/fs/cgroup/memory";
+        let first = Path::new(FIRST).join("memory.limit_in_bytes").exists();
+        if first {
+            return Some((FIRST.into(), "memory.limit_in_bytes"));
+        }
+        let second = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+        let folder = second.into_iter().find(|folder| {
+            let handed_down = fs::read_to_string(Path::new(folder).join("cgroup.subtree_control"));
+            handed_down.is_ok_and(|list| list.split_whitespace().any(|word| word == "memory"))
+        })?;
+        Some((folder.into(), "memory.max"))
     }
 }
 

@@ -218,7 +218,7 @@ impl Output {
 
 /// `seen = filtered + submitted + lost`, `submitted = received + rejected`, each the sum of its
 /// reasons, and `received = passed + dropped + undecided + unread`.
-fn check_books(summary: &Value) -> Result<()> {
+pub fn check_books(summary: &Value) -> Result<()> {
     let books = &summary["accounting"];
     let of = |name: &str| {
         books[name]

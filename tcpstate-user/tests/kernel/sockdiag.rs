@@ -109,7 +109,7 @@ fn lines(values: &[Value]) -> Result<Vec<Line>> {
 }
 
 /// Drops what matches these rules on its way in.
-fn drop_incoming(rules: &[&str]) -> Result<()> {
+pub fn drop_incoming(rules: &[&str]) -> Result<()> {
     let rules: String = rules.iter().flat_map(|rule| [rule, " drop;\n"]).collect();
     let script =
         format!("table inet t {{ chain i {{ type filter hook input priority 0;\n{rules}}}\n}}\n");

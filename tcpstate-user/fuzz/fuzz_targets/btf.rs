@@ -1,0 +1,20 @@
+//! Any bytes are BTF that has what the programs read, or a refusal.
+#![no_main]
+
+use btf_rs::Btf;
+use libfuzzer_sys::fuzz_target;
+use tcpstate_user::capture::layout::resolve_offsets;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(btf) = Btf::from_bytes(bytes) else {
+        return;
+    };
+    match resolve_offsets(&btf) {
+        Ok(resolved) => {
+            let offsets = resolved.offsets;
+            let cgroup = [offsets.sk_cgroup, offsets.cgroup_kn, offsets.kn_id];
+            assert!(resolved.has_cgroup || cgroup == [0; 3]);
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+});

@@ -1,0 +1,13 @@
+//! Any text is a layout that the program can read, or a refusal.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tcpstate_common::config::{TP_BASE, TP_BASE_LAZY};
+use tcpstate_user::capture::layout::parse_tracepoint_format;
+
+fuzz_target!(|bytes: &[u8]| {
+    match parse_tracepoint_format(&String::from_utf8_lossy(bytes)) {
+        Ok(base) => assert!(base == TP_BASE || base == TP_BASE_LAZY),
+        Err(error) => assert!(error.to_string().contains("--attach btf")),
+    }
+});

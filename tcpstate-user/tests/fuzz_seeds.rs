@@ -1,0 +1,100 @@
+//! What the fuzz targets start from is what their parsers accept: a seed that is refused at its first
+//! byte gets a fuzzer nowhere.
+//!
+//! The seeds of the formats that this project makes itself are checked where those are tested.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::Parser as _;
+use tcpstate_user::{
+    capture::{
+        host::{Lockdown, parse_version},
+        layout::parse_tracepoint_format,
+        netns::Wanted,
+        procfs::ListenCounters,
+    },
+    cli::Cli,
+    filter::{PortSet, StateSet},
+    format::units::{parse_bytes, parse_duration},
+};
+
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+}
+
+/// The names in a folder, without what follows the last dot.
+fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).expect("the folder is there");
+    entries
+        .map(|entry| {
+            let path = entry.expect("an entry").path();
+            let stem = path.file_stem().expect("a name");
+            stem.to_str().expect("a name in ASCII").to_owned()
+        })
+        .collect()
+}
+
+fn seed(path: &str) -> String {
+    let path = fuzz().join("seeds").join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn every_target_is_built_described_and_has_seeds() {
+    let targets = names(&fuzz().join("fuzz_targets"));
+    assert_eq!(names(&fuzz().join("seeds")), targets);
+    let manifest: toml::Table = fs::read_to_string(fuzz().join("Cargo.toml"))
+        .expect("the manifest")
+        .parse()
+        .expect("TOML");
+    let built = manifest["bin"].as_array().expect("targets");
+    let built = built
+        .iter()
+        .map(|bin| bin["name"].as_str().expect("a name").to_owned());
+    assert_eq!(built.collect::<BTreeSet<_>>(), targets);
+    let readme = fs::read_to_string(fuzz().join("README.md")).expect("the description");
+    for target in targets {
+        assert!(readme.contains(&format!("- `{target}`: ")), "{target}");
+    }
+}
+
+#[test]
+fn the_seeds_of_arguments_are_understood() {
+    let folder = fuzz().join("seeds/arguments");
+    let mut parsers = BTreeSet::new();
+    for name in names(&folder) {
+        let seed = seed(&format!("arguments/{name}"));
+        // As the target takes them apart.
+        let (which, text) = seed.split_at(1);
+        let which = which.as_bytes()[0];
+        let is_good = match which {
+            0 => text.parse::<PortSet>().is_ok(),
+            1 => text.parse::<StateSet>().is_ok(),
+            2 => parse_duration(text).is_ok(),
+            3 => parse_bytes(text).is_ok(),
+            4 => text.parse::<Wanted>().is_ok(),
+            5 => Cli::try_parse_from(["tcpstate"].into_iter().chain(text.split('\n'))).is_ok(),
+            other => panic!("{name} is for parser {other}"),
+        };
+        assert!(is_good, "{name}: {text:?}");
+        parsers.insert(which);
+    }
+    assert_eq!(parsers.len(), 6, "a seed for each parser");
+}
+
+#[test]
+fn the_seeds_of_the_kernels_texts_are_understood() {
+    parse_tracepoint_format(&seed("tracepoint_format/linux-6.18")).expect("a layout");
+    let counters = ListenCounters::parse(&seed("kernel_texts/netstat"));
+    assert_eq!(
+        (counters.cookies_sent, counters.overflows),
+        (Some(3), Some(5))
+    );
+    let lockdown = Lockdown::parse(&seed("kernel_texts/lockdown"));
+    assert_eq!(lockdown, Lockdown::Integrity);
+    assert_eq!(parse_version(&seed("kernel_texts/release")), Some((6, 1)));
+}

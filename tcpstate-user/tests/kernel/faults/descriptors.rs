@@ -1,0 +1,69 @@
+//! Too few file descriptors for what a run needs.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+
+use crate::{
+    need::{Need, trial},
+    net::unused_port,
+    process::BINARY,
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    trials.push(trial(
+        "faults::few_descriptors",
+        &[Need::Program("prlimit")],
+        few_descriptors,
+    ));
+}
+
+/// With a limit of 3 descriptors to 40 a command works, or says that there are too few; it never
+/// panics, and never works in part.
+fn few_descriptors() -> Result<()> {
+    let port = unused_port().to_string();
+    let commands: [&[&str]; 4] = [
+        &["trace", "--duration", "1ms", "-P", &port],
+        &[
+            "record",
+            "-w",
+            "/dev/null",
+            "--duration",
+            "1ms",
+            "-P",
+            &port,
+        ],
+        &["ls"],
+        &["doctor"],
+    ];
+    for command in commands {
+        let mut worked = false;
+        for limit in 3..=40 {
+            let output = Command::new("prlimit")
+                .arg(format!("--nofile={limit}:{limit}"))
+                .arg(BINARY)
+                .args(command)
+                .stdin(Stdio::null())
+                .output()?;
+            let stderr = String::from_utf8(output.stderr)?;
+            let context = || format!("{command:?} with {limit}: {}: {stderr}", output.status);
+            match output.status.code().with_context(context)? {
+                // More descriptors never make worse.
+                0 => worked = true,
+                // It lists what does not work.
+                1 if command == ["doctor"] => ensure!(!worked, "{}", context()),
+                1 => ensure!(
+                    !worked && stderr.contains("Too many open files"),
+                    "{}",
+                    context()
+                ),
+                // Too few for its shared libraries: nothing of ours has run yet.
+                127 => ensure!(!worked && stderr.contains("shared"), "{}", context()),
+                _ => ensure!(false, "{}", context()),
+            }
+        }
+        ensure!(worked, "{command:?} does not even work with 40");
+    }
+    Ok(())
+}

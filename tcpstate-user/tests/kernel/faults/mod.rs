@@ -1,0 +1,144 @@
+//! Faults: what is promised when something goes wrong, each promise a test.
+//!
+//! `docs/reliability.md` is the table of them; [`are_documented`] compares the two. Whatever happens,
+//! the books are right: every test here that gets a summary has them checked by [`Output::json`].
+//!
+//! [`Output::json`]: crate::process::Output::json
+
+mod clock;
+mod descriptors;
+mod lists;
+mod losses;
+mod memory;
+mod names;
+mod neighbours;
+mod outputs;
+mod signals;
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+use tcpstate_common::{
+    Record, State,
+    record::{AF_INET, flags},
+};
+use tcpstate_user::{
+    event::Event,
+    recording::{Options, Writer},
+    source::{Accounting, Origin},
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    let mut faults = Vec::new();
+    losses::add(&mut faults);
+    signals::add(&mut faults);
+    outputs::add(&mut faults);
+    memory::add(&mut faults);
+    descriptors::add(&mut faults);
+    lists::add(&mut faults);
+    neighbours::add(&mut faults);
+    clock::add(&mut faults);
+    names::add(&mut faults);
+    let names = faults.iter().map(|trial| trial.name().to_owned());
+    let names = names.collect::<BTreeSet<_>>();
+    trials.append(&mut faults);
+    trials.push(Trial::test("faults::are_documented", move || {
+        are_documented(&names).map_err(|error| Failed::from(format!("{error:#}")))
+    }));
+}
+
+/// Every test that the table names is one of `tests`, and the other way round.
+fn are_documented(tests: &BTreeSet<String>) -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reliability.md");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let rows = text.lines().filter(|line| line.starts_with("| "));
+    let named: BTreeSet<_> = rows
+        .flat_map(|row| row.split('`'))
+        .filter(|word| word.starts_with("faults::"))
+        .map(str::to_owned)
+        .collect();
+    ensure!(
+        &named == tests,
+        "only in docs/reliability.md: {:?}; not in it: {:?}",
+        named.difference(tests).collect::<Vec<_>>(),
+        tests.difference(&named).collect::<Vec<_>>()
+    );
+    Ok(())
+}
+
+/// A number in a JSON line, by the path to it.
+fn number(line: &Value, path: &[&str]) -> Result<u64> {
+    let mut value = line;
+    for key in path {
+        value = &value[*key];
+    }
+    value
+        .as_u64()
+        .with_context(|| format!("no number {path:?} in {line}"))
+}
+
+/// Writes a recording in which so many connections begin, one after the other, and none ends; `change`
+/// changes each event before it is written.
+fn write_recording(
+    file: &Path,
+    connections: u64,
+    mut change: impl FnMut(&mut Record),
+) -> Result<()> {
+    let origin = Origin {
+        host: "host".into(),
+        kernel: "6.18".into(),
+        attach: "btf".into(),
+        wall_at_monotonic_zero_ns: 0,
+        started_ns: 0,
+        filters: String::new(),
+        live: true,
+        sample_interval_ns: None,
+    };
+    let mut writer = Writer::create(file, &origin, Options::default())?;
+    for cookie in 1..=connections {
+        let mut record = Record {
+            ts_ns: cookie,
+            cookie,
+            skaddr: cookie << 12,
+            rport: 443,
+            family: AF_INET,
+            flags: flags::SOCKET | flags::COOKIE | flags::TCP,
+            oldstate: State::CLOSE,
+            newstate: State::SYN_SENT,
+            ..Record::default()
+        };
+        change(&mut record);
+        writer.append(&[Event::try_from(record)?], cookie)?;
+    }
+    let books = Accounting {
+        seen: connections,
+        submitted: connections,
+        received: connections,
+        ..Accounting::default()
+    };
+    writer.finish(Some(&books), None)?;
+    Ok(())
+}
+
+/// Pseudo-random numbers from a seed (xorshift64*), so that a failure can be had again.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// A number below `bound`, which is not 0.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}

@@ -1,0 +1,170 @@
+//! Processes that call themselves what a terminal or a spreadsheet would obey.
+
+use std::{
+    ffi::CString,
+    fs,
+    net::{Ipv4Addr, TcpListener},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{
+    need::{Need, trial},
+    net::{Connection, Netns, await_fin, unused_port},
+    process::{BINARY, Output, Tcpstate, run},
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    trials.push(trial(
+        "faults::names_of_processes",
+        &[Need::Btf],
+        of_processes,
+    ));
+    trials.push(trial("faults::names_in_ls", &[], in_ls));
+}
+
+/// At most 15 bytes each, which is all that the kernel keeps.
+const NAMES: [&[u8]; 9] = [
+    b"\x1b[2J\x1b[1;31m",
+    b"\x1b]0;title\x07",
+    b"=1+1|' /C calc'",
+    b"+1",
+    b"-2+3",
+    b"@SUM(A1)",
+    b"\xff\xfe\x80\xc3",
+    b"a\nb\r\t\"c\",d",
+    "\u{202e}evil\u{9b}".as_bytes(),
+];
+
+/// Some process with that name makes a connection.
+fn connect_as(name: &[u8], port: u16) -> Result<()> {
+    let name = CString::new(name)?;
+    // A name is a thread's, and this one ends here.
+    std::thread::spawn(move || -> Result<()> {
+        rustix::thread::set_name(&name)?;
+        let Connection {
+            listener: _listener,
+            client,
+            server,
+        } = Connection::new((Ipv4Addr::LOCALHOST, port))?;
+        drop(client);
+        await_fin(&server)
+    })
+    .join()
+    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn of_processes() -> Result<()> {
+    let commands: [&[&str]; 5] = [
+        &["trace"],
+        &["life", "--live"],
+        &["rates", "10s", "--by", "comm"],
+        &["hist"],
+        &["hist", "--of", "lifetime"],
+    ];
+    let formats: [&[&str]; 3] = [&[], &["--json"], &["--csv"]];
+    let ports = NAMES.map(|_| unused_port());
+    let list = ports.map(|port| port.to_string()).join(",");
+    let mut started = Vec::new();
+    for command in commands {
+        for format in formats {
+            let arguments = [command, format, &["-P", &list]].concat();
+            started.push((arguments.join(" "), format, Tcpstate::start(&arguments)?));
+        }
+    }
+    for (name, port) in NAMES.into_iter().zip(ports) {
+        // The thread inherits nothing of a namespace from us but being in it.
+        Netns::new()?.run_until_quiet(|| {
+            let name = name.to_owned();
+            connect_as(&name, port)
+        })?;
+    }
+    for (command, format, tcpstate) in started {
+        let output = tcpstate.stop()?;
+        ensure!(output.status.success(), "{command}: {output:?}");
+        check(&output, format).with_context(|| command.clone())?;
+        if command.starts_with("trace") || command.starts_with("life") {
+            // A byte that is no UTF-8 is the replacement character in JSON.
+            let invalid = if format == ["--json"] {
+                "\u{fffd}\u{fffd}"
+            } else {
+                "\\xff\\xfe"
+            };
+            for name in ["[2J", "title", "1+1|", "SUM(A1)", "evil", invalid] {
+                ensure!(
+                    output.stdout.contains(name),
+                    "{command}: no `{name}`: {output:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `ls` has the names from /proc.
+fn in_ls() -> Result<()> {
+    /// Gives the process its name back.
+    struct Named(Vec<u8>);
+    impl Drop for Named {
+        fn drop(&mut self) {
+            // Whatever it is called then, no test asks for it.
+            let _ = fs::write(OWN_NAME, self.0.trim_ascii_end());
+        }
+    }
+    let _named = Named(fs::read(OWN_NAME)?);
+    let netns = Netns::new()?;
+    for name in NAMES {
+        fs::write(OWN_NAME, name)?;
+        netns.run(|| {
+            let _listener = TcpListener::bind((Ipv4Addr::LOCALHOST, unused_port()))?;
+            for format in [&[][..], &["--json"], &["--csv"]] {
+                let output = run(BINARY, &[&["ls", "--resolve-owners"], format].concat())?;
+                ensure!(output.status.success(), "{output:?}");
+                check(&output, format)?;
+                let pid = std::process::id().to_string();
+                ensure!(
+                    output.stdout.contains(&pid),
+                    "the owner is not named: {output:?}"
+                );
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// The name of this process: of its first thread.
+const OWN_NAME: &str = "/proc/self/comm";
+
+/// Nothing in the output does anything but to be shown.
+fn check(output: &Output, format: &[&str]) -> Result<()> {
+    for text in [&output.stdout, &output.stderr] {
+        let harmful = text
+            .chars()
+            .find(|&c| c != '\n' && (c.is_control() || "\u{202e}\u{2028}".contains(c)));
+        ensure!(harmful.is_none(), "{harmful:?} in {text:?}");
+    }
+    match format {
+        ["--json"] => {
+            for line in output.stdout.lines() {
+                serde_json::from_str::<Value>(line).with_context(|| line.to_owned())?;
+            }
+        }
+        ["--csv"] => {
+            let mut rows = csv::Reader::from_reader(output.stdout.as_bytes());
+            for row in rows.records() {
+                for cell in &row? {
+                    let first = cell.trim_start().chars().next();
+                    ensure!(
+                        !first.is_some_and(|c| "=+-@".contains(c)),
+                        "a formula: {cell:?}"
+                    );
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,321 @@
+//! Files and pipes that take no more, are not there any more, or never were.
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+    process::{ChildStderr, Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{Random, number, write_recording};
+use crate::{
+    need::trial,
+    net::unused_port,
+    process::{BINARY, Output, Running, Tcpstate, await_exit, interrupt, run},
+    traffic::{on_loopback, storm},
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    for (name, test) in [
+        ("faults::disk_full", disk_full as fn() -> Result<()>),
+        ("faults::disk_full_at_a_dump", disk_full_at_a_dump),
+        ("faults::disk_read_only", disk_read_only),
+        ("faults::file_replaced", file_replaced),
+        ("faults::file_cut_while_read", file_cut_while_read),
+        ("faults::stdout_full", stdout_full),
+        ("faults::stdout_slow", stdout_slow),
+        ("faults::stdout_closed", stdout_closed),
+    ] {
+        trials.push(trial(name, &[], test));
+    }
+}
+
+/// A small file system in memory, mounted as long as this is there.
+struct Disk(TempDir);
+
+impl Disk {
+    fn new(options: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]);
+        let status = mount.arg(folder.path()).status().context("mount")?;
+        ensure!(status.success(), "mount: {status}");
+        Ok(Self(folder))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: whoever still has a file open there keeps it. There is nobody to tell of a failure.
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+/// Starts the binary, which gets `-v` among its arguments, with pipes for its output, and waits until it
+/// is attached. Nobody reads its standard output yet.
+fn start(arguments: &[&str]) -> Result<(Running, BufReader<ChildStderr>)> {
+    let mut command = Command::new(BINARY);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = Running::new(&mut command)?;
+    let mut stderr = BufReader::new(child.stderr.take().context("stderr")?);
+    let mut said = String::new();
+    stderr.read_line(&mut said)?;
+    ensure!(said.contains("attached"), "{said}");
+    Ok((child, stderr))
+}
+
+fn path(file: &Path) -> Result<&str> {
+    file.to_str().context("a path in UTF-8")
+}
+
+/// What a recording says when it is read, summary last.
+fn read(file: &Path) -> Result<(Output, serde_json::Value)> {
+    let output = run(BINARY, &["rates", "--json", "-r", path(file)?])?;
+    let (_, summary) = output.json().with_context(|| format!("{output:?}"))?;
+    Ok((output, summary))
+}
+
+/// The recording ends where the disk did, says so, and can be read; the run fails, with its books.
+fn disk_full() -> Result<()> {
+    const ROUNDS: u32 = 150_000;
+    let disk = Disk::new("size=64k")?;
+    let file = disk.path().join("a.rec");
+    let port = unused_port();
+    let tcpstate = Tcpstate::start(&["record", "-w", path(&file)?, "-P", &port.to_string()])?;
+    on_loopback(|| storm(port, ROUNDS))?;
+    let output = tcpstate.stop()?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    for words in [
+        "No space left on device",
+        "--max-bytes",
+        "events found no room",
+        "submitted = received",
+    ] {
+        ensure!(output.stderr.contains(words), "no `{words}`: {output:?}");
+    }
+    let (said, summary) = read(&file)?;
+    ensure!(said.stderr.contains("was broken off"), "{said:?}");
+    let [received, not_in_file] = [&["received"][..], &["rejected_by_reason", "not_in_file"]]
+        .map(|path| number(&summary, &[&["accounting"], path].concat()));
+    ensure!(
+        received? > 0 && not_in_file? > 0,
+        "not a part of it: {summary}"
+    );
+    Ok(())
+}
+
+/// A flight recorder that finds no room says so and keeps what it has: once there is room, all is
+/// written.
+fn disk_full_at_a_dump() -> Result<()> {
+    const ROUNDS: u32 = 50_000;
+    let disk = Disk::new("size=1m")?;
+    let [file, other] = ["a.rec", "other"].map(|name| disk.path().join(name));
+    fs::write(&other, vec![0; 1000 << 10])?;
+    let port = unused_port();
+    let record = ["record", "-v", "--ring", "5m", "-w", path(&file)?];
+    let (mut child, mut stderr) = start(&[&record[..], &["-P", &port.to_string()]].concat())?;
+    on_loopback(|| storm(port, ROUNDS))?;
+    kill_process(Pid::from_child(&child), Signal::USR1)?;
+    let mut said = String::new();
+    stderr.read_line(&mut said)?;
+    for words in ["No space left on device", "still in memory"] {
+        ensure!(said.contains(words), "no `{words}`: {said}");
+    }
+    ensure!(!file.exists(), "a part of a dump was left");
+    fs::remove_file(&other)?;
+    interrupt(&child)?;
+    let status = await_exit(&mut child)?;
+    let said = io::read_to_string(stderr)?;
+    ensure!(status.success(), "{status}: {said}");
+    let (_, summary) = read(&file)?;
+    let counted = number(&summary, &["transitions"])? + number(&summary, &["accounting", "lost"])?;
+    ensure!(counted >= u64::from(ROUNDS) * 2, "{summary}");
+    Ok(())
+}
+
+fn disk_read_only() -> Result<()> {
+    let disk = Disk::new("size=64k,ro")?;
+    let file = disk.path().join("a.rec");
+    for more in [
+        &[][..],
+        &["--ring", "1m"],
+        &["--max-bytes", "64M", "--rotate", "2"],
+    ] {
+        let record = ["record", "--duration", "1ms", "-w", path(&file)?];
+        let output = run(BINARY, &[&record[..], more].concat())?;
+        ensure!(
+            output.status.code() == Some(1) && output.stderr.contains("Read-only file system"),
+            "{more:?}: {output:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Somebody moves the recording away and puts another file in its place: the recording goes on where
+/// it was moved to, whole, and the other file is left alone.
+fn file_replaced() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let [file, moved] = ["a.rec", "b.rec"].map(|name| folder.path().join(name));
+    let port = unused_port();
+    let tcpstate = Tcpstate::start(&["record", "-w", path(&file)?, "-P", &port.to_string()])?;
+    on_loopback(|| storm(port, 1_000))?;
+    fs::rename(&file, &moved)?;
+    fs::write(&file, "not yours")?;
+    on_loopback(|| storm(port, 1_000))?;
+    let output = tcpstate.stop()?;
+    ensure!(output.status.success(), "{output:?}");
+    ensure!(
+        fs::read(&file)? == b"not yours",
+        "the other file is written to"
+    );
+    let (_, summary) = read(&moved)?;
+    let (all, nested) = (
+        number(&summary, &["transitions"])?,
+        crate::process::nested(&summary)?,
+    );
+    ensure!(all + nested >= 4_000 && all <= 4_000, "{summary}");
+    Ok(())
+}
+
+/// A recording that gets shorter under its reader is read up to there: no crash, and its books say
+/// that they are not whole.
+fn file_cut_while_read() -> Result<()> {
+    const EVENTS: u64 = 100_000;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("a.rec");
+    let mut random = Random::new(1);
+    // Addresses that do not compress: the file is much longer than what is read of it at once.
+    write_recording(&file, EVENTS, |record| {
+        record.skaddr = random.next();
+        record.bytes_sent = random.next();
+        record.bytes_received = random.next();
+    })?;
+    let mut child = Running::new(
+        Command::new(BINARY)
+            .args(["trace", "--csv", "-r", path(&file)?])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    )?;
+    let mut stdout = child.stdout.take().context("stdout")?;
+    // It has begun, and waits for us to read on.
+    stdout.read_exact(&mut [0; 10])?;
+    let length = file.metadata()?.len();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&file)?
+        .set_len(length / 2)?;
+    let lines = io::read_to_string(stdout)?.lines().count() as u64;
+    let status = await_exit(&mut child)?;
+    let stderr = child.stderr.take().map(io::read_to_string).transpose()?;
+    ensure!(
+        status.success() && (1..EVENTS).contains(&lines),
+        "{status}, {lines} lines: {stderr:?}"
+    );
+    Ok(())
+}
+
+fn stdout_full() -> Result<()> {
+    let port = unused_port().to_string();
+    for command in [
+        &["trace", "--duration", "1ms", "-P", &port][..],
+        &["life", "--json", "--duration", "1ms", "-P", &port],
+        &["hist", "--json", "--duration", "1ms", "-P", &port],
+        &["rates", "10ms", "1", "-P", &port],
+        &[
+            "record",
+            "-w",
+            "/dev/full",
+            "--duration",
+            "1ms",
+            "-P",
+            &port,
+        ],
+        &["ls"],
+        &["doctor"],
+    ] {
+        let output = Command::new(BINARY)
+            .args(command)
+            .stdin(Stdio::null())
+            .stdout(fs::File::create("/dev/full")?)
+            .output()?;
+        let stderr = String::from_utf8(output.stderr)?;
+        ensure!(
+            output.status.code() == Some(1) && stderr.contains("No space left on device"),
+            "{command:?}: {}: {stderr}",
+            output.status
+        );
+    }
+    Ok(())
+}
+
+/// Nobody reads the pipe for as long as a storm lasts: the queue takes what it has room for, the rest
+/// is counted, and all that was taken arrives.
+fn stdout_slow() -> Result<()> {
+    // Twice what the queue holds.
+    const ROUNDS: u32 = 500_000;
+    let port = unused_port();
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("a.rec");
+    let (mut child, stderr) = start(&["record", "-v", "-w", "-", "-P", &port.to_string()])?;
+    on_loopback(|| storm(port, ROUNDS))?;
+    // Heard only once it can write again.
+    interrupt(&child)?;
+    let mut stdout = child.stdout.take().context("stdout")?;
+    io::copy(&mut stdout, &mut fs::File::create(&file)?)?;
+    let status = await_exit(&mut child)?;
+    let said = io::read_to_string(stderr)?;
+    ensure!(status.success(), "{status}: {said}");
+    ensure!(said.contains("REJECTED"), "nothing was rejected: {said}");
+    let (_, summary) = read(&file)?;
+    let books = ["submitted", "received", "rejected", "lost"]
+        .map(|name| number(&summary, &["accounting", name]));
+    let [submitted, received, rejected, lost] = books;
+    ensure!(
+        received? == number(&summary, &["transitions"])? && rejected? > 0,
+        "{summary}"
+    );
+    ensure!(
+        submitted? + lost? >= u64::from(ROUNDS) * 2,
+        "{ROUNDS} rounds: {summary}"
+    );
+    Ok(())
+}
+
+/// Started with its standard streams closed it does its work, or says why not; no file that it opens
+/// gets its output instead.
+fn stdout_closed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file: PathBuf = folder.path().join("a.rec");
+    let port = unused_port().to_string();
+    for closed in [">&-", "2>&-", "<&- >&- 2>&-"] {
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                &format!("\"$@\" {closed}"),
+                "sh",
+                BINARY,
+                "record",
+                "-w",
+            ])
+            .arg(&file)
+            .args(["--duration", "1ms", "-P", &port])
+            .output()?;
+        ensure!(output.status.success(), "{closed}: {output:?}");
+        read(&file).with_context(|| closed.to_owned())?;
+    }
+    Ok(())
+}

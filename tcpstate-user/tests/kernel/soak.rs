@@ -1,0 +1,352 @@
+//! A long run under mixed load: nothing grows, and the books are exact at the end.
+//!
+//! `cargo xtask soak --minutes N` runs it; without [`MINUTES`] it is skipped, whatever else is required.
+//!
+//! *Flat* means: over the first third of the time it may grow (tables fill, the state `TIME_WAIT` reaches
+//! its number). In the last third the memory in use is never more than its greatest in the second one
+//! and a twentieth and [`SLACK_BYTES`]; files, threads and maps are as many at the end as after the
+//! first third.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    io::{BufRead as _, BufReader},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{ChildStderr, Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+
+use crate::{
+    net::{Netns, joined, reset, unused_port},
+    process::{BINARY, Running, await_exit, check_books, interrupt},
+    sockdiag::drop_incoming,
+    traffic::storm,
+};
+
+/// The variable that says how long.
+const MINUTES: &str = "TCPSTATE_SOAK_MINUTES";
+/// What the memory may vary by in any case: an allocator's leftovers.
+const SLACK_BYTES: u64 = 2 << 20;
+/// How often it is looked at what the processes have.
+const LOOK: Duration = Duration::from_millis(500);
+
+pub fn add(trials: &mut Vec<Trial>) {
+    let Ok(minutes) = env::var(MINUTES) else {
+        eprintln!("soak: skipped: `cargo xtask soak` runs it");
+        trials.push(Trial::test("soak", || Ok(())).with_ignored_flag(true));
+        return;
+    };
+    // Not by `trial`, whose watchdog would end it.
+    trials.push(Trial::test("soak", move || {
+        let minutes: u64 = minutes.parse().map_err(|_| Failed::from(MINUTES))?;
+        soak(Duration::from_secs(60 * minutes)).map_err(|error| Failed::from(format!("{error:#}")))
+    }));
+}
+
+/// A load: what it does in one go, over and over; its rate, and how much it has done.
+struct Load {
+    name: &'static str,
+    /// Goes a second.
+    rate: u32,
+    done: AtomicU64,
+}
+
+impl Load {
+    const fn new(name: &'static str, rate: u32) -> Self {
+        Self {
+            name,
+            rate,
+            done: AtomicU64::new(0),
+        }
+    }
+
+    /// Does it at its rate until `ended`; late is not made up for, so that a slow machine is not
+    /// driven harder for being slow.
+    fn run(&self, ended: &AtomicBool, mut go: impl FnMut(u64) -> Result<()>) -> Result<()> {
+        let interval = Duration::from_secs(1) / self.rate;
+        let mut next = Instant::now();
+        while !ended.load(Ordering::Relaxed) {
+            go(self.done.fetch_add(1, Ordering::Relaxed)).context(self.name)?;
+            next = (next + interval).max(Instant::now());
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+        Ok(())
+    }
+}
+
+/// Address number `number` of the loopback. Many of them, so that a new connection seldom meets the
+/// `TIME_WAIT` of an earlier one.
+fn address(number: u64) -> Ipv4Addr {
+    Ipv4Addr::new(
+        127,
+        0,
+        1,
+        u8::try_from(number % 200).unwrap_or_default() + 1,
+    )
+}
+
+/// Connects, accepts and closes, in turn from either end, and every tenth by a reset.
+fn churn(load: &Load, ended: &AtomicBool, port: u16) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    load.run(ended, |number| {
+        let client = TcpStream::connect((address(number), port))?;
+        let (server, _) = listener.accept()?;
+        match number % 10 {
+            0 => reset(client),
+            1..5 => {
+                drop((client, server));
+                Ok(())
+            }
+            _ => {
+                drop((server, client));
+                Ok(())
+            }
+        }
+    })
+}
+
+/// Half-open connections: the last ACK of each handshake is dropped, and so is the reset after it.
+fn half_open(load: &Load, ended: &AtomicBool, port: u16) -> Result<()> {
+    drop_incoming(&[&format!("tcp dport {port} tcp flags & (syn|ack) == ack")])?;
+    // A second each: the backlog must not fill, or `connect` would wait.
+    fs::write("/proc/sys/net/ipv4/tcp_synack_retries", "0")?;
+    let listener = crate::net::socket(rustix::net::AddressFamily::INET, None)?;
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    rustix::net::bind(&listener, &addr)?;
+    rustix::net::listen(&listener, 4096)?;
+    load.run(ended, |_| reset(TcpStream::connect(addr)?))
+}
+
+/// What a process has.
+#[derive(Clone, Copy, Debug)]
+struct Holdings {
+    rss_bytes: u64,
+    files: usize,
+    threads: usize,
+    maps: usize,
+}
+
+impl Holdings {
+    fn of(pid: u32) -> Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let rss_kib: u64 = rss
+            .and_then(|rss| rss.trim().strip_suffix(" kB"))
+            .context("VmRSS")?
+            .parse()?;
+        let count = |folder: &str| -> Result<usize> {
+            Ok(fs::read_dir(format!("/proc/{pid}/{folder}"))?.count())
+        };
+        let mut maps = BTreeSet::new();
+        for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+            // A file that was closed meanwhile is none that it has.
+            let info = fs::read_to_string(entry?.path()).unwrap_or_default();
+            let id = info.lines().find_map(|line| line.strip_prefix("map_id:"));
+            maps.extend(id.map(str::to_owned));
+        }
+        Ok(Self {
+            rss_bytes: rss_kib << 10,
+            files: count("fd")?,
+            threads: count("task")?,
+            maps: maps.len(),
+        })
+    }
+}
+
+/// A process that is watched for what it holds.
+struct Watched {
+    command: &'static str,
+    child: Running,
+    stderr: BufReader<ChildStderr>,
+    /// The lines that it wrote, and the last of them.
+    output: JoinHandle<Result<(u64, String)>>,
+    seen: Vec<Holdings>,
+}
+
+impl Watched {
+    fn start(command: &'static str, more: &[&str], netns: &str) -> Result<Self> {
+        let mut child = Running::new(
+            Command::new(BINARY)
+                .args(command.split(' '))
+                .args(more)
+                .args(["--json", "-v", "--netns", netns])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped()),
+        )?;
+        let stdout = child.stdout.take().context("stdout")?;
+        let output = thread::spawn(move || {
+            let (mut lines, mut last) = (0, String::new());
+            for line in BufReader::new(stdout).lines() {
+                last = line?;
+                lines += 1;
+            }
+            Ok((lines, last))
+        });
+        let mut stderr = BufReader::new(child.stderr.take().context("stderr")?);
+        let mut said = String::new();
+        stderr.read_line(&mut said)?;
+        ensure!(said.contains("attached"), "{command}: {said}");
+        Ok(Self {
+            command,
+            child,
+            stderr,
+            output,
+            seen: Vec::new(),
+        })
+    }
+
+    fn look(&mut self) -> Result<()> {
+        let holdings = Holdings::of(self.child.id());
+        self.seen.push(holdings.context(self.command)?);
+        Ok(())
+    }
+
+    /// Ends it: its summary.
+    fn end(mut self) -> Result<Value> {
+        interrupt(&self.child)?;
+        let status = await_exit(&mut self.child)?;
+        let stderr = std::io::read_to_string(self.stderr)?;
+        let (lines, last) = joined(self.output.join())?;
+        let context = || format!("{}: {status}, {lines} lines: {last} {stderr}", self.command);
+        ensure!(status.success(), "{}", context());
+        let summary = serde_json::from_str(&last).with_context(context)?;
+        check_books(&summary).with_context(context)?;
+        check_flat(&self.seen).with_context(|| self.command.to_owned())?;
+        Ok(summary)
+    }
+}
+
+fn check_flat(seen: &[Holdings]) -> Result<()> {
+    let third = seen.len() / 3;
+    ensure!(third > 0, "too few looks");
+    let most = |holdings: &[Holdings]| holdings.iter().map(|one| one.rss_bytes).max();
+    let (middle, end) = (
+        most(&seen[third..2 * third]).context("a middle")?,
+        most(&seen[2 * third..]).context("an end")?,
+    );
+    ensure!(
+        end <= middle + middle / 20 + SLACK_BYTES,
+        "the memory grows: {middle} bytes, then {end}"
+    );
+    let [warm, last] = [seen[third], seen[seen.len() - 1]];
+    let counts = |one: Holdings| (one.files, one.threads, one.maps);
+    ensure!(
+        counts(warm) == counts(last),
+        "not the same files, threads or maps: {warm:?}, then {last:?}"
+    );
+    Ok(())
+}
+
+/// The sockets in `TIME_WAIT` in the namespace of the calling thread.
+fn time_wait() -> Result<u64> {
+    let text = fs::read_to_string("/proc/thread-self/net/sockstat")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("TCP:"));
+    let mut words = line.context("no TCP in sockstat")?.split_whitespace();
+    words.find(|&word| word == "tw").context("no tw")?;
+    Ok(words.next().context("no number")?.parse()?)
+}
+
+fn soak(length: Duration) -> Result<()> {
+    let netns = Netns::new()?;
+    netns.run(|| {
+        fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535")?;
+        // As many as ever come about; in a short run as few as are there after a third of it.
+        let buckets = if length > Duration::from_mins(3) {
+            "1000000"
+        } else {
+            "20000"
+        };
+        Ok(fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", buckets)?)
+    })?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("soak.rec");
+    let inode = netns.inode()?.to_string();
+    let mut watched = start_all(&file, &inode)?;
+    let ports = [(); 5].map(|()| unused_port());
+    let loads = [
+        Load::new("churn", 1_500),
+        Load::new("churn from another thread", 1_500),
+        Load::new("ten listen and shutdown", 500),
+        Load::new("half-open", 200),
+        Load::new("refused", 500),
+    ];
+    let (ended, start) = (AtomicBool::new(false), Instant::now());
+    let most_in_time_wait = thread::scope(|scope| {
+        let (netns, ended) = (&netns, &ended);
+        let threads: Vec<_> = loads
+            .iter()
+            .zip(ports)
+            .enumerate()
+            .map(|(which, (load, port))| {
+                scope.spawn(move || {
+                    netns.run(|| match which {
+                        0 | 1 => churn(load, ended, port),
+                        2 => load.run(ended, |_| storm(port, 10)),
+                        3 => half_open(load, ended, port),
+                        _ => load.run(ended, |number| {
+                            let result = TcpStream::connect((address(number), port));
+                            ensure!(result.is_err(), "somebody listens");
+                            Ok(())
+                        }),
+                    })
+                })
+            })
+            .collect();
+        let mut watch = || -> Result<u64> {
+            let mut most = 0;
+            while start.elapsed() < length {
+                thread::sleep(LOOK);
+                watched.iter_mut().try_for_each(Watched::look)?;
+                most = most.max(netns.run(time_wait)?);
+                ensure!(
+                    !threads.iter().any(thread::ScopedJoinHandle::is_finished),
+                    "a load has ended"
+                );
+            }
+            Ok(most)
+        };
+        let result = watch();
+        ended.store(true, Ordering::Relaxed);
+        threads
+            .into_iter()
+            .try_for_each(|thread| joined(thread.join()))?;
+        result
+    })?;
+    for load in &loads {
+        eprintln!("{}: {}", load.name, load.done.load(Ordering::Relaxed));
+    }
+    eprintln!("at most {most_in_time_wait} in TIME_WAIT");
+    for process in watched {
+        let (command, seen) = (process.command, process.seen.clone());
+        let summary = process.end()?;
+        let rss_kib = |one: &Holdings| one.rss_bytes >> 10;
+        let samples = seen.iter().step_by((seen.len() / 10).max(1));
+        eprintln!(
+            "{command}: {}; KiB: {:?}",
+            summary["accounting"],
+            samples.map(rss_kib).collect::<Vec<_>>()
+        );
+    }
+    Ok(())
+}
+
+fn start_all(file: &Path, netns: &str) -> Result<Vec<Watched>> {
+    let file = file.to_str().context("a path in UTF-8")?;
+    Ok(vec![
+        Watched::start("rates 1s", &[], netns)?,
+        Watched::start("life", &[], netns)?,
+        Watched::start(
+            "record",
+            &["-w", file, "--max-bytes", "4M", "--rotate", "2"],
+            netns,
+        )?,
+    ])
+}
