@@ -269,7 +269,7 @@ pub struct Sockets {
     /// Only this network namespace: `self`, a name of `ip netns`, a path such as /proc/PID/ns/net, or
     /// an inode number
     #[arg(long, value_name = "NETNS", value_parser = netns)]
-    pub netns: Option<u32>,
+    pub netns: Option<OneNetns>,
     #[command(flatten)]
     #[expect(
         missing_docs,
@@ -282,7 +282,7 @@ impl Sockets {
     /// The filter that these arguments make.
     pub fn filter(&self) -> Filter {
         Filter {
-            netns: self.netns,
+            netns: self.netns.as_ref().map(|one| one.inode),
             ..self.ends.filter()
         }
     }
@@ -428,19 +428,30 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
     }
 }
 
-/// The inode number of a network namespace, however it is named.
-fn netns(text: &str) -> Result<u32, String> {
+/// A network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OneNetns {
+    /// Its inode number, by which the kernel names it.
+    pub inode: u32,
+    /// How it was named: only so can one be found that is no process's.
+    pub wanted: Wanted,
+}
+
+/// A network namespace, however it is named.
+fn netns(text: &str) -> Result<OneNetns, String> {
     let Ok(wanted) = text.parse();
-    let path = match wanted {
-        Wanted::Inode(inode) => return Ok(inode),
+    let path = match &wanted {
+        &Wanted::Inode(inode) => return Ok(OneNetns { inode, wanted }),
         Wanted::Own => PathBuf::from(SELF_PATH),
-        Wanted::File(path) => path,
+        Wanted::File(path) => path.clone(),
         Wanted::All => return Err("it is one; all are watched without --netns".to_owned()),
     };
     let inode = rustix::fs::stat(&path)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?
         .st_ino;
-    u32::try_from(inode).map_err(|_| format!("{} is not a network namespace", path.display()))
+    let inode = u32::try_from(inode)
+        .map_err(|_| format!("{} is not a network namespace", path.display()))?;
+    Ok(OneNetns { inode, wanted })
 }
 
 #[cfg(test)]
@@ -506,7 +517,8 @@ mod tests {
         let expected =
             u32::try_from(rustix::fs::stat("/proc/self/ns/net").unwrap().st_ino).unwrap();
         for name in ["self", "/proc/self/ns/net", &expected.to_string()] {
-            assert_eq!(netns(name), Ok(expected), "{name}");
+            let found = netns(name).map(|one| one.inode);
+            assert_eq!(found, Ok(expected), "{name}");
         }
         assert!(netns("all").is_err());
         let error = netns("no-such-namespace").unwrap_err();

@@ -215,6 +215,11 @@ fn open(
             Attach::Tracepoint => live::Attach::Only(Mode::Tracepoint),
         },
         ring_bytes,
+        namespaces: arguments
+            .sockets
+            .netns
+            .as_ref()
+            .map_or(Wanted::All, |one| one.wanted.clone()),
         filter: filter.kernel(),
         filters: [filter.to_string(), options.owner.to_string()]
             .join(" ")

@@ -485,7 +485,13 @@ impl<'a> Driver<'a> {
             if let Some(gate) = &mut self.gate {
                 gate.census(&mut census);
             }
-            if self.close_intervals(census.begin_ns, ticks)? == Flow::Done
+            // What was there at the start belongs to the first interval, however long it took to list.
+            let at_ns = if census.scope.is_of_sockets() {
+                0
+            } else {
+                census.begin_ns
+            };
+            if self.close_intervals(at_ns, ticks)? == Flow::Done
                 || self.view.census(&census, self.out)? == Flow::Done
             {
                 return Ok(Flow::Done);
@@ -577,7 +583,9 @@ impl<'a> Driver<'a> {
         if !self.origin.live || self.supply != Supply::Flowing {
             return None;
         }
-        let tick_ns = self.next_tick_ns.filter(|&ns| self.is_before_limit(ns));
+        let tick_ns = self
+            .next_tick_ns
+            .filter(|&ns| self.is_before_limit(ns) && !self.source.is_settling());
         let tick_ns = tick_ns.map(|ns| ns.saturating_add(nanoseconds(GRACE)));
         self.limit_ns.into_iter().chain(tick_ns).min()
     }

@@ -34,6 +34,12 @@ pub trait EventSource {
         None
     }
 
+    /// Whether the source is still finding out what was there at its start: until then it hands out
+    /// nothing else, and no interval is shown, which would say that nothing is there.
+    fn is_settling(&self) -> bool {
+        false
+    }
+
     /// Stops the flow: after this, `poll_next` hands out what is on its way and then ends.
     fn stop(&mut self);
 

@@ -52,6 +52,8 @@ pub struct Options<'a> {
     pub attach: Attach,
     /// Size of the ring buffer in bytes: a power of two, a multiple of the page size.
     pub ring_bytes: u32,
+    /// The namespaces in which to ask for sockets.
+    pub namespaces: Wanted,
     /// What the kernel side drops.
     pub filter: KernelFilter<'a>,
     /// How the command line gave the filters, for the record.
@@ -76,6 +78,8 @@ pub struct Live {
     names: Names,
     notes: Vec<String>,
     queue: mpsc::UnboundedReceiver<Item>,
+    /// What was there at the start has not been said yet.
+    settling: bool,
     /// Taken from the queue, and not taken from here yet.
     census: Option<Box<Census>>,
     shared: Arc<Shared>,
@@ -153,13 +157,15 @@ impl Live {
         };
 
         let counters = Arc::new(loaded.take_counters()?);
-        let (reader, shared, queue) = reader::spawn(&mut loaded, options.bpf_log)?;
+        let settles = loaded.has_cookies();
+        let (reader, shared, queue) = reader::spawn(&mut loaded, options.bpf_log, settles)?;
         let sampler = if loaded.has_cookies() {
             Some(start_sampler(options, &counters, &shared)?)
         } else {
             None
         };
         Ok(Self {
+            settling: settles,
             census: None,
             sampler,
             counters,
@@ -259,10 +265,7 @@ fn start_sampler(
 ) -> Result<JoinHandle<()>, CaptureError> {
     let (counters, books) = (Arc::clone(counters), Arc::clone(shared));
     let plan = Plan {
-        wanted: match options.filter.config().netns {
-            0 => Wanted::All,
-            netns => Wanted::Inode(netns),
-        },
+        wanted: options.namespaces.clone(),
         interval: options.sample_interval,
         resolve_owners: options.resolve_owners,
         lost: Box::new(move || {
@@ -305,6 +308,10 @@ impl EventSource for Live {
                 self.census = Some(census);
                 Poll::Ready(Ok(true))
             }
+            Poll::Ready(Some(Item::Settled)) => {
+                self.settling = false;
+                Poll::Ready(Ok(true))
+            }
             Poll::Ready(Some(Item::Events(mut events))) => {
                 self.shared.queued.fetch_sub(events.len(), Ordering::AcqRel);
                 if batch.is_empty() {
@@ -321,6 +328,10 @@ impl EventSource for Live {
 
     fn take_census(&mut self) -> Option<Census> {
         self.census.take().map(|census| *census)
+    }
+
+    fn is_settling(&self) -> bool {
+        self.settling
     }
 
     fn notices(&mut self) -> Vec<String> {

@@ -20,7 +20,12 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use tcpstate_common::{Record, State};
 use tokio::sync::mpsc;
 
-use super::{CaptureError, loader::Loaded, ring::Ring, sampler::Exchange};
+use super::{
+    CaptureError,
+    loader::Loaded,
+    ring::Ring,
+    sampler::{Exchange, Taken},
+};
 use crate::{
     census::{Census, Kind},
     event::Event,
@@ -51,6 +56,8 @@ fn leaves_minisocket(event: &Event) -> bool {
 pub(super) enum Item {
     Events(Vec<Event>),
     Census(Box<Census>),
+    /// What was there at the start has been said.
+    Settled,
 }
 
 /// What the reader thread and its owner share.
@@ -93,7 +100,13 @@ pub(super) type Started = (JoinHandle<()>, Arc<Shared>, mpsc::UnboundedReceiver<
 
 /// Starts the reader thread for an attached program. It ends once [`Shared::stop`] was called and the
 /// ring is empty, and closes the queue.
-pub(super) fn spawn(loaded: &mut Loaded, bpf_log: bool) -> Result<Started, CaptureError> {
+///
+/// With `settles`, events wait until the first list of sockets has been made.
+pub(super) fn spawn(
+    loaded: &mut Loaded,
+    bpf_log: bool,
+    settles: bool,
+) -> Result<Started, CaptureError> {
     let failed = |what| {
         move |error: rustix::io::Errno| CaptureError::System {
             what,
@@ -133,6 +146,7 @@ pub(super) fn spawn(loaded: &mut Loaded, bpf_log: bool) -> Result<Started, Captu
         poll,
         sender,
         noted: None,
+        held: settles.then(Vec::new),
         with_minisockets: HashSet::new(),
         last_with_minisocket: 0,
         shared: Arc::clone(&shared),
@@ -156,6 +170,9 @@ struct Reader {
     sender: mpsc::UnboundedSender<Item>,
     /// While all sockets are listed, those of which events came.
     noted: Option<HashSet<u64>>,
+    /// Events that wait for the first list, so that what was there before comes first; `None` once it has
+    /// come.
+    held: Option<Vec<Event>>,
     /// Namespaces in which minisockets were made; the last of them first in line.
     with_minisockets: HashSet<u32>,
     last_with_minisocket: u32,
@@ -189,7 +206,11 @@ impl Reader {
 
     /// Reads up to a batch, or what a census has to stand behind and that census.
     fn read(&mut self) -> usize {
-        let (censuses, noting) = self.shared.exchange.take();
+        let Taken {
+            censuses,
+            noting,
+            listed,
+        } = self.shared.exchange.take();
         if noting {
             self.noted.get_or_insert_default();
         }
@@ -214,6 +235,11 @@ impl Reader {
         }
         if !noting {
             self.noted = None;
+        }
+        if listed && let Some(held) = self.held.take() {
+            // Nobody is there to take it: then the run is ending.
+            let _ = self.sender.send(Item::Events(held));
+            let _ = self.sender.send(Item::Settled);
         }
         records
     }
@@ -269,7 +295,15 @@ impl Reader {
             if room {
                 shared.queued.fetch_add(count, Ordering::AcqRel);
             }
-            if room && self.sender.send(Item::Events(events)).is_ok() {
+            let queued = match &mut self.held {
+                _ if !room => false,
+                Some(held) => {
+                    held.append(&mut events);
+                    true
+                }
+                None => self.sender.send(Item::Events(events)).is_ok(),
+            };
+            if queued {
                 shared.received.fetch_add(count as u64, Ordering::AcqRel);
             } else {
                 shared.queue_full.fetch_add(count as u64, Ordering::AcqRel);

@@ -77,11 +77,33 @@ struct Given {
     notices: Vec<String>,
     /// Namespaces in which minisockets were made, that the reader saw for the first time.
     new: Vec<u32>,
-    /// A list of all sockets is being made: the reader notes the sockets that it sees events of.
-    listing: bool,
-    /// The reader does.
-    noting: bool,
+    /// Whether a list of all sockets is being made.
+    list: List,
+    /// The first list has been made, or will never be.
+    listed: bool,
     stopped: bool,
+}
+
+/// How a list of all sockets is coming along.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum List {
+    /// There is none, or it has been given.
+    #[default]
+    None,
+    /// It is about to be made: the reader is to note the sockets that it sees events of.
+    Wanted,
+    /// The reader does, and it is being made.
+    Noted,
+}
+
+/// What the reader takes.
+pub(super) struct Taken {
+    /// Made since the last time, in order.
+    pub(super) censuses: Vec<Census>,
+    /// From now on the reader notes what sockets have events.
+    pub(super) noting: bool,
+    /// The first list is among what has been taken up to now, or will never be made.
+    pub(super) listed: bool,
 }
 
 impl Exchange {
@@ -91,19 +113,19 @@ impl Exchange {
     }
 
     /// Takes what has been made. For the reader, which calls this before it empties the ring: then
-    /// what was in the ring before comes first. `true`: from now on it notes what sockets have events.
-    pub(super) fn take(&self) -> (Vec<Census>, bool) {
+    /// what was in the ring before comes first.
+    pub(super) fn take(&self) -> Taken {
         let mut state = self.lock();
-        let taken = std::mem::take(&mut state.censuses);
-        if state.listing && !state.noting {
-            state.noting = true;
+        let censuses = std::mem::take(&mut state.censuses);
+        if state.list == List::Wanted {
+            state.list = List::Noted;
             self.changed.notify_all();
         }
-        if !state.listing {
-            // What was made of the list has just been taken.
-            state.noting = false;
+        Taken {
+            censuses,
+            noting: state.list == List::Noted,
+            listed: state.listed,
         }
-        (taken, state.noting)
     }
 
     /// The reader has seen the first minisocket of a namespace come.
@@ -125,9 +147,9 @@ impl Exchange {
     /// Begins a list: waits until the reader notes. `false`: stopped meanwhile.
     fn begin_list(&self, wake: impl Fn()) -> bool {
         let mut state = self.lock();
-        state.listing = true;
+        state.list = List::Wanted;
         wake();
-        while !state.noting && !state.stopped {
+        while state.list == List::Wanted && !state.stopped {
             state = self
                 .changed
                 .wait(state)
@@ -141,7 +163,8 @@ impl Exchange {
         state.censuses.extend(censuses);
         state.notices.extend(notices);
         if ends_list {
-            state.listing = false;
+            state.list = List::None;
+            state.listed = true;
         }
     }
 
@@ -179,7 +202,12 @@ pub(super) fn spawn(
     };
     thread::Builder::new()
         .name("tcpstate-sample".into())
-        .spawn(move || sampler.run())
+        .spawn(move || {
+            let exchange = Arc::clone(&sampler.exchange);
+            sampler.run();
+            // Nobody waits for a list that was never made.
+            exchange.give(Vec::new(), Vec::new(), true);
+        })
         .map_err(|source| CaptureError::System {
             what: "start the thread that asks for sockets",
             source,

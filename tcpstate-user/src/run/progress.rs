@@ -77,6 +77,10 @@ impl EventSource for WithProgress {
         self.source.take_census()
     }
 
+    fn is_settling(&self) -> bool {
+        self.source.is_settling()
+    }
+
     fn stop(&mut self) {
         self.bar.finish_and_clear();
         self.source.stop();

@@ -6,6 +6,7 @@
 //! `cargo xtask vm` on others, which it tells with `TCPSTATE_KERNEL_LACKS` what they may miss (`need`).
 
 mod causes;
+mod census;
 mod cgroup;
 mod dwell;
 mod faults;
@@ -72,6 +73,7 @@ fn main() {
     views::add(&mut trials);
     sockdiag::add(&mut trials);
     causes::add(&mut trials);
+    census::add(&mut trials);
     owners::add(&mut trials);
     weather::add(&mut trials);
     faults::add(&mut trials);

@@ -20,7 +20,7 @@ use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tcpstate_user::{
-    capture::{self, Live, live::Attach},
+    capture::{self, Live, live::Attach, netns::Wanted},
     cli::Format,
     event::Event,
     filter::Filter,
@@ -291,6 +291,7 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
     let mut live = Live::start(&capture::Options {
         attach: Attach::Auto,
         ring_bytes: 8 << 20,
+        namespaces: Wanted::All,
         filter: filter.kernel(),
         filters: filter.to_string(),
         bpf_log: false,

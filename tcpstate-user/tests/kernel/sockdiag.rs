@@ -55,7 +55,7 @@ pub fn add(trials: &mut Vec<Trial>) {
 type Wanted = fn(&Line) -> bool;
 
 /// The lines of `tcpstate ls --json` in the namespace of the calling thread, and the summary.
-fn list(args: &[&str]) -> Result<(Vec<Value>, Value)> {
+pub fn list(args: &[&str]) -> Result<(Vec<Value>, Value)> {
     read_list(&run(BINARY, &[&["ls", "--json"], args].concat())?)
 }
 
@@ -126,13 +126,13 @@ pub fn drop_incoming(rules: &[&str]) -> Result<()> {
     Ok(())
 }
 
-const OPEN: u16 = 1000;
+pub const OPEN: u16 = 1000;
 const NO_SYN: u16 = 1001;
-const NO_ACK: u16 = 1002;
+pub const NO_ACK: u16 = 1002;
 const NO_CLIENT_FIN: u16 = 1003;
 const NO_SERVER_FIN: u16 = 1004;
 
-fn weather() -> Result<()> {
+pub fn weather() -> Result<()> {
     drop_incoming(&[
         &format!("tcp dport {NO_SYN} tcp flags & syn == syn"),
         &format!("tcp dport {NO_ACK} tcp flags & (syn|ack) == ack"),
@@ -142,7 +142,7 @@ fn weather() -> Result<()> {
 }
 
 /// What [`one_of_each`] makes.
-const ONE_OF_EACH: [(State, usize); 10] = [
+pub const ONE_OF_EACH: [(State, usize); 10] = [
     (State::ESTABLISHED, 4),
     (State::SYN_SENT, 1),
     (State::SYN_RECV, 1),
@@ -156,7 +156,7 @@ const ONE_OF_EACH: [(State, usize); 10] = [
 ];
 
 /// A socket in each state, on this address. They stay in it as long as what is returned.
-fn one_of_each(addr: IpAddr) -> Result<Vec<OwnedFd>> {
+pub fn one_of_each(addr: IpAddr) -> Result<Vec<OwnedFd>> {
     let mut kept: Vec<OwnedFd> = Vec::new();
     let connect = |port: u16| Connection::new((addr, port));
 
@@ -207,6 +207,19 @@ fn one_of_each(addr: IpAddr) -> Result<Vec<OwnedFd>> {
     kept.extend([last_ack.listener.into(), last_ack.client.into()]);
     kept.push(last_ack.server.into());
     Ok(kept)
+}
+
+/// Raises the number of files that this process may have open.
+pub fn allow_open_files(wanted: u64) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit {
+            current: Some(wanted),
+            maximum: limit.maximum.map(|maximum| maximum.max(wanted)),
+        };
+        setrlimit(Resource::Nofile, raised).context("raise the number of open files")?;
+    }
+    Ok(())
 }
 
 /// Every state, in both families and v4-mapped: counts, addresses and ports, and what the filters on
@@ -342,15 +355,7 @@ fn half_open() -> Result<()> {
 /// Ten thousand connections, both ends; nobody accepts, which saves half of the file descriptors.
 fn many() -> Result<()> {
     const COUNT: usize = 10_000;
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = COUNT as u64 + 500;
-    if limit.current.is_some_and(|current| current < wanted) {
-        let raised = Rlimit {
-            current: Some(wanted),
-            maximum: limit.maximum.map(|maximum| maximum.max(wanted)),
-        };
-        setrlimit(Resource::Nofile, raised).context("raise the number of open files")?;
-    }
+    allow_open_files(COUNT as u64 + 500)?;
     Netns::new()?.run(|| {
         fs::write("/proc/sys/net/core/somaxconn", "20000")?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, OPEN));

@@ -1,0 +1,405 @@
+//! What no transition shows, beside `ss`, the clock, and what the test made: sockets that were there
+//! before, minisockets, half-open connections.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use rustix::net::{AddressFamily, sockopt};
+use serde_json::Value;
+use tcpstate_common::State;
+
+use crate::{
+    need::{Need, trial},
+    net::{Connection, Netns, await_fin, joined, socket},
+    process::{BINARY, Tcpstate, run, state},
+    sockdiag::{NO_ACK, ONE_OF_EACH, OPEN, allow_open_files, list, one_of_each, weather as drops},
+    ss::{await_states, by_state, oracle},
+    wire::Wire,
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    let needs = [
+        Need::Cookie,
+        Need::Program("ss"),
+        Need::Program("nft"),
+        Need::Program("ip"),
+    ];
+    trials.push(trial("census::every_state", &needs, every_state));
+    trials.push(trial("census::orphan", &needs, orphan));
+    trials.push(trial("census::half_open", &needs, half_open));
+    trials.push(trial("census::ten_thousand", &needs, ten_thousand));
+    trials.push(trial("census::recorded", &needs, recorded));
+    trials.push(trial(
+        "census::handshake",
+        &[Need::Cookie, Need::Tun],
+        handshake,
+    ));
+}
+
+/// How often the tests sample, where it is to be short.
+const SHORT: &str = "50ms";
+
+/// Starts `tcpstate` on one namespace.
+fn start(netns: &Netns, args: &[&str]) -> Result<Tcpstate> {
+    let path = netns.path();
+    let path = path.to_str().context("a path that is no text")?;
+    Tcpstate::start(&[args, &["--json", "--netns", path]].concat())
+}
+
+/// How many sockets are in each state, of the last line of `rates`.
+fn last_states(tcpstate: Tcpstate) -> Result<BTreeMap<State, usize>> {
+    let (lines, _) = tcpstate.stop()?.json()?;
+    states(lines.last().context("no interval")?)
+}
+
+fn states(line: &Value) -> Result<BTreeMap<State, usize>> {
+    let all = line["states"].as_object().context("no states")?;
+    let mut found = BTreeMap::new();
+    for (name, count) in all {
+        // Nobody is in CLOSE who is a connection.
+        let Some(count) = count.as_u64().filter(|&count| count > 0) else {
+            continue;
+        };
+        found.insert(state(&Value::from(name.as_str()))?, usize::try_from(count)?);
+    }
+    Ok(found)
+}
+
+/// All states, in both families: who saw them come about and who found them there count them as `ss`
+/// does.
+fn every_state() -> Result<()> {
+    let netns = Netns::new()?;
+    netns.run(drops)?;
+    let witness = start(&netns, &["rates", "1h", "--sample-interval", SHORT])?;
+    let (_kept, expected) = netns.run(|| {
+        let kept = [
+            one_of_each(Ipv4Addr::LOCALHOST.into())?,
+            one_of_each(Ipv6Addr::LOCALHOST.into())?,
+        ];
+        let expected = BTreeMap::from(ONE_OF_EACH.map(|(state, n)| (state, 2 * n)));
+        await_states("all states are reached", |count| *count == expected)?;
+        Ok((kept, expected))
+    })?;
+    let finder = start(&netns, &["rates", "1h", "--sample-interval", SHORT])?;
+    for (who, tcpstate) in [("witness", witness), ("finder", finder)] {
+        let found = last_states(tcpstate)?;
+        let of_ss = netns.run(|| Ok(by_state(&oracle(&[])?)))?;
+        ensure!(of_ss == expected, "the namespace is not at rest: {of_ss:?}");
+        ensure!(found == of_ss, "{who}: {found:?}, of ss: {of_ss:?}");
+    }
+    Ok(())
+}
+
+/// A stay in a state: its dwell, and whether it is marked as sampled.
+fn stay(line: &Value, name: &str) -> Result<(Duration, bool)> {
+    let states = line["states"].as_array().context("no states")?;
+    let stay = states.iter().find(|stay| stay["state"] == name);
+    let stay = stay.with_context(|| format!("no {name}: {line}"))?;
+    let dwell_ns = stay["dwell_ns"].as_u64();
+    let dwell_ns = dwell_ns.with_context(|| format!("no time in {name}: {line}"))?;
+    let sampled = stay["sampled"] == true;
+    ensure!(
+        sampled == stay["interval_ns"].is_u64(),
+        "a sampled time has its interval: {line}"
+    );
+    Ok((Duration::from_nanos(dwell_ns), sampled))
+}
+
+/// Orphans whose peer closes after 2 s: 2 s in `FIN_WAIT2`, and then `TIME_WAIT` for a minute, or until
+/// the next connection takes the port over.
+fn orphan() -> Result<()> {
+    const HELD: Duration = Duration::from_secs(2);
+    const INTERVAL: Duration = Duration::from_secs(1);
+    const REUSED: u16 = 40_001;
+    const LEFT: u16 = 40_002;
+    let netns = Netns::new()?;
+    let tcpstate = start(&netns, &["life", "--until", "gone", "--role", "client"])?;
+    let ends = netns.run(|| {
+        fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1")?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, OPEN))?;
+        let to = listener.local_addr()?;
+        let connect = |port: u16| -> Result<TcpStream> {
+            let client = socket(AddressFamily::INET, None)?;
+            sockopt::set_socket_reuseaddr(&client, true)?;
+            rustix::net::bind(&client, &SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+            rustix::net::connect(&client, &to)?;
+            Ok(client.into())
+        };
+        let mut servers = Vec::new();
+        for port in [REUSED, LEFT] {
+            let client = connect(port)?;
+            servers.push(listener.accept()?.0);
+            drop(client);
+        }
+        for server in &servers {
+            await_fin(server)?;
+        }
+        thread::sleep(HELD);
+        drop(servers);
+        let time_wait = Instant::now();
+        await_states("both are in TIME_WAIT", |count| {
+            count.get(&State::TIME_WAIT) == Some(&2)
+        })?;
+        // Long enough to be seen there.
+        thread::sleep(HELD + INTERVAL);
+        let again = connect(REUSED)?;
+        let reused_after = time_wait.elapsed();
+        let second = listener.accept()?.0;
+        // Orderly from the other side, so that nothing of it is left here.
+        drop(second);
+        await_fin(&again)?;
+        drop(again);
+        let mut there_until = Duration::ZERO;
+        await_minutes("the other one is gone", || {
+            let before = time_wait.elapsed();
+            let is_there = oracle(&[])?
+                .iter()
+                .any(|(_, local, _)| local.port() == LEFT);
+            if is_there {
+                there_until = before;
+            }
+            Ok(!is_there)
+        })?;
+        Ok([
+            (REUSED, reused_after, reused_after),
+            (LEFT, there_until, time_wait.elapsed()),
+        ])
+    })?;
+    let (lines, summary) = tcpstate.stop()?.json()?;
+    let of = |port: u16| {
+        let found = lines
+            .iter()
+            .find(|line| line["lport"] == port && line["states"].to_string().contains("TIME_WAIT"));
+        found.with_context(|| format!("no line for {port}: {lines:?} {summary}"))
+    };
+    for (port, at_least, at_most) in ends {
+        let line = of(port)?;
+        let (dwell, sampled) = stay(line, "FIN_WAIT2")?;
+        ensure!(
+            sampled && dwell.abs_diff(HELD) < INTERVAL,
+            "{HELD:?} in FIN_WAIT2: {line}"
+        );
+        let (dwell, sampled) = stay(line, "TIME_WAIT")?;
+        ensure!(
+            sampled && dwell + 2 * INTERVAL > at_least && dwell < at_most + 2 * INTERVAL,
+            "{at_least:?} to {at_most:?} in TIME_WAIT: {line}"
+        );
+        ensure!(
+            line["goes_on"].is_null() && line["cause"] == "fin",
+            "{line}"
+        );
+        let sum: u64 = line["states"]
+            .as_array()
+            .context("states")?
+            .iter()
+            .filter_map(|stay| stay["dwell_ns"].as_u64())
+            .sum();
+        ensure!(line["lifetime_ns"] == sum, "{line}");
+    }
+    Ok(())
+}
+
+/// As [`await_that`], for what the kernel takes more than a minute for.
+fn await_minutes(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !is_so()? {
+        ensure!(start.elapsed() < Duration::from_mins(3), "in vain: {what}");
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// A thousand handshakes without their last ACK: `rates` counts as many as `ss`, by listener, and they
+/// decay as the kernel's timers say.
+fn half_open() -> Result<()> {
+    const COUNT: usize = 1000;
+    let netns = Netns::new()?;
+    let (_clients, _listener) = netns.run(|| {
+        drops()?;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, NO_ACK));
+        let listener = socket(AddressFamily::INET, None)?;
+        rustix::net::bind(&listener, &addr)?;
+        rustix::net::listen(&listener, 4096)?;
+        let clients = (0..COUNT).map(|_| TcpStream::connect(addr));
+        Ok((clients.collect::<Result<Vec<_>, _>>()?, listener))
+    })?;
+    let tcpstate = start(&netns, &["rates", "1h", "--sample-interval", SHORT])?;
+    let (lines, _) = tcpstate.stop()?.json()?;
+    let line = lines.last().context("no interval")?;
+    let of_ss = netns.run(|| Ok(by_state(&oracle(&[])?)))?;
+    ensure!(of_ss[&State::SYN_RECV] == COUNT, "the test: {of_ss:?}");
+    ensure!(states(line)? == of_ss, "of ss: {of_ss:?}: {line}");
+    let half_open = line["half_open"].as_array().context("no half_open")?;
+    ensure!(
+        half_open.len() == 1
+            && half_open[0]["lport"] == NO_ACK
+            && half_open[0]["count"] == COUNT
+            && half_open[0]["oldest_ns"].as_u64().is_some_and(|ns| ns > 0),
+        "{line}"
+    );
+    let ports = line["ports"].as_array().context("no ports")?;
+    let server = ports
+        .iter()
+        .find(|group| group["service_port"] == NO_ACK && group["role"] == "server");
+    let server = server.context("no group of the listener")?;
+    ensure!(server["states"]["SYN_RECV"] == COUNT, "{server}");
+
+    let tcpstate = start(&netns, &["rates", "1h", "--sample-interval", SHORT])?;
+    let of_ss = netns.run(|| {
+        fs::write("/proc/sys/net/ipv4/tcp_synack_retries", "0")?;
+        await_states("the half-open connections expire", |count| {
+            !count.contains_key(&State::SYN_RECV)
+        })?;
+        Ok(by_state(&oracle(&[])?))
+    })?;
+    let found = last_states(tcpstate)?;
+    ensure!(found == of_ss, "{found:?}, of ss: {of_ss:?}");
+    Ok(())
+}
+
+/// 10,000 connections that were there before: known at once, their ages unknown; and nobody counts
+/// wrong when their clients close, also while they are being listed.
+fn ten_thousand() -> Result<()> {
+    const COUNT: usize = 10_000;
+    allow_open_files(COUNT as u64 + 500)?;
+    let netns = Netns::new()?;
+    // Nobody accepts them: the other ends take no file descriptors.
+    let (_listener, clients) = netns.run(|| {
+        fs::write("/proc/sys/net/core/somaxconn", "20000")?;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, OPEN));
+        let listener = socket(AddressFamily::INET, None)?;
+        rustix::net::bind(&listener, &addr)?;
+        rustix::net::listen(&listener, 20_000)?;
+        let clients = (0..COUNT).map(|_| TcpStream::connect(addr));
+        Ok((listener, clients.collect::<Result<Vec<_>, _>>()?))
+    })?;
+    let expected = BTreeMap::from([(State::ESTABLISHED, 2 * COUNT), (State::LISTEN, 1)]);
+    let first = start(&netns, &["rates", "100ms", "--sample-interval", SHORT])?;
+    let life = start(&netns, &["life", "--live"])?;
+    let (lines, _) = life.stop()?.json()?;
+    ensure!(lines.len() == 2 * COUNT, "{} lines", lines.len());
+    for line in &lines {
+        ensure!(
+            line["lifetime_ns"].is_null() && line["states"][0]["dwell_ns"].is_null(),
+            "it was there before: {line}"
+        );
+    }
+    let (listed, _) = netns.run(|| list(&["--state", "established"]))?;
+    ensure!(
+        listed.len() == 2 * COUNT && listed.iter().all(|line| line["age_ns"].is_null()),
+        "{} in ls",
+        listed.len()
+    );
+    // Attached, and listing.
+    let second = start(&netns, &["rates", "100ms", "--sample-interval", SHORT])?;
+    drop(clients);
+    let of_ss = BTreeMap::from([
+        (State::LISTEN, 1),
+        (State::CLOSE_WAIT, COUNT),
+        (State::FIN_WAIT2, COUNT),
+    ]);
+    netns.run(|| await_states("all clients are closed", |count| *count == of_ss))?;
+    for (who, tcpstate) in [("first", first), ("second", second)] {
+        let (lines, summary) = tcpstate.stop()?.json()?;
+        if who == "first" {
+            let found = states(lines.first().context("no interval")?)?;
+            ensure!(found == expected, "at once: {found:?}");
+        }
+        for line in &lines {
+            for (state, count) in states(line)? {
+                ensure!(count <= 2 * COUNT + 1, "{state} {count}: {line}");
+            }
+        }
+        let found = states(lines.last().context("no interval")?)?;
+        ensure!(
+            found == of_ss,
+            "{who}: {found:?}, of ss: {of_ss:?}: {summary}"
+        );
+    }
+    Ok(())
+}
+
+/// A recording has what was found, and shows it as it was live.
+fn recorded() -> Result<()> {
+    let netns = Netns::new()?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("recording");
+    let file = file.to_str().context("a path that is no text")?;
+    let before: Vec<Connection> = netns.run(|| {
+        drops()?;
+        let connect = |port| Connection::new((Ipv4Addr::LOCALHOST, port));
+        (3000..3005).map(connect).collect()
+    })?;
+    let recorder = start(&netns, &["record", "-w", file, "--sample-interval", SHORT])?;
+    let after = netns.run(|| {
+        drop(before);
+        one_of_each(Ipv6Addr::LOCALHOST.into())
+    })?;
+    let of_ss = netns.run(|| {
+        let mut expected = BTreeMap::from(ONE_OF_EACH);
+        *expected.entry(State::TIME_WAIT).or_default() += 5;
+        await_states("all states are reached", |count| *count == expected)?;
+        Ok(expected)
+    })?;
+    ensure!(recorder.stop()?.status.success());
+    let output = run(BINARY, &["rates", "1h", "--json", "-r", file])?;
+    let (lines, _) = output.json()?;
+    let line = lines.last().context("no interval")?;
+    ensure!(line["sample_interval_ns"] == 50_000_000, "{line}");
+    let found = states(line)?;
+    ensure!(found == of_ss, "{found:?}, of ss: {of_ss:?}");
+    drop(after);
+    Ok(())
+}
+
+/// The handshake of a server took as long as the test held the last ACK back.
+fn handshake() -> Result<()> {
+    const HOLD: Duration = Duration::from_millis(300);
+    let (near, far) = (Netns::new()?, Netns::new()?);
+    let wire = Wire::new(&near, &far)?;
+    let server_life = start(&far, &["life", "--live"])?;
+    let client_life = start(&near, &["life", "--live"])?;
+    let listener = far.run(|| Ok(TcpListener::bind(Wire::second(OPEN))?))?;
+    wire.hold(|segment| segment.forth && !segment.syn);
+    let before = Instant::now();
+    let client = thread::scope(|scope| {
+        let client = scope.spawn(|| near.run(|| Ok(TcpStream::connect(Wire::second(OPEN))?)));
+        wire.await_held(|held| !held.is_empty())?;
+        joined(client.join())
+    })?;
+    let held_since = Instant::now();
+    thread::sleep(HOLD);
+    wire.release()?;
+    let server = listener.accept()?.0;
+    let at_most = before.elapsed();
+    let at_least = HOLD;
+    ensure!(
+        at_most < Duration::from_secs(1),
+        "the SYN-ACK was sent again: the machine was too slow for this test ({:?})",
+        held_since.elapsed()
+    );
+    let handshake = |tcpstate: Tcpstate, role: &str| -> Result<Duration> {
+        let (lines, _) = tcpstate.stop()?.json()?;
+        let line = lines.iter().find(|line| line["role"] == role);
+        let line = line.with_context(|| format!("no {role}: {lines:?}"))?;
+        let ns = line["handshake_ns"].as_u64();
+        Ok(Duration::from_nanos(ns.with_context(|| line.to_string())?))
+    };
+    let of_server = handshake(server_life, "server")?;
+    ensure!(
+        of_server + Duration::from_millis(1) >= at_least && of_server <= at_most,
+        "{of_server:?} is not between {at_least:?} and {at_most:?}"
+    );
+    // Its SYN and the answer were not held.
+    let of_client = handshake(client_life, "client")?;
+    ensure!(of_client + HOLD <= at_most, "{of_client:?}");
+    drop((client, server));
+    Ok(())
+}
