@@ -59,6 +59,10 @@ pub const GRACE: Duration = Duration::from_millis(100);
 /// Ticks in a row at most before signals are looked at: a recording can jump years.
 const TICKS_AT_ONCE: u32 = 1024;
 
+/// Events that a view is told of before they come: enough for their cache misses to overlap, few enough
+/// for what they bring to stay in the nearest cache.
+pub const LOOK_AHEAD: usize = 32;
+
 /// What a view wants of the loop next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
@@ -82,6 +86,9 @@ pub trait View {
 
     /// Called once, before the first event.
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()>;
+
+    /// Prepares for these events, which come next unless a filter leaves them out: a hint, for speed.
+    fn look_ahead(&self, _events: &[Event]) {}
 
     /// Takes one event.
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow>;
@@ -461,6 +468,10 @@ impl<'a> Driver<'a> {
                 continue;
             }
             self.latest_ns = self.latest_ns.max(ts_ns);
+            if self.position.is_multiple_of(LOOK_AHEAD) {
+                let end = self.batch.len().min(self.position + LOOK_AHEAD);
+                self.view.look_ahead(&self.batch[self.position..end]);
+            }
             self.position += 1;
             if self.show_one(self.position - 1)? == Flow::Done {
                 return Ok(Flow::Done);

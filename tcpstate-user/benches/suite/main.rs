@@ -19,6 +19,7 @@
 mod churn;
 mod docs;
 mod generator;
+mod holder;
 mod idle;
 mod ingest;
 mod latency;
@@ -115,6 +116,9 @@ struct Options {
     /// A part of `ingest` that wants a process of its own
     #[arg(long, hide = true, value_name = "CONNECTIONS")]
     live_memory: Option<usize>,
+    /// A part of `start`, likewise
+    #[arg(long, hide = true, value_name = "NUMBER")]
+    hold_sockets: Option<u8>,
 }
 
 impl Options {
@@ -135,6 +139,9 @@ fn main() -> Result<()> {
     let options = Options::parse();
     if let Some(connections) = options.live_memory {
         return ingest::memory::measure_here(connections);
+    }
+    if let Some(number) = options.hold_sockets {
+        return holder::hold_here(number);
     }
     let which = if options.which.is_empty() {
         Which::value_variants()

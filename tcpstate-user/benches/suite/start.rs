@@ -5,16 +5,15 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     Options,
+    holder::{EACH, Holder},
     report::{Row, ratios},
     tool::TCPSTATE,
 };
@@ -22,26 +21,17 @@ use crate::{
 /// From exec to the first line of an interval of 100 ms.
 const FIGURE: &str = "ms to the first line of `rates 100ms`";
 
-/// Sockets that are open.
-struct Open {
-    /// What was accepted stays open without them, but their address would be free.
-    listeners: Vec<TcpListener>,
-    sockets: Vec<TcpStream>,
-}
-
 pub fn run(options: &Options) -> Result<Vec<Row>> {
-    allow_files(options.pick(110_000, 12_000))?;
     let sizes: &[usize] = options.pick(&[0, 10_000, 100_000], &[0, 10_000]);
     let rounds = options.rounds(7);
     let mut rows = Vec::new();
     let mut none = Vec::new();
-    let mut open = Open {
-        listeners: Vec::new(),
-        sockets: Vec::new(),
-    };
+    let mut holders = Vec::new();
     for &sockets in sizes {
         eprintln!("start: {sockets} sockets");
-        open.grow(sockets)?;
+        while holders.len() * EACH < sockets {
+            holders.push(Holder::start(1 + u8::try_from(holders.len())?)?);
+        }
         let (mut first, mut known, mut ss) = (Vec::new(), 0, Vec::new());
         for _ in 0..rounds {
             let (ms, established) = first_line()?;
@@ -103,35 +93,4 @@ fn ss_takes() -> Result<Option<f64>> {
         }
         Err(_) => Ok(None),
     }
-}
-
-impl Open {
-    /// Opens connections until there are so many sockets, both ends counted.
-    fn grow(&mut self, sockets: usize) -> Result<()> {
-        /// Connections to one address: fewer than there are ports.
-        const EACH: usize = 10_000;
-        while self.sockets.len() < sockets {
-            let host = 1 + u8::try_from(self.sockets.len() / 2 / EACH)?;
-            let address = SocketAddr::from((Ipv4Addr::new(127, 0, 1, host), 4_999));
-            let listener = TcpListener::bind(address).with_context(|| format!("bind {address}"))?;
-            let missing = (sockets - self.sockets.len()) / 2;
-            for _ in 0..missing.min(EACH) {
-                self.sockets.push(TcpStream::connect(address)?);
-                self.sockets.push(listener.accept()?.0);
-            }
-            self.listeners.push(listener);
-        }
-        Ok(())
-    }
-}
-
-/// Raises the limit on open files.
-fn allow_files(files: u64) -> Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.current.map(|current| current.max(files)),
-        maximum: limit.maximum.map(|maximum| maximum.max(files)),
-    };
-    setrlimit(Resource::Nofile, raised)
-        .with_context(|| format!("allow {files} open files (it takes root)"))
 }

@@ -138,6 +138,12 @@ impl Tracker {
         self.follows = true;
     }
 
+    /// Prepares for these events, which will be applied next: with many connections it is faster.
+    /// A few dozen at a time are best.
+    pub fn look_ahead(&self, events: &[Event]) {
+        self.table.look_ahead(events);
+    }
+
     /// Takes one event.
     pub fn apply<'a>(&'a mut self, event: &'a Event) -> Applied<'a> {
         self.table.release();

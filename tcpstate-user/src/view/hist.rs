@@ -345,6 +345,10 @@ impl View for Hist {
         }
     }
 
+    fn look_ahead(&self, events: &[Event]) {
+        self.tracker.look_ahead(events);
+    }
+
     fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
         self.events += 1;
         self.tracker.apply(event);

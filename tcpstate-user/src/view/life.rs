@@ -199,6 +199,10 @@ impl View for Life {
         }
     }
 
+    fn look_ahead(&self, events: &[Event]) {
+        self.tracker.look_ahead(events);
+    }
+
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
         if let Some(ended) = self.tracker.apply(event).ended()
             && let Some(ended) = self.wait_for(ended)

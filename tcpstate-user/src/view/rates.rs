@@ -148,6 +148,10 @@ impl View for Rates {
         }
     }
 
+    fn look_ahead(&self, events: &[Event]) {
+        self.tracker.look_ahead(events);
+    }
+
     fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
         self.tracker.apply(event);
         if self.by == By::Cgroup && event.cgroup() != self.last_cgroup {

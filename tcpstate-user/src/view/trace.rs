@@ -116,6 +116,10 @@ impl View for Trace {
         }
     }
 
+    fn look_ahead(&self, events: &[Event]) {
+        self.tracker.look_ahead(events);
+    }
+
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
         let known = Known::new(&self.tracker.apply(event), event);
         if self.states.is_some_and(|states| !states.touches(event)) {

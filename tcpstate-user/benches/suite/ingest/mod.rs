@@ -21,6 +21,7 @@ use tcpstate_user::{
     event::Event,
     model::{Limits, Tracker},
     recording::{Options as Format, Reader, Writer},
+    run::LOOK_AHEAD,
     source::{Accounting, EventSource as _, Origin},
 };
 
@@ -155,8 +156,12 @@ impl Case {
 }
 
 fn apply(tracker: &mut Tracker, batch: &[Event]) {
-    for event in batch {
-        black_box(tracker.apply(event).dwell_ns);
+    // As the program does.
+    for events in batch.chunks(LOOK_AHEAD) {
+        tracker.look_ahead(events);
+        for event in events {
+            black_box(tracker.apply(event).dwell_ns);
+        }
     }
 }
 
