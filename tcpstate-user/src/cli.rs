@@ -375,7 +375,8 @@ pub struct Capture {
         conflicts_with = "read"
     )]
     pub sample_interval: Duration,
-    /// Look up which processes hold the sockets that are there at the start; other users' take root
+    /// Look up which processes hold the sockets that are there at the start; other users' take root;
+    /// --pid and --comm imply it
     #[arg(long, conflicts_with = "read")]
     pub resolve_owners: bool,
     /// Print the debug log of the BPF programs on standard error; slow

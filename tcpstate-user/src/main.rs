@@ -227,7 +227,8 @@ fn open(
             .to_owned(),
         sample_interval: Some(sample_interval)
             .filter(|interval| view.wants_samples() && !interval.is_zero()),
-        resolve_owners,
+        // Else nothing that was there before, and nothing that comes in at such a listener, would match.
+        resolve_owners: resolve_owners || arguments.sockets.whose.needs_process(),
         bpf_log,
         bpf_stats: false,
     })?;

@@ -323,6 +323,20 @@ impl Tracker {
         })
     }
 
+    /// Whose a socket of a census is, its role, owner, user and cgroup: what events have told of it, and
+    /// what the census says only where they have told nothing.
+    pub fn whose(&self, found: &Found) -> (Role, Owner, Option<u32>, Option<u64>) {
+        let id = SocketId::Cookie(found.cookie);
+        if let Some(slot) = self.table.find(id) {
+            let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
+            return (hot.role(), cold.owner(hot), cold.uid(hot), cold.cgroup());
+        }
+        match self.listeners.get(id) {
+            Some(one) => (Role::Server, one.owner, one.uid, one.cgroup),
+            None => (found.role, found.owner, found.uid, found.cgroup),
+        }
+    }
+
     /// Whom half-open connections belong to: who listens where they came in.
     pub fn listener_of(&self, half_open: &HalfOpen, netns: u32) -> Owner {
         let event = Event::try_from(Record {

@@ -131,10 +131,13 @@ impl FlightRing {
         let encoded = self.encoder.encode_census(census);
         if let Some((header, payload)) = encoded.map_err(WriteError::Compress)? {
             let payload = payload.into();
+            let cgroups = names::distinct(census.found.iter().map(|found| found.cgroup));
+            self.namer.forget();
+            let cgroups = self.namer.learn(&cgroups);
             self.keep(Sealed {
                 header,
                 payload,
-                cgroups: Cgroups::new(),
+                cgroups,
             });
         }
         Ok(())
@@ -166,11 +169,12 @@ impl FlightRing {
             .encoder
             .encode(&self.pending, 0)
             .map_err(WriteError::Compress)?;
+        let cgroups = names::distinct(self.pending.iter().map(Event::cgroup));
         self.namer.forget();
         let sealed = Sealed {
             header,
             payload: payload.into(),
-            cgroups: self.namer.learn(&self.pending),
+            cgroups: self.namer.learn(&cgroups),
         };
         self.pending.clear();
         self.keep(sealed);

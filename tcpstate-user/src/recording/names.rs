@@ -11,7 +11,7 @@ use super::{
     block::{BlockHeader, Kind},
     packing::Malformed,
 };
-use crate::{event::Event, source::Names};
+use crate::source::Names;
 
 /// The most bytes of the JSON in a block of names.
 pub(super) const MAX_NAMES: usize = 1 << 20;
@@ -46,21 +46,14 @@ impl Namer {
         }
     }
 
-    /// The names of the cgroups that these events are the first to have.
-    pub(super) fn learn(&mut self, events: &[Event]) -> Cgroups {
+    /// The names of those of these cgroups that the file has not been told of yet.
+    pub(super) fn learn(&mut self, cgroups: &[u64]) -> Cgroups {
         let mut found = Cgroups::new();
         if self.names.are_none() {
             return found;
         }
-        let mut last = None;
-        for id in events.iter().map(Event::cgroup) {
-            // Nearly always.
-            if id == last {
-                continue;
-            }
-            last = id;
-            if let Some(id) = id
-                && self.asked.insert(id)
+        for &id in cgroups {
+            if self.asked.insert(id)
                 && let Some(path) = self.names.cgroup(Some(id))
             {
                 found.insert(id, path);
@@ -73,6 +66,19 @@ impl Namer {
     pub(super) fn forget(&mut self) {
         self.asked.clear();
     }
+}
+
+/// The ids that occur, each once.
+pub(super) fn distinct(ids: impl Iterator<Item = Option<u64>>) -> Vec<u64> {
+    let (mut distinct, mut last) = (HashSet::new(), None);
+    for id in ids {
+        // Nearly always the same again.
+        if id != last {
+            last = id;
+            distinct.extend(id);
+        }
+    }
+    distinct.into_iter().collect()
 }
 
 /// These names as blocks, in a file where `first_event` events came before them.

@@ -212,21 +212,26 @@ impl Writer {
             .encoder
             .encode(&self.pending, self.file.next_event())
             .map_err(WriteError::Compress)?;
-        self.write_block(header)
+        let cgroups = names::distinct(self.pending.iter().map(Event::cgroup));
+        self.write_block(header, &cgroups)
     }
 
     fn write_census(&mut self, census: &Census) -> Result<Room, WriteError> {
         let encoded = self.encoder.encode_census(census);
         match encoded.map_err(WriteError::Compress)? {
-            Some((header, _)) => self.write_block(header),
+            Some((header, _)) => {
+                let cgroups = names::distinct(census.found.iter().map(|found| found.cgroup));
+                self.write_block(header, &cgroups)
+            }
             None => Ok(Room::Left),
         }
     }
 
-    /// Writes the block that the encoder has just made, to the next file if this one has no room.
-    fn write_block(&mut self, header: BlockHeader) -> Result<Room, WriteError> {
+    /// Writes the block that the encoder has just made, to the next file if this one has no room; and
+    /// before it what the cgroups in it are called.
+    fn write_block(&mut self, header: BlockHeader, cgroups: &[u64]) -> Result<Room, WriteError> {
         let payload = self.encoder.payload();
-        let mut names = names::to_blocks(self.namer.learn(&self.pending), self.file.next_event());
+        let mut names = names::to_blocks(self.namer.learn(cgroups), self.file.next_event());
         if let Some(max_bytes) = self.options.max_bytes {
             let block_bytes = (BLOCK_HEADER + payload.len() + FOOTER_RESERVE) as u64;
             let fits = |file: &RecordingFile, names: &[u8]| {
@@ -248,7 +253,7 @@ impl Writer {
                 // Not sooner: up to here it is the file that `written` counts by itself.
                 self.before = before;
                 self.namer.forget();
-                names = names::to_blocks(self.namer.learn(&self.pending), self.file.next_event());
+                names = names::to_blocks(self.namer.learn(cgroups), self.file.next_event());
                 if !fits(&self.file, &names) {
                     names.clear();
                 }

@@ -39,14 +39,15 @@ impl Gate {
     pub(super) fn census(&mut self, census: &mut Census) {
         self.tracker.census(census, |_| {});
         let (matcher, going_on) = (&mut self.matcher, &mut self.going_on);
+        let tracker = &self.tracker;
         census.found.retain(|found| {
-            going_on.contains(&found.cookie)
-                || matcher.matches(found.role, &found.owner, found.uid, found.cgroup)
+            let (role, owner, uid, cgroup) = tracker.whose(found);
+            going_on.contains(&found.cookie) || matcher.matches(role, &owner, uid, cgroup)
         });
         for gone in &census.gone {
             going_on.remove(&gone.cookie);
         }
-        let (tracker, netns) = (&self.tracker, census.netns);
+        let netns = census.netns;
         census.half_open.retain(|half_open| {
             let owner = tracker.listener_of(half_open, netns);
             matcher.matches(Role::Server, &owner, None, None)
@@ -70,5 +71,121 @@ impl Gate {
             self.going_on.insert(cookie);
         }
         passes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpstate_common::{
+        Record, State,
+        record::{AF_INET, flags},
+    };
+
+    use super::*;
+    use crate::{
+        census::{Found, Kind, Scope},
+        filter::OwnerFilter,
+        model::{Comm, Owner},
+        source::Names,
+    };
+
+    const CURL: &[u8; 16] = b"curl\0\0\0\0\0\0\0\0\0\0\0\0";
+
+    fn gate(filter: OwnerFilter) -> Gate {
+        Gate::new(filter.with(Names::default()), Limits::default())
+    }
+
+    fn of_curl() -> Gate {
+        gate(OwnerFilter {
+            comms: vec![Comm(*CURL)],
+            ..OwnerFilter::default()
+        })
+    }
+
+    /// A client's, by a process of this name.
+    fn event(cookie: u64, name: &[u8; 16], (oldstate, newstate): (State, State)) -> Event {
+        let opens = oldstate == State::CLOSE;
+        let process = if opens { flags::PROCESS } else { 0 };
+        Event::try_from(Record {
+            ts_ns: cookie,
+            cookie,
+            pid: 7,
+            comm: *name,
+            netns: 1,
+            lport: 40_000,
+            rport: 443,
+            family: AF_INET,
+            flags: flags::SOCKET | flags::COOKIE | flags::DEAD | process,
+            oldstate,
+            newstate,
+            ..Record::default()
+        })
+        .unwrap()
+    }
+
+    fn found(cookie: u64, state: State, kind: Kind) -> Found {
+        Found {
+            cookie,
+            state,
+            kind,
+            since_ns: None,
+            family: 2,
+            laddr: [127, 0, 0, 1].into(),
+            lport: 40_000,
+            raddr: [127, 0, 0, 1].into(),
+            rport: 443,
+            role: Role::Unknown,
+            uid: None,
+            cgroup: None,
+            owner: Owner::UNKNOWN,
+        }
+    }
+
+    fn left(gate: &mut Gate, scope: Scope, found: Vec<Found>) -> Vec<u64> {
+        let mut census = Census {
+            netns: 1,
+            begin_ns: 1_000,
+            scope,
+            found,
+            ..Census::default()
+        };
+        gate.census(&mut census);
+        census.found.iter().map(|found| found.cookie).collect()
+    }
+
+    const OPENS: (State, State) = (State::CLOSE, State::SYN_SENT);
+
+    /// A list does not say who opened a connection; the events have. What it leaves out has ended, so
+    /// to take a wanted one out of it would end that.
+    #[test]
+    fn a_list_keeps_what_events_have_told_to_be_wanted() {
+        let mut gate = of_curl();
+        assert!(gate.passes(&event(1, CURL, OPENS)));
+        assert!(!gate.passes(&event(2, b"wget\0\0\0\0\0\0\0\0\0\0\0\0", OPENS)));
+        let socket = |cookie| found(cookie, State::SYN_SENT, Kind::Socket);
+        let all = vec![socket(1), socket(2), socket(3)];
+        assert_eq!(left(&mut gate, Scope::All, all), [1]);
+        assert_eq!(gate.dropped, 1);
+    }
+
+    #[test]
+    fn what_a_connection_goes_on_as_is_as_wanted_as_it_was() {
+        let mut gate = of_curl();
+        let steps = [
+            OPENS,
+            (State::SYN_SENT, State::ESTABLISHED),
+            (State::ESTABLISHED, State::FIN_WAIT1),
+            (State::FIN_WAIT1, State::FIN_WAIT2),
+            (State::FIN_WAIT2, State::CLOSE),
+        ];
+        for step in steps {
+            assert!(gate.passes(&event(1, CURL, step)));
+            assert!(!gate.passes(&event(2, &[b'x'; 16], step)));
+        }
+        let mini = |cookie| found(cookie, State::FIN_WAIT2, Kind::Minisocket);
+        let both = || vec![mini(1), mini(2)];
+        assert_eq!(left(&mut gate, Scope::Small, both()), [1]);
+        // Found again, as TIME_WAIT.
+        assert_eq!(left(&mut gate, Scope::Small, both()), [1]);
     }
 }

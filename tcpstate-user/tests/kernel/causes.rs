@@ -18,7 +18,7 @@ use serde_json::Value;
 use tcpstate_common::State;
 
 use crate::{
-    attach_needs,
+    ATTACH_MODES, attach_needs,
     need::{Need, trial},
     net::{Connection, Netns, await_fin, await_that, reset, shutdown_write, unused_port},
     packets::{Packets, Tcpdump},
@@ -27,11 +27,8 @@ use crate::{
     views::sockets,
 };
 
-/// The attach modes that know the socket.
-const MODES: [&str; 1] = ["btf"];
-
 pub fn add(trials: &mut Vec<Trial>) {
-    for mode in MODES {
+    for mode in ATTACH_MODES {
         for &(name, ends) in CASES {
             let programs = [Need::Program("nft"), Need::Program("tcpdump")];
             let needs = [attach_needs(mode), &programs].concat();

@@ -17,20 +17,17 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
 use crate::{
-    attach_needs,
+    ATTACH_MODES, attach_needs,
     cgroup::Cgroup,
     need::{Need, trial},
-    net::{Netns, ip, unused_port},
+    net::{Netns, await_that, ip, unused_port},
     oracle::{self, Oracle, until_all_is_seen},
     process::{BINARY, Tcpstate, nested, run},
     programs::{Client, Identity, Server, client, start_flood},
 };
 
-/// The attach modes that know the socket.
-const MODES: [&str; 1] = ["btf"];
-
 pub fn add(trials: &mut Vec<Trial>) {
-    for mode in MODES {
+    for mode in ATTACH_MODES {
         let needs = [attach_needs(mode), &oracle::NEEDS, &[Need::Program("ip")]].concat();
         trials.push(trial(
             format!("{mode}::owners_of_a_thousand_connections"),
@@ -43,6 +40,12 @@ pub fn add(trials: &mut Vec<Trial>) {
             move || until_all_is_seen(|| filters_by_owner(mode)),
         ));
     }
+    // What was there before is joined with the events by its cookie, which the other mode has not.
+    trials.push(trial(
+        "btf::owner_of_a_server_that_was_there",
+        &[Need::Btf],
+        owner_of_a_server_that_was_there,
+    ));
     trials.push(trial("ls::filters_by_owner", &[], filters_of_ls));
 }
 
@@ -444,6 +447,33 @@ fn check(expected: &[Known], lines: &[Value]) -> Result<()> {
             "{end:?}: {line}"
         );
     }
+    Ok(())
+}
+
+/// Who asks for a server's connections means also one that listened before. Its processes share the
+/// listener: which of them it is nobody can say, but what they are called.
+fn owner_of_a_server_that_was_there() -> Result<()> {
+    let port = unused_port();
+    let cgroups = Cgroups::new(port)?;
+    let cast = Cast::new(&cgroups);
+    let netns = Netns::new()?;
+    let server = netns.run(|| Server::start(&cast.first, Ipv4Addr::LOCALHOST, port))?;
+    let of = port.to_string();
+    let mut tcpstate = Tcpstate::start(&[
+        "life", "--json", "--attach", "btf", "-P", &of, "--comm", "first", "--count", "1",
+    ])?;
+    // It lists what is there while it watches already; until then it does not know whose it is.
+    await_that("a connection is the server's", || {
+        netns.run(|| client(&cast.alice, Ipv4Addr::LOCALHOST, port, 1))?;
+        Ok(tcpstate.child.try_wait()?.is_some())
+    })?;
+    netns.run(|| server.stop())?;
+    let (lines, _) = tcpstate.finish()?.json()?;
+    let owner = json!({"pid": null, "comm": "first", "how": "listener"});
+    ensure!(
+        lines.len() == 1 && lines[0]["role"] == "server" && lines[0]["owner"] == owner,
+        "not the server's: {lines:?}"
+    );
     Ok(())
 }
 

@@ -10,9 +10,11 @@ use std::{
     },
 };
 
-use tcpstate_common::Record;
+use tcpstate_common::{Record, State};
 use tcpstate_user::{
+    census::{Census, Found, Kind, Scope},
     event::Event,
+    model::{Owner, Role},
     recording::{FlightOptions, FlightRing, Options, Reader, Room, Writer},
     source::{EventSource as _, Names, Naming},
 };
@@ -157,6 +159,59 @@ fn names_are_read_with_the_events() {
     }
     assert_eq!(seen, events.len());
     assert!(reader.notices().is_empty());
+}
+
+/// Also of what was found by asking, which no event may ever tell of.
+#[test]
+fn what_a_census_finds_is_named_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.rec");
+    let found = |cookie, cgroup| Found {
+        cookie,
+        state: State::ESTABLISHED,
+        kind: Kind::Socket,
+        since_ns: None,
+        family: 2,
+        laddr: [192, 0, 2, 1].into(),
+        lport: 443,
+        raddr: [192, 0, 2, 2].into(),
+        rport: 40_000,
+        role: Role::Unknown,
+        uid: None,
+        cgroup,
+        owner: Owner::UNKNOWN,
+    };
+    let census = Census {
+        scope: Scope::All,
+        found: vec![found(1, Some(31)), found(2, None), found(3, Some(32))],
+        ..Census::default()
+    };
+    let names = || Names::new(Arc::<Host>::default());
+    let mut writer = Writer::create(&file, &origin(), Options::default())
+        .unwrap()
+        .naming(names());
+    writer.append_census(&census).unwrap();
+    writer.finish(Some(&books(0)), None).unwrap();
+    let ring_file = dir.path().join("b.rec");
+    let mut ring = FlightRing::new(&origin(), FlightOptions::default())
+        .unwrap()
+        .naming(names());
+    ring.append_census(&census).unwrap();
+    ring.dump(&ring_file, None, None).unwrap();
+    for file in [file, ring_file] {
+        let mut reader = Reader::open(&file).unwrap();
+        let names = reader.names();
+        let read = loop {
+            assert!(next(&mut reader, &mut Vec::new()), "no census in {file:?}");
+            if let Some(census) = reader.take_census() {
+                break census;
+            }
+        };
+        assert_eq!(read, census);
+        for id in [31, 32] {
+            assert_eq!(names.cgroup(Some(id)).as_deref(), Some(&*path(id)));
+        }
+    }
 }
 
 /// Whatever happens to the names, the events are all there.
