@@ -28,6 +28,13 @@ pub const READER_SLEEPS: &str = "READER_SLEEPS";
 /// The per-CPU array map with room for a copy of a socket's members, [`SCRATCH_BYTES`] long.
 pub const SCRATCH: &str = "SCRATCH";
 
+/// The per-CPU hash map from [`Listener`] to the number of SYN-ACKs that were sent again, a `u64`.
+pub const SYNACK_RETRANSMITS: &str = "SYNACK_RETRANSMITS";
+/// Listeners that are told apart there at most; what comes after is counted under [`Listener::OTHER`].
+pub const MAX_LISTENERS: u32 = 4096;
+
+/// The program that counts SYN-ACKs that are sent again, for a BTF tracepoint.
+pub const PROGRAM_SYNACK: &str = "synack_btf";
 /// The program for the BTF tracepoint.
 pub const PROGRAM_BTF: &str = "tcpstate_btf";
 /// The program for the classic tracepoint whose record has `skaddr` at [`TP_BASE`].
@@ -73,6 +80,27 @@ pub struct Offsets {
     pub kn_id: u32,
     pub task_comm: u32,
     pub task_tgid: u32,
+}
+
+/// What SYN-ACK retransmits are counted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Listener {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Local port, host byte order.
+    pub lport: u16,
+    /// 0.
+    pub padding: u16,
+}
+
+impl Listener {
+    /// Those for which there was no more room.
+    pub const OTHER: Self = Self {
+        netns: 0,
+        lport: 0,
+        padding: 0,
+    };
 }
 
 /// A run of bytes of a `struct tcp_sock` that `tracepoint` mode copies at once, with one call of
@@ -160,6 +188,7 @@ pub struct Config {
 
 const _: () = {
     assert!(size_of::<Offsets>() == 100);
+    assert!(size_of::<Listener>() == 8);
     assert!(size_of::<SocketCopy>() == 88);
     assert!(size_of::<Filter>() == 8);
     assert!(size_of::<Config>() == 212 && align_of::<Config>() == 4);
