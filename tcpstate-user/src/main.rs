@@ -215,7 +215,9 @@ fn open(
             Attach::Tracepoint => live::Attach::Only(Mode::Tracepoint),
         },
         ring_bytes,
-        filter: filter.kernel(),
+        filter: filter
+            .kernel()
+            .in_cgroup(options.owner.cgroup.as_ref().and_then(|tree| tree.id)),
         filters: [filter.to_string(), options.owner.to_string()]
             .join(" ")
             .trim()

@@ -361,6 +361,7 @@ impl EventSource for Live {
                 family: counters.filtered_family,
                 port: counters.filtered_port,
                 netns: counters.filtered_netns,
+                cgroup: counters.filtered_cgroup,
                 settled: 0,
             },
             lost_by_reason: LostByReason {
