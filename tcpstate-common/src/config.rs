@@ -28,6 +28,13 @@ pub const READER_SLEEPS: &str = "READER_SLEEPS";
 /// The per-CPU array map with room for a copy of a socket's members, [`SCRATCH_BYTES`] long.
 pub const SCRATCH: &str = "SCRATCH";
 
+/// The per-CPU hash map from [`Listener`] to the number of SYN-ACKs that were sent again, a `u64`.
+pub const SYNACK_RETRANSMITS: &str = "SYNACK_RETRANSMITS";
+/// Listeners that are told apart there at most; what comes after is counted under [`Listener::OTHER`].
+pub const MAX_LISTENERS: u32 = 4096;
+
+/// The program that counts SYN-ACKs that are sent again, for a BTF tracepoint.
+pub const PROGRAM_SYNACK: &str = "synack_btf";
 /// The program for the BTF tracepoint.
 pub const PROGRAM_BTF: &str = "tcpstate_btf";
 /// The program for the classic tracepoint whose record has `skaddr` at [`TP_BASE`].
@@ -42,7 +49,7 @@ pub const PROGRAM_EMPTY_TRACEPOINT: &str = "empty_tp";
 /// Byte offsets inside the kernel's structures, read from its BTF.
 ///
 /// `sk_*` count from `struct sock`, `inet_*` and `tcp_*` from `struct tcp_sock`, `net_*` from `struct net`,
-/// `cgroup_*` from `struct cgroup`, `kn_*` from `struct kernfs_node`, `task_*` from
+/// `cgroup_*` from `struct cgroup`, `css_*` from `struct cgroup_subsys_state`, `kn_*` from `struct kernfs_node`, `task_*` from
 /// `struct task_struct`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -70,9 +77,32 @@ pub struct Offsets {
     pub tcp_total_retrans: u32,
     pub net_inum: u32,
     pub cgroup_kn: u32,
+    pub cgroup_parent: u32,
+    pub css_cgroup: u32,
     pub kn_id: u32,
     pub task_comm: u32,
     pub task_tgid: u32,
+}
+
+/// What SYN-ACK retransmits are counted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Listener {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Local port, host byte order.
+    pub lport: u16,
+    /// 0.
+    pub padding: u16,
+}
+
+impl Listener {
+    /// Those for which there was no more room.
+    pub const OTHER: Self = Self {
+        netns: 0,
+        lport: 0,
+        padding: 0,
+    };
 }
 
 /// A run of bytes of a `struct tcp_sock` that `tracepoint` mode copies at once, with one call of
@@ -112,10 +142,17 @@ pub struct SocketCopy {
     pub tcp_total_retrans: u32,
 }
 
+/// How many cgroups the kernel side looks at on the way up from a socket's. What is deeper is kept, and
+/// user space decides.
+pub const MAX_CGROUP_DEPTH: usize = 16;
+
 /// Which filters run in the kernel. 0 is off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Filter {
+    /// Keep only what is in this cgroup (its id) or below it, as far as [`MAX_CGROUP_DEPTH`] tells.
+    /// `btf` mode only, and only where [`Config::has_cgroup`] is 1.
+    pub cgroup: u64,
     /// Keep only this network namespace (inode number). Not where `tracepoint` mode cannot read the
     /// socket.
     pub netns: u32,
@@ -133,12 +170,12 @@ pub struct Filter {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
+    /// What to keep.
+    pub filter: Filter,
     /// Where the kernel keeps things. In `tracepoint` mode only if [`Config::reads_socket`] is 1.
     pub offsets: Offsets,
     /// What `tracepoint` mode copies of a socket, if [`Config::reads_socket`] is 1.
     pub copy: SocketCopy,
-    /// What to keep.
-    pub filter: Filter,
     /// Wake the reader once this many bytes wait in the ring buffer.
     pub wake_bytes: u32,
     /// A CPU looks how much waits when the records that it has submitted have none of these bits:
@@ -155,14 +192,15 @@ pub struct Config {
     /// 1: `tracepoint` mode reads the socket that its record points at.
     pub reads_socket: u8,
     /// Not used.
-    pub padding: [u8; 3],
+    pub padding: [u8; 7],
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 100);
+    assert!(size_of::<Offsets>() == 108);
+    assert!(size_of::<Listener>() == 8);
     assert!(size_of::<SocketCopy>() == 88);
-    assert!(size_of::<Filter>() == 8);
-    assert!(size_of::<Config>() == 212 && align_of::<Config>() == 4);
+    assert!(size_of::<Filter>() == 16);
+    assert!(size_of::<Config>() == 232 && align_of::<Config>() == 8);
 };
 
 /// `skaddr`'s offset in the classic tracepoint's record on nearly every kernel.

@@ -31,17 +31,23 @@ counters! {
     filtered_port,
     /// Dropped: not the network namespace asked for.
     filtered_netns,
+    /// Dropped: not in the cgroup asked for, nor below it.
+    filtered_cgroup,
     /// Written to the ring buffer.
     submitted,
     /// Lost: the ring buffer was full.
     lost_ring_full,
 }
 
-const _: () = assert!(size_of::<Counters>() == 56 && align_of::<Counters>() == 8);
+const _: () = assert!(size_of::<Counters>() == 64 && align_of::<Counters>() == 8);
 
 impl Counters {
     /// All that was dropped by a filter.
     pub const fn filtered(&self) -> u64 {
-        self.filtered_protocol + self.filtered_family + self.filtered_port + self.filtered_netns
+        self.filtered_protocol
+            + self.filtered_family
+            + self.filtered_port
+            + self.filtered_netns
+            + self.filtered_cgroup
     }
 }

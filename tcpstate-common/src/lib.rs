@@ -21,6 +21,9 @@ pub use state::State;
 // SAFETY: `#[repr(C)]`, integers only, no padding (asserted where it is defined).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Config {}
+// SAFETY: `#[repr(C)]`, integers only, no padding (asserted where it is defined).
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for config::Listener {}
 // SAFETY: `#[repr(C)]`, `u64` fields only.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Counters {}

@@ -10,6 +10,7 @@ use aya_ebpf::{
 };
 use tcpstate_common::{
     Record, State,
+    config::MAX_CGROUP_DEPTH,
     record::{AF_INET, flags},
 };
 
@@ -67,6 +68,30 @@ impl Transition for Call {
     fn keeps_netns(&self) -> bool {
         let wanted = config!(filter.netns);
         wanted == 0 || wanted == self.netns()
+    }
+
+    #[inline(always)]
+    fn keeps_cgroup(&self) -> bool {
+        let wanted = config!(filter.cgroup);
+        if wanted == 0 || config!(has_cgroup) == 0 {
+            return true;
+        }
+        let mut cgroup: *const u8 = self.sk(config!(offsets.sk_cgroup));
+        for _ in 0..MAX_CGROUP_DEPTH {
+            // SAFETY: pointers that the verifier knows the types of; a null one reads as 0.
+            unsafe {
+                let kn: *const u8 = load(cgroup, config!(offsets.cgroup_kn));
+                if load::<u64>(kn, config!(offsets.kn_id)) == wanted {
+                    return true;
+                }
+                let parent: *const u8 = load(cgroup, config!(offsets.cgroup_parent));
+                if parent.is_null() {
+                    return false;
+                }
+                cgroup = load(parent, config!(offsets.css_cgroup));
+            }
+        }
+        true
     }
 
     #[inline(always)]

@@ -25,6 +25,8 @@ pub(crate) trait Transition {
     fn protocol(&self) -> u16;
     /// Whether the network namespace is the one asked for; true where it cannot be known.
     fn keeps_netns(&self) -> bool;
+    /// Whether the socket is in the cgroup asked for, or below; true where it cannot be known.
+    fn keeps_cgroup(&self) -> bool;
     /// Ports, family and states.
     fn key(&self) -> Key;
     /// Local and remote address, IPv4 as v4-mapped, each as two words in memory order.
@@ -72,6 +74,10 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
         }
         if !filter::keeps_family(&key, || transition.addresses(key.family)) {
             count!(counters.filtered_family);
+            return;
+        }
+        if !transition.keeps_cgroup() {
+            count!(counters.filtered_cgroup);
             return;
         }
     }

@@ -1,4 +1,4 @@
-//! The BPF programs on the tracepoint `sock:inet_sock_set_state`.
+//! The BPF programs on the tracepoint `sock:inet_sock_set_state`, and a small one beside it, [`synack`].
 //!
 //! Two ways in, [`btf_tracepoint`] and [`tracepoint`], and one body behind both, [`emit::handle`],
 //! which counts, filters and writes one [`tcpstate_common::Record`] to the ring buffer.
@@ -16,6 +16,7 @@ mod btf_tracepoint;
 mod emit;
 mod filter;
 mod maps;
+mod synack;
 mod tracepoint;
 
 #[cfg(not(test))]

@@ -4,11 +4,11 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, PerCpuArray, RingBuf},
+    maps::{Array, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use tcpstate_common::{
     Config, Counters,
-    config::{PORT_WORDS, PortBitmap, SCRATCH_BYTES, Span},
+    config::{Listener, MAX_LISTENERS, PORT_WORDS, PortBitmap, SCRATCH_BYTES, Span},
 };
 
 /// The records. User space sets the size.
@@ -22,6 +22,11 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entrie
 /// Key 0 is 1 while the reader sleeps until it is woken.
 #[map]
 pub(crate) static READER_SLEEPS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// SYN-ACKs sent again, by listener.
+#[map]
+pub(crate) static SYNACK_RETRANSMITS: PerCpuHashMap<Listener, u64> =
+    PerCpuHashMap::with_max_entries(MAX_LISTENERS, 0);
 
 /// Room for a copy of a socket's members, key 0. No two runs share it: the kernel does not run a
 /// program of the classic tracepoint inside another one on the same CPU.

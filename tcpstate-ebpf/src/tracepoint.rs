@@ -82,6 +82,12 @@ impl<const BASE: u32> Transition for Call<'_, BASE> {
     }
 
     #[inline(always)]
+    fn keeps_cgroup(&self) -> bool {
+        // Four calls for each level cost more than a record that user space drops.
+        true
+    }
+
+    #[inline(always)]
     fn key(&self) -> Key {
         Key {
             family: field!(self.family as u16) as u8,

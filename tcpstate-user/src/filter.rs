@@ -12,6 +12,7 @@
 //! | filter   | drop when                                                                        |
 //! |----------|----------------------------------------------------------------------------------|
 //! | netns    | the namespace is another one                                                     |
+//! | cgroup   | it is in a cgroup that is neither the one asked for nor below it                 |
 //! | `-4`     | it is IPv6, except a `LISTEN -> SYN_RECV` of an `AF_INET6` socket                |
 //! | `-6`     | it is IPv4                                                                       |
 //! | `-L`     | `lport != 0` and `lport` is not in the set                                       |
@@ -109,6 +110,16 @@ impl KernelFilter<'_> {
         self.config
     }
 
+    /// The same, and only what is in the cgroup of this id or below; `None`: in any. Which connections these
+    /// are [`OwnerFilter`] decides; the programs drop what certainly is none.
+    #[must_use]
+    pub const fn in_cgroup(mut self, id: Option<u64>) -> Self {
+        if let Some(id) = id {
+            self.config.cgroup = id;
+        }
+        self
+    }
+
     /// What goes into [`config::LOCAL_PORTS`], [`config::REMOTE_PORTS`] and [`config::PORTS`].
     pub const fn bitmaps(
         &self,
@@ -131,6 +142,8 @@ impl Filter {
     pub fn kernel(&self) -> KernelFilter<'_> {
         KernelFilter {
             config: config::Filter {
+                // See `KernelFilter::in_cgroup`.
+                cgroup: 0,
                 netns: self.netns.unwrap_or(0),
                 family: match self.family {
                     None => 0,

@@ -220,7 +220,9 @@ fn open(
             .netns
             .as_ref()
             .map_or(Wanted::All, |one| one.wanted.clone()),
-        filter: filter.kernel(),
+        filter: filter
+            .kernel()
+            .in_cgroup(options.owner.cgroup.as_ref().and_then(|tree| tree.id)),
         filters: [filter.to_string(), options.owner.to_string()]
             .join(" ")
             .trim()

@@ -152,6 +152,9 @@ pub struct FilteredByReason {
     pub port: u64,
     /// Not the network namespace asked for.
     pub netns: u64,
+    /// Not in the cgroup asked for, nor below it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cgroup: u64,
     /// A recording: captured, since the kernel side could not tell yet, and then left out by the
     /// filter in user space.
     #[serde(default, skip_serializing_if = "is_zero")]

@@ -18,7 +18,7 @@ pub struct Resolved {
     pub has_cookie: bool,
     /// `bpf_get_current_task_btf` exists. *Since:* Linux 5.11.
     pub has_task_btf: bool,
-    /// A socket points at its cgroup; if not, the three offsets on that path are 0.
+    /// A socket points at its cgroup; if not, the offsets on that path are 0.
     /// *Since:* Linux 5.15.
     pub has_cgroup: bool,
 }
@@ -187,6 +187,8 @@ pub fn resolve_offsets(btf: &Btf) -> Result<Resolved, LayoutError> {
         task_tgid: task.at("tgid", four)?,
         sk_cgroup: 0,
         cgroup_kn: 0,
+        cgroup_parent: 0,
+        css_cgroup: 0,
         kn_id: 0,
     };
 
@@ -195,12 +197,29 @@ pub fn resolve_offsets(btf: &Btf) -> Result<Resolved, LayoutError> {
         optional(
             Structure::find(btf, "cgroup").and_then(|cgroup| cgroup.at("kn", Shape::Pointer)),
         )?,
+        optional(
+            Structure::find(btf, "cgroup")
+                .and_then(|cgroup| cgroup.at("self.parent", Shape::Pointer)),
+        )?,
+        optional(
+            Structure::find(btf, "cgroup_subsys_state")
+                .and_then(|css| css.at("cgroup", Shape::Pointer)),
+        )?,
         optional(Structure::find(btf, "kernfs_node").and_then(|node| node.at("id", eight)))?,
     );
-    let has_cgroup = if let (Some(sk_cgroup), Some(cgroup_kn), Some(kn_id)) = cgroup {
+    let has_cgroup = if let (
+        Some(sk_cgroup),
+        Some(cgroup_kn),
+        Some(cgroup_parent),
+        Some(css_cgroup),
+        Some(kn_id),
+    ) = cgroup
+    {
         offsets = Offsets {
             sk_cgroup,
             cgroup_kn,
+            cgroup_parent,
+            css_cgroup,
             kn_id,
             ..offsets
         };

@@ -188,7 +188,8 @@ const KERNEL: &str = "
         bytes_received:long@1752 total_retrans:int@2200
     struct ns_common 24 inum:int@16
     struct net 4288 ns:ns_common@160
-    struct cgroup 2240 kn:pointer@256
+    struct cgroup_subsys_state 240 cgroup:pointer@0 parent:pointer@208
+    struct cgroup 2240 self:cgroup_subsys_state@0 kn:pointer@256
     struct kernfs_node 136 id:long@96
     array %comm char 16
     struct task_struct 3264 tgid:int@1268 comm:%comm@1752
@@ -314,6 +315,8 @@ fn members_are_found_through_anonymous_ones_and_typedefs() {
         tcp_total_retrans: 2200,
         net_inum: 176,
         cgroup_kn: 256,
+        cgroup_parent: 208,
+        css_cgroup: 0,
         kn_id: 96,
         task_comm: 1752,
         task_tgid: 1268,
@@ -355,11 +358,7 @@ fn what_is_not_there_yet_is_done_without() {
         ..
     } = before_5_15.offsets;
     assert_eq!((sk_cgroup, cgroup_kn, kn_id, sk_err), (0, 0, 0, 284));
-    assert!(
-        !kernel_with("struct cgroup 2240 kn:pointer@256", "")
-            .unwrap()
-            .has_cgroup
-    );
+    assert!(!kernel_with("kn:pointer@256", "").unwrap().has_cgroup);
 
     // The helper's number is older than the permission to call it.
     let before_5_12 = kernel_with(

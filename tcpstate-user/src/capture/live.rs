@@ -21,6 +21,7 @@ use super::{
     netns::Wanted,
     reader::{self, Item, Shared},
     sampler::{self, Plan},
+    synack::SynackRetransmits,
 };
 use crate::{
     census::Census,
@@ -182,6 +183,13 @@ impl Live {
             reader: Some(reader),
             last_run: None,
         })
+    }
+
+    /// Begins to count SYN-ACKs that are sent again. Once only.
+    ///
+    /// *Errors:* this kernel cannot; the capture goes on.
+    pub fn take_synack_retransmits(&mut self) -> Result<SynackRetransmits, CaptureError> {
+        self.loaded.take_synack_retransmits()
     }
 
     /// How it is attached.
@@ -364,6 +372,7 @@ impl EventSource for Live {
                 family: counters.filtered_family,
                 port: counters.filtered_port,
                 netns: counters.filtered_netns,
+                cgroup: counters.filtered_cgroup,
                 settled: 0,
             },
             lost_by_reason: LostByReason {

@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, MapData, PerCpuArray},
+    maps::{Array, MapData, PerCpuArray, PerCpuHashMap},
     programs::{Program, ProgramInfo, tp_btf::BtfTracePointLinkId, trace_point::TracePointLinkId},
 };
 use tcpstate_common::{
@@ -22,6 +22,7 @@ use super::{
     layout::{self, Resolved},
     ring::Ring,
     spans,
+    synack::{self, SynackRetransmits},
 };
 use crate::filter::KernelFilter;
 
@@ -35,6 +36,9 @@ static NO_PORTS: PortBitmap = [0; config::PORT_WORDS];
 /// What there is not where `tracepoint` mode cannot read the sockets, as a list for people.
 pub const ONLY_IN_THE_SOCKET: &str =
     "user, namespace, cgroup, error, RTT, retransmits or byte counts";
+
+/// Where SYN-ACKs that are sent again pass by.
+const SYNACK_TRACEPOINT: &str = "tcp_retransmit_synack";
 
 const CATEGORY: &str = "sock";
 const TRACEPOINT: &str = "inet_sock_set_state";
@@ -169,11 +173,7 @@ fn load_as(
             config.has_task_btf = resolved.has_task_btf.into();
             config.has_cgroup = resolved.has_cgroup.into();
             // The loader wants the types in its own form: it looks up the tracepoint's.
-            let types = Btf::from_sys_fs().map_err(|source| CaptureError::NoBtf {
-                path: host::BTF_PATH.into(),
-                source: source.into(),
-            })?;
-            btf = Some(types);
+            btf = Some(kernel_types()?);
         }
         Mode::Tracepoint => {
             let format = host.tracepoint_format()?;
@@ -240,6 +240,14 @@ fn load_as(
     })
 }
 
+/// The kernel's types in the loader's own form.
+fn kernel_types() -> Result<Btf, CaptureError> {
+    Btf::from_sys_fs().map_err(|source| CaptureError::NoBtf {
+        path: host::BTF_PATH.into(),
+        source: source.into(),
+    })
+}
+
 /// After how many records a CPU looks at the ring again, a power of two: so often that all CPUs
 /// together submit no more than another `wake_bytes` in between.
 fn look_every(wake_bytes: u32, cpus: u32) -> u32 {
@@ -272,6 +280,32 @@ fn missing(name: &'static str) -> CaptureError {
 }
 
 impl Loaded {
+    /// Attaches the program that counts SYN-ACKs that are sent again. Once only.
+    ///
+    /// By a BTF tracepoint in both modes: in `tracepoint` mode too it is there on most kernels.
+    ///
+    /// *Errors:* this kernel cannot; the rest of the capture does not depend on it.
+    pub fn take_synack_retransmits(&mut self) -> Result<SynackRetransmits, CaptureError> {
+        if let Some(why) = self.without_socket() {
+            return Err(synack::failed(anyhow::anyhow!("{why}")));
+        }
+        let types = kernel_types()?;
+        let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(config::PROGRAM_SYNACK)
+        else {
+            return Err(missing(config::PROGRAM_SYNACK));
+        };
+        program
+            .load(SYNACK_TRACEPOINT, &types)
+            .map_err(|source| CaptureError::from_load(source, Mode::Btf))?;
+        program.attach().map_err(|source| CaptureError::Attach {
+            mode: Mode::Btf,
+            source,
+        })?;
+        let name = config::SYNACK_RETRANSMITS;
+        let map = self.ebpf.take_map(name).ok_or_else(|| missing(name))?;
+        SynackRetransmits::new(PerCpuHashMap::try_from(map).map_err(synack::failed)?)
+    }
+
     /// Attaches the program. From here on it runs at every transition.
     pub fn attach(&mut self) -> Result<(), CaptureError> {
         let mode = self.mode;

@@ -29,6 +29,7 @@ mod sampler;
 mod sampling;
 pub mod sockdiag;
 mod spans;
+pub mod synack;
 
 pub use error::CaptureError;
 pub use live::{Live, Options};

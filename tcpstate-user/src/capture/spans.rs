@@ -131,6 +131,8 @@ mod tests {
         tcp_total_retrans: 0,
         net_inum: 0,
         cgroup_kn: 0,
+        cgroup_parent: 0,
+        css_cgroup: 0,
         kn_id: 0,
         task_comm: 0,
         task_tgid: 0,

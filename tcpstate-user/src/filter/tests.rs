@@ -86,6 +86,7 @@ fn the_kernel_part_carries_every_criterion() {
     assert_eq!(
         kernel.config(),
         config::Filter {
+            cgroup: 0,
             netns: 4_026_531_840,
             family: AF_INET6,
             lport: 1,
@@ -93,6 +94,8 @@ fn the_kernel_part_carries_every_criterion() {
             port: 1
         }
     );
+    assert_eq!(kernel.in_cgroup(Some(7)).config().cgroup, 7);
+    assert_eq!(kernel.in_cgroup(None).config(), kernel.config());
     let (lport, rport, port) = kernel.bitmaps();
     assert_eq!(lport, filter.lport.as_ref().map(PortSet::bitmap));
     assert_eq!(rport, filter.rport.as_ref().map(PortSet::bitmap));

@@ -387,6 +387,7 @@ mod tests {
                     family: MAX,
                     port: MAX,
                     netns: MAX,
+                    cgroup: MAX,
                     settled: MAX,
                 },
                 lost_by_reason: LostByReason {

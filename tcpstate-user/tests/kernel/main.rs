@@ -27,6 +27,7 @@ mod same_as_oracle;
 mod soak;
 mod sockdiag;
 mod ss;
+mod synack;
 mod traffic;
 mod views;
 mod weather;
@@ -78,5 +79,6 @@ fn main() {
     weather::add(&mut trials);
     faults::add(&mut trials);
     soak::add(&mut trials);
+    synack::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -334,7 +334,7 @@ fn filters_by_owner(mode: &str) -> Result<Option<()>> {
     for tcpstate in live {
         let (lines, summary) = tcpstate.stop()?.json()?;
         skipped += nested(&summary)?;
-        outputs.push(lines);
+        outputs.push((lines, summary));
     }
     if skipped > 0 {
         return Ok(None);
@@ -343,7 +343,12 @@ fn filters_by_owner(mode: &str) -> Result<Option<()>> {
         let ends = known.iter().filter(|end| keeps(end));
         ends.cloned().collect::<Vec<Known>>()
     };
-    for ((filter, keeps), lines) in filters.iter().zip(outputs) {
+    for ((filter, keeps), (lines, summary)) in filters.iter().zip(outputs) {
+        let in_kernel = &summary["accounting"]["filtered_by_reason"]["cgroup"];
+        ensure!(
+            in_kernel.is_u64() == (mode == "btf" && filter.contains("--cgroup")),
+            "{filter}: the kernel side is to choose by the cgroup in btf mode: {summary}"
+        );
         let expected = chosen(&|end| keeps(end, &cgroups));
         check(&expected, &lines).with_context(|| filter.clone())?;
         check(&expected, &read(file, filter)?).with_context(|| format!("-r {filter}"))?;

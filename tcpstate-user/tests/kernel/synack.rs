@@ -1,0 +1,97 @@
+//! SYN-ACKs that were sent again, compared with the namespace's own count of retransmitted segments.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use tcpstate_user::{
+    capture::{
+        host::Host,
+        loader::{self, Mode, Plan},
+        synack::SynackRetransmit,
+    },
+    filter::Filter,
+};
+
+use crate::{
+    ATTACH_MODES, attach_needs,
+    need::{Need, trial},
+    net::{Netns, await_that, unused_port},
+    sockdiag::drop_incoming,
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    for mode in [Mode::Btf, Mode::Tracepoint] {
+        let needs = [attach_needs(name(mode)), &[Need::Btf, Need::Program("nft")]].concat();
+        trials.push(trial(
+            format!("{mode}::synack_retransmits"),
+            &needs,
+            move || synack_retransmits(mode),
+        ));
+    }
+}
+
+/// As the command line has it.
+fn name(mode: Mode) -> &'static str {
+    ATTACH_MODES[usize::from(mode == Mode::Tracepoint)]
+}
+
+fn synack_retransmits(mode: Mode) -> Result<()> {
+    let port = unused_port();
+    let filter = Filter::default();
+    let plan = Plan {
+        mode,
+        ring_bytes: 1 << 16,
+        filter: filter.kernel(),
+        bpf_log: false,
+        empty: false,
+    };
+    let mut loaded = loader::load(&Host::read(), &plan)?;
+    let counts = loaded.take_synack_retransmits()?;
+    let netns = Netns::new()?;
+    let inode = u32::try_from(netns.inode()?)?;
+    let ours = || -> Result<Vec<SynackRetransmit>> {
+        let mut all = counts.read()?;
+        // Other namespaces may have theirs.
+        all.retain(|listener| listener.netns == inode);
+        Ok(all)
+    };
+    ensure!(ours()?.is_empty(), "before there was any: {:?}", ours()?);
+    netns.run(|| {
+        drop_incoming(&[&format!("tcp dport {port} tcp flags & (syn|ack) == ack")])?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        // To the client they are established; the listener never sees that it was heard.
+        let _clients = [0; 3]
+            .iter()
+            .map(|_| Ok(TcpStream::connect(listener.local_addr()?)?))
+            .collect::<Result<Vec<_>>>()?;
+        await_that("the SYN-ACKs were sent again twice", || {
+            Ok(retransmitted()? >= 6)
+        })?;
+        // Nothing else was sent again here: no client had anything to send.
+        await_that("both count the same", || {
+            let expected = SynackRetransmit {
+                netns: inode,
+                lport: port,
+                count: retransmitted()?,
+            };
+            Ok(ours()? == [expected])
+        })
+    })
+}
+
+/// Segments sent again in the namespace of the calling thread, as `nstat` shows them
+/// (`TcpRetransSegs`).
+fn retransmitted() -> Result<u64> {
+    let text = fs::read_to_string("/proc/thread-self/net/snmp")?;
+    let mut tcp = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (tcp.next(), tcp.next());
+    let at = names
+        .and_then(|names| names.split(' ').position(|name| name == "RetransSegs"))
+        .context("no RetransSegs")?;
+    let value = values.and_then(|values| values.split(' ').nth(at));
+    Ok(value.context("no value")?.parse()?)
+}
