@@ -38,6 +38,35 @@ pub fn run() -> Result<()> {
     step(
         "kernel tests of the BPF object just built",
         &[&rebuilt[..], &[object]].concat(),
+    )?;
+    virtual_machines()
+}
+
+/// The kernel tests on each of Debian's kernels, but for the faults and the soak, which try user space and
+/// take long; of the other set-ups, on the oldest and the newest, what `doctor` says there, and the tests of
+/// dwell times, which take both attach modes through every state without an oracle that takes seconds to
+/// start. `cargo xtask vm` runs everything everywhere.
+fn virtual_machines() -> Result<()> {
+    step(
+        "kernel tests on Debian's kernels",
+        &[
+            "xtask", "vm", "5.10", "6.1", "6.12", "newest", "--", "--skip", "faults::", "--skip",
+            "soak",
+        ],
+    )?;
+    let set_ups = "integrity,confidentiality,no-btf,no-tracefs";
+    step(
+        "kernels locked down, without BTF, without tracefs",
+        &[
+            "xtask",
+            "vm",
+            "5.10",
+            "newest",
+            "--variant",
+            set_ups,
+            "--",
+            "dwell",
+        ],
     )
 }
 

@@ -260,6 +260,9 @@ fn all() -> Result<Found, NetnsError> {
         }
         let path = process.path().join("ns/net");
         match fs::metadata(&path) {
+            // A namespace is a file. Linux 5.10 does not refuse to follow the link of a process that is
+            // none of ours, but leads to the folder that the link is in.
+            Ok(metadata) if metadata.is_dir() => found.hidden_processes += 1,
             Ok(metadata) => {
                 let known = u32::try_from(metadata.st_ino())
                     .is_ok_and(|inode| inode == own.inode || others.contains_key(&inode));

@@ -1,11 +1,12 @@
 //! What a test needs of the machine, and what happens where that is missing.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        LazyLock,
+        LazyLock, Mutex, PoisonError,
         mpsc::{RecvTimeoutError, channel},
     },
     thread,
@@ -67,14 +68,7 @@ impl Need {
                 "/sys/kernel/tracing/events/sock/inet_sock_set_state/format",
                 "tracefs is not mounted or lacks the tracepoint",
             ),
-            Self::Program(name) => {
-                // Any exit code will do: it is there.
-                Command::new(name)
-                    .arg("--version")
-                    .output()
-                    .err()
-                    .map(|error| format!("{name}: {error}"))
-            }
+            Self::Program(name) => missing_program(name),
             Self::Tun => fs::OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -110,6 +104,18 @@ impl Need {
 fn unreadable(path: &str, meaning: &str) -> Option<String> {
     let error = fs::File::open(Path::new(path)).err()?;
     Some(format!("{meaning} ({path}: {error})"))
+}
+
+/// Tried once each: some take a second to start on a slow machine, and most tests need them.
+fn missing_program(name: &'static str) -> Option<String> {
+    static TRIED: Mutex<BTreeMap<&str, Option<String>>> = Mutex::new(BTreeMap::new());
+    let mut tried = TRIED.lock().unwrap_or_else(PoisonError::into_inner);
+    let missing = tried.entry(name).or_insert_with(|| {
+        // Any exit code will do: it is there.
+        let output = Command::new(name).arg("--version").output();
+        output.err().map(|error| format!("{name}: {error}"))
+    });
+    missing.clone()
 }
 
 /// The program may call the helper where the kernel has the function that it came with; its name is

@@ -232,7 +232,8 @@ fn recursion_misses(pid: u32) -> Result<u64> {
 ///
 /// No other reason may repeat anything: whatever else is wrong with an attempt is an error.
 pub fn until_all_is_seen<T>(mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    const ATTEMPTS: u32 = 5;
+    // Where the processor is emulated a program runs so long that an interrupt often falls into it.
+    const ATTEMPTS: u32 = 20;
     for _ in 0..ATTEMPTS {
         if let Some(seen) = attempt()? {
             return Ok(seen);

@@ -23,7 +23,7 @@ use crate::{
     ATTACH_MODES, attach_needs,
     dwell::moment,
     need::{Need, trial},
-    net::{Connection, Netns, await_state, await_that, unused_port},
+    net::{Connection, Netns, await_fin, await_state, await_that, shutdown_write, unused_port},
     process::{Tcpstate, await_exit},
     traffic::on_loopback,
 };
@@ -152,10 +152,11 @@ fn life_of_a_connection_to_nginx(mode: &str) -> Result<()> {
             })
         })?;
         thread::sleep(HOLD.saturating_sub(start.elapsed()));
-        let (closed, ()) = moment(|| {
-            drop(client);
-            Ok(())
-        })?;
+        // Not `close`: the socket of nobody that waits for the server's FIN becomes a minisock, whose
+        // later end no transition shows.
+        let (closed, ()) = moment(|| shutdown_write(&client))?;
+        await_fin(&client)?;
+        drop(client);
         let (gone, ()) = moment(|| {
             await_that("the server's end is gone", || {
                 let mut is_gone = true;
@@ -303,8 +304,12 @@ fn hist_counts_every_stay(mode: &str) -> Result<()> {
         for _ in 0..CONNECTIONS {
             let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
             let (server, _) = listener.accept()?;
-            drop(client);
+            // Not `close`: the socket of nobody that waits for the server's FIN becomes a minisock, whose
+            // later end no transition shows.
+            shutdown_write(&client)?;
             await_state(&server, State::CLOSE_WAIT)?;
+            drop(server);
+            await_fin(&client)?;
         }
         Ok(())
     })?;

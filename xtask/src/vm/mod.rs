@@ -233,7 +233,8 @@ impl Prepared {
         let guest = Guest {
             image: unpacked.image.clone(),
             initramfs,
-            console: folder.with_extension("log"),
+            // A name may have a dot in it, which is no extension.
+            console: PathBuf::from(format!("{}.log", folder.display())),
             exchange,
             memory_mib: MEMORY_MIB,
         };
