@@ -133,6 +133,11 @@ impl Tcpstate {
         Ok(this)
     }
 
+    /// What it has written up to now.
+    pub fn written(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.stdout.path())?)
+    }
+
     /// Presses Ctrl-C and waits for the end.
     pub fn stop(self) -> Result<Output> {
         interrupt(&self.child)?;

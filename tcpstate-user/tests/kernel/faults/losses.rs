@@ -1,6 +1,10 @@
 //! More transitions than the ring has room for, or than its reader takes.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -10,7 +14,7 @@ use serde_json::Value;
 use super::number;
 use crate::{
     need::{Need, trial},
-    net::{Connection, Netns, await_fin, await_that, unused_port},
+    net::{Netns, PATIENCE, await_fin, await_that, joined, shutdown_write, unused_port},
     process::Tcpstate,
     traffic::storm,
 };
@@ -39,15 +43,19 @@ fn check_all_are_counted(summary: &Value, made: u64) -> Result<()> {
     Ok(())
 }
 
+/// By its path from LISTEN or CLOSE to CLOSE: five of the client and five of the server.
+const TRANSITIONS_EACH: u64 = 10;
+/// Of a listener.
+const LISTENER: u64 = 2;
+
 /// A ring of 64 KiB under a storm, with connections in the midst of it: what is lost is counted to the
 /// transition, and connections that begin after it are whole again, up to their end.
 fn ring_full() -> Result<()> {
     const ROUNDS: u32 = 100_000;
-    const CONNECTIONS: u64 = 50;
-    // By its path from LISTEN or CLOSE to CLOSE: five and five, as in `traffic`, and the listener's two.
-    const TRANSITIONS_EACH: u64 = 10;
+    // Those after the storm all find room in the ring at once, should its reader be kept waiting.
+    const CONNECTIONS: u64 = 20;
     let netns = Netns::new()?;
-    let [noisy, busy, quiet] = [(); 3].map(|()| unused_port());
+    let [noisy, busy, probe, quiet] = [(); 4].map(|()| unused_port());
     let tcpstate = Tcpstate::start(&[
         "life",
         "--json",
@@ -61,14 +69,16 @@ fn ring_full() -> Result<()> {
     netns.run_until_quiet(|| {
         std::thread::scope(|scope| {
             let storm = scope.spawn(|| netns.run(|| storm(noisy, ROUNDS)));
-            let met_the_storm = connect_and_close(busy, CONNECTIONS);
-            crate::net::joined(storm.join()).and(met_the_storm)
+            let met_the_storm = connect_and_close(Ipv4Addr::LOCALHOST, busy, CONNECTIONS);
+            joined(storm.join()).and(met_the_storm)
         })
     })?;
-    netns.run_until_quiet(|| connect_and_close(quiet, CONNECTIONS))?;
+    let probes = netns.run_until_quiet(|| await_room(&tcpstate, probe))?;
+    netns.run_until_quiet(|| connect_and_close(Ipv4Addr::LOCALHOST, quiet, CONNECTIONS))?;
     let (lines, summary) = tcpstate.stop()?.json()?;
-    // Each of the two series has a listener of its own.
-    let made = u64::from(ROUNDS) * 2 + 2 * (CONNECTIONS * TRANSITIONS_EACH + 2);
+    let made = u64::from(ROUNDS) * 2
+        + 2 * (CONNECTIONS * TRANSITIONS_EACH + LISTENER)
+        + probes * (TRANSITIONS_EACH + LISTENER);
     check_all_are_counted(&summary, made)?;
     ensure!(
         number(&summary, &["accounting", "lost_by_reason", "ring_full"])? > 0,
@@ -80,7 +90,7 @@ fn ring_full() -> Result<()> {
         .collect();
     ensure!(
         healed.len() as u64 == 2 * CONNECTIONS,
-        "{} ends of {CONNECTIONS} connections",
+        "{} ends of {CONNECTIONS} connections: {summary}",
         healed.len()
     );
     for line in healed {
@@ -95,21 +105,42 @@ fn ring_full() -> Result<()> {
     Ok(())
 }
 
+/// Waits until the reader has emptied the ring: it shows both ends of a connection that was the last
+/// thing to happen. Returns how many connections that took; each but the last found no room.
+fn await_room(tcpstate: &Tcpstate, port: u16) -> Result<u64> {
+    const A_WHILE: Duration = Duration::from_millis(200);
+    let start = Instant::now();
+    for probe in 1..=u8::MAX {
+        let address = Ipv4Addr::new(127, 0, 1, probe);
+        connect_and_close(address, port, 1)?;
+        let end = format!("\"{address}\"");
+        let made = Instant::now();
+        while made.elapsed() < A_WHILE {
+            let written = tcpstate.written()?;
+            // A line is whole once its end is there.
+            let whole = written.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            if whole.lines().filter(|line| line.contains(&end)).count() == 2 {
+                return Ok(probe.into());
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        ensure!(start.elapsed() < PATIENCE, "the ring stays full");
+    }
+    anyhow::bail!("the ring stays full")
+}
+
 /// So many connections one after the other, each closed by its client first.
-fn connect_and_close(port: u16, connections: u64) -> Result<()> {
-    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let Connection {
-        listener,
-        client,
-        server,
-    } = Connection::new(addr)?;
-    drop(client);
-    await_fin(&server)?;
-    for _ in 1..connections {
-        let client = std::net::TcpStream::connect(addr)?;
+fn connect_and_close(address: Ipv4Addr, port: u16, connections: u64) -> Result<()> {
+    let addr = SocketAddr::from((address, port));
+    let listener = TcpListener::bind(addr)?;
+    for _ in 0..connections {
+        let client = TcpStream::connect(addr)?;
         let (server, _) = listener.accept()?;
-        drop(client);
+        // Not by `close`: an orphan goes on in FIN_WAIT2 if the other FIN comes a moment later.
+        shutdown_write(&client)?;
         await_fin(&server)?;
+        drop(server);
+        await_fin(&client)?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ mod neighbours;
 mod outputs;
 mod signals;
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, env, fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Failed, Trial};
@@ -31,6 +31,12 @@ use tcpstate_user::{
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
+    // Set in the guests of `cargo xtask vm`, which are slow. What user space does when something breaks
+    // is the same on every kernel; only the clock is theirs to set.
+    if env::var_os("TCPSTATE_KERNEL_LACKS").is_some() {
+        clock::add(trials);
+        return;
+    }
     let mut faults = Vec::new();
     losses::add(&mut faults);
     signals::add(&mut faults);

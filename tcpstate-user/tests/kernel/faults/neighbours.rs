@@ -97,7 +97,11 @@ fn other_tools() -> Result<()> {
 fn tcpstates() -> Result<Running> {
     let before = tcpstates_links()?;
     let mut command = Command::new("tcpstates");
-    command.stdin(Stdio::null()).stdout(Stdio::null());
+    // It complains there of what it loses, which is its business.
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let child = Running::new(&mut command)?;
     await_that("tcpstates is attached", || {
         Ok(!tcpstates_links()?.is_subset(&before))
