@@ -161,7 +161,17 @@ impl Live {
         let settles = loaded.has_cookies();
         let (reader, shared, queue) = reader::spawn(&mut loaded, options.bpf_log, settles)?;
         let sampler = if loaded.has_cookies() {
-            Some(start_sampler(options, &counters, &shared)?)
+            let mut synack = None;
+            if options.sample_interval.is_some() {
+                match loaded.take_synack_retransmits() {
+                    Ok(counts) => synack = Some(counts),
+                    Err(error) => notes.push(format!(
+                        "SYN-ACKs that are sent again are not counted: {}",
+                        chain(&error)
+                    )),
+                }
+            }
+            Some(start_sampler(options, &counters, &shared, synack)?)
         } else {
             None
         };
@@ -183,13 +193,6 @@ impl Live {
             reader: Some(reader),
             last_run: None,
         })
-    }
-
-    /// Begins to count SYN-ACKs that are sent again. Once only.
-    ///
-    /// *Errors:* this kernel cannot; the capture goes on.
-    pub fn take_synack_retransmits(&mut self) -> Result<SynackRetransmits, CaptureError> {
-        self.loaded.take_synack_retransmits()
     }
 
     /// How it is attached.
@@ -270,12 +273,14 @@ fn start_sampler(
     options: &Options<'_>,
     counters: &Arc<PerCpuArray<MapData, Counters>>,
     shared: &Arc<Shared>,
+    synack: Option<SynackRetransmits>,
 ) -> Result<JoinHandle<()>, CaptureError> {
     let (counters, books) = (Arc::clone(counters), Arc::clone(shared));
     let plan = Plan {
         wanted: options.namespaces.clone(),
         interval: options.sample_interval,
         resolve_owners: options.resolve_owners,
+        synack,
         lost: Box::new(move || {
             sum(&counters).map_or(0, |counters| counters.lost_ring_full)
                 + books.queue_full.load(Ordering::Acquire)

@@ -32,6 +32,7 @@ use super::{
     netns::{self, Namespace, Wanted},
     sampling::{Sampled, Small, found},
     sockdiag::{Request, SockDiag},
+    synack::SynackRetransmits,
 };
 use crate::{
     census::{Census, Found, Kind, Scope},
@@ -58,6 +59,8 @@ pub(super) struct Plan {
     pub(super) interval: Option<Duration>,
     /// Whether to look up which process holds each socket that is there.
     pub(super) resolve_owners: bool,
+    /// How often SYN-ACKs have been sent again, where that is counted.
+    pub(super) synack: Option<SynackRetransmits>,
     /// How many events have been lost.
     pub(super) lost: Box<dyn Fn() -> u64 + Send>,
 }
@@ -361,6 +364,9 @@ impl Sampler {
             scope: Scope::OutOfReach,
             ..Census::default()
         }));
+        let synack = self.plan.synack.as_ref();
+        // A map that cannot be read has no counts.
+        let synack = synack.and_then(|counts| counts.read().ok());
         let mut places = std::mem::take(&mut self.places);
         places.retain(|&netns, place| {
             let namespace = match &place.path {
@@ -372,7 +378,11 @@ impl Sampler {
                 self.found = None;
                 return true;
             };
-            match sample(namespace, &mut place.sampled) {
+            let synack = synack.as_ref().map(|counts| {
+                let counts = counts.iter().filter(|count| count.netns == netns);
+                counts.map(|count| count.count).sum()
+            });
+            match sample(namespace, synack, &mut place.sampled) {
                 Ok(sampled) => censuses.extend(sampled.into_iter().flat_map(divide)),
                 Err(error) => notices.push(format!(
                     "what no transition shows is unknown in network namespace {netns}: {}",
@@ -399,9 +409,10 @@ impl Sampler {
 /// One look into a namespace; `None` where nothing has happened since the last one.
 fn sample(
     namespace: Namespace,
+    synack_retransmits: Option<u64>,
     sampled: &mut Sampled,
 ) -> Result<Option<Census>, super::sockdiag::DumpError> {
-    let (mut link, here) = SockDiag::open_and(namespace, Small::read_here)?;
+    let (mut link, here) = SockDiag::open_and(namespace, || Small::read_here(synack_retransmits))?;
     let begin_ns = monotonic_ns();
     if sampled.is_quiet(&here, begin_ns) {
         return Ok(None);

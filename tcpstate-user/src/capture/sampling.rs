@@ -31,15 +31,18 @@ const TICK_NS: u64 = 20_000_000;
 pub(super) struct Small {
     activity: Activity,
     counters: ListenCounters,
+    /// SYN-ACKs that were sent again since the capture began.
+    synack_retransmits: Option<u64>,
 }
 
 impl Small {
     /// Reads it, in the namespace that this thread is in.
-    pub(super) fn read_here() -> Self {
+    pub(super) fn read_here(synack_retransmits: Option<u64>) -> Self {
         Self {
             activity: Activity::read_here(),
             // Where it cannot be read, no counter is known.
             counters: ListenCounters::read_here().unwrap_or_default(),
+            synack_retransmits,
         }
     }
 }
@@ -294,11 +297,19 @@ pub(super) fn found(socket: &Socket, kind: Kind, since_ns: Option<u64>) -> Found
 
 /// What happened to listeners between two looks.
 fn listen(before: Option<&Small>, now: &Small) -> ListenFigures {
+    let since = |before: Option<u64>, now: Option<u64>| Some(now?.wrapping_sub(before?));
+    let synack_retransmits = since(
+        // It is counted from the beginning of the capture on.
+        before.map_or(Some(0), |before| before.synack_retransmits),
+        now.synack_retransmits,
+    );
     let Some(before) = before else {
-        return ListenFigures::default();
+        return ListenFigures {
+            synack_retransmits,
+            ..ListenFigures::default()
+        };
     };
     let (before, now) = (&before.counters, &now.counters);
-    let since = |before: Option<u64>, now: Option<u64>| Some(now?.wrapping_sub(before?));
     ListenFigures {
         overflows: since(before.overflows, now.overflows),
         drops: since(before.drops, now.drops),
@@ -307,7 +318,7 @@ fn listen(before: Option<&Small>, now: &Small) -> ListenFigures {
             now.request_queue_full_drops,
         ),
         cookies_sent: since(before.cookies_sent, now.cookies_sent),
-        synack_retransmits: None,
+        synack_retransmits,
     }
 }
 

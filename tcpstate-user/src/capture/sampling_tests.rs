@@ -149,6 +149,7 @@ fn a_namespace_in_which_nothing_came_in_is_not_asked() {
             drops: Some(in_segments),
             ..ListenCounters::default()
         },
+        synack_retransmits: Some(in_segments / 4),
     };
     assert!(!sampled.is_quiet(&here(5, 0), S), "nothing is known yet");
     sampled.begin(S, 1).end(here(5, 0));
@@ -160,6 +161,8 @@ fn a_namespace_in_which_nothing_came_in_is_not_asked() {
     let census = sampled.begin(3 * S, 1).end(here(8, 0));
     assert_eq!(census.interval_ns(), Some(S));
     assert_eq!(census.listen.drops, Some(3));
+    // Since the beginning, and since the look before.
+    assert_eq!(census.listen.synack_retransmits, Some(1));
     let mut round = sampled.begin(4 * S, 1);
     round.take(&time_wait(1, 60_000)).unwrap();
     round.end(here(8, 0));

@@ -259,8 +259,12 @@ fn half_open() -> Result<()> {
         })?;
         Ok(by_state(&oracle(&[])?))
     })?;
-    let found = last_states(tcpstate)?;
+    let (lines, _) = tcpstate.stop()?.json()?;
+    let line = lines.last().context("no interval")?;
+    let found = states(line)?;
     ensure!(found == of_ss, "{found:?}, of ss: {of_ss:?}");
+    let again = line["listen"]["synack_retransmits"].as_u64();
+    ensure!(again.is_some(), "it is counted: {line}");
     Ok(())
 }
 
