@@ -34,6 +34,10 @@ fn main() -> ExitCode {
         ),
         Trial::test("a_second_sigint_kills", a_second_sigint_kills),
         Trial::test(
+            "the_same_sigint_twice_ends_with_the_summary",
+            the_same_sigint_twice_ends_with_the_summary,
+        ),
+        Trial::test(
             "sigint_kills_what_sigterm_could_not_end",
             sigint_after_sigterm,
         ),
@@ -239,12 +243,31 @@ fn dies_of_sigint_after(first: Signal) -> Result<(), Failed> {
     let mut child = Watched::start(Command::new(env::current_exe()?), "stuck")?;
     child.signal(first)?;
     assert_eq!(child.word()?, "stopping");
-    child.signal(Signal::INT)?;
+    // Soon after the first one it does nothing.
+    while child.child.try_wait()?.is_none() {
+        child.signal(Signal::INT)?;
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
     let (status, words) = child.end()?;
     assert_eq!(
         (status.signal(), words.as_str()),
         (Some(Signal::INT.as_raw()), "")
     );
+    Ok(())
+}
+
+/// `timeout -s INT` sends it to the process and to its group.
+fn the_same_sigint_twice_ends_with_the_summary() -> Result<(), Failed> {
+    for _ in 0..20 {
+        let child = Watched::quiet()?;
+        child.signal(Signal::INT)?;
+        child.signal(Signal::INT)?;
+        let (status, words) = child.end()?;
+        assert_eq!(
+            (status.code(), words.as_str()),
+            (Some(0), "stopping\nsummary\n")
+        );
+    }
     Ok(())
 }
 

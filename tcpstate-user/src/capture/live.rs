@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{MapData, PerCpuArray};
+use aya::{
+    maps::{MapData, PerCpuArray},
+    programs::ProgramFd,
+};
 use tcpstate_common::Counters;
 use tokio::sync::mpsc;
 
@@ -171,7 +174,8 @@ impl Live {
                     )),
                 }
             }
-            Some(start_sampler(options, &counters, &shared, synack)?)
+            let program = loaded.program_fd()?;
+            Some(start_sampler(options, &counters, &shared, synack, program)?)
         } else {
             None
         };
@@ -274,6 +278,7 @@ fn start_sampler(
     counters: &Arc<PerCpuArray<MapData, Counters>>,
     shared: &Arc<Shared>,
     synack: Option<SynackRetransmits>,
+    program: ProgramFd,
 ) -> Result<JoinHandle<()>, CaptureError> {
     let (counters, books) = (Arc::clone(counters), Arc::clone(shared));
     let plan = Plan {
@@ -283,6 +288,7 @@ fn start_sampler(
         synack,
         lost: Box::new(move || {
             sum(&counters).map_or(0, |counters| counters.lost_ring_full)
+                + ProgramRun::read(&program).map_or(0, |run| run.recursion_misses)
                 + books.queue_full.load(Ordering::Acquire)
         }),
     };

@@ -8,7 +8,9 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray, PerCpuHashMap},
-    programs::{Program, ProgramInfo, tp_btf::BtfTracePointLinkId, trace_point::TracePointLinkId},
+    programs::{
+        Program, ProgramFd, ProgramInfo, tp_btf::BtfTracePointLinkId, trace_point::TracePointLinkId,
+    },
 };
 use tcpstate_common::{
     Config, Counters, Record,
@@ -98,6 +100,38 @@ pub struct ProgramRun {
     /// Runs that the kernel skipped because a program was under way on that CPU; kept without being
     /// asked. *Since:* Linux 6.1 for BTF tracepoints, 6.7 for classic ones; 0 before.
     pub recursion_misses: u64,
+}
+
+impl ProgramRun {
+    /// Reads those of a program.
+    pub fn read(fd: &ProgramFd) -> Result<Self, CaptureError> {
+        // The loader's own view leaves the misses out.
+        let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+        let text = std::fs::read_to_string(path).map_err(Self::failed)?;
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|line| {
+                    line.strip_prefix(name)?
+                        .strip_prefix(':')?
+                        .trim()
+                        .parse()
+                        .ok()
+                })
+                .unwrap_or(0)
+        };
+        Ok(Self {
+            run_ns: field("run_time_ns"),
+            run_count: field("run_cnt"),
+            recursion_misses: field("recursion_misses"),
+        })
+    }
+
+    fn failed(source: io::Error) -> CaptureError {
+        CaptureError::System {
+            what: "read the figures of the BPF program",
+            source,
+        }
+    }
 }
 
 /// What keeps the program attached.
@@ -350,43 +384,23 @@ impl Loaded {
 
     /// The kernel's figures about the program.
     pub fn program_run(&self) -> Result<ProgramRun, CaptureError> {
-        let failed = |source| CaptureError::System {
-            what: "read the figures of the BPF program",
-            source,
-        };
-        let fd = self
-            .info()?
-            .fd()
-            .map_err(|error| failed(io::Error::other(error)))?;
-        // The loader's own view leaves the misses out.
-        let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
-        let text = std::fs::read_to_string(path).map_err(failed)?;
-        let field = |name: &str| {
-            text.lines()
-                .find_map(|line| {
-                    line.strip_prefix(name)?
-                        .strip_prefix(':')?
-                        .trim()
-                        .parse()
-                        .ok()
-                })
-                .unwrap_or(0)
-        };
-        Ok(ProgramRun {
-            run_ns: field("run_time_ns"),
-            run_count: field("run_cnt"),
-            recursion_misses: field("recursion_misses"),
-        })
+        ProgramRun::read(&self.program_fd()?)
     }
 
-    /// Why the program does not read the sockets, in `tracepoint` mode; `None`: it does.
-    pub fn without_socket(&self) -> Option<&str> {
-        self.without_socket.as_deref()
+    /// The program, to read its figures by.
+    pub fn program_fd(&self) -> Result<ProgramFd, CaptureError> {
+        let fd = self.info()?.fd();
+        fd.map_err(|error| ProgramRun::failed(io::Error::other(error)))
     }
 
     /// How it is attached.
     pub const fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Why the program does not read the sockets, in `tracepoint` mode; `None`: it does.
+    pub fn without_socket(&self) -> Option<&str> {
+        self.without_socket.as_deref()
     }
 
     /// Whether events carry the socket's cookie.

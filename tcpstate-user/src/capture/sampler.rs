@@ -44,7 +44,7 @@ const SHARE: u32 = 50;
 /// How often namespaces are looked for.
 const SEARCH: Duration = Duration::from_secs(10);
 /// How long after a list of all sockets the next one is made at the earliest, where events were lost.
-const HEAL: Duration = Duration::from_secs(10);
+const HEAL: Duration = Duration::from_secs(2);
 /// How long a namespace that is not found is remembered: as long as it may still make minisockets that
 /// nobody will find.
 const FORGET: Duration = Duration::from_mins(5);
@@ -259,6 +259,9 @@ impl Sampler {
             let next = (start + interval).max(Instant::now() + spent * (SHARE - 1));
             if !self.exchange.sleep_until(next) {
                 // So that the run's last words are of its end, and not of up to an interval before.
+                if (self.plan.lost)() != lost {
+                    self.list_now();
+                }
                 self.sample_all();
                 return;
             }
@@ -267,9 +270,13 @@ impl Sampler {
 
     /// Lists all sockets of all namespaces.
     fn list_all(&mut self) {
-        if !self.exchange.begin_list(&self.wake) {
-            return;
+        if self.exchange.begin_list(&self.wake) {
+            self.list_now();
         }
+    }
+
+    /// The same, where no events come any more or the reader notes them.
+    fn list_now(&mut self) {
         let request = Request {
             // The others are small, or bound and no more.
             states: StateSet::ALL.without(

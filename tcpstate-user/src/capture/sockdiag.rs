@@ -24,9 +24,10 @@ use tcpstate_common::{
     record::{AF_INET, AF_INET6},
 };
 
+use self::listening::half_open_age_ms;
 pub use self::wire::MalformedError;
 use super::netns::{Namespace, NetnsError};
-use crate::filter::StateSet;
+use crate::{census::TIME_WAIT_NS, filter::StateSet};
 
 /// Bytes that one `recv` takes: as much as the kernel ever sends at once.
 const RECEIVE_BYTES: usize = 32 << 10;
@@ -80,6 +81,24 @@ impl Socket {
     /// Whether the addresses are IPv4 or v4-mapped: what travels on the wire.
     pub fn is_ipv4(&self) -> bool {
         self.family == AF_INET || self.laddr.is_ipv4() || self.raddr.is_ipv4()
+    }
+
+    /// For how long it has been in its state, nanoseconds, where a timer was set when that began: of a
+    /// half-open connection, and in `TIME_WAIT` (since the peer's FIN came the last time).
+    pub fn age_ns(&self) -> Option<u64> {
+        const MS: u64 = 1_000_000;
+        match (self.state, self.timer) {
+            (State::SYN_RECV, _) => half_open_age_ms(self).map(|ms| ms * MS),
+            (
+                State::TIME_WAIT,
+                Some(Timer {
+                    kind: TimerKind::TimeWait,
+                    expires_ms,
+                    ..
+                }),
+            ) => TIME_WAIT_NS.checked_sub(u64::from(expires_ms) * MS),
+            _ => None,
+        }
     }
 
     /// Whether it is one that no process has: a request socket or a minisocket.

@@ -48,8 +48,9 @@ in TIME_WAIT. Needs no privileges in its own network namespace. --pid and --comm
 
 The role follows from what listens now, and is `-` where that does not tell. SERVICE is the port that \
 a person means: the local one of a server, the remote one of a client. RECV-Q and SEND-Q of a listener \
-are the connections that wait to be accepted, and how many may. AGE, the time in the state, is `-`: \
-the kernel does not tell.
+are the connections that wait to be accepted, and how many may. AGE is the \
+time in the state, where a timer tells it (TIME_WAIT, half-open); else it is `-`: the kernel does not tell, \
+and nothing was watching.
 
 What could not be listed is said on standard error; with --json, in the last line.";
 

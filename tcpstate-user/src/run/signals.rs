@@ -5,13 +5,23 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
+
+use rustix::time::{ClockId, clock_gettime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Interrupt, Interrupts};
+
+/// So soon after the first signal another one is the same: `timeout -s INT` sends it to the process and
+/// again to its group.
+const SAME: Duration = Duration::from_millis(200);
 
 /// The process's signals, and its output's reader.
 pub struct Process {
@@ -26,8 +36,8 @@ impl Process {
     ///
     /// `reader_gone` ends when nobody reads our output any more.
     ///
-    /// A second `SIGINT` kills the process as if nobody had taken the signal over, so that a run
-    /// whose output is blocked can always be ended. `SIGHUP` stays ignored where it was (`nohup`).
+    /// A second `SIGINT`, [`SAME`] later or more, kills the process as if nobody had taken the signal
+    /// over, so that a run whose output is blocked can always be ended. `SIGHUP` stays ignored where it was (`nohup`).
     ///
     /// *Errors:* the operating system refuses a handler, or this is not called inside a runtime.
     pub fn install(
@@ -38,12 +48,14 @@ impl Process {
         if !is_ignored(SignalKind::hangup()) {
             kinds.push(SignalKind::hangup());
         }
-        // In this order: at the first signal the flag is not set yet when it is looked at.
-        let stopping = Arc::new(AtomicBool::new(false));
-        let interrupt = SignalKind::interrupt().as_raw_value();
-        signal_hook::flag::register_conditional_default(interrupt, Arc::clone(&stopping))?;
+        // When the first one came; 0 is not yet.
+        let first_ns = Arc::new(AtomicU64::new(0));
         for kind in &kinds {
-            signal_hook::flag::register(kind.as_raw_value(), Arc::clone(&stopping))?;
+            let (signal, first_ns) = (kind.as_raw_value(), Arc::clone(&first_ns));
+            let handler = move || on_stop(signal, &first_ns);
+            // SAFETY: the handler reads a clock and an atomic, and calls what is made to be called in one;
+            // it takes no lock and allocates nothing.
+            unsafe { signal_hook::low_level::register(signal, handler) }?;
         }
         Ok(Self {
             stops: kinds.into_iter().map(signal).collect::<io::Result<_>>()?,
@@ -70,6 +82,22 @@ impl Interrupts for Process {
             Some(Poll::Ready(_)) => Poll::Ready(Interrupt::Usr1),
             _ => Poll::Pending,
         }
+    }
+}
+
+/// A signal that ends a run has come. Runs in the signal handler.
+fn on_stop(signal: i32, first_ns: &AtomicU64) {
+    let now = clock_gettime(ClockId::Monotonic);
+    let now_ns = (now.tv_sec.unsigned_abs())
+        .saturating_mul(1_000_000_000)
+        .saturating_add(now.tv_nsec.unsigned_abs());
+    let first = first_ns.compare_exchange(0, now_ns, Ordering::AcqRel, Ordering::Acquire);
+    if signal == SignalKind::interrupt().as_raw_value()
+        && let Err(first_ns) = first
+        && u128::from(now_ns.saturating_sub(first_ns)) >= SAME.as_nanos()
+    {
+        // It fails only for a signal that cannot be handled.
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
     }
 }
 

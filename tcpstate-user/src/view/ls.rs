@@ -1,7 +1,7 @@
 //! `tcpstate ls`: the sockets there are now.
 //!
 //! It shows a list that was taken before; nothing here asks the kernel. Since when a socket is in its
-//! state no list tells, so the age is unknown, and that is said.
+//! state no list tells: only where a timer was set when the state began is the age known.
 
 use std::{
     cmp::Reverse,
@@ -62,8 +62,8 @@ pub struct Columns {
 }
 
 /// Why there is no age, for people.
-const NO_AGES: &str = "AGE is `-`: the kernel does not tell since when a socket is in its state. \
-    `tcpstate trace` measures it, from the moment it runs.";
+const NO_AGES: &str = "AGE is `-` where no timer tells since when a socket is in its state: the kernel does \
+    not. `tcpstate trace` measures it, from the moment it runs.";
 
 /// Writes the sockets that are wanted to `out`, and the rest that is to be told: in JSON as the last
 /// line, else to `err`.
@@ -176,7 +176,7 @@ impl Text {
         let netns = extra.netns.then_some(Column::right("NETNS", 10));
         let columns = [
             Column::left("STATE", 11),
-            Column::right("AGE", 3),
+            Column::right("AGE", 7),
             Column::left("ROLE", 6),
             Column::right("SERVICE", 7),
             Column::right("RECV-Q", 6),
@@ -229,13 +229,14 @@ impl Text {
         let retransmits = OrDash(info.retransmits);
         let rtt = OrDash(info.srtt_us.map(|us| Millis(u64::from(us) * 1_000)));
         let timer = OrDash(socket.timer.map(TimerCell));
+        let age = OrDash(socket.age_ns().map(Span));
         let mut cells: Vec<&dyn Display> = Vec::with_capacity(20);
         if self.extra.netns {
             cells.push(&socket.netns);
         }
         cells.extend([
             &socket.state as &dyn Display,
-            &"-",
+            &age,
             &role,
             &service,
             &socket.rqueue,
@@ -284,7 +285,7 @@ struct Line<'a> {
     common: Common<'a>,
     #[serde(serialize_with = "state")]
     state: State,
-    /// Time in the state: unknown.
+    /// Time in the state, where a timer tells.
     age_ns: Option<u64>,
     /// Bytes to read; of a listener: connections to accept.
     recv_queue: u32,
@@ -323,7 +324,7 @@ fn json_line<'a>(row: &'a Row<'a>, utc: &'a mut Utc) -> Line<'a> {
         kind: "socket",
         common: common(row, utc.at(row.asked.map_or(0, |asked| asked.wall_ns))),
         state: socket.state,
-        age_ns: None,
+        age_ns: socket.age_ns(),
         recv_queue: socket.rqueue,
         send_queue: socket.wqueue,
         half_open: row.half_open,

@@ -160,20 +160,20 @@ fn text_is_sorted_and_says_what_is_not_known() {
     assert_eq!(
         out,
         "\
-STATE       AGE ROLE   SERVICE RECV-Q SEND-Q LADDR           LPORT RADDR           RPORT   UID TIMER
-LISTEN        - server     443      3    128 ::                443 ::                  -     0 -
-ESTABLISHED   - client    5432      0   1448 192.0.2.1       40000 198.51.100.2     5432  1000 9 204 ms
-SYN_RECV      - server     443      0      0 192.0.2.1         443 203.0.113.8     52000     - retransmit 1.50 s (1)
-TIME_WAIT     - server     443      0      0 192.0.2.1         443 203.0.113.9     51000     - timewait 59.9 s
-CLOSE_WAIT    - -            -      0      0 192.0.2.1          22 192.0.2.7       50000     - -
-200           - -            -      0      0 192.0.2.1       40001 192.0.2.7       50001     - -
+STATE           AGE ROLE   SERVICE RECV-Q SEND-Q LADDR           LPORT RADDR           RPORT   UID TIMER
+LISTEN            - server     443      3    128 ::                443 ::                  -     0 -
+ESTABLISHED       - client    5432      0   1448 192.0.2.1       40000 198.51.100.2     5432  1000 9 204 ms
+SYN_RECV     1.50 s server     443      0      0 192.0.2.1         443 203.0.113.8     52000     - retransmit 1.50 s (1)
+TIME_WAIT    100 ms server     443      0      0 192.0.2.1         443 203.0.113.9     51000     - timewait 59.9 s
+CLOSE_WAIT        - -            -      0      0 192.0.2.1          22 192.0.2.7       50000     - -
+200               - -            -      0      0 192.0.2.1       40001 192.0.2.7       50001     - -
 "
     );
     assert_eq!(
         err,
         "\
 6 sockets: ESTABLISHED 1, SYN_RECV 1, TIME_WAIT 1, CLOSE_WAIT 1, LISTEN 1, 200 1
-AGE is `-`: the kernel does not tell since when a socket is in its state. `tcpstate trace` measures it, from the moment it runs.
+AGE is `-` where no timer tells since when a socket is in its state: the kernel does not. `tcpstate trace` measures it, from the moment it runs.
 REJECTED 2: the kernel described sockets in a way that could not be read.
 INCONSISTENT: sockets of network namespace 4026531833 (self) came and went while they were listed; some may be missing.
 MISSING: network namespace 7 (blue): cannot enter it.
