@@ -40,34 +40,6 @@ pub fn run() -> Result<()> {
     step(
         "kernel tests of the BPF object just built",
         &[&rebuilt[..], &[object], &but_faults].concat(),
-    )?;
-    virtual_machines()
-}
-
-/// On each of Debian's kernels the tests of dwell times, which take both attach modes through every state
-/// without an oracle that takes seconds to start; on the oldest and the newest the same in other set-ups.
-/// What `doctor` says is judged in each. Everything everywhere, `cargo xtask vm`, takes an hour on two
-/// cores without hardware virtualisation.
-fn virtual_machines() -> Result<()> {
-    step(
-        "Debian's kernels",
-        &[
-            "xtask", "vm", "5.10", "6.1", "6.12", "newest", "--", "dwell",
-        ],
-    )?;
-    let set_ups = "integrity,confidentiality,no-btf,no-tracefs";
-    step(
-        "kernels locked down, without BTF, without tracefs",
-        &[
-            "xtask",
-            "vm",
-            "5.10",
-            "newest",
-            "--variant",
-            set_ups,
-            "--",
-            "dwell",
-        ],
     )
 }
 

@@ -251,32 +251,34 @@ impl Sampler {
             self.sample_all();
             let now_lost = (self.plan.lost)();
             if now_lost != lost && listed.elapsed() >= HEAL {
-                lost = now_lost;
-                self.list_all();
+                if self.list_all() {
+                    lost = now_lost;
+                }
                 listed = Instant::now();
             }
             let spent = thread_cpu().saturating_sub(cpu_before);
             let next = (start + interval).max(Instant::now() + spent * (SHARE - 1));
             if !self.exchange.sleep_until(next) {
-                // So that the run's last words are of its end, and not of up to an interval before.
-                if (self.plan.lost)() != lost {
-                    self.list_now();
-                }
+                // So that the run's last words are of its end, and not of up to an interval before, nor
+                // of what the last events that were lost have left wrong.
+                self.list_now(false);
                 self.sample_all();
                 return;
             }
         }
     }
 
-    /// Lists all sockets of all namespaces.
-    fn list_all(&mut self) {
-        if self.exchange.begin_list(&self.wake) {
-            self.list_now();
+    /// Lists all sockets of all namespaces. `false`: stopped meanwhile, and nothing was listed.
+    fn list_all(&mut self) -> bool {
+        let begun = self.exchange.begin_list(&self.wake);
+        if begun {
+            self.list_now(self.plan.resolve_owners);
         }
+        begun
     }
 
     /// The same, where no events come any more or the reader notes them.
-    fn list_now(&mut self) {
+    fn list_now(&mut self, resolve_owners: bool) {
         let request = Request {
             // The others are small, or bound and no more.
             states: StateSet::ALL.without(
@@ -288,7 +290,7 @@ impl Sampler {
             ipv6_only: false,
             with_info: false,
         };
-        let taken = Inventory::take(&self.plan.wanted, request, self.plan.resolve_owners);
+        let taken = Inventory::take(&self.plan.wanted, request, resolve_owners);
         let (mut censuses, mut notices) = (Vec::new(), Vec::new());
         match taken {
             Ok(inventory) => {

@@ -21,6 +21,7 @@ use std::{
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use tcpstate_common::State;
 
 use self::{lines::Csv, text::Text, unseen::Unseen};
 use super::tell_books;
@@ -68,6 +69,8 @@ pub struct Rates {
     /// Wall-clock time of monotonic 0.
     origin: Option<Origin>,
     shown: u64,
+    /// How many were in each state when that was shown last.
+    last_states: Vec<(State, u64)>,
 }
 
 enum Printer {
@@ -107,11 +110,13 @@ impl Rates {
             last_cgroup: None,
             origin: None,
             shown: 0,
+            last_states: Vec::new(),
         }
     }
 
     fn show(&mut self, interval: &Interval, out: &mut dyn Write) -> io::Result<()> {
         self.shown += 1;
+        self.last_states.clone_from(&interval.all.states);
         let origin = self.origin.as_ref();
         let wall_ns = origin.map_or(0, |origin| origin.wall_ns(interval.end_ns));
         let groups = busiest_first(&interval.groups, &self.names);
@@ -184,7 +189,9 @@ impl View for Rates {
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
         let rest = self.tracker.tick(end.now_ns);
-        if rest.all.total() > 0 || (self.shown == 0 && length_ns(&rest) > 0) {
+        // A census at the end can know better than the interval before it.
+        let has_news = self.shown == 0 || rest.all.states != self.last_states;
+        if rest.all.total() > 0 || (has_news && length_ns(&rest) > 0) {
             self.show(&rest, out)?;
         }
         let books = self.tracker.books();
