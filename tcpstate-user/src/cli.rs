@@ -409,11 +409,11 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 /// 0 is never.
 fn sample_interval(text: &str) -> Result<Duration, String> {
-    let interval = parse_duration(text).map_err(|error| error.to_string())?;
-    if !interval.is_zero() && interval < MIN_INTERVAL {
-        return Err("an interval cannot be shorter than 10ms; 0 is never".to_owned());
+    // No duration elsewhere.
+    if matches!(text.trim(), "0" | "0s" | "0ms") {
+        return Ok(Duration::ZERO);
     }
-    Ok(interval)
+    interval(text).map_err(|error| format!("{error}; 0 is never"))
 }
 
 fn ring_bytes(text: &str) -> Result<u32, String> {
@@ -537,6 +537,16 @@ mod tests {
         }
         let message = ring_bytes("3M").unwrap_err();
         assert!(message.ends_with("try 4194304"), "{message}");
+    }
+
+    #[test]
+    fn sampling_can_be_turned_off() {
+        let interval = |text| trace(&["--sample-interval", text]).map(|trace| trace.watch.capture);
+        assert_eq!(interval("0").unwrap().sample_interval, Duration::ZERO);
+        let short = interval("500ms").unwrap().sample_interval;
+        assert_eq!(short, Duration::from_millis(500));
+        let error = interval("1ms").unwrap_err().to_string();
+        assert!(error.contains("shorter than 10ms; 0 is never"), "{error}");
     }
 
     #[test]
