@@ -389,8 +389,16 @@ impl Loaded {
 
     /// The program, to read its figures by.
     pub fn program_fd(&self) -> Result<ProgramFd, CaptureError> {
-        let fd = self.info()?.fd();
-        fd.map_err(|error| ProgramRun::failed(io::Error::other(error)))
+        // The descriptor that it was loaded by: to get another by the program's number takes
+        // CAP_SYS_ADMIN.
+        let fd = match self.ebpf.program(self.program) {
+            Some(Program::BtfTracePoint(program)) => program.fd(),
+            Some(Program::TracePoint(program)) => program.fd(),
+            _ => return Err(missing(self.program)),
+        };
+        let fd = fd.map_err(|error| ProgramRun::failed(io::Error::other(error)))?;
+        fd.try_clone()
+            .map_err(|error| ProgramRun::failed(io::Error::other(error)))
     }
 
     /// How it is attached.
