@@ -48,17 +48,23 @@ impl Process {
         if !is_ignored(SignalKind::hangup()) {
             kinds.push(SignalKind::hangup());
         }
-        // When the first one came; 0 is not yet.
+        let stops = kinds
+            .iter()
+            .copied()
+            .map(signal)
+            .collect::<io::Result<_>>()?;
+        // After those: a signal in between is heard, and only not taken for the first. When that came;
+        // 0 is not yet.
         let first_ns = Arc::new(AtomicU64::new(0));
         for kind in &kinds {
-            let (signal, first_ns) = (kind.as_raw_value(), Arc::clone(&first_ns));
-            let handler = move || on_stop(signal, &first_ns);
+            let (number, first_ns) = (kind.as_raw_value(), Arc::clone(&first_ns));
+            let handler = move || on_stop(number, &first_ns);
             // SAFETY: the handler reads a clock and an atomic, and calls what is made to be called in one;
             // it takes no lock and allocates nothing.
-            unsafe { signal_hook::low_level::register(signal, handler) }?;
+            unsafe { signal_hook::low_level::register(number, handler) }?;
         }
         Ok(Self {
-            stops: kinds.into_iter().map(signal).collect::<io::Result<_>>()?,
+            stops,
             usr1: takes_usr1
                 .then(|| signal(SignalKind::user_defined1()))
                 .transpose()?,
