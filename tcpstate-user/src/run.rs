@@ -332,7 +332,7 @@ impl<'a> Driver<'a> {
             filter: options.filter.clone(),
             gate: (!options.owner.wants_all()).then(|| {
                 let matcher = options.owner.clone().with(source.names());
-                Gate::new(matcher, options.limits)
+                Gate::new(matcher, options.limits, origin.sample_interval_ns.is_some())
             }),
             selection: Selection::default(),
             flush_each_batch: origin.live || options.interactive,

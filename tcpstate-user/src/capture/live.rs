@@ -232,12 +232,12 @@ impl Live {
         if self.shared.stopped() {
             return Ok(());
         }
-        self.loaded.detach()?;
-        // It looks once more, at what the last events have left.
-        self.shared.exchange.stop();
+        // It looks once more. What happens meanwhile the events tell.
+        self.shared.exchange.end();
         if let Some(sampler) = self.sampler.take() {
             let _ = sampler.join();
         }
+        self.loaded.detach()?;
         self.last_run = self.loaded.program_run().ok();
         // A program that was running when it was detached still counts and submits: wait until the
         // books balance.
@@ -361,7 +361,7 @@ impl EventSource for Live {
         // A detach that fails leaves the program attached until we exit; the reader must end all
         // the same, or the run would never.
         if self.end().is_err() {
-            self.shared.exchange.stop();
+            self.shared.exchange.abandon();
             self.shared.stop();
         }
     }

@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hashbrown::HashSet;
 use rustix::{
     process::geteuid,
     time::{ClockId, clock_gettime},
@@ -84,7 +85,10 @@ struct Given {
     list: List,
     /// The first list has been made, or will never be.
     listed: bool,
-    stopped: bool,
+    /// Look once more, and end.
+    ending: bool,
+    /// Nobody is there any more to take what is made.
+    abandoned: bool,
 }
 
 /// How a list of all sockets is coming along.
@@ -141,24 +145,32 @@ impl Exchange {
         std::mem::take(&mut self.lock().notices)
     }
 
-    /// Ends the sampler, at once or after what it is doing.
-    pub(super) fn stop(&self) {
-        self.lock().stopped = true;
+    /// Lets the sampler look once more, and end.
+    pub(super) fn end(&self) {
+        self.lock().ending = true;
         self.changed.notify_all();
     }
 
-    /// Begins a list: waits until the reader notes. `false`: stopped meanwhile.
+    /// Lets the sampler end without waiting for anybody.
+    pub(super) fn abandon(&self) {
+        let mut state = self.lock();
+        state.ending = true;
+        state.abandoned = true;
+        self.changed.notify_all();
+    }
+
+    /// Begins a list: waits until the reader notes. `false`: there is none.
     fn begin_list(&self, wake: impl Fn()) -> bool {
         let mut state = self.lock();
         state.list = List::Wanted;
         wake();
-        while state.list == List::Wanted && !state.stopped {
+        while state.list == List::Wanted && !state.abandoned {
             state = self
                 .changed
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        !state.stopped
+        !state.abandoned
     }
 
     fn give(&self, censuses: Vec<Census>, notices: Vec<String>, ends_list: bool) {
@@ -171,13 +183,13 @@ impl Exchange {
         }
     }
 
-    /// Sleeps until then; `false`: stopped meanwhile.
+    /// Sleeps until then; `false`: it is to end.
     fn sleep_until(&self, then: Instant) -> bool {
         let mut state = self.lock();
         loop {
             let left = then.saturating_duration_since(Instant::now());
-            if state.stopped || left.is_zero() {
-                return !state.stopped;
+            if state.ending || left.is_zero() {
+                return !state.ending;
             }
             state = self
                 .changed
@@ -241,7 +253,7 @@ struct Place {
 impl Sampler {
     fn run(mut self) {
         let mut lost = (self.plan.lost)();
-        self.list_all();
+        self.list_all(true);
         let mut listed = Instant::now();
         let Some(interval) = self.plan.interval else {
             return;
@@ -251,9 +263,8 @@ impl Sampler {
             self.sample_all();
             let now_lost = (self.plan.lost)();
             if now_lost != lost && listed.elapsed() >= HEAL {
-                if self.list_all() {
-                    lost = now_lost;
-                }
+                lost = now_lost;
+                self.list_all(false);
                 listed = Instant::now();
             }
             let spent = thread_cpu().saturating_sub(cpu_before);
@@ -261,24 +272,18 @@ impl Sampler {
             if !self.exchange.sleep_until(next) {
                 // So that the run's last words are of its end, and not of up to an interval before, nor
                 // of what the last events that were lost have left wrong.
-                self.list_now(false);
+                self.list_all(false);
                 self.sample_all();
                 return;
             }
         }
     }
 
-    /// Lists all sockets of all namespaces. `false`: stopped meanwhile, and nothing was listed.
-    fn list_all(&mut self) -> bool {
-        let begun = self.exchange.begin_list(&self.wake);
-        if begun {
-            self.list_now(self.plan.resolve_owners);
+    /// Lists all sockets of all namespaces: for the first time, or to see what has become of them.
+    fn list_all(&mut self, first: bool) {
+        if !self.exchange.begin_list(&self.wake) {
+            return;
         }
-        begun
-    }
-
-    /// The same, where no events come any more or the reader notes them.
-    fn list_now(&mut self, resolve_owners: bool) {
         let request = Request {
             // The others are small, or bound and no more.
             states: StateSet::ALL.without(
@@ -290,11 +295,18 @@ impl Sampler {
             ipv6_only: false,
             with_info: false,
         };
+        let resolve_owners = first && self.plan.resolve_owners;
+        let mut seen_before: Vec<(u32, u64)> = Vec::new();
+        if !first && let Ok(inventory) = Inventory::take(&self.plan.wanted, request, false) {
+            // A list in pieces can miss a single socket; what neither of two has is not there.
+            let sockets = inventory.sockets.iter();
+            seen_before.extend(sockets.map(|socket| (socket.netns, socket.cookie)));
+        }
         let taken = Inventory::take(&self.plan.wanted, request, resolve_owners);
         let (mut censuses, mut notices) = (Vec::new(), Vec::new());
         match taken {
             Ok(inventory) => {
-                censuses = parts(&inventory);
+                censuses = parts(&inventory, &seen_before);
                 let hidden = inventory.hidden.as_ref().filter(|_| geteuid().is_root());
                 let missing = inventory.missing.iter();
                 notices.extend(
@@ -393,10 +405,14 @@ impl Sampler {
             });
             match sample(namespace, synack, &mut place.sampled) {
                 Ok(sampled) => censuses.extend(sampled.into_iter().flat_map(divide)),
-                Err(error) => notices.push(format!(
-                    "what no transition shows is unknown in network namespace {netns}: {}",
-                    chain(&error)
-                )),
+                Err(error) => {
+                    // What it told was told to nobody.
+                    place.sampled.tell_again();
+                    notices.push(format!(
+                        "what no transition shows is unknown in network namespace {netns}: {}",
+                        chain(&error)
+                    ));
+                }
             }
             true
         });
@@ -435,7 +451,7 @@ fn sample(
 }
 
 /// A census of each namespace that was listed, in parts.
-fn parts(inventory: &Inventory) -> Vec<Census> {
+fn parts(inventory: &Inventory, seen_before: &[(u32, u64)]) -> Vec<Census> {
     let mut censuses: Vec<Census> = inventory
         .asked
         .iter()
@@ -467,6 +483,14 @@ fn parts(inventory: &Inventory) -> Vec<Census> {
         }
     }
     for census in &mut censuses {
+        let found: HashSet<u64> = census.found.iter().map(|found| found.cookie).collect();
+        let here = seen_before
+            .iter()
+            .filter(|(netns, _)| *netns == census.netns);
+        let only_before = here.map(|&(_, cookie)| cookie);
+        census.known = only_before
+            .filter(|cookie| !found.contains(cookie))
+            .collect();
         // Listeners first: they tell whose the others are.
         census
             .found

@@ -55,6 +55,8 @@ pub(super) struct Sampled {
     previous_ns: Option<u64>,
     before: Option<Small>,
     half_open: bool,
+    /// The last look found that nothing had happened since the one before: what came before that is known.
+    settled: bool,
     round: u32,
 }
 
@@ -79,7 +81,8 @@ const TELL: u8 = 2;
 impl Sampled {
     /// Whether nothing can have changed since the last look. If so, this was a look.
     pub(super) fn is_quiet(&mut self, here: &Small, now_ns: u64) -> bool {
-        let quiet = self.minis.is_empty()
+        let quiet = self.settled
+            && self.minis.is_empty()
             && !self.half_open
             && here.activity.minisockets == Some(0)
             && here.activity.in_segments.is_some()
@@ -261,6 +264,9 @@ impl Round<'_> {
         });
         let listen = listen(sampled.before.as_ref(), &here);
         sampled.half_open = !half_open.is_empty();
+        sampled.settled = sampled
+            .before
+            .is_some_and(|before| before.activity == here.activity);
         sampled.before = Some(here);
         sampled.previous_ns = Some(begin_ns);
         Census {

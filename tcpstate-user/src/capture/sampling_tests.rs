@@ -152,6 +152,11 @@ fn a_namespace_in_which_nothing_came_in_is_not_asked() {
         synack_retransmits: Some(in_segments / 4),
     };
     assert!(!sampled.is_quiet(&here(5, 0), S), "nothing is known yet");
+    sampled.begin(S / 2, 1).end(here(5, 0));
+    assert!(
+        !sampled.is_quiet(&here(5, 0), S),
+        "what it should have found may be missing once more"
+    );
     sampled.begin(S, 1).end(here(5, 0));
     assert!(sampled.is_quiet(&here(5, 0), 2 * S));
     for (segments, minisockets) in [(6, 0), (5, 1)] {

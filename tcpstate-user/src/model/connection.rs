@@ -149,9 +149,9 @@ impl Ended {
             Some(last) if last.state == left.state && last.dwell_ns.is_none() => *last = stay,
             _ => connection.states.push(stay),
         }
-        if connection.opened {
-            self.lifetime_ns = Some(left.at_ns.saturating_sub(connection.first_ns));
-        }
+        // Where the time in the state is not known, its end is not either.
+        let is_known = connection.opened && left.dwell_ns.is_some();
+        self.lifetime_ns = is_known.then(|| left.at_ns.saturating_sub(connection.first_ns));
         connection.last_ns = Some(left.at_ns);
         self.goes_on = left.then;
     }

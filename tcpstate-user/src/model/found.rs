@@ -175,7 +175,7 @@ impl Tracker {
             self.books.superseded += 1;
             self.drop_connection(slot);
         }
-        let ended = self.listeners.not_listed(census, &listed);
+        let ended = self.listeners.not_listed(census, settled_ns, &listed);
         for group in ended {
             if let Some(rates) = &mut self.rates {
                 rates.leave(group, State::LISTEN);
@@ -216,7 +216,14 @@ impl Tracker {
             comm: None,
             cgroup: found.cgroup,
         });
-        let mut mini = Mini::new(found.state, None, census.netns, service, group);
+        let mut mini = Mini::new(
+            found.state,
+            None,
+            census.begin_ns,
+            census.netns,
+            service,
+            group,
+        );
         mini.mark_found();
         if !self.unseen.insert(found.cookie, mini) {
             self.books.unfollowed += 1;

@@ -184,6 +184,7 @@ impl Listeners {
     pub(super) fn not_listed(
         &mut self,
         census: &Census,
+        settled_ns: u64,
         listed: &HashSet<u64, BuildMixer>,
     ) -> Vec<u16> {
         let ended: Vec<SocketId> = self
@@ -197,7 +198,7 @@ impl Listeners {
                 };
                 let is_older = listener
                     .since_ns
-                    .is_none_or(|since_ns| since_ns < census.begin_ns);
+                    .is_none_or(|since_ns| since_ns < settled_ns);
                 !is_listed && listener.netns() == census.netns && is_older
             })
             .map(|(&id, _)| id)

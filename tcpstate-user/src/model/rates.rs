@@ -196,7 +196,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    fn new(counts: &Counts, now: &[u32; SLOTS]) -> Self {
+    fn new(counts: &Counts, now: &[u64; SLOTS]) -> Self {
         let mut transitions: Vec<TransitionCount> = counts.matrix.iter().collect();
         transitions.sort_unstable();
         let mut causes: Vec<(Cause, u64)> = counts.causes.iter().collect();
@@ -205,7 +205,7 @@ impl Figures {
         let mut figures = Self {
             causes,
             states: states
-                .map(|(slot, &count)| (state_of(slot), count.into()))
+                .map(|(slot, &count)| (state_of(slot), count))
                 .collect(),
             ..Self::default()
         };
@@ -300,7 +300,7 @@ struct Group {
     interval: Counts,
     /// Up to the last tick.
     before: Counts,
-    now: [u32; SLOTS],
+    now: [u64; SLOTS],
 }
 
 impl Group {
@@ -351,12 +351,12 @@ impl Rates {
     /// So many sockets are.
     #[inline]
     pub(super) fn enter_all(&mut self, group: u16, state: State, count: u32) {
-        self.group(group).now[slot_of(state)] += count;
+        self.group(group).now[slot_of(state)] += u64::from(count);
     }
 
     /// So many sockets that were counted in this state no longer are.
     pub(super) fn leave_all(&mut self, group: u16, state: State, count: u32) {
-        self.group(group).now[slot_of(state)] -= count;
+        self.group(group).now[slot_of(state)] -= u64::from(count);
     }
 
     /// A socket that was counted in this state no longer is.

@@ -380,7 +380,14 @@ impl Tracker {
             Some(event.ts_ns())
         };
         let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
-        let mini = Mini::new(state, since_ns, cold.netns(), hot.service, group);
+        let mini = Mini::new(
+            state,
+            since_ns,
+            event.ts_ns(),
+            cold.netns(),
+            hot.service,
+            group,
+        );
         if !self.unseen.await_found(cookie, mini) {
             self.books.unfollowed += 1;
         } else if let Some(rates) = &mut self.rates {

@@ -25,6 +25,9 @@ const MISSES: u8 = 2;
 pub(super) struct Mini {
     /// Since when the connection is in this state.
     pub(super) since_ns: Option<u64>,
+    /// Since when there is a minisocket, or it was found: it can have been in its state as a socket long
+    /// before.
+    there_ns: u64,
     pub(super) netns: u32,
     pub(super) service: u16,
     pub(super) group: u16,
@@ -39,12 +42,14 @@ impl Mini {
     pub(super) const fn new(
         state: State,
         since_ns: Option<u64>,
+        there_ns: u64,
         netns: u32,
         service: u16,
         group: u16,
     ) -> Self {
         Self {
             since_ns,
+            there_ns,
             netns,
             service,
             group,
@@ -141,7 +146,7 @@ impl Unseen {
                     return false;
                 }
                 // It may have come while the list was made.
-                if mini.since_ns.is_none_or(|since_ns| since_ns >= begin_ns) {
+                if mini.there_ns >= begin_ns {
                     return true;
                 }
                 mini.misses += 1;
@@ -156,10 +161,9 @@ impl Unseen {
         }
         for awaited in self.awaited.values_mut() {
             while let Some(&cookie) = awaited.front() {
-                let is_old = minis.get(&cookie).is_none_or(|mini| {
-                    let since_ns = mini.since_ns.unwrap_or(0);
-                    since_ns.saturating_add(FORGET_NS) < begin_ns
-                });
+                let is_old = minis
+                    .get(&cookie)
+                    .is_none_or(|mini| mini.there_ns.saturating_add(FORGET_NS) < begin_ns);
                 if !is_old {
                     break;
                 }
@@ -220,7 +224,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn mini(since_ns: u64) -> Mini {
-        Mini::new(State::TIME_WAIT, Some(since_ns), 1, 0, 0)
+        Mini::new(State::TIME_WAIT, Some(since_ns), since_ns, 1, 0, 0)
     }
 
     fn judged(unseen: &mut Unseen, netns: u32, begin_ns: u64) -> (Vec<u64>, Vec<u64>) {

@@ -169,7 +169,7 @@ impl Writer {
     /// little late, which spares a block of events for each.
     pub fn append_census(&mut self, census: &Census) -> Result<Room, WriteError> {
         self.censuses.push(census.clone());
-        if census.scope.is_of_sockets() || self.pending.is_empty() {
+        if census.scope.is_of_sockets() || self.pending.is_empty() || self.censuses.len() > 1 {
             return self.flush();
         }
         Ok(Room::Left)

@@ -24,12 +24,17 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    pub(super) fn new(matcher: OwnerMatcher, limits: Limits) -> Self {
+    /// `follows`: censuses will tell when minisockets are gone.
+    pub(super) fn new(matcher: OwnerMatcher, limits: Limits, follows: bool) -> Self {
+        let mut tracker = Tracker::new(limits).without_rates().without_histograms();
+        if follows {
+            tracker.follow();
+        }
         Self {
-            tracker: Tracker::new(limits).without_rates().without_histograms(),
+            tracker,
             matcher,
             going_on: HashSet::new(),
-            max_going_on: limits.max_connections,
+            max_going_on: if follows { limits.max_connections } else { 0 },
             dropped: 0,
         }
     }
@@ -37,15 +42,20 @@ impl Gate {
     /// Takes out of a census what the view is not to see. A minisocket is its connection's; whose a
     /// half-open connection is follows from who listens there.
     pub(super) fn census(&mut self, census: &mut Census) {
-        self.tracker.census(census, |_| {});
+        let mut gone = Vec::new();
+        self.tracker.census(census, |left| {
+            if left.then.is_none() {
+                gone.push(left.cookie);
+            }
+        });
         let (matcher, going_on) = (&mut self.matcher, &mut self.going_on);
         let tracker = &self.tracker;
         census.found.retain(|found| {
             let (role, owner, uid, cgroup) = tracker.whose(found);
             going_on.contains(&found.cookie) || matcher.matches(role, &owner, uid, cgroup)
         });
-        for gone in &census.gone {
-            going_on.remove(&gone.cookie);
+        for cookie in gone {
+            going_on.remove(&cookie);
         }
         let netns = census.netns;
         census.half_open.retain(|half_open| {
@@ -92,7 +102,7 @@ mod tests {
     const CURL: &[u8; 16] = b"curl\0\0\0\0\0\0\0\0\0\0\0\0";
 
     fn gate(filter: OwnerFilter) -> Gate {
-        Gate::new(filter.with(Names::default()), Limits::default())
+        Gate::new(filter.with(Names::default()), Limits::default(), true)
     }
 
     fn of_curl() -> Gate {

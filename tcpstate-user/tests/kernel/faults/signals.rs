@@ -192,6 +192,12 @@ fn check_recording(path: &Path) -> Result<()> {
             read.status.code() == Some(1) && read.stderr.contains("is empty"),
             "an empty recording: {read:?}"
         );
+    } else if read.stdout.contains("\"partial\":true") {
+        // Killed: it reads up to its last whole block, and says that its end is missing.
+        ensure!(
+            read.status.code() == Some(0) && !read.stderr.is_empty(),
+            "a recording without its end: {read:?}"
+        );
     } else {
         read.json().context("the recording")?;
     }
