@@ -299,7 +299,7 @@ impl Sampler {
         let mut seen_before: Vec<(u32, u64)> = Vec::new();
         if !first && let Ok(inventory) = Inventory::take(&self.plan.wanted, request, false) {
             // A list in pieces can miss a single socket; what neither of two has is not there.
-            let sockets = inventory.sockets.iter();
+            let sockets = inventory.sockets.iter().filter(|one| !one.is_small());
             seen_before.extend(sockets.map(|socket| (socket.netns, socket.cookie)));
         }
         let taken = Inventory::take(&self.plan.wanted, request, resolve_owners);

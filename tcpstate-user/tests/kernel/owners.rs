@@ -189,8 +189,14 @@ fn check_ends(life: &[Value], sides: &[Side], customer: &Client, skipped: u64) -
     let ends = found.len() as u64 + unknown;
     let missing = (2 * u64::from(CONNECTIONS)).checked_sub(ends);
     let missing = missing.context("more ends than there were")?;
+    // The kernel has been seen to skip a few more than it counts, and only where it skips some.
+    let uncounted = if skipped > 0 {
+        u64::from(CONNECTIONS) / 50
+    } else {
+        0
+    };
     ensure!(
-        missing + unknown <= skipped,
+        missing + unknown <= skipped + uncounted,
         "{missing} ends are missing and {unknown} unknown, for {skipped} changes not shown"
     );
     Ok(())
