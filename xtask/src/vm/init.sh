@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # The first process of a guest: puts the machine's root file system, which comes read-only over 9p,
 # under a layer of memory, and goes on there with guest.sh. What it says goes to the console.
-/bin/busybox mkdir -p /proc /sys /dev /lower /layer /root
+/bin/busybox mkdir -p /proc /sys /dev /lower /layer /merged
 /bin/busybox --install -s /bin
 export PATH=/bin
 # When the first process ends the kernel panics and reboots, and QEMU ends instead (-no-reboot).
@@ -19,9 +19,9 @@ done < /modules/order
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose host /lower
 mount -t tmpfs layer /layer
 mkdir /layer/upper /layer/work
-mount -t overlay -o lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work overlay /root
-mkdir -p /root/mnt/tcpstate
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 exchange /root/mnt/tcpstate
-mount --move /dev /root/dev
+mount -t overlay -o lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work overlay /merged
+mkdir -p /merged/mnt/tcpstate
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 exchange /merged/mnt/tcpstate
+mount --move /dev /merged/dev
 umount /proc /sys
-exec switch_root /root /bin/sh /mnt/tcpstate/guest.sh
+exec switch_root /merged /bin/sh /mnt/tcpstate/guest.sh
