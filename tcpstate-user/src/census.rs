@@ -152,7 +152,7 @@ pub struct Gone {
     /// The cookie that it had.
     pub cookie: u64,
     /// When it went, monotonic nanoseconds: when its timer was to expire if that is within the
-    /// interval, else the end of the interval.
+    /// interval; if it went late, when this census began; if early, when the first census that missed it did.
     pub at_ns: u64,
 }
 
