@@ -65,7 +65,8 @@ fn killed(mode: &str) -> Result<()> {
 fn bpf_ids(pid: u32, key: &str) -> Result<BTreeSet<String>> {
     let mut ids = BTreeSet::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        let info = fs::read_to_string(entry?.path())?;
+        // A descriptor that was closed meanwhile is none that it holds.
+        let info = fs::read_to_string(entry?.path()).unwrap_or_default();
         ids.extend(
             info.lines()
                 .filter_map(|line| line.strip_prefix(key))

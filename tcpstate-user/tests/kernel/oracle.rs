@@ -217,7 +217,9 @@ fn parse(key: &str) -> Result<Transition> {
 fn recursion_misses(pid: u32) -> Result<u64> {
     let mut misses = 0;
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        for line in fs::read_to_string(entry?.path())?.lines() {
+        // A descriptor that was closed meanwhile is no program's.
+        let info = fs::read_to_string(entry?.path()).unwrap_or_default();
+        for line in info.lines() {
             if let Some(count) = line.strip_prefix("recursion_misses:") {
                 misses += count.trim().parse::<u64>()?;
             }
