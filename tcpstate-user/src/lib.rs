@@ -17,6 +17,12 @@
 //! - [`view`]: a file per subcommand.
 //! - [`format`]: how things are written: text, JSON, CSV, units.
 
+// Input is counted or reported, and never ends the process.
+#![cfg_attr(
+    not(test),
+    warn(clippy::expect_used, clippy::panic, clippy::unwrap_used)
+)]
+
 pub mod capture;
 pub mod census;
 pub mod cli;

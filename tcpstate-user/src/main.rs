@@ -1,5 +1,10 @@
 //! The binary `tcpstate`: parse, run, turn an error into a message and an exit code.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::expect_used, clippy::panic, clippy::unwrap_used)
+)]
+
 use std::{
     io::{self, IsTerminal, Write},
     path::PathBuf,
