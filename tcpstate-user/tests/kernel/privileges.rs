@@ -33,6 +33,11 @@ pub fn add(trials: &mut Vec<Trial>) {
         &[Need::Btf, setpriv],
         ordinary_user_without_capabilities,
     ));
+    trials.push(trial(
+        "each_capability_is_needed",
+        &[Need::Btf, setpriv, Need::Program("setcap")],
+        each_capability_is_needed,
+    ));
 }
 
 fn ordinary_user_with_capabilities() -> Result<()> {
@@ -85,6 +90,40 @@ fn ordinary_user_without_capabilities() -> Result<()> {
     // Not everything takes privileges.
     let Output { status, stderr, .. } = run("setpriv", &user_arguments(&binary, &["--version"]))?;
     ensure!(status.success(), "{stderr}");
+    Ok(())
+}
+
+/// The two capabilities suffice (above), and neither does alone.
+fn each_capability_is_needed() -> Result<()> {
+    const COMMANDS: [&[&str]; 5] = [
+        &["trace"],
+        &["life"],
+        &["rates"],
+        &["hist"],
+        &["record", "-w", "-"],
+    ];
+    let (_folder, binary) = copy_of_the_binary()?;
+    for alone in ["cap_bpf=ep", "cap_perfmon=ep"] {
+        let status = Command::new("setcap").arg(alone).arg(&binary).status()?;
+        ensure!(status.success(), "setcap: {status}");
+        for command in COMMANDS {
+            let output = as_user(&binary)
+                .args(command)
+                .args(["--attach", "btf", "--duration", "1"])
+                .output()?;
+            let (code, stderr) = (output.status.code(), String::from_utf8(output.stderr)?);
+            ensure!(
+                code == Some(1),
+                "{alone}, {command:?}: exit {code:?}: {stderr}"
+            );
+            for word in ["CAP_BPF", "CAP_PERFMON"] {
+                ensure!(
+                    stderr.contains(word),
+                    "{alone}, {command:?}: no `{word}` in: {stderr}"
+                );
+            }
+        }
+    }
     Ok(())
 }
 
