@@ -1,0 +1,77 @@
+//! SECURITY.md counts the `unsafe` that ships, file by file, and counts right.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Where what ships is written.
+const SOURCES: [&str; 3] = [
+    "tcpstate-common/src",
+    "tcpstate-ebpf/src",
+    "tcpstate-user/src",
+];
+
+#[test]
+fn every_unsafe_is_listed() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = Vec::new();
+    for folder in SOURCES {
+        find(&workspace.join(folder), &mut files);
+    }
+    let mut found = BTreeMap::new();
+    for file in files {
+        let count = count(&fs::read_to_string(&file).unwrap());
+        if count != 0 {
+            let name = file.strip_prefix(&workspace).unwrap();
+            found.insert(name.display().to_string(), count);
+        }
+    }
+    let page = fs::read_to_string(workspace.join("SECURITY.md")).unwrap();
+    assert_eq!(listed(&page), found, "SECURITY.md, and the sources");
+}
+
+fn find(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            find(&path, files);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Blocks, functions and implementations; what stands in comments does not count.
+fn count(source: &str) -> usize {
+    let code = source.lines().filter_map(|line| line.split("//").next());
+    code.map(|line| {
+        let kinds = ["unsafe {", "unsafe fn ", "unsafe impl "];
+        kinds
+            .map(|kind| line.matches(kind).count())
+            .iter()
+            .sum::<usize>()
+    })
+    .sum()
+}
+
+/// The rows that begin with a source file and a number.
+fn listed(page: &str) -> BTreeMap<String, usize> {
+    page.lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split(" | ");
+            let file = cells.next()?.strip_suffix('`')?;
+            let count = cells.next()?.parse().ok()?;
+            Some((file.to_owned(), count))
+        })
+        .collect()
+}
+
+#[test]
+fn comments_do_not_count() {
+    assert_eq!(
+        count("// unsafe {\nunsafe { a } // unsafe {\nunsafe fn b() {}"),
+        2
+    );
+}
