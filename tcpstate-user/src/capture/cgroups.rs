@@ -169,7 +169,8 @@ fn unescape(field: &[u8]) -> PathBuf {
             .flatten()
             .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         bytes.push(octal.unwrap_or(first));
-        rest = if octal.is_some() { &after[3..] } else { after };
+        let digits = if octal.is_some() { 3 } else { 0 };
+        rest = after.get(digits..).unwrap_or(&[]);
     }
     PathBuf::from(OsStr::from_bytes(&bytes))
 }

@@ -95,8 +95,10 @@ fn comm(process: &Path) -> Option<Comm> {
     let name = text.strip_suffix(b"\n").unwrap_or(&text);
     let mut comm = Comm::default();
     // Kernel threads have longer names, and no sockets.
-    let length = name.len().min(comm.0.len() - 1);
-    comm.0[..length].copy_from_slice(&name[..length]);
+    let room = comm.0.len() - 1;
+    for (to, from) in comm.0.iter_mut().zip(name.iter().take(room)) {
+        *to = *from;
+    }
     Some(comm)
 }
 

@@ -125,8 +125,7 @@ pub(super) fn parse_fixed(start: &[u8]) -> Result<(usize, u32), HeaderError> {
     if PACKET_CAPTURES.iter().any(|magic| start.starts_with(magic)) {
         return Err(HeaderError::PacketCapture);
     }
-    let known = start.len().min(MAGIC.len());
-    if start[..known] != MAGIC[..known] {
+    if start.iter().zip(&MAGIC).any(|(byte, magic)| byte != magic) {
         return Err(HeaderError::Foreign);
     }
     if let Some(&[low, high]) = start.get(8..10)

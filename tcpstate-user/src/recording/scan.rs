@@ -130,7 +130,7 @@ impl<R: Read> Scanner<R> {
         let mut window = Window::new(stream);
         window.fill(FILE_HEADER)?;
         let start = window.bytes();
-        let (length, crc) = match header::parse_fixed(&start[..start.len().min(FILE_HEADER)]) {
+        let (length, crc) = match header::parse_fixed(start.get(..FILE_HEADER).unwrap_or(start)) {
             Ok(found) => found,
             Err(error) => return Ok(Err(error)),
         };
@@ -298,7 +298,7 @@ impl<R: Read> Scanner<R> {
             self.window.fill(BLOCK_HEADER)?;
             let bytes = self.window.bytes();
             let found = bytes.windows(BLOCK_HEADER).position(|at| {
-                at[0] == BLOCK_MAGIC[0]
+                at.first() == BLOCK_MAGIC.first()
                     && at
                         .first_chunk()
                         .is_some_and(|at| BlockHeader::from_bytes(at).is_some())

@@ -164,7 +164,7 @@ fn message(bytes: &[u8]) -> Result<(Message<'_>, usize), MalformedError> {
             left: bytes.len(),
         });
     };
-    let payload = &whole[HEADER..];
+    let payload = whole.get(HEADER..).unwrap_or(&[]);
     let content = match u16_at(header, 4) {
         SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => Content::Socket(payload),
         // An end without a number is one without an error.
