@@ -172,9 +172,10 @@ pub struct LostByReason {
     /// The ring buffer was full.
     pub ring_full: u64,
     /// The kernel skipped the program because one was already running on that CPU
-    /// (`recursion_misses` of the program). A BTF tracepoint counts them since Linux 6.1, and skips
-    /// none before; a classic one counts them since 6.7 only.
-    pub nested: u64,
+    /// (`recursion_misses` of the program); `None` where the kernel skips without counting. A BTF
+    /// tracepoint counts them since Linux 6.1, and skips none before; a classic one counts them since
+    /// 6.7 only.
+    pub nested: Option<u64>,
 }
 
 /// Why the reader did not hand on a record.

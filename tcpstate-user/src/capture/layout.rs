@@ -11,6 +11,10 @@ use tcpstate_common::config::{Offsets, TP_BASE, TP_BASE_LAZY, TracepointRecord};
 
 /// What [`resolve_offsets`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says of one thing whether the kernel has it"
+)]
 pub struct Resolved {
     /// Where things are.
     pub offsets: Offsets,
@@ -21,6 +25,9 @@ pub struct Resolved {
     /// A socket points at its cgroup; if not, the offsets on that path are 0.
     /// *Since:* Linux 5.15.
     pub has_cgroup: bool,
+    /// What a classic tracepoint skips because a program runs on that CPU already is counted.
+    /// *Since:* Linux 6.7.
+    pub counts_skipped: bool,
 }
 
 /// Why the kernel's layout is not one that the BPF programs can read.
@@ -233,6 +240,7 @@ pub fn resolve_offsets(btf: &Btf) -> Result<Resolved, LayoutError> {
         has_cookie: has_tracing_cookie(btf)?,
         has_task_btf: has_helper(btf, "BPF_FUNC_get_current_task_btf")?,
         has_cgroup,
+        counts_skipped: counts_skipped(btf)?,
     })
 }
 
@@ -267,6 +275,19 @@ fn has_tracing_cookie(btf: &Btf) -> Result<bool, LayoutError> {
         }
     }
     Ok(false)
+}
+
+/// Whether the kernel counts what a classic tracepoint skips.
+///
+/// That leaves no type of its own behind; the patch beside it in the same series does.
+///
+/// *Source:* `bpf_link_info` in `include/uapi/linux/bpf.h`, Linux commit e2b2cd592a7c ("bpf: Add missed value
+/// to `kprobe_multi` link info"), beside dd8657894c11 ("bpf: Count missed stats in `trace_call_bpf`").
+/// *Since:* Linux 6.7.
+fn counts_skipped(btf: &Btf) -> Result<bool, LayoutError> {
+    let info = Structure::find(btf, "bpf_link_info");
+    let missed = info.and_then(|info| info.at("kprobe_multi.missed", Shape::Bytes(8)));
+    Ok(optional(missed)?.is_some())
 }
 
 /// Whether the kernel has a helper: `name` as `enum bpf_func_id` spells it.

@@ -195,6 +195,9 @@ const KERNEL: &str = "
     struct task_struct 3264 tgid:int@1268 comm:%comm@1752
     enum bpf_func_id BPF_FUNC_get_current_task_btf
     func bpf_get_socket_ptr_cookie
+    struct %kprobe_multi 24 addrs:long@0 count:int@8 flags:int@12 missed:long@16
+    union %link_kinds 24 kprobe_multi:%kprobe_multi@0
+    struct bpf_link_info 40 type:int@0 id:int@4 prog_id:int@8 :%link_kinds@16
 ";
 
 /// Makes BTF of declarations, one a line or between bars: `KIND NAME ...`. A name that begins with
@@ -327,7 +330,8 @@ fn members_are_found_through_anonymous_ones_and_typedefs() {
             offsets,
             has_cookie: true,
             has_task_btf: true,
-            has_cgroup: true
+            has_cgroup: true,
+            counts_skipped: true,
         }
     );
 }
@@ -374,6 +378,11 @@ fn what_is_not_there_yet_is_done_without() {
 
     let before_5_11 = kernel_with("BPF_FUNC_get_current_task_btf", "BPF_FUNC_get_current_task");
     assert!(before_5_11.as_ref().unwrap().has_cookie && !before_5_11.unwrap().has_task_btf);
+
+    let before_6_7 = kernel_with(" missed:long@16", "").unwrap();
+    assert!(!before_6_7.counts_skipped && before_6_7.has_cgroup);
+    let before_5_18 = kernel_with("kprobe_multi:%", "xdp:%").unwrap();
+    assert!(!before_5_18.counts_skipped);
 }
 
 #[test]

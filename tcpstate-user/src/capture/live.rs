@@ -368,14 +368,16 @@ impl EventSource for Live {
 
     fn accounting(&mut self) -> anyhow::Result<Accounting> {
         let counters = self.counters()?;
-        let nested = self.program_run().map_or(0, |run| run.recursion_misses);
+        let run = self.program_run().filter(|_| self.loaded.counts_skipped());
+        let nested = run.map(|run| run.recursion_misses);
+        let skipped = nested.unwrap_or(0);
         let malformed = self.shared.malformed.load(Ordering::Acquire);
         let queue_full = self.shared.queue_full.load(Ordering::Acquire);
         Ok(Accounting {
-            seen: counters.seen + nested,
+            seen: counters.seen + skipped,
             filtered: counters.filtered(),
             submitted: counters.submitted,
-            lost: counters.lost_ring_full + nested,
+            lost: counters.lost_ring_full + skipped,
             received: self.shared.received.load(Ordering::Acquire),
             rejected: malformed + queue_full,
             filtered_by_reason: FilteredByReason {

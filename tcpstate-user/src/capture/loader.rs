@@ -88,6 +88,7 @@ pub struct Loaded {
     ring_bytes: u32,
     has_cookies: bool,
     without_socket: Option<String>,
+    counts_skipped: bool,
 }
 
 /// The kernel's own figures about a program.
@@ -199,6 +200,9 @@ fn load_as(
     };
     let mut base = config::TP_BASE;
     let mut btf = None;
+    // A BTF tracepoint skips none where it does not count them.
+    let counts_skipped =
+        plan.mode == Mode::Btf || socket.is_some_and(|socket| socket.resolved.counts_skipped);
     match plan.mode {
         Mode::Btf => {
             let resolved = layout::resolve_offsets(&host.kernel_btf()?)?;
@@ -271,6 +275,7 @@ fn load_as(
         ring_bytes: plan.ring_bytes,
         has_cookies: config.has_cookie != 0,
         without_socket: None,
+        counts_skipped,
     })
 }
 
@@ -409,6 +414,11 @@ impl Loaded {
     /// Why the program does not read the sockets, in `tracepoint` mode; `None`: it does.
     pub fn without_socket(&self) -> Option<&str> {
         self.without_socket.as_deref()
+    }
+
+    /// Whether the kernel is known to count the runs that it skips ([`ProgramRun::recursion_misses`]).
+    pub const fn counts_skipped(&self) -> bool {
+        self.counts_skipped
     }
 
     /// Whether events carry the socket's cookie.

@@ -123,6 +123,8 @@ struct Attached {
     instructions: Option<u32>,
     /// Why the sockets cannot be read, if not.
     without_socket: Option<String>,
+    /// The kernel skips runs without counting them.
+    skips_uncounted: bool,
 }
 
 /// Which attach modes work.
@@ -181,6 +183,7 @@ fn try_attach(host: &Host, mode: Mode, ring_bytes: u32) -> Result<Attached, Capt
         // An instruction is eight bytes long.
         instructions: size_bytes.map(|bytes| bytes / 8),
         without_socket: loaded.without_socket().map(str::to_owned),
+        skips_uncounted: !loaded.counts_skipped(),
     })
 }
 
@@ -434,9 +437,15 @@ fn attach_tracepoint(tried: &Result<Attached, CaptureError>, works: Works) -> Ch
             format!("{}; sockets cannot be read: {why}", attached(tried)),
         )
         .costs(format!(
-            "with --attach tracepoint there is no {}",
+            "with --attach tracepoint there is no {}, and `nested` is unknown",
             loader::ONLY_IN_THE_SOCKET
         )),
+        Ok(tried) if tried.skips_uncounted => check(name, Status::Degraded, attached(tried))
+            .costs(
+                "with --attach tracepoint `nested` is unknown: this kernel does not count the \
+                 transitions that it skips (Linux 6.7)",
+            )
+            .remedy("--attach btf skips none, or counts them."),
         Ok(tried) => check(name, Status::Ok, attached(tried)),
         Err(error) => Check::failed(name, error).costs(works.without_tracepoint()),
     }

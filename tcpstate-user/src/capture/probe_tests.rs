@@ -156,6 +156,7 @@ fn kernel_types_name_what_they_do_not_have() {
         has_cookie: true,
         has_task_btf: true,
         has_cgroup: true,
+        counts_skipped: true,
     };
     assert_eq!(kernel_types(Ok(all), BOTH).status, Status::Ok);
     for (lacking, word) in [
@@ -197,7 +198,7 @@ fn what_one_attach_mode_costs_depends_on_the_other() {
     let costs = |check: Check| check.costs.unwrap();
     let size = Attached {
         instructions: Some(411),
-        without_socket: None,
+        ..Attached::default()
     };
     assert_eq!(
         attach_btf(&Ok(size), BOTH).detail,
@@ -210,11 +211,19 @@ fn what_one_attach_mode_costs_depends_on_the_other() {
     let blind = Attached {
         instructions: Some(177),
         without_socket: Some("no BTF".into()),
+        skips_uncounted: true,
     };
     let blind = attach_tracepoint(&Ok(blind), TRACEPOINT);
     assert_eq!(blind.status, Status::Degraded);
     assert!(blind.detail.ends_with("sockets cannot be read: no BTF"));
     assert!(costs(blind).contains("no user, namespace"));
+    let uncounted = Attached {
+        skips_uncounted: true,
+        ..Attached::default()
+    };
+    let uncounted = attach_tracepoint(&Ok(uncounted), BOTH);
+    assert_eq!(uncounted.status, Status::Degraded);
+    assert!(costs(uncounted).contains("`nested` is unknown"));
     assert!(costs(attach_btf(&refused(), TRACEPOINT)).contains("takes its place"));
     assert!(costs(attach_btf(&refused(), NONE)).contains("not possible"));
     assert!(costs(attach_tracepoint(&refused(), BTF)).starts_with("nothing"));

@@ -392,7 +392,7 @@ mod tests {
                 },
                 lost_by_reason: LostByReason {
                     ring_full: MAX,
-                    nested: MAX,
+                    nested: Some(MAX),
                 },
                 rejected_by_reason: RejectedByReason {
                     malformed: MAX,

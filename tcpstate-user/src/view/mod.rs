@@ -16,7 +16,10 @@ use std::io::{self, Write};
 use tcpstate_common::State;
 
 use crate::{
-    format::units::{Bytes, Count, Span},
+    format::{
+        text::OrDash,
+        units::{Bytes, Count, Span},
+    },
     model::Books,
     run::End,
 };
@@ -89,7 +92,7 @@ pub fn tell_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> io
              --ring-bytes helps against a full ring.",
             Count(books.lost),
             Count(books.lost_by_reason.ring_full),
-            Count(books.lost_by_reason.nested),
+            OrDash(books.lost_by_reason.nested.map(Count)),
         )?;
     }
     let reasons = &books.rejected_by_reason;

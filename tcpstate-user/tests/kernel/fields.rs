@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
 use rustix::{net::sockopt, process::Uid};
 use serde_json::Value;
@@ -21,6 +21,11 @@ use crate::{
 
 pub fn add(trials: &mut Vec<Trial>) {
     for mode in ATTACH_MODES {
+        trials.push(trial(
+            format!("{mode}::nested_is_known_where_it_is_counted"),
+            attach_needs(mode),
+            move || nested_is_known_where_it_is_counted(mode),
+        ));
         // Both read the socket at the places that BTF gives.
         let needs = [attach_needs(mode), &[Need::Btf]].concat();
         trials.push(trial(
@@ -45,6 +50,26 @@ pub fn add(trials: &mut Vec<Trial>) {
         &[Need::Tracefs, Need::Program("unshare")],
         unknown_is_null,
     ));
+}
+
+/// A BTF tracepoint counts what it skips, or skips nothing; a classic one counts since Linux 6.7. The
+/// program goes by the kernel's types, this test by its release.
+fn nested_is_known_where_it_is_counted(mode: &str) -> Result<()> {
+    let tcpstate = Tcpstate::start(&["trace", "--json", "--attach", mode])?;
+    let (_, summary) = tcpstate.stop()?.transitions()?;
+    let nested = &summary["accounting"]["lost_by_reason"]["nested"];
+    let uname = rustix::system::uname();
+    let release = uname.release().to_str()?;
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        bail!("no version: {release}");
+    };
+    let known = mode == "btf" || (major, minor) >= (6, 7) && Need::Btf.missing().is_none();
+    ensure!(
+        nested.is_u64() == known && nested.is_null() != known,
+        "{mode} on {release}: {summary}"
+    );
+    Ok(())
 }
 
 fn cookie_namespace_and_user(mode: &str) -> Result<()> {
@@ -205,8 +230,10 @@ fn unknown_is_null() -> Result<()> {
         "it does not say what is missing and why: {}",
         output.stderr
     );
-    let (lines, _) = output.transitions()?;
+    let (lines, summary) = output.transitions()?;
     ensure!(lines.len() == 12, "{lines:?}");
+    let nested = summary["accounting"]["lost_by_reason"].get("nested");
+    ensure!(nested == Some(&Value::Null), "nested: {summary}");
     for line in &lines {
         for field in ["cookie", "netns", "uid", "cgroup", "cgroup_id"] {
             ensure!(line.get(field) == Some(&Value::Null), "{field}: {line}");

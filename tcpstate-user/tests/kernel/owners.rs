@@ -43,7 +43,8 @@ pub fn add(trials: &mut Vec<Trial>) {
     // What was there before is joined with the events by its cookie, which the other mode has not.
     trials.push(trial(
         "btf::owner_of_a_server_that_was_there",
-        &[Need::Btf],
+        // Without it nothing that was there is listed.
+        &[Need::Btf, Need::Cookie],
         owner_of_a_server_that_was_there,
     ));
     trials.push(trial("ls::filters_by_owner", &[], filters_of_ls));

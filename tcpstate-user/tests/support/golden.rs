@@ -213,7 +213,7 @@ pub fn end() -> End {
             },
             lost_by_reason: LostByReason {
                 ring_full: 2,
-                nested: 1,
+                nested: Some(1),
             },
             rejected_by_reason: RejectedByReason {
                 malformed: 1,

@@ -28,13 +28,13 @@ pub const KERNELS: &[Kernel] = &[
         debian: "Debian 11",
         suites: &["bullseye", "bullseye-security"],
         // Debian switched MPTCP on later.
-        lacks: &["cookie", "task_btf", "mptcp"],
+        lacks: &["cookie", "task_btf", "mptcp", "nested"],
     },
     Kernel {
         name: "6.1",
         debian: "Debian 12",
         suites: &["bookworm", "bookworm-security"],
-        lacks: &[],
+        lacks: &["nested"],
     },
     Kernel {
         name: "6.12",
@@ -84,21 +84,21 @@ pub const VARIANTS: &[Variant] = &[
         name: "confidentiality",
         what: "`lockdown=confidentiality`",
         boot: "lockdown=confidentiality",
-        lacks: &["tracepoint"],
+        lacks: &["tracepoint", "nested"],
         lockdown: "confidentiality",
     },
     Variant {
         name: "no-btf",
         what: "`/sys/kernel/btf` hidden",
         boot: "",
-        lacks: &["btf", "cookie", "task_btf", "cgroup"],
+        lacks: &["btf", "cookie", "task_btf", "cgroup", "nested"],
         lockdown: "none",
     },
     Variant {
         name: "no-tracefs",
         what: "tracefs not mounted",
         boot: "",
-        lacks: &["tracepoint"],
+        lacks: &["tracepoint", "nested"],
         lockdown: "none",
     },
 ];
@@ -133,6 +133,11 @@ pub const FEATURES: &[Feature] = &[
         name: "tracepoint",
         gives: "`--attach tracepoint`",
         seen: Seen::Check("attach_tracepoint"),
+    },
+    Feature {
+        name: "nested",
+        gives: "a count of what the kernel skips, in `tracepoint` mode too",
+        seen: Seen::Part("attach_tracepoint", "`nested` is unknown"),
     },
     Feature {
         name: "cookie",
@@ -241,7 +246,7 @@ mod tests {
     const DOCTOR: &str = r#"{"type":"check","name":"lockdown","status":"ok","detail":"none","costs":null}
 {"type":"check","name":"kernel_types","status":"degraded","detail":"","costs":"not there yet: socket cookies (Linux 5.12); bpf_get_current_task_btf (Linux 5.11)"}
 {"type":"check","name":"attach_btf","status":"ok","detail":"","costs":null}
-{"type":"check","name":"attach_tracepoint","status":"ok","detail":"","costs":null}
+{"type":"check","name":"attach_tracepoint","status":"degraded","detail":"","costs":"`nested` is unknown"}
 {"type":"check","name":"sock_diag","status":"ok","detail":"","costs":null}
 {"type":"check","name":"bpf_stats","status":"ok","detail":"","costs":null}
 {"type":"doctor","attach":"btf"}"#;
