@@ -382,6 +382,14 @@ pub struct Capture {
     /// Print the debug log of the BPF programs on standard error; slow
     #[arg(long, conflicts_with = "read")]
     pub bpf_log: bool,
+    /// Have the kernel measure what the program costs.
+    #[arg(
+        long,
+        help = "Have the kernel measure the run time of BPF programs as long as this runs, and show ours \
+            at the end; takes CAP_SYS_ADMIN and makes each run of a program dearer",
+        conflicts_with = "read"
+    )]
+    pub bpf_stats: bool,
 }
 
 /// How to attach to the kernel.

@@ -209,6 +209,7 @@ fn open(
         sample_interval,
         resolve_owners,
         bpf_log,
+        bpf_stats,
     } = arguments.capture;
     if view.wants_samples() && sample_interval.is_zero() {
         say(NOT_SAMPLED);
@@ -237,7 +238,7 @@ fn open(
         // Else nothing that was there before, and nothing that comes in at such a listener, would match.
         resolve_owners: resolve_owners || arguments.sockets.whose.needs_process(),
         bpf_log,
-        bpf_stats: false,
+        bpf_stats,
     })?;
     for note in live.notes() {
         say(note);

@@ -17,7 +17,7 @@ use crate::{
     ATTACH_MODES, attach_needs,
     need::{Need, trial},
     net::{await_that, joined, unused_port},
-    process::{BINARY, Running, Tcpstate, await_exit, run},
+    process::{BINARY, Running, Tcpstate, await_exit, nested, run},
     traffic::{on_loopback, storm},
 };
 
@@ -29,6 +29,7 @@ pub fn add(trials: &mut Vec<Trial>) {
             killed(mode)
         }));
     }
+    trials.push(trial("bpf_stats", &[Need::Root], bpf_stats));
     trials.push(trial("interrupted", &[], interrupted));
     trials.push(trial("count", &[], count));
     trials.push(trial("duration", &[], duration));
@@ -81,6 +82,22 @@ fn exists(kind: &str, id: &str) -> bool {
         .args([kind, "show", "id", id])
         .output();
     show.is_ok_and(|output| output.status.success())
+}
+
+/// With `--bpf-stats` the kernel counts and times the program's runs, and the summary has what it says.
+fn bpf_stats() -> Result<()> {
+    let tcpstate = Tcpstate::start(&["trace", "--json", "--bpf-stats"])?;
+    on_loopback(|| storm(unused_port(), 500))?;
+    let (_, summary) = tcpstate.stop()?.transitions()?;
+    let (books, cost) = (&summary["accounting"], &summary["self"]);
+    let seen = books["seen"].as_u64().context("seen")? - nested(&summary)?;
+    let runs = cost["bpf_run_count"].as_u64();
+    ensure!(seen >= 1_000 && runs == Some(seen), "{summary}");
+    ensure!(cost["bpf_run_ns"].as_u64() > Some(seen), "{summary}");
+    for own in ["cpu_ns", "max_rss_bytes", "ring_high_water_bytes"] {
+        ensure!(cost[own].as_u64() > Some(0), "{own}: {summary}");
+    }
+    Ok(())
 }
 
 /// Ctrl-C ends with the summary: in text on standard error, in JSON as the last line.
