@@ -22,15 +22,17 @@ pub fn add(trials: &mut Vec<Trial>) {
         for scenario in SCENARIOS {
             let needs = [&oracle::NEEDS, attach_needs(mode), scenario.needs].concat();
             trials.push(trial(
-                format!("{mode}::{}", scenario.name),
+                format!("{mode}::same_as_oracle::{}", scenario.name),
                 &needs,
                 move || run_scenario(mode, scenario),
             ));
         }
         let needs: Vec<Need> = [&oracle::NEEDS, attach_needs(mode)].concat();
-        trials.push(trial(format!("{mode}::churn"), &needs, move || {
-            run_churn(mode)
-        }));
+        trials.push(trial(
+            format!("{mode}::same_as_oracle::churn"),
+            &needs,
+            move || run_churn(mode),
+        ));
     }
 }
 

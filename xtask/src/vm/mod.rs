@@ -27,7 +27,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use self::{
     features::{KERNELS, Kernel, VARIANTS, Variant},
-    packages::Unpacked,
+    packages::{Unfetched, Unpacked},
     qemu::{Accelerator, Guest, Qemu},
     report::Tests,
 };
@@ -38,7 +38,10 @@ const MEMORY_MIB: u32 = 3072;
 /// Emulated, on a machine that does other things too, a kernel is up in 20 seconds.
 const BOOTS_WITHIN: Duration = Duration::from_mins(4);
 /// The tests give up by themselves on what hangs, one after the other; this is for a guest that is lost.
-const ENDS_WITHIN: Duration = Duration::from_hours(1);
+/// Emulated, a whole guest takes ten minutes where nothing else runs.
+const ENDS_WITHIN: Duration = Duration::from_mins(40);
+/// How much is shown of what a guest that failed wrote to its console, lines.
+const CONSOLE_SHOWN: usize = 60;
 /// How often the progress is written where it is no line that can be written over.
 const PROGRESS_EVERY: Duration = Duration::from_mins(1);
 
@@ -60,8 +63,11 @@ pub struct Vm {
     /// Look for newer kernels instead of taking those that were fetched before
     #[arg(long)]
     refresh: bool,
+    /// Leave out kernels that cannot be fetched, and say so, instead of failing
+    #[arg(long)]
+    skip_unfetched: bool,
     /// Write what works where into docs/kernels.md, if the guests agree
-    #[arg(long, conflicts_with_all = ["kernels", "variant", "arguments"])]
+    #[arg(long, conflicts_with_all = ["kernels", "variant", "skip_unfetched", "arguments"])]
     write_docs: bool,
     /// Arguments of the test binary, such as the part of a test's name
     #[arg(last = true)]
@@ -77,17 +83,32 @@ pub fn run(vm: &Vm) -> Result<()> {
     let matrix = vm.matrix();
     let folder = workspace().join("target/vm");
     let mut kernels = BTreeMap::new();
-    for (kernel, _) in &matrix {
-        if !kernels.contains_key(kernel.name) {
-            let unpacked = packages::get(kernel, &folder.join(kernel.name), vm.refresh)
-                .with_context(|| format!("get the kernel {}", kernel.name))?;
-            kernels.insert(kernel.name, unpacked);
+    for kernel in KERNELS {
+        if !matrix.iter().any(|(wanted, _)| wanted.name == kernel.name) {
+            continue;
         }
+        match packages::get(kernel, &folder.join(kernel.name), vm.refresh) {
+            Ok(unpacked) => {
+                kernels.insert(kernel.name, unpacked);
+            }
+            Err(error) if vm.skip_unfetched && error.is::<Unfetched>() => {
+                eprintln!("{}: skipped: {error:#}", kernel.name);
+            }
+            Err(error) => {
+                return Err(error.context(format!("get the kernel {}", kernel.name)));
+            }
+        }
+    }
+    if kernels.is_empty() {
+        eprintln!("skipped: no kernel could be fetched");
+        return Ok(());
     }
     let build = Build::new()?;
     let mut waiting = VecDeque::new();
     for (kernel, variant) in matrix {
-        let unpacked = &kernels[kernel.name];
+        let Some(unpacked) = kernels.get(kernel.name) else {
+            continue;
+        };
         let name = guest_name(kernel, variant);
         waiting.push_back(Prepared::new(
             &folder.join("run").join(name),
@@ -373,6 +394,7 @@ fn end(guest: Running, lost: Option<String>) -> (String, Vec<String>) {
         tests.skipped,
     );
     if !wrong.is_empty() {
+        report::show_failure(&prepared.guest.console(), exchange, CONSOLE_SHOWN);
         wrong.push(format!(
             "see {} and {}",
             prepared.guest.console.display(),

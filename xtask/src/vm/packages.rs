@@ -41,7 +41,21 @@ impl Unpacked {
     }
 }
 
+/// A kernel's packages are not to be had: Debian's servers cannot be reached, or apt knows none.
+#[derive(Debug)]
+pub struct Unfetched;
+
+impl std::fmt::Display for Unfetched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("its packages cannot be fetched from Debian")
+    }
+}
+
+impl std::error::Error for Unfetched {}
+
 /// The kernel from `folder`, where it is put first if it is not there, or if `refresh` is set.
+///
+/// *Errors:* among others [`Unfetched`].
 pub fn get(kernel: &Kernel, folder: &Path, refresh: bool) -> Result<Unpacked> {
     let (root, complete) = (folder.join("root"), folder.join("complete"));
     if refresh || !complete.exists() {
@@ -56,18 +70,11 @@ pub fn get(kernel: &Kernel, folder: &Path, refresh: bool) -> Result<Unpacked> {
 }
 
 fn fetch(kernel: &Kernel, folder: &Path, root: &Path) -> Result<()> {
-    let apt = Apt::new(kernel, &folder.join("apt"))?;
-    succeed(apt.command("apt-get").args(["--quiet=2", "update"]))?;
-    let packages = apt.kernel_packages()?;
-    eprintln!("{}: fetching {}", kernel.name, packages.join(" "));
     let downloads = folder.join("packages");
     fs::create_dir_all(&downloads)?;
-    succeed(
-        apt.command("apt-get")
-            .current_dir(&downloads)
-            .args(["--quiet=2", "download"])
-            .args(&packages),
-    )?;
+    let sources = sources(kernel).context(Unfetched)?;
+    let apt = Apt::new(&sources, &folder.join("apt"))?;
+    apt.download(kernel, &downloads).context(Unfetched)?;
     fs::create_dir_all(root)?;
     for package in fs::read_dir(&downloads)? {
         let package = package?.path();
@@ -129,7 +136,7 @@ struct Apt {
 }
 
 impl Apt {
-    fn new(kernel: &Kernel, folder: &Path) -> Result<Self> {
+    fn new(sources: &str, folder: &Path) -> Result<Self> {
         ensure!(
             Path::new(KEYRING).exists(),
             "{KEYRING} is missing: the kernels come from Debian, signed by these keys; install the \
@@ -142,14 +149,8 @@ impl Apt {
         ] {
             fs::create_dir_all(folder.join(part))?;
         }
-        let sources = kernel.suites.iter().map(|suite| {
-            let site = site(suite.ends_with("-security"))?;
-            Ok(format!(
-                "deb [signed-by={KEYRING} arch=amd64] {site} {suite} main\n"
-            ))
-        });
         let list = folder.join("etc/sources.list");
-        fs::write(&list, sources.collect::<Result<String>>()?)?;
+        fs::write(&list, sources)?;
         // The newest of all suites counts, though apt would rather not take one from backports.
         fs::write(
             folder.join("etc/preferences"),
@@ -187,6 +188,19 @@ impl Apt {
         command
     }
 
+    /// Brings the newest kernel's packages into `downloads`.
+    fn download(&self, kernel: &Kernel, downloads: &Path) -> Result<()> {
+        succeed(self.command("apt-get").args(["--quiet=2", "update"]))?;
+        let packages = self.kernel_packages()?;
+        eprintln!("{}: fetching {}", kernel.name, packages.join(" "));
+        succeed(
+            self.command("apt-get")
+                .current_dir(downloads)
+                .args(["--quiet=2", "download"])
+                .args(&packages),
+        )
+    }
+
     /// The packages that make up the newest kernel: its image and, where they are packages of their
     /// own, its modules.
     fn kernel_packages(&self) -> Result<Vec<String>> {
@@ -211,6 +225,17 @@ impl Apt {
         );
         Ok(packages)
     }
+}
+
+/// What apt is to read of a kernel's suites.
+fn sources(kernel: &Kernel) -> Result<String> {
+    let lines = kernel.suites.iter().map(|suite| {
+        let site = site(suite.ends_with("-security"))?;
+        Ok(format!(
+            "deb [signed-by={KEYRING} arch=amd64] {site} {suite} main\n"
+        ))
+    });
+    lines.collect()
 }
 
 /// Where this machine gets Debian's packages from, or Debian's security updates.

@@ -83,6 +83,19 @@ pub fn judge(kernel: &Kernel, variant: &Variant, exchange: &Path) -> Result<(Tes
     Ok((tests, wrong))
 }
 
+/// Shows why a guest failed: what the tests say of their failures, and the end of the console. Where CI
+/// runs, the files are gone afterwards.
+pub fn show_failure(console: &str, exchange: &Path, lines: usize) {
+    let log = fs::read(exchange.join("tests.log")).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    if let Some((_, failures)) = log.split_once("\nfailures:\n") {
+        eprintln!("failures:\n{failures}");
+    }
+    let all: Vec<_> = console.lines().collect();
+    let shown = &all[all.len().saturating_sub(lines)..];
+    eprintln!("the end of its console:\n{}", shown.join("\n"));
+}
+
 /// Writes the tables into the document. Only a run that agreed with them may.
 pub fn write_document() -> Result<()> {
     let path = workspace().join(DOCUMENT);
