@@ -17,7 +17,7 @@ use tcpstate_common::{
 use tcpstate_user::{
     event::Event,
     recording::{MAX_BLOCK_RECORDS, Options, VERSION, Writer},
-    source::{Accounting, CaptureCost, Origin},
+    source::{Accounting, CaptureCost, LostByReason, Origin},
 };
 
 use crate::by_document;
@@ -100,6 +100,10 @@ fn example_file(events: &[Event]) -> Vec<u8> {
         filtered: 2,
         submitted: 3,
         received: 3,
+        lost_by_reason: LostByReason {
+            nested: Some(0),
+            ..LostByReason::default()
+        },
         ..Accounting::default()
     };
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -5,7 +5,7 @@ use std::{fs, future::poll_fn, io, path::Path};
 use tcpstate_user::{
     event::Event,
     recording::{MAX_BLOCK_RECORDS, Options, ReadError, Reader, Room, Writer, Written},
-    source::{Accounting, CaptureCost, EventSource, Origin, RejectedByReason},
+    source::{Accounting, CaptureCost, EventSource, LostByReason, Origin, RejectedByReason},
 };
 
 pub fn origin() -> Origin {
@@ -30,6 +30,10 @@ pub fn books(received: u64) -> Accounting {
         lost: 2,
         received,
         rejected: 1,
+        lost_by_reason: LostByReason {
+            ring_full: 2,
+            nested: Some(0),
+        },
         rejected_by_reason: RejectedByReason {
             malformed: 1,
             ..RejectedByReason::default()
