@@ -110,7 +110,7 @@ fn causes(mode: &str, make: Ends) -> Result<()> {
     let tcpdump = netns.run(|| Tcpdump::start(port))?;
     let ends = netns.run_until_quiet(|| make(port))?;
     let packets = netns.run(|| tcpdump.stop())?;
-    tcpstate.stop()?.json()?;
+    let (_, summary) = tcpstate.stop()?.json()?;
     for end in &ends {
         let oracle = by_oracle(end, &packets)?;
         ensure!(
@@ -118,7 +118,7 @@ fn causes(mode: &str, make: Ends) -> Result<()> {
             "{end:?}: the oracle says {oracle}: {packets:?}"
         );
     }
-    check(&ends, &file)
+    check(&ends, &file).with_context(|| format!("{}", summary["accounting"]))
 }
 
 fn record(mode: &str, port: u16, file: &Path) -> Result<Tcpstate> {

@@ -39,11 +39,41 @@ pub fn await_exit(child: &mut Child) -> Result<ExitStatus> {
             return Ok(status);
         }
         if start.elapsed() > PATIENCE {
+            let threads = threads(child.id());
             child.kill()?;
-            bail!("it did not end within {PATIENCE:?}");
+            bail!("it did not end within {PATIENCE:?}; its threads: {threads:#?}");
         }
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// What each thread of a process is doing: its name, its state and signals, its system call and where in
+/// the kernel it waits.
+fn threads(pid: u32) -> Vec<String> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    threads
+        .flatten()
+        .map(|thread| {
+            let read = |name: &str| {
+                fs::read_to_string(thread.path().join(name))
+                    .unwrap_or_else(|error| error.to_string())
+            };
+            let status = read("status");
+            let status = status.lines().filter(|line| {
+                ["Name", "State", "SigPnd", "ShdPnd", "SigBlk", "SigCgt"]
+                    .iter()
+                    .any(|name| line.starts_with(name))
+            });
+            format!(
+                "{:?}, syscall {}, stack {:?}",
+                status.collect::<Vec<_>>(),
+                read("syscall").trim(),
+                read("stack")
+            )
+        })
+        .collect()
 }
 
 /// A process that does not outlive the test, however that ends.
