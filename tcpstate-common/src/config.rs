@@ -33,8 +33,27 @@ pub const SYNACK_RETRANSMITS: &str = "SYNACK_RETRANSMITS";
 /// Listeners that are told apart there at most; what comes after is counted under [`Listener::OTHER`].
 pub const MAX_LISTENERS: u32 = 4096;
 
+/// The array map with a [`crate::tally::PlaceSet`] for each value of the hash function.
+pub const PLACES: &str = "PLACES";
+/// The array map with the [`crate::tally::RowsByPort`] of each [`crate::tally::side`].
+pub const ROWS_BY_PORT: &str = "ROWS_BY_PORT";
+/// The queue map with the numbers of the rows that are free, each a `u32`.
+pub const FREE_ROWS: &str = "FREE_ROWS";
+/// The array map with the [`crate::tally::service`] of each row, a `u32`.
+pub const SERVICES: &str = "SERVICES";
+/// The array map of [`crate::tally::Row`]s: [`Config::rows`] for each CPU.
+pub const ROWS: &str = "ROWS";
+/// The array map of [`crate::tally::Times`]: one a state for each CPU.
+pub const TIMES: &str = "TIMES";
+/// The per-CPU hash map from [`crate::tally::Failure`] to how often, a `u64`.
+pub const ERRORS: &str = "ERRORS";
+/// Kinds of ends with an error that are told apart there at most.
+pub const MAX_ERRORS: u32 = 4096;
+
 /// The program that counts SYN-ACKs that are sent again, for a BTF tracepoint.
 pub const PROGRAM_SYNACK: &str = "synack_btf";
+/// The program for the BTF tracepoint that counts in the kernel.
+pub const PROGRAM_TALLY: &str = "tally_btf";
 /// The program for the BTF tracepoint.
 pub const PROGRAM_BTF: &str = "tcpstate_btf";
 /// The program for the classic tracepoint whose record has `skaddr` at [`TP_BASE`].
@@ -181,6 +200,15 @@ pub struct Config {
     /// A CPU looks how much waits when the records that it has submitted have none of these bits:
     /// one less than a power of two.
     pub look_mask: u32,
+    /// Counting in the kernel: rows of a CPU.
+    pub rows: u32,
+    /// Counting in the kernel: one less than the number of place sets, a power of two.
+    pub place_mask: u32,
+    /// Counting in the kernel: the first port that the kernel chooses for who connects; 0 where that is not
+    /// known.
+    pub ephemeral_first: u16,
+    /// Counting in the kernel: the last such port; 0 where that is not known.
+    pub ephemeral_last: u16,
     /// 1: the kernel lets a tracing program call `bpf_get_socket_cookie`. *Since:* Linux 5.12.
     pub has_cookie: u8,
     /// 1: the kernel has `bpf_get_current_task_btf`. *Since:* Linux 5.11.
@@ -192,7 +220,7 @@ pub struct Config {
     /// 1: `tracepoint` mode reads the socket that its record points at.
     pub reads_socket: u8,
     /// Not used.
-    pub padding: [u8; 7],
+    pub padding: [u8; 3],
 }
 
 const _: () = {
@@ -200,7 +228,7 @@ const _: () = {
     assert!(size_of::<Listener>() == 8);
     assert!(size_of::<SocketCopy>() == 88);
     assert!(size_of::<Filter>() == 16);
-    assert!(size_of::<Config>() == 232 && align_of::<Config>() == 8);
+    assert!(size_of::<Config>() == 240 && align_of::<Config>() == 8);
 };
 
 /// `skaddr`'s offset in the classic tracepoint's record on nearly every kernel.

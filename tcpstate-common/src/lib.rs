@@ -2,16 +2,19 @@
 //!
 //! Both sides compile this crate, so a type that crosses the kernel boundary is written down once:
 //! what travels through the ring buffer ([`Record`]), what is counted per CPU ([`Counters`]), what
-//! is fixed before the programs are loaded ([`Config`]) and the TCP states ([`State`]).
+//! is fixed before the programs are loaded ([`Config`]), what is counted where nothing travels ([`tally`])
+//! and the TCP states ([`State`]).
 //!
 //! What may go in here: types that cross that boundary, and nothing that needs `std`, allocates,
 //! or does I/O.
 #![no_std]
 
+pub mod buckets;
 pub mod config;
 pub mod counters;
 pub mod record;
 pub mod state;
+pub mod tally;
 
 pub use config::Config;
 pub use counters::Counters;
@@ -24,6 +27,9 @@ unsafe impl aya::Pod for Config {}
 // SAFETY: `#[repr(C)]`, integers only, no padding (asserted where it is defined).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for config::Listener {}
+// SAFETY: `#[repr(C)]`, integers only, no padding (asserted where it is defined).
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for tally::Failure {}
 // SAFETY: `#[repr(C)]`, `u64` fields only.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Counters {}

@@ -167,3 +167,15 @@ pub const fn in_process(oldstate: State, newstate: State) -> bool {
             | (_, State::FIN_WAIT1 | State::LAST_ACK)
     )
 }
+
+/// Whether a transition to CLOSE leaves the connection in `FIN_WAIT2` all the same: nobody has the socket
+/// any more, the peer has not closed yet, and from here on the kernel keeps a small socket for it, which
+/// no tracepoint shows.
+///
+/// *Source:* `tcp_time_wait` and its callers `tcp_rcv_state_process`, `__tcp_close`.
+#[inline]
+pub const fn stays_in_fin_wait2(oldstate: State, newstate: State, error: u16, known: u8) -> bool {
+    matches!((oldstate, newstate), (State::FIN_WAIT2, State::CLOSE))
+        && error == 0
+        && known & (flags::DEAD | flags::DONE) == flags::DEAD
+}

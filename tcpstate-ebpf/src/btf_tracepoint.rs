@@ -18,20 +18,20 @@ use crate::{
     emit::{self, Transition, load},
     filter::Key,
     maps::config,
+    tally,
 };
 
-/// The program.
+/// The program that streams.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn tcpstate_btf(ctx: BtfTracePointContext) -> i32 {
-    let sk = ctx.arg::<*const u8>(0);
-    let call = Call {
-        sk,
-        // SAFETY: `sk` is the tracepoint's argument.
-        tcp: unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast(),
-        oldstate: State(ctx.arg::<i32>(1) as u8),
-        newstate: State(ctx.arg::<i32>(2) as u8),
-    };
-    emit::handle(&ctx, &call);
+    emit::handle(&ctx, &Call::new(&ctx));
+    0
+}
+
+/// The program that counts in the kernel.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn tally_btf(ctx: BtfTracePointContext) -> i32 {
+    tally::count(&Call::new(&ctx));
     0
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn empty_btf(_ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-struct Call {
+pub(crate) struct Call {
     sk: *const u8,
     /// The same socket as a `struct tcp_sock`; null if it is none.
     tcp: *const u8,
@@ -50,6 +50,32 @@ struct Call {
 }
 
 impl Call {
+    #[inline(always)]
+    fn new(ctx: &BtfTracePointContext) -> Self {
+        let sk = ctx.arg::<*const u8>(0);
+        Self {
+            sk,
+            // SAFETY: `sk` is the tracepoint's argument.
+            tcp: unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast(),
+            oldstate: State(ctx.arg::<i32>(1) as u8),
+            newstate: State(ctx.arg::<i32>(2) as u8),
+        }
+    }
+
+    /// `sk_err`.
+    #[inline(always)]
+    pub(crate) fn error(&self) -> u16 {
+        self.sk::<u32>(config!(offsets.sk_err)) as u16
+    }
+
+    /// The bits of [`flags`] that the socket's own flags and its shutdowns give.
+    #[inline(always)]
+    pub(crate) fn flags(&self) -> u8 {
+        // SOCK_DEAD and SOCK_DONE are bits 0 and 1 in both.
+        (self.sk::<u64>(config!(offsets.sk_flags)) as u8) & (flags::DEAD | flags::DONE)
+            | (self.sk::<u8>(config!(offsets.sk_shutdown)) & 3) << 2
+    }
+
     /// Reads a `T` in the `struct sock`.
     #[inline(always)]
     fn sk<T: Copy>(&self, offset: u32) -> T {
@@ -146,11 +172,8 @@ impl Transition for Call {
         unsafe {
             (*record).netns = self.netns();
             (*record).uid = self.sk(config!(offsets.sk_uid));
-            (*record).error = self.sk::<u32>(config!(offsets.sk_err)) as u16;
-            // SOCK_DEAD and SOCK_DONE are bits 0 and 1 in both.
-            known |=
-                (self.sk::<u64>(config!(offsets.sk_flags)) as u8) & (flags::DEAD | flags::DONE);
-            known |= (self.sk::<u8>(config!(offsets.sk_shutdown)) & 3) << 2;
+            (*record).error = self.error();
+            known |= self.flags();
             (*record).cgroup = self.cgroup();
 
             // Older kernels copy the request's cookie, addresses and ports into a child only

@@ -1,4 +1,5 @@
-//! The body that both attach modes share: count, filter, fill, submit.
+//! The body that both attach modes share: count, filter, fill, submit. Its first half is also that of
+//! `tally`.
 
 use aya_ebpf::{
     EbpfContext,
@@ -51,36 +52,45 @@ macro_rules! count {
         unsafe { (*$counters).$field += 1 }
     };
 }
+pub(crate) use count;
 
+/// Counts the run and applies the filters: the books of this CPU, and the key of a transition that is to be
+/// kept.
 #[inline(always)]
-pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
-    let Some(counters): Option<*mut Counters> = COUNTERS.get_ptr_mut(0) else {
-        return;
-    };
+pub(crate) fn admit<T: Transition>(transition: &T) -> Option<(*mut Counters, Key)> {
+    let counters: *mut Counters = COUNTERS.get_ptr_mut(0)?;
     count!(counters.seen);
     if transition.protocol() != TCP {
         count!(counters.filtered_protocol);
-        return;
+        return None;
     }
     let key = transition.key();
     if config!(has_filter) != 0 {
         if !transition.keeps_netns() {
             count!(counters.filtered_netns);
-            return;
+            return None;
         }
         if !filter::keeps_ports(&key) {
             count!(counters.filtered_port);
-            return;
+            return None;
         }
         if !filter::keeps_family(&key, || transition.addresses(key.family)) {
             count!(counters.filtered_family);
-            return;
+            return None;
         }
         if !transition.keeps_cgroup() {
             count!(counters.filtered_cgroup);
-            return;
+            return None;
         }
     }
+    Some((counters, key))
+}
+
+#[inline(always)]
+pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
+    let Some((counters, key)) = admit(transition) else {
+        return;
+    };
     // The time of the transition, not of the moment in which the ring gave us room.
     // SAFETY: the helper has no preconditions.
     let ts_ns = unsafe { bpf_ktime_get_ns() };

@@ -54,11 +54,41 @@ pub(crate) fn keeps_family(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u6
     }
     let (laddr, raddr) = addresses();
     let ipv4 = is_v4_mapped(laddr) || is_v4_mapped(raddr);
-    if (wanted == AF_INET) == ipv4 {
+    (wanted == AF_INET) == ipv4 || is_family_to_come(key, (laddr, raddr))
+}
+
+/// Whether the addresses of an `AF_INET6` socket are those of its dual-stack listener until its next
+/// transition.
+#[inline(always)]
+fn is_family_to_come(key: &Key, (laddr, raddr): ([u64; 2], [u64; 2])) -> bool {
+    key.oldstate.0 == State::LISTEN.0
+        && key.newstate.0 == State::SYN_RECV.0
+        && laddr == [0; 2]
+        && (key.rport == 0 || raddr == [0; 2])
+}
+
+/// Whether a transition that is kept is kept only because nothing can be decided yet. The rule is again the
+/// one of `tcpstate-user/src/filter.rs`.
+#[inline(always)]
+pub(crate) fn is_undecided(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u64; 2])) -> bool {
+    let child = key.oldstate.0 == State::LISTEN.0 && key.newstate.0 == State::SYN_RECV.0;
+    let lport_to_come = key.lport == 0
+        && (key.newstate.0 == State::SYN_SENT.0 || key.newstate.0 == State::LISTEN.0);
+    let rport_to_come = child && key.rport == 0;
+    if config!(filter.lport) != 0 && lport_to_come && !LOCAL_PORTS.contains(key.lport) {
         return true;
     }
-    // A dual-stack listener's child: the listener's address until the next transition.
-    key.oldstate.0 == State::LISTEN.0 && key.newstate.0 == State::SYN_RECV.0 && !ipv4
+    if config!(filter.rport) != 0 && rport_to_come && !REMOTE_PORTS.contains(key.rport) {
+        return true;
+    }
+    if config!(filter.port) != 0
+        && (lport_to_come || rport_to_come)
+        && !PORTS.contains(key.lport)
+        && !PORTS.contains(key.rport)
+    {
+        return true;
+    }
+    config!(filter.family) != 0 && key.family != AF_INET && is_family_to_come(key, addresses())
 }
 
 /// Whether an address, as two words in memory order, is `::ffff:a.b.c.d`.

@@ -3,12 +3,14 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, PerCpuArray, PerCpuHashMap, Queue, RingBuf},
 };
 use tcpstate_common::{
     Config, Counters,
-    config::{Listener, MAX_LISTENERS, PORT_WORDS, PortBitmap, SCRATCH_BYTES, Span},
+    config::{Listener, MAX_ERRORS, MAX_LISTENERS, PORT_WORDS, PortBitmap, SCRATCH_BYTES, Span},
+    tally::{Failure, PlaceSet, Row, RowsByPort, Times},
 };
 
 /// The records. User space sets the size.
@@ -28,11 +30,44 @@ pub(crate) static READER_SLEEPS: Array<u32> = Array::with_max_entries(1, 0);
 pub(crate) static SYNACK_RETRANSMITS: PerCpuHashMap<Listener, u64> =
     PerCpuHashMap::with_max_entries(MAX_LISTENERS, 0);
 
-/// Room for a copy of a socket's members, key 0. No two runs share it: the kernel does not run a
+/// Room for a copy of a socket's members, or for its address, key 0. No two runs share it: the kernel does not run a
 /// program of the classic tracepoint inside another one on the same CPU.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<[u64; SCRATCH_BYTES / 8]> =
     PerCpuArray::with_max_entries(1, 0);
+
+// What `tally` keeps. User space sets the sizes, and the smallest ones where it does not run. These are no
+// per-CPU maps: a value of those cannot be as large, nor be mapped, which spares the reader a system call for
+// each; every CPU has its own values all the same.
+
+/// The sockets, by hash value.
+#[map]
+pub(crate) static PLACES: Array<PlaceSet> = Array::with_max_entries(1, 0);
+
+/// Where the ports of each side are counted.
+#[map]
+pub(crate) static ROWS_BY_PORT: Array<RowsByPort> = Array::with_max_entries(2, BPF_F_MMAPABLE);
+
+/// Numbers of rows that nobody has yet.
+#[map]
+pub(crate) static FREE_ROWS: Queue<u32> = Queue::with_max_entries(1, 0);
+
+/// Whose a row is.
+#[map]
+pub(crate) static SERVICES: Array<u32> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The counts: all rows of the first CPU, then those of the next.
+#[map]
+pub(crate) static ROWS: Array<Row> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The times: all states of the first CPU, then those of the next.
+#[map]
+pub(crate) static TIMES: Array<Times> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Ends with an error.
+#[map]
+pub(crate) static ERRORS: PerCpuHashMap<Failure, u64> =
+    PerCpuHashMap::with_max_entries(MAX_ERRORS, 0);
 
 /// A global that user space sets before the load and nobody changes after it.
 ///

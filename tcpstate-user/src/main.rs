@@ -21,7 +21,7 @@ use tcpstate_user::{
         cgroups::{self, CgroupError},
         inventory::Inventory,
         live,
-        loader::Mode,
+        loader::{Mode, TallySize},
         netns::Wanted,
         probe,
         sockdiag::{DumpError, Request},
@@ -73,6 +73,9 @@ fn main() -> ExitCode {
         }
         Command::Hist(arguments) => hist(&arguments),
         Command::Rates(mut arguments) => {
+            if let Err(error) = arguments.check() {
+                error.exit();
+            }
             let mut view = rates::Rates::new(&rates::Options {
                 format: arguments.watch.output.format(),
                 interval_ns: nanoseconds(arguments.interval),
@@ -82,12 +85,15 @@ fn main() -> ExitCode {
                     cli::By::Comm => model::By::Comm,
                     cli::By::Cgroup => model::By::Cgroup,
                 },
+                in_kernel: arguments.in_kernel,
                 limits: limits(arguments.bounds),
                 colour: text::wants_colour(&io::stdout()),
                 zone: TimeZone::system(),
             });
             arguments.watch.duration = arguments.duration();
-            watch(&arguments.watch, limits(arguments.bounds), &mut view).map(|()| ExitCode::SUCCESS)
+            let tally = arguments.tally();
+            watch_or_count(&arguments.watch, limits(arguments.bounds), tally, &mut view)
+                .map(|()| ExitCode::SUCCESS)
         }
         Command::Record(arguments) => record(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Ls(arguments) => ls(&arguments).map(|()| ExitCode::SUCCESS),
@@ -148,6 +154,16 @@ fn limits(bounds: cli::Bounds) -> Limits {
 
 /// Feeds a view until it ends.
 fn watch(arguments: &Watch, limits: Limits, view: &mut dyn View) -> anyhow::Result<()> {
+    watch_or_count(arguments, limits, None, view)
+}
+
+/// The same, or with so much counted in the kernel instead.
+fn watch_or_count(
+    arguments: &Watch,
+    limits: Limits,
+    tally: Option<TallySize>,
+    view: &mut dyn View,
+) -> anyhow::Result<()> {
     // The runtime panics where it meets the limit itself.
     descriptors::check()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -165,7 +181,7 @@ fn watch(arguments: &Watch, limits: Limits, view: &mut dyn View) -> anyhow::Resu
             limits,
             interactive: stdout::is_terminal(),
         };
-        let mut source = open(arguments, &options, view)?;
+        let mut source = open(arguments, &options, tally, view)?;
         if progress::is_wanted(source.as_ref(), view) {
             source = Box::new(WithProgress::new(source));
         }
@@ -197,6 +213,7 @@ fn owner_filter(whose: &Whose, is_here: bool) -> anyhow::Result<OwnerFilter> {
 fn open(
     arguments: &Watch,
     options: &run::Options,
+    tally: Option<TallySize>,
     view: &dyn View,
 ) -> anyhow::Result<Box<dyn EventSource>> {
     let filter = &options.filter;
@@ -239,6 +256,7 @@ fn open(
         resolve_owners: resolve_owners || arguments.sockets.whose.needs_process(),
         bpf_log,
         bpf_stats,
+        tally,
     })?;
     for note in live.notes() {
         say(note);
@@ -251,13 +269,15 @@ fn open(
             &origin.filters
         };
         say(&format!(
-            "attached to the kernel ({}) in {} mode, {} instructions; ring buffer {}; filters: \
-             {filters}",
+            "attached to the kernel ({}) in {} mode, {} instructions; {}; filters: {filters}",
             origin.kernel,
             origin.attach,
             live.program_instructions()
                 .map_or_else(|| "-".to_owned(), |count| count.to_string()),
-            Bytes(ring_bytes.into()),
+            match tally {
+                Some(_) => "counts there".to_owned(),
+                None => format!("ring buffer {}", Bytes(ring_bytes.into())),
+            },
         ));
     }
     Ok(Box::new(live))

@@ -50,7 +50,7 @@ use crate::{
     event::Event,
     filter::{Filter, OwnerFilter, Passed, Settled, Settler},
     model::Limits,
-    source::{Accounting, CaptureCost, EventSource, Names, Origin},
+    source::{Accounting, CaptureCost, EventSource, Names, Origin, Tally},
 };
 
 /// How long after its end an interval is closed by the clock, where events did not close it.
@@ -98,6 +98,10 @@ pub trait View {
     fn census(&mut self, _census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
         Ok(Flow::Continue)
     }
+
+    /// Takes what the source has counted since the last time: instead of events, from a source that hands
+    /// none on.
+    fn tally(&mut self, _tally: &Tally) {}
 
     /// Whether the view has a use for what no transition shows (minisockets, half-open connections), so
     /// that the kernel is asked for it every interval.
@@ -580,13 +584,42 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// Gives the view what the source has counted, where it counts.
+    fn take_tally(&mut self) {
+        if !self.source.is_tally() {
+            return;
+        }
+        match self.source.tally() {
+            Ok(tally) => {
+                let settled = &mut self.selection.settled;
+                settled.passed += tally.total();
+                settled.undecided = tally.undecided;
+                self.view.tally(&tally);
+            }
+            Err(error) => {
+                self.failure.get_or_insert(RunError::Source(error));
+                self.stop(self.now_ns());
+            }
+        }
+    }
+
     fn is_before_limit(&self, ns: u64) -> bool {
         self.limit_ns.is_none_or(|limit_ns| ns < limit_ns)
     }
 
     fn tick(&mut self, end_ns: u64) -> io::Result<Flow> {
+        self.take_tally();
         self.next_tick_ns = self.interval_ns.and_then(|ns| end_ns.checked_add(ns));
         self.view.tick(end_ns, self.out)
+    }
+
+    /// How long an interval waits for events that are still on their way.
+    fn grace_ns(&self) -> u64 {
+        if self.source.is_tally() {
+            0
+        } else {
+            nanoseconds(GRACE)
+        }
     }
 
     /// When the clock has something to do; `None` for a recording, whose clock is its events.
@@ -597,7 +630,7 @@ impl<'a> Driver<'a> {
         let tick_ns = self
             .next_tick_ns
             .filter(|&ns| self.is_before_limit(ns) && !self.source.is_settling());
-        let tick_ns = tick_ns.map(|ns| ns.saturating_add(nanoseconds(GRACE)));
+        let tick_ns = tick_ns.map(|ns| ns.saturating_add(self.grace_ns()));
         self.limit_ns.into_iter().chain(tick_ns).min()
     }
 
@@ -607,7 +640,7 @@ impl<'a> Driver<'a> {
             self.stop(now_ns);
             return Ok(Flow::Continue);
         }
-        let late_ns = now_ns.saturating_sub(nanoseconds(GRACE));
+        let late_ns = now_ns.saturating_sub(self.grace_ns());
         let flow = self.close_intervals(late_ns, &mut TICKS_AT_ONCE.clone())?;
         self.out.flush()?;
         Ok(flow)
@@ -641,7 +674,9 @@ impl<'a> Driver<'a> {
             }
             result => result?,
         }
-        if let Some(settler) = &mut self.settler {
+        if self.source.is_tally() {
+            self.take_tally();
+        } else if let Some(settler) = &mut self.settler {
             self.selection.settled = settler.finish();
         }
         if let Some(gate) = &self.gate {

@@ -8,9 +8,14 @@ mod names;
 use std::task::{Context, Poll};
 
 use serde::{Deserialize, Serialize};
+use tcpstate_common::State;
 
 pub use self::names::{NameBook, Names, Naming};
-use crate::{census::Census, event::Event};
+use crate::{
+    census::Census,
+    event::Event,
+    model::{Cause, Histogram, Role, ServicePort, TransitionCount},
+};
 
 /// A stream of events in the order in which the kernel recorded them.
 pub trait EventSource {
@@ -38,6 +43,17 @@ pub trait EventSource {
     /// nothing else, and no interval is shown, which would say that nothing is there.
     fn is_settling(&self) -> bool {
         false
+    }
+
+    /// Whether no events come, and [`EventSource::tally`] has all instead.
+    fn is_tally(&self) -> bool {
+        false
+    }
+
+    /// What has been counted where it happened since the last time. After [`EventSource::stop`] it is all
+    /// that there was.
+    fn tally(&mut self) -> anyhow::Result<Tally> {
+        Ok(Tally::default())
     }
 
     /// Stops the flow: after this, `poll_next` hands out what is on its way and then ends.
@@ -70,6 +86,41 @@ pub trait EventSource {
     fn progress(&self) -> Option<Progress> {
         None
     }
+}
+
+/// What was counted in the kernel over some time, instead of being handed on event by event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// What happened, by service; those to which nothing did are left out.
+    pub services: Vec<ServiceTally>,
+    /// How long connections were in the states that they left.
+    pub dwell: Vec<(State, Histogram)>,
+    /// Transitions up to now of which no filter could decide yet whether they are wanted.
+    pub undecided: u64,
+}
+
+impl Tally {
+    /// All transitions.
+    pub fn total(&self) -> u64 {
+        let services = self.services.iter();
+        services
+            .flat_map(|service| &service.transitions)
+            .map(|transition| transition.count)
+            .sum()
+    }
+}
+
+/// What happened to the connections of one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceTally {
+    /// The port; not known where the role is not.
+    pub port: ServicePort,
+    /// Which side they are.
+    pub role: Role,
+    /// How often which transition.
+    pub transitions: Vec<TransitionCount>,
+    /// How many ended why.
+    pub causes: Vec<(Cause, u64)>,
 }
 
 /// How far a source has been read.

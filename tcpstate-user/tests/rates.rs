@@ -105,6 +105,7 @@ fn options(format: Format, by: By) -> Options {
         format,
         interval_ns: INTERVAL_NS,
         by,
+        in_kernel: false,
         limits: Limits {
             max_ports: 2,
             ..Limits::default()

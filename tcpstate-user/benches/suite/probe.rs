@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use tcpstate_user::{
     capture::{
         host::Host,
-        loader::{self, Loaded, Mode, Plan},
+        loader::{self, Job, Loaded, Mode, Plan, TallySize},
         ring::Ring,
     },
     filter::{Filter, PortSet},
@@ -32,7 +32,7 @@ struct Case {
 enum What {
     Ours {
         mode: Mode,
-        empty: bool,
+        job: Job,
         filter: Filter,
     },
     /// A process with programs of its own: a peer, or a view of ours that counts in the kernel.
@@ -101,31 +101,33 @@ fn cases() -> Vec<Case> {
         port: Some(list.parse::<PortSet>().expect("a list of ports")),
         ..Filter::default()
     };
-    let ours = |name: &str, mode, empty, filter| Case {
+    let ours = |name: &str, mode, job, filter| Case {
         name: name.to_owned(),
-        what: What::Ours {
-            mode,
-            empty,
-            filter,
-        },
+        what: What::Ours { mode, job, filter },
     };
+    let stream = Job::Stream;
+    let tally = Job::Tally(TallySize {
+        services: 1_024,
+        sockets: 1_000_000,
+    });
     let all = Filter::default;
     let mut cases = vec![
-        ours(EMPTY, Mode::Btf, true, all()),
-        ours(FULL, Mode::Btf, false, all()),
+        ours(EMPTY, Mode::Btf, Job::Nothing, all()),
+        ours(FULL, Mode::Btf, stream, all()),
+        ours("counted in the kernel, btf", Mode::Btf, tally, all()),
         ours(
             "a filter that passes, btf",
             Mode::Btf,
-            false,
+            stream,
             ports("1-65535"),
         ),
-        ours("a filter that drops, btf", Mode::Btf, false, ports("1")),
-        ours("empty, tracepoint", Mode::Tracepoint, true, all()),
-        ours("full record, tracepoint", Mode::Tracepoint, false, all()),
+        ours("a filter that drops, btf", Mode::Btf, stream, ports("1")),
+        ours("empty, tracepoint", Mode::Tracepoint, Job::Nothing, all()),
+        ours("full record, tracepoint", Mode::Tracepoint, stream, all()),
         ours(
             "a filter that drops, tracepoint",
             Mode::Tracepoint,
-            false,
+            stream,
             ports("1"),
         ),
     ];
@@ -151,11 +153,7 @@ impl Case {
     /// says; the program has to have run for each.
     fn measure(&self, host: &Host, load: &dyn Fn() -> Result<u64>) -> Result<f64> {
         let (runs, made) = match &self.what {
-            What::Ours {
-                mode,
-                empty,
-                filter,
-            } => measure_ours(host, (*mode, *empty, filter), load)?,
+            What::Ours { mode, job, filter } => measure_ours(host, (*mode, *job, filter), load)?,
             What::Process(tool) => {
                 let running = Running::start(tool.name, tool.command(), tool.ready)?;
                 let before = program_runs(running.id())?;
@@ -181,7 +179,7 @@ impl Case {
 /// Loads our program, or the empty one, for as long as the load lasts.
 fn measure_ours(
     host: &Host,
-    (attach, is_empty, filter): (Mode, bool, &Filter),
+    (attach, job, filter): (Mode, Job, &Filter),
     load: &dyn Fn() -> Result<u64>,
 ) -> Result<(ProgramRuns, u64)> {
     let plan = Plan {
@@ -189,7 +187,7 @@ fn measure_ours(
         ring_bytes: 64 << 20,
         filter: filter.kernel(),
         bpf_log: false,
-        empty: is_empty,
+        job,
     };
     let mut loaded: Loaded = loader::load(host, &plan)?;
     let mut ring: Ring = loaded.ring()?;

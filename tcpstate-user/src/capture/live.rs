@@ -12,7 +12,7 @@ use aya::{
     maps::{MapData, PerCpuArray},
     programs::ProgramFd,
 };
-use tcpstate_common::Counters;
+use tcpstate_common::{Counters, State};
 use tokio::sync::mpsc;
 
 use super::{
@@ -20,19 +20,22 @@ use super::{
     cgroups::Cgroups,
     error::chain,
     host::{self, Host},
-    loader::{self, Loaded, Mode, ProgramRun},
+    inventory::Inventory,
+    loader::{self, Job, Loaded, Mode, ProgramRun, TallySize},
     netns::Wanted,
     reader::{self, Item, Shared},
     sampler::{self, Plan},
+    sockdiag::Request,
     synack::SynackRetransmits,
+    tally,
 };
 use crate::{
     census::Census,
     event::Event,
-    filter::KernelFilter,
+    filter::{KernelFilter, StateSet},
     source::{
         Accounting, CaptureCost, EventSource, FilteredByReason, LostByReason, Names, Origin,
-        RejectedByReason,
+        RejectedByReason, Tally,
     },
 };
 
@@ -70,6 +73,8 @@ pub struct Options<'a> {
     pub bpf_log: bool,
     /// Have the kernel measure the program's run time as long as this runs.
     pub bpf_stats: bool,
+    /// Count in the kernel, and stream nothing; in `btf` mode only.
+    pub tally: Option<TallySize>,
 }
 
 /// A running capture.
@@ -91,6 +96,8 @@ pub struct Live {
     sampler: Option<JoinHandle<()>>,
     /// What the kernel said of the program when it was detached.
     last_run: Option<ProgramRun>,
+    /// Reads what is counted in the kernel, where nothing is streamed.
+    tally: Option<tally::Reader>,
 }
 
 impl Live {
@@ -104,10 +111,11 @@ impl Live {
             None
         };
         let mut notes = Vec::new();
-        let mut loaded = match options.attach {
+        let (mut loaded, tally) = match options.attach {
             Attach::Only(mode) => attach(&host, options, mode)?,
+            Attach::Auto if options.tally.is_some() => attach(&host, options, Mode::Btf)?,
             Attach::Auto => match attach(&host, options, Mode::Btf) {
-                Ok(loaded) => loaded,
+                Ok(attached) => attached,
                 // No size helps one mode that does not help the other.
                 Err(
                     error @ (CaptureError::RingBytes { .. } | CaptureError::RingAllocation { .. }),
@@ -115,13 +123,13 @@ impl Live {
                     return Err(error);
                 }
                 Err(btf) => match attach(&host, options, Mode::Tracepoint) {
-                    Ok(loaded) => {
+                    Ok(attached) => {
                         notes.push(format!(
                             "attached to the classic tracepoint, since the BTF one failed: {}. \
                              Without it there is no socket cookie.",
                             chain(&btf)
                         ));
-                        loaded
+                        attached
                     }
                     Err(tracepoint) => {
                         if let CaptureError::Privileges(_) = btf {
@@ -145,7 +153,9 @@ impl Live {
                 loader::ONLY_IN_THE_SOCKET
             ));
         }
-        if !loaded.has_cookies() {
+        // What is counted needs no cookie: nothing is said of single sockets.
+        let asks = loaded.has_cookies() || tally.is_some();
+        if !asks {
             notes.push(NO_CENSUS.to_owned());
         }
         let origin = Origin {
@@ -155,15 +165,14 @@ impl Live {
             started_ns: host::monotonic_ns(),
             sample_interval_ns: options
                 .sample_interval
-                .filter(|_| loaded.has_cookies())
+                .filter(|_| asks)
                 .map(|interval| u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)),
             ..host.origin()
         };
 
         let counters = Arc::new(loaded.take_counters()?);
-        let settles = loaded.has_cookies();
-        let (reader, shared, queue) = reader::spawn(&mut loaded, options.bpf_log, settles)?;
-        let sampler = if loaded.has_cookies() {
+        let (reader, shared, queue) = reader::spawn(&mut loaded, options.bpf_log, asks)?;
+        let sampler = if asks {
             let mut synack = None;
             if options.sample_interval.is_some() {
                 match loaded.take_synack_retransmits() {
@@ -180,7 +189,7 @@ impl Live {
             None
         };
         Ok(Self {
-            settling: settles,
+            settling: asks,
             census: None,
             sampler,
             counters,
@@ -196,6 +205,7 @@ impl Live {
             shared,
             reader: Some(reader),
             last_run: None,
+            tally,
         })
     }
 
@@ -284,6 +294,7 @@ fn start_sampler(
     let plan = Plan {
         wanted: options.namespaces.clone(),
         interval: options.sample_interval,
+        lists_always: options.tally.is_some(),
         resolve_owners: options.resolve_owners,
         synack,
         lost: Box::new(move || {
@@ -296,17 +307,46 @@ fn start_sampler(
     sampler::spawn(plan, Arc::clone(&shared.exchange), move || woken.wake())
 }
 
-fn attach(host: &Host, options: &Options<'_>, mode: Mode) -> Result<Loaded, CaptureError> {
+fn attach(
+    host: &Host,
+    options: &Options<'_>,
+    mode: Mode,
+) -> Result<(Loaded, Option<tally::Reader>), CaptureError> {
     let plan = loader::Plan {
         mode,
-        ring_bytes: options.ring_bytes,
+        // Nothing goes through it where the kernel counts.
+        ring_bytes: options.tally.map_or(options.ring_bytes, |_| page_bytes()),
         filter: options.filter,
         bpf_log: options.bpf_log,
-        empty: false,
+        job: options.tally.map_or(Job::Stream, Job::Tally),
     };
     let mut loaded = loader::load(host, &plan)?;
+    let tally = match options.tally {
+        Some(size) => {
+            let listening = listening(&options.namespaces).into_iter();
+            Some(tally::Reader::new(&mut loaded, size, listening)?)
+        }
+        None => None,
+    };
     loaded.attach()?;
-    Ok(loaded)
+    Ok((loaded, tally))
+}
+
+fn page_bytes() -> u32 {
+    u32::try_from(rustix::param::page_size()).unwrap_or(u32::MAX)
+}
+
+/// The ports at which somebody listens now. Where the kernel cannot be asked, the sampler says so.
+fn listening(namespaces: &Wanted) -> Vec<u16> {
+    let request = Request {
+        states: StateSet::of(State::LISTEN),
+        ipv6_only: false,
+        with_info: false,
+    };
+    let sockets = Inventory::take(namespaces, request, false)
+        .map(|inventory| inventory.sockets)
+        .unwrap_or_default();
+    sockets.iter().map(|socket| socket.lport).collect()
 }
 
 fn enable_stats() -> Result<OwnedFd, CaptureError> {
@@ -357,6 +397,18 @@ impl EventSource for Live {
         self.shared.exchange.notices()
     }
 
+    fn is_tally(&self) -> bool {
+        self.tally.is_some()
+    }
+
+    fn tally(&mut self) -> anyhow::Result<Tally> {
+        let is_last = self.shared.stopped();
+        Ok(match &mut self.tally {
+            Some(tally) => tally.read(is_last)?,
+            None => Tally::default(),
+        })
+    }
+
     fn stop(&mut self) {
         // A detach that fails leaves the program attached until we exit; the reader must end all
         // the same, or the run would never.
@@ -378,7 +430,10 @@ impl EventSource for Live {
             filtered: counters.filtered(),
             submitted: counters.submitted,
             lost: counters.lost_ring_full + skipped,
-            received: self.shared.received.load(Ordering::Acquire),
+            received: match &self.tally {
+                Some(tally) => tally.received(),
+                None => self.shared.received.load(Ordering::Acquire),
+            },
             rejected: malformed + queue_full,
             filtered_by_reason: FilteredByReason {
                 protocol: counters.filtered_protocol,
@@ -415,7 +470,10 @@ impl EventSource for Live {
         CaptureCost {
             bpf_run_ns: run.map(|run| run.run_ns),
             bpf_run_count: run.map(|run| run.run_count),
-            ring_high_water_bytes: Some(self.shared.ring_high_water_bytes.load(Ordering::Acquire)),
+            ring_high_water_bytes: match self.tally {
+                Some(_) => None,
+                None => Some(self.shared.ring_high_water_bytes.load(Ordering::Acquire)),
+            },
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, MapData, PerCpuArray, PerCpuHashMap},
+    maps::{Array, MapData, PerCpuArray, PerCpuHashMap, Queue},
     programs::{
         Program, ProgramFd, ProgramInfo, tp_btf::BtfTracePointLinkId, trace_point::TracePointLinkId,
     },
@@ -15,6 +15,7 @@ use aya::{
 use tcpstate_common::{
     Config, Counters, Record,
     config::{self, PortBitmap, SocketCopy, TP_BASE_LAZY},
+    tally::{Failure, WAYS, row},
 };
 
 use super::{
@@ -22,6 +23,8 @@ use super::{
     error::chain,
     host::{self, Host},
     layout::{self, Resolved},
+    netns::Namespace,
+    procfs,
     ring::Ring,
     spans,
     synack::{self, SynackRetransmits},
@@ -74,8 +77,73 @@ pub struct Plan<'a> {
     pub filter: KernelFilter<'a>,
     /// Whether the programs log through aya-log.
     pub bpf_log: bool,
-    /// Load the program that does nothing instead: the floor of what a program costs.
-    pub empty: bool,
+    /// What the program is to do.
+    pub job: Job,
+}
+
+/// What a program does at each transition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Job {
+    /// Write a record to the ring buffer.
+    #[default]
+    Stream,
+    /// Count it, in maps of this size. In `btf` mode only.
+    Tally(TallySize),
+    /// Nothing: the floor of what a program costs.
+    Nothing,
+}
+
+/// How much is counted in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TallySize {
+    /// Services, each a port and a role, that are told apart.
+    pub services: u32,
+    /// Sockets of which is remembered since when they are in their state; taken as the next power of two.
+    pub sockets: u32,
+}
+
+impl TallySize {
+    /// Rows of one CPU.
+    pub(super) const fn rows(self) -> u32 {
+        row::FIRST + self.services
+    }
+
+    /// Sets of places.
+    #[expect(clippy::cast_possible_truncation, reason = "8")]
+    const fn place_sets(self) -> u32 {
+        match self
+            .sockets
+            .div_ceil(WAYS as u32)
+            .checked_next_power_of_two()
+        {
+            Some(sets) => sets,
+            None => 1 << 31,
+        }
+    }
+
+    /// Tells the program what it has.
+    fn configure(self, config: &mut Config) {
+        config.rows = self.rows();
+        config.place_mask = self.place_sets() - 1;
+        let ports = Namespace::own()
+            .ok()
+            .and_then(|own| procfs::ephemeral_ports(&own));
+        if let Some(ports) = ports {
+            (config.ephemeral_first, config.ephemeral_last) = (*ports.start(), *ports.end());
+        }
+    }
+
+    /// Gives the maps their sizes.
+    fn make_room(self, loader: &mut EbpfLoader<'_>) -> Result<(), CaptureError> {
+        let cpus = possible_cpus()?;
+        loader
+            .map_max_entries(config::PLACES, self.place_sets())
+            .map_max_entries(config::FREE_ROWS, self.services.max(1))
+            .map_max_entries(config::SERVICES, self.rows())
+            .map_max_entries(config::ROWS, self.rows().saturating_mul(cpus))
+            .map_max_entries(config::TIMES, STATES * cpus);
+        Ok(())
+    }
 }
 
 /// Programs and maps in the kernel; one program attached after [`Loaded::attach`]. Dropping it
@@ -89,6 +157,17 @@ pub struct Loaded {
     has_cookies: bool,
     without_socket: Option<String>,
     counts_skipped: bool,
+}
+
+/// The maps in which [`Job::Tally`] counts. The arrays are for mapping into memory.
+pub(super) struct TallyMaps {
+    pub(super) rows_by_port: MapData,
+    pub(super) services: MapData,
+    pub(super) rows: MapData,
+    pub(super) times: MapData,
+    pub(super) errors: PerCpuHashMap<MapData, Failure, u64>,
+    pub(super) free_rows: Queue<MapData, u32>,
+    pub(super) size: TallySize,
 }
 
 /// The kernel's own figures about a program.
@@ -146,7 +225,7 @@ enum Link {
 /// In `tracepoint` mode the sockets are read too where that is possible; if not,
 /// [`Loaded::without_socket`] says why.
 pub fn load(host: &Host, plan: &Plan<'_>) -> Result<Loaded, CaptureError> {
-    if plan.mode == Mode::Btf || plan.empty {
+    if plan.mode == Mode::Btf || plan.job == Job::Nothing {
         return load_as(host, plan, None);
     }
     let without = match socket_layout(host) {
@@ -198,6 +277,13 @@ fn load_as(
         look_mask: look_every(wake_bytes, online_cpus()) - 1,
         ..Config::default()
     };
+    let tally = match plan.job {
+        Job::Tally(size) => Some(size),
+        Job::Stream | Job::Nothing => None,
+    };
+    if let Some(size) = tally {
+        size.configure(&mut config);
+    }
     let mut base = config::TP_BASE;
     let mut btf = None;
     // A BTF tracepoint skips none where it does not count them.
@@ -248,17 +334,17 @@ fn load_as(
     if !plan.bpf_log {
         loader.map_max_entries(LOG_RING, page_bytes);
     }
+    match tally {
+        Some(size) => size.make_room(&mut loader)?,
+        None => {
+            loader.map_max_entries(config::ERRORS, 1);
+        }
+    }
     let mut ebpf = loader
         .load(OBJECT)
         .map_err(|error| CaptureError::from_object(error, plan.ring_bytes, &host.kernel))?;
 
-    let program = match (plan.mode, plan.empty) {
-        (Mode::Btf, false) => config::PROGRAM_BTF,
-        (Mode::Btf, true) => config::PROGRAM_EMPTY_BTF,
-        (Mode::Tracepoint, true) => config::PROGRAM_EMPTY_TRACEPOINT,
-        (Mode::Tracepoint, false) if base == TP_BASE_LAZY => config::PROGRAM_TRACEPOINT_LAZY,
-        (Mode::Tracepoint, false) => config::PROGRAM_TRACEPOINT,
-    };
+    let program = program_name(plan, base);
     let refused = |source| CaptureError::from_load(source, plan.mode);
     match (ebpf.program_mut(program), btf.as_ref()) {
         (Some(Program::BtfTracePoint(program)), Some(btf)) => {
@@ -279,12 +365,37 @@ fn load_as(
     })
 }
 
+/// The program that does this job.
+fn program_name(plan: &Plan<'_>, base: u32) -> &'static str {
+    match (plan.job, plan.mode) {
+        (Job::Stream, Mode::Btf) => config::PROGRAM_BTF,
+        (Job::Stream, Mode::Tracepoint) if base == TP_BASE_LAZY => config::PROGRAM_TRACEPOINT_LAZY,
+        (Job::Stream, Mode::Tracepoint) => config::PROGRAM_TRACEPOINT,
+        (Job::Tally(_), _) => config::PROGRAM_TALLY,
+        (Job::Nothing, Mode::Btf) => config::PROGRAM_EMPTY_BTF,
+        (Job::Nothing, Mode::Tracepoint) => config::PROGRAM_EMPTY_TRACEPOINT,
+    }
+}
+
 /// The kernel's types in the loader's own form.
 fn kernel_types() -> Result<Btf, CaptureError> {
     Btf::from_sys_fs().map_err(|source| CaptureError::NoBtf {
         path: host::BTF_PATH.into(),
         source: source.into(),
     })
+}
+
+/// States whose times are counted apart.
+#[expect(clippy::cast_possible_truncation, reason = "12")]
+const STATES: u32 = tcpstate_common::tally::STATES as u32;
+
+/// CPUs that there can ever be: each has its own part of some maps.
+pub(super) fn possible_cpus() -> Result<u32, CaptureError> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, source)| CaptureError::System {
+        what: "count the CPUs",
+        source,
+    })?;
+    Ok(u32::try_from(cpus).unwrap_or(u32::MAX))
 }
 
 /// After how many records a CPU looks at the ring again, a power of two: so often that all CPUs
@@ -458,6 +569,35 @@ impl Loaded {
             name,
             source: error.into(),
         })
+    }
+
+    /// Takes the maps in which [`Job::Tally`] counts.
+    pub(super) fn take_tally(&mut self, size: TallySize) -> Result<TallyMaps, CaptureError> {
+        let errors = self.take(config::ERRORS)?;
+        let free_rows = self.take(config::FREE_ROWS)?;
+        let mut array = |name| match self.take(name)? {
+            aya::maps::Map::Array(data) => Ok(data),
+            _ => Err(missing(name)),
+        };
+        Ok(TallyMaps {
+            rows_by_port: array(config::ROWS_BY_PORT)?,
+            services: array(config::SERVICES)?,
+            rows: array(config::ROWS)?,
+            times: array(config::TIMES)?,
+            errors: PerCpuHashMap::try_from(errors).map_err(|error| CaptureError::Map {
+                name: config::ERRORS,
+                source: error.into(),
+            })?,
+            free_rows: Queue::try_from(free_rows).map_err(|error| CaptureError::Map {
+                name: config::FREE_ROWS,
+                source: error.into(),
+            })?,
+            size,
+        })
+    }
+
+    fn take(&mut self, name: &'static str) -> Result<aya::maps::Map, CaptureError> {
+        self.ebpf.take_map(name).ok_or_else(|| missing(name))
     }
 
     /// Watches for the wakeups that the program sends.

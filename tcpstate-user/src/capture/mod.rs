@@ -4,6 +4,7 @@
 //!   [`probe`]: what it allows, tried.
 //! - [`loader`]: loads the BPF programs and attaches one; [`ring`]: the ring buffer's consumer end;
 //!   `reader`: the thread that empties it.
+//! - [`tally`]: what was counted in the kernel, where nothing is streamed.
 //! - `sampler`: the thread that asks for what no transition shows; `sampling`: what follows from two
 //!   answers.
 //! - [`live`]: all of it together as an [`crate::source::EventSource`].
@@ -20,6 +21,7 @@ pub mod inventory;
 pub mod layout;
 pub mod live;
 pub mod loader;
+mod mapping;
 pub mod netns;
 pub mod probe;
 pub mod procfs;
@@ -30,6 +32,7 @@ mod sampling;
 pub mod sockdiag;
 mod spans;
 pub mod synack;
+pub mod tally;
 
 pub use error::CaptureError;
 pub use live::{Live, Options};

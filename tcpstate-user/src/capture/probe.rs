@@ -174,7 +174,7 @@ fn try_attach(host: &Host, mode: Mode, ring_bytes: u32) -> Result<Attached, Capt
         ring_bytes,
         filter: filter.kernel(),
         bpf_log: false,
-        empty: false,
+        job: loader::Job::Stream,
     };
     let mut loaded = loader::load(host, &plan)?;
     loaded.attach()?;

@@ -15,7 +15,9 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::ProtFlags;
+
+use super::mapping::Mapping;
 
 /// Bit 31 of a record's length: it is still being written.
 const BUSY: u32 = 1 << 31;
@@ -23,38 +25,6 @@ const BUSY: u32 = 1 << 31;
 const DISCARD: u32 = 1 << 30;
 /// Bytes before each record: its length and an offset for the kernel's own use.
 const HEADER: usize = 8;
-
-/// A mapping that is undone when it is dropped.
-struct Mapping {
-    start: NonNull<u8>,
-    len: usize,
-}
-
-impl Mapping {
-    fn new(fd: BorrowedFd<'_>, offset: u64, len: usize, prot: ProtFlags) -> io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
-        let start = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                len,
-                prot,
-                MapFlags::SHARED,
-                fd,
-                offset,
-            )?
-        };
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { start, len })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, of this length, and nothing borrows from it any more. It
-        // cannot fail for a whole mapping; if it did, the memory would stay mapped.
-        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
-    }
-}
 
 /// The consumer's end of a BPF ring buffer.
 pub struct Ring {
@@ -93,12 +63,12 @@ impl Ring {
     fn consumer_position(&self) -> &AtomicU64 {
         // SAFETY: the mapping is page-aligned, at least 8 bytes long, lives as long as `self`, and
         // both sides use it atomically.
-        unsafe { self.consumer.start.cast().as_ref() }
+        unsafe { self.consumer.start().cast().as_ref() }
     }
 
     fn producer_position(&self) -> u64 {
         // SAFETY: as for the consumer's position; the kernel writes it atomically.
-        let position: &AtomicU64 = unsafe { self.producer.start.cast().as_ref() };
+        let position: &AtomicU64 = unsafe { self.producer.start().cast().as_ref() };
         position.load(Ordering::Acquire)
     }
 
@@ -174,6 +144,6 @@ impl Ring {
         )]
         let offset = self.page_bytes + (position as usize & (self.bytes - 1));
         // SAFETY: below the end of the first of the two data mappings.
-        unsafe { self.producer.start.add(offset) }
+        unsafe { self.producer.start().add(offset) }
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct Plan {
     pub(super) wanted: Wanted,
     /// How often small sockets are asked for; `None`: never.
     pub(super) interval: Option<Duration>,
+    /// Whether all the others are listed just as often: where no event tells what state they are in.
+    pub(super) lists_always: bool,
     /// Whether to look up which process holds each socket that is there.
     pub(super) resolve_owners: bool,
     /// How often SYN-ACKs have been sent again, where that is counted.
@@ -262,7 +264,8 @@ impl Sampler {
             let (start, cpu_before) = (Instant::now(), thread_cpu());
             self.sample_all();
             let now_lost = (self.plan.lost)();
-            if now_lost != lost && listed.elapsed() >= HEAL {
+            let heals = now_lost != lost && listed.elapsed() >= HEAL;
+            if heals || self.plan.lists_always {
                 lost = now_lost;
                 self.list_all(false);
                 listed = Instant::now();
@@ -297,7 +300,9 @@ impl Sampler {
         };
         let resolve_owners = first && self.plan.resolve_owners;
         let mut seen_before: Vec<(u32, u64)> = Vec::new();
-        if !first && let Ok(inventory) = Inventory::take(&self.plan.wanted, request, false) {
+        // Where lists come all the time, the next one has what this one misses.
+        let only_one = first || self.plan.lists_always;
+        if !only_one && let Ok(inventory) = Inventory::take(&self.plan.wanted, request, false) {
             // A list in pieces can miss a single socket; what neither of two has is not there.
             let sockets = inventory.sockets.iter().filter(|one| !one.is_small());
             seen_before.extend(sockets.map(|socket| (socket.netns, socket.cookie)));

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, CommandFactory as _, ValueEnum, error::ErrorKind};
 
-use super::{Bounds, OUTPUT, Watch, interval};
+use super::{Attach, Bounds, CAPTURE, Cli, OUTPUT, Sockets, Watch, interval};
+use crate::capture::loader::TallySize;
 
 /// Arguments of `tcpstate rates`.
 #[derive(Debug, Args)]
@@ -22,6 +23,15 @@ pub struct Rates {
     /// What to tell apart: who did how much of it
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, help_heading = OUTPUT)]
     pub by: By,
+    /// Count in the kernel instead of streaming each change.
+    #[arg(
+        long,
+        help = "Count in the kernel, and stream nothing: for hosts where even that is too much. Nobody knows \
+            then whose a connection is",
+        help_heading = CAPTURE,
+        conflicts_with = "read"
+    )]
+    pub in_kernel: bool,
     #[command(flatten)]
     #[expect(
         missing_docs,
@@ -37,6 +47,40 @@ pub struct Rates {
 }
 
 impl Rates {
+    /// Refuses what counting in the kernel cannot give.
+    pub fn check(&self) -> Result<(), clap::Error> {
+        if !self.in_kernel {
+            return Ok(());
+        }
+        let Sockets { whose, .. } = &self.watch.sockets;
+        let capture = &self.watch.capture;
+        let owner = "whose a connection is, nobody knows then";
+        let why = if !matches!(self.by, By::Port | By::Role) {
+            format!("--by comm and --by cgroup: {owner}")
+        } else if whose.is_given() {
+            format!("--pid, --comm, --uid, --cgroup and --role: {owner}")
+        } else if capture.attach == Attach::Tracepoint {
+            "--attach tracepoint: it takes the BTF tracepoint, which reads the socket itself"
+                .to_owned()
+        } else if capture.sample_interval.is_zero() {
+            "--sample-interval 0: how many are in which state is known from lists only".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Cli::command().error(
+            ErrorKind::ArgumentConflict,
+            format!("--in-kernel cannot be used with {why}"),
+        ))
+    }
+
+    /// How much to count in the kernel, if it is to be counted there.
+    pub fn tally(&self) -> Option<TallySize> {
+        self.in_kernel.then_some(TallySize {
+            services: self.bounds.max_ports,
+            sockets: self.bounds.max_connections,
+        })
+    }
+
     /// When to end: after the intervals asked for, or after `--duration` if that is sooner.
     ///
     /// By the clock, not by counting: so the last interval takes what is still on its way (`run`).
@@ -64,6 +108,12 @@ them every --sample-interval. `half-open` says where most of them came in, `list
 the interval. The last interval is shown also if Ctrl-C cuts it short, so that the counts \
 of all intervals together are all the changes that were received.
 
+--in-kernel counts where the changes happen, and reads the counts at the end of each interval: \
+what each change costs is a part of what streaming it does, and this process costs nothing. `now` is then \
+a list of all sockets every --sample-interval, the time after which a closed socket leaves FIN_WAIT2 is \
+unknown, and so is whose a connection is. It takes about 25 MB of memory of the kernel for a million \
+connections (--max-connections) and a megabyte for each CPU (--max-ports).
+
 With --json a line an interval, with all groups; with --csv a row for each interval, group and \
 transition.";
 
@@ -73,6 +123,7 @@ Examples:
   tcpstate rates 5 12                   twelve times five seconds
   tcpstate rates 10 --by comm           which programs make the connections
   tcpstate rates -D 5432 --by cgroup    which containers connect to PostgreSQL
+  tcpstate rates --in-kernel 10         on a host that has no time to lose
   tcpstate rates 1m -r FILE --csv       what was recorded, minute by minute, as CSV
   tcpstate rates --json | jq -c '[.ts, .states.CLOSE_WAIT]'";
 
@@ -108,6 +159,31 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kernel_cannot_count_is_refused() {
+        for (arguments, reason) in [
+            (&["--by", "comm"][..], "--by comm"),
+            (&["--by", "cgroup"], "--by cgroup"),
+            (&["--pid", "1"], "--pid"),
+            (&["--uid", "0"], "--uid"),
+            (&["--comm", "a"], "--comm"),
+            (&["--cgroup", "/"], "--cgroup"),
+            (&["--role", "client"], "--role"),
+            (&["--attach", "tracepoint"], "--attach tracepoint"),
+            (&["--sample-interval", "0"], "--sample-interval 0"),
+        ] {
+            let with = [&["--in-kernel"], arguments].concat();
+            let error = rates(&with).unwrap().check().unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(reason), "{arguments:?}: {error}");
+            rates(arguments).unwrap().check().unwrap();
+        }
+        for arguments in [&["--by", "role"][..], &["-D", "443"], &["--netns", "self"]] {
+            let with = [&["--in-kernel"], arguments].concat();
+            rates(&with).unwrap().check().unwrap();
+        }
+    }
+
+    #[test]
     fn rates_end_after_their_intervals_or_their_duration() {
         let seconds = |n| Some(Duration::from_secs(n));
         for (arguments, interval, duration) in [
@@ -133,6 +209,7 @@ mod tests {
             (&["often"], "`often` is not a duration"),
             (&["1", "0"], "0 is not in 1.."),
             (&["1", "5", "--count=5"], "cannot be used with"),
+            (&["--in-kernel", "-r", "x"], "cannot be used with"),
             (
                 &["--by", "uid"],
                 "possible values: port, role, comm, cgroup",

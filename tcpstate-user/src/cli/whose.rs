@@ -43,6 +43,11 @@ impl Whose {
         }
     }
 
+    /// Whether any of it was asked for.
+    pub fn is_given(&self) -> bool {
+        self.needs_process() || !self.uid.is_empty() || self.cgroup.is_some() || self.role.is_some()
+    }
+
     /// Whether it takes knowing which process a socket belongs to.
     pub fn needs_process(&self) -> bool {
         !(self.pid.is_empty() && self.comm.is_empty())

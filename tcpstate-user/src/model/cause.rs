@@ -3,7 +3,11 @@
 
 use std::{borrow::Cow, fmt};
 
-use tcpstate_common::{State, record::flags};
+use tcpstate_common::{
+    State,
+    record::{flags, stays_in_fin_wait2},
+    tally::manner,
+};
 
 use crate::event::Event;
 
@@ -114,9 +118,15 @@ impl Cause {
         if event.newstate() != State::CLOSE || matches!(oldstate, State::CLOSE | State::LISTEN) {
             return None;
         }
-        let closed_here = event.has(flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN);
-        let orphan_or_done = event.has(flags::DEAD) || event.has(flags::DONE);
-        Some(match (event.error(), oldstate) {
+        let manner = manner(event.record().flags);
+        Some(Self::of_end(oldstate, event.error(), manner))
+    }
+
+    /// The same by what [`Cause::of`] looks at: the state before, the socket's error, and what
+    /// [`manner`] says of its flags.
+    pub fn of_end(oldstate: State, error: Option<u16>, manner: u8) -> Self {
+        let (closed_here, orphan_or_done) = (manner & 1 != 0, manner & 2 != 0);
+        match (error, oldstate) {
             (Some(0), State::LAST_ACK | State::CLOSING) => Self::Fin,
             (Some(0), State::FIN_WAIT2) if orphan_or_done => Self::Fin,
             (
@@ -131,7 +141,7 @@ impl Cause {
             (Some(ETIMEDOUT), _) => Self::TimedOut,
             (Some(EHOSTUNREACH | ENETUNREACH), _) => Self::Unreachable,
             (Some(errno), _) => Self::Errno(errno),
-        })
+        }
     }
 
     /// As JSON and text write it: the cause, or the error's name, or `errno_N` where it has none.
@@ -172,7 +182,9 @@ pub fn goes_on(event: &Event) -> Option<State> {
     match event.oldstate() {
         State::CLOSING => Some(State::TIME_WAIT),
         State::FIN_WAIT2 if event.has(flags::DONE) => Some(State::TIME_WAIT),
-        State::FIN_WAIT2 if event.has(flags::DEAD) => Some(State::FIN_WAIT2),
+        old if stays_in_fin_wait2(old, State::CLOSE, 0, event.record().flags) => {
+            Some(State::FIN_WAIT2)
+        }
         _ => None,
     }
 }

@@ -257,6 +257,9 @@ impl Tracker {
             rates.leave(mini.group, mini.state);
         }
         let dwell_ns = mini.since_ns.map(|since_ns| at_ns.saturating_sub(since_ns));
+        if let (Some(rates), Some(dwell_ns)) = (&mut self.rates, dwell_ns) {
+            rates.dwelt(mini.state, dwell_ns);
+        }
         if let (Some(histograms), Some(dwell_ns)) = (&mut self.histograms, dwell_ns) {
             histograms.record(
                 Of::Dwell(mini.state),

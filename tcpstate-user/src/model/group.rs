@@ -189,6 +189,18 @@ impl Services {
         *number
     }
 
+    /// The number of a service as a tally has it, where the port may be one of several.
+    pub(super) fn number(&mut self, port: ServicePort, role: Role) -> u16 {
+        match port {
+            ServicePort::Port(port) => self.id(Some(port), role),
+            ServicePort::Unknown => self.id(None, role),
+            ServicePort::Other => {
+                let unknown = self.id(None, role);
+                self.other(unknown)
+            }
+        }
+    }
+
     /// Where the figures of a port go that has no room of its own.
     pub(super) fn other(&self, id: u16) -> u16 {
         match self.key(id).1 {

@@ -1,32 +1,12 @@
-//! How durations are put in buckets, and a histogram as it is read.
-//!
-//! Log-linear: every power of two is divided into 128 equal buckets, so a bucket is never wider than
-//! 1/128 (0.8 %) of the values in it. What is shorter than a microsecond or longer than a day is
-//! put in the first or the last bucket, and counted as such.
+//! A histogram as it is read. Its buckets are those of [`tcpstate_common::buckets`]; what is shorter than a
+//! microsecond or longer than a day is in the first or the last of them, and counted as such.
 
 use std::ops::Range;
 
-/// Buckets to a power of two, as a power of two.
-const DIVISIONS_LOG2: u32 = 7;
-/// Buckets to a power of two.
-pub(super) const DIVISIONS: usize = 1 << DIVISIONS_LOG2;
-/// The shortest duration that has a bucket of its own: a microsecond.
-pub(super) const SHORTEST_NS: u64 = 1_000;
-/// The longest duration that has a bucket of its own: a day.
-pub(super) const LONGEST_NS: u64 = 24 * 60 * 60 * 1_000_000_000;
-const FIRST_OCTAVE: u32 = SHORTEST_NS.ilog2();
-/// Powers of two that the buckets span.
-pub(super) const OCTAVES: usize = (LONGEST_NS.ilog2() - FIRST_OCTAVE + 1) as usize;
-
-/// The bucket of a duration between [`SHORTEST_NS`] and [`LONGEST_NS`]: which power of two, which
-/// part of it.
-#[inline]
-pub(super) const fn bucket_of(duration_ns: u64) -> (usize, usize) {
-    let octave = duration_ns.ilog2();
-    #[expect(clippy::cast_possible_truncation, reason = "at most 2 * DIVISIONS")]
-    let part = (duration_ns >> (octave - DIVISIONS_LOG2)) as usize % DIVISIONS;
-    ((octave - FIRST_OCTAVE) as usize, part)
-}
+use tcpstate_common::buckets::bounds_of;
+pub(super) use tcpstate_common::buckets::{
+    BUCKETS, DIVISIONS, LONGEST_NS, OCTAVES, SHORTEST_NS, bucket_of,
+};
 
 /// A bucket as one number.
 #[expect(clippy::cast_possible_truncation, reason = "there are less than 2^13")]
@@ -34,13 +14,10 @@ pub(super) const fn bucket_number(octave: usize, part: usize) -> u16 {
     (octave * DIVISIONS + part) as u16
 }
 
-/// The durations of a bucket, its number being `octave * DIVISIONS + part`.
+/// The durations of a bucket.
 const fn range_of(bucket: usize) -> Range<u64> {
-    #[expect(clippy::cast_possible_truncation, reason = "a bucket's number fits")]
-    let octave = (bucket / DIVISIONS) as u32 + FIRST_OCTAVE;
-    let width = 1 << (octave - DIVISIONS_LOG2);
-    let lower = (1 << octave) + (bucket % DIVISIONS) as u64 * width;
-    lower..lower + width
+    let (lower, upper) = bounds_of(bucket);
+    lower..upper
 }
 
 /// Durations of one kind, counted.
@@ -86,6 +63,21 @@ impl Histogram {
             max_ns,
             sum_ns,
         }
+    }
+
+    /// With so many durations in each bucket, from the first one on. The shortest, the longest and the sum
+    /// are as exact as the buckets are, which [`Histogram::quantile`] is content with.
+    pub fn from_counts(counts: impl IntoIterator<Item = u64>) -> Self {
+        let buckets: Vec<(u16, u64)> = (0..).zip(counts).filter(|&(_, count)| count > 0).collect();
+        let range = |&(bucket, _): &(u16, u64)| range_of(bucket.into());
+        let min_ns = buckets.first().map_or(0, |first| range(first).start);
+        let max_ns = buckets.last().map_or(0, |last| range(last).end);
+        let sum_ns = buckets.iter().map(|bucket| {
+            let Range { start, end } = range(bucket);
+            u128::from(start.midpoint(end)) * u128::from(bucket.1)
+        });
+        let sum_ns = sum_ns.sum();
+        Self::from_parts(buckets, (0, 0), (min_ns, max_ns), sum_ns)
     }
 
     /// Counts one duration.
@@ -186,6 +178,11 @@ impl Histogram {
         Some(middle.clamp(self.min_ns, self.max_ns))
     }
 
+    /// By number, the buckets that are not empty, in order.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
+        self.buckets.iter().copied()
+    }
+
     /// The buckets that are not empty, in order.
     pub fn buckets(&self) -> impl Iterator<Item = Bucket> + '_ {
         self.buckets.iter().map(|&(bucket, count)| {
@@ -229,11 +226,10 @@ mod tests {
 
     #[test]
     fn buckets_join_without_gap_or_overlap() {
-        let buckets = OCTAVES * DIVISIONS;
-        for bucket in 0..buckets {
+        for bucket in 0..BUCKETS {
             let Range { start, end } = range_of(bucket);
             assert!(end - start <= start / 128);
-            if bucket + 1 < buckets {
+            if bucket + 1 < BUCKETS {
                 assert_eq!(end, range_of(bucket + 1).start);
             }
             for duration in [start, end - 1] {
@@ -241,7 +237,7 @@ mod tests {
                 assert_eq!(octave * DIVISIONS + part, bucket, "{duration}");
             }
         }
-        assert!(range_of(0).start <= SHORTEST_NS && LONGEST_NS < range_of(buckets - 1).end);
+        assert!(range_of(0).start <= SHORTEST_NS && LONGEST_NS < range_of(BUCKETS - 1).end);
     }
 
     #[test]

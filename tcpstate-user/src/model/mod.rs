@@ -39,6 +39,6 @@ pub use group::{By, GroupKey, Role, ServicePort};
 pub use histogram::{Bucket, Histogram};
 pub use histograms::{Of, Series};
 pub use owner::{Comm, How, Owner};
-pub use rates::{Figures, GroupFigures, Interval, TransitionCount};
+pub use rates::{Figures, GroupFigures, Interval, TransitionCount, closes};
 pub use snapshot::{Books, Include, ListenerInfo, Memory, Snapshot};
 pub use tracker::{Limits, Tracker};

@@ -8,6 +8,7 @@ use tcpstate_common::State;
 use super::{
     cause::Cause,
     group::{GroupKey, Groups, Services},
+    histogram::{BUCKETS, DIVISIONS, Histogram, LONGEST_NS, SHORTEST_NS, bucket_of},
 };
 
 /// States that are counted by themselves: the kernel's 1 to 13. Numbers from 15 on are counted
@@ -246,7 +247,7 @@ pub(super) fn opens(from: State, to: State) -> bool {
 }
 
 /// Whether a transition ends a connection.
-pub(super) fn closes(from: State, to: State) -> bool {
+pub fn closes(from: State, to: State) -> bool {
     to == State::CLOSE && !matches!(from, State::CLOSE | State::LISTEN)
 }
 
@@ -270,6 +271,8 @@ pub struct Interval {
     pub all: Figures,
     /// By group; their sums are `all`. Groups in which nothing happened and nothing is are left out.
     pub groups: Vec<GroupFigures>,
+    /// How long connections were in the states that they left, where that is known.
+    pub dwell: Vec<(State, Histogram)>,
 }
 
 /// What is counted over some time.
@@ -315,10 +318,15 @@ impl Group {
     }
 }
 
+/// The times of one state in an interval, by bucket.
+type Times = Box<[u64]>;
+
 /// The rates of all groups. The figures over all are the sums of theirs.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
     groups: Vec<Group>,
+    /// By state, over all groups; `None` where there is nothing.
+    dwell: [Option<Times>; SLOTS],
 }
 
 impl Rates {
@@ -340,6 +348,52 @@ impl Rates {
     /// Counts why a connection ended.
     pub(super) fn ended(&mut self, group: u16, cause: Cause) {
         self.group(group).interval.causes.add(cause, 1);
+    }
+
+    /// Counts how long a connection was in a state.
+    #[inline]
+    pub(super) fn dwelt(&mut self, state: State, dwell_ns: u64) {
+        let (octave, part) = bucket_of(dwell_ns.clamp(SHORTEST_NS, LONGEST_NS));
+        self.times(state)[octave * DIVISIONS + part] += 1;
+    }
+
+    fn times(&mut self, state: State) -> &mut Times {
+        self.dwell[slot_of(state)].get_or_insert_with(|| vec![0; BUCKETS].into())
+    }
+
+    /// Counts what has been counted elsewhere already.
+    pub(super) fn add(
+        &mut self,
+        group: u16,
+        transitions: &[TransitionCount],
+        causes: &[(Cause, u64)],
+    ) {
+        let counts = &mut self.group(group).interval;
+        for &TransitionCount { from, to, count } in transitions {
+            counts.matrix.add(from, to, count);
+        }
+        for &(cause, count) in causes {
+            counts.causes.add(cause, count);
+        }
+    }
+
+    /// The same of times.
+    pub(super) fn add_dwell(&mut self, state: State, times: &Histogram) {
+        let counts = self.times(state);
+        for (bucket, count) in times.counts() {
+            counts[usize::from(bucket)] += count;
+        }
+    }
+
+    /// How long connections were in the states that they have left since the last time.
+    pub(super) fn end_dwell(&mut self) -> Vec<(State, Histogram)> {
+        let states = self.dwell.iter_mut().enumerate();
+        states
+            .filter_map(|(slot, times)| {
+                let times = times.take()?;
+                Some((state_of(slot), Histogram::from_counts(times)))
+            })
+            .collect()
     }
 
     /// A socket is in this state from now on.
@@ -419,5 +473,6 @@ impl Rates {
     /// Bytes held, up to the few of transitions that Linux never makes.
     pub(super) fn memory(&self) -> usize {
         self.groups.capacity() * size_of::<Group>()
+            + self.dwell.iter().flatten().count() * BUCKETS * size_of::<u64>()
     }
 }

@@ -17,7 +17,10 @@ use super::{
     table::{Table, may_be_embryo},
     unseen::{Mini, Unseen},
 };
-use crate::event::{Event, SocketId};
+use crate::{
+    event::{Event, SocketId},
+    source::Tally,
+};
 
 /// The bounds of everything that a [`Tracker`] keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,16 +188,40 @@ impl Tracker {
     pub fn tick(&mut self, now_ns: u64) -> Interval {
         self.now_ns = self.now_ns.max(now_ns);
         let start_ns = self.interval_ns.replace(now_ns).unwrap_or(now_ns);
-        let (all, groups) = self
-            .rates
-            .as_mut()
-            .map(|rates| rates.end_interval(&self.groups, &self.services))
+        let rates = self.rates.as_mut();
+        let ((all, groups), dwell) = rates
+            .map(|rates| {
+                let figures = rates.end_interval(&self.groups, &self.services);
+                (figures, rates.end_dwell())
+            })
             .unwrap_or_default();
         Interval {
             start_ns,
             end_ns: now_ns,
             all,
             groups,
+            dwell,
+        }
+    }
+
+    /// Takes what was counted in the kernel instead of handed on. What it adds up to is the same as if all
+    /// of it had been given to [`Tracker::apply`], but for what takes connections one by one.
+    pub fn add(&mut self, tally: &Tally) {
+        let Some(rates) = &mut self.rates else {
+            return;
+        };
+        for service in &tally.services {
+            let number = self.services.number(service.port, service.role);
+            let group = self.groups.id(Traits {
+                service: number,
+                role: service.role,
+                comm: None,
+                cgroup: None,
+            });
+            rates.add(group, &service.transitions, &service.causes);
+        }
+        for (state, times) in &tally.dwell {
+            rates.add_dwell(*state, times);
         }
     }
 
@@ -623,6 +650,9 @@ impl Tracker {
             rates.transition(group, old, new);
             if closes(old, new) {
                 rates.ended(group, Cause::of(event).unwrap_or(Cause::Unknown));
+            }
+            if let Some(dwell_ns) = step.dwell_ns {
+                rates.dwelt(old, dwell_ns);
             }
         }
         let Some(histograms) = &mut self.histograms else {

@@ -216,6 +216,7 @@ mod tests {
             format,
             interval_ns: 1_000_000_000,
             by: By::Port,
+            in_kernel: false,
             limits: Limits {
                 max_connections: 2,
                 ..Limits::default()

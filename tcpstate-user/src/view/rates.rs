@@ -36,7 +36,7 @@ use crate::{
     },
     model::{By, Figures, GroupFigures, GroupKey, Include, Interval, Limits, Tracker},
     run::{End, Flow, View},
-    source::{Names, Origin},
+    source::{Names, Origin, Tally},
 };
 
 /// What to count, and how to show it.
@@ -48,6 +48,8 @@ pub struct Options {
     pub interval_ns: u64,
     /// What the second table groups by.
     pub by: By,
+    /// The source counts, and no event comes: nothing is known of single connections.
+    pub in_kernel: bool,
     /// The bounds of what is kept.
     pub limits: Limits,
     /// In colour.
@@ -60,6 +62,7 @@ pub struct Options {
 pub struct Rates {
     interval_ns: u64,
     by: By,
+    in_kernel: bool,
     tracker: Tracker,
     unseen: Unseen,
     printer: Printer,
@@ -101,6 +104,7 @@ impl Rates {
         Self {
             interval_ns: options.interval_ns,
             by: options.by,
+            in_kernel: options.in_kernel,
             tracker: Tracker::new(options.limits)
                 .by(options.by)
                 .without_histograms(),
@@ -167,6 +171,10 @@ impl View for Rates {
         Ok(Flow::Continue)
     }
 
+    fn tally(&mut self, tally: &Tally) {
+        self.tracker.add(tally);
+    }
+
     fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
         self.tracker.census(census, |_| {});
         self.unseen.take(census);
@@ -194,7 +202,7 @@ impl View for Rates {
         if rest.all.total() > 0 || (has_news && length_ns(&rest) > 0) {
             self.show(&rest, out)?;
         }
-        let books = self.tracker.books();
+        let books = Some(self.tracker.books()).filter(|_| !self.in_kernel);
         let total = self.tracker.snapshot_of(Include::FIGURES).all;
         if let Printer::Json { lines, .. } = &mut self.printer {
             let more = Totals {
@@ -204,7 +212,7 @@ impl View for Rates {
                 established: total.established,
                 closed: total.closed,
                 failed: total.failed,
-                connections: Connections::new(&books),
+                connections: books.as_ref().map(Connections::new),
             };
             return lines.write(&Summary::new(end, more), out);
         }
@@ -219,7 +227,7 @@ impl View for Rates {
             Count(total.closed),
             Count(total.failed),
         )?;
-        tell_books(end, Some(&books), err)
+        tell_books(end, books.as_ref(), err)
     }
 }
 
@@ -234,7 +242,8 @@ struct Totals {
     established: u64,
     closed: u64,
     failed: u64,
-    connections: Connections,
+    /// `None`: the kernel counted, and nothing is known of single connections.
+    connections: Option<Connections>,
 }
 
 fn length_ns(interval: &Interval) -> u64 {

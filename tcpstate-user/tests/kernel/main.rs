@@ -28,6 +28,7 @@ mod soak;
 mod sockdiag;
 mod ss;
 mod synack;
+mod tally;
 mod traffic;
 mod views;
 mod weather;
@@ -80,5 +81,6 @@ fn main() {
     faults::add(&mut trials);
     soak::add(&mut trials);
     synack::add(&mut trials);
+    tally::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -299,6 +299,7 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
         sample_interval: None,
         resolve_owners: false,
         bpf_stats: false,
+        tally: None,
     })?;
     let (done, receiver) = oneshot::channel();
     let traffic = thread::spawn(move || {

@@ -10,7 +10,7 @@ use libtest_mimic::Trial;
 use tcpstate_user::{
     capture::{
         host::Host,
-        loader::{self, Mode, Plan},
+        loader::{self, Job, Mode, Plan},
         synack::SynackRetransmit,
     },
     filter::Filter,
@@ -47,7 +47,7 @@ fn synack_retransmits(mode: Mode) -> Result<()> {
         ring_bytes: 1 << 16,
         filter: filter.kernel(),
         bpf_log: false,
-        empty: false,
+        job: Job::Stream,
     };
     let mut loaded = loader::load(&Host::read(), &plan)?;
     let counts = loaded.take_synack_retransmits()?;

@@ -21,7 +21,7 @@ use crate::{
         time::Rfc3339,
         units::PerSecond,
     },
-    model::{By, Cause, Figures, GroupKey, Interval, ServicePort},
+    model::{By, Cause, Figures, GroupKey, Histogram, Interval, ServicePort},
 };
 
 /// A line of JSON.
@@ -37,6 +37,8 @@ pub(super) struct Line<'a> {
     sample_interval_ns: Option<u64>,
     #[serde(flatten)]
     all: Numbers<'a>,
+    /// How long connections were in the states that they left in the interval.
+    dwell: Dwell<'a>,
     /// Handshakes under way, by where they came in; sampled.
     half_open: Option<Vec<Place>>,
     /// What happened to listeners.
@@ -62,6 +64,7 @@ impl<'a> Line<'a> {
             interval_ns,
             sample_interval_ns: unseen.sample_interval_ns,
             all: Numbers::new(&interval.all, interval_ns, sampled),
+            dwell: Dwell(&interval.dwell),
             half_open: unseen.half_open(),
             listen: unseen.listen(),
             groups: Groups {
@@ -172,6 +175,31 @@ impl Serialize for States<'_> {
         }
         map.end()
     }
+}
+
+/// The times in each state that was left, where they are known.
+struct Dwell<'a>(&'a [(State, Histogram)]);
+
+impl Serialize for Dwell<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(state, times)| {
+            let quantiles = Quantiles {
+                count: times.count(),
+                p50_ns: times.quantile(0.5),
+                p90_ns: times.quantile(0.9),
+                p99_ns: times.quantile(0.99),
+            };
+            (state.to_string(), quantiles)
+        }))
+    }
+}
+
+#[derive(Serialize)]
+struct Quantiles {
+    count: u64,
+    p50_ns: Option<u64>,
+    p90_ns: Option<u64>,
+    p99_ns: Option<u64>,
 }
 
 /// How many connections ended of which cause.

@@ -5,6 +5,7 @@
 //! now   how many sockets are in which state
 //! half-open  where handshakes are under way, and what happened to listeners
 //! ended of what, where it was not the orderly way
+//! p50..p99  how long connections were in the states that they left
 //! a table: the transitions on the left, the busiest groups on the right
 //! ```
 //!
@@ -99,6 +100,13 @@ impl Text {
             let causes = causes.map(|(cause, count)| format!("{cause} {}", Count(*count)).into());
             write_wrapped("ended", causes, out)?;
         }
+        let mut dwell: Vec<_> = interval.dwell.iter().collect();
+        dwell.sort_by_key(|&&(state, _)| rank(state));
+        let dwell = dwell.into_iter().filter_map(|(state, times)| {
+            let (usual, longest) = (times.quantile(0.5)?, times.quantile(0.99)?);
+            Some(format!("{state} {}..{}", Span(usual), Span(longest)).into())
+        });
+        write_wrapped("p50..p99", dwell, out)?;
         self.table(interval, groups, out)
     }
 
@@ -391,6 +399,7 @@ mod tests {
                 ])
             },
             groups,
+            dwell: Vec::new(),
         };
         let mut out = Vec::new();
         let mut text = Text::new(By::Port, 1_000_000_000, TimeZone::UTC, false);
@@ -400,6 +409,7 @@ mod tests {
             end_ns: 1_000_000_000,
             all: Figures::default(),
             groups: Vec::new(),
+            dwell: Vec::new(),
         };
         block(&mut text, &quiet, 2_000_000_000, &mut out);
         let expected = "\
@@ -445,6 +455,7 @@ SYN_SENT    -> CLOSE               5      2.50       - -               1    1%
                 ..figures(&[(State::SYN_SENT, State::CLOSE, 1)])
             },
             groups: Vec::new(),
+            dwell: Vec::new(),
         };
         let written = |colour| {
             let mut out = Vec::new();

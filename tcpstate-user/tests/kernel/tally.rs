@@ -1,0 +1,358 @@
+//! `rates --in-kernel`: what the kernel has counted, against what was streamed from the same traffic, and
+//! against `ss`.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use serde_json::Value;
+use tcpstate_common::State;
+
+use crate::{
+    attach_needs,
+    need::trial,
+    net::{Connection, Netns, await_that, unused_port},
+    process::{BINARY, Output, Tcpstate, nested, run},
+    ss,
+    traffic::{SCENARIOS, Scenario, churn, storm},
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    let needs = attach_needs("btf");
+    for scenario in SCENARIOS {
+        trials.push(trial(
+            format!("in_kernel::same_as_streamed::{}", scenario.name),
+            &[needs, scenario.needs].concat(),
+            move || same_as_streamed(&|port| (scenario.run)(port).map(drop)),
+        ));
+    }
+    for (name, make) in [
+        ("churn", a_churn as fn(u16) -> Result<()>),
+        ("storm", a_storm),
+    ] {
+        trials.push(trial(
+            format!("in_kernel::same_as_streamed::{name}"),
+            needs,
+            move || same_as_streamed(&make),
+        ));
+    }
+    trials.push(trial("in_kernel::chooses_as_streamed", needs, chooses));
+    trials.push(trial("in_kernel::intervals_add_up", needs, intervals));
+    trials.push(trial("in_kernel::states_are_those_of_ss", needs, states));
+    trials.push(trial("in_kernel::there_before", needs, there_before));
+    trials.push(trial(
+        "in_kernel::nothing_is_lost_without_room",
+        needs,
+        no_room,
+    ));
+}
+
+fn a_churn(port: u16) -> Result<()> {
+    Netns::new()?.run_until_quiet(|| churn(port, Duration::from_millis(700)).map(drop))
+}
+
+fn a_storm(port: u16) -> Result<()> {
+    Netns::new()?.run(|| storm(port, 20_000))
+}
+
+/// Both ways of counting watch what is made, and are told to end.
+fn both(arguments: &[&str], make: &dyn Fn() -> Result<()>) -> Result<[Output; 2]> {
+    // One interval, however long it takes.
+    let with =
+        |more: &[&str]| Tcpstate::start(&[&["rates", "1h", "--json"], arguments, more].concat());
+    let (streamed, counted) = (with(&[])?, with(&["--in-kernel"])?);
+    make()?;
+    Ok([streamed.stop()?, counted.stop()?])
+}
+
+/// The line of the one interval, and the summary.
+fn one_interval(output: &Output) -> Result<(Value, Value)> {
+    let (mut lines, summary) = output.json()?;
+    let line = lines.pop().context("no interval")?;
+    ensure!(lines.is_empty(), "several intervals: {}", output.stdout);
+    Ok((line, summary))
+}
+
+/// What a line says happened, and nothing of what is now.
+fn happened(line: &Value) -> Value {
+    let names = [
+        "transitions",
+        "opened",
+        "established",
+        "closed",
+        "failed",
+        "causes",
+    ];
+    let of = |value: &Value| -> BTreeMap<String, Value> {
+        let all = names.iter().map(|&name| {
+            let mut value = value[name].clone();
+            for transition in value.as_array_mut().into_iter().flatten() {
+                // Over intervals that are not equally long.
+                if let Some(fields) = transition.as_object_mut() {
+                    fields.remove("rate");
+                }
+            }
+            (name.to_owned(), value)
+        });
+        all.collect()
+    };
+    let ports = line["ports"].as_array().into_iter().flatten();
+    let mut ports: Vec<_> = ports
+        .filter(|port| port["transitions"] != serde_json::json!([]))
+        .map(|port| {
+            (
+                port["service_port"].to_string(),
+                port["role"].to_string(),
+                of(port),
+            )
+        })
+        .collect();
+    ports.sort_by_key(|(port, role, _)| (port.clone(), role.clone()));
+    serde_json::json!([of(line), ports])
+}
+
+/// The times by state; those that no transition ends are sampled, if they are known at all.
+fn dwell(line: &Value) -> Result<BTreeMap<String, Value>> {
+    let all = line["dwell"].as_object().context("no dwell")?;
+    let known = all.iter().filter(|(state, _)| *state != "TIME_WAIT");
+    Ok(known
+        .map(|(state, times)| (state.clone(), times.clone()))
+        .collect())
+}
+
+fn same(streamed: &Output, counted: &Output) -> Result<()> {
+    let ((streamed, summary), (counted, in_kernel)) =
+        (one_interval(streamed)?, one_interval(counted)?);
+    for summary in [&summary, &in_kernel] {
+        ensure!(nested(summary)? == 0, "skipped by the kernel: {summary}");
+    }
+    let (expected, found) = (happened(&streamed), happened(&counted));
+    ensure!(
+        expected == found,
+        "streamed {expected:#}, counted {found:#}"
+    );
+    for name in ["passed", "undecided"] {
+        ensure!(
+            summary["selection"][name] == in_kernel["selection"][name],
+            "{name}: {summary}, {in_kernel}"
+        );
+    }
+    ensure!(in_kernel["connections"].is_null(), "{in_kernel}");
+    let (expected, found) = (dwell(&streamed)?, dwell(&counted)?);
+    for (state, times) in &expected {
+        let other = found.get(state);
+        if state == "FIN_WAIT2" {
+            // Streamed, orphans are followed, and their ends are sampled.
+            let count = |times: &Value| times["count"].as_u64().unwrap_or(0);
+            ensure!(
+                other.map_or(0, count) <= count(times),
+                "{expected:?}, {found:?}"
+            );
+            continue;
+        }
+        let other = other.with_context(|| format!("no {state}: {found:?}"))?;
+        ensure!(
+            times["count"] == other["count"],
+            "{state}: {times}, {other}"
+        );
+        for name in ["p50_ns", "p90_ns", "p99_ns"] {
+            let (a, b) = (times[name].as_u64(), other[name].as_u64());
+            let (a, b) = (a.context("no time")?, b.context("no time")?);
+            // The two programs read the clock one after the other, the second up to microseconds later
+            // where an interrupt came in between; with few of them the median is one of those.
+            ensure!(
+                a.abs_diff(b) <= a / 20 + 100_000,
+                "{state} {name}: {times}, {other}"
+            );
+        }
+    }
+    ensure!(
+        found.keys().all(|state| expected.contains_key(state)),
+        "{found:?}"
+    );
+    Ok(())
+}
+
+fn same_as_streamed(make: &dyn Fn(u16) -> Result<()>) -> Result<()> {
+    let port = unused_port();
+    let [streamed, counted] = both(&["-P", &port.to_string()], &|| make(port))?;
+    same(&streamed, &counted)
+}
+
+/// The filters let the same through, also where the kernel cannot decide at once.
+fn chooses() -> Result<()> {
+    let (port, other) = (unused_port(), unused_port());
+    let made = || -> Result<()> {
+        for name in [
+            "client_closes",
+            "ipv6",
+            "v4_mapped",
+            "refused",
+            "client_resets",
+        ] {
+            let is_it = |scenario: &&Scenario| scenario.name == name;
+            let scenario = SCENARIOS.iter().find(is_it).context("no such scenario")?;
+            (scenario.run)(port)?;
+            (scenario.run)(other)?;
+        }
+        Ok(())
+    };
+    let port = port.to_string();
+    for filter in [
+        &["-L", &port][..],
+        &["-D", &port],
+        &["-P", &port, "-4"],
+        &["-P", &port, "-6"],
+    ] {
+        let [streamed, counted] = both(filter, &made)?;
+        same(&streamed, &counted).with_context(|| format!("{filter:?}"))?;
+    }
+    Ok(())
+}
+
+/// The counts of all intervals are those of the whole run.
+fn intervals() -> Result<()> {
+    let port = unused_port();
+    let port_argument = port.to_string();
+    let short = Tcpstate::start(&[
+        "rates",
+        "50ms",
+        "--in-kernel",
+        "--json",
+        "-P",
+        &port_argument,
+    ])?;
+    let [streamed, counted] = both(&["-P", &port_argument], &|| a_churn(port))?;
+    let (lines, summary) = short.stop()?.json()?;
+    ensure!(lines.len() > 5, "{} intervals", lines.len());
+    same(&streamed, &counted)?;
+    let (one, _) = one_interval(&counted)?;
+    let mut sums = BTreeMap::<(String, String), u64>::new();
+    for line in &lines {
+        for transition in line["transitions"].as_array().context("no transitions")? {
+            let key = (transition["from"].to_string(), transition["to"].to_string());
+            *sums.entry(key).or_default() += transition["count"].as_u64().context("no count")?;
+        }
+    }
+    let expected = one["transitions"].as_array().context("no transitions")?;
+    ensure!(expected.len() == sums.len(), "{sums:?}, {expected:?}");
+    for transition in expected {
+        let key = (transition["from"].to_string(), transition["to"].to_string());
+        ensure!(
+            sums.get(&key).copied() == transition["count"].as_u64(),
+            "{transition}: {sums:?}"
+        );
+    }
+    for name in ["opened", "established", "closed", "failed"] {
+        ensure!(summary[name] == one[name], "{name}: {summary}, {one}");
+    }
+    Ok(())
+}
+
+/// At rest the sockets in each state are those that `ss` has.
+fn states() -> Result<()> {
+    let netns = Netns::new()?;
+    let path = netns.path();
+    let path = path.to_str().context("a path in UTF-8")?;
+    let counted = Tcpstate::start(&[
+        "rates",
+        "1h",
+        "--in-kernel",
+        "--json",
+        "--netns",
+        path,
+        "--sample-interval",
+        "100ms",
+    ])?;
+    let (output, expected) = netns.run(|| {
+        let connections = (0..20)
+            .map(|_| Connection::new((Ipv4Addr::LOCALHOST, unused_port())))
+            .collect::<Result<Vec<_>>>()?;
+        let mut held = Vec::new();
+        for (at, connection) in connections.into_iter().enumerate() {
+            let Connection {
+                listener,
+                client,
+                server,
+            } = connection;
+            // Of a third the client goes, of a third both do.
+            match at % 3 {
+                0 => held.push((listener, Some(client), Some(server))),
+                1 => held.push((listener, None, Some(server))),
+                _ => held.push((listener, None, None)),
+            }
+        }
+        ss::await_states("they have closed", |states| {
+            states.get(&State::CLOSE_WAIT) == Some(&7) && states.get(&State::TIME_WAIT) == Some(&6)
+        })?;
+        let expected = ss::by_state(&ss::oracle(&[])?);
+        Ok((counted.stop()?, expected))
+    })?;
+    let (line, _) = one_interval(&output)?;
+    for (state, count) in expected {
+        let found = &line["states"][state.name().context("no name")?];
+        ensure!(found == count, "{state}: {found}, ss {count}: {line}");
+    }
+    Ok(())
+}
+
+/// Connections that were there before the program was: their role follows from who listens.
+fn there_before() -> Result<()> {
+    let netns = Netns::new()?;
+    let port = unused_port();
+    let connections = netns.run(|| {
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listener = std::net::TcpListener::bind(addr)?;
+        let held = (0..50).map(|_| {
+            let client = std::net::TcpStream::connect(addr)?;
+            Ok((client, listener.accept()?.0))
+        });
+        Ok((held.collect::<Result<Vec<_>>>()?, listener))
+    })?;
+    let path = netns.path();
+    // Nobody else can find it: only sockets are in it.
+    let path = path.to_str().context("a path in UTF-8")?;
+    let [streamed, counted] = both(&["--netns", path], &|| {
+        netns.run(|| {
+            for (client, server) in &connections.0 {
+                rustix::net::shutdown(client, rustix::net::Shutdown::Both)?;
+                crate::net::await_fin(server)?;
+                rustix::net::shutdown(server, rustix::net::Shutdown::Both)?;
+            }
+            // The other end's last transition is made by the peer's last segment.
+            await_that("all are closed", || {
+                Ok(!ss::by_state(&ss::oracle(&[])?).contains_key(&State::LAST_ACK))
+            })
+        })
+    })?;
+    same(&streamed, &counted)
+}
+
+/// Whatever has no room is told apart less, and counted all the same.
+fn no_room() -> Result<()> {
+    let bounds = ["--max-connections", "8", "--max-ports", "1"];
+    let netns = Netns::new()?;
+    let path = netns.path();
+    let path = path.to_str().context("a path in UTF-8")?;
+    let make = || {
+        netns.run(|| {
+            let connections = (20_000..20_100)
+                .map(|port| Connection::new((Ipv4Addr::LOCALHOST, port)))
+                .collect::<Result<Vec<_>>>()?;
+            drop(connections);
+            Ok(())
+        })
+    };
+    let [streamed, counted] = both(&[&["--netns", path], &bounds[..]].concat(), &make)?;
+    let ((streamed, _), (counted, summary)) = (one_interval(&streamed)?, one_interval(&counted)?);
+    ensure!(nested(&summary)? == 0, "skipped by the kernel: {summary}");
+    let all = |line: &Value| happened(line)[0].clone();
+    ensure!(all(&streamed) == all(&counted), "{streamed:#}, {counted:#}");
+    let ports = counted["ports"].as_array().context("no ports")?;
+    ensure!(ports.len() <= 6, "{ports:#?}");
+    ensure!(ports.iter().any(|port| port["other"] == true), "{ports:#?}");
+    // Nothing of it is refused.
+    let refused = run(BINARY, &["rates", "--in-kernel", "--max-ports", "0"])?;
+    ensure!(refused.status.code() == Some(2), "{refused:?}");
+    Ok(())
+}
