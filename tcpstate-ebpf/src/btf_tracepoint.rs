@@ -24,7 +24,7 @@ use crate::{
 /// The program that streams.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn tcpstate_btf(ctx: BtfTracePointContext) -> i32 {
-    emit::handle(&ctx, &Call::new(&ctx));
+    emit::handle(&ctx, &Call::new(&ctx).with_tcp());
     0
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn empty_btf(_ctx: BtfTracePointContext) -> i32 {
 
 pub(crate) struct Call {
     sk: *const u8,
-    /// The same socket as a `struct tcp_sock`; null if it is none.
+    /// The same socket as a `struct tcp_sock`; null if it is none, or was not asked for.
     tcp: *const u8,
     oldstate: State,
     newstate: State,
@@ -52,14 +52,28 @@ pub(crate) struct Call {
 impl Call {
     #[inline(always)]
     fn new(ctx: &BtfTracePointContext) -> Self {
-        let sk = ctx.arg::<*const u8>(0);
         Self {
-            sk,
-            // SAFETY: `sk` is the tracepoint's argument.
-            tcp: unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast(),
+            sk: ctx.arg(0),
+            tcp: core::ptr::null(),
             oldstate: State(ctx.arg::<i32>(1) as u8),
             newstate: State(ctx.arg::<i32>(2) as u8),
         }
+    }
+
+    /// With what takes a call to find: the local port at `-> CLOSE`, and all that is counted of a connection.
+    #[inline(always)]
+    pub(crate) fn with_tcp(&self) -> Self {
+        Self {
+            // SAFETY: `sk` is the tracepoint's argument.
+            tcp: unsafe { bpf_skc_to_tcp_sock(self.sk.cast_mut().cast()) }.cast(),
+            ..*self
+        }
+    }
+
+    /// The states before and after.
+    #[inline(always)]
+    pub(crate) fn states(&self) -> (State, State) {
+        (self.oldstate, self.newstate)
     }
 
     /// `sk_err`.

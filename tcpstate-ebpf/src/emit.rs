@@ -54,43 +54,49 @@ macro_rules! count {
 }
 pub(crate) use count;
 
-/// Counts the run and applies the filters: the books of this CPU, and the key of a transition that is to be
-/// kept.
+/// Counts the run: the books of this CPU, if the transition is one of TCP.
 #[inline(always)]
-pub(crate) fn admit<T: Transition>(transition: &T) -> Option<(*mut Counters, Key)> {
+pub(crate) fn begin<T: Transition>(transition: &T) -> Option<*mut Counters> {
     let counters: *mut Counters = COUNTERS.get_ptr_mut(0)?;
     count!(counters.seen);
     if transition.protocol() != TCP {
         count!(counters.filtered_protocol);
         return None;
     }
-    let key = transition.key();
-    if config!(has_filter) != 0 {
-        if !transition.keeps_netns() {
-            count!(counters.filtered_netns);
-            return None;
-        }
-        if !filter::keeps_ports(&key) {
-            count!(counters.filtered_port);
-            return None;
-        }
-        if !filter::keeps_family(&key, || transition.addresses(key.family)) {
-            count!(counters.filtered_family);
-            return None;
-        }
-        if !transition.keeps_cgroup() {
-            count!(counters.filtered_cgroup);
-            return None;
-        }
+    Some(counters)
+}
+
+/// Whether the filters keep the transition; if not, it is counted.
+#[inline(always)]
+pub(crate) fn keeps<T: Transition>(transition: &T, key: &Key, counters: *mut Counters) -> bool {
+    if !transition.keeps_netns() {
+        count!(counters.filtered_netns);
+        return false;
     }
-    Some((counters, key))
+    if !filter::keeps_ports(key) {
+        count!(counters.filtered_port);
+        return false;
+    }
+    if !filter::keeps_family(key, || transition.addresses(key.family)) {
+        count!(counters.filtered_family);
+        return false;
+    }
+    if !transition.keeps_cgroup() {
+        count!(counters.filtered_cgroup);
+        return false;
+    }
+    true
 }
 
 #[inline(always)]
 pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
-    let Some((counters, key)) = admit(transition) else {
+    let Some(counters) = begin(transition) else {
         return;
     };
+    let key = transition.key();
+    if config!(has_filter) != 0 && !keeps(transition, &key, counters) {
+        return;
+    }
     // The time of the transition, not of the moment in which the ring gave us room.
     // SAFETY: the helper has no preconditions.
     let ts_ns = unsafe { bpf_ktime_get_ns() };

@@ -34,9 +34,18 @@ use crate::{
 /// Counts one transition.
 #[inline(always)]
 pub(crate) fn count(call: &Call) {
-    let Some((counters, key)) = emit::admit(call) else {
+    let Some(counters) = emit::begin(call) else {
         return;
     };
+    let mut is_undecided = false;
+    if config!(has_filter) != 0 {
+        let call = call.with_tcp();
+        let key = call.key();
+        if !emit::keeps(&call, &key, counters) {
+            return;
+        }
+        is_undecided = filter::is_undecided(&key, || call.addresses(key.family));
+    }
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let cpu = Cpu::this();
@@ -50,10 +59,11 @@ pub(crate) fn count(call: &Call) {
         count!(counters.lost_ring_full);
         return;
     };
-    let (oldstate, newstate) = (key.oldstate.folded(), key.newstate.folded());
+    let (oldstate, newstate) = call.states();
+    let (oldstate, newstate) = (oldstate.folded(), newstate.folded());
     let way = find(places, skaddr);
 
-    if config!(has_filter) != 0 && filter::is_undecided(&key, || call.addresses(key.family)) {
+    if is_undecided {
         // Its next transition tells. If none is kept, it stays undecided.
         let place = Place {
             skaddr,
@@ -70,10 +80,12 @@ pub(crate) fn count(call: &Call) {
         return;
     }
 
+    // Of most transitions nobody needs the ports: where they are counted is remembered.
+    let key = || call.with_tcp().key();
     let mut dwell_ns = None;
     let mut earlier = None;
     let at = if begins(oldstate, newstate) {
-        row_of(role_that_begins(newstate), &key)
+        row_of(role_that_begins(newstate), &key())
     } else if oldstate.0 == State::CLOSE.0 {
         // CLOSE -> CLOSE: it says nothing of any connection.
         row::UNKNOWN
@@ -87,9 +99,10 @@ pub(crate) fn count(call: &Call) {
             if dwell_ns.is_some() {
                 earlier = Some(before(oldstate));
             }
-            row_of(role_that_begins(place.state), &key)
+            row_of(role_that_begins(place.state), &key())
         }
     } else {
+        let key = key();
         row_of(role_of_unknown(oldstate, &key), &key)
     };
 
