@@ -5,6 +5,7 @@
 use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use tcpstate_common::config;
 
 use super::{host, layout::LayoutError, loader::Mode};
 
@@ -101,6 +102,15 @@ pub enum CaptureError {
         /// The remedy of the better mode.
         remedy: Option<String>,
     },
+    /// The kernel has no room for what is to be counted in it.
+    #[error("the kernel cannot make the map {name}, which --in-kernel counts in")]
+    TallyAllocation {
+        /// The map.
+        name: String,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
     /// A map that must be in the object is not, or cannot be used.
     #[error("cannot use the BPF map {name}")]
     Map {
@@ -121,6 +131,15 @@ pub enum CaptureError {
     },
 }
 
+/// The maps whose sizes follow from `--max-connections` and `--max-ports`.
+const TALLY_MAPS: [&str; 5] = [
+    config::PLACES,
+    config::FREE_ROWS,
+    config::SERVICES,
+    config::ROWS,
+    config::TIMES,
+];
+
 impl CaptureError {
     /// What the user can do about it; `None` where nobody but the programmers can.
     pub fn remedy(&self) -> Option<String> {
@@ -134,6 +153,9 @@ impl CaptureError {
                 "Ask for a smaller one with --ring-bytes, or free memory; before Linux 5.11 the limit \
                  is `ulimit -l`."
                     .into(),
+            ),
+            Self::TallyAllocation { .. } => Some(
+                "Ask for less with --max-connections and --max-ports, or free memory.".into(),
             ),
             Self::NoBtf { .. } | Self::Layout(_) => Some(
                 "Try --attach tracepoint, which needs no BTF but root; a kernel built with \
@@ -173,15 +195,19 @@ impl CaptureError {
         match io_error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Self::Privileges(io_error),
             Some(libc::EINVAL)
-                if name == tcpstate_common::config::RING
+                if name == config::RING
                     && host::parse_version(kernel).is_some_and(|version| version < (5, 8)) =>
             {
                 Self::NoRingBuffer {
                     kernel: kernel.to_owned(),
                 }
             }
-            _ if name == tcpstate_common::config::RING => Self::RingAllocation {
+            _ if name == config::RING => Self::RingAllocation {
                 bytes: ring_bytes,
+                source: io_error,
+            },
+            _ if TALLY_MAPS.contains(&name.as_str()) => Self::TallyAllocation {
+                name,
                 source: io_error,
             },
             _ => Self::Object(EbpfError::MapError(MapError::CreateError {

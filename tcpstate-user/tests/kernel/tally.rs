@@ -351,8 +351,21 @@ fn no_room() -> Result<()> {
     let ports = counted["ports"].as_array().context("no ports")?;
     ensure!(ports.len() <= 6, "{ports:#?}");
     ensure!(ports.iter().any(|port| port["other"] == true), "{ports:#?}");
-    // Nothing of it is refused.
-    let refused = run(BINARY, &["rates", "--in-kernel", "--max-ports", "0"])?;
-    ensure!(refused.status.code() == Some(2), "{refused:?}");
+    // More than any kernel has.
+    let refused = run(
+        BINARY,
+        &[
+            "rates",
+            "--in-kernel",
+            "1",
+            "1",
+            "--max-connections",
+            "4000000000",
+        ],
+    )?;
+    ensure!(
+        refused.status.code() == Some(1) && refused.stderr.contains("Ask for less"),
+        "{refused:?}"
+    );
     Ok(())
 }
