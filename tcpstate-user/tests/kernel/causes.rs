@@ -28,17 +28,18 @@ use crate::{
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
+    // Why a connection ended stands in its socket, which is read by the kernel's types in either mode.
     for mode in ATTACH_MODES {
         for &(name, ends) in CASES {
             let programs = [Need::Program("nft"), Need::Program("tcpdump")];
-            let needs = [attach_needs(mode), &programs].concat();
+            let needs = [attach_needs(mode), &[Need::Btf], &programs].concat();
             trials.push(trial(
                 format!("{mode}::causes::{name}"),
                 &needs,
                 move || causes(mode, ends).with_context(|| name),
             ));
         }
-        let needs = [attach_needs(mode), &[Need::Tun]].concat();
+        let needs = [attach_needs(mode), &[Need::Btf, Need::Tun]].concat();
         trials.push(trial(
             format!("{mode}::causes::simultaneous_close"),
             &needs,

@@ -28,15 +28,17 @@ use crate::{
 
 pub fn add(trials: &mut Vec<Trial>) {
     for mode in ATTACH_MODES {
-        let needs = [attach_needs(mode), &oracle::NEEDS, &[Need::Program("ip")]].concat();
+        // The user, the cgroup and the namespace stand in the socket, which is read by the kernel's types in
+        // either mode.
+        let needs = [attach_needs(mode), &[Need::Btf]].concat();
         trials.push(trial(
             format!("{mode}::owners_of_a_thousand_connections"),
-            &needs,
+            &[&needs[..], &oracle::NEEDS, &[Need::Program("ip")]].concat(),
             move || owners_of_a_thousand_connections(mode),
         ));
         trials.push(trial(
             format!("{mode}::filters_by_owner"),
-            attach_needs(mode),
+            &needs,
             move || until_all_is_seen(|| filters_by_owner(mode)),
         ));
     }
