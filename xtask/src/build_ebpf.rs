@@ -138,6 +138,12 @@ pub fn built_object() -> PathBuf {
         .join("bpf/tcpstate")
 }
 
+/// Whether the object that `compile` left is the committed one, byte for byte.
+pub fn built_is_committed() -> Result<bool> {
+    let read = |path: PathBuf| fs::read(&path).with_context(|| path.display().to_string());
+    Ok(read(built_object())? == read(prebuilt().join("tcpstate.bpf.o"))?)
+}
+
 fn compile(sh: &Shell, toolchain: &Toolchain) -> Result<(PathBuf, String, String)> {
     let linker = find_linker(sh)?;
     let llvm = find_llvm(sh, toolchain)?;

@@ -62,6 +62,8 @@ impl Test {
     fn cargo(&self) -> Result<Command> {
         let mut cargo = cargo();
         cargo.current_dir(workspace()).arg("test");
+        // A failure in one binary shall not hide those of the next; cargo fails all the same.
+        cargo.arg("--no-fail-fast");
         if let Some(object) = &self.bpf_object {
             let object = object
                 .canonicalize()

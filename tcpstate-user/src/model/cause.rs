@@ -107,7 +107,8 @@ impl Cause {
     ///
     /// Without the fields of the socket ([`flags::SOCKET`]) it is [`Cause::Unknown`]: the states
     /// alone do not tell an orderly end from an error. `LAST_ACK` -> CLOSE is also a reset or a
-    /// timeout of the last FIN.
+    /// timeout of the last FIN. And a socket that has been closed is given ECONNRESET by data that still
+    /// comes (`tcp_rcv_state_process`), as by a reset: nothing in it tells the two apart.
     ///
     /// *Source:* `net/ipv4/tcp.c` and `tcp_input.c`. With an error: `tcp_reset` (ECONNREFUSED in
     /// `SYN_SENT`, EPIPE in `CLOSE_WAIT`, else ECONNRESET), `tcp_write_err` (ETIMEDOUT or the last ICMP

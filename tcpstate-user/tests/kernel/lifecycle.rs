@@ -32,8 +32,9 @@ pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("bpf_stats", &[Need::Root], bpf_stats));
     trials.push(trial("interrupted", &[], interrupted));
     trials.push(trial("count", &[], count));
-    trials.push(trial("duration", &[], duration));
-    trials.push(trial("closed_pipe", &[], closed_pipe));
+    // Without it there is something to say.
+    trials.push(trial("duration", &[Need::Btf], duration));
+    trials.push(trial("closed_pipe", &[Need::Btf], closed_pipe));
 }
 
 /// After SIGKILL the kernel has nothing of ours any more.
