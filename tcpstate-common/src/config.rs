@@ -47,8 +47,6 @@ pub const ROWS: &str = "ROWS";
 pub const TIMES: &str = "TIMES";
 /// The per-CPU hash map from [`crate::tally::Failure`] to how often, a `u64`.
 pub const ERRORS: &str = "ERRORS";
-/// Kinds of ends with an error that are told apart there at most.
-pub const MAX_ERRORS: u32 = 4096;
 
 /// The program that counts SYN-ACKs that are sent again, for a BTF tracepoint.
 pub const PROGRAM_SYNACK: &str = "synack_btf";

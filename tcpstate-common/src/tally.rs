@@ -86,8 +86,8 @@ pub struct Row {
     /// Transitions that no filter can decide on yet; of [`row::UNKNOWN`] only. What is settled later on
     /// another CPU is taken off there.
     pub pending: u32,
-    /// Not used.
-    pub padding: u32,
+    /// Sockets forgotten because others had the same hash value; of [`row::UNKNOWN`] only.
+    pub forgotten: u32,
 }
 
 /// Ends of connections with an error: the key of the map [`crate::config::ERRORS`].

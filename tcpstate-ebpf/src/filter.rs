@@ -1,7 +1,7 @@
 //! Which transitions are kept, decided on what the event shows.
 //!
-//! The rule for what cannot be decided yet is the one of `tcpstate-user/src/filter.rs`: keep it, user
-//! space settles it. That is a local port that the kernel has not chosen (a client's
+//! The rule for what cannot be decided yet is the one of `tcpstate-user/src/filter.rs`: keep it, the socket's
+//! next transition settles it, in user space or in `tally`. That is a local port that the kernel has not chosen (a client's
 //! `CLOSE -> SYN_SENT`), and the remote side of a child that was cloned from its listener a moment
 //! ago (`LISTEN -> SYN_RECV`).
 
@@ -22,23 +22,34 @@ pub(crate) struct Key {
 /// Whether the ports are among those asked for.
 #[inline(always)]
 pub(crate) fn keeps_ports(key: &Key) -> bool {
-    let child = key.oldstate.0 == State::LISTEN.0 && key.newstate.0 == State::SYN_RECV.0;
-    let rport_unknown = child && key.rport == 0;
-    if config!(filter.lport) != 0 && key.lport != 0 && !LOCAL_PORTS.contains(key.lport) {
+    let (lport_to_come, rport_to_come) = (is_lport_to_come(key), is_rport_to_come(key));
+    if config!(filter.lport) != 0 && !lport_to_come && !LOCAL_PORTS.contains(key.lport) {
         return false;
     }
-    if config!(filter.rport) != 0 && !rport_unknown && !REMOTE_PORTS.contains(key.rport) {
+    if config!(filter.rport) != 0 && !rport_to_come && !REMOTE_PORTS.contains(key.rport) {
         return false;
     }
     if config!(filter.port) != 0
-        && key.lport != 0
-        && !rport_unknown
+        && !lport_to_come
+        && !rport_to_come
         && !PORTS.contains(key.lport)
         && !PORTS.contains(key.rport)
     {
         return false;
     }
     true
+}
+
+/// Whether the kernel chooses the local port only after this transition.
+#[inline(always)]
+fn is_lport_to_come(key: &Key) -> bool {
+    key.lport == 0 && (key.newstate.0 == State::SYN_SENT.0 || key.newstate.0 == State::LISTEN.0)
+}
+
+/// Whether it is a child that is still being cloned from its listener.
+#[inline(always)]
+fn is_rport_to_come(key: &Key) -> bool {
+    key.rport == 0 && key.oldstate.0 == State::LISTEN.0 && key.newstate.0 == State::SYN_RECV.0
 }
 
 /// Whether the address family is the one asked for. `v4_mapped` and `unspecified` speak of the
@@ -71,10 +82,7 @@ fn is_family_to_come(key: &Key, (laddr, raddr): ([u64; 2], [u64; 2])) -> bool {
 /// one of `tcpstate-user/src/filter.rs`.
 #[inline(always)]
 pub(crate) fn is_undecided(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u64; 2])) -> bool {
-    let child = key.oldstate.0 == State::LISTEN.0 && key.newstate.0 == State::SYN_RECV.0;
-    let lport_to_come = key.lport == 0
-        && (key.newstate.0 == State::SYN_SENT.0 || key.newstate.0 == State::LISTEN.0);
-    let rport_to_come = child && key.rport == 0;
+    let (lport_to_come, rport_to_come) = (is_lport_to_come(key), is_rport_to_come(key));
     if config!(filter.lport) != 0 && lport_to_come && !LOCAL_PORTS.contains(key.lport) {
         return true;
     }

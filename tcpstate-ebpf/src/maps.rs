@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use tcpstate_common::{
     Config, Counters,
-    config::{Listener, MAX_ERRORS, MAX_LISTENERS, PORT_WORDS, PortBitmap, SCRATCH_BYTES, Span},
+    config::{Listener, MAX_LISTENERS, PORT_WORDS, PortBitmap, SCRATCH_BYTES, Span},
     tally::{Failure, PlaceSet, Row, RowsByPort, Times},
 };
 
@@ -30,8 +30,9 @@ pub(crate) static READER_SLEEPS: Array<u32> = Array::with_max_entries(1, 0);
 pub(crate) static SYNACK_RETRANSMITS: PerCpuHashMap<Listener, u64> =
     PerCpuHashMap::with_max_entries(MAX_LISTENERS, 0);
 
-/// Room for a copy of a socket's members, or for its address, key 0. No two runs share it: the kernel does not run a
-/// program of the classic tracepoint inside another one on the same CPU.
+/// Room for a copy of a socket's members, or for its address, key 0. No two runs share it: the kernel does not
+/// run a program of the classic tracepoint inside another one on the same CPU, nor since Linux 6.1 one of a BTF
+/// tracepoint.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<[u64; SCRATCH_BYTES / 8]> =
     PerCpuArray::with_max_entries(1, 0);
@@ -66,8 +67,7 @@ pub(crate) static TIMES: Array<Times> = Array::with_max_entries(1, BPF_F_MMAPABL
 
 /// Ends with an error.
 #[map]
-pub(crate) static ERRORS: PerCpuHashMap<Failure, u64> =
-    PerCpuHashMap::with_max_entries(MAX_ERRORS, 0);
+pub(crate) static ERRORS: PerCpuHashMap<Failure, u64> = PerCpuHashMap::with_max_entries(1, 0);
 
 /// A global that user space sets before the load and nobody changes after it.
 ///

@@ -6,7 +6,9 @@
 //! forgotten, the oldest of a set first, and counted like a socket that was there before.
 //!
 //! There is no lock and no atomic instruction: counts belong to one CPU, transitions of a socket come one
-//! after the other, and a place that two sockets took at once gives itself away ([`Place::check`]).
+//! after the other, and a place that two sockets took at once gives itself away ([`Place::check`]). Before
+//! Linux 6.1 a run can be interrupted by another one on its CPU, and what hits it between a load and its store
+//! is lost, as with all counts (`emit`); the books then do not balance, and say so.
 
 use core::hint::black_box;
 
@@ -42,6 +44,11 @@ pub(crate) fn count(call: &Call) {
         let call = call.with_tcp();
         let key = call.key();
         if !emit::keeps(&call, &key, counters) {
+            if config!(filter.lport) != 0 || config!(filter.port) != 0 {
+                // It may have been undecided before. Else its place would be held by a socket that nobody
+                // will hear of again.
+                forget(&call);
+            }
             return;
         }
         is_undecided = filter::is_undecided(&key, || call.addresses(key.family));
@@ -73,7 +80,7 @@ pub(crate) fn count(call: &Call) {
             pending: 1,
             check: 0,
         };
-        put(places, way, place);
+        put(places, way, place, unsettled);
         // SAFETY: the map lookup gave a valid pointer.
         unsafe { (*unsettled).pending += 1 };
         count!(counters.submitted);
@@ -120,7 +127,7 @@ pub(crate) fn count(call: &Call) {
             pending: 0,
             check: 0,
         };
-        put(places, way, place);
+        put(places, way, place, unsettled);
     }
 
     let Some(counts) = cpu.row(at) else {
@@ -153,6 +160,8 @@ pub(crate) fn count(call: &Call) {
 
 /// The socket's address as a number to calculate with. The verifier does not allow that with a pointer; what
 /// comes back from a map is none.
+///
+/// No run shares the map's value between these two instructions: see the module.
 #[inline(always)]
 fn as_number(call: &Call) -> Option<u64> {
     let scratch = SCRATCH.get_ptr_mut(0)?.cast::<u64>();
@@ -226,7 +235,7 @@ fn role_of_unknown(oldstate: State, key: &Key) -> Role {
     }
     if let Some(rows) = ROWS_BY_PORT.get_ptr_mut(side::SERVER) {
         // SAFETY: the map lookup gave a valid pointer.
-        if unsafe { (*rows)[usize::from(key.lport)] } != 0 {
+        if unsafe { (*rows)[port_index(key.lport)] } != 0 {
             return Role::Server;
         }
     }
@@ -236,6 +245,12 @@ fn role_of_unknown(oldstate: State, key: &Key) -> Role {
         return Role::Client;
     }
     Role::Unknown
+}
+
+/// A port as an index. Older verifiers lose sight of its bound when it is put into the host's byte order.
+#[inline(always)]
+fn port_index(port: u16) -> usize {
+    black_box(u64::from(port)) as usize & 0xffff
 }
 
 /// The number of the row in which a service is counted.
@@ -253,7 +268,7 @@ fn row_of(role: Role, key: &Key) -> u32 {
         return other;
     };
     // SAFETY: the map lookup gave a valid pointer.
-    let entry = unsafe { &raw mut (*rows)[usize::from(port)] };
+    let entry = unsafe { &raw mut (*rows)[port_index(port)] };
     // SAFETY: as above.
     let known = unsafe { entry.read() };
     if known != 0 {
@@ -303,22 +318,42 @@ fn at_way(places: *const PlaceSet, way: u32) -> Option<Place> {
     (place.check == place.digest()).then_some(place)
 }
 
+/// Forgets a socket.
+#[inline(always)]
+fn forget(call: &Call) {
+    let Some(skaddr) = as_number(call) else {
+        return;
+    };
+    let Some(places) = PLACES.get_ptr_mut(hash(skaddr) & config!(place_mask)) else {
+        return;
+    };
+    let way = find(places, skaddr);
+    if way < WAYS as u32 {
+        // SAFETY: the map lookup gave a valid pointer.
+        unsafe { (*places)[way as usize & (WAYS - 1)].skaddr = 0 };
+    }
+}
+
 /// Remembers a socket: where it was, where nobody is, or where the one is that has not changed for the longest.
 #[inline(always)]
-fn put(places: *mut PlaceSet, way: u32, mut place: Place) {
+fn put(places: *mut PlaceSet, way: u32, mut place: Place, unsettled: *mut Row) {
     let mut way = way;
     if way >= WAYS as u32 {
-        let mut oldest_ns = u64::MAX;
+        let (mut oldest_ns, mut is_full) = (u64::MAX, true);
         for at in 0..WAYS {
             // SAFETY: the map lookup gave a valid pointer.
             let held = unsafe { &(*places)[at] };
             if held.skaddr == 0 {
-                way = at as u32;
+                (way, is_full) = (at as u32, false);
                 break;
             }
             if held.since_ns < oldest_ns {
                 (oldest_ns, way) = (held.since_ns, at as u32);
             }
+        }
+        if is_full {
+            // SAFETY: the map lookup gave a valid pointer.
+            unsafe { (*unsettled).forgotten += 1 };
         }
     }
     place.check = place.digest();

@@ -86,7 +86,15 @@ fn main() -> ExitCode {
                     cli::By::Cgroup => model::By::Cgroup,
                 },
                 in_kernel: arguments.in_kernel,
-                limits: limits(arguments.bounds),
+                limits: if arguments.in_kernel {
+                    // The bound is that of the kernel's table; here it would cut what lists say is there.
+                    Limits {
+                        max_connections: usize::MAX,
+                        ..limits(arguments.bounds)
+                    }
+                } else {
+                    limits(arguments.bounds)
+                },
                 colour: text::wants_colour(&io::stdout()),
                 zone: TimeZone::system(),
             });

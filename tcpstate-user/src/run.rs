@@ -56,6 +56,9 @@ use crate::{
 /// How long after its end an interval is closed by the clock, where events did not close it.
 pub const GRACE: Duration = Duration::from_millis(100);
 
+/// How long what is counted in the kernel is left unread at most: its counters have 32 bits.
+const TALLY_AGE: Duration = Duration::from_mins(1);
+
 /// Ticks in a row at most before signals are looked at: a recording can jump years.
 const TICKS_AT_ONCE: u32 = 1024;
 
@@ -303,6 +306,8 @@ struct Driver<'a> {
     batch: Vec<Event>,
     position: usize,
     interval_ns: Option<u64>,
+    /// When a source that counts is to be read, for its counters not to wrap unseen; `None`: it does not count.
+    tally_due_ns: Option<u64>,
     /// The end of the interval that is open; `None` without intervals, or at the end of time.
     next_tick_ns: Option<u64>,
     /// The end of the run as far as it is known: intervals that end here or later are closed after
@@ -343,6 +348,9 @@ impl<'a> Driver<'a> {
             batch: Vec::new(),
             position: 0,
             interval_ns,
+            tally_due_ns: source
+                .is_tally()
+                .then(|| origin.started_ns.saturating_add(nanoseconds(TALLY_AGE))),
             next_tick_ns: interval_ns.and_then(|ns| origin.started_ns.checked_add(ns)),
             limit_ns,
             latest_ns: origin.started_ns,
@@ -551,7 +559,7 @@ impl<'a> Driver<'a> {
             && *budget > 0
         {
             *budget -= 1;
-            if self.tick(end_ns)? == Flow::Done {
+            if self.tick(self.last_end(end_ns, ts_ns))? == Flow::Done {
                 return Ok(Flow::Done);
             }
         }
@@ -569,7 +577,7 @@ impl<'a> Driver<'a> {
         {
             let end_ns = match self.interval_ns {
                 Some(ns) if budget == 0 => now_ns - (now_ns - end_ns) % ns,
-                _ => end_ns,
+                _ => self.last_end(end_ns, now_ns),
             };
             budget = budget.saturating_sub(1);
             self.view_done = self.tick(end_ns)? == Flow::Done;
@@ -584,11 +592,22 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// The end of the interval that is closed at `now_ns`, where the next one is `end_ns`: what is counted
+    /// has no times, so intervals that were missed become one that is as long.
+    fn last_end(&self, end_ns: u64, now_ns: u64) -> u64 {
+        let Some(ns) = self.interval_ns.filter(|_| self.source.is_tally()) else {
+            return end_ns;
+        };
+        let missed = now_ns.saturating_sub(end_ns) / ns;
+        end_ns.saturating_add(missed.saturating_mul(ns))
+    }
+
     /// Gives the view what the source has counted, where it counts.
     fn take_tally(&mut self) {
         if !self.source.is_tally() {
             return;
         }
+        self.tally_due_ns = Some(self.now_ns().saturating_add(nanoseconds(TALLY_AGE)));
         match self.source.tally() {
             Ok(tally) => {
                 let settled = &mut self.selection.settled;
@@ -631,7 +650,8 @@ impl<'a> Driver<'a> {
             .next_tick_ns
             .filter(|&ns| self.is_before_limit(ns) && !self.source.is_settling());
         let tick_ns = tick_ns.map(|ns| ns.saturating_add(self.grace_ns()));
-        self.limit_ns.into_iter().chain(tick_ns).min()
+        let all = self.limit_ns.into_iter().chain(tick_ns);
+        all.chain(self.tally_due_ns).min()
     }
 
     fn by_clock(&mut self) -> io::Result<Flow> {
@@ -639,6 +659,9 @@ impl<'a> Driver<'a> {
         if !self.is_before_limit(now_ns) {
             self.stop(now_ns);
             return Ok(Flow::Continue);
+        }
+        if self.tally_due_ns.is_some_and(|ns| ns <= now_ns) {
+            self.take_tally();
         }
         let late_ns = now_ns.saturating_sub(self.grace_ns());
         let flow = self.close_intervals(late_ns, &mut TICKS_AT_ONCE.clone())?;

@@ -97,6 +97,8 @@ pub struct Tally {
     pub dwell: Vec<(State, Histogram)>,
     /// Transitions up to now of which no filter could decide yet whether they are wanted.
     pub undecided: u64,
+    /// Connections of which was forgotten since when they are in their state, because there were too many.
+    pub forgotten: u64,
 }
 
 impl Tally {

@@ -242,6 +242,10 @@ impl Live {
         if self.shared.stopped() {
             return Ok(());
         }
+        if self.tally.is_some() {
+            // What happens while the sampler looks once more is not counted.
+            self.loaded.detach()?;
+        }
         // It looks once more. What happens meanwhile the events tell.
         self.shared.exchange.end();
         if let Some(sampler) = self.sampler.take() {

@@ -141,7 +141,9 @@ impl TallySize {
             .map_max_entries(config::FREE_ROWS, self.services.max(1))
             .map_max_entries(config::SERVICES, self.rows())
             .map_max_entries(config::ROWS, self.rows().saturating_mul(cpus))
-            .map_max_entries(config::TIMES, STATES * cpus);
+            .map_max_entries(config::TIMES, STATES.saturating_mul(cpus))
+            // For each service a few kinds.
+            .map_max_entries(config::ERRORS, self.rows().saturating_mul(4));
         Ok(())
     }
 }
@@ -334,11 +336,8 @@ fn load_as(
     if !plan.bpf_log {
         loader.map_max_entries(LOG_RING, page_bytes);
     }
-    match tally {
-        Some(size) => size.make_room(&mut loader)?,
-        None => {
-            loader.map_max_entries(config::ERRORS, 1);
-        }
+    if let Some(size) = tally {
+        size.make_room(&mut loader)?;
     }
     let mut ebpf = loader
         .load(OBJECT)
@@ -389,13 +388,21 @@ fn kernel_types() -> Result<Btf, CaptureError> {
 #[expect(clippy::cast_possible_truncation, reason = "12")]
 const STATES: u32 = tcpstate_common::tally::STATES as u32;
 
-/// CPUs that there can ever be: each has its own part of some maps.
+/// One more than the highest number that a CPU can ever have: each has its own part of some maps.
 pub(super) fn possible_cpus() -> Result<u32, CaptureError> {
-    let cpus = aya::util::nr_cpus().map_err(|(_, source)| CaptureError::System {
+    let read = || {
+        let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+        // Such as `0-3,8-11`.
+        let highest = text.trim().rsplit([',', '-']).next();
+        let highest: Option<u32> = highest.and_then(|number| number.parse().ok());
+        highest
+            .and_then(|number| number.checked_add(1))
+            .ok_or_else(|| io::Error::other(format!("`{}` is no list of CPUs", text.trim())))
+    };
+    read().map_err(|source| CaptureError::System {
         what: "count the CPUs",
         source,
-    })?;
-    Ok(u32::try_from(cpus).unwrap_or(u32::MAX))
+    })
 }
 
 /// After how many records a CPU looks at the ring again, a power of two: so often that all CPUs

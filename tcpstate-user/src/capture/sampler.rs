@@ -262,10 +262,14 @@ impl Sampler {
         };
         loop {
             let (start, cpu_before) = (Instant::now(), thread_cpu());
+            if self.plan.lists_always {
+                // Before the small ones are asked for: a socket that has become one is in no list then.
+                self.list_all(false);
+            }
             self.sample_all();
             let now_lost = (self.plan.lost)();
             let heals = now_lost != lost && listed.elapsed() >= HEAL;
-            if heals || self.plan.lists_always {
+            if heals && !self.plan.lists_always {
                 lost = now_lost;
                 self.list_all(false);
                 listed = Instant::now();
@@ -327,9 +331,11 @@ impl Sampler {
                 chain(&error)
             )),
         }
-        for place in self.places.values_mut() {
-            // What it knows has to be said again: connections whose end was missed become known.
-            place.sampled.tell_again();
+        if !self.plan.lists_always {
+            for place in self.places.values_mut() {
+                // What it knows has to be said again: connections whose end was missed become known.
+                place.sampled.tell_again();
+            }
         }
         self.give(censuses, notices, true);
     }

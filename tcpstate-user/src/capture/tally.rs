@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     mem::offset_of,
     os::fd::AsFd as _,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, Ordering, fence},
 };
 
 use aya::maps::{MapData, PerCpuHashMap, Queue};
@@ -37,6 +37,7 @@ const TIMES_WORDS: usize = size_of::<Times>() / size_of::<u32>();
 /// Where they have what, in words.
 const ENDS: usize = offset_of!(Row, ends) / size_of::<u32>();
 const PENDING: usize = offset_of!(Row, pending) / size_of::<u32>();
+const FORGOTTEN: usize = offset_of!(Row, forgotten) / size_of::<u32>();
 const BUCKETS_AT: usize = offset_of!(Times, buckets) / size_of::<u32>();
 /// Words of an element of the map of services: the kernel rounds its 4 bytes up.
 const SERVICE_WORDS: usize = 2;
@@ -170,6 +171,7 @@ impl Reader {
             if row == row::UNKNOWN as usize {
                 // A difference of counters that may each have wrapped.
                 self.undecided = u64::from(self.rows_before[row][PENDING]);
+                tally.forgotten = u64::from(counts[FORGOTTEN]);
             }
             let service = self.service(row, &counts, causes.remove(&row), is_last);
             if !service.0.is_empty() || !service.1.is_empty() {
@@ -210,12 +212,17 @@ impl Reader {
         })
     }
 
-    /// What a row has more than the last time.
+    /// What a row has more than the last time. How connections ended is read before that they did, which the
+    /// program counts first: so there is never a cause without an end.
     fn read_row(&mut self, row: usize) -> [u32; ROW_WORDS] {
         let mut sums = [0; ROW_WORDS];
-        for cpu in 0..self.cpus {
-            let at = (cpu * self.rows_of_cpu + row) * ROW_WORDS;
-            add(&mut sums, self.rows.words().get(at..).unwrap_or_default());
+        for range in [ENDS..ROW_WORDS, 0..ENDS] {
+            for cpu in 0..self.cpus {
+                let at = (cpu * self.rows_of_cpu + row) * ROW_WORDS + range.start;
+                let counts = self.rows.words().get(at..).unwrap_or_default();
+                add(&mut sums[range.clone()], counts);
+            }
+            fence(Ordering::Acquire);
         }
         since(&mut self.rows_before[row], &mut sums);
         sums

@@ -29,7 +29,7 @@ pub struct Rates {
         help = "Count in the kernel, and stream nothing: for hosts where even that is too much. Nobody knows \
             then whose a connection is",
         help_heading = CAPTURE,
-        conflicts_with = "read"
+        conflicts_with_all = ["read", "ring_bytes", "resolve_owners", "bpf_log"]
     )]
     pub in_kernel: bool,
     #[command(flatten)]
@@ -47,6 +47,9 @@ pub struct Rates {
 }
 
 impl Rates {
+    /// Connections whose times the kernel can remember at most: 1.5 GiB of it.
+    const MAX_IN_KERNEL: u32 = 1 << 26;
+
     /// Refuses what counting in the kernel cannot give.
     pub fn check(&self) -> Result<(), clap::Error> {
         if !self.in_kernel {
@@ -64,6 +67,8 @@ impl Rates {
                 .to_owned()
         } else if capture.sample_interval.is_zero() {
             "--sample-interval 0: how many are in which state is known from lists only".to_owned()
+        } else if self.bounds.max_connections > Self::MAX_IN_KERNEL {
+            format!("--max-connections above {}", Self::MAX_IN_KERNEL)
         } else {
             return Ok(());
         };
@@ -108,11 +113,12 @@ them every --sample-interval. `half-open` says where most of them came in, `list
 the interval. The last interval is shown also if Ctrl-C cuts it short, so that the counts \
 of all intervals together are all the changes that were received.
 
---in-kernel counts where the changes happen, and reads the counts at the end of each interval: \
-what each change costs is a part of what streaming it does, and this process costs nothing. `now` is then \
-a list of all sockets every --sample-interval, the time after which a closed socket leaves FIN_WAIT2 is \
-unknown, and so is whose a connection is. It takes about 25 MB of memory of the kernel for a million \
-connections (--max-connections) and a megabyte for each CPU (--max-ports).
+--in-kernel counts where the changes happen, and reads the counts at the end of each interval: a change \
+costs less than streaming it, and this process is left with listing all sockets every --sample-interval \
+(as far as a fiftieth of a core allows), which is what `now` then counts. Whose a connection is, nobody \
+knows. It takes 25 MB of memory of the kernel, in which half a million connections have room for sure \
+(--max-connections, by default a million), and a megabyte for each CPU that there can be (--max-ports: \
+each a port in one role).
 
 With --json a line an interval, with all groups; with --csv a row for each interval, group and \
 transition.";
@@ -170,6 +176,10 @@ mod tests {
             (&["--role", "client"], "--role"),
             (&["--attach", "tracepoint"], "--attach tracepoint"),
             (&["--sample-interval", "0"], "--sample-interval 0"),
+            (
+                &["--max-connections", "67108865"],
+                "--max-connections above",
+            ),
         ] {
             let with = [&["--in-kernel"], arguments].concat();
             let error = rates(&with).unwrap().check().unwrap_err();

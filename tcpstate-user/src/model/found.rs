@@ -41,7 +41,7 @@ pub struct Left {
 
 /// How long before a list a transition must have been made for the list to know better: a socket that
 /// connects changes its state a moment before the kernel can list it.
-const SETTLED_NS: u64 = 10_000_000;
+pub(super) const SETTLED_NS: u64 = 10_000_000;
 
 impl Tracker {
     /// Takes a census, or a part of one. `left` is told what connections left which states.
@@ -135,7 +135,9 @@ impl Tracker {
     fn correct(&mut self, slot: u32, state: State, census: &Census) {
         let hot = self.table.hot(slot);
         let held = hot.state;
-        if held == state || !hot.is_older_than(census.begin_ns.saturating_sub(SETTLED_NS)) {
+        if held == state
+            || !hot.is_older_than(census.begin_ns.saturating_sub(self.settles_after_ns))
+        {
             return;
         }
         self.books.gaps += 1;
@@ -153,7 +155,7 @@ impl Tracker {
     /// are missing.
     fn end_what_is_not_listed(&mut self, census: &Census) {
         let listed = std::mem::take(&mut self.listed);
-        let settled_ns = census.begin_ns.saturating_sub(SETTLED_NS);
+        let settled_ns = census.begin_ns.saturating_sub(self.settles_after_ns);
         let ended: Vec<u32> = self
             .table
             .open_slots()

@@ -8,6 +8,7 @@ use super::{
     applied::{Applied, Subject},
     cause::goes_on,
     connection::{Known, Opening},
+    found::SETTLED_NS,
     group::{Groups, Services, Traits},
     hash::BuildMixer,
     histograms::{Histograms, Of},
@@ -65,6 +66,8 @@ pub struct Tracker {
     /// Whether connections are followed beyond their transition to CLOSE.
     follows: bool,
     pub(super) unseen: Unseen,
+    /// How much older than a list must be what it contradicts, nanoseconds.
+    pub(super) settles_after_ns: u64,
     /// Cookies of the census that is being taken in.
     pub(super) listed: HashSet<u64, BuildMixer>,
     limits: Limits,
@@ -98,6 +101,7 @@ impl Tracker {
             lifetimes_of: None,
             follows: false,
             unseen: Unseen::new(limits.max_connections),
+            settles_after_ns: SETTLED_NS,
             listed: HashSet::default(),
             limits,
             books: Books::default(),
@@ -118,6 +122,14 @@ impl Tracker {
     #[must_use]
     pub fn without_rates(mut self) -> Self {
         self.rates = None;
+        self
+    }
+
+    /// Without events: what is known of connections is what the latest list says, and [`Tracker::add`] has
+    /// the rest.
+    #[must_use]
+    pub const fn without_events(mut self) -> Self {
+        self.settles_after_ns = 0;
         self
     }
 

@@ -62,7 +62,8 @@ pub struct Options {
 pub struct Rates {
     interval_ns: u64,
     by: By,
-    in_kernel: bool,
+    /// Connections whose times were lost, as there were too many to count in the kernel; `None`: it does not.
+    forgotten: Option<u64>,
     tracker: Tracker,
     unseen: Unseen,
     printer: Printer,
@@ -101,13 +102,17 @@ impl Rates {
                 csv: Csv::new(options.by),
             },
         };
+        let mut tracker = Tracker::new(options.limits)
+            .by(options.by)
+            .without_histograms();
+        if options.in_kernel {
+            tracker = tracker.without_events();
+        }
         Self {
             interval_ns: options.interval_ns,
             by: options.by,
-            in_kernel: options.in_kernel,
-            tracker: Tracker::new(options.limits)
-                .by(options.by)
-                .without_histograms(),
+            forgotten: options.in_kernel.then_some(0),
+            tracker,
             unseen: Unseen::default(),
             printer,
             names: Names::default(),
@@ -173,6 +178,9 @@ impl View for Rates {
 
     fn tally(&mut self, tally: &Tally) {
         self.tracker.add(tally);
+        if let Some(forgotten) = &mut self.forgotten {
+            *forgotten += tally.forgotten;
+        }
     }
 
     fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
@@ -202,7 +210,7 @@ impl View for Rates {
         if rest.all.total() > 0 || (has_news && length_ns(&rest) > 0) {
             self.show(&rest, out)?;
         }
-        let books = Some(self.tracker.books()).filter(|_| !self.in_kernel);
+        let books = Some(self.tracker.books()).filter(|_| self.forgotten.is_none());
         let total = self.tracker.snapshot_of(Include::FIGURES).all;
         if let Printer::Json { lines, .. } = &mut self.printer {
             let more = Totals {
@@ -213,6 +221,7 @@ impl View for Rates {
                 closed: total.closed,
                 failed: total.failed,
                 connections: books.as_ref().map(Connections::new),
+                forgotten: self.forgotten,
             };
             return lines.write(&Summary::new(end, more), out);
         }
@@ -227,6 +236,13 @@ impl View for Rates {
             Count(total.closed),
             Count(total.failed),
         )?;
+        if let Some(forgotten) = self.forgotten.filter(|&count| count > 0) {
+            writeln!(
+                err,
+                "{} times in a state are missing: more connections than --max-connections has room for",
+                Count(forgotten)
+            )?;
+        }
         tell_books(end, books.as_ref(), err)
     }
 }
@@ -244,6 +260,9 @@ struct Totals {
     failed: u64,
     /// `None`: the kernel counted, and nothing is known of single connections.
     connections: Option<Connections>,
+    /// Connections whose times were lost, where the kernel counted, as there were too many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forgotten: Option<u64>,
 }
 
 fn length_ns(interval: &Interval) -> u64 {

@@ -12,7 +12,7 @@ use crate::{
     attach_needs,
     need::trial,
     net::{Connection, Netns, await_that, unused_port},
-    process::{BINARY, Output, Tcpstate, nested, run},
+    process::{Output, Tcpstate, nested},
     ss,
     traffic::{SCENARIOS, Scenario, churn, storm},
 };
@@ -155,16 +155,15 @@ fn same(streamed: &Output, counted: &Output) -> Result<()> {
             times["count"] == other["count"],
             "{state}: {times}, {other}"
         );
-        for name in ["p50_ns", "p90_ns", "p99_ns"] {
-            let (a, b) = (times[name].as_u64(), other[name].as_u64());
-            let (a, b) = (a.context("no time")?, b.context("no time")?);
-            // The two programs read the clock one after the other, the second up to microseconds later
-            // where an interrupt came in between; with few of them the median is one of those.
-            ensure!(
-                a.abs_diff(b) <= a / 20 + 100_000,
-                "{state} {name}: {times}, {other}"
-            );
+        if times["count"].as_u64() < Some(1_000) {
+            // The two programs read the clock one after the other. Of few times one that an interrupt came in
+            // between is the median.
+            continue;
         }
+        let (a, b) = (times["p50_ns"].as_u64(), other["p50_ns"].as_u64());
+        let (a, b) = (a.context("no time")?, b.context("no time")?);
+        // A bucket apart, and what it takes one program to run after the other.
+        ensure!(a.abs_diff(b) <= a / 20 + 5_000, "{state}: {times}, {other}");
     }
     ensure!(
         found.keys().all(|state| expected.contains_key(state)),
@@ -228,12 +227,27 @@ fn intervals() -> Result<()> {
     same(&streamed, &counted)?;
     let (one, _) = one_interval(&counted)?;
     let mut sums = BTreeMap::<(String, String), u64>::new();
+    let (mut causes, mut without_cause) = (BTreeMap::<String, u64>::new(), 0);
     for line in &lines {
         for transition in line["transitions"].as_array().context("no transitions")? {
             let key = (transition["from"].to_string(), transition["to"].to_string());
             *sums.entry(key).or_default() += transition["count"].as_u64().context("no count")?;
         }
+        without_cause += line["closed"].as_u64().context("no closed")?;
+        for (cause, count) in line["causes"].as_object().context("no causes")? {
+            let count = count.as_u64().context("no count")?;
+            *causes.entry(cause.clone()).or_default() += count;
+            // What ended in the last moment of an interval may have its cause in the next one.
+            without_cause = without_cause
+                .checked_sub(count)
+                .context("a cause of nothing")?;
+        }
     }
+    ensure!(without_cause == 0, "{without_cause} ends without a cause");
+    ensure!(
+        serde_json::json!(causes) == one["causes"],
+        "{causes:?}: {one}"
+    );
     let expected = one["transitions"].as_array().context("no transitions")?;
     ensure!(expected.len() == sums.len(), "{sums:?}, {expected:?}");
     for transition in expected {
@@ -283,7 +297,9 @@ fn states() -> Result<()> {
             }
         }
         ss::await_states("they have closed", |states| {
-            states.get(&State::CLOSE_WAIT) == Some(&7) && states.get(&State::TIME_WAIT) == Some(&6)
+            states.get(&State::CLOSE_WAIT) == Some(&7)
+                && states.get(&State::FIN_WAIT2) == Some(&7)
+                && states.get(&State::TIME_WAIT) == Some(&6)
         })?;
         let expected = ss::by_state(&ss::oracle(&[])?);
         Ok((counted.stop()?, expected))
@@ -351,21 +367,5 @@ fn no_room() -> Result<()> {
     let ports = counted["ports"].as_array().context("no ports")?;
     ensure!(ports.len() <= 6, "{ports:#?}");
     ensure!(ports.iter().any(|port| port["other"] == true), "{ports:#?}");
-    // More than any kernel has.
-    let refused = run(
-        BINARY,
-        &[
-            "rates",
-            "--in-kernel",
-            "1",
-            "1",
-            "--max-connections",
-            "4000000000",
-        ],
-    )?;
-    ensure!(
-        refused.status.code() == Some(1) && refused.stderr.contains("Ask for less"),
-        "{refused:?}"
-    );
     Ok(())
 }
