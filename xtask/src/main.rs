@@ -4,6 +4,7 @@ mod bench;
 mod build_ebpf;
 mod ci;
 mod fuzz;
+mod paths;
 mod privileges;
 mod run;
 mod setup;
