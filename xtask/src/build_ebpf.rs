@@ -5,7 +5,7 @@
 //! recorded one must give the same bytes.
 
 #[path = "../../tcpstate-user/prebuilt/sources.rs"]
-mod sources;
+pub mod sources;
 
 use std::{
     env, fs,
