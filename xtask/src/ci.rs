@@ -4,7 +4,7 @@ use std::{ffi::OsString, process::Command, time::Instant};
 
 use anyhow::Result;
 
-use crate::{build_ebpf, cargo, fuzz, privileges::succeed, workspace};
+use crate::{build_ebpf, cargo, dist, fuzz, privileges::succeed, workspace};
 
 /// Runs every check, the quick ones first, and stops at the first that fails.
 pub fn run() -> Result<()> {
@@ -27,6 +27,7 @@ pub fn run() -> Result<()> {
     advisories()?;
     step("the committed BPF object", &["xtask", "check-ebpf"])?;
     step("all tests", &["xtask", "test"])?;
+    distribution()?;
     step("a minute under load", &["xtask", "soak", "--minutes", "1"])?;
     fuzz()?;
     step(
@@ -63,6 +64,26 @@ fn fuzz() -> Result<()> {
     } else {
         eprintln!("\n== fuzzing: skipped: there is no nightly compiler, or no cargo-fuzz");
         Ok(())
+    }
+}
+
+/// What is handed out, for this kind of machine, where there is what it takes.
+fn distribution() -> Result<()> {
+    match dist::native() {
+        Ok(target) => step(
+            "the distribution",
+            &[
+                "xtask",
+                "dist",
+                "--try-deb",
+                "--target",
+                &target.to_string(),
+            ],
+        ),
+        Err(missing) => {
+            eprintln!("\n== the distribution: skipped: {missing:#}");
+            Ok(())
+        }
     }
 }
 

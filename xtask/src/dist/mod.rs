@@ -94,6 +94,16 @@ fn targets(wanted: &[Target]) -> Result<Vec<Target>> {
     Ok(possible)
 }
 
+/// The target that this machine is of; if that cannot be built here, why.
+pub fn native() -> Result<Target> {
+    let native = Target::ALL.into_iter().find(|target| target.is_native());
+    let native = native.context("nothing is made for this kind of machine")?;
+    match native.missing() {
+        None => Ok(native),
+        Some(missing) => bail!("{native}: {missing}"),
+    }
+}
+
 /// When the files are said to have been written, in seconds since 1970: at the last commit, so that two
 /// runs give the same bytes.
 fn date() -> Result<String> {
