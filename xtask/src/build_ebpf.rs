@@ -5,7 +5,7 @@
 //! recorded one must give the same bytes.
 
 #[path = "../../tcpstate-user/prebuilt/sources.rs"]
-mod sources;
+pub mod sources;
 
 use std::{
     env, fs,
@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use xshell::{Shell, cmd};
 
-use crate::workspace;
+use crate::{paths, workspace};
 
 /// The version of `bpf-linker` that the object is built with.
 pub const LINKER_VERSION: &str = "0.10.3";
@@ -157,18 +157,8 @@ fn compile(sh: &Shell, toolchain: &Toolchain) -> Result<(PathBuf, String, String
         sysroot,
         ..
     } = toolchain;
-    // The object must not depend on where it was built.
     let root = workspace();
-    let cargo_home = cargo_home()?;
-    let flags = [
-        format!("--remap-path-prefix={}=/tcpstate", root.display()),
-        format!("--remap-path-prefix={}=/cargo", cargo_home.display()),
-        format!(
-            "--remap-path-prefix={}=/rustc",
-            sysroot.join("lib/rustlib/src/rust").display()
-        ),
-    ]
-    .join("\x1f");
+    let flags = paths::remapped(sysroot)?;
     let target_dir = root.join("target/bpf");
     let mut library_path = llvm.folder.clone().into_os_string();
     if let Some(more) = env::var_os("LD_LIBRARY_PATH") {
@@ -195,14 +185,6 @@ fn compile(sh: &Shell, toolchain: &Toolchain) -> Result<(PathBuf, String, String
     let object = built_object();
     ensure!(object.is_file(), "the build left no {}", object.display());
     Ok((object, linker, llvm.name))
-}
-
-fn cargo_home() -> Result<PathBuf> {
-    if let Some(home) = env::var_os("CARGO_HOME") {
-        return Ok(home.into());
-    }
-    let home = env::home_dir().context("no home directory, and CARGO_HOME is not set")?;
-    Ok(home.join(".cargo"))
 }
 
 /// The recorded compiler if it is here, else the newest that can build the object.

@@ -4,7 +4,7 @@ use std::{ffi::OsString, process::Command, time::Instant};
 
 use anyhow::Result;
 
-use crate::{build_ebpf, cargo, fuzz, privileges::succeed, workspace};
+use crate::{build_ebpf, cargo, dist, fuzz, privileges::succeed, workspace};
 
 /// Runs every check, the quick ones first, and stops at the first that fails.
 pub fn run() -> Result<()> {
@@ -27,6 +27,7 @@ pub fn run() -> Result<()> {
     advisories()?;
     step("the committed BPF object", &["xtask", "check-ebpf"])?;
     step("all tests", &["xtask", "test"])?;
+    distribution()?;
     step("a minute under load", &["xtask", "soak", "--minutes", "1"])?;
     fuzz()?;
     step(
@@ -52,10 +53,10 @@ fn rebuilt_object() -> Result<()> {
     step(WHAT, &[&rebuilt[..], &[object], &but_faults].concat())
 }
 
-/// The kernel tests on other kernels, emulated where there is nothing better. All but the comparisons with
-/// bpftrace and of the two ways of counting, scenario by scenario, which take half of the time, on each kernel as Debian boots it; and on the oldest and the
-/// newest, set up otherwise, what `doctor` says and the dwell times. A failure fails; a kernel that cannot be
-/// fetched is left out, and that is said.
+/// The kernel tests on other kernels, emulated where there is nothing better. All but the comparisons,
+/// scenario by scenario, with bpftrace and of what is streamed with what is counted, which take half of the
+/// time, on each kernel as Debian boots it; and on the oldest and the newest, set up otherwise, what `doctor`
+/// says and the dwell times. A failure fails; a kernel that cannot be fetched is left out, and that is said.
 fn guests() -> Result<()> {
     const VM: [&str; 3] = ["xtask", "vm", "--skip-unfetched"];
     let plain = [
@@ -101,6 +102,26 @@ fn fuzz() -> Result<()> {
     } else {
         eprintln!("\n== fuzzing: skipped: there is no nightly compiler, or no cargo-fuzz");
         Ok(())
+    }
+}
+
+/// What is handed out, for this kind of machine, where there is what it takes.
+fn distribution() -> Result<()> {
+    match dist::native() {
+        Ok(target) => step(
+            "the distribution",
+            &[
+                "xtask",
+                "dist",
+                "--try-deb",
+                "--target",
+                &target.to_string(),
+            ],
+        ),
+        Err(missing) => {
+            eprintln!("\n== the distribution: skipped: {missing:#}");
+            Ok(())
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 mod bench;
 mod build_ebpf;
 mod ci;
+mod dist;
 mod fuzz;
+mod paths;
 mod privileges;
 mod run;
 mod setup;
@@ -34,6 +36,8 @@ enum Command {
     Fuzz(fuzz::Fuzz),
     /// Run for long under mixed load, and see that nothing grows
     Soak(soak::Soak),
+    /// Make what is handed out: a static binary in an archive, a Debian package, checksums
+    Dist(dist::Dist),
     /// Run every check that a change has to pass
     Ci,
     /// Build the BPF object
@@ -52,6 +56,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(which) => bench::run(&which),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Dist(arguments) => dist::run(&arguments),
         Command::Ci => ci::run(),
         Command::BuildEbpf => build_ebpf::build(),
         Command::CheckEbpf => build_ebpf::check(),

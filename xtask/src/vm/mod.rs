@@ -7,7 +7,7 @@
 
 mod features;
 mod initramfs;
-mod packages;
+pub mod packages;
 mod qemu;
 mod report;
 

@@ -19,7 +19,7 @@ use super::features::Kernel;
 use crate::privileges::succeed;
 
 /// Debian's archive keys, which sign the suites.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Depends on the newest kernel of its suite: the one for any machine, since the one for virtual
 /// machines has no 9p.
 const METAPACKAGE: &str = "linux-image-amd64";
@@ -239,7 +239,7 @@ fn sources(kernel: &Kernel) -> Result<String> {
 }
 
 /// Where this machine gets Debian's packages from, or Debian's security updates.
-fn site(security: bool) -> Result<String> {
+pub fn site(security: bool) -> Result<String> {
     let label = if security {
         "Debian-Security"
     } else {

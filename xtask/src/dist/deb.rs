@@ -1,0 +1,245 @@
+//! The Debian package, made by cargo-deb from what `[package.metadata.deb]` of tcpstate-user lists, and
+//! its installation, tried in a root of its own.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
+
+use super::{VERSION, files, manual, notices, output_of, say_made, target::Target};
+use crate::{
+    cargo,
+    privileges::{as_root, has_sudo, is_root, succeed},
+    vm::packages,
+    workspace,
+};
+
+/// How to get what makes packages.
+pub const TO_INSTALL: &str = "there is no cargo-deb: cargo install --locked cargo-deb";
+/// The revision of the packaging.
+const REVISION: &str = "1";
+/// Who answers for the package.
+const MAINTAINER: &str = "The tcpstate developers <developers@tcpstate.invalid>";
+/// The oldest release of Debian that its makers still look after.
+const SUITE: &str = "bookworm";
+
+/// Where to try the installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Root {
+    /// A root that has nothing: the package needs nothing
+    Empty,
+    /// The smallest Debian, which mmdebstrap fetches
+    Debian,
+}
+
+/// Whether packages can be made here.
+pub fn is_possible() -> bool {
+    cargo()
+        .args(["deb", "--version"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+/// Makes the package of what was built for a target.
+pub fn make(target: Target, out: &Path, date: &str) -> Result<PathBuf> {
+    let name = format!("tcpstate_{VERSION}-{REVISION}_{}.deb", target.debian());
+    let package = out.join(name);
+    let output = cargo()
+        .current_dir(workspace())
+        .args([
+            "deb",
+            "--no-build",
+            "--no-strip",
+            "--locked",
+            "--profile",
+            "hardened",
+        ])
+        .args([
+            "--package",
+            "tcpstate-user",
+            "--target",
+            &target.to_string(),
+        ])
+        .args(["--maintainer", MAINTAINER, "--deb-revision", REVISION])
+        .arg("--output")
+        .arg(&package)
+        .env("CARGO_TARGET_DIR", workspace().join("target"))
+        .env("SOURCE_DATE_EPOCH", date)
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "cargo deb: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    say_made(&package)?;
+    Ok(package)
+}
+
+/// Writes what Debian wants beside the rest: whose the package is, and what became of the packaging.
+pub fn write_documents(manual: &Path, date: &str) -> Result<()> {
+    let licence = fs::read_to_string(workspace().join("LICENSE-MIT"))?;
+    let licence = licence
+        .lines()
+        .skip_while(|line| !line.starts_with("Permission"));
+    let licence: Vec<_> = licence
+        .map(|line| {
+            if line.is_empty() {
+                " .".to_owned()
+            } else {
+                format!(" {line}")
+            }
+        })
+        .collect();
+    let copyright = format!(
+        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\
+         Upstream-Name: tcpstate\n\
+         Comment: {} beside this file has the licences of what is linked in.\n\n\
+         Files: *\nCopyright: The tcpstate developers\nLicense: MIT or Apache-2.0\n\n\
+         License: MIT\n{}\n\n\
+         License: Apache-2.0\n The text is in /usr/share/common-licenses/Apache-2.0.\n",
+        notices::FILE,
+        licence.join("\n"),
+    );
+    fs::write(manual.join("copyright"), copyright)?;
+
+    let mut clock = Command::new("date");
+    let date = output_of(clock.args(["--utc", "--rfc-email", "--date", &format!("@{date}")]))?;
+    let changelog = format!(
+        "tcpstate ({VERSION}-{REVISION}) unstable; urgency=medium\n\n  \
+         * The upstream changelog beside this file says what has changed.\n\n \
+         -- {MAINTAINER}  {date}",
+    );
+    Ok(fs::write(manual.join("changelog.Debian"), changelog)?)
+}
+
+/// Installs the package, tries what it brought, removes it, and looks for what is left of it.
+pub fn try_install(target: Target, package: &Path, kind: Root) -> Result<()> {
+    ensure!(
+        is_root()? || has_sudo(),
+        "to try an installation takes root, or sudo"
+    );
+    if !target.is_native() {
+        eprintln!("{target}: the package is not tried: this machine is of another kind");
+        return Ok(());
+    }
+    let root = workspace().join("target/dist-root");
+    let made = kind.make(&root).and_then(|()| try_in(&root, package));
+    // It belongs to root.
+    succeed(as_root("rm")?.args(["--recursive", "--force"]).arg(&root))?;
+    made?;
+    eprintln!("the package was installed, tried and purged: nothing is left of it");
+    Ok(())
+}
+
+impl Root {
+    /// Makes a root in a folder that is not there yet, or that an earlier run was kept from removing.
+    fn make(self, root: &Path) -> Result<()> {
+        succeed(as_root("rm")?.args(["--recursive", "--force"]).arg(root))?;
+        match self {
+            Self::Empty => {
+                let database = root.join("var/lib/dpkg");
+                for part in ["info", "updates", "triggers"] {
+                    fs::create_dir_all(database.join(part))?;
+                }
+                fs::write(database.join("status"), "")?;
+                Ok(())
+            }
+            Self::Debian => {
+                let mirror = packages::site(false)?;
+                eprintln!("fetching the smallest Debian");
+                succeed(
+                    as_root("mmdebstrap")?
+                        .args(["--quiet", "--variant=essential", SUITE])
+                        .arg(root)
+                        .arg(format!(
+                            "deb [signed-by={}] {mirror} {SUITE} main",
+                            packages::KEYRING
+                        )),
+                )
+                .context("is there no mmdebstrap? apt-get install mmdebstrap")
+            }
+        }
+    }
+}
+
+fn try_in(root: &Path, package: &Path) -> Result<()> {
+    let before = listing(root)?;
+    dpkg(root, &["--install".as_ref(), package])?;
+    let after = listing(root)?;
+    for file in expected()? {
+        ensure!(after.contains(&file), "the package did not install {file}");
+    }
+    let said = output_of(
+        as_root("chroot")?
+            .arg(root)
+            .args(["/usr/bin/tcpstate", "--version"]),
+    )?;
+    ensure!(
+        said == format!("tcpstate {VERSION}\n"),
+        "installed, it says that it is {said}"
+    );
+    dpkg(root, &["--purge".as_ref(), "tcpstate".as_ref()])?;
+    let after = listing(root)?;
+    let left: Vec<_> = after
+        .symmetric_difference(&before)
+        .map(String::as_str)
+        .collect();
+    ensure!(
+        left.is_empty(),
+        "installed and purged, it made a difference: {}",
+        left.join(" ")
+    );
+    Ok(())
+}
+
+/// What the package has to install.
+fn expected() -> Result<Vec<String>> {
+    let mut expected = vec![
+        "usr/bin/tcpstate".to_owned(),
+        "usr/share/bash-completion/completions/tcpstate".to_owned(),
+        "usr/share/zsh/vendor-completions/_tcpstate".to_owned(),
+        "usr/share/fish/vendor_completions.d/tcpstate.fish".to_owned(),
+    ];
+    let documents = [
+        "README.md",
+        "changelog.gz",
+        "changelog.Debian.gz",
+        "copyright",
+        notices::FILE,
+    ];
+    expected.extend(documents.map(|name| format!("usr/share/doc/tcpstate/{name}")));
+    let pages = files(&manual().join("man"))?;
+    expected.extend(
+        pages
+            .iter()
+            .map(|page| format!("usr/share/man/man1/{page}.gz")),
+    );
+    Ok(expected)
+}
+
+/// This machine's dpkg on another root; what it says is worth showing only if it fails.
+fn dpkg(root: &Path, arguments: &[&Path]) -> Result<()> {
+    let mut root_option = std::ffi::OsString::from("--root=");
+    root_option.push(root);
+    output_of(as_root("dpkg")?.arg(root_option).args(arguments)).map(drop)
+}
+
+/// All that is in a root but for what dpkg writes of its own deeds.
+fn listing(root: &Path) -> Result<BTreeSet<String>> {
+    let text = output_of(
+        as_root("find")?
+            .arg(root)
+            .args(["-mindepth", "1", "-printf", r"%P\n"]),
+    )?;
+    let of_dpkg = ["var/lib/dpkg", "var/log", "var/cache/ldconfig"];
+    let of_package = text
+        .lines()
+        .filter(|path| !of_dpkg.iter().any(|part| path.starts_with(part)));
+    Ok(of_package.map(str::to_owned).collect())
+}

@@ -1,0 +1,337 @@
+//! `dist`: makes what is handed out, and looks at what it made.
+//!
+//! For each target an archive with the static binary, its man pages and completions, and where cargo-deb
+//! is installed a Debian package of the same; beside them `SHA256SUMS`. The same sources, compiler and C
+//! library give the same bytes.
+
+mod deb;
+mod elf;
+mod notices;
+mod target;
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    io::Write as _,
+    path::{self, Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use self::target::Target;
+use crate::{
+    build_ebpf::sources::sha256,
+    cargo,
+    privileges::{as_root, has_sudo, is_root, succeed},
+    workspace,
+};
+
+/// Ours and tcpstate's: the workspace has one.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What to make.
+#[derive(clap::Args)]
+pub struct Dist {
+    /// For which kinds of machines; unless given, for all that can be built here
+    #[arg(long = "target", value_name = "TARGET")]
+    targets: Vec<Target>,
+    /// Where to put it; target/dist unless given
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Fail where no Debian package can be made, and try its installation
+    #[arg(long, value_name = "ROOT", num_args = 0..=1, default_missing_value = "empty")]
+    try_deb: Option<deb::Root>,
+}
+
+/// Makes all of it, in place of what an earlier run made.
+pub fn run(arguments: &Dist) -> Result<()> {
+    let out = match &arguments.out {
+        Some(out) => path::absolute(out)?,
+        None => workspace().join("target/dist"),
+    };
+    let targets = targets(&arguments.targets)?;
+    let with_deb = deb::is_possible();
+    if !with_deb {
+        let message = format!("no Debian package: {}", deb::TO_INSTALL);
+        ensure!(arguments.try_deb.is_none(), message);
+        eprintln!("{message}");
+    }
+    fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
+    let date = date()?;
+    write_manual(&targets, &date)?;
+    let mut made = Vec::new();
+    for &target in &targets {
+        eprintln!("{target}: building");
+        let binary = target.build()?;
+        check(target, &binary)?;
+        made.push(archive(target, &binary, &out, &date)?);
+        if with_deb {
+            let package = deb::make(target, &out, &date)?;
+            if let Some(root) = arguments.try_deb {
+                deb::try_install(target, &package, root)?;
+            }
+            made.push(package);
+        }
+    }
+    write_checksums(&made, &out)
+}
+
+/// Those that were asked for, or all that can be built here.
+fn targets(wanted: &[Target]) -> Result<Vec<Target>> {
+    let mut possible = Vec::new();
+    for target in Target::ALL {
+        let is_wanted = wanted.contains(&target);
+        match target.missing() {
+            _ if !is_wanted && !wanted.is_empty() => {}
+            None => possible.push(target),
+            Some(missing) if is_wanted => bail!("{target}: {missing}"),
+            Some(missing) => eprintln!("{target}: skipped: {missing}"),
+        }
+    }
+    ensure!(!possible.is_empty(), "nothing can be built here");
+    Ok(possible)
+}
+
+/// The target that this machine is of; if that cannot be built here, why.
+pub fn native() -> Result<Target> {
+    let native = Target::ALL.into_iter().find(|target| target.is_native());
+    let native = native.context("nothing is made for this kind of machine")?;
+    match native.missing() {
+        None => Ok(native),
+        Some(missing) => bail!("{native}: {missing}"),
+    }
+}
+
+/// When the files are said to have been written, in seconds since 1970: at the last commit, so that two
+/// runs give the same bytes.
+fn date() -> Result<String> {
+    if let Ok(date) = env::var("SOURCE_DATE_EPOCH") {
+        return Ok(date);
+    }
+    let output = Command::new("git")
+        .current_dir(workspace())
+        .args(["log", "-1", "--format=%ct"])
+        .output()
+        .context("git")?;
+    ensure!(
+        output.status.success(),
+        "git does not know when the sources were committed: set SOURCE_DATE_EPOCH"
+    );
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// Where man pages, completions and notices are put together: `[package.metadata.deb]` has it too.
+fn manual() -> PathBuf {
+    workspace().join("target/manual")
+}
+
+/// Man pages, completions and the licences of what is linked in: the same for every target.
+fn write_manual(targets: &[Target], date: &str) -> Result<()> {
+    let manual = manual();
+    fresh(&manual)?;
+    succeed(
+        cargo()
+            .current_dir(workspace())
+            .args([
+                "run",
+                "--quiet",
+                "--locked",
+                "--package",
+                "tcpstate-manual",
+                "--",
+            ])
+            .arg(&manual),
+    )?;
+    notices::write(targets, &manual)?;
+    deb::write_documents(&manual, date)
+}
+
+/// Looks at a binary from outside, and runs it.
+fn check(target: Target, binary: &Path) -> Result<()> {
+    let file = fs::read(binary)?;
+    let defects = elf::defects(&file, target.machine())?;
+    ensure!(
+        defects.is_empty(),
+        "{}: {}",
+        binary.display(),
+        defects.join("; ")
+    );
+    for folder in [Some(workspace()), env::home_dir()].into_iter().flatten() {
+        let name = folder.as_os_str().as_encoded_bytes();
+        // A home of `/` says nothing.
+        let says = name.len() > 1 && file.windows(name.len()).any(|part| part == name);
+        ensure!(
+            !says,
+            "{} says that {} was there",
+            binary.display(),
+            folder.display()
+        );
+    }
+    eprintln!(
+        "{target}: {} bytes; static, hardened and stripped",
+        file.len()
+    );
+
+    let Some(mut version) = target.command(binary) else {
+        eprintln!("{target}: not tried: there is no QEMU: apt-get install qemu-user-static");
+        return Ok(());
+    };
+    let said = output_of(version.arg("--version"))?;
+    ensure!(
+        said == format!("tcpstate {VERSION}\n"),
+        "it says that it is {said}"
+    );
+    if let Some(trace) = target.command(binary) {
+        read_a_recording(trace)?;
+    }
+    if target.is_native() {
+        doctor(binary)?;
+    }
+    eprintln!("{target}: runs");
+    Ok(())
+}
+
+/// Has the binary read a small recording. Its blocks are compressed, and what unpacks them is not Rust.
+fn read_a_recording(mut trace: Command) -> Result<()> {
+    let seed = workspace().join("tcpstate-user/fuzz/seeds/recording_reader/whole");
+    let seed = fs::read(&seed).with_context(|| seed.display().to_string())?;
+    // The first byte tells the fuzz target what the rest is.
+    let (_, recording) = seed.split_first().context("an empty seed")?;
+    trace.args(["trace", "--csv", "--read", "-"]);
+    let mut child = trace
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(recording)?;
+    }
+    let output = child.wait_with_output()?;
+    let lines = String::from_utf8_lossy(&output.stdout).lines().count();
+    ensure!(
+        output.status.success() && lines > 1,
+        "{trace:?}: {}, {lines} lines\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// Has the binary try the kernel. What this host lacks is no fault of the binary, unless the kernel is
+/// required, as in the tests.
+fn doctor(binary: &Path) -> Result<()> {
+    let mut doctor = if is_root()? || has_sudo() {
+        as_root(&binary.display().to_string())?
+    } else {
+        Command::new(binary)
+    };
+    let output = doctor.arg("doctor").output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let verdict = text.lines().last().unwrap_or_default();
+    let is_required = env::var("TCPSTATE_REQUIRE_KERNEL").is_ok_and(|value| value == "1");
+    ensure!(
+        text.starts_with(&format!("tcpstate {VERSION} on "))
+            && (output.status.success() || output.status.code() == Some(1) && !is_required),
+        "{doctor:?}: {}\n{text}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    eprintln!("doctor: {verdict}");
+    Ok(())
+}
+
+/// What a command prints.
+fn output_of(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Puts the archive together: a folder that has the name of the archive.
+fn archive(target: Target, binary: &Path, out: &Path, date: &str) -> Result<PathBuf> {
+    let name = format!("tcpstate-{VERSION}-{target}");
+    let stage = workspace().join("target/dist-stage");
+    let folder = stage.join(&name);
+    fresh(&folder)?;
+    fs::copy(binary, folder.join("tcpstate"))?;
+    for document in ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+        fs::copy(workspace().join(document), folder.join(document))?;
+    }
+    let manual = manual();
+    fs::copy(manual.join(notices::FILE), folder.join(notices::FILE))?;
+    for part in ["completions", "man"] {
+        fs::create_dir(folder.join(part))?;
+        for file in files(&manual.join(part))? {
+            fs::copy(manual.join(part).join(&file), folder.join(part).join(&file))?;
+        }
+    }
+    let archive = out.join(format!("{name}.tar.gz"));
+    // Nothing of this machine: neither when, nor who, nor in which order the file system lists it.
+    succeed(
+        Command::new("tar")
+            .args([
+                "--create",
+                "--sort=name",
+                "--owner=0",
+                "--group=0",
+                "--numeric-owner",
+            ])
+            .args([
+                "--mode=u=rwX,go=rX",
+                "--format=gnu",
+                "--use-compress-program=gzip -9n",
+            ])
+            .arg(format!("--mtime=@{date}"))
+            .arg("--file")
+            .arg(&archive)
+            .arg("--directory")
+            .arg(&stage)
+            .arg(&name),
+    )?;
+    say_made(&archive)?;
+    Ok(archive)
+}
+
+/// Writes `SHA256SUMS`, as `sha256sum --check` reads it.
+fn write_checksums(made: &[PathBuf], out: &Path) -> Result<()> {
+    let mut lines = String::new();
+    for file in made {
+        let name = file.file_name().context("a file has a name")?.display();
+        writeln!(lines, "{}  {name}", sha256(&fs::read(file)?))?;
+    }
+    let checksums = out.join("SHA256SUMS");
+    fs::write(&checksums, lines)?;
+    say_made(&checksums)
+}
+
+fn say_made(file: &Path) -> Result<()> {
+    let bytes = fs::metadata(file)?.len();
+    eprintln!("made {} ({bytes} bytes)", file.display());
+    Ok(())
+}
+
+/// An empty folder of this name.
+fn fresh(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())
+}
+
+/// The names of the files in a folder, in order.
+fn files(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let name = entry?.file_name().into_string();
+        names.push(name.map_err(|name| anyhow::anyhow!("not UTF-8: {}", name.display()))?);
+    }
+    names.sort();
+    Ok(names)
+}
