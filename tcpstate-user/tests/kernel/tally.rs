@@ -10,7 +10,7 @@ use tcpstate_common::State;
 
 use crate::{
     attach_needs,
-    need::trial,
+    need::{Need, trial},
     net::{Connection, Netns, await_that, unused_port},
     process::{Output, Tcpstate, nested},
     ss,
@@ -39,7 +39,12 @@ pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("in_kernel::chooses_as_streamed", needs, chooses));
     trials.push(trial("in_kernel::intervals_add_up", needs, intervals));
     trials.push(trial("in_kernel::states_are_those_of_ss", needs, states));
-    trials.push(trial("in_kernel::there_before", needs, there_before));
+    // Streamed, their roles are known by their cookies.
+    trials.push(trial(
+        "in_kernel::there_before",
+        &[needs, &[Need::Cookie]].concat(),
+        there_before,
+    ));
     trials.push(trial(
         "in_kernel::nothing_is_lost_without_room",
         needs,
