@@ -86,7 +86,7 @@ pub fn write_documents(manual: &Path, date: &str) -> Result<()> {
     let licence = fs::read_to_string(workspace().join("LICENSE-MIT"))?;
     let licence = licence
         .lines()
-        .skip_while(|line| !line.starts_with("Permission"));
+        .skip_while(|line| !line.starts_with("Copyright"));
     let licence: Vec<_> = licence
         .map(|line| {
             if line.is_empty() {
