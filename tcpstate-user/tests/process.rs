@@ -206,7 +206,12 @@ impl Watched {
     }
 
     fn quiet() -> io::Result<Self> {
-        Self::start(Command::new(env::current_exe()?), "quiet")
+        // Who runs the tests with `nohup` leaves SIGHUP ignored.
+        let mut as_usual = Command::new("env");
+        as_usual
+            .arg("--default-signal=HUP")
+            .arg(env::current_exe()?);
+        Self::start(as_usual, "quiet")
     }
 
     fn signal(&self, signal: Signal) -> io::Result<()> {

@@ -21,7 +21,8 @@ pub fn remapped(sysroot: &Path) -> Result<String> {
     Ok(flags.join("\x1f"))
 }
 
-fn cargo_home() -> Result<PathBuf> {
+/// Where cargo keeps the sources of crates.
+pub fn cargo_home() -> Result<PathBuf> {
     if let Some(home) = env::var_os("CARGO_HOME") {
         return Ok(home.into());
     }

@@ -86,7 +86,7 @@ pub fn write_documents(manual: &Path, date: &str) -> Result<()> {
     let licence = fs::read_to_string(workspace().join("LICENSE-MIT"))?;
     let licence = licence
         .lines()
-        .skip_while(|line| !line.starts_with("Permission"));
+        .skip_while(|line| !line.starts_with("Copyright"));
     let licence: Vec<_> = licence
         .map(|line| {
             if line.is_empty() {
@@ -130,8 +130,7 @@ pub fn try_install(target: Target, package: &Path, kind: Root) -> Result<()> {
     }
     let root = workspace().join("target/dist-root");
     let made = kind.make(&root).and_then(|()| try_in(&root, package));
-    // It belongs to root.
-    succeed(as_root("rm")?.args(["--recursive", "--force"]).arg(&root))?;
+    remove(&root)?;
     made?;
     eprintln!("the package was installed, tried and purged: nothing is left of it");
     Ok(())
@@ -140,7 +139,7 @@ pub fn try_install(target: Target, package: &Path, kind: Root) -> Result<()> {
 impl Root {
     /// Makes a root in a folder that is not there yet, or that an earlier run was kept from removing.
     fn make(self, root: &Path) -> Result<()> {
-        succeed(as_root("rm")?.args(["--recursive", "--force"]).arg(root))?;
+        remove(root)?;
         match self {
             Self::Empty => {
                 let database = root.join("var/lib/dpkg");
@@ -168,6 +167,13 @@ impl Root {
     }
 }
 
+/// Removes a root, whose files belong to the superuser, but nothing that may be mounted in it.
+fn remove(root: &Path) -> Result<()> {
+    let options = ["--recursive", "--force", "--one-file-system"];
+    succeed(as_root("rm")?.args(options).arg(root))
+}
+
+/// Installs the package in a root, looks for what it has to bring, and purges it.
 fn try_in(root: &Path, package: &Path) -> Result<()> {
     let before = listing(root)?;
     dpkg(root, &["--install".as_ref(), package])?;

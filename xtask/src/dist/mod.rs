@@ -23,7 +23,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use self::target::Target;
 use crate::{
     build_ebpf::sources::sha256,
-    cargo,
+    cargo, paths,
     privileges::{as_root, has_sudo, is_root, succeed},
     workspace,
 };
@@ -59,13 +59,14 @@ pub fn run(arguments: &Dist) -> Result<()> {
         eprintln!("{message}");
     }
     fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
-    let date = date()?;
+    let date = date();
     write_manual(&targets, &date)?;
     let mut made = Vec::new();
     for &target in &targets {
         eprintln!("{target}: building");
         let binary = target.build()?;
-        check(target, &binary)?;
+        look_at(target, &binary)?;
+        try_out(target, &binary)?;
         made.push(archive(target, &binary, &out, &date)?);
         if with_deb {
             let package = deb::make(target, &out, &date)?;
@@ -106,20 +107,19 @@ pub fn native() -> Result<Target> {
 
 /// When the files are said to have been written, in seconds since 1970: at the last commit, so that two
 /// runs give the same bytes.
-fn date() -> Result<String> {
+fn date() -> String {
     if let Ok(date) = env::var("SOURCE_DATE_EPOCH") {
-        return Ok(date);
+        return date;
     }
-    let output = Command::new("git")
-        .current_dir(workspace())
-        .args(["log", "-1", "--format=%ct"])
-        .output()
-        .context("git")?;
-    ensure!(
-        output.status.success(),
-        "git does not know when the sources were committed: set SOURCE_DATE_EPOCH"
-    );
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    let mut git = Command::new("git");
+    git.current_dir(workspace());
+    match output_of(git.args(["log", "-1", "--format=%ct"])) {
+        Ok(date) => date.trim().to_owned(),
+        Err(error) => {
+            eprintln!("without git or SOURCE_DATE_EPOCH the files are of 1970: {error:#}");
+            "0".to_owned()
+        }
+    }
 }
 
 /// Where man pages, completions and notices are put together: `[package.metadata.deb]` has it too.
@@ -148,8 +148,8 @@ fn write_manual(targets: &[Target], date: &str) -> Result<()> {
     deb::write_documents(&manual, date)
 }
 
-/// Looks at a binary from outside, and runs it.
-fn check(target: Target, binary: &Path) -> Result<()> {
+/// Looks at a binary from outside.
+fn look_at(target: Target, binary: &Path) -> Result<()> {
     let file = fs::read(binary)?;
     let defects = elf::defects(&file, target.machine())?;
     ensure!(
@@ -158,23 +158,25 @@ fn check(target: Target, binary: &Path) -> Result<()> {
         binary.display(),
         defects.join("; ")
     );
-    for folder in [Some(workspace()), env::home_dir()].into_iter().flatten() {
+    for folder in [workspace(), paths::cargo_home()?] {
         let name = folder.as_os_str().as_encoded_bytes();
-        // A home of `/` says nothing.
-        let says = name.len() > 1 && file.windows(name.len()).any(|part| part == name);
+        // A name as short as `/src` is a part of others.
+        let is_short = folder.components().count() < 3;
         ensure!(
-            !says,
-            "{} says that {} was there",
+            is_short || !file.windows(name.len()).any(|part| part == name),
+            "{} says that it was built in {}",
             binary.display(),
             folder.display()
         );
     }
-    eprintln!(
-        "{target}: {} bytes; static, hardened and stripped",
-        file.len()
-    );
+    let bytes = file.len();
+    eprintln!("{target}: {bytes} bytes; static, hardened and stripped");
+    Ok(())
+}
 
-    let Some(mut version) = target.command(binary) else {
+/// Runs a binary, where that is possible.
+fn try_out(target: Target, binary: &Path) -> Result<()> {
+    let (Some(mut version), Some(trace)) = (target.command(binary), target.command(binary)) else {
         eprintln!("{target}: not tried: there is no QEMU: apt-get install qemu-user-static");
         return Ok(());
     };
@@ -183,9 +185,7 @@ fn check(target: Target, binary: &Path) -> Result<()> {
         said == format!("tcpstate {VERSION}\n"),
         "it says that it is {said}"
     );
-    if let Some(trace) = target.command(binary) {
-        read_a_recording(trace)?;
-    }
+    read_a_recording(trace)?;
     if target.is_native() {
         doctor(binary)?;
     }

@@ -95,14 +95,31 @@ impl Target {
         })
     }
 
+    /// What the compiler is told beside the profile, as `CARGO_ENCODED_RUSTFLAGS` takes it.
+    fn rust_flags(self) -> Result<String> {
+        let sysroot = path_from("rustc", &["--print", "sysroot"])?;
+        let mut flags = vec![
+            "-Ctarget-feature=+crt-static".to_owned(),
+            paths::remapped(&sysroot)?,
+        ];
+        if self == Self::Aarch64 {
+            // Here the compiler links what is static to a fixed address. The linker can do otherwise, if
+            // it is told so, and gets the start that relocates itself: `-static`, which it is told too,
+            // would choose the other.
+            flags.push("-Crelocation-model=pic".to_owned());
+            flags.extend(["-static-pie", "-nostartfiles"].map(|it| format!("-Clink-arg={it}")));
+            let [compiler, _] = self.c_compiler();
+            for object in ["rcrt1.o", "crti.o", "crtbeginS.o", "crtendS.o", "crtn.o"] {
+                let object = path_from(&compiler, &[&format!("-print-file-name={object}")])?;
+                flags.push(format!("-Clink-arg={}", object.display()));
+            }
+        }
+        Ok(flags.join("\x1f"))
+    }
+
     /// Builds the binary and says where it is.
     pub fn build(self) -> Result<PathBuf> {
         let (triple, root) = (self.to_string(), workspace());
-        let sysroot = path_from("rustc", &["--print", "sysroot"])?;
-        let flags = format!(
-            "-Ctarget-feature=+crt-static\x1f{}",
-            paths::remapped(&sysroot)?
-        );
         let mut cargo = cargo();
         cargo
             .current_dir(&root)
@@ -111,7 +128,7 @@ impl Target {
             .args(["--target", &triple, "--target-dir"])
             .arg(root.join("target"))
             // In place of the flags of somebody's environment and configuration.
-            .env("CARGO_ENCODED_RUSTFLAGS", flags)
+            .env("CARGO_ENCODED_RUSTFLAGS", self.rust_flags()?)
             // What is handed out has the committed object.
             .env_remove("TCPSTATE_BPF_OBJECT");
         if !self.is_native() {

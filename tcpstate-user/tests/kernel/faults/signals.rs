@@ -121,7 +121,9 @@ fn one(seed: u64) -> Result<()> {
         argument => argument.as_ref(),
     });
     let mut child = Running::new(
-        Command::new(BINARY)
+        // Who runs the tests with `nohup` leaves it ignored, and then it ends nothing.
+        Command::new("env")
+            .args(["--default-signal=HUP", BINARY])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(fs::File::create(&stdout)?)
