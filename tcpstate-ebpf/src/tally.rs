@@ -44,9 +44,13 @@ pub(crate) fn count(call: &Call) {
         let call = call.with_tcp();
         let key = call.key();
         if !emit::keeps(&call, &key, counters) {
-            if config!(filter.lport) != 0 || config!(filter.port) != 0 {
-                // It may have been undecided before. Else its place would be held by a socket that nobody
-                // will hear of again.
+            // Only these may have left its first transition undecided. The place would be held by a socket that
+            // nobody will hear of again.
+            if config!(filter.lport) != 0
+                || config!(filter.rport) != 0
+                || config!(filter.port) != 0
+                || config!(filter.family) != 0
+            {
                 forget(&call);
             }
             return;
@@ -98,7 +102,8 @@ pub(crate) fn count(call: &Call) {
         row::UNKNOWN
     } else if let Some(place) = at_way(places, way) {
         if place.state.0 == oldstate.0 {
-            dwell_ns = Some(now_ns - place.since_ns);
+            // Clocks of two CPUs may be a little apart.
+            dwell_ns = Some(now_ns.saturating_sub(place.since_ns));
         }
         if place.pending == 0 {
             u32::from(place.row)

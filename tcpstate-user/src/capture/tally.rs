@@ -56,7 +56,7 @@ pub struct Reader {
     times_before: Vec<u32>,
     errors_before: BTreeMap<Failure, u64>,
     /// By row: ends whose cause has not been counted yet.
-    without_cause: Vec<u64>,
+    without_cause: Vec<i64>,
     received: u64,
     undecided: u64,
 }
@@ -170,7 +170,9 @@ impl Reader {
             let counts = self.read_row(row);
             if row == row::UNKNOWN as usize {
                 // A difference of counters that may each have wrapped.
-                self.undecided = u64::from(self.rows_before[row][PENDING]);
+                let pending = self.rows_before[row][PENDING].cast_signed();
+                // What one CPU has settled may be seen before what another has left undecided.
+                self.undecided = u64::try_from(pending).unwrap_or(0);
                 tally.forgotten = u64::from(counts[FORGOTTEN]);
             }
             let service = self.service(row, &counts, causes.remove(&row), is_last);
@@ -213,7 +215,7 @@ impl Reader {
     }
 
     /// What a row has more than the last time. How connections ended is read before that they did, which the
-    /// program counts first: so there is never a cause without an end.
+    /// program counts first: so an interval hardly ever has a cause without an end.
     fn read_row(&mut self, row: usize) -> [u32; ROW_WORDS] {
         let mut sums = [0; ROW_WORDS];
         for range in [ENDS..ROW_WORDS, 0..ENDS] {
@@ -256,9 +258,10 @@ impl Reader {
         }
         let known: u64 = causes.values().sum();
         let missing = &mut self.without_cause[row];
-        *missing = (*missing + ended).saturating_sub(known);
-        if is_last && *missing > 0 {
-            *causes.entry(Cause::Unknown).or_default() += std::mem::take(missing);
+        *missing += ended.cast_signed() - known.cast_signed();
+        if is_last && let Ok(unknown @ 1..) = u64::try_from(*missing) {
+            *causes.entry(Cause::Unknown).or_default() += unknown;
+            *missing = 0;
         }
         (transitions, causes.into_iter().collect())
     }
