@@ -231,9 +231,11 @@ fn expected() -> Result<Vec<String>> {
 
 /// This machine's dpkg on another root; what it says is worth showing only if it fails.
 fn dpkg(root: &Path, arguments: &[&Path]) -> Result<()> {
+    // A small image of Debian may be set to leave documents out.
+    let all = "--path-include=/*";
     let mut root_option = std::ffi::OsString::from("--root=");
     root_option.push(root);
-    output_of(as_root("dpkg")?.arg(root_option).args(arguments)).map(drop)
+    output_of(as_root("dpkg")?.arg(root_option).arg(all).args(arguments)).map(drop)
 }
 
 /// All that is in a root but for what dpkg writes of its own deeds.
