@@ -1,9 +1,18 @@
 //! `churn`: how many connections per second are left with each tool, what it costs, what it loses.
 //!
 //! In each round the untraced loop runs before the first tool, between any two, and after the last; a
-//! tool's rate is compared with the mean of the two untraced runs beside it.
+//! tool's rate is compared with the mean of the two untraced runs beside it. So are three floors: what the
+//! comparison makes of no tool at all, and what is left where only a BPF program runs and nobody reads.
 
 use anyhow::{Context as _, Result, ensure};
+
+use tcpstate_user::{
+    capture::{
+        host::Host,
+        loader::{self, Job, Mode, Plan},
+    },
+    filter::Filter,
+};
 
 use crate::{
     Options,
@@ -31,11 +40,21 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     let mut untraced = Vec::new();
     // The first connections of all find caches cold.
     churn.run(connections / 4, None)?;
+    let host = Host::read();
+    let mut floors: Vec<(Vec<f64>, Vec<f64>)> = FLOORS.iter().map(|_| Default::default()).collect();
     let rounds = options.rounds(10);
     for round in 1..=rounds {
         eprintln!("churn: round {round} of {rounds}");
         let mut before = rate(&churn, connections)?;
         untraced.push(before);
+        for (floor, (rates, kept)) in FLOORS.iter().zip(&mut floors) {
+            let traced = floor.rate(&host, &churn, connections)?;
+            let after = rate(&churn, connections)?;
+            untraced.push(after);
+            rates.push(traced);
+            kept.push(traced / f64::midpoint(before, after));
+            before = after;
+        }
         for (tool, measured) in tools.iter().zip(&mut measured) {
             if tool.missing().is_some() {
                 continue;
@@ -62,6 +81,9 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         }
     }
     let mut rows = vec![Row::new("nothing", "connections/s", &untraced)];
+    rows.extend(FLOORS.iter().zip(&floors).map(|(floor, (rates, kept))| {
+        Row::new(floor.name, "connections/s", rates).ratio("nothing", kept)
+    }));
     for (tool, measured) in tools.iter().zip(&measured) {
         if let Some(why) = tool.missing() {
             rows.push(Row::missing(tool.name, "connections/s", why));
@@ -85,6 +107,50 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     }
     rows.extend(paced(options, &churn, &tools)?);
     Ok(rows)
+}
+
+/// A BPF program without a process that reads.
+struct Floor {
+    name: &'static str,
+    /// What the program does; `None` where there is none.
+    job: Option<Job>,
+}
+
+const FLOORS: [Floor; 3] = [
+    Floor {
+        name: "nothing, once more",
+        job: None,
+    },
+    Floor {
+        name: "an empty program alone",
+        job: Some(Job::Nothing),
+    },
+    Floor {
+        name: "the program that streams, alone",
+        job: Some(Job::Stream),
+    },
+];
+
+impl Floor {
+    /// Connections per second while it is attached. The ring holds every record.
+    fn rate(&self, host: &Host, churn: &Churn, connections: u64) -> Result<f64> {
+        let Some(job) = self.job else {
+            return rate(churn, connections);
+        };
+        let filter = Filter::default();
+        let plan = Plan {
+            mode: Mode::Btf,
+            ring_bytes: 64 << 20,
+            filter: filter.kernel(),
+            bpf_log: false,
+            job,
+        };
+        let mut loaded = loader::load(host, &plan)?;
+        loaded.attach()?;
+        let rate = rate(churn, connections)?;
+        loaded.detach()?;
+        Ok(rate)
+    }
 }
 
 fn rate(churn: &Churn, connections: u64) -> Result<f64> {

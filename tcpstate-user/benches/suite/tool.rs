@@ -100,6 +100,12 @@ pub fn views() -> Vec<Tool> {
             PER_CONNECTION,
             count_passed,
         ),
+        ours(
+            "tcpstate rates --in-kernel",
+            "rates --in-kernel --json",
+            PER_CONNECTION,
+            count_passed,
+        ),
         ours("tcpstate hist", "hist --json", PER_CONNECTION, count_passed),
         ours(
             "tcpstate record",
