@@ -27,6 +27,13 @@ pub struct Printable<'a>(pub &'a [u8]);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Nearly all names are of this kind, and cheaper in one piece.
+        let is_plain = |&byte: &u8| matches!(byte, b' '..=b'~') && byte != b'\\';
+        if self.0.iter().all(is_plain)
+            && let Ok(text) = std::str::from_utf8(self.0)
+        {
+            return f.write_str(text);
+        }
         for chunk in self.0.utf8_chunks() {
             for c in chunk.valid().chars() {
                 match c {

@@ -94,9 +94,8 @@ impl Table {
     pub fn titles(&mut self, out: &mut dyn Write) -> io::Result<()> {
         self.line.clear();
         for index in 0..self.columns.len() {
-            self.cell.clear();
-            self.cell.push_str(self.columns[index].title);
-            self.push_cell(index);
+            let title = self.columns[index].title;
+            self.push_cell(index, &title).map_err(io::Error::other)?;
         }
         let line = self.line.trim_end();
         if self.colour {
@@ -110,28 +109,54 @@ impl Table {
     pub fn row(&mut self, cells: &[&dyn Display], out: &mut dyn Write) -> io::Result<()> {
         self.line.clear();
         for (index, cell) in (0..self.columns.len()).zip(cells) {
-            self.cell.clear();
-            write!(self.cell, "{cell}").map_err(io::Error::other)?;
-            self.push_cell(index);
+            self.push_cell(index, cell).map_err(io::Error::other)?;
         }
-        writeln!(out, "{}", self.line.trim_end())
+        self.line.truncate(self.line.trim_end().len());
+        self.line.push('\n');
+        out.write_all(self.line.as_bytes())
     }
 
-    fn push_cell(&mut self, index: usize) {
+    fn push_cell(&mut self, index: usize, cell: &dyn Display) -> fmt::Result {
         let column = &mut self.columns[index];
-        let width = self.cell.chars().count();
-        column.width = column.width.max(width);
-        let padding = column.width - width;
         if index > 0 {
             self.line.push(' ');
         }
-        let (before, after) = match column.align {
-            Align::Left => (0, padding),
-            Align::Right => (padding, 0),
+        let mut padding = |cell: &str| {
+            // Whether it is ASCII is told eight bytes at a time.
+            let width = if cell.is_ascii() {
+                cell.len()
+            } else {
+                cell.chars().count()
+            };
+            column.width = column.width.max(width);
+            column.width - width
         };
-        self.line.extend(std::iter::repeat_n(' ', before));
-        self.line.push_str(&self.cell);
-        self.line.extend(std::iter::repeat_n(' ', after));
+        match column.align {
+            // Written in its place.
+            Align::Left => {
+                let start = self.line.len();
+                write!(self.line, "{cell}")?;
+                let padding = padding(&self.line[start..]);
+                push_spaces(&mut self.line, padding);
+            }
+            Align::Right => {
+                self.cell.clear();
+                write!(self.cell, "{cell}")?;
+                push_spaces(&mut self.line, padding(&self.cell));
+                self.line.push_str(&self.cell);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Not one by one: most of a line are spaces.
+fn push_spaces(line: &mut String, mut count: usize) {
+    const SPACES: &str = "                                ";
+    while count > 0 {
+        let now = count.min(SPACES.len());
+        line.push_str(&SPACES[..now]);
+        count -= now;
     }
 }
 
