@@ -176,6 +176,16 @@ pub fn trial(
     needs: &[Need],
     test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
 ) -> Trial {
+    trial_within(HANGS, name, needs, test)
+}
+
+/// A [`trial`] that may take as long as `limit`.
+pub fn trial_within(
+    limit: Duration,
+    name: impl Into<String>,
+    needs: &[Need],
+    test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> Trial {
     let name = name.into();
     let known = Known::read();
     let needs = [Need::Root].into_iter().chain(needs.iter().copied());
@@ -204,7 +214,7 @@ pub fn trial(
         return Trial::test(name, || Ok(())).with_ignored_flag(true);
     }
     Trial::test(name, move || {
-        watched(test).map_err(|error| Failed::from(format!("{error:#}")))
+        watched(limit, test).map_err(|error| Failed::from(format!("{error:#}")))
     })
 }
 
@@ -212,11 +222,14 @@ fn failing(name: String, why: String) -> Trial {
     Trial::test(name, move || Err(Failed::from(why)))
 }
 
-/// No test takes as long as this, on any machine.
-const HANGS: Duration = Duration::from_mins(4);
+/// No test takes as long as this, on any machine, unless it is told to.
+pub const HANGS: Duration = Duration::from_mins(4);
 
 /// Runs a test on a thread of its own, so that one that hangs fails, and says where it hangs.
-fn watched(test: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> anyhow::Result<()> {
+fn watched(
+    limit: Duration,
+    test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> anyhow::Result<()> {
     let (sender, ended) = channel();
     let thread = thread::spawn(move || {
         let result = test();
@@ -224,7 +237,7 @@ fn watched(test: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> anyhow
         let _ = sender.send(());
         result
     });
-    match ended.recv_timeout(HANGS) {
+    match ended.recv_timeout(limit) {
         Ok(()) | Err(RecvTimeoutError::Disconnected) => joined(thread.join()),
         Err(RecvTimeoutError::Timeout) => {
             anyhow::bail!("it hangs; the threads wait in: {}", waits().join(", "))

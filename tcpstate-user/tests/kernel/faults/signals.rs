@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use super::Random;
 use crate::{
-    need::{Need, trial},
+    need::{HANGS, Need, trial, trial_within},
     net::{Netns, await_that, joined, unused_port},
     process::{BINARY, Output, Running, await_exit, run},
     traffic::storm,
@@ -44,10 +44,13 @@ const SIGNALS: [Signal; 5] = [
 ];
 
 pub fn add(trials: &mut Vec<Trial>) {
-    trials.push(trial(
+    let count = count();
+    let limit = HANGS * u32::try_from(count.div_ceil(FEW)).unwrap_or(u32::MAX);
+    trials.push(trial_within(
+        limit,
         "faults::signals_at_random",
         &[Need::Program("bpftool")],
-        at_random,
+        move || at_random(count),
     ));
     trials.push(trial("faults::terminal_as_before", &[], terminal));
 }
@@ -62,11 +65,16 @@ const COMMANDS: [&[&str]; 6] = [
     &["record", "--ring", "1m", "-w", "FILE"],
 ];
 
-fn at_random() -> Result<()> {
-    let count = match env::var(COUNT) {
-        Ok(count) => count.parse().context(COUNT)?,
-        Err(_) => FEW,
-    };
+/// How many signals to send.
+fn count() -> u64 {
+    env::var(COUNT).map_or(FEW, |count| {
+        count
+            .parse()
+            .unwrap_or_else(|error| panic!("{COUNT}={count}: {error}"))
+    })
+}
+
+fn at_random(count: u64) -> Result<()> {
     let before = programs()?;
     let (netns, ended) = (Netns::new()?, AtomicBool::new(false));
     thread::scope(|scope| {
