@@ -3,8 +3,8 @@
 # asks for, lets `doctor` say what there is, runs the kernel tests, and powers off.
 #
 # /mnt/tcpstate is the folder that the guest shares with xtask. From there: `settings`, shell variables.
-# To there: `booted`, `doctor.json`, `tests.log` (what they print), `tests.err` (why they skip), and at
-# the end `exit`, the exit code of the tests.
+# To there: `booted`, `doctor.json`, `tests.log` (what they print), `tests.err` (why they skip), `again.log`
+# and `again.err` (the same of those that ran again), and at the end `exit`, the exit code of the tests.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 exchange=/mnt/tcpstate
 . "$exchange/settings"
@@ -32,9 +32,18 @@ cd "$DIRECTORY" || exit
 "$TCPSTATE" doctor --json > "$exchange/doctor.json" 2> "$exchange/doctor.log"
 eval "set -- $ARGUMENTS"
 # The clock is the guest's own.
-TCPSTATE_REQUIRE_KERNEL=1 TCPSTATE_KERNEL_LACKS=$LACKS TCPSTATE_MAY_STEP_CLOCK=1 "$TESTS" "$@" \
-    > "$exchange/tests.log" 2> "$exchange/tests.err"
+export TCPSTATE_REQUIRE_KERNEL=1 TCPSTATE_KERNEL_LACKS="$LACKS" TCPSTATE_MAY_STEP_CLOCK=1
+"$TESTS" "$@" > "$exchange/tests.log" 2> "$exchange/tests.err"
 echo $? > "$exchange/exit.part"
+# What failed runs again, unless so much failed that the kernel must be at fault.
+failed=$(sed -n 's/^test \(.*[^ ]\) *\.\.\. FAILED$/\1/p' "$exchange/tests.log")
+if [ "$(echo "$failed" | wc -l)" -le "$REPEATED_TESTS" ]; then
+    for name in $failed; do
+        for _ in $(seq "$REPEATS"); do
+            "$TESTS" --exact "$name" >> "$exchange/again.log" 2>> "$exchange/again.err" && break
+        done
+    done
+fi
 mv "$exchange/exit.part" "$exchange/exit"
 sync
 echo o > /proc/sysrq-trigger

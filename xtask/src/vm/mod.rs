@@ -40,6 +40,12 @@ const BOOTS_WITHIN: Duration = Duration::from_mins(4);
 /// The tests give up by themselves on what hangs, one after the other; this is for a guest that is lost.
 /// Emulated, a whole guest takes ten minutes where nothing else runs.
 const ENDS_WITHIN: Duration = Duration::from_mins(40);
+/// How often a test that fails runs again where the guest is emulated. There an interrupt falls into a BPF
+/// program every few thousand runs, and what the kernel does not show to the program then is missing from a test
+/// that counts transitions.
+const REPEATS: u32 = 2;
+/// With more failures than this, none of them is repeated.
+const REPEATED_TESTS: u32 = 5;
 /// How much is shown of what a guest that failed wrote to its console, lines.
 const CONSOLE_SHOWN: usize = 60;
 /// How often the progress is written where it is no line that can be written over.
@@ -267,6 +273,23 @@ impl Prepared {
     }
 }
 
+impl Prepared {
+    fn start(&self, accelerator: Accelerator) -> Result<Qemu> {
+        let repeats = match accelerator {
+            Accelerator::Kvm => 0,
+            Accelerator::Tcg => REPEATS,
+        };
+        let path = self.guest.exchange.join("settings");
+        let mut settings = fs::read_to_string(&path)?;
+        writeln!(
+            settings,
+            "REPEATS={repeats}\nREPEATED_TESTS={REPEATED_TESTS}"
+        )?;
+        fs::write(&path, settings)?;
+        self.guest.start(accelerator, self.variant.boot)
+    }
+}
+
 /// A word for the shell.
 fn quoted(word: &Path) -> Result<String> {
     let text = word.to_str().with_context(|| word.display().to_string())?;
@@ -326,7 +349,7 @@ fn run_all(
         while running.len() < jobs
             && let Some(prepared) = waiting.pop_front()
         {
-            let qemu = prepared.guest.start(accelerator, prepared.variant.boot)?;
+            let qemu = prepared.start(accelerator)?;
             running.push(Running {
                 prepared,
                 qemu,
@@ -393,6 +416,9 @@ fn end(guest: Running, lost: Option<String>) -> (String, Vec<String>) {
         tests.failed.len(),
         tests.skipped,
     );
+    for test in &tests.passed_again {
+        eprintln!("{name}: {test} failed, and passed when it ran again");
+    }
     if !wrong.is_empty() {
         report::show_failure(&prepared.guest.console(), exchange, CONSOLE_SHOWN);
         wrong.push(format!(

@@ -14,8 +14,10 @@ const END: &str = "<!-- end -->\n";
 /// How many tests ended in which way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tests {
-    /// Passed.
+    /// Passed, if not at once then when it ran again.
     pub passed: usize,
+    /// The names of those that failed first.
+    pub passed_again: Vec<String>,
     /// Skipped, which the tests themselves allow only where the table of features does.
     pub skipped: usize,
     /// The names of those that failed.
@@ -48,6 +50,21 @@ impl Tests {
         tests
     }
 
+    /// Takes in what they wrote when those that had failed ran again.
+    fn repeat(&mut self, log: &str) {
+        let passes = |name: &str| {
+            log.lines().any(|line| {
+                let result = line
+                    .strip_prefix("test ")
+                    .and_then(|rest| rest.split_once(" ... "));
+                result.is_some_and(|(it, result)| it.trim() == name && result.trim() == "ok")
+            })
+        };
+        let failed = std::mem::take(&mut self.failed);
+        (self.passed_again, self.failed) = failed.into_iter().partition(|name| passes(name));
+        self.passed += self.passed_again.len();
+    }
+
     /// How many have ended.
     pub fn ended(&self) -> usize {
         self.passed + self.skipped + self.failed.len()
@@ -64,10 +81,13 @@ pub fn judge(kernel: &Kernel, variant: &Variant, exchange: &Path) -> Result<(Tes
     };
     let doctor = read("doctor.json")?;
     let mut wrong = features::judge(kernel, variant, &doctor)?;
-    let tests = Tests::read(&read("tests.log")?);
-    wrong.extend(tests.failed.iter().map(|name| format!("{name} failed")));
+    let mut tests = Tests::read(&read("tests.log")?);
     let exit = read("exit")?;
-    if exit.trim() != "0" && tests.failed.is_empty() {
+    let explained = exit.trim() == "0" || !tests.failed.is_empty();
+    // Where nothing ran again there is none.
+    tests.repeat(&fs::read_to_string(exchange.join("again.log")).unwrap_or_default());
+    wrong.extend(tests.failed.iter().map(|name| format!("{name} failed")));
+    if !explained {
         wrong.push(format!("the tests ended with exit code {}", exit.trim()));
     }
     if tests.announced != Some(tests.ended()) {
@@ -196,11 +216,23 @@ mod tests {
             tests,
             Tests {
                 passed: 2,
+                passed_again: vec![],
                 skipped: 1,
                 failed: vec!["d".to_owned()],
                 announced: Some(4)
             }
         );
         assert_eq!(tests.ended(), 4);
+    }
+
+    #[test]
+    fn what_failed_may_pass_when_it_runs_again() {
+        let mut tests =
+            Tests::read("running 3 tests\ntest a ... FAILED\ntest ab ... FAILED\ntest c ... ok\n");
+        tests.repeat("test a  ... FAILED\n\nrunning 1 test\ntest ab ... ok\n");
+        assert_eq!(tests.passed, 2);
+        assert_eq!(tests.passed_again, ["ab"]);
+        assert_eq!(tests.failed, ["a"]);
+        assert_eq!(tests.ended(), 3);
     }
 }
