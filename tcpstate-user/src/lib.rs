@@ -20,7 +20,12 @@
 // Input is counted or reported, and never ends the process.
 #![cfg_attr(
     not(test),
-    warn(clippy::expect_used, clippy::panic, clippy::unwrap_used)
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
 )]
 
 pub mod capture;

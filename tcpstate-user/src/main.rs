@@ -2,7 +2,12 @@
 
 #![cfg_attr(
     not(test),
-    warn(clippy::expect_used, clippy::panic, clippy::unwrap_used)
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
 )]
 
 use std::{

@@ -456,6 +456,10 @@ impl<'a> Driver<'a> {
     }
 
     /// Shows the rest of the batch, or as much of it as comes before very many intervals.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "position < the length of the batch"
+    )]
     fn show(&mut self) -> io::Result<Flow> {
         let mut ticks = TICKS_AT_ONCE;
         while let Some(event) = self.batch.get(self.position) {
@@ -524,6 +528,10 @@ impl<'a> Driver<'a> {
     }
 
     /// Gives the event at `index` of the batch to the view, if the filters want it.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "by the number of an event of the batch"
+    )]
     fn show_one(&mut self, index: usize) -> io::Result<Flow> {
         let event = &self.batch[index];
         let passed = if let Some(settler) = &mut self.settler {

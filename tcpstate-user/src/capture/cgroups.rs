@@ -60,9 +60,10 @@ pub fn path_elsewhere(path: &Path) -> Result<String, CgroupError> {
         root: "/".into(),
     });
     let here = Mount::find().ok();
-    let mounts: Vec<&Mount> = here.iter().chain(&usual).collect();
-    let mount = mounts.iter().find(|mount| path.starts_with(&mount.point));
-    let path = mount.unwrap_or(&mounts[0]).normalize(path)?;
+    let mut mounts = here.iter().chain(&usual);
+    let mount = mounts.find(|mount| path.starts_with(&mount.point));
+    let other = here.as_ref().unwrap_or(&usual[0]);
+    let path = mount.unwrap_or(other).normalize(path)?;
     Ok(String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned())
 }
 

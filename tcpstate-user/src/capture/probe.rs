@@ -191,6 +191,10 @@ fn try_attach(host: &Host, mode: Mode, ring_bytes: u32) -> Result<Attached, Capt
 ///
 /// *Source:* `struct nlmsghdr` in `include/uapi/linux/netlink.h`, `struct inet_diag_req_v2` in
 /// `include/uapi/linux/inet_diag.h`.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "by constants, inside of what is read into"
+)]
 fn try_sock_diag() -> io::Result<()> {
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
     const NLM_F_REQUEST_DUMP: u16 = 0x301;

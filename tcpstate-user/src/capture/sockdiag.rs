@@ -391,6 +391,7 @@ impl Dump {
 ///
 /// A request socket and the connection that it becomes, a connection and its minisocket have the same
 /// cookie, and a list can hold both.
+#[expect(clippy::indexing_slicing, reason = "kept <= index < the length")]
 pub fn keep_latest(sockets: &mut Vec<Socket>) {
     let mut places: HashMap<(u32, u64), usize> = HashMap::with_capacity(sockets.len());
     let mut kept = 0;

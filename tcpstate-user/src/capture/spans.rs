@@ -39,6 +39,7 @@ const NEAR: u32 = 256;
 const ALIGN: u32 = 8;
 
 /// What to copy; `None` if the members are too far from each other for the room that there is.
+#[expect(clippy::indexing_slicing, reason = "at where it was found")]
 pub(super) fn plan(offsets: &Offsets) -> Option<SocketCopy> {
     // Begin and end of each, as (begin, end).
     let mut runs: Vec<(u32, u32)> = MEMBERS
@@ -82,6 +83,7 @@ pub(super) fn plan(offsets: &Offsets) -> Option<SocketCopy> {
 }
 
 /// Of two runs that follow each other, the first, and the bytes between them: those with the fewest.
+#[expect(clippy::indexing_slicing, reason = "a window of two has two")]
 fn nearest(runs: &[(u32, u32)]) -> Option<(usize, u32)> {
     runs.windows(2)
         .map(|pair| pair[1].0.saturating_sub(pair[0].1))

@@ -5,6 +5,11 @@
 //! yet its cause: causes that are missing are made up for at the next read, and what is still missing at
 //! the last has none.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "by row and by part of a row, in tables that were made for this layout"
+)]
+
 use std::{
     collections::BTreeMap,
     mem::offset_of,

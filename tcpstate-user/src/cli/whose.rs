@@ -80,8 +80,9 @@ fn comm(text: &str) -> Result<Comm, String> {
         return Err("a process has a name; write several as nginx,php-fpm".to_owned());
     }
     let mut comm = Comm::default();
-    let bytes = &text.as_bytes()[..text.len().min(MAX_BYTES)];
-    comm.0[..bytes.len()].copy_from_slice(bytes);
+    for (to, byte) in comm.0.iter_mut().zip(text.bytes().take(MAX_BYTES)) {
+        *to = byte;
+    }
     Ok(comm)
 }
 

@@ -50,6 +50,10 @@ impl Bar {
 }
 
 impl fmt::Display for Bar {
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a part is less than a whole, which has as many"
+    )]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = if self.unicode {
             let eighths = self.parts(8);

@@ -91,6 +91,7 @@ impl Table {
     }
 
     /// Writes the titles.
+    #[expect(clippy::indexing_slicing, reason = "by the number of a column")]
     pub fn titles(&mut self, out: &mut dyn Write) -> io::Result<()> {
         self.line.clear();
         for index in 0..self.columns.len() {
@@ -116,6 +117,7 @@ impl Table {
         out.write_all(self.line.as_bytes())
     }
 
+    #[expect(clippy::indexing_slicing, reason = "by the number of a column")]
     fn push_cell(&mut self, index: usize, cell: &dyn Display) -> fmt::Result {
         let column = &mut self.columns[index];
         if index > 0 {

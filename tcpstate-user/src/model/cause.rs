@@ -146,6 +146,7 @@ impl Cause {
     }
 
     /// As JSON and text write it: the cause, or the error's name, or `errno_N` where it has none.
+    #[expect(clippy::indexing_slicing, reason = "at where it was found")]
     pub fn name(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::Fin => "fin",

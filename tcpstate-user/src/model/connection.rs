@@ -83,9 +83,11 @@ impl Stay {
 
     /// A client's handshake is its time in `SYN_SENT`, if that ended in `ESTABLISHED`.
     fn client_handshake_ns(states: &[Self]) -> Option<u64> {
-        states.windows(2).find_map(|pair| {
-            let is_it = pair[0].state == State::SYN_SENT && pair[1].state == State::ESTABLISHED;
-            is_it.then_some(pair[0].dwell_ns)
+        states.windows(2).find_map(|pair| match pair {
+            [sent, next] if sent.state == State::SYN_SENT && next.state == State::ESTABLISHED => {
+                Some(sent.dwell_ns)
+            }
+            _ => None,
         })?
     }
 }
@@ -612,6 +614,10 @@ impl Cold {
     }
 
     /// The whole connection. `long` is the part of its past that is kept elsewhere.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "past_len is never more than there is room for"
+    )]
     pub(super) fn show(&self, hot: &Hot, long: &[PackedStay]) -> Connection {
         let past = &hot.past[..usize::from(hot.past_len)];
         let mut states: Vec<Stay> = past.iter().chain(long).map(|stay| stay.unpack()).collect();

@@ -1,6 +1,11 @@
 //! What figures are grouped by: service ports, roles, commands, cgroups. Bounded: what comes after
 //! the bound is counted under `other`.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "by port, in tables of 65,536, and by numbers that this gave out itself"
+)]
+
 use std::hash::{Hash, RandomState};
 
 use hashbrown::HashMap;

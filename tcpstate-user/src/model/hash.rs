@@ -36,6 +36,10 @@ impl Hasher for Mixer {
         self.0
     }
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a chunk is at most as long as a word"
+    )]
     fn write(&mut self, bytes: &[u8]) {
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];

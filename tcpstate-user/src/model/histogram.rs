@@ -96,6 +96,7 @@ impl Histogram {
     }
 
     /// Adds what the other one has counted, as if it had been counted here.
+    #[expect(clippy::indexing_slicing, reason = "at where it was found")]
     pub fn merge(&mut self, other: &Self) {
         if other.count == 0 {
             return;
@@ -197,6 +198,10 @@ impl Histogram {
 
     /// The same in whole powers of two, for a chart: from the first that is not empty to the last,
     /// those in between that are empty included.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "there is one for each from the first bucket to the last"
+    )]
     pub fn octaves(&self) -> Vec<Bucket> {
         let octave = |&(bucket, _): &(u16, u64)| usize::from(bucket) / DIVISIONS;
         let (Some(first), Some(last)) = (self.buckets.first(), self.buckets.last()) else {

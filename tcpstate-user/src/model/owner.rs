@@ -8,6 +8,7 @@ pub struct Comm(pub [u8; 16]);
 
 impl Comm {
     /// The name without its padding. May be any bytes, UTF-8 or not.
+    #[expect(clippy::indexing_slicing, reason = "the end is at most the length")]
     pub fn as_bytes(&self) -> &[u8] {
         let end = self
             .0

@@ -1,6 +1,11 @@
 //! How often what happened: transitions counted by group, in the interval and in total, and how many
 //! connections are in each state.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "by slot of a state and by bucket of a time, which the tables have room for"
+)]
+
 use std::collections::BTreeMap;
 
 use tcpstate_common::State;

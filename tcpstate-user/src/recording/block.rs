@@ -103,6 +103,10 @@ impl BlockHeader {
     }
 
     /// The header in these bytes, if it is one: magic, checksum and bounds hold.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "by constants, inside of the header"
+    )]
     pub(super) fn from_bytes(bytes: &[u8; BLOCK_HEADER]) -> Option<Self> {
         let u32_at = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])

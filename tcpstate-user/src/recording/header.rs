@@ -118,6 +118,10 @@ const PACKET_CAPTURES: [[u8; 4]; 5] = [
 /// Reads the part of fixed size; gives the length of the metadata after it and their checksum.
 ///
 /// `start` is the file's first [`FILE_HEADER`] bytes, fewer only if it has no more.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "by constants, inside of the header"
+)]
 pub(super) fn parse_fixed(start: &[u8]) -> Result<(usize, u32), HeaderError> {
     if start.is_empty() {
         return Err(HeaderError::Empty);

@@ -8,6 +8,11 @@
 //!
 //! Pure: bytes in, records out. The exact format is in `docs/recording-format.md`.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "by the number of an event of the block, and by hashes of as many bits as the tables have"
+)]
+
 use tcpstate_common::{Record, State};
 
 use crate::event::Event;

@@ -46,6 +46,10 @@ impl<R: Read> Window<R> {
 
     /// Reads until `length` bytes are there or the stream has ended. A pipe is not waited for
     /// beyond that.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "start <= end <= the length of the buffer"
+    )]
     fn fill(&mut self, length: usize) -> io::Result<()> {
         while self.end - self.start < length {
             if self.buffer.len() - self.start < length {
@@ -67,6 +71,10 @@ impl<R: Read> Window<R> {
     }
 
     /// What has been read and not been dealt with.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "start <= end <= the length of the buffer"
+    )]
     fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }

@@ -46,7 +46,7 @@ pub fn write_text(report: &Report, colour: bool, out: &mut dyn Write) -> io::Res
         }
         if let Some(remedy) = &check.remedy {
             let said = |earlier: &Check| earlier.remedy.as_ref() == Some(remedy);
-            let again = report.checks[..at].iter().find(|earlier| said(earlier));
+            let again = report.checks.iter().take(at).find(|earlier| said(earlier));
             write!(out, "{:indent$}", "")?;
             match again {
                 Some(earlier) => {

@@ -199,7 +199,7 @@ impl Hist {
         }
         items.sort_by_cached_key(|item| {
             let service = (item.service_port, item.role);
-            (Reverse(totals[&service]), service, item.rank())
+            (Reverse(totals.get(&service).copied()), service, item.rank())
         });
         Shown {
             others: kinds - items.len(),

@@ -123,9 +123,9 @@ impl View for Record {
     }
 
     fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
-        let event = std::slice::from_ref(event);
+        let (ts_ns, event) = (event.ts_ns(), std::slice::from_ref(event));
         let written = match &mut self.sink {
-            Some(Sink::File(writer)) => writer.append(event, event[0].ts_ns()),
+            Some(Sink::File(writer)) => writer.append(event, ts_ns),
             Some(Sink::Memory(ring)) => ring.append(event).map(|()| Room::Left),
             None => Ok(Room::Left),
         };

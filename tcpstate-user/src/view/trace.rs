@@ -250,6 +250,10 @@ impl Text {
         }
     }
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the first of the cells is at most the third"
+    )]
     fn line(
         &mut self,
         event: &Event,

@@ -48,6 +48,10 @@ mod attribute {
 }
 
 /// A request for all TCP sockets of a family that are in one of these states (a bit for each).
+#[expect(
+    clippy::indexing_slicing,
+    reason = "by constants, inside of the request"
+)]
 pub fn request(family: u8, states: u32, with_info: bool, sequence: u32) -> [u8; HEADER + REQUEST] {
     // Everything not set here is 0: any address, any port, any interface, the kernel's process id.
     let mut bytes = [0; HEADER + REQUEST];
@@ -66,6 +70,10 @@ pub fn request(family: u8, states: u32, with_info: bool, sequence: u32) -> [u8; 
 
 /// A request for all TCP sockets in one of these states, of both families: one walk through the
 /// kernel's table instead of two, which is most of what it costs where there are few.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "by constants, inside of the request"
+)]
 pub fn request_of_both_families(states: u32, sequence: u32) -> [u8; HEADER + OLD_REQUEST] {
     let mut bytes = [0; HEADER + OLD_REQUEST];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -349,6 +357,10 @@ impl<'a> Iterator for Attributes<'a> {
 }
 
 /// The bytes at a place that is inside by the type: an array with room for them.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "callers give constants that the type has room for"
+)]
 fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut copy = [0; N];
     copy.copy_from_slice(&bytes[at..at + N]);

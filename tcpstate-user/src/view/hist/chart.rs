@@ -102,11 +102,11 @@ impl Chart {
         let octaves = histogram.octaves();
         let of = octaves.iter().map(|octave| octave.count).max().unwrap_or(0);
         let mut rows = octaves.as_slice();
-        while let Some(octave) = rows.first() {
+        while let [octave, next @ ..] = rows {
             let empty = rows.iter().take_while(|octave| octave.count == 0).count();
             if empty >= GAP {
                 writeln!(out, "{:>18}", "...")?;
-                rows = &rows[empty..];
+                rows = rows.get(empty..).unwrap_or_default();
                 continue;
             }
             let bounds = Bounds {
@@ -116,7 +116,7 @@ impl Chart {
             };
             let bar = self.bar(octave.count, of, BUCKET_BAR);
             writeln!(out, "{bounds} {:>11} |{bar}|", Count(octave.count))?;
-            rows = &rows[1..];
+            rows = next;
         }
         Ok(())
     }

@@ -110,6 +110,7 @@ impl Text {
         self.table(interval, groups, out)
     }
 
+    #[expect(clippy::indexing_slicing, reason = "it has just been put there")]
     fn head(&mut self, interval: &Interval, wall_ns: i64, out: &mut dyn Write) -> io::Result<()> {
         let interval_ns = length_ns(interval);
         let rate = |count| PerSecond { count, interval_ns };
