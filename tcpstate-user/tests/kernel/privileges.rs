@@ -1,7 +1,9 @@
-//! What an ordinary user can do, with and without the two capabilities on the binary.
+//! What an ordinary user can do, with and without the two capabilities on the binary; and root, with few
+//! capabilities left.
 
 use std::{
     fs,
+    net::{Ipv4Addr, TcpListener},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -13,8 +15,8 @@ use tempfile::TempDir;
 
 use crate::{
     need::{Need, trial},
-    net::unused_port,
-    process::{BINARY, Output, Tcpstate, run},
+    net::{Netns, unused_port},
+    process::{BINARY, Output, Running, Tcpstate, run},
     traffic::{on_loopback, storm},
 };
 
@@ -37,6 +39,26 @@ pub fn add(trials: &mut Vec<Trial>) {
         "each_capability_is_needed",
         &[Need::Btf, setpriv, Need::Program("setcap")],
         each_capability_is_needed,
+    ));
+    trials.push(trial(
+        "tracepoint_mode_takes_root_and_two_capabilities",
+        &[Need::Tracefs, setpriv],
+        tracepoint_mode_takes_root_and_two_capabilities,
+    ));
+    trials.push(trial(
+        "bpf_stats_takes_another_capability",
+        &[Need::Btf, setpriv],
+        bpf_stats_takes_another_capability,
+    ));
+    trials.push(trial(
+        "other_namespaces_take_two_capabilities",
+        &[setpriv],
+        other_namespaces_take_two_capabilities,
+    ));
+    trials.push(trial(
+        "what_takes_no_privileges",
+        &[setpriv],
+        what_takes_no_privileges,
     ));
 }
 
@@ -123,6 +145,107 @@ fn each_capability_is_needed() -> Result<()> {
                 );
             }
         }
+    }
+    Ok(())
+}
+
+fn tracepoint_mode_takes_root_and_two_capabilities() -> Result<()> {
+    let watch = ["trace", "--attach", "tracepoint", "--duration", "100ms"];
+    let output = as_root_with("bpf,perfmon", &watch)?;
+    ensure!(output.status.success(), "{}", output.stderr);
+    for alone in ["bpf", "perfmon", ""] {
+        let output = as_root_with(alone, &watch)?;
+        expect_refusal(&output, &["CAP_BPF", "CAP_PERFMON"]).context(alone)?;
+    }
+    Ok(())
+}
+
+fn bpf_stats_takes_another_capability() -> Result<()> {
+    let watch = ["trace", "--bpf-stats", "--duration", "100ms"];
+    let output = as_root_with("bpf,perfmon,sys_admin", &watch)?;
+    ensure!(output.status.success(), "{}", output.stderr);
+    let output = as_root_with("bpf,perfmon", &watch)?;
+    expect_refusal(&output, &["CAP_SYS_ADMIN"])
+}
+
+/// To find the namespace of a process that may do more than we, and to enter it.
+fn other_namespaces_take_two_capabilities() -> Result<()> {
+    let netns = Netns::new()?;
+    let port = unused_port();
+    let (_listener, _process) = netns.run(|| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        Ok((listener, Running::new(Command::new("sleep").arg("60"))?))
+    })?;
+    let inode = netns.inode()?.to_string();
+    let list = ["ls", "--json", "--state", "listening", "--netns", &inode];
+    let output = as_root_with("sys_admin,sys_ptrace", &list)?;
+    let listens = format!("\"lport\":{port},");
+    ensure!(
+        output.status.success() && output.stdout.contains(&listens),
+        "{} {}",
+        output.stdout,
+        output.stderr
+    );
+    expect_refusal(&as_root_with("sys_ptrace", &list)?, &["CAP_SYS_ADMIN"])?;
+    for without in ["sys_admin", ""] {
+        let output = as_root_with(without, &list)?;
+        expect_refusal(&output, &[&inode, "CAP_SYS_PTRACE"]).context(without)?;
+    }
+    Ok(())
+}
+
+fn what_takes_no_privileges() -> Result<()> {
+    let (folder, binary) = copy_of_the_binary()?;
+    let recording = folder.path().join("recording");
+    let recording = recording.to_str().context("a path in UTF-8")?;
+    let made = run(BINARY, &["record", "-w", recording, "--duration", "100ms"])?;
+    ensure!(made.status.success(), "{}", made.stderr);
+    fs::set_permissions(recording, fs::Permissions::from_mode(0o644))?;
+    let commands: [&[&str]; 6] = [
+        &["ls"],
+        &["trace", "-r", recording],
+        &["life", "-r", recording],
+        &["rates", "-r", recording],
+        &["hist", "-r", recording],
+        &["record", "-r", recording, "-w", "/dev/null"],
+    ];
+    for command in commands {
+        let output = run("setpriv", &user_arguments(&binary, command))?;
+        ensure!(output.status.success(), "{command:?}: {}", output.stderr);
+    }
+    // It says what is missing.
+    let doctor = run("setpriv", &user_arguments(&binary, &["doctor"]))?;
+    ensure!(doctor.stdout.contains("CAP_BPF"), "{}", doctor.stdout);
+    Ok(())
+}
+
+/// Runs the binary as root, with no other capabilities than these.
+fn as_root_with(capabilities: &str, arguments: &[&str]) -> Result<Output> {
+    let names = capabilities.split(',').filter(|name| !name.is_empty());
+    let set = names.fold("-all".to_owned(), |set, name| set + ",+" + name);
+    let mut all = vec![
+        "--bounding-set".to_owned(),
+        set.clone(),
+        "--inh-caps".to_owned(),
+        set,
+        "--".to_owned(),
+        BINARY.to_owned(),
+    ];
+    all.extend(arguments.iter().map(|&argument| argument.to_owned()));
+    run("setpriv", &all)
+}
+
+/// It failed, with nothing on standard output, and says these words.
+fn expect_refusal(output: &Output, words: &[&str]) -> Result<()> {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = output;
+    ensure!(status.code() == Some(1), "{status}: {stderr}");
+    ensure!(stdout.is_empty(), "{stdout}");
+    for word in words {
+        ensure!(stderr.contains(word), "no `{word}` in: {stderr}");
     }
     Ok(())
 }
