@@ -35,12 +35,13 @@ eval "set -- $ARGUMENTS"
 export TCPSTATE_REQUIRE_KERNEL=1 TCPSTATE_KERNEL_LACKS="$LACKS" TCPSTATE_MAY_STEP_CLOCK=1
 "$TESTS" "$@" > "$exchange/tests.log" 2> "$exchange/tests.err"
 echo $? > "$exchange/exit.part"
-# What failed runs again, unless so much failed that the kernel must be at fault.
+# What failed runs again, if that is asked for, unless so much failed that the kernel must be at fault.
 failed=$(sed -n 's/^test \(.*[^ ]\) *\.\.\. FAILED$/\1/p' "$exchange/tests.log")
 if [ "$(echo "$failed" | wc -l)" -le "$REPEATED_TESTS" ]; then
     for name in $failed; do
-        for _ in $(seq "$REPEATS"); do
-            "$TESTS" --exact "$name" >> "$exchange/again.log" 2>> "$exchange/again.err" && break
+        for _ in $(seq "$REPEAT"); do
+            timeout "$REPETITION" "$TESTS" --exact "$name" >> "$exchange/again.log" 2>> "$exchange/again.err" \
+                && break
         done
     done
 fi

@@ -40,12 +40,10 @@ const BOOTS_WITHIN: Duration = Duration::from_mins(4);
 /// The tests give up by themselves on what hangs, one after the other; this is for a guest that is lost.
 /// Emulated, a whole guest takes ten minutes where nothing else runs.
 const ENDS_WITHIN: Duration = Duration::from_mins(40);
-/// How often a test that fails runs again where the guest is emulated. There an interrupt falls into a BPF
-/// program every few thousand runs, and what the kernel does not show to the program then is missing from a test
-/// that counts transitions.
-const REPEATS: u32 = 2;
 /// With more failures than this, none of them is repeated.
 const REPEATED_TESTS: u32 = 5;
+/// How long each repetition may take: as long as the tests themselves let one take.
+const REPETITION: Duration = Duration::from_mins(4);
 /// How much is shown of what a guest that failed wrote to its console, lines.
 const CONSOLE_SHOWN: usize = 60;
 /// How often the progress is written where it is no line that can be written over.
@@ -69,6 +67,9 @@ pub struct Vm {
     /// Look for newer kernels instead of taking those that were fetched before
     #[arg(long)]
     refresh: bool,
+    /// Run a test that fails again, so often at most, and name those that passed only then
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    repeat: u32,
     /// Leave out kernels that cannot be fetched, and say so, instead of failing
     #[arg(long)]
     skip_unfetched: bool,
@@ -121,7 +122,7 @@ pub fn run(vm: &Vm) -> Result<()> {
             (kernel, variant),
             unpacked,
             &build,
-            &vm.arguments,
+            vm,
         )?);
     }
     let accelerator = match (vm.accelerator, waiting.front()) {
@@ -224,6 +225,8 @@ struct Prepared {
     kernel: &'static Kernel,
     variant: &'static Variant,
     guest: Guest,
+    /// How long it may take.
+    ends_within: Duration,
 }
 
 impl Prepared {
@@ -232,7 +235,7 @@ impl Prepared {
         (kernel, variant): (&'static Kernel, &'static Variant),
         unpacked: &Unpacked,
         build: &Build,
-        arguments: &[OsString],
+        vm: &Vm,
     ) -> Result<Self> {
         // What an earlier run left must not be taken for this one's.
         if folder.exists() {
@@ -244,10 +247,11 @@ impl Prepared {
         fs::write(&initramfs, initramfs::build(unpacked)?)?;
         fs::write(exchange.join("guest.sh"), include_str!("guest.sh"))?;
         let lacks: Vec<_> = features::lacks(kernel, variant).into_iter().collect();
-        let words = arguments.iter().map(|it| quoted(Path::new(it)));
+        let words = vm.arguments.iter().map(|it| quoted(Path::new(it)));
         let words = words.collect::<Result<Vec<_>>>()?.join(" ");
         let settings = format!(
-            "VARIANT={}\nLACKS={}\nMODULES={}\nDIRECTORY={}\nTCPSTATE={}\nTESTS={}\nARGUMENTS={}\n",
+            "VARIANT={}\nLACKS={}\nMODULES={}\nDIRECTORY={}\nTCPSTATE={}\nTESTS={}\nARGUMENTS={}\n\
+             REPEAT={}\nREPEATED_TESTS={REPEATED_TESTS}\nREPETITION={}\n",
             variant.name,
             lacks.join(","),
             quoted(&unpacked.modules())?,
@@ -255,6 +259,8 @@ impl Prepared {
             quoted(&build.tcpstate)?,
             quoted(&build.tests)?,
             quoted(Path::new(&words))?,
+            vm.repeat,
+            REPETITION.as_secs(),
         );
         fs::write(exchange.join("settings"), settings)?;
         let guest = Guest {
@@ -269,24 +275,8 @@ impl Prepared {
             kernel,
             variant,
             guest,
+            ends_within: ENDS_WITHIN + REPETITION * REPEATED_TESTS * vm.repeat,
         })
-    }
-}
-
-impl Prepared {
-    fn start(&self, accelerator: Accelerator) -> Result<Qemu> {
-        let repeats = match accelerator {
-            Accelerator::Kvm => 0,
-            Accelerator::Tcg => REPEATS,
-        };
-        let path = self.guest.exchange.join("settings");
-        let mut settings = fs::read_to_string(&path)?;
-        writeln!(
-            settings,
-            "REPEATS={repeats}\nREPEATED_TESTS={REPEATED_TESTS}"
-        )?;
-        fs::write(&path, settings)?;
-        self.guest.start(accelerator, self.variant.boot)
     }
 }
 
@@ -332,7 +322,8 @@ impl Running {
         if !self.has_booted() && elapsed > BOOTS_WITHIN {
             return Some(format!("did not boot within {BOOTS_WITHIN:?}"));
         }
-        (elapsed > ENDS_WITHIN).then(|| format!("did not end within {ENDS_WITHIN:?}"))
+        let within = self.prepared.ends_within;
+        (elapsed > within).then(|| format!("did not end within {within:?}"))
     }
 }
 
@@ -349,7 +340,7 @@ fn run_all(
         while running.len() < jobs
             && let Some(prepared) = waiting.pop_front()
         {
-            let qemu = prepared.start(accelerator)?;
+            let qemu = prepared.guest.start(accelerator, prepared.variant.boot)?;
             running.push(Running {
                 prepared,
                 qemu,
@@ -416,8 +407,8 @@ fn end(guest: Running, lost: Option<String>) -> (String, Vec<String>) {
         tests.failed.len(),
         tests.skipped,
     );
-    for test in &tests.passed_again {
-        eprintln!("{name}: {test} failed, and passed when it ran again");
+    for (test, why) in &tests.passed_again {
+        eprintln!("{name}: {test} failed, and passed when it ran again: {why}");
     }
     if !wrong.is_empty() {
         report::show_failure(&prepared.guest.console(), exchange, CONSOLE_SHOWN);

@@ -11,13 +11,16 @@ const DOCUMENT: &str = "docs/kernels.md";
 const BEGIN: &str = "<!-- begin: cargo xtask vm --write-docs -->\n";
 const END: &str = "<!-- end -->\n";
 
+/// How the test binary ends where a test has failed.
+const FAILED_EXIT: &str = "101";
+
 /// How many tests ended in which way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tests {
     /// Passed, if not at once then when it ran again.
     pub passed: usize,
-    /// The names of those that failed first.
-    pub passed_again: Vec<String>,
+    /// Those of them that failed first, and what they said then.
+    pub passed_again: Vec<(String, String)>,
     /// Skipped, which the tests themselves allow only where the table of features does.
     pub skipped: usize,
     /// The names of those that failed.
@@ -50,8 +53,8 @@ impl Tests {
         tests
     }
 
-    /// Takes in what they wrote when those that had failed ran again.
-    fn repeat(&mut self, log: &str) {
+    /// Takes in what they wrote when those that had failed ran again, after they had written `first`.
+    fn repeat(&mut self, first: &str, log: &str) {
         let passes = |name: &str| {
             log.lines().any(|line| {
                 let result = line
@@ -61,7 +64,13 @@ impl Tests {
             })
         };
         let failed = std::mem::take(&mut self.failed);
-        (self.passed_again, self.failed) = failed.into_iter().partition(|name| passes(name));
+        let (passed_again, failed) = failed.into_iter().partition(|name| passes(name));
+        self.failed = failed;
+        let with_why = |name: String| {
+            let why = failure(first, &name).to_owned();
+            (name, why)
+        };
+        self.passed_again = Vec::into_iter(passed_again).map(with_why).collect();
         self.passed += self.passed_again.len();
     }
 
@@ -69,6 +78,15 @@ impl Tests {
     pub fn ended(&self) -> usize {
         self.passed + self.skipped + self.failed.len()
     }
+}
+
+/// What a test said of its failure, in what all of them wrote.
+fn failure<'a>(log: &'a str, name: &str) -> &'a str {
+    let rest = log.split_once(&format!("\n---- {name} ----\n"));
+    let said = rest.map_or("", |(_, rest)| rest);
+    // The next one's, or the list of all that failed.
+    let end = said.find("\n---- ").or_else(|| said.find("\nfailures:\n"));
+    end.map_or(said, |end| &said[..end]).trim()
 }
 
 /// What is wrong with a guest's run; nothing, if all went well.
@@ -81,11 +99,12 @@ pub fn judge(kernel: &Kernel, variant: &Variant, exchange: &Path) -> Result<(Tes
     };
     let doctor = read("doctor.json")?;
     let mut wrong = features::judge(kernel, variant, &doctor)?;
-    let mut tests = Tests::read(&read("tests.log")?);
+    let log = read("tests.log")?;
+    let mut tests = Tests::read(&log);
     let exit = read("exit")?;
-    let explained = exit.trim() == "0" || !tests.failed.is_empty();
+    let explained = exit.trim() == "0" || exit.trim() == FAILED_EXIT && !tests.failed.is_empty();
     // Where nothing ran again there is none.
-    tests.repeat(&fs::read_to_string(exchange.join("again.log")).unwrap_or_default());
+    tests.repeat(&log, &read("again.log").unwrap_or_default());
     wrong.extend(tests.failed.iter().map(|name| format!("{name} failed")));
     if !explained {
         wrong.push(format!("the tests ended with exit code {}", exit.trim()));
@@ -111,6 +130,9 @@ pub fn show_failure(console: &str, exchange: &Path, lines: usize) {
     let log = String::from_utf8_lossy(&log);
     if let Some((_, failures)) = log.split_once("\nfailures:\n") {
         eprintln!("failures:\n{failures}");
+    }
+    if let Ok(again) = fs::read(exchange.join("again.log")) {
+        eprintln!("when they ran again:\n{}", String::from_utf8_lossy(&again));
     }
     let all: Vec<_> = console.lines().collect();
     let shown = &all[all.len().saturating_sub(lines)..];
@@ -227,11 +249,15 @@ mod tests {
 
     #[test]
     fn what_failed_may_pass_when_it_runs_again() {
-        let mut tests =
-            Tests::read("running 3 tests\ntest a ... FAILED\ntest ab ... FAILED\ntest c ... ok\n");
-        tests.repeat("test a  ... FAILED\n\nrunning 1 test\ntest ab ... ok\n");
+        let log = "running 3 tests\ntest a ... FAILED\ntest ab ... FAILED\ntest c ... ok\n\nfailures:\n\n\
+                   ---- a ----\nthis\n\n---- ab ----\nthat\n\n\nfailures:\n    a\n    ab\n";
+        let mut tests = Tests::read(log);
+        tests.repeat(
+            log,
+            "test a  ... FAILED\n\nrunning 1 test\ntest ab ... ok\n",
+        );
         assert_eq!(tests.passed, 2);
-        assert_eq!(tests.passed_again, ["ab"]);
+        assert_eq!(tests.passed_again, [("ab".to_owned(), "that".to_owned())]);
         assert_eq!(tests.failed, ["a"]);
         assert_eq!(tests.ended(), 3);
     }

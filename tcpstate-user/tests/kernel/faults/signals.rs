@@ -45,12 +45,13 @@ const SIGNALS: [Signal; 5] = [
 
 pub fn add(trials: &mut Vec<Trial>) {
     let count = count();
-    let limit = HANGS * u32::try_from(count.div_ceil(FEW)).unwrap_or(u32::MAX);
+    let portions = count.as_ref().map_or(1, |count| count.div_ceil(FEW).max(1));
+    let limit = HANGS.saturating_mul(u32::try_from(portions).unwrap_or(u32::MAX));
     trials.push(trial_within(
         limit,
         "faults::signals_at_random",
         &[Need::Program("bpftool")],
-        move || at_random(count),
+        move || at_random(count?),
     ));
     trials.push(trial("faults::terminal_as_before", &[], terminal));
 }
@@ -66,12 +67,8 @@ const COMMANDS: [&[&str]; 6] = [
 ];
 
 /// How many signals to send.
-fn count() -> u64 {
-    env::var(COUNT).map_or(FEW, |count| {
-        count
-            .parse()
-            .unwrap_or_else(|error| panic!("{COUNT}={count}: {error}"))
-    })
+fn count() -> Result<u64> {
+    env::var(COUNT).map_or(Ok(FEW), |count| count.parse().context(COUNT))
 }
 
 fn at_random(count: u64) -> Result<()> {
