@@ -180,6 +180,14 @@ impl CaptureError {
                     .into(),
             ),
             Self::NoMode { remedy, .. } => remedy.clone(),
+            Self::Attach {
+                mode: Mode::Tracepoint,
+                ..
+            } => Some(
+                "Where kernel.perf_event_paranoid is above 2 (Debian and Ubuntu begin with that), it takes \
+                 CAP_SYS_ADMIN: run it as root with all capabilities, or use --attach btf, which does not."
+                    .into(),
+            ),
             Self::Load { .. } | Self::Attach { .. } => {
                 Some("Run `tcpstate doctor` to see what this host allows.".into())
             }

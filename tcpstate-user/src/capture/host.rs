@@ -102,7 +102,7 @@ pub fn parse_version(release: &str) -> Option<(u32, u32)> {
     let digits = minor
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(minor.len());
-    Some((major, minor[..digits].parse().ok()?))
+    Some((major, minor.get(..digits)?.parse().ok()?))
 }
 
 /// The relation between `CLOCK_MONOTONIC`, which the kernel side stamps events with, and wall-clock

@@ -7,7 +7,7 @@
 
 #![expect(
     clippy::indexing_slicing,
-    reason = "by row and by part of a row, in tables that were made for this layout"
+    reason = "by row, part of a row and octave of times, in tables that were made for this layout"
 )]
 
 use std::{

@@ -40,6 +40,10 @@ impl Lines {
 struct Harmless;
 
 impl Formatter for Harmless {
+    #[expect(
+        clippy::string_slice,
+        reason = "before and after a character that is there"
+    )]
     fn write_string_fragment<W: ?Sized + Write>(
         &mut self,
         writer: &mut W,

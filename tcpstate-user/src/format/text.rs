@@ -117,7 +117,11 @@ impl Table {
         out.write_all(self.line.as_bytes())
     }
 
-    #[expect(clippy::indexing_slicing, reason = "by the number of a column")]
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        reason = "by the number of a column, and from where the line ended"
+    )]
     fn push_cell(&mut self, index: usize, cell: &dyn Display) -> fmt::Result {
         let column = &mut self.columns[index];
         if index > 0 {
@@ -153,6 +157,7 @@ impl Table {
 }
 
 /// Not one by one: most of a line are spaces.
+#[expect(clippy::string_slice, reason = "spaces, and no more than there are")]
 fn push_spaces(line: &mut String, mut count: usize) {
     const SPACES: &str = "                                ";
     while count > 0 {

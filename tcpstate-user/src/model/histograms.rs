@@ -8,7 +8,7 @@
 
 #![expect(
     clippy::indexing_slicing,
-    reason = "by numbers that this gave out itself, and by buckets, of which a histogram has as many as it says"
+    reason = "by numbers that this and `Services` gave out, after room for them is made; by buckets, of which a histogram has as many as it says"
 )]
 
 use hashbrown::HashMap;

@@ -3,7 +3,7 @@
 
 #![expect(
     clippy::indexing_slicing,
-    reason = "by slot of a state and by bucket of a time, which the tables have room for"
+    reason = "by slot of a state, bucket of a time and kind of a cause, which the tables are made for; by group, after room for it is made"
 )]
 
 use std::collections::BTreeMap;

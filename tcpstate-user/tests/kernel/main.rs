@@ -35,6 +35,7 @@ mod weather;
 mod wire;
 
 use libtest_mimic::Arguments;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::need::Need;
 
@@ -59,6 +60,13 @@ fn main() {
             std::process::exit(1);
         }
     }
+    // Before Linux 5.11 BPF maps count against it, and what is started here with few capabilities cannot raise it.
+    // Where we cannot either, there is nothing to do: since then it does not matter.
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    let _ = setrlimit(Resource::Memlock, unlimited);
     let mut arguments = Arguments::from_args();
     // One at a time. A process that one test starts has, until its `exec`, a copy of every socket of
     // the tests beside it: these would close later than they say.

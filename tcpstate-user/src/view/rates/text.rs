@@ -283,8 +283,8 @@ fn right_end(path: &str, width: usize) -> String {
     let room = width - CUT.len();
     let end: String = path.chars().skip(length - room).collect();
     // A name that is cut in two says less than none; but the last one must stay.
-    match end.find('/') {
-        Some(at) if !end.starts_with('/') => format!("{CUT}{}", &end[at..]),
+    match end.split_once('/') {
+        Some((cut, whole)) if !cut.is_empty() => format!("{CUT}/{whole}"),
         _ => format!("{CUT}{end}"),
     }
 }
