@@ -224,6 +224,12 @@ impl Watched {
     }
 }
 
+/// The memory in use, KiB, at some thirty times.
+fn samples(seen: &[Holdings]) -> Vec<u64> {
+    let some = seen.iter().step_by((seen.len() / 30).max(1));
+    some.map(|one| one.rss_bytes >> 10).collect()
+}
+
 fn check_flat(seen: &[Holdings]) -> Result<()> {
     let third = seen.len() / 3;
     ensure!(third > 0, "too few looks");
@@ -234,7 +240,8 @@ fn check_flat(seen: &[Holdings]) -> Result<()> {
     );
     ensure!(
         end <= middle + middle / 20 + SLACK_BYTES,
-        "the memory grows: {middle} bytes, then {end}"
+        "the memory grows: {middle} bytes, then {end}; KiB: {:?}",
+        samples(seen)
     );
     let [warm, last] = [seen[third], seen[seen.len() - 1]];
     let counts = |one: Holdings| (one.files, one.threads, one.maps);
@@ -329,12 +336,10 @@ fn soak(length: Duration) -> Result<()> {
     for process in watched {
         let (command, seen) = (process.command, process.seen.clone());
         let summary = process.end()?;
-        let rss_kib = |one: &Holdings| one.rss_bytes >> 10;
-        let samples = seen.iter().step_by((seen.len() / 10).max(1));
         eprintln!(
             "{command}: {}; KiB: {:?}",
             summary["accounting"],
-            samples.map(rss_kib).collect::<Vec<_>>()
+            samples(&seen)
         );
     }
     Ok(())
