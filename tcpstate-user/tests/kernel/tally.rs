@@ -66,12 +66,15 @@ fn a_storm(port: u16) -> Result<()> {
     Netns::new()?.run(|| storm(port, 20_000))
 }
 
+/// `rates` with one interval, however long it takes.
+fn rates(more: &[&str]) -> Result<Tcpstate> {
+    Tcpstate::start(&[&["rates", "1h", "--json"], more].concat())
+}
+
 /// Both ways of counting watch what is made, and are told to end.
 fn both(arguments: &[&str], make: &dyn Fn() -> Result<()>) -> Result<[Output; 2]> {
-    // One interval, however long it takes.
-    let with =
-        |more: &[&str]| Tcpstate::start(&[&["rates", "1h", "--json"], arguments, more].concat());
-    let (streamed, counted) = (with(&[])?, with(&["--in-kernel"])?);
+    let streamed = rates(arguments)?;
+    let counted = rates(&[arguments, &["--in-kernel"]].concat())?;
     make()?;
     Ok([streamed.stop()?, counted.stop()?])
 }
@@ -291,16 +294,7 @@ fn states() -> Result<()> {
     let netns = Netns::new()?;
     let path = netns.path();
     let path = path.to_str().context("a path in UTF-8")?;
-    let counted = Tcpstate::start(&[
-        "rates",
-        "1h",
-        "--in-kernel",
-        "--json",
-        "--netns",
-        path,
-        "--sample-interval",
-        "100ms",
-    ])?;
+    let counted = rates(&["--in-kernel", "--netns", path, "--sample-interval", "100ms"])?;
     let (output, expected) = netns.run(|| {
         let connections = (0..20)
             .map(|_| Connection::new((Ipv4Addr::LOCALHOST, unused_port())))
@@ -375,22 +369,8 @@ fn no_room() -> Result<()> {
         let netns = Netns::new()?;
         let path = netns.path();
         let path = path.to_str().context("a path in UTF-8")?;
-        let unwanted = Tcpstate::start(
-            &[
-                &[
-                    "rates",
-                    "1h",
-                    "--in-kernel",
-                    "--json",
-                    "--netns",
-                    path,
-                    "-L",
-                    "1",
-                ],
-                &bounds[..],
-            ]
-            .concat(),
-        )?;
+        let unwanted =
+            rates(&[&["--in-kernel", "--netns", path, "-L", "1"], &bounds[..]].concat())?;
         let [streamed, counted] = both(&[&["--netns", path], &bounds[..]].concat(), &|| {
             netns.run_until_quiet(|| {
                 let connections = (20_000..20_100)
