@@ -12,9 +12,9 @@ use tcpstate_common::{
 
 use super::{
     Owner, Role, Tracker,
-    connection::Known,
     group::Traits,
     histograms::Of,
+    packed::Known,
     unseen::{Counted, Mini},
 };
 use crate::{

@@ -2,7 +2,7 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::{connection::is_set, hash::BuildMixer, owner::Owner};
+use super::{hash::BuildMixer, owner::Owner, packed::is_set};
 use crate::{
     census::Census,
     event::{Event, SocketId},

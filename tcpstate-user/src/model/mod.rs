@@ -24,6 +24,7 @@ mod histogram;
 mod histograms;
 mod listeners;
 mod owner;
+mod packed;
 mod pages;
 mod rates;
 mod snapshot;

@@ -10,8 +10,8 @@ use tcpstate_common::State;
 
 use super::{
     Connection, Ended, Limits,
-    connection::{Cold, Hot, MAX_PAST, Opening, PackedStay},
     hash::{BuildMixer, mix},
+    packed::{Cold, Hot, MAX_PAST, Opening, PackedStay},
     pages::Pages,
 };
 use crate::event::{Event, SocketId};
