@@ -4,7 +4,6 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use hashbrown::{HashMap, hash_map::Entry};
 use tcpstate_common::State;
 
 use super::{
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{
     census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, Scope, TIME_WAIT_NS},
-    model::{Owner, Role},
+    model::{ByCookie, Owner, Role},
 };
 
 const MS: u64 = 1_000_000;
@@ -50,7 +49,7 @@ impl Small {
 /// What is known of a namespace from the looks before.
 #[derive(Debug, Default)]
 pub(super) struct Sampled {
-    minis: HashMap<u64, Known>,
+    minis: ByCookie<Known>,
     /// When the last look began.
     previous_ns: Option<u64>,
     before: Option<Small>,
@@ -139,7 +138,7 @@ impl Sink for Round<'_> {
     fn restart(&mut self) {
         // What the try before has told of a minisocket is told by this one again.
         for found in self.found.drain(..) {
-            if let Some(known) = self.sampled.minis.get_mut(&found.cookie) {
+            if let Some(known) = self.sampled.minis.get_mut(found.cookie) {
                 known.told = known.told.saturating_sub(1);
             }
         }
@@ -176,22 +175,19 @@ impl Round<'_> {
     fn minisocket(&mut self, brief: &Brief<'_>, timer: Timer) -> Result<(), MalformedError> {
         let expires_ns = self.begin_ns + u64::from(timer.expires_ms) * MS;
         let round = self.sampled.round;
-        let known = match self.sampled.minis.entry(brief.cookie) {
-            Entry::Occupied(place) => {
-                let known = place.into_mut();
-                if known.state != brief.state {
-                    known.told = 0;
-                }
-                known
-            }
-            Entry::Vacant(place) => place.insert(Known {
+        let (known, _) = self
+            .sampled
+            .minis
+            .get_or_insert_with(brief.cookie, || Known {
                 expires_ns,
                 round,
                 missing_ns: None,
                 state: brief.state,
                 told: 0,
-            }),
-        };
+            });
+        if known.state != brief.state {
+            known.told = 0;
+        }
         known.expires_ns = expires_ns;
         known.round = round;
         known.missing_ns = None;
@@ -238,7 +234,7 @@ impl Round<'_> {
         let previous_ns = sampled.previous_ns;
         let mut gone = Vec::new();
         let round = sampled.round;
-        sampled.minis.retain(|&cookie, known| {
+        sampled.minis.retain(|cookie, known| {
             if known.round == round {
                 return true;
             }

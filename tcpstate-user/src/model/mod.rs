@@ -15,6 +15,7 @@
 //! ```
 
 mod applied;
+mod by_cookie;
 mod cause;
 mod connection;
 mod found;
@@ -33,6 +34,7 @@ mod tracker;
 mod unseen;
 
 pub use applied::Applied;
+pub(crate) use by_cookie::ByCookie;
 pub use cause::{Cause, goes_on};
 pub use connection::{Connection, Ended, Stay, Traffic};
 pub use found::Left;

@@ -7,10 +7,10 @@
 
 use std::collections::VecDeque;
 
-use hashbrown::{HashMap, hash_map::Entry};
+use hashbrown::HashMap;
 use tcpstate_common::State;
 
-use super::hash::BuildMixer;
+use super::{ByCookie, hash::BuildMixer};
 
 /// A minisocket that no census has found is forgotten after this long: its namespace cannot be asked.
 /// Longer than the kernel keeps one with the usual settings.
@@ -74,7 +74,7 @@ pub(super) struct Counted {
 /// The minisockets, by cookie, and how many connections are half-open.
 #[derive(Debug, Default)]
 pub(super) struct Unseen {
-    minis: HashMap<u64, Mini, BuildMixer>,
+    minis: ByCookie<Mini>,
     /// By namespace, those that no census had found when they were put here, the oldest first.
     awaited: HashMap<u32, VecDeque<u64>, BuildMixer>,
     half_open: HashMap<u32, Vec<Counted>, BuildMixer>,
@@ -107,22 +107,19 @@ impl Unseen {
 
     /// Takes in a minisocket. `false` where there is no room.
     pub(super) fn insert(&mut self, cookie: u64, mini: Mini) -> bool {
-        let room = self.minis.len() < self.max;
-        match self.minis.entry(cookie) {
-            Entry::Vacant(place) if room => {
-                place.insert(mini);
-                true
-            }
-            Entry::Vacant(_) | Entry::Occupied(_) => false,
+        if self.minis.len() >= self.max {
+            return false;
         }
+        let (_, is_new) = self.minis.get_or_insert_with(cookie, || mini);
+        is_new
     }
 
     pub(super) fn get_mut(&mut self, cookie: u64) -> Option<&mut Mini> {
-        self.minis.get_mut(&cookie)
+        self.minis.get_mut(cookie)
     }
 
     pub(super) fn remove(&mut self, cookie: u64) -> Option<Mini> {
-        self.minis.remove(&cookie)
+        self.minis.remove(cookie)
     }
 
     /// Takes out what this census should have found and did not, as others before it, and what no
@@ -139,7 +136,7 @@ impl Unseen {
         let minis = &mut self.minis;
         if let Some(awaited) = self.awaited.get_mut(&netns) {
             awaited.retain(|&cookie| {
-                let Some(mini) = minis.get_mut(&cookie) else {
+                let Some(mini) = minis.get_mut(cookie) else {
                     return false;
                 };
                 if mini.misses == Mini::FOUND {
@@ -154,7 +151,7 @@ impl Unseen {
                     return true;
                 }
                 let mini = *mini;
-                minis.remove(&cookie);
+                minis.remove(cookie);
                 gone(cookie, mini);
                 false
             });
@@ -162,16 +159,16 @@ impl Unseen {
         for awaited in self.awaited.values_mut() {
             while let Some(&cookie) = awaited.front() {
                 let is_old = minis
-                    .get(&cookie)
+                    .get(cookie)
                     .is_none_or(|mini| mini.there_ns.saturating_add(FORGET_NS) < begin_ns);
                 if !is_old {
                     break;
                 }
                 awaited.pop_front();
-                if let Some(mini) = minis.get(&cookie).copied()
+                if let Some(mini) = minis.get(cookie).copied()
                     && mini.misses != Mini::FOUND
                 {
-                    minis.remove(&cookie);
+                    minis.remove(cookie);
                     forgotten(cookie, mini);
                 }
             }
@@ -182,7 +179,7 @@ impl Unseen {
     /// Takes out all of a namespace that is gone.
     pub(super) fn vanish(&mut self, netns: u32, mut gone: impl FnMut(u64, Mini)) {
         self.awaited.remove(&netns);
-        self.minis.retain(|&cookie, mini| {
+        self.minis.retain(|cookie, mini| {
             let is_there = mini.netns != netns;
             if !is_there {
                 gone(cookie, *mini);
@@ -209,7 +206,7 @@ impl Unseen {
             .half_open
             .values()
             .map(|counted| counted.capacity() * size_of::<Counted>());
-        self.minis.allocation_size()
+        self.minis.memory()
             + self.awaited.allocation_size()
             + self.half_open.allocation_size()
             + awaited.sum::<usize>()
