@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::maps::{Array, MapData};
@@ -45,6 +45,9 @@ const BATCH: usize = 8192;
 const QUEUE: usize = (64 << 20) / size_of::<Event>();
 /// Namespaces whose first minisocket is told of, at most; then only the regular search finds one.
 const MAX_NAMESPACES: usize = 65_536;
+/// How often the next minisocket of each is told of as if it were the first: sooner than the sampler forgets a
+/// namespace that it does not find, or nobody would end what goes on there.
+const TELL_AGAIN: Duration = Duration::from_mins(1);
 
 /// Whether the socket of this event goes, and the connection perhaps not.
 fn leaves_minisocket(event: &Event) -> bool {
@@ -149,6 +152,7 @@ pub(super) fn spawn(
         held: settles.then(Vec::new),
         with_minisockets: HashSet::new(),
         last_with_minisocket: 0,
+        told_afresh: Instant::now(),
         shared: Arc::clone(&shared),
     };
     let thread = std::thread::Builder::new()
@@ -173,9 +177,11 @@ struct Reader {
     /// Events that wait for the first list, so that what was there before comes first; `None` once it has
     /// come.
     held: Option<Vec<Event>>,
-    /// Namespaces in which minisockets were made; the last of them first in line.
+    /// Namespaces of whose minisockets the sampler was told; the last of them first in line.
     with_minisockets: HashSet<u32>,
     last_with_minisocket: u32,
+    /// When that was begun afresh.
+    told_afresh: Instant,
     shared: Arc<Shared>,
 }
 
@@ -213,6 +219,11 @@ impl Reader {
         } = self.shared.exchange.take();
         if noting {
             self.noted.get_or_insert_default();
+        }
+        if self.told_afresh.elapsed() >= TELL_AGAIN {
+            self.with_minisockets.clear();
+            self.last_with_minisocket = 0;
+            self.told_afresh = Instant::now();
         }
         let mut records = self.drain();
         if !censuses.is_empty() {

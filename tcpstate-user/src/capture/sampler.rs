@@ -46,8 +46,8 @@ const SHARE: u32 = 50;
 const SEARCH: Duration = Duration::from_secs(10);
 /// How long after a list of all sockets the next one is made at the earliest, where events were lost.
 const HEAL: Duration = Duration::from_secs(2);
-/// How long a namespace that is not found is remembered: as long as it may still make minisockets that
-/// nobody will find.
+/// How long a namespace that is not found is remembered after the reader last told of one: as long as it may
+/// still have minisockets that nobody will find.
 const FORGET: Duration = Duration::from_mins(5);
 /// Sockets in one part of a census at most: what a block of a recording can hold.
 const PART: usize = 4096;
@@ -137,7 +137,7 @@ impl Exchange {
         }
     }
 
-    /// The reader has seen the first minisocket of a namespace come.
+    /// The reader has seen a minisocket of a namespace come, the first for some time.
     pub(super) fn has_minisockets(&self, netns: u32) {
         self.lock().new.push(netns);
     }

@@ -209,8 +209,8 @@ impl Watched {
         Ok(())
     }
 
-    /// Ends it: its summary.
-    fn end(mut self) -> Result<Value> {
+    /// Ends it: its summary, and what it said beside that.
+    fn end(mut self) -> Result<(Value, String)> {
         interrupt(&self.child)?;
         let status = await_exit(&mut self.child)?;
         let stderr = std::io::read_to_string(self.stderr)?;
@@ -220,7 +220,7 @@ impl Watched {
         let summary = serde_json::from_str(&last).with_context(context)?;
         check_books(&summary).with_context(context)?;
         check_flat(&self.seen).with_context(|| self.command.to_owned())?;
-        Ok(summary)
+        Ok((summary, stderr))
     }
 }
 
@@ -277,8 +277,7 @@ fn soak(length: Duration) -> Result<()> {
     })?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("soak.rec");
-    let inode = netns.inode()?.to_string();
-    let mut watched = start_all(&file, &inode)?;
+    let mut watched = start_all(&file, &netns)?;
     let ports = [(); 5].map(|()| unused_port());
     let loads = [
         Load::new("churn", 1_500),
@@ -335,7 +334,11 @@ fn soak(length: Duration) -> Result<()> {
     eprintln!("at most {most_in_time_wait} in TIME_WAIT");
     for process in watched {
         let (command, seen) = (process.command, process.seen.clone());
-        let summary = process.end()?;
+        let (summary, said) = process.end()?;
+        ensure!(
+            said.contains("is to be seen from here") == (command == OUT_OF_REACH),
+            "{command}: {said}"
+        );
         eprintln!(
             "{command}: {}; KiB: {:?}",
             summary["accounting"],
@@ -345,9 +348,17 @@ fn soak(length: Duration) -> Result<()> {
     Ok(())
 }
 
-fn start_all(file: &Path, netns: &str) -> Result<Vec<Watched>> {
+/// The command that cannot ask for sockets.
+const OUT_OF_REACH: &str = "rates 1s --by role";
+
+/// What there is, and `rates` once more where it cannot ask for sockets: the namespace is held by a file and by
+/// single threads, and those who know but its number do not find it.
+fn start_all(file: &Path, netns: &Netns) -> Result<Vec<Watched>> {
     let file = file.to_str().context("a path in UTF-8")?;
+    let (path, inode) = (netns.path(), netns.inode()?.to_string());
+    let netns = path.to_str().context("a path in UTF-8")?;
     Ok(vec![
+        Watched::start(OUT_OF_REACH, &[], &inode)?,
         Watched::start("rates 1s", &[], netns)?,
         Watched::start("life", &[], netns)?,
         Watched::start(
