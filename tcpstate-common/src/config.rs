@@ -58,6 +58,8 @@ pub const PROGRAM_BTF: &str = "tcpstate_btf";
 pub const PROGRAM_TRACEPOINT: &str = "tcpstate_tp";
 /// The program for the classic tracepoint whose record has `skaddr` at [`TP_BASE_LAZY`].
 pub const PROGRAM_TRACEPOINT_LAZY: &str = "tcpstate_tp_lazy";
+/// A BTF tracepoint program that counts and reads the clock: the least that one takes that says when.
+pub const PROGRAM_CLOCK: &str = "clock_btf";
 /// A BTF tracepoint program that does nothing: the floor that costs are measured against.
 pub const PROGRAM_EMPTY_BTF: &str = "empty_btf";
 /// A classic tracepoint program that does nothing: the floor that costs are measured against.

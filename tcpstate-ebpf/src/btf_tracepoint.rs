@@ -35,7 +35,14 @@ pub(crate) fn tally_btf(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Nothing: the floor that the cost of the other is measured against.
+/// When, and no more: how far the others could come down.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn clock_btf(ctx: BtfTracePointContext) -> i32 {
+    emit::read_clock(&Call::new(&ctx));
+    0
+}
+
+/// Nothing: the floor that the cost of the others is measured against.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn empty_btf(_ctx: BtfTracePointContext) -> i32 {
     0

@@ -66,6 +66,16 @@ pub(crate) fn begin<T: Transition>(transition: &T) -> Option<*mut Counters> {
     Some(counters)
 }
 
+/// Counts the run, and reads the clock as the other bodies do.
+#[inline(always)]
+pub(crate) fn read_clock<T: Transition>(transition: &T) {
+    if let Some(counters) = begin(transition) {
+        // SAFETY: the helper has no preconditions.
+        let _ = unsafe { bpf_ktime_get_ns() };
+        count!(counters.submitted);
+    }
+}
+
 /// Whether the filters keep the transition; if not, it is counted.
 #[inline(always)]
 pub(crate) fn keeps<T: Transition>(transition: &T, key: &Key, counters: *mut Counters) -> bool {

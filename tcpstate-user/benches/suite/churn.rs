@@ -1,7 +1,7 @@
 //! `churn`: how many connections per second are left with each tool, what it costs, what it loses.
 //!
 //! In each round the untraced loop runs before the first tool, between any two, and after the last; a
-//! tool's rate is compared with the mean of the two untraced runs beside it. So are three floors: what the
+//! tool's rate is compared with the mean of the two untraced runs beside it. So are four floors: what the
 //! comparison makes of no tool at all, and what is left where only a BPF program runs and nobody reads.
 
 use anyhow::{Context as _, Result, ensure};
@@ -116,7 +116,7 @@ struct Floor {
     job: Option<Job>,
 }
 
-const FLOORS: [Floor; 3] = [
+const FLOORS: [Floor; 4] = [
     Floor {
         name: "nothing, once more",
         job: None,
@@ -124,6 +124,10 @@ const FLOORS: [Floor; 3] = [
     Floor {
         name: "an empty program alone",
         job: Some(Job::Nothing),
+    },
+    Floor {
+        name: "a program that only reads the clock, alone",
+        job: Some(Job::Clock),
     },
     Floor {
         name: "the program that streams, alone",

@@ -89,6 +89,8 @@ pub enum Job {
     Stream,
     /// Count it, in maps of this size. In `btf` mode only.
     Tally(TallySize),
+    /// Count it and read the clock: the least that a program takes that says when. In `btf` mode only.
+    Clock,
     /// Nothing: the floor of what a program costs.
     Nothing,
 }
@@ -281,7 +283,7 @@ fn load_as(
     };
     let tally = match plan.job {
         Job::Tally(size) => Some(size),
-        Job::Stream | Job::Nothing => None,
+        Job::Stream | Job::Clock | Job::Nothing => None,
     };
     if let Some(size) = tally {
         size.configure(&mut config);
@@ -371,6 +373,7 @@ fn program_name(plan: &Plan<'_>, base: u32) -> &'static str {
         (Job::Stream, Mode::Tracepoint) if base == TP_BASE_LAZY => config::PROGRAM_TRACEPOINT_LAZY,
         (Job::Stream, Mode::Tracepoint) => config::PROGRAM_TRACEPOINT,
         (Job::Tally(_), _) => config::PROGRAM_TALLY,
+        (Job::Clock, _) => config::PROGRAM_CLOCK,
         (Job::Nothing, Mode::Btf) => config::PROGRAM_EMPTY_BTF,
         (Job::Nothing, Mode::Tracepoint) => config::PROGRAM_EMPTY_TRACEPOINT,
     }
