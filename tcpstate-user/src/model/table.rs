@@ -115,6 +115,14 @@ impl Table {
         }
     }
 
+    /// Whether the event's ports are not those of the connection that has its address.
+    pub(super) fn is_of_another(&self, slot: u32, event: &Event) -> bool {
+        let differ = |held: u16, said: u16| held != 0 && said != 0 && held != said;
+        let record = event.record();
+        differ(self.hot(slot).lport(), record.lport)
+            || differ(self.cold(slot).rport(), record.rport)
+    }
+
     /// The embryo at this address.
     pub(super) fn find_embryo(&self, address: u64) -> Option<u32> {
         if self.embryos.is_empty() {

@@ -524,26 +524,44 @@ impl Tracker {
         let named = if may_be_embryo(old) {
             None
         } else {
-            self.table.find(id)
+            self.find(event)
         };
         if named.is_some() {
             return named;
         }
-        let embryo = self.table.find_embryo(address);
-        if let Some(slot) = embryo {
-            if may_be_embryo(old) {
-                let namesake = self.table.find(id);
-                self.supersede(namesake);
+        if let Some(slot) = self.table.find_embryo(address) {
+            if self.table.is_of_another(slot, event) {
+                self.supersede(Some(slot));
+            } else {
+                if may_be_embryo(old) {
+                    let namesake = self.table.find(id);
+                    self.supersede(namesake);
+                }
+                self.table.name_embryo(slot, id);
+                self.table.learn(slot, event);
+                return Some(slot);
             }
-            self.table.name_embryo(slot, id);
-            self.table.learn(slot, event);
-            return embryo;
         }
         if may_be_embryo(old) {
-            self.table.find(id)
+            self.find(event)
         } else {
             None
         }
+    }
+
+    /// The connection of this event's name; no embryo.
+    ///
+    /// An address is used again at once: where an end and a beginning were lost, nothing but the ports tells
+    /// one connection from the next.
+    #[inline]
+    fn find(&mut self, event: &Event) -> Option<u32> {
+        let id = event.id();
+        let slot = self.table.find(id)?;
+        if matches!(id, SocketId::Address(_)) && self.table.is_of_another(slot, event) {
+            self.supersede(Some(slot));
+            return None;
+        }
+        Some(slot)
     }
 
     /// A socket begins to listen.
