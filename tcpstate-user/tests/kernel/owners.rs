@@ -53,6 +53,8 @@ pub fn add(trials: &mut Vec<Trial>) {
 }
 
 const CONNECTIONS: u32 = 1_000;
+/// Transitions of one connection, both ends.
+const PER_CONNECTION: u64 = 10;
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 
@@ -129,12 +131,19 @@ fn owners_of_a_thousand_connections(mode: &str) -> Result<()> {
         Ok((pid, customer))
     })?;
     drop(floods);
-    let (_, _, tasks) = oracle.stop_with_tasks()?;
+    let (_, shown, tasks) = oracle.stop_with_tasks()?;
     ensure!(
         !spread || tasks.contains_key("arsonist"),
         "nothing was made on top of a stranger: {tasks:?}"
     );
-    let skipped = nested(&recorder.stop()?.json()?.1)?;
+    let (_, summary) = recorder.stop()?.json()?;
+    let mut skipped = nested(&summary)?;
+    if mode == "tracepoint" {
+        // There the kernel has been seen to leave out more than it counts. Then the oracle, which is at the same
+        // tracepoint, did not get them either. The listener has two changes of its own.
+        let happened = u64::from(CONNECTIONS) * PER_CONNECTION + 2;
+        skipped = skipped.max(happened.saturating_sub(shown));
+    }
 
     let sides = [
         Side {
@@ -153,8 +162,9 @@ fn owners_of_a_thousand_connections(mode: &str) -> Result<()> {
         },
     ];
     let (life, _) = run(BINARY, &["life", "--json", "-r", file])?.json()?;
-    check_ends(&life, &sides, &customer, skipped)?;
     let (trace, _) = run(BINARY, &["trace", "--json", "-r", file])?.json()?;
+    check_ends(&life, &trace, &sides, &customer, skipped)
+        .with_context(|| format!("shown to the oracle {shown}; {}", summary["accounting"]))?;
     check_changes(&trace, &customer, skipped)
 }
 
@@ -162,7 +172,13 @@ fn owners_of_a_thousand_connections(mode: &str) -> Result<()> {
 ///
 /// A change that the kernel did not show, since the program was running on that CPU already, can leave
 /// one end unknown, or without its line. It can make nobody else of anybody.
-fn check_ends(life: &[Value], sides: &[Side], customer: &Client, skipped: u64) -> Result<()> {
+fn check_ends(
+    life: &[Value],
+    trace: &[Value],
+    sides: &[Side],
+    customer: &Client,
+    skipped: u64,
+) -> Result<()> {
     let made = customer.ports.len();
     ensure!(made == CONNECTIONS as usize, "{made} connections");
     // On a slow machine the kernel gives a port twice: it begins elsewhere among them every ten seconds.
@@ -203,17 +219,28 @@ fn check_ends(life: &[Value], sides: &[Side], customer: &Client, skipped: u64) -
     let ends: u64 = found + unknown;
     let missing = (2 * u64::from(CONNECTIONS)).checked_sub(ends);
     let missing = missing.context("more ends than there were")?;
-    // The kernel has been seen to skip a few more than it counts, and only where it skips some.
-    let uncounted = if skipped > 0 {
-        u64::from(CONNECTIONS) / 50
-    } else {
-        0
-    };
     ensure!(
-        missing + unknown <= skipped + uncounted,
-        "{missing} ends are missing and {unknown} unknown, for {skipped} changes not shown"
+        missing + unknown <= skipped,
+        "{missing} ends are missing and {unknown} unknown, for {skipped} changes not shown; among them {}",
+        changes_of_missing(&expected, trace)?
     );
     Ok(())
+}
+
+/// Of some of the ends that are missing, the changes that were shown.
+fn changes_of_missing(missing: &BTreeMap<(&str, u16), u32>, trace: &[Value]) -> Result<String> {
+    let mut changes = BTreeMap::<_, Vec<String>>::new();
+    for line in trace {
+        let role = line["role"].as_str().unwrap_or("unknown");
+        let change = format!("{} > {}", line["oldstate"], line["newstate"]);
+        changes
+            .entry((role, customers_port(line)?))
+            .or_default()
+            .push(change);
+    }
+    let missing = missing.iter().filter(|(_, left)| **left > 0).take(20);
+    let lines = missing.map(|(end, _)| format!("{end:?}: {:?}", changes.get(end)));
+    Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// No single change is said to be of anybody else's.

@@ -3,9 +3,10 @@
 //! `cargo xtask soak --minutes N` runs it; without [`MINUTES`] it is skipped, whatever else is required.
 //!
 //! *Flat* means: over the first third of the time it may grow (tables fill, the state `TIME_WAIT` reaches
-//! its number). In the last third the memory in use is never more than its greatest in the second one
-//! and a twentieth and [`SLACK_BYTES`]; files, threads and maps are as many at the end as after the
-//! first third.
+//! its number). In the last third the memory in use is no more than in the second one and a twentieth and
+//! [`SLACK_BYTES`]; files, threads and maps are as many at the end as after the first third. What is in use is
+//! what is exceeded only one twentieth of the time: when the kernel has skipped a transition, all minisockets
+//! are told once more, which takes some megabytes for a second or two.
 
 use std::{
     collections::BTreeSet,
@@ -230,14 +231,17 @@ fn samples(seen: &[Holdings]) -> Vec<u64> {
     some.map(|one| one.rss_bytes >> 10).collect()
 }
 
+/// What is exceeded only one twentieth of the time, bytes.
+fn in_use(seen: &[Holdings]) -> u64 {
+    let mut bytes: Vec<_> = seen.iter().map(|one| one.rss_bytes).collect();
+    bytes.sort_unstable();
+    bytes[bytes.len() * 19 / 20]
+}
+
 fn check_flat(seen: &[Holdings]) -> Result<()> {
     let third = seen.len() / 3;
     ensure!(third > 0, "too few looks");
-    let most = |holdings: &[Holdings]| holdings.iter().map(|one| one.rss_bytes).max();
-    let (middle, end) = (
-        most(&seen[third..2 * third]).context("a middle")?,
-        most(&seen[2 * third..]).context("an end")?,
-    );
+    let (middle, end) = (in_use(&seen[third..2 * third]), in_use(&seen[2 * third..]));
     ensure!(
         end <= middle + middle / 20 + SLACK_BYTES,
         "the memory grows: {middle} bytes, then {end}; KiB: {:?}",
