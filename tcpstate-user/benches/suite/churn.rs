@@ -126,7 +126,7 @@ const FLOORS: [Floor; 4] = [
         job: Some(Job::Nothing),
     },
     Floor {
-        name: "a program that only reads the clock, alone",
+        name: "a program that counts and reads the clock, alone",
         job: Some(Job::Clock),
     },
     Floor {

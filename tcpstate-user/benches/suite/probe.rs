@@ -114,7 +114,12 @@ fn cases() -> Vec<Case> {
     let mut cases = vec![
         ours(EMPTY, Mode::Btf, Job::Nothing, all()),
         ours(FULL, Mode::Btf, stream, all()),
-        ours("only the clock, btf", Mode::Btf, Job::Clock, all()),
+        ours(
+            "count and read the clock, btf",
+            Mode::Btf,
+            Job::Clock,
+            all(),
+        ),
         ours("counted in the kernel, btf", Mode::Btf, tally, all()),
         ours(
             "a filter that passes, btf",

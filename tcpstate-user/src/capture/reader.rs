@@ -24,7 +24,7 @@ use super::{
     CaptureError,
     loader::Loaded,
     ring::Ring,
-    sampler::{Exchange, Taken},
+    sampler::{self, Exchange, Taken},
 };
 use crate::{
     census::{Census, Kind},
@@ -43,11 +43,12 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 const BATCH: usize = 8192;
 /// Events in the queue at most: 64 MiB.
 const QUEUE: usize = (64 << 20) / size_of::<Event>();
-/// Namespaces whose first minisocket is told of, at most; then only the regular search finds one.
+/// Namespaces that are told of before it is begun afresh, at most; then only the regular search finds one.
 const MAX_NAMESPACES: usize = 65_536;
 /// How often the next minisocket of each is told of as if it were the first: sooner than the sampler forgets a
 /// namespace that it does not find, or nobody would end what goes on there.
 const TELL_AGAIN: Duration = Duration::from_mins(1);
+const _: () = assert!(TELL_AGAIN.as_secs() < sampler::FORGET.as_secs());
 
 /// Whether the socket of this event goes, and the connection perhaps not.
 fn leaves_minisocket(event: &Event) -> bool {

@@ -48,7 +48,7 @@ const SEARCH: Duration = Duration::from_secs(10);
 const HEAL: Duration = Duration::from_secs(2);
 /// How long a namespace that is not found is remembered after the reader last told of one: as long as it may
 /// still have minisockets that nobody will find.
-const FORGET: Duration = Duration::from_mins(5);
+pub(super) const FORGET: Duration = Duration::from_mins(5);
 /// Sockets in one part of a census at most: what a block of a recording can hold.
 const PART: usize = 4096;
 
@@ -81,7 +81,7 @@ struct Given {
     censuses: Vec<Census>,
     /// What the user has to be told.
     notices: Vec<String>,
-    /// Namespaces in which minisockets were made, that the reader saw for the first time.
+    /// Namespaces in which minisockets were made, as the reader tells of them.
     new: Vec<u32>,
     /// Whether a list of all sockets is being made.
     list: List,
@@ -239,7 +239,7 @@ struct Sampler {
     places: BTreeMap<u32, Place>,
     /// When they were last looked for.
     found: Option<Instant>,
-    /// Namespaces that have minisockets and were not found, and since when.
+    /// Namespaces that have minisockets and were not found, and when they were last told of.
     out_of_reach: BTreeMap<u32, Instant>,
     /// Notices that the user has had: each is told once.
     told: Vec<String>,
@@ -346,6 +346,10 @@ impl Sampler {
         let found = match netns::find(&self.plan.wanted) {
             Ok(found) => found,
             Err(error) => {
+                // What they have is not known any more, and nobody else would end it.
+                let now = Instant::now();
+                let lost = std::mem::take(&mut self.places).into_keys();
+                self.out_of_reach.extend(lost.map(|netns| (netns, now)));
                 let notice = format!("what no transition shows is unknown: {}", chain(&error));
                 self.give(Vec::new(), vec![notice], false);
                 return;

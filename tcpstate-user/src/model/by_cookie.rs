@@ -9,7 +9,7 @@
 #![expect(
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    reason = "a number in the index is that of an entry; there are fewer than 2^32, which are 64 GiB of the smallest"
+    reason = "a number in the index is that of an entry; there are fewer than 2^32, more than fit into memory"
 )]
 
 use hashbrown::{HashTable, hash_table::Entry};

@@ -261,10 +261,11 @@ impl Hot {
         self.lport
     }
 
-    /// Takes the local port, which is chosen after the first event.
+    /// Takes the local port, which is chosen after the first event. Until then a socket that has connected
+    /// before has the port of that time.
     #[inline]
     pub(super) fn learn_lport(&mut self, lport: u16) {
-        if self.lport == 0 {
+        if self.lport == 0 || (self.state == State::SYN_SENT && lport != 0) {
             self.lport = lport;
         }
     }

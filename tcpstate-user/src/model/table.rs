@@ -115,12 +115,15 @@ impl Table {
         }
     }
 
-    /// Whether the event's ports are not those of the connection that has its address.
+    /// Whether the event's ports are not those of the connection that has its address, as far as that has
+    /// ports of its own: who connects may have the local port of an earlier time, and a child whose remote port
+    /// is not known its listener's, which need not be the one that the client asked for.
     pub(super) fn is_of_another(&self, slot: u32, event: &Event) -> bool {
         let differ = |held: u16, said: u16| held != 0 && said != 0 && held != said;
+        let (hot, rport) = (self.hot(slot), self.cold(slot).rport());
+        let has_lport = hot.state != State::SYN_SENT && rport != 0;
         let record = event.record();
-        differ(self.hot(slot).lport(), record.lport)
-            || differ(self.cold(slot).rport(), record.rport)
+        differ(rport, record.rport) || (has_lport && differ(hot.lport(), record.lport))
     }
 
     /// The embryo at this address.

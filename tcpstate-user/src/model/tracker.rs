@@ -169,7 +169,8 @@ impl Tracker {
         }
         // A request socket counts as SYN_RECV.
         let (old, new) = (event.oldstate().folded(), event.newstate().folded());
-        let step = if opens(old, new) {
+        let superseded = self.books.superseded;
+        let mut step = if opens(old, new) {
             self.open(event, new)
         } else if new == State::LISTEN {
             self.listen(event)
@@ -178,6 +179,7 @@ impl Tracker {
         } else {
             self.go_on(event, old, new)
         };
+        step.gap |= self.books.superseded != superseded;
         self.books.gaps += u64::from(step.gap);
         self.count(event, old, new, &step);
         let Step {
@@ -530,7 +532,8 @@ impl Tracker {
             return named;
         }
         if let Some(slot) = self.table.find_embryo(address) {
-            if self.table.is_of_another(slot, event) {
+            // A child never connects.
+            if old == State::SYN_SENT || self.table.is_of_another(slot, event) {
                 self.supersede(Some(slot));
             } else {
                 if may_be_embryo(old) {
