@@ -1,9 +1,28 @@
 //! What this process has cost so far.
 
 use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
 
-use super::Cost;
 use crate::source::CaptureCost;
+
+/// Our own cost over the run.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Cost {
+    /// CPU time of this process, user and system, nanoseconds.
+    pub cpu_ns: u64,
+    /// The largest resident set, bytes, where `/proc` tells.
+    pub max_rss_bytes: Option<u64>,
+    /// The capture's part.
+    #[serde(flatten)]
+    pub capture: CaptureCost,
+}
+
+impl Cost {
+    /// What this process has cost so far, by itself.
+    pub fn own() -> Self {
+        read(CaptureCost::default())
+    }
+}
 
 pub(super) fn read(capture: CaptureCost) -> Cost {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
