@@ -6,9 +6,9 @@ use super::{
     cause::Cause,
     connection::{Connection, Ended},
     group::Role,
+    happened::handshake_ns,
     owner::Owner,
     table::Table,
-    tracker::handshake_ns,
 };
 use crate::event::Event;
 

@@ -20,6 +20,7 @@ mod cause;
 mod connection;
 mod found;
 mod group;
+mod happened;
 mod hash;
 mod histogram;
 mod histograms;
