@@ -144,12 +144,12 @@ impl Oracle {
     /// Stops and returns what was seen, and how many transitions of the whole host the kernel did not
     /// show to the oracle, because another BPF program was running on that CPU.
     pub fn stop(self) -> Result<(Multiset, u64)> {
-        self.stop_with_tasks()
-            .map(|(seen, missed, _)| (seen, missed))
+        let stopped = self.stop_with_tasks()?;
+        Ok((stopped.seen, stopped.missed))
     }
 
-    /// As [`Oracle::stop`]; and on top of which tasks the transitions were made, how many each.
-    pub fn stop_with_tasks(mut self) -> Result<(Multiset, u64, BTreeMap<String, u64>)> {
+    /// As [`Oracle::stop`]; and on top of which tasks the transitions were made.
+    pub fn stop_with_tasks(mut self) -> Result<Stopped> {
         let missed = recursion_misses(self.child.id())?;
         await_that("bpftrace ends", || {
             self.stop.ring()?;
@@ -193,8 +193,21 @@ impl Oracle {
             "the oracle itself missed {} of {total}: its map is full",
             total - kept
         );
-        Ok((seen, missed, tasks))
+        Ok(Stopped {
+            seen,
+            missed,
+            tasks,
+        })
     }
+}
+
+/// What an oracle has to say at its end.
+pub struct Stopped {
+    pub seen: Multiset,
+    /// Transitions of the whole host that it was not shown.
+    pub missed: u64,
+    /// How many were made on top of which task.
+    pub tasks: BTreeMap<String, u64>,
 }
 
 /// `oldstate,newstate,sport,dport,saddr,daddr`.

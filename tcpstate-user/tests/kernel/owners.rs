@@ -131,7 +131,7 @@ fn owners_of_a_thousand_connections(mode: &str) -> Result<()> {
         Ok((pid, customer))
     })?;
     drop(floods);
-    let (seen, _, tasks) = oracle.stop_with_tasks()?;
+    let oracle::Stopped { seen, tasks, .. } = oracle.stop_with_tasks()?;
     let shown: u64 = seen.values().sum();
     ensure!(
         !spread || tasks.contains_key("arsonist"),
