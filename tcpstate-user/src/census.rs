@@ -12,7 +12,7 @@
 //!
 //! Pure: types only. A recording holds them as they are, as JSON.
 
-use std::net::IpAddr;
+use std::{mem::take, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 use tcpstate_common::State;
@@ -23,6 +23,9 @@ use crate::model::{Comm, How, Owner, Role};
 ///
 /// *Source:* `TCP_TIMEWAIT_LEN` in `include/net/tcp.h`; it is no setting.
 pub const TIME_WAIT_NS: u64 = 60_000_000_000;
+
+/// Sockets in one part of a census at most: what a block of a recording can hold.
+pub const PART: usize = 4096;
 
 /// What was found in one network namespace, or a part of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +99,44 @@ impl Census {
             None => None,
         }
     }
+
+    /// In parts of at most [`PART`] sockets, each with room for its own and no more. The last one has all that is
+    /// not of a single socket.
+    pub fn into_parts(mut self) -> Vec<Self> {
+        if self.found.len() + self.known.len() + self.gone.len() <= PART {
+            return vec![self];
+        }
+        let (netns, begin_ns, previous_ns, scope) =
+            (self.netns, self.begin_ns, self.previous_ns, self.scope);
+        let empty = || Self {
+            netns,
+            begin_ns,
+            previous_ns,
+            scope,
+            more: true,
+            ..Self::default()
+        };
+        let mut parts = Vec::new();
+        let found = chunks(take(&mut self.found));
+        parts.extend(found.map(|found| Self { found, ..empty() }));
+        let known = chunks(take(&mut self.known));
+        parts.extend(known.map(|known| Self { known, ..empty() }));
+        let gone = chunks(take(&mut self.gone));
+        parts.extend(gone.map(|gone| Self { gone, ..empty() }));
+        parts.push(self);
+        parts
+    }
+}
+
+/// What is in a list, [`PART`] at a time, in order.
+fn chunks<T>(mut list: Vec<T>) -> impl Iterator<Item = Vec<T>> {
+    let mut chunks = Vec::with_capacity(list.len().div_ceil(PART));
+    // From its end: nothing is moved twice, and the room that is left over is given back at once.
+    while !list.is_empty() {
+        chunks.push(list.split_off((list.len() - 1) / PART * PART));
+        list.shrink_to_fit();
+    }
+    chunks.into_iter().rev()
 }
 
 /// A socket that was found.
@@ -292,6 +333,48 @@ mod owner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_parts_of_a_census_are_the_census_and_have_room_for_no_more() {
+        let gone = |cookie| Gone { cookie, at_ns: 1 };
+        let census = Census {
+            netns: 7,
+            scope: Scope::All,
+            known: (0..=PART as u64).collect(),
+            gone: (0..3 * PART as u64).map(gone).collect(),
+            listen: ListenFigures {
+                drops: Some(1),
+                ..ListenFigures::default()
+            },
+            ..Census::default()
+        };
+        let parts = census.clone().into_parts();
+        assert_eq!(parts.len(), 2 + 3 + 1);
+        let mut together = Census::default();
+        for (number, part) in parts.iter().enumerate() {
+            assert_eq!((part.netns, part.scope), (7, Scope::All));
+            assert_eq!(part.more, number < 5);
+            assert!(part.known.len() + part.gone.len() <= PART);
+            assert!(part.known.capacity() <= PART && part.gone.capacity() <= PART);
+            together.known.extend(&part.known);
+            together.gone.extend(&part.gone);
+            together.listen.add(&part.listen);
+        }
+        let (netns, scope) = (census.netns, census.scope);
+        assert_eq!(
+            Census {
+                netns,
+                scope,
+                ..together
+            },
+            census
+        );
+        let small = Census {
+            gone: vec![gone(1); PART],
+            ..Census::default()
+        };
+        assert_eq!(small.clone().into_parts(), [small]);
+    }
 
     #[test]
     fn a_census_survives_json_and_says_nothing_of_nothing() {

@@ -368,6 +368,7 @@ impl EventSource for Live {
     ) -> Poll<anyhow::Result<bool>> {
         match self.queue.poll_recv(cx) {
             Poll::Ready(Some(Item::Census(census))) => {
+                self.shared.exchange.has_had_census();
                 self.census = Some(census);
                 Poll::Ready(Ok(true))
             }

@@ -49,8 +49,6 @@ const HEAL: Duration = Duration::from_secs(2);
 /// How long a namespace that is not found is remembered after the reader last told of one: as long as it may
 /// still have minisockets that nobody will find.
 pub(super) const FORGET: Duration = Duration::from_mins(5);
-/// Sockets in one part of a census at most: what a block of a recording can hold.
-const PART: usize = 4096;
 
 /// What to ask for, and how often.
 pub(super) struct Plan {
@@ -79,6 +77,8 @@ pub(super) struct Exchange {
 struct Given {
     /// Made and not taken yet, in order.
     censuses: Vec<Census>,
+    /// How many were made that the run has not had yet, those in the queue too.
+    under_way: usize,
     /// What the user has to be told.
     notices: Vec<String>,
     /// Namespaces in which minisockets were made, as the reader tells of them.
@@ -137,6 +137,27 @@ impl Exchange {
         }
     }
 
+    /// The run has had one.
+    pub(super) fn has_had_census(&self) {
+        let mut state = self.lock();
+        state.under_way -= 1;
+        if state.under_way == 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until the run has had all that was made: who does not get on is asked no more, and what waits for
+    /// it does not grow.
+    fn wait_until_had(&self) {
+        let mut state = self.lock();
+        while state.under_way > 0 && !state.ending {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// The reader has seen a minisocket of a namespace come, the first for some time.
     pub(super) fn has_minisockets(&self, netns: u32) {
         self.lock().new.push(netns);
@@ -177,6 +198,7 @@ impl Exchange {
 
     fn give(&self, censuses: Vec<Census>, notices: Vec<String>, ends_list: bool) {
         let mut state = self.lock();
+        state.under_way += censuses.len();
         state.censuses.extend(censuses);
         state.notices.extend(notices);
         if ends_list {
@@ -261,6 +283,7 @@ impl Sampler {
             return;
         };
         loop {
+            self.exchange.wait_until_had();
             let (start, cpu_before) = (Instant::now(), thread_cpu());
             if self.plan.lists_always {
                 // Before the small ones are asked for: a socket that has become one is in no list then.
@@ -268,8 +291,11 @@ impl Sampler {
             }
             self.sample_all();
             let now_lost = (self.plan.lost)();
-            let heals = now_lost != lost && listed.elapsed() >= HEAL;
-            if heals && !self.plan.lists_always {
+            if now_lost == lost {
+                for place in self.places.values_mut() {
+                    place.sampled.is_complete();
+                }
+            } else if listed.elapsed() >= HEAL && !self.plan.lists_always {
                 lost = now_lost;
                 self.list_all(false);
                 listed = Instant::now();
@@ -333,8 +359,8 @@ impl Sampler {
         }
         if !self.plan.lists_always {
             for place in self.places.values_mut() {
-                // What it knows has to be said again: connections whose end was missed become known.
-                place.sampled.tell_again();
+                // Connections whose end was missed become known by what is left of them.
+                place.sampled.tell_again_since_complete();
             }
         }
         self.give(censuses, notices, true);
@@ -404,7 +430,7 @@ impl Sampler {
         // A map that cannot be read has no counts.
         let synack = synack.and_then(|counts| counts.read().ok());
         let mut places = std::mem::take(&mut self.places);
-        places.retain(|&netns, place| {
+        for (&netns, place) in &mut places {
             let namespace = match &place.path {
                 None => Namespace::own(),
                 Some(path) => Namespace::open(path),
@@ -412,16 +438,17 @@ impl Sampler {
             let Some(namespace) = namespace.ok().filter(|found| found.inode() == netns) else {
                 // It goes by another path now, or is gone: the next search tells.
                 self.found = None;
-                return true;
+                continue;
             };
             let synack = synack.as_ref().map(|counts| {
                 let counts = counts.iter().filter(|count| count.netns == netns);
                 counts.map(|count| count.count).sum()
             });
-            match sample(namespace, synack, &mut place.sampled) {
-                Ok(sampled) => censuses.extend(sampled.into_iter().flat_map(divide)),
+            let give = |part| self.give(vec![part], Vec::new(), false);
+            match sample(namespace, synack, &mut place.sampled, give) {
+                Ok(sampled) => censuses.extend(sampled.into_iter().flat_map(Census::into_parts)),
                 Err(error) => {
-                    // What it told was told to nobody.
+                    // What it told last was told to nobody.
                     place.sampled.tell_again();
                     notices.push(format!(
                         "what no transition shows is unknown in network namespace {netns}: {}",
@@ -429,8 +456,7 @@ impl Sampler {
                     ));
                 }
             }
-            true
-        });
+        }
         self.places = places;
         self.give(censuses, notices, false);
     }
@@ -446,11 +472,13 @@ impl Sampler {
     }
 }
 
-/// One look into a namespace; `None` where nothing has happened since the last one.
+/// One look into a namespace; `None` where nothing has happened since the last one. `give` is given all but the
+/// last part of what it tells.
 fn sample(
     namespace: Namespace,
     synack_retransmits: Option<u64>,
     sampled: &mut Sampled,
+    give: impl FnMut(Census),
 ) -> Result<Option<Census>, super::sockdiag::DumpError> {
     let (mut link, here) = SockDiag::open_and(namespace, || Small::read_here(synack_retransmits))?;
     let begin_ns = monotonic_ns();
@@ -460,7 +488,7 @@ fn sample(
     let states = StateSet::of(State::TIME_WAIT)
         .with(StateSet::of(State::FIN_WAIT2))
         .with(StateSet::of(State::SYN_RECV));
-    let mut round = sampled.begin(begin_ns, link.namespace().inode());
+    let mut round = sampled.begin(begin_ns, link.namespace().inode(), give);
     link.survey(states, &mut round)?;
     Ok(Some(round.end(here)))
 }
@@ -511,30 +539,7 @@ fn parts(inventory: &Inventory, seen_before: &[(u32, u64)]) -> Vec<Census> {
             .found
             .sort_by_key(|found| (found.state != State::LISTEN, found.cookie));
     }
-    censuses.into_iter().flat_map(divide).collect()
-}
-
-/// A census in parts of bounded size.
-fn divide(census: Census) -> Vec<Census> {
-    if census.found.len() <= PART {
-        return vec![census];
-    }
-    let mut rest = census;
-    let mut parts = Vec::new();
-    while rest.found.len() > PART {
-        let found = rest.found.split_off(PART);
-        parts.push(Census {
-            netns: rest.netns,
-            begin_ns: rest.begin_ns,
-            previous_ns: rest.previous_ns,
-            scope: rest.scope,
-            found: std::mem::replace(&mut rest.found, found),
-            more: true,
-            ..Census::default()
-        });
-    }
-    parts.push(rest);
-    parts
+    censuses.into_iter().flat_map(Census::into_parts).collect()
 }
 
 /// CPU time of this thread.
@@ -542,4 +547,33 @@ fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::from_secs(time.tv_sec.unsigned_abs())
         + Duration::from_nanos(time.tv_nsec.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a wait goes on until `then`, and not a little longer.
+    fn waits_until(exchange: &Exchange, then: impl FnOnce()) -> bool {
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| exchange.wait_until_had());
+            thread::sleep(Duration::from_millis(50));
+            let goes_on = !waiter.is_finished();
+            then();
+            waiter.join().is_ok() && goes_on
+        })
+    }
+
+    #[test]
+    fn the_next_look_waits_until_the_run_has_had_what_was_made() {
+        let exchange = Exchange::default();
+        exchange.wait_until_had();
+        exchange.give(vec![Census::default(); 2], Vec::new(), false);
+        assert_eq!(exchange.take().censuses.len(), 2);
+        exchange.has_had_census();
+        // What the reader has taken waits in the queue still.
+        assert!(waits_until(&exchange, || exchange.has_had_census()));
+        exchange.give(vec![Census::default()], Vec::new(), false);
+        assert!(waits_until(&exchange, || exchange.end()));
+    }
 }

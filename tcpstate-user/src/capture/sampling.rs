@@ -2,7 +2,7 @@
 //!
 //! Pure: it is given what the kernel said. Times are monotonic nanoseconds.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, mem::take, net::IpAddr};
 
 use tcpstate_common::State;
 
@@ -15,7 +15,7 @@ use super::{
     },
 };
 use crate::{
-    census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, Scope, TIME_WAIT_NS},
+    census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, PART, Scope, TIME_WAIT_NS},
     model::{ByCookie, Owner, Role},
 };
 
@@ -57,6 +57,8 @@ pub(super) struct Sampled {
     /// The last look found that nothing had happened since the one before: what came before that is known.
     settled: bool,
     round: u32,
+    /// No transition was lost before this round; what the round found may have come from one that was lost since.
+    complete: u32,
 }
 
 /// A minisocket.
@@ -64,10 +66,11 @@ pub(super) struct Sampled {
 struct Known {
     /// When its timer expires.
     expires_ns: u64,
-    /// The round that found it last.
+    /// The round that found it first, and the one that found it last.
+    first: u32,
     round: u32,
-    /// Since when it is missing, if its time was not up: a list in pieces can miss a single one.
-    missing_ns: Option<u64>,
+    /// The look before missed it, and its time was not up: a list in pieces can miss a single one.
+    missing: bool,
     state: State,
     /// How often it has been told.
     told: u8,
@@ -94,15 +97,37 @@ impl Sampled {
         quiet
     }
 
-    /// What is known is to be told again.
+    /// What is known is to be told again, all of it.
     pub(super) fn tell_again(&mut self) {
         for known in self.minis.values_mut() {
             known.told = 0;
         }
     }
 
-    /// Begins a look.
-    pub(super) fn begin(&mut self, begin_ns: u64, netns: u32) -> Round<'_> {
+    /// Up to now no transition was lost that has not been made up for.
+    pub(super) fn is_complete(&mut self) {
+        self.complete = self.round;
+    }
+
+    /// Transitions were lost: those that minisockets came from, perhaps, which are to be told again then. The
+    /// kernel can list one a moment before the transition, so the last round before the loss counts too.
+    pub(super) fn tell_again_since_complete(&mut self) {
+        let complete = self.complete;
+        for known in self.minis.values_mut() {
+            if known.first >= complete {
+                known.told = 0;
+            }
+        }
+    }
+
+    /// Begins a look. `give` is given what it tells in parts, while it goes on; the last one is what
+    /// [`Round::end`] returns.
+    pub(super) fn begin<G: FnMut(Census)>(
+        &mut self,
+        begin_ns: u64,
+        netns: u32,
+        give: G,
+    ) -> Round<'_, G> {
         self.round = self.round.wrapping_add(1);
         Round {
             begin_ns,
@@ -110,6 +135,7 @@ impl Sampled {
             found: Vec::new(),
             half_open: BTreeMap::new(),
             sampled: self,
+            give,
         }
     }
 
@@ -126,22 +152,19 @@ impl Sampled {
 }
 
 /// A look into a namespace.
-pub(super) struct Round<'a> {
+pub(super) struct Round<'a, G> {
     sampled: &'a mut Sampled,
     begin_ns: u64,
     netns: u32,
+    /// Not given yet: a million at once would take more memory than all that is known of them.
     found: Vec<Found>,
     half_open: BTreeMap<(u16, IpAddr), HalfOpen>,
+    give: G,
 }
 
-impl Sink for Round<'_> {
+impl<G: FnMut(Census)> Sink for Round<'_, G> {
     fn restart(&mut self) {
-        // What the try before has told of a minisocket is told by this one again.
-        for found in self.found.drain(..) {
-            if let Some(known) = self.sampled.minis.get_mut(found.cookie) {
-                known.told = known.told.saturating_sub(1);
-            }
-        }
+        // The minisockets that the try before has told of were there.
         self.half_open.clear();
     }
 
@@ -171,28 +194,32 @@ impl Sink for Round<'_> {
     }
 }
 
-impl Round<'_> {
+impl<G: FnMut(Census)> Round<'_, G> {
     fn minisocket(&mut self, brief: &Brief<'_>, timer: Timer) -> Result<(), MalformedError> {
         let expires_ns = self.begin_ns + u64::from(timer.expires_ms) * MS;
         let round = self.sampled.round;
-        let (known, _) = self
+        let (known, is_new) = self
             .sampled
             .minis
             .get_or_insert_with(brief.cookie, || Known {
                 expires_ns,
+                first: round,
                 round,
-                missing_ns: None,
+                missing: false,
                 state: brief.state,
                 told: 0,
             });
-        if known.state != brief.state {
+        let is_other = is_new || known.state != brief.state;
+        if is_other {
             known.told = 0;
         }
+        // The try before this one has told of it.
+        let is_told = known.round == round && !is_other;
         known.expires_ns = expires_ns;
         known.round = round;
-        known.missing_ns = None;
+        known.missing = false;
         known.state = brief.state;
-        if known.told < TELL {
+        if known.told < TELL && !is_told {
             known.told += 1;
             let socket = wire::socket(brief.bytes, self.netns)?;
             // It was set to a minute when the state was entered. Who sends its FIN again sets it
@@ -200,6 +227,16 @@ impl Round<'_> {
             let since_ns =
                 (brief.state == State::TIME_WAIT).then(|| expires_ns.saturating_sub(TIME_WAIT_NS));
             self.found.push(found(&socket, Kind::Minisocket, since_ns));
+            if self.found.len() == PART {
+                (self.give)(Census {
+                    netns: self.netns,
+                    begin_ns: self.begin_ns,
+                    previous_ns: self.sampled.previous_ns,
+                    found: take(&mut self.found),
+                    more: true,
+                    ..Census::default()
+                });
+            }
         }
         Ok(())
     }
@@ -222,7 +259,7 @@ impl Round<'_> {
             socket.timer.map_or(0, |timer| u64::from(timer.retransmits));
     }
 
-    /// What the look tells.
+    /// What the look tells, but for the parts that were given.
     pub(super) fn end(self, here: Small) -> Census {
         let Self {
             sampled,
@@ -230,6 +267,7 @@ impl Round<'_> {
             netns,
             found,
             half_open,
+            ..
         } = self;
         let previous_ns = sampled.previous_ns;
         let mut gone = Vec::new();
@@ -238,22 +276,17 @@ impl Round<'_> {
             if known.round == round {
                 return true;
             }
-            let at_ns = match known.missing_ns {
-                // Its time was up.
-                None if known.expires_ns <= begin_ns + TICK_NS => {
-                    let is_late = previous_ns.is_some_and(|ns| known.expires_ns < ns);
-                    if is_late {
-                        begin_ns
-                    } else {
-                        known.expires_ns.min(begin_ns)
-                    }
-                }
+            let at_ns = if known.missing {
                 // It went early: reused, reset or thrown out.
-                None => {
-                    known.missing_ns = Some(begin_ns);
-                    return true;
-                }
-                Some(missing_ns) => missing_ns,
+                previous_ns.unwrap_or(begin_ns)
+            } else if known.expires_ns > begin_ns + TICK_NS {
+                known.missing = true;
+                return true;
+            } else if previous_ns.is_some_and(|ns| known.expires_ns < ns) {
+                // It is late.
+                begin_ns
+            } else {
+                known.expires_ns.min(begin_ns)
             };
             gone.push(Gone { cookie, at_ns });
             false

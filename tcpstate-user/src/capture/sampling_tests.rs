@@ -24,7 +24,7 @@ fn time_wait(cookie: u32, expires_ms: u32) -> Vec<u8> {
 }
 
 fn look(sampled: &mut Sampled, begin_ns: u64, sockets: &[Vec<u8>]) -> Census {
-    let mut round = sampled.begin(begin_ns, 1);
+    let mut round = sampled.begin(begin_ns, 1, |part| panic!("a part: {part:?}"));
     round.restart();
     for bytes in sockets {
         round.take(bytes).unwrap();
@@ -59,6 +59,32 @@ fn a_minisocket_is_told_twice_and_then_when_it_is_another_or_gone() {
     let at_ns = 162 * S + 600_000_000;
     assert_eq!(last.gone, [Gone { cookie: 7, at_ns }]);
     assert!(look(sampled, 164 * S, &[]).gone.is_empty());
+}
+
+#[test]
+fn after_a_loss_the_minisockets_of_that_time_are_told_again() {
+    let sampled = &mut Sampled::default();
+    let mut there = Vec::new();
+    let mut look_at = |sampled: &mut Sampled, cookie, second: u64| {
+        there.push(time_wait(cookie, 60_000));
+        let census = look(sampled, second * S, &there);
+        let mut cookies: Vec<u64> = census.found.iter().map(|found| found.cookie).collect();
+        cookies.sort_unstable();
+        cookies
+    };
+    for second in 1..=4 {
+        look_at(sampled, second, u64::from(second));
+        sampled.is_complete();
+    }
+    // The transition of number 4 can have been lost after it was listed.
+    look_at(sampled, 5, 5);
+    look_at(sampled, 6, 6);
+    sampled.tell_again_since_complete();
+    assert_eq!(look_at(sampled, 7, 7), [4, 5, 6, 7]);
+    assert_eq!(look_at(sampled, 8, 8), [4, 5, 6, 7, 8]);
+    assert_eq!(look_at(sampled, 9, 9), [8, 9]);
+    sampled.tell_again();
+    assert_eq!(look_at(sampled, 10, 10), (1..=10).collect::<Vec<_>>());
 }
 
 #[test]
@@ -117,7 +143,7 @@ fn half_open_connections_are_counted_where_they_came_in() {
 #[test]
 fn a_try_that_was_broken_off_leaves_nothing_behind() {
     let sampled = &mut Sampled::default();
-    let mut round = sampled.begin(S, 1);
+    let mut round = sampled.begin(S, 1, drop);
     round.restart();
     for bytes in [
         time_wait(1, 60_000),
@@ -138,6 +164,39 @@ fn a_try_that_was_broken_off_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_look_gives_what_it_finds_in_parts() {
+    let sampled = &mut Sampled::default();
+    let mut parts = Vec::new();
+    let mut round = sampled.begin(S, 7, |part| parts.push(part));
+    let many = 2 * u32::try_from(PART).unwrap() + 5;
+    round.restart();
+    for cookie in 0..10 {
+        round.take(&time_wait(cookie, 60_000)).unwrap();
+    }
+    round.restart();
+    for cookie in 0..many {
+        round.take(&time_wait(cookie, 60_000)).unwrap();
+    }
+    let last = round.end(Small::default());
+    parts.push(last);
+    let [first, second, last] = &parts[..] else {
+        panic!("{} parts", parts.len());
+    };
+    for part in [first, second] {
+        assert_eq!((part.netns, part.begin_ns, part.more), (7, S, true));
+        assert_eq!((part.found.len(), part.found.capacity()), (PART, PART));
+    }
+    assert!(!last.more);
+    let mut cookies: Vec<u64> = parts
+        .iter()
+        .flat_map(|part| &part.found)
+        .map(|found| found.cookie)
+        .collect();
+    cookies.sort_unstable();
+    assert_eq!(cookies, (0..u64::from(many)).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_namespace_in_which_nothing_came_in_is_not_asked() {
     let sampled = &mut Sampled::default();
     let here = |in_segments, minisockets| Small {
@@ -152,23 +211,23 @@ fn a_namespace_in_which_nothing_came_in_is_not_asked() {
         synack_retransmits: Some(in_segments / 4),
     };
     assert!(!sampled.is_quiet(&here(5, 0), S), "nothing is known yet");
-    sampled.begin(S / 2, 1).end(here(5, 0));
+    sampled.begin(S / 2, 1, drop).end(here(5, 0));
     assert!(
         !sampled.is_quiet(&here(5, 0), S),
         "what it should have found may be missing once more"
     );
-    sampled.begin(S, 1).end(here(5, 0));
+    sampled.begin(S, 1, drop).end(here(5, 0));
     assert!(sampled.is_quiet(&here(5, 0), 2 * S));
     for (segments, minisockets) in [(6, 0), (5, 1)] {
         assert!(!sampled.is_quiet(&here(segments, minisockets), 3 * S));
     }
     // The quiet look was one.
-    let census = sampled.begin(3 * S, 1).end(here(8, 0));
+    let census = sampled.begin(3 * S, 1, drop).end(here(8, 0));
     assert_eq!(census.interval_ns(), Some(S));
     assert_eq!(census.listen.drops, Some(3));
     // Since the beginning, and since the look before.
     assert_eq!(census.listen.synack_retransmits, Some(1));
-    let mut round = sampled.begin(4 * S, 1);
+    let mut round = sampled.begin(4 * S, 1, drop);
     round.take(&time_wait(1, 60_000)).unwrap();
     round.end(here(8, 0));
     assert!(!sampled.is_quiet(&here(8, 0), 5 * S), "one is known");
