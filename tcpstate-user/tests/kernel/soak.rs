@@ -96,15 +96,15 @@ fn address(number: u64) -> Ipv4Addr {
     )
 }
 
-/// Connects, accepts and closes, in turn from either end, and every tenth by a reset.
+/// Connects, accepts and closes, in turn from either end, and every twentieth by a reset.
 fn churn(load: &Load, ended: &AtomicBool, port: u16) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
     load.run(ended, |number| {
         let client = TcpStream::connect((address(number), port))?;
         let (server, _) = listener.accept()?;
-        match number % 10 {
+        match number % 20 {
             0 => reset(client),
-            1..5 => {
+            1..10 => {
                 drop((client, server));
                 Ok(())
             }
@@ -279,25 +279,30 @@ fn time_wait() -> Result<u64> {
 
 fn soak(length: Duration) -> Result<()> {
     let netns = Netns::new()?;
+    // A short run has as many in `TIME_WAIT` as are there after a third of it; a long one a million, if the machine
+    // makes 17,000 connections a second.
+    let is_long = length > Duration::from_mins(3);
+    let (time_waits, churn_rate) = if is_long {
+        ("1000000", 12_000)
+    } else {
+        ("20000", 1_500)
+    };
     netns.run(|| {
         // Many ports for clients, and none that `unused_port` gives: a client that happens to have one would keep
         // a load from binding it, or connect to itself.
         fs::write("/proc/sys/net/ipv4/ip_local_port_range", "30000 65535")?;
-        // As many as ever come about; in a short run as few as are there after a third of it.
-        let buckets = if length > Duration::from_mins(3) {
-            "1000000"
-        } else {
-            "20000"
-        };
-        Ok(fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", buckets)?)
+        Ok(fs::write(
+            "/proc/sys/net/ipv4/tcp_max_tw_buckets",
+            time_waits,
+        )?)
     })?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("soak.rec");
     let mut watched = start_all(&file, &netns)?;
     let ports = [(); 5].map(|()| unused_port());
     let loads = [
-        Load::new("churn", 1_500),
-        Load::new("churn from another thread", 1_500),
+        Load::new("churn", churn_rate),
+        Load::new("churn from another thread", churn_rate),
         Load::new("ten listen and shutdown", 500),
         Load::new("half-open", 200),
         Load::new("refused", 500),
