@@ -57,6 +57,10 @@ impl<V> ByCookie<V> {
         self.entries.iter_mut().map(|(_, value)| value)
     }
 
+    pub(crate) fn into_values(self) -> impl Iterator<Item = V> {
+        self.entries.into_iter().map(|(_, value)| value)
+    }
+
     /// What belongs to the cookie; where there is nothing, `make` makes it. And whether it did.
     pub(crate) fn get_or_insert_with(
         &mut self,
@@ -200,6 +204,11 @@ mod tests {
         }
         assert_eq!(all(&mut map), oracle);
         assert!(!map.is_empty());
+        let mut values: Vec<u64> = map.into_values().collect();
+        values.sort_unstable();
+        let mut expected: Vec<u64> = oracle.into_values().collect();
+        expected.sort_unstable();
+        assert_eq!(values, expected);
     }
 
     #[test]

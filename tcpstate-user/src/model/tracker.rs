@@ -223,6 +223,11 @@ impl Tracker {
         }
     }
 
+    /// Whether the connection with this cookie goes on as a minisocket, whose end will be told ([`super::Left`]).
+    pub fn is_followed(&self, cookie: u64) -> bool {
+        self.unseen.contains(cookie)
+    }
+
     /// The tracker's own books.
     pub fn books(&self) -> Books {
         Books {

@@ -114,6 +114,10 @@ impl Unseen {
         is_new
     }
 
+    pub(super) fn contains(&self, cookie: u64) -> bool {
+        self.minis.get(cookie).is_some()
+    }
+
     pub(super) fn get_mut(&mut self, cookie: u64) -> Option<&mut Mini> {
         self.minis.get_mut(cookie)
     }

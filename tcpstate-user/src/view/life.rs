@@ -12,10 +12,10 @@ mod line;
 use std::{
     fmt::Display,
     io::{self, Write},
+    mem::take,
     time::Duration,
 };
 
-use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -34,7 +34,7 @@ use crate::{
         time::{Local, Utc},
         units::{Bytes, Count, Span},
     },
-    model::{Ended, Include, Limits, Tracker},
+    model::{ByCookie, Ended, Include, Limits, Tracker},
     run::{End, Flow, View, nanoseconds},
     source::{Names, Origin},
 };
@@ -71,9 +71,8 @@ pub struct Life {
     filter: Filter,
     live: bool,
     until: Until,
-    /// Beyond their transition to CLOSE, by cookie, until they are gone.
-    waiting: HashMap<u64, Ended>,
-    max_waiting: usize,
+    /// Beyond their transition to CLOSE, until they are gone: those that the tracker follows, which bounds them.
+    waiting: ByCookie<Ended>,
     count: Option<u64>,
     printer: Printer,
     tracker: Tracker,
@@ -112,8 +111,7 @@ impl Life {
             },
             live: options.live,
             until: options.until,
-            waiting: HashMap::new(),
-            max_waiting: options.limits.max_connections,
+            waiting: ByCookie::default(),
             count: options.count,
             printer,
             tracker: Tracker::new(options.limits)
@@ -152,13 +150,11 @@ impl Life {
         Ok(())
     }
 
-    /// Keeps a connection that goes on unseen; gives back one that is to be shown now.
+    /// Keeps a connection whose end is to be told; gives back one that is to be shown now.
     fn wait_for(&mut self, ended: Ended) -> Option<Ended> {
-        match (self.until, ended.goes_on, ended.connection.id) {
-            (Until::Gone, Some(_), SocketId::Cookie(cookie))
-                if self.waiting.len() < self.max_waiting =>
-            {
-                self.waiting.insert(cookie, ended);
+        match ended.connection.id {
+            SocketId::Cookie(cookie) if self.tracker.is_followed(cookie) => {
+                self.waiting.get_or_insert_with(cookie, || ended);
                 None
             }
             _ => Some(ended),
@@ -216,12 +212,12 @@ impl View for Life {
         let mut gone = Vec::new();
         let waiting = &mut self.waiting;
         self.tracker.census(census, |left| {
-            let Some(ended) = waiting.get_mut(&left.cookie) else {
+            let Some(ended) = waiting.get_mut(left.cookie) else {
                 return;
             };
             ended.left(left);
             if left.then.is_none()
-                && let Some(ended) = waiting.remove(&left.cookie)
+                && let Some(ended) = waiting.remove(left.cookie)
             {
                 gone.push((left.at_ns, ended));
             }
@@ -253,7 +249,7 @@ impl View for Life {
         }
         let books = self.tracker.books();
         let not_gone = self.waiting.len() as u64;
-        let mut waiting: Vec<Ended> = self.waiting.drain().map(|(_, ended)| ended).collect();
+        let mut waiting: Vec<Ended> = take(&mut self.waiting).into_values().collect();
         waiting.sort_by_key(|ended| (ended.connection.last_ns, ended.connection.id));
         for ended in waiting {
             if self.is_full() {

@@ -152,12 +152,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        cli::Format,
+        cli::{Format, Until},
         event::Event,
         model::{By, Limits},
         run::{Cost, Selection, View},
-        source::Accounting,
+        source::{Accounting, Origin},
         view::{
+            life::{self, Life},
             rates::{self, Rates},
             trace::{self, Trace},
         },
@@ -265,6 +266,50 @@ mod tests {
                  were too many 1."
             ),
             "{told}"
+        );
+    }
+
+    #[test]
+    fn a_connection_waits_to_be_gone_only_where_that_will_be_told() {
+        let limits = Limits {
+            max_connections: 1,
+            ..Limits::default()
+        };
+        let mut life = Life::new(&life::Options {
+            format: Format::Json,
+            live: false,
+            until: Until::Gone,
+            states: None,
+            causes: None,
+            longer_than: None,
+            count: None,
+            time: false,
+            limits,
+            colour: false,
+            zone: TimeZone::UTC,
+        });
+        let origin = json!({
+            "host": "", "kernel": "", "attach": "btf", "filters": "", "live": true,
+            "wall_at_monotonic_zero_ns": 0, "started_ns": 0, "sample_interval_ns": 1,
+        });
+        let origin: Origin = serde_json::from_value(origin).unwrap();
+        let mut out = Vec::new();
+        life.start(&origin, &mut out).unwrap();
+        for cookie in [1, 2] {
+            for (oldstate, newstate) in [
+                (State::CLOSE, State::SYN_SENT),
+                (State::FIN_WAIT1, State::CLOSING),
+                (State::CLOSING, State::CLOSE),
+            ] {
+                let event = event(cookie, cookie, oldstate, newstate);
+                life.event(&event, &mut out).unwrap();
+            }
+        }
+        // There is room to follow one of them.
+        let shown: Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(
+            (&shown["cookie"], &shown["goes_on"]),
+            (&json!(2), &json!("TIME_WAIT"))
         );
     }
 
