@@ -382,7 +382,6 @@ fn start_all(file: &Path, netns: &Netns) -> Result<Vec<Watched>> {
         Watched::start(OUT_OF_REACH, &[], &inode)?,
         Watched::start("rates 1s", &[], netns)?,
         Watched::start("life", &[], netns)?,
-        Watched::start("life --until gone", &[], netns)?,
         Watched::start(
             "record",
             &["-w", file, "--max-bytes", "4M", "--rotate", "2"],
