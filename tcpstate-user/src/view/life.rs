@@ -153,7 +153,13 @@ impl Life {
     /// Keeps a connection whose end is to be told; gives back one that is to be shown now.
     fn wait_for(&mut self, ended: Ended) -> Option<Ended> {
         match ended.connection.id {
-            SocketId::Cookie(cookie) if self.tracker.is_followed(cookie) => {
+            // The socket may have had another connection before, which waits by the same cookie.
+            SocketId::Cookie(cookie)
+                if self.until == Until::Gone
+                    && ended.goes_on.is_some()
+                    && self.waiting.get(cookie).is_none()
+                    && self.tracker.is_followed(cookie) =>
+            {
                 self.waiting.get_or_insert_with(cookie, || ended);
                 None
             }
