@@ -146,9 +146,9 @@ impl Exchange {
         }
     }
 
-    /// Waits until the run has had all that was made: who does not get on is asked no more, and what waits for
-    /// it does not grow.
-    fn wait_until_had(&self) {
+    /// Waits until the run has had all that was made: for one that does not get on nothing more is made, and what
+    /// waits for it does not grow. `false`: it is to end.
+    fn wait_until_had(&self) -> bool {
         let mut state = self.lock();
         while state.under_way > 0 && !state.ending {
             state = self
@@ -156,6 +156,7 @@ impl Exchange {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        !state.ending
     }
 
     /// The reader has seen a minisocket of a namespace come, the first for some time.
@@ -282,8 +283,7 @@ impl Sampler {
         let Some(interval) = self.plan.interval else {
             return;
         };
-        loop {
-            self.exchange.wait_until_had();
+        while self.exchange.wait_until_had() {
             let (start, cpu_before) = (Instant::now(), thread_cpu());
             if self.plan.lists_always {
                 // Before the small ones are asked for: a socket that has become one is in no list then.
@@ -303,13 +303,13 @@ impl Sampler {
             let spent = thread_cpu().saturating_sub(cpu_before);
             let next = (start + interval).max(Instant::now() + spent * (SHARE - 1));
             if !self.exchange.sleep_until(next) {
-                // So that the run's last words are of its end, and not of up to an interval before, nor
-                // of what the last events that were lost have left wrong.
-                self.list_all(false);
-                self.sample_all();
-                return;
+                break;
             }
         }
+        // So that the run's last words are of its end, and not of up to an interval before, nor of what the last
+        // events that were lost have left wrong.
+        self.list_all(false);
+        self.sample_all();
     }
 
     /// Lists all sockets of all namespaces: for the first time, or to see what has become of them.
@@ -553,27 +553,30 @@ fn thread_cpu() -> Duration {
 mod tests {
     use super::*;
 
-    /// Whether a wait goes on until `then`, and not a little longer.
-    fn waits_until(exchange: &Exchange, then: impl FnOnce()) -> bool {
+    /// What a wait says that `then` ends; `None`: it was over before.
+    fn wait_that_ends(exchange: &Exchange, then: impl FnOnce()) -> Option<bool> {
         thread::scope(|scope| {
             let waiter = scope.spawn(|| exchange.wait_until_had());
             thread::sleep(Duration::from_millis(50));
             let goes_on = !waiter.is_finished();
             then();
-            waiter.join().is_ok() && goes_on
+            let said = waiter.join().ok()?;
+            goes_on.then_some(said)
         })
     }
 
     #[test]
     fn the_next_look_waits_until_the_run_has_had_what_was_made() {
         let exchange = Exchange::default();
-        exchange.wait_until_had();
+        assert!(exchange.wait_until_had());
         exchange.give(vec![Census::default(); 2], Vec::new(), false);
         assert_eq!(exchange.take().censuses.len(), 2);
         exchange.has_had_census();
         // What the reader has taken waits in the queue still.
-        assert!(waits_until(&exchange, || exchange.has_had_census()));
+        let said = wait_that_ends(&exchange, || exchange.has_had_census());
+        assert_eq!(said, Some(true));
         exchange.give(vec![Census::default()], Vec::new(), false);
-        assert!(waits_until(&exchange, || exchange.end()));
+        let said = wait_that_ends(&exchange, || exchange.end());
+        assert_eq!(said, Some(false));
     }
 }
