@@ -29,7 +29,7 @@ use super::{
     CaptureError,
     error::chain,
     host::monotonic_ns,
-    inventory::Inventory,
+    inventory::{Asked, Inventory},
     netns::{self, Namespace, Wanted},
     sampling::{Sampled, Small, found},
     sockdiag::{Request, SockDiag},
@@ -279,6 +279,8 @@ impl Sampler {
     fn run(mut self) {
         let mut lost = (self.plan.lost)();
         self.list_all(true);
+        // Whether the last loss has been made up for.
+        let mut is_healed = true;
         let mut listed = Instant::now();
         let Some(interval) = self.plan.interval else {
             return;
@@ -291,13 +293,13 @@ impl Sampler {
             }
             self.sample_all();
             let now_lost = (self.plan.lost)();
-            if now_lost == lost {
+            if now_lost == lost && is_healed {
                 for place in self.places.values_mut() {
                     place.sampled.is_complete();
                 }
-            } else if listed.elapsed() >= HEAL && !self.plan.lists_always {
+            } else if now_lost != lost && listed.elapsed() >= HEAL && !self.plan.lists_always {
                 lost = now_lost;
-                self.list_all(false);
+                is_healed = self.list_all(false);
                 listed = Instant::now();
             }
             let spent = thread_cpu().saturating_sub(cpu_before);
@@ -312,10 +314,11 @@ impl Sampler {
         self.sample_all();
     }
 
-    /// Lists all sockets of all namespaces: for the first time, or to see what has become of them.
-    fn list_all(&mut self, first: bool) {
+    /// Lists all sockets of all namespaces: for the first time, or to see what has become of them. Whether it has
+    /// every one, but for namespaces that nobody can know of.
+    fn list_all(&mut self, first: bool) -> bool {
         if !self.exchange.begin_list(&self.wake) {
-            return;
+            return false;
         }
         let request = Request {
             // The others are small, or bound and no more.
@@ -339,8 +342,15 @@ impl Sampler {
         }
         let taken = Inventory::take(&self.plan.wanted, request, resolve_owners);
         let (mut censuses, mut notices) = (Vec::new(), Vec::new());
+        let mut is_whole = false;
         match taken {
             Ok(inventory) => {
+                let hides = usize::from(inventory.hidden.is_some());
+                is_whole = inventory.missing.len() == hides
+                    && inventory
+                        .asked
+                        .iter()
+                        .all(|asked| scope(asked) == Scope::All);
                 censuses = parts(&inventory, &seen_before);
                 let hidden = inventory.hidden.as_ref().filter(|_| geteuid().is_root());
                 let missing = inventory.missing.iter();
@@ -364,6 +374,7 @@ impl Sampler {
             }
         }
         self.give(censuses, notices, true);
+        is_whole
     }
 
     /// Looks for namespaces that are new, or gone.
@@ -493,6 +504,15 @@ fn sample(
     Ok(Some(round.end(here)))
 }
 
+/// What the list of a namespace is of.
+const fn scope(asked: &Asked) -> Scope {
+    if asked.dump.inconsistent || asked.dump.malformed > 0 {
+        Scope::Some
+    } else {
+        Scope::All
+    }
+}
+
 /// A census of each namespace that was listed, in parts.
 fn parts(inventory: &Inventory, seen_before: &[(u32, u64)]) -> Vec<Census> {
     let mut censuses: Vec<Census> = inventory
@@ -501,11 +521,7 @@ fn parts(inventory: &Inventory, seen_before: &[(u32, u64)]) -> Vec<Census> {
         .map(|asked| Census {
             netns: asked.netns,
             begin_ns: asked.ts_ns,
-            scope: if asked.dump.inconsistent || asked.dump.malformed > 0 {
-                Scope::Some
-            } else {
-                Scope::All
-            },
+            scope: scope(asked),
             ..Census::default()
         })
         .collect();

@@ -57,7 +57,8 @@ pub(super) struct Sampled {
     /// The last look found that nothing had happened since the one before: what came before that is known.
     settled: bool,
     round: u32,
-    /// No transition was lost before this round; what the round found may have come from one that was lost since.
+    /// No transition was lost before this round that has not been made up for; what the round found may have come
+    /// from one that was lost since.
     complete: u32,
 }
 
