@@ -370,7 +370,7 @@ impl Sampler {
         if !self.plan.lists_always {
             for place in self.places.values_mut() {
                 // Connections whose end was missed become known by what is left of them.
-                place.sampled.tell_again_since_complete();
+                place.sampled.tell_again();
             }
         }
         self.give(censuses, notices, true);
@@ -458,14 +458,10 @@ impl Sampler {
             let give = |part| self.give(vec![part], Vec::new(), false);
             match sample(namespace, synack, &mut place.sampled, give) {
                 Ok(sampled) => censuses.extend(sampled.into_iter().flat_map(Census::into_parts)),
-                Err(error) => {
-                    // What it told last was told to nobody.
-                    place.sampled.tell_again();
-                    notices.push(format!(
-                        "what no transition shows is unknown in network namespace {netns}: {}",
-                        chain(&error)
-                    ));
-                }
+                Err(error) => notices.push(format!(
+                    "what no transition shows is unknown in network namespace {netns}: {}",
+                    chain(&error)
+                )),
             }
         }
         self.places = places;
@@ -484,7 +480,7 @@ impl Sampler {
 }
 
 /// One look into a namespace; `None` where nothing has happened since the last one. `give` is given all but the
-/// last part of what it tells.
+/// last part of what it tells, and all that a look found which failed.
 fn sample(
     namespace: Namespace,
     synack_retransmits: Option<u64>,
@@ -500,8 +496,13 @@ fn sample(
         .with(StateSet::of(State::FIN_WAIT2))
         .with(StateSet::of(State::SYN_RECV));
     let mut round = sampled.begin(begin_ns, link.namespace().inode(), give);
-    link.survey(states, &mut round)?;
-    Ok(Some(round.end(here)))
+    match link.survey(states, &mut round) {
+        Ok(_) => Ok(Some(round.end(here))),
+        Err(error) => {
+            round.break_off();
+            Err(error)
+        }
+    }
 }
 
 /// What the list of a namespace is of.

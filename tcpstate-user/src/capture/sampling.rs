@@ -98,13 +98,6 @@ impl Sampled {
         quiet
     }
 
-    /// What is known is to be told again, all of it.
-    pub(super) fn tell_again(&mut self) {
-        for known in self.minis.values_mut() {
-            known.told = 0;
-        }
-    }
-
     /// Up to now no transition was lost that has not been made up for.
     pub(super) fn is_complete(&mut self) {
         self.complete = self.round;
@@ -112,7 +105,7 @@ impl Sampled {
 
     /// Transitions were lost: those that minisockets came from, perhaps, which are to be told again then. The
     /// kernel can list one a moment before the transition, so the last round before the loss counts too.
-    pub(super) fn tell_again_since_complete(&mut self) {
+    pub(super) fn tell_again(&mut self) {
         let complete = self.complete;
         for known in self.minis.values_mut() {
             if known.first >= complete {
@@ -229,17 +222,21 @@ impl<G: FnMut(Census)> Round<'_, G> {
                 (brief.state == State::TIME_WAIT).then(|| expires_ns.saturating_sub(TIME_WAIT_NS));
             self.found.push(found(&socket, Kind::Minisocket, since_ns));
             if self.found.len() == PART {
-                (self.give)(Census {
-                    netns: self.netns,
-                    begin_ns: self.begin_ns,
-                    previous_ns: self.sampled.previous_ns,
-                    found: take(&mut self.found),
-                    more: true,
-                    ..Census::default()
-                });
+                self.give_found();
             }
         }
         Ok(())
+    }
+
+    fn give_found(&mut self) {
+        (self.give)(Census {
+            netns: self.netns,
+            begin_ns: self.begin_ns,
+            previous_ns: self.sampled.previous_ns,
+            found: take(&mut self.found),
+            more: true,
+            ..Census::default()
+        });
     }
 
     fn request(&mut self, socket: &Socket) {
@@ -258,6 +255,11 @@ impl<G: FnMut(Census)> Round<'_, G> {
         half_open.oldest_ns = half_open.oldest_ns.max(age_ns);
         half_open.synack_retransmits +=
             socket.timer.map_or(0, |timer| u64::from(timer.retransmits));
+    }
+
+    /// The look has failed: what it found was there, and what it did not find may be.
+    pub(super) fn break_off(mut self) {
+        self.give_found();
     }
 
     /// What the look tells, but for the parts that were given.
