@@ -269,22 +269,21 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_connection_waits_to_be_gone_only_where_that_will_be_told() {
-        let limits = Limits {
-            max_connections: 1,
-            ..Limits::default()
-        };
+    /// What `life` shows of these connections while they are still listed; each goes through these states.
+    fn life(until: Until, max_connections: usize, paths: &[(u64, &[State])]) -> Vec<Value> {
         let mut life = Life::new(&life::Options {
             format: Format::Json,
             live: false,
-            until: Until::Gone,
+            until,
             states: None,
             causes: None,
             longer_than: None,
             count: None,
             time: false,
-            limits,
+            limits: Limits {
+                max_connections,
+                ..Limits::default()
+            },
             colour: false,
             zone: TimeZone::UTC,
         });
@@ -295,22 +294,44 @@ mod tests {
         let origin: Origin = serde_json::from_value(origin).unwrap();
         let mut out = Vec::new();
         life.start(&origin, &mut out).unwrap();
-        for cookie in [1, 2] {
-            for (oldstate, newstate) in [
-                (State::CLOSE, State::SYN_SENT),
-                (State::FIN_WAIT1, State::CLOSING),
-                (State::CLOSING, State::CLOSE),
-            ] {
-                let event = event(cookie, cookie, oldstate, newstate);
+        for (cookie, path) in paths {
+            for pair in path.windows(2) {
+                let event = event(*cookie, *cookie, pair[0], pair[1]);
                 life.event(&event, &mut out).unwrap();
             }
         }
+        let lines = serde_json::Deserializer::from_slice(&out).into_iter();
+        lines.map(Result::unwrap).collect()
+    }
+
+    const CLOSES: &[State] = &[
+        State::CLOSE,
+        State::SYN_SENT,
+        State::FIN_WAIT1,
+        State::CLOSING,
+        State::CLOSE,
+    ];
+    const FAILS: &[State] = &[State::CLOSE, State::SYN_SENT, State::CLOSE];
+
+    #[test]
+    fn a_connection_waits_to_be_gone_only_where_that_will_be_told() {
         // There is room to follow one of them.
-        let shown: Value = serde_json::from_slice(&out).unwrap();
+        let shown = life(Until::Gone, 1, &[(1, CLOSES), (2, CLOSES)]);
+        let [line] = &shown[..] else {
+            panic!("{shown:?}");
+        };
         assert_eq!(
-            (&shown["cookie"], &shown["goes_on"]),
+            (&line["cookie"], &line["goes_on"]),
             (&json!(2), &json!("TIME_WAIT"))
         );
+        assert_eq!(life(Until::Close, 2, &[(1, CLOSES), (2, CLOSES)]).len(), 2);
+    }
+
+    #[test]
+    fn a_connection_is_shown_whose_socket_had_another_that_still_waits() {
+        for second in [FAILS, CLOSES] {
+            assert_eq!(life(Until::Gone, 9, &[(1, CLOSES), (1, second)]).len(), 1);
+        }
     }
 
     #[test]
