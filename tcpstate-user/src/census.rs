@@ -55,7 +55,7 @@ pub struct Census {
     /// Cookies of sockets that were found too, and of which an event came while they were being listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known: Vec<u64>,
-    /// The same census goes on in the next one.
+    /// The same census goes on in a later one of this namespace, unless the look into it failed there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
 }

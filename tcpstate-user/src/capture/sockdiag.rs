@@ -332,7 +332,7 @@ impl SockDiag {
 
 /// What takes the sockets of a list.
 pub trait Sink {
-    /// The list begins, perhaps anew: what was taken before is void.
+    /// The list begins, perhaps anew: all that is there is taken once more. What was taken before was there then.
     fn restart(&mut self);
     /// Takes one, as [`wire::socket`] and [`wire::brief`] read it.
     fn take(&mut self, bytes: &[u8]) -> Result<(), MalformedError>;
