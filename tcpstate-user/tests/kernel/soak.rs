@@ -4,9 +4,10 @@
 //!
 //! *Flat* means: over the first third of the time it may grow (tables fill, the state `TIME_WAIT` reaches
 //! its number). In the last third the memory in use is no more than in the second one and a twentieth and
-//! [`SLACK_BYTES`]. What is in use is what is exceeded only for [`PEAKS`], and then by no more than half: what a look
-//! into many minisockets tells waits a moment until it is taken. Files, threads and maps are as many in the last third as in the second one, each counted when they are
-//! fewest: while the sampler lists a namespace, it has this open and a socket in it.
+//! [`SLACK_BYTES`]. What is in use is what is exceeded only for [`PEAKS`], and then by no more than half: what a
+//! look into many minisockets tells waits a moment until it is taken. Files, threads and maps are as many in the
+//! last third as in the second one, each counted when they are fewest: while the sampler lists a namespace, it has
+//! this open and a socket in it.
 
 use std::{
     collections::BTreeSet,
