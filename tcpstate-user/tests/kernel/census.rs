@@ -16,10 +16,11 @@ use serde_json::Value;
 use tcpstate_common::State;
 
 use crate::{
+    every_state::{NO_ACK, ONE_OF_EACH, OPEN, one_of_each, weather as drops},
+    ls::list,
     need::{Need, trial},
-    net::{Connection, Netns, await_fin, joined, socket},
+    net::{Connection, Netns, allow_open_files, await_fin, joined, socket},
     process::{BINARY, Tcpstate, run, state},
-    sockdiag::{NO_ACK, ONE_OF_EACH, OPEN, allow_open_files, list, one_of_each, weather as drops},
     ss::{await_states, by_state, oracle},
     wire::Wire,
 };

@@ -4,10 +4,11 @@
 
 use std::{
     fs::{self, File},
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
-    process::Command,
+    process::{Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
     thread,
     time::{Duration, Instant},
@@ -16,6 +17,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::{
     net::{AddressFamily, Protocol, Shutdown, SocketFlags, SocketType, sockopt},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::{LinkNameSpaceType, UnshareFlags},
 };
 use tcpstate_common::State;
@@ -179,6 +181,37 @@ pub fn ip(args: &[&str]) -> Result<()> {
         args.join(" "),
         String::from_utf8_lossy(&output.stderr)
     );
+    Ok(())
+}
+
+/// Drops what matches these rules on its way in.
+pub fn drop_incoming(rules: &[&str]) -> Result<()> {
+    let rules: String = rules.iter().flat_map(|rule| [rule, " drop;\n"]).collect();
+    let script =
+        format!("table inet t {{ chain i {{ type filter hook input priority 0;\n{rules}}}\n}}\n");
+    let mut nft = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()?;
+    nft.stdin
+        .take()
+        .context("stdin")?
+        .write_all(script.as_bytes())?;
+    let status = nft.wait()?;
+    ensure!(status.success(), "nft: {status}: {script}");
+    Ok(())
+}
+
+/// Raises the number of files that this process may have open.
+pub fn allow_open_files(wanted: u64) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit {
+            current: Some(wanted),
+            maximum: limit.maximum.map(|maximum| maximum.max(wanted)),
+        };
+        setrlimit(Resource::Nofile, raised).context("raise the number of open files")?;
+    }
     Ok(())
 }
 

@@ -26,9 +26,8 @@ use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
 use crate::{
-    net::{Netns, joined, reset, unused_port},
+    net::{Netns, drop_incoming, joined, reset, unused_port},
     process::{BINARY, Running, await_exit, check_books, interrupt},
-    sockdiag::drop_incoming,
     traffic::storm,
 };
 

@@ -19,8 +19,7 @@ use tcpstate_user::{
 use crate::{
     ATTACH_MODES, attach_needs,
     need::{Need, trial},
-    net::{Netns, await_that, unused_port},
-    sockdiag::drop_incoming,
+    net::{Netns, await_that, drop_incoming, unused_port},
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
