@@ -3,20 +3,21 @@
 use std::{io, path::Path};
 
 use clap::Parser as _;
-use tcpstate_user::{
-    capture::{
-        CaptureError,
-        cgroups::CgroupError,
-        layout::{LayoutError, Place, Shape},
-        loader::Mode,
-        netns::NetnsError,
-        sockdiag::DumpError,
-    },
-    cli::Cli,
-    filter::{CauseSet, PortListError, PortSet, StateSet},
-    format::units::{parse_bytes, parse_duration},
-    run::descriptors::TooFewDescriptors,
+use tcpstate::run::descriptors::TooFewDescriptors;
+use tcpstate_capture::{
+    CaptureError,
+    cgroups::CgroupError,
+    error::{BtfError, MapUseError},
+    layout::{LayoutError, Place, Shape},
+    netns::NetnsError,
+    sockdiag::DumpError,
 };
+use tcpstate_cli::{
+    Cli,
+    quantity::{parse_bytes, parse_duration},
+};
+use tcpstate_core::filter::{CauseSet, PortListError, PortSet, StateSet};
+use tcpstate_core::mode::Mode;
 
 fn document(path: &str) -> String {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -97,8 +98,8 @@ fn capture_errors() -> Vec<CaptureError> {
             source: os(libc::ENOMEM),
         },
         CaptureError::NoBtf {
-            path: tcpstate_user::capture::host::BTF_PATH.into(),
-            source: os(libc::ENOENT).into(),
+            path: tcpstate_capture::host::BTF_PATH.into(),
+            source: BtfError::Parse(btf_rs::Error::IO(os(libc::ENOENT))),
         },
         CaptureError::NoTracefs {
             path: "/sys/kernel/tracing/events/sock/inet_sock_set_state/format".into(),
@@ -115,7 +116,7 @@ fn capture_errors() -> Vec<CaptureError> {
         },
         CaptureError::Map {
             name: "RING",
-            source: os(libc::ENOENT).into(),
+            source: MapUseError::Missing,
         },
     ];
     for mode in [Mode::Btf, Mode::Tracepoint] {

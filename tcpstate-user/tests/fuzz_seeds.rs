@@ -10,17 +10,17 @@ use std::{
 };
 
 use clap::Parser as _;
-use tcpstate_user::{
-    capture::{
-        host::{Lockdown, parse_version},
-        layout::parse_tracepoint_format,
-        netns::Wanted,
-        procfs::ListenCounters,
-    },
-    cli::Cli,
-    filter::{PortSet, StateSet},
-    format::units::{parse_bytes, parse_duration},
+use tcpstate_capture::{
+    host::{Lockdown, parse_version},
+    layout::parse_tracepoint_format,
+    procfs::ListenCounters,
 };
+use tcpstate_cli::{
+    Cli,
+    quantity::{parse_bytes, parse_duration},
+};
+use tcpstate_core::filter::{PortSet, StateSet};
+use tcpstate_core::netns::NetnsSelector;
 
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
@@ -76,7 +76,7 @@ fn the_seeds_of_arguments_are_understood() {
             1 => text.parse::<StateSet>().is_ok(),
             2 => parse_duration(text).is_ok(),
             3 => parse_bytes(text).is_ok(),
-            4 => text.parse::<Wanted>().is_ok(),
+            4 => text.parse::<NetnsSelector>().is_ok(),
             5 => Cli::try_parse_from(["tcpstate"].into_iter().chain(text.split('\n'))).is_ok(),
             other => panic!("{name} is for parser {other}"),
         };

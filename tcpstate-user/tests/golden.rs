@@ -10,14 +10,15 @@ use std::process::Command;
 
 use clap::{CommandFactory, error::ErrorKind};
 use jiff::tz::TimeZone;
-use tcpstate_user::{
-    cli::{Cli, Format, HELP_WIDTH},
+use tcpstate_cli::{Cli, HELP_WIDTH};
+use tcpstate_core::{
+    books::Accounting,
     model::Limits,
-    recording::{self, Writer},
-    run::{Flow, View},
-    source::Accounting,
-    view::trace::{Options, Trace},
+    options::Format,
+    view::{Flow, View},
 };
+use tcpstate_recording::{self, Writer};
+use tcpstate_text::trace::{Options, Trace};
 
 use self::support::{compare, end, events, names, origin};
 
@@ -65,7 +66,7 @@ fn options(format: Format) -> Options {
 fn run(options: &Options) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut trace = Trace::new(options);
-    trace.name(names());
+    trace.set_names(names());
     trace.start(&origin(), &mut out).unwrap();
     for event in events() {
         if trace.event(&event, &mut out).unwrap() == Flow::Done {
@@ -146,7 +147,7 @@ fn trace_shows_as_many_lines_as_asked_for() {
 fn trace_of_a_recording() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("recording");
-    let mut writer = Writer::create(&path, &origin(), recording::Options::default())
+    let mut writer = Writer::create(&path, &origin(), tcpstate_recording::Options::default())
         .unwrap()
         .naming(names());
     let events = events();

@@ -12,15 +12,16 @@ use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
 
 use jiff::tz::TimeZone;
 use serde_json::Value;
-use tcpstate_user::{
-    cli::{Format, HistogramOf},
+use tcpstate_core::{
+    books::Accounting,
     event::Event,
     model::Limits,
-    recording::{self, Writer},
-    run::{Flow, View},
-    source::{Accounting, Origin},
-    view::hist::{Hist, Options},
+    options::{Format, HistogramOf},
+    origin::Origin,
+    view::{Flow, View},
 };
+use tcpstate_recording::{self, Writer};
+use tcpstate_text::hist::{Hist, Options};
 
 use self::{
     stream::Traffic,
@@ -46,7 +47,7 @@ fn options(format: Format, of: HistogramOf) -> Options {
 fn run(options: &Options, ticks_s: &[u64]) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut hist = Hist::new(options);
-    hist.name(names());
+    hist.set_names(names());
     hist.start(&origin(), &mut out).unwrap();
     let mut ticks = ticks_s
         .iter()
@@ -250,7 +251,7 @@ fn record(path: &Path, events: &[Event]) {
         started_ns: events[0].ts_ns(),
         ..origin()
     };
-    let mut writer = Writer::create(path, &origin, recording::Options::default()).unwrap();
+    let mut writer = Writer::create(path, &origin, tcpstate_recording::Options::default()).unwrap();
     let last_ns = events.last().unwrap().ts_ns();
     for block in events.chunks(10_000) {
         writer.append(block, last_ns).unwrap();

@@ -8,12 +8,12 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 use tcpstate_common::State;
-use tcpstate_user::{
-    cli::{Format, Until},
+use tcpstate_core::{
     model::Limits,
-    run::{Flow, View},
-    view::life::{Life, Options},
+    options::{Format, Until},
+    view::{Flow, View},
 };
+use tcpstate_text::life::{Life, Options};
 
 use self::support::{compare, end, events, names, origin};
 
@@ -37,7 +37,7 @@ fn options(format: Format) -> Options {
 fn run(options: &Options) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut life = Life::new(options);
-    life.name(names());
+    life.set_names(names());
     life.start(&origin(), &mut out).unwrap();
     for event in events() {
         if life.event(&event, &mut out).unwrap() == Flow::Done {

@@ -12,16 +12,13 @@ use std::{
 
 use serde_json::Value;
 use tcpstate_common::record::flags;
-use tcpstate_user::{
-    event::Event,
-    recording::{self, Writer},
-    source::Accounting,
-};
+use tcpstate_core::{books::Accounting, event::Event};
+use tcpstate_recording::{self, Writer};
 
 use self::support::{end, events, names, origin};
 
 fn write(path: &Path) {
-    let mut writer = Writer::create(path, &origin(), recording::Options::default())
+    let mut writer = Writer::create(path, &origin(), tcpstate_recording::Options::default())
         .unwrap()
         .naming(names());
     let events = events();

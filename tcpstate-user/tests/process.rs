@@ -13,11 +13,14 @@ use std::{
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process};
+use tcpstate::run::{self, Outputs, signals, stdout};
 use tcpstate_common::{Record, State, record::AF_INET};
-use tcpstate_user::{
+use tcpstate_core::{
+    books::Accounting,
     event::Event,
-    run::{self, End, Flow, Outputs, View, signals, stdout},
-    source::{Accounting, EventSource, Origin},
+    origin::Origin,
+    source::{EventSource, SourceError, Step},
+    view::{End, Flow, View},
 };
 
 /// The variable that says which source the child is to have.
@@ -72,17 +75,17 @@ struct Source {
 }
 
 impl EventSource for Source {
-    fn poll_next(
+    fn poll_step(
         &mut self,
         _cx: &mut Context<'_>,
         batch: &mut Vec<Event>,
-    ) -> Poll<anyhow::Result<bool>> {
+    ) -> Poll<Result<Step, SourceError>> {
         if !self.said_ready {
             self.said_ready = true;
             say("ready");
         }
         if self.stopped && self.kind != "stuck" {
-            return Poll::Ready(Ok(false));
+            return Poll::Ready(Ok(Step::End));
         }
         if self.kind == "busy" {
             let record = Record {
@@ -92,7 +95,7 @@ impl EventSource for Source {
                 ..Record::default()
             };
             batch.push(Event::try_from(record).expect("a valid record"));
-            return Poll::Ready(Ok(true));
+            return Poll::Ready(Ok(Step::Events));
         }
         // Only a signal goes on from here.
         Poll::Pending
@@ -103,7 +106,7 @@ impl EventSource for Source {
         say("stopping");
     }
 
-    fn accounting(&mut self) -> anyhow::Result<Accounting> {
+    fn accounting(&mut self) -> Result<Accounting, SourceError> {
         Ok(Accounting::default())
     }
 

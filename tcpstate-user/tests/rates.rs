@@ -19,15 +19,18 @@ use golden::compare;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 use stream::{Traffic, events};
-use tcpstate_user::{
-    cli::Format,
+use tcpstate::run::{self, Interrupt, Interrupts, Outputs};
+use tcpstate_core::{
+    books::Accounting,
     event::Event,
     model::{By, Limits},
-    recording::{self, FlightOptions, FlightRing, Writer},
-    run::{self, Interrupt, Interrupts, Outputs},
-    source::{Accounting, EventSource, NameBook, Names, Origin},
-    view::rates::{Options, Rates},
+    names::{NameBook, Names},
+    options::Format,
+    origin::Origin,
+    source::{EventSource, SourceError, Step},
 };
+use tcpstate_recording::{self, FlightOptions, FlightRing, Writer};
+use tcpstate_text::rates::{Options, Rates};
 
 /// When the streams of `support/stream.rs` begin, less 3 ms.
 const STARTED_NS: u64 = 86_399_997_000_000;
@@ -53,21 +56,21 @@ struct Events {
 }
 
 impl EventSource for Events {
-    fn poll_next(
+    fn poll_step(
         &mut self,
         _cx: &mut Context<'_>,
         batch: &mut Vec<Event>,
-    ) -> Poll<anyhow::Result<bool>> {
+    ) -> Poll<Result<Step, SourceError>> {
         let some = self.rest.len().min(1_000);
         batch.extend(self.rest.drain(..some));
-        Poll::Ready(Ok(some > 0))
+        Poll::Ready(Ok(if some > 0 { Step::Events } else { Step::End }))
     }
 
     fn stop(&mut self) {
         self.rest.clear();
     }
 
-    fn accounting(&mut self) -> anyhow::Result<Accounting> {
+    fn accounting(&mut self) -> Result<Accounting, SourceError> {
         Ok(Accounting {
             seen: self.received,
             submitted: self.received,
@@ -329,7 +332,8 @@ fn a_recording_gives_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("recording");
     let events = web_server();
-    let mut writer = Writer::create(&path, &origin(true), recording::Options::default()).unwrap();
+    let mut writer =
+        Writer::create(&path, &origin(true), tcpstate_recording::Options::default()).unwrap();
     let last_ns = events.last().unwrap().ts_ns();
     writer.append(&events, last_ns).unwrap();
     let received = events.len() as u64;

@@ -7,10 +7,15 @@ use std::{
 };
 
 /// Where what ships is written.
-const SOURCES: [&str; 3] = [
+const SOURCES: [&str; 8] = [
     "tcpstate-common/src",
     "tcpstate-ebpf/src",
     "tcpstate-user/src",
+    "tcpstate-user/capture/src",
+    "tcpstate-user/cli/src",
+    "tcpstate-user/core/src",
+    "tcpstate-user/recording/src",
+    "tcpstate-user/text/src",
 ];
 
 #[test]

@@ -4,7 +4,7 @@
 //! Any compiler from the MSRV on that has the sources of its library can build the object; only the
 //! recorded one must give the same bytes.
 
-#[path = "../../tcpstate-user/prebuilt/sources.rs"]
+#[path = "../../tcpstate-user/capture/prebuilt/sources.rs"]
 pub mod sources;
 
 use std::{
@@ -56,7 +56,7 @@ struct Llvm {
     name: String,
 }
 
-/// Builds the object and commits it to `tcpstate-user/prebuilt`, with its manifest.
+/// Builds the object and commits it to `tcpstate-user/capture/prebuilt`, with its manifest.
 pub fn build() -> Result<()> {
     let sh = Shell::new()?;
     let recorded = read_manifest().ok();
@@ -121,7 +121,7 @@ pub fn check() -> Result<()> {
 }
 
 fn prebuilt() -> PathBuf {
-    workspace().join("tcpstate-user/prebuilt")
+    workspace().join("tcpstate-user/capture/prebuilt")
 }
 
 fn read_manifest() -> Result<Manifest> {

@@ -6,13 +6,12 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use tcpstate_user::{
-    capture::{
-        host::Host,
-        loader::{self, Job, Mode, Plan},
-    },
-    filter::Filter,
+use tcpstate_capture::{
+    host::Host,
+    loader::{self, Job, Plan},
 };
+use tcpstate_core::filter::Filter;
+use tcpstate_core::mode::Mode;
 
 use crate::{
     Options,

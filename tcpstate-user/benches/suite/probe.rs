@@ -6,14 +6,13 @@
 //! processes that they are. Two loads: a storm without the network, and a churn of connections.
 
 use anyhow::{Context as _, Result, ensure};
-use tcpstate_user::{
-    capture::{
-        host::Host,
-        loader::{self, Job, Loaded, Mode, Plan, TallySize},
-        ring::Ring,
-    },
-    filter::{Filter, PortSet},
+use tcpstate_capture::{
+    host::Host,
+    loader::{self, Job, Loaded, Plan},
+    ring::Ring,
 };
+use tcpstate_core::filter::{Filter, PortSet};
+use tcpstate_core::{mode::Mode, tally::TallySize};
 
 use crate::{
     Options,

@@ -19,11 +19,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use tcpstate_common::Record;
-use tcpstate_user::{
+use tcpstate_core::{
+    books::Accounting,
     event::Event,
-    recording::{Options as Format, Reader, Writer},
-    source::{Accounting, EventSource as _, Origin},
+    origin::Origin,
+    source::{EventSource as _, Step},
 };
+use tcpstate_recording::{Options as Format, Reader, Writer};
 
 use self::stream::Traffic;
 use crate::{
@@ -140,7 +142,7 @@ fn read(path: &Path) -> Result<usize> {
     let mut reader = Reader::open(path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let (mut batch, mut read) = (Vec::new(), 0);
-    while runtime.block_on(poll_fn(|cx| reader.poll_next(cx, &mut batch)))? {
+    while runtime.block_on(poll_fn(|cx| reader.poll_step(cx, &mut batch)))? != Step::End {
         read += batch.len();
         black_box(&mut batch).clear();
     }

@@ -6,12 +6,9 @@
 use clap::Parser as _;
 use libfuzzer_sys::fuzz_target;
 use tcpstate_common::State;
-use tcpstate_user::{
-    capture::netns::Wanted,
-    cli::Cli,
-    filter::{PortSet, StateSet},
-    format::units::{parse_bytes, parse_duration},
-};
+use tcpstate_core::filter::{PortSet, StateSet};
+use tcpstate_core::netns::NetnsSelector;
+use tcpstate_cli::{Cli, quantity::{parse_bytes, parse_duration}};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&which, rest)) = input.split_first() else {
@@ -44,7 +41,7 @@ fuzz_target!(|input: &[u8]| {
             }
         }
         4 => {
-            let _ = text.parse::<Wanted>();
+            let _ = text.parse::<NetnsSelector>();
         }
         _ => {
             let words = ["tcpstate"].into_iter().chain(text.split('\n'));

@@ -3,7 +3,7 @@
 
 use btf_rs::Btf;
 use libfuzzer_sys::fuzz_target;
-use tcpstate_user::capture::layout::resolve_offsets;
+use tcpstate_capture::layout::resolve_offsets;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(btf) = Btf::from_bytes(bytes) else {

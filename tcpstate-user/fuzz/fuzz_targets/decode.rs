@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use tcpstate_common::Record;
-use tcpstate_user::event::{DecodeError, Event};
+use tcpstate_core::event::{DecodeError, Event};
 
 fuzz_target!(|bytes: &[u8]| {
     match Event::decode(bytes) {

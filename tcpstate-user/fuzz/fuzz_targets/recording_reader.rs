@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tcpstate_user::recording::{MAX_BLOCK_RECORDS, read_in_place};
+use tcpstate_recording::{MAX_BLOCK_RECORDS, read_in_place};
 
 /// A whole recording, for its header.
 const WHOLE: &[u8] = include_bytes!("../seeds/recording_reader/whole");

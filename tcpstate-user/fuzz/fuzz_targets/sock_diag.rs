@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tcpstate_user::capture::sockdiag::wire::{Content, messages, socket};
+use tcpstate_capture::sockdiag::wire::{Content, messages, socket};
 
 fuzz_target!(|bytes: &[u8]| {
     // As the payload of a message by itself: the mutator need not find a header first.

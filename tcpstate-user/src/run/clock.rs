@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use tcpstate_core::duration::nanoseconds;
 use tokio::time::Instant;
 
 /// `CLOCK_MONOTONIC`, tied to the runtime's clock, so that a test which holds the one holds both.
@@ -36,9 +37,4 @@ impl Clock {
         let ahead = Duration::from_nanos(ns.saturating_sub(self.monotonic_ns));
         self.instant + ahead.min(YEAR)
     }
-}
-
-/// A duration's nanoseconds; what does not fit is 584 years.
-pub fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

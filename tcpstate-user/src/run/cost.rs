@@ -1,27 +1,12 @@
 //! What this process has cost so far.
 
 use rustix::time::{ClockId, clock_gettime};
-use serde::Serialize;
 
-use crate::source::CaptureCost;
+use tcpstate_core::books::{CaptureCost, Cost};
 
-/// Our own cost over the run.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Cost {
-    /// CPU time of this process, user and system, nanoseconds.
-    pub cpu_ns: u64,
-    /// The largest resident set, bytes, where `/proc` tells.
-    pub max_rss_bytes: Option<u64>,
-    /// The capture's part.
-    #[serde(flatten)]
-    pub capture: CaptureCost,
-}
-
-impl Cost {
-    /// What this process has cost so far, by itself.
-    pub fn own() -> Self {
-        read(CaptureCost::default())
-    }
+/// The cost of this process so far, without a capture's.
+pub fn own_cost() -> Cost {
+    read(CaptureCost::default())
 }
 
 pub(super) fn read(capture: CaptureCost) -> Cost {

@@ -5,11 +5,13 @@
 
 use hashbrown::HashSet;
 
-use crate::{
+use tcpstate_core::{
+    cause::goes_on,
     census::Census,
     event::Event,
     filter::OwnerMatcher,
-    model::{Limits, Role, Tracker, goes_on},
+    model::{Limits, Tracker},
+    service::Role,
 };
 
 /// The stage before a view where a filter on owners was given.
@@ -92,11 +94,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
+    use tcpstate_core::{
         census::{Found, Kind, Scope},
         filter::OwnerFilter,
-        model::{Comm, Owner},
-        source::Names,
+        names::Names,
+        owner::{Comm, Owner},
     };
 
     const CURL: &[u8; 16] = b"curl\0\0\0\0\0\0\0\0\0\0\0\0";

@@ -10,11 +10,14 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{View, stdout};
-use crate::{
-    census::Census,
+use super::stdout;
+use tcpstate_core::view::View;
+use tcpstate_core::{
+    books::{Accounting, CaptureCost},
     event::Event,
-    source::{Accounting, CaptureCost, EventSource, Names, Origin, Progress},
+    names::Names,
+    origin::Origin,
+    source::{Counting, EventSource, Progress, SourceError, Step},
 };
 
 /// Whether there is an end to go to, and a terminal to show it on.
@@ -52,14 +55,14 @@ impl WithProgress {
 const TEMPLATE: &str = "reading [{bar:40}] {percent:>3}%  {binary_bytes}/{binary_total_bytes}";
 
 impl EventSource for WithProgress {
-    fn poll_next(
+    fn poll_step(
         &mut self,
         cx: &mut Context<'_>,
         batch: &mut Vec<Event>,
-    ) -> Poll<anyhow::Result<bool>> {
-        let polled = self.source.poll_next(cx, batch);
+    ) -> Poll<Result<Step, SourceError>> {
+        let polled = self.source.poll_step(cx, batch);
         match &polled {
-            Poll::Ready(Ok(true)) => {
+            Poll::Ready(Ok(Step::Events | Step::Census(_))) => {
                 if self.bar.is_finished() {
                     self.bar.reset();
                 }
@@ -67,18 +70,11 @@ impl EventSource for WithProgress {
                     self.bar.set_position(progress.read_bytes);
                 }
             }
-            Poll::Ready(Ok(false) | Err(_)) => self.bar.finish_and_clear(),
-            Poll::Pending => {}
+            // It is written next; the bar comes again with the next events.
+            Poll::Ready(Ok(Step::Notice(_) | Step::End) | Err(_)) => self.bar.finish_and_clear(),
+            Poll::Ready(Ok(Step::Settled)) | Poll::Pending => {}
         }
         polled
-    }
-
-    fn take_census(&mut self) -> Option<Census> {
-        self.source.take_census()
-    }
-
-    fn is_settling(&self) -> bool {
-        self.source.is_settling()
     }
 
     fn stop(&mut self) {
@@ -86,7 +82,7 @@ impl EventSource for WithProgress {
         self.source.stop();
     }
 
-    fn accounting(&mut self) -> anyhow::Result<Accounting> {
+    fn accounting(&mut self) -> Result<Accounting, SourceError> {
         self.bar.finish_and_clear();
         self.source.accounting()
     }
@@ -103,17 +99,12 @@ impl EventSource for WithProgress {
         self.source.cost()
     }
 
-    fn notices(&mut self) -> Vec<String> {
-        let notices = self.source.notices();
-        if !notices.is_empty() {
-            // They are written next; the bar comes again with the next events.
-            self.bar.finish_and_clear();
-        }
-        notices
-    }
-
     fn progress(&self) -> Option<Progress> {
         self.source.progress()
+    }
+
+    fn counting(&mut self) -> Option<&mut dyn Counting> {
+        self.source.counting()
     }
 }
 

@@ -7,8 +7,8 @@ use std::io::{Error, ErrorKind};
 use tcpstate_common::{Record, State, record::AF_INET};
 
 use self::doubles::*;
-use super::*;
-use crate::filter::Settled;
+use super::{clock::Clock, driver::TICKS_AT_ONCE, *};
+use tcpstate_core::{books::Settled, event::Event};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -168,8 +168,8 @@ async fn a_view_that_is_done_is_told_nothing_more_but_the_books_balance() {
 async fn a_live_run_ticks_by_the_clock_and_its_last_interval_takes_the_rest() {
     let mut source = Script::live(|now| {
         vec![
-            Step::Until(Duration::from_millis(1_500)),
-            Step::Batch(vec![at(now + 3 * SECOND / 2)]),
+            Act::Until(Duration::from_millis(1_500)),
+            Act::Batch(vec![at(now + 3 * SECOND / 2)]),
         ]
     });
     let started_ns = source.origin.started_ns;
@@ -195,8 +195,8 @@ async fn a_live_run_ticks_by_the_clock_and_its_last_interval_takes_the_rest() {
 async fn an_event_on_its_way_lands_in_its_interval() {
     let mut source = Script::live(|now| {
         vec![
-            Step::Until(Duration::from_millis(1_050)),
-            Step::Batch(vec![at(now + SECOND - 1)]),
+            Act::Until(Duration::from_millis(1_050)),
+            Act::Batch(vec![at(now + SECOND - 1)]),
         ]
     });
     let mut view = Log {
@@ -216,7 +216,7 @@ async fn an_event_on_its_way_lands_in_its_interval() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_shows_what_is_on_its_way() {
-    let mut source = Script::live(|now| vec![Step::Batch(vec![at(now + 1)])]);
+    let mut source = Script::live(|now| vec![Act::Batch(vec![at(now + 1)])]);
     source.in_flight = vec![at(source.origin.started_ns + 2)];
     let mut interrupts = Timed::new([
         (Duration::from_millis(10), Interrupt::Usr1),
@@ -230,7 +230,7 @@ async fn a_stop_shows_what_is_on_its_way() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_a_recording_at_once() {
-    let mut source = Script::new(false, 0, [Step::Endless(at(1))]);
+    let mut source = Script::new(false, 0, [Act::Endless(at(1))]);
     let mut view = Log::default();
     let mut interrupts = StopAfterLooks(100);
     run(&mut source, &mut view, &mut interrupts, &Options::default()).await;
@@ -254,7 +254,7 @@ async fn a_stop_ends_very_many_empty_intervals_as_one() {
     // Far more than could be told one by one: behind from the start, and by the clock ever further.
     let now_ns = Clock::start().now_ns();
     let started_ns = now_ns.saturating_sub(SECOND / 100);
-    let mut source = Script::new(true, started_ns, [Step::Batch(vec![at(now_ns)])]);
+    let mut source = Script::new(true, started_ns, [Act::Batch(vec![at(now_ns)])]);
     let mut view = Log {
         interval_ns: Some(1),
         ..Log::default()
@@ -280,7 +280,7 @@ async fn a_stop_ends_very_many_empty_intervals_as_one() {
 #[tokio::test(start_paused = true)]
 async fn the_filter_decides_what_the_view_sees() {
     let events = vec![connect(1, 80), connect(2, 81), connect(3, 0)];
-    let mut source = Script::new(false, 0, [Step::Batch(events)]);
+    let mut source = Script::new(false, 0, [Act::Batch(events)]);
     let filter = Filter {
         lport: Some("80".parse().unwrap()),
         ..Filter::default()
@@ -398,7 +398,7 @@ async fn a_full_disk_fails_the_run_and_the_books_are_told_all_the_same() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_fails_shows_what_it_had_and_ends_with_the_books() {
-    let steps = [Step::Batch(vec![at(1), at(2)]), Step::Fail];
+    let steps = [Act::Batch(vec![at(1), at(2)]), Act::Fail];
     let mut source = Script::new(false, 0, steps);
     let mut view = Log::default();
     let mut out = Vec::new();

@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use rustix::net::AddressFamily;
 use serde_json::Value;
+use tcpstate_capture::host::Host;
 use tcpstate_common::State;
-use tcpstate_user::capture::host::Host;
 
 use crate::{
     every_state::{NO_ACK, ONE_OF_EACH, OPEN, one_of_each, weather},
@@ -32,7 +32,7 @@ pub fn add(trials: &mut Vec<Trial>) {
 }
 
 /// Whether a filter wants it.
-type Wanted = fn(&Line) -> bool;
+type NetnsSelector = fn(&Line) -> bool;
 
 /// The lines of `tcpstate ls --json` in the namespace of the calling thread, and the summary.
 pub fn list(args: &[&str]) -> Result<(Vec<Value>, Value)> {
@@ -122,7 +122,7 @@ fn every_state() -> Result<()> {
         let of_all = |wanted: &dyn Fn(&Line) -> bool| -> Vec<Line> {
             all.iter().filter(|line| wanted(line)).copied().collect()
         };
-        let filters: [(&[&str], Wanted); 6] = [
+        let filters: [(&[&str], NetnsSelector); 6] = [
             (&["-4"], |(_, local, _)| local.is_ipv4()),
             (&["-6"], |(_, local, _)| local.is_ipv6()),
             (&["-L", "1002,1004"], |(_, local, _)| {

@@ -15,8 +15,8 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use rustix::net::sockopt;
 use serde_json::Value;
+use tcpstate_capture::host::Host;
 use tcpstate_common::State;
-use tcpstate_user::capture::host::Host;
 
 use crate::{
     every_state::OPEN,

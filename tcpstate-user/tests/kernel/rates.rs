@@ -19,16 +19,21 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tcpstate_user::{
-    capture::{self, Live, live::Attach, netns::Wanted},
-    cli::Format,
+use tcpstate::{
+    recorder,
+    run::{self, Interrupt, Interrupts, Outputs},
+};
+use tcpstate_capture::{self, Live};
+use tcpstate_core::{
     event::Event,
     filter::Filter,
     model::Limits,
-    run::{self, End, Flow, Interrupt, Interrupts, Outputs, View},
-    source::Origin,
-    view::{record, trace},
+    options::Format,
+    origin::Origin,
+    view::{End, Flow, View},
 };
+use tcpstate_core::{mode::Attach, netns::NetnsSelector};
+use tcpstate_text::trace;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -209,7 +214,7 @@ fn are_what_was_made() -> Result<()> {
 /// Two views on the same events.
 struct Tee<'a> {
     trace: trace::Trace,
-    record: &'a mut record::Record,
+    record: &'a mut recorder::Record,
 }
 
 impl View for Tee<'_> {
@@ -289,10 +294,10 @@ fn same_as_live() -> Result<()> {
 }
 
 fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
-    let mut live = Live::start(&capture::Options {
+    let mut live = Live::start(&tcpstate_capture::Options {
         attach: Attach::Auto,
         ring_bytes: 8 << 20,
-        namespaces: Wanted::All,
+        namespaces: NetnsSelector::All,
         filter: filter.kernel(),
         filters: filter.to_string(),
         bpf_log: false,
@@ -308,10 +313,10 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
         let _ = done.send(());
         made
     });
-    let mut record = record::Record::new(record::Options {
+    let mut record = recorder::Record::new(recorder::Options {
         path: path.to_owned(),
         format: Format::Text,
-        to: record::To::File(tcpstate_user::recording::Options::default()),
+        to: recorder::To::File(tcpstate_recording::Options::default()),
     });
     let mut tee = Tee {
         trace: trace::Trace::new(&trace::Options {

@@ -7,14 +7,13 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use tcpstate_user::{
-    capture::{
-        host::Host,
-        loader::{self, Job, Mode, Plan},
-        synack::SynackRetransmit,
-    },
-    filter::Filter,
+use tcpstate_capture::{
+    host::Host,
+    loader::{self, Job, Plan},
+    synack::SynackRetransmit,
 };
+use tcpstate_core::filter::Filter;
+use tcpstate_core::mode::Mode;
 
 use crate::{
     ATTACH_MODES, attach_needs,

@@ -7,14 +7,15 @@ use tcpstate_common::{
     Record, State,
     record::{AF_INET, AF_INET6, flags},
 };
-use tcpstate_user::{
-    event::Event,
-    filter::Settled,
-    run::{Cost, End, Selection},
-    source::{
-        Accounting, CaptureCost, FilteredByReason, LostByReason, NameBook, Names, Origin,
-        RejectedByReason,
+use tcpstate_core::{
+    books::{
+        Accounting, CaptureCost, Cost, FilteredByReason, LostByReason, RejectedByReason, Selection,
+        Settled,
     },
+    event::Event,
+    names::{NameBook, Names},
+    origin::Origin,
+    view::End,
 };
 
 /// Compares what is written with the file of this name, or writes it.

@@ -7,7 +7,7 @@ use tcpstate_common::{
     Record, State,
     record::{self, flags},
 };
-use tcpstate_user::event::Event;
+use tcpstate_core::event::Event;
 
 /// The traffic of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use clap_mangen::{
     Man,
     roff::{Roff, roman},
 };
-use tcpstate_user::cli::Cli;
+use tcpstate_cli::Cli;
 
 fn main() -> Result<()> {
     let folder = env::args_os().nth(1).context("name a folder to write to")?;

@@ -3,7 +3,7 @@
 use std::{env, fs, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use tcpstate_user::{
+use tcpstate_core::{
     event::Event,
     model::{Limits, Tracker},
 };

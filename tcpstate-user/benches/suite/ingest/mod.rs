@@ -16,14 +16,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use tcpstate::run::LOOK_AHEAD;
 use tcpstate_common::Record;
-use tcpstate_user::{
+use tcpstate_core::{
+    books::Accounting,
     event::Event,
     model::{Limits, Tracker},
-    recording::{Options as Format, Reader, Writer},
-    run::LOOK_AHEAD,
-    source::{Accounting, EventSource as _, Origin},
+    origin::Origin,
+    source::{EventSource as _, Step},
 };
+use tcpstate_recording::{Options as Format, Reader, Writer};
 
 use self::stream::Stream;
 use crate::{
@@ -246,7 +248,7 @@ fn read_all(path: &Path, events: usize, mut take: impl FnMut(&[Event])) -> Resul
     let start = Instant::now();
     let mut reader = Reader::open(path)?;
     let (mut batch, mut read) = (Vec::new(), 0);
-    while runtime.block_on(poll_fn(|cx| reader.poll_next(cx, &mut batch)))? {
+    while runtime.block_on(poll_fn(|cx| reader.poll_step(cx, &mut batch)))? != Step::End {
         read += batch.len();
         take(&batch);
         batch.clear();

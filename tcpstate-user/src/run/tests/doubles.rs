@@ -4,13 +4,29 @@ use std::{collections::VecDeque, pin::Pin};
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{super::*, at};
-use crate::source::Accounting;
+use std::{
+    future::Future as _,
+    io::{self, Write},
+    task::{Context, Poll},
+    time::Duration,
+};
+use tcpstate_core::{
+    books::{Accounting, Selection},
+    event::Event,
+    origin::Origin,
+    source::{EventSource, SourceError, Step},
+    view::{End, Flow, View},
+};
+
+use super::{
+    super::{Interrupt, Interrupts, clock::Clock},
+    at,
+};
 
 /// A source that does as it is told.
 pub(super) struct Script {
     pub(super) origin: Origin,
-    pub(super) steps: VecDeque<Step>,
+    pub(super) steps: VecDeque<Act>,
     /// What is on its way when the source is stopped.
     pub(super) in_flight: Vec<Event>,
     pub(super) timer: Option<Pin<Box<tokio::time::Sleep>>>,
@@ -19,9 +35,11 @@ pub(super) struct Script {
     pub(super) received: u64,
     /// What it has to tell.
     pub(super) notices: Vec<String>,
+    pub(super) settled: bool,
 }
 
-pub(super) enum Step {
+/// What a [`Script`] does next.
+pub(super) enum Act {
     Batch(Vec<Event>),
     /// Nothing until this long after the start.
     Until(Duration),
@@ -31,7 +49,7 @@ pub(super) enum Step {
 }
 
 impl Script {
-    pub(super) fn new(live: bool, started_ns: u64, steps: impl IntoIterator<Item = Step>) -> Self {
+    pub(super) fn new(live: bool, started_ns: u64, steps: impl IntoIterator<Item = Act>) -> Self {
         let origin = Origin {
             host: "host".into(),
             kernel: "6.18".into(),
@@ -51,50 +69,58 @@ impl Script {
             stopped: false,
             received: 0,
             notices: Vec::new(),
+            settled: false,
         }
     }
 
     pub(super) fn recording(events: impl IntoIterator<Item = u64>) -> Self {
-        Self::new(
-            false,
-            0,
-            [Step::Batch(events.into_iter().map(at).collect())],
-        )
+        Self::new(false, 0, [Act::Batch(events.into_iter().map(at).collect())])
     }
 
     /// A live source that starts now; its steps get that time.
-    pub(super) fn live(steps: impl FnOnce(u64) -> Vec<Step>) -> Self {
+    pub(super) fn live(steps: impl FnOnce(u64) -> Vec<Act>) -> Self {
         let now_ns = Clock::start().now_ns();
         Self::new(true, now_ns, steps(now_ns))
     }
 }
 
 impl EventSource for Script {
-    fn poll_next(
+    fn poll_step(
         &mut self,
         cx: &mut Context<'_>,
         batch: &mut Vec<Event>,
-    ) -> Poll<anyhow::Result<bool>> {
+    ) -> Poll<Result<Step, SourceError>> {
+        if !std::mem::replace(&mut self.settled, true) {
+            return Poll::Ready(Ok(Step::Settled));
+        }
         let before = batch.len();
         loop {
+            if let Some(notice) = self.notices.pop() {
+                return Poll::Ready(Ok(Step::Notice(notice)));
+            }
             if self.stopped {
                 batch.append(&mut self.in_flight);
                 self.received += (batch.len() - before) as u64;
-                return Poll::Ready(Ok(batch.len() > before));
+                let step = if batch.len() > before {
+                    Step::Events
+                } else {
+                    Step::End
+                };
+                return Poll::Ready(Ok(step));
             }
             match self.steps.front_mut() {
-                Some(Step::Batch(events)) => {
+                Some(Act::Batch(events)) => {
                     batch.append(events);
                     self.received += (batch.len() - before) as u64;
                     self.steps.pop_front();
-                    return Poll::Ready(Ok(true));
+                    return Poll::Ready(Ok(Step::Events));
                 }
-                Some(Step::Endless(event)) => {
+                Some(Act::Endless(event)) => {
                     batch.push(*event);
                     self.received += 1;
-                    return Poll::Ready(Ok(true));
+                    return Poll::Ready(Ok(Step::Events));
                 }
-                Some(Step::Until(after)) => {
+                Some(Act::Until(after)) => {
                     let started = self.started;
                     let timer = self
                         .timer
@@ -105,10 +131,10 @@ impl EventSource for Script {
                     self.timer = None;
                     self.steps.pop_front();
                 }
-                Some(Step::Fail) => return Poll::Ready(Err(anyhow::anyhow!("the disk is gone"))),
+                Some(Act::Fail) => return Poll::Ready(Err(SourceError::new("the disk is gone"))),
                 // A live source ends only when it is stopped.
                 None if self.origin.live => return Poll::Pending,
-                None => return Poll::Ready(Ok(false)),
+                None => return Poll::Ready(Ok(Step::End)),
             }
         }
     }
@@ -117,7 +143,7 @@ impl EventSource for Script {
         self.stopped = true;
     }
 
-    fn accounting(&mut self) -> anyhow::Result<Accounting> {
+    fn accounting(&mut self) -> Result<Accounting, SourceError> {
         Ok(Accounting {
             received: self.received,
             ..Accounting::default()
@@ -126,10 +152,6 @@ impl EventSource for Script {
 
     fn origin(&self) -> &Origin {
         &self.origin
-    }
-
-    fn notices(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.notices)
     }
 }
 

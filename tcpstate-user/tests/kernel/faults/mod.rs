@@ -24,11 +24,8 @@ use tcpstate_common::{
     Record, State,
     record::{AF_INET, flags},
 };
-use tcpstate_user::{
-    event::Event,
-    recording::{Options, Writer},
-    source::{Accounting, Origin},
-};
+use tcpstate_core::{books::Accounting, event::Event, origin::Origin};
+use tcpstate_recording::{Options, Writer};
 
 pub fn add(trials: &mut Vec<Trial>) {
     // Set in the guests of `cargo xtask vm`, which are slow. What user space does when something breaks

@@ -1,0 +1,87 @@
+//! Puts the BPF object where `capture::loader` embeds it from.
+//!
+//! That is the committed one, unless `TCPSTATE_BPF_OBJECT` names another. A committed object that was
+//! not made from the sources beside it fails the build: nothing would be worse than to debug a
+//! program that is not the one in the editor.
+
+#[path = "prebuilt/sources.rs"]
+mod sources;
+
+use std::{env, fs, path::Path, process::exit};
+
+fn main() {
+    println!("cargo::rerun-if-env-changed=TCPSTATE_BPF_OBJECT");
+    println!("cargo::rerun-if-changed=prebuilt");
+    if let Err(message) = embed() {
+        // `cargo::error` keeps the message free of a backtrace.
+        println!("cargo::error={message}");
+        exit(1);
+    }
+}
+
+fn embed() -> Result<(), String> {
+    let package = env::var("CARGO_MANIFEST_DIR").map_err(|error| error.to_string())?;
+    let out = env::var("OUT_DIR").map_err(|error| error.to_string())?;
+    let target = Path::new(&out).join("tcpstate.bpf.o");
+    if let Ok(object) = env::var("TCPSTATE_BPF_OBJECT") {
+        println!("cargo::rerun-if-changed={object}");
+        return copy(Path::new(&object), &target);
+    }
+    let prebuilt = Path::new(&package).join("prebuilt");
+    let object = prebuilt.join("tcpstate.bpf.o");
+    // Not where the package was unpacked by itself: there are no sources to compare with.
+    if let Some(workspace) = Path::new(&package)
+        .ancestors()
+        .nth(2)
+        .filter(|dir| dir.join("tcpstate-ebpf").is_dir())
+    {
+        for input in sources::INPUTS {
+            println!(
+                "cargo::rerun-if-changed={}",
+                workspace.join(input).display()
+            );
+        }
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join("Cargo.toml").display()
+        );
+        check(&prebuilt, &object, workspace)?;
+    }
+    copy(&object, &target)
+}
+
+fn copy(object: &Path, target: &Path) -> Result<(), String> {
+    fs::copy(object, target)
+        .map(drop)
+        .map_err(|error| format!("cannot copy the BPF object {}: {error}", object.display()))
+}
+
+/// Compares the object and the sources with what the manifest beside the object says.
+fn check(prebuilt: &Path, object: &Path, workspace: &Path) -> Result<(), String> {
+    let path = prebuilt.join("MANIFEST.toml");
+    let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+    let text = fs::read_to_string(&path).map_err(|error| fail(&error))?;
+    let manifest: toml::Table = toml::from_str(&text).map_err(|error| fail(&error))?;
+    let field = |name: &str| {
+        manifest
+            .get(name)
+            .and_then(toml::Value::as_str)
+            .ok_or_else(|| fail(&format!("no `{name}`")))
+    };
+    let bytes = fs::read(object).map_err(|error| format!("{}: {error}", object.display()))?;
+    if sources::sha256(&bytes) != field("object_sha256")? {
+        return Err(format!(
+            "{} is not the object that MANIFEST.toml describes: run `cargo xtask build-ebpf`",
+            object.display()
+        ));
+    }
+    let sources = sources::sources_sha256(workspace).map_err(|error| error.to_string())?;
+    if sources != field("sources_sha256")? {
+        return Err(
+            "the BPF sources have changed since tcpstate-user/capture/prebuilt/tcpstate.bpf.o was \
+                    built: run `cargo xtask build-ebpf` (and `cargo xtask setup` once before)"
+                .into(),
+        );
+    }
+    Ok(())
+}

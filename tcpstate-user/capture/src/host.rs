@@ -1,0 +1,289 @@
+//! Facts about this host: small readers, each of one fact, none of which changes anything.
+//!
+//! Must not know what the facts are wanted for: `probe` judges them.
+
+use std::{
+    fs, io,
+    os::linux::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use btf_rs::{Backend, Btf};
+use rustix::thread::CapabilitySet;
+
+use super::{
+    clock::ClockAnchor,
+    error::{BtfError, CaptureError},
+};
+use tcpstate_core::origin::Origin;
+
+/// The kernel's own types.
+pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// The tracepoint's description below the mount point of tracefs.
+const FORMAT_PATH: &str = "events/sock/inet_sock_set_state/format";
+
+/// The facts about its host that a capture needs, read once at its start.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Host name, as `uname -n` prints it.
+    pub name: String,
+    /// Kernel release, as `uname -r` prints it.
+    pub kernel: String,
+    /// Where tracefs is mounted, if it is.
+    pub tracefs: Option<PathBuf>,
+    /// From monotonic to wall-clock time.
+    pub clock: ClockAnchor,
+}
+
+impl Host {
+    /// Reads it all. The start of a capture, as far as [`Origin::started_ns`] goes.
+    pub fn read() -> Self {
+        let uname = rustix::system::uname();
+        Self {
+            name: uname.nodename().to_string_lossy().into_owned(),
+            kernel: uname.release().to_string_lossy().into_owned(),
+            tracefs: tracefs(),
+            clock: ClockAnchor::read(),
+        }
+    }
+
+    /// Major and minor number of the kernel's version.
+    pub fn kernel_version(&self) -> Option<(u32, u32)> {
+        parse_version(&self.kernel)
+    }
+
+    /// Where the events of this host come from. How it is attached and what is filtered is for the
+    /// capture to fill in.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            host: self.name.clone(),
+            kernel: self.kernel.clone(),
+            attach: String::new(),
+            wall_at_monotonic_zero_ns: self.clock.wall_at_monotonic_zero_ns,
+            started_ns: self.clock.taken_at_ns,
+            filters: String::new(),
+            live: true,
+            sample_interval_ns: None,
+        }
+    }
+
+    /// Reads the kernel's types.
+    ///
+    /// *Errors:* there are none, they may not be read, or they make no sense.
+    pub fn kernel_btf(&self) -> Result<Btf, CaptureError> {
+        // Mapping is several times cheaper than parsing into tables. Since: Linux 6.16.
+        Btf::from_file_with_backend(BTF_PATH, Backend::Mmap)
+            .or_else(|_| Btf::from_file(BTF_PATH))
+            .map_err(|source| CaptureError::NoBtf {
+                path: BTF_PATH.into(),
+                source: BtfError::Parse(source),
+            })
+    }
+
+    /// Reads the description of the classic tracepoint's record.
+    ///
+    /// *Errors:* tracefs is not mounted, may not be read, or has no such tracepoint.
+    pub fn tracepoint_format(&self) -> Result<String, CaptureError> {
+        let tracefs = self
+            .tracefs
+            .as_deref()
+            .unwrap_or(Path::new(TRACEFS_PATHS[0]));
+        let path = tracefs.join(FORMAT_PATH);
+        fs::read_to_string(&path).map_err(|source| CaptureError::NoTracefs { path, source })
+    }
+}
+
+/// Major and minor number of a kernel release such as `6.1.0-49-amd64`.
+pub fn parse_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.splitn(3, '.');
+    let major = numbers.next()?.parse().ok()?;
+    let minor = numbers.next()?;
+    let digits = minor
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(minor.len());
+    Some((major, minor.get(..digits)?.parse().ok()?))
+}
+
+/// Where tracefs is looked for, the usual place first.
+pub const TRACEFS_PATHS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// Where tracefs is mounted. What is hidden from this user counts as not mounted.
+fn tracefs() -> Option<PathBuf> {
+    /// *Source:* `TRACEFS_MAGIC` in `include/uapi/linux/magic.h`.
+    const TRACEFS_MAGIC: i64 = 0x7472_6163;
+    TRACEFS_PATHS
+        .iter()
+        .map(PathBuf::from)
+        .find(|path| is_file_system(path, TRACEFS_MAGIC))
+}
+
+fn is_file_system(path: &Path, magic: i64) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == magic)
+}
+
+/// The kernel's lockdown mode: how much it denies even to root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lockdown {
+    /// Nothing, or a kernel that has no lockdown.
+    None,
+    /// Changes to the running kernel are denied.
+    Integrity,
+    /// Reading its memory is denied too: tracefs is closed, and BPF programs get no
+    /// `bpf_probe_read_kernel` (ours need none).
+    Confidentiality,
+    /// It cannot be read.
+    Unknown,
+}
+
+impl Lockdown {
+    /// Reads it from the kernel.
+    pub fn read() -> Self {
+        /// *Source:* `SECURITYFS_MAGIC` in `include/uapi/linux/magic.h`.
+        const SECURITYFS_MAGIC: i64 = 0x7363_6673;
+        let securityfs = Path::new("/sys/kernel/security");
+        match fs::read_to_string(securityfs.join("lockdown")) {
+            Ok(text) => Self::parse(&text),
+            // The file belongs to the lockdown module: no file, no module.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && is_file_system(securityfs, SECURITYFS_MAGIC) =>
+            {
+                Self::None
+            }
+            Err(_) => Self::Unknown,
+        }
+    }
+
+    /// Parses `none [integrity] confidentiality`.
+    pub fn parse(text: &str) -> Self {
+        let chosen = text
+            .split_once('[')
+            .and_then(|(_, rest)| rest.split_once(']'));
+        match chosen {
+            Some(("none", _)) => Self::None,
+            Some(("integrity", _)) => Self::Integrity,
+            Some(("confidentiality", _)) => Self::Confidentiality,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// As the kernel spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Integrity => "integrity",
+            Self::Confidentiality => "confidentiality",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The capabilities that anything here may want, with their names.
+pub const CAPABILITIES: [(&str, CapabilitySet); 6] = [
+    ("CAP_BPF", CapabilitySet::BPF),
+    ("CAP_PERFMON", CapabilitySet::PERFMON),
+    ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
+    ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN),
+    ("CAP_SYS_PTRACE", CapabilitySet::SYS_PTRACE),
+    ("CAP_DAC_READ_SEARCH", CapabilitySet::DAC_READ_SEARCH),
+];
+
+/// The capabilities in force in this thread.
+pub fn capabilities() -> Result<CapabilitySet, io::Error> {
+    Ok(rustix::thread::capabilities(None)?.effective)
+}
+
+/// A namespace of which a host has a first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespace {
+    /// Capabilities count only for what belongs to it.
+    User,
+    /// Numbers processes.
+    Pid,
+}
+
+impl Namespace {
+    /// Whether this process is in the host's own, the one of pid 1 of the machine.
+    ///
+    /// *Source:* `PROC_USER_INIT_INO`, `PROC_PID_INIT_INO` in `include/linux/proc_ns.h`.
+    pub fn is_initial(self) -> Result<bool, io::Error> {
+        let (name, first) = match self {
+            Self::User => ("user", 0xEFFF_FFFD),
+            Self::Pid => ("pid", 0xEFFF_FFFC),
+        };
+        Ok(fs::metadata(format!("/proc/self/ns/{name}"))?.st_ino() == first)
+    }
+}
+
+/// A number below `/proc/sys`; `None` where it is not, or may not be read.
+pub fn sysctl(name: &str) -> Option<u64> {
+    fs::read_to_string(Path::new("/proc/sys").join(name))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// CPUs that can make transitions; 1 where the kernel does not say.
+pub(super) fn online_cpus() -> u32 {
+    aya::util::online_cpus().map_or(1, |cpus| u32::try_from(cpus.len()).unwrap_or(u32::MAX))
+}
+
+/// One more than the highest number that a CPU can ever have: each has its own part of some maps.
+pub(super) fn possible_cpus() -> Result<u32, CaptureError> {
+    let read = || {
+        let text = fs::read_to_string("/sys/devices/system/cpu/possible")?;
+        // Such as `0-3,8-11`.
+        let highest = text.trim().rsplit([',', '-']).next();
+        let highest: Option<u32> = highest.and_then(|number| number.parse().ok());
+        highest
+            .and_then(|number| number.checked_add(1))
+            .ok_or_else(|| io::Error::other(format!("`{}` is no list of CPUs", text.trim())))
+    };
+    read().map_err(|source| CaptureError::System {
+        what: "count the CPUs",
+        source,
+    })
+}
+
+/// The page size, bytes.
+pub(super) fn page_bytes() -> u32 {
+    u32::try_from(rustix::param::page_size()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_any_release() {
+        assert_eq!(parse_version("6.18.44-test"), Some((6, 18)));
+        assert_eq!(parse_version("5.10.0-49-amd64"), Some((5, 10)));
+        assert_eq!(parse_version("6.1.0-rc3"), Some((6, 1)));
+        assert_eq!(parse_version("6.12-rc1"), Some((6, 12)));
+        assert_eq!(parse_version("7.0"), Some((7, 0)));
+        for not in ["", "6", "6.", "a.b", ".5", "6.x", "99999999999.1"] {
+            assert_eq!(parse_version(not), None, "{not:?}");
+        }
+    }
+
+    #[test]
+    fn lockdown_is_the_word_in_brackets() {
+        assert_eq!(
+            Lockdown::parse("[none] integrity confidentiality\n"),
+            Lockdown::None
+        );
+        assert_eq!(
+            Lockdown::parse("none [integrity] confidentiality\n"),
+            Lockdown::Integrity
+        );
+        assert_eq!(
+            Lockdown::parse("none integrity [confidentiality]\n"),
+            Lockdown::Confidentiality
+        );
+        for not in ["", "none", "[", "]none[", "[else]"] {
+            assert_eq!(Lockdown::parse(not), Lockdown::Unknown, "{not:?}");
+        }
+    }
+}

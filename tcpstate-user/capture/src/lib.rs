@@ -1,0 +1,52 @@
+//! Everything that touches the kernel.
+//!
+//! - [`host`]: facts about the host; [`clock`]: its clocks; [`layout`]: where its kernel keeps things;
+//!   [`probe`]: what it allows, tried.
+//! - [`loader`]: loads the BPF programs and attaches one; [`ring`]: the ring buffer's consumer end;
+//!   `reader`: the thread that empties it.
+//! - [`tally`]: reads the counts made in the kernel, where nothing is streamed.
+//! - `sampler`: the thread that dumps sockets; `sampling`: the difference between two samples; `exchange`:
+//!   from its thread to the reader's.
+//! - [`live`]: all of it together as an [`EventSource`](tcpstate_core::source::EventSource).
+//! - [`inventory`]: the sockets there are now, from [`sockdiag`] (dumps), [`netns`] (network namespaces) and
+//!   [`procfs`] (facts that only `/proc` has).
+//! - [`cgroups`]: the names of cgroups.
+//!
+//! Nothing here knows of a view, or of what the events are wanted for.
+
+// Bad input is counted or reported; it never ends the process.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unwrap_used
+    )
+)]
+
+pub mod cgroups;
+pub mod clock;
+pub mod error;
+mod exchange;
+pub mod host;
+pub mod inventory;
+pub mod layout;
+pub mod live;
+pub mod loader;
+mod mapping;
+pub mod netns;
+pub mod probe;
+pub mod procfs;
+mod reader;
+pub mod ring;
+mod sampler;
+mod sampling;
+pub mod sockdiag;
+mod spans;
+pub mod synack;
+pub mod tally;
+
+pub use error::CaptureError;
+pub use live::{Live, Options};

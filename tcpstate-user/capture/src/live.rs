@@ -1,0 +1,481 @@
+//! The live kernel as an event source: attach, hand on what the reader thread queues, keep the books.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    maps::{MapData, PerCpuArray},
+    programs::ProgramFd,
+};
+use tcpstate_common::{Counters, State};
+use tokio::sync::mpsc;
+
+use super::{
+    cgroups::Cgroups,
+    clock::monotonic_ns,
+    error::{CaptureError, chain},
+    host::{self, Host},
+    inventory,
+    loader::{self, Job, Loaded, ProgramRun},
+    reader::{self, Item, Shared},
+    sampler::{self, Plan},
+    sockdiag::Request,
+    synack::SynackRetransmits,
+    tally,
+};
+use tcpstate_core::{
+    books::{Accounting, CaptureCost, FilteredByReason, LostByReason, RejectedByReason},
+    event::Event,
+    filter::{KernelFilter, StateSet},
+    names::Names,
+    origin::Origin,
+    source::{Counting, EventSource, SourceError, Step},
+    tally::Tally,
+};
+use tcpstate_core::{
+    mode::{Attach, Mode},
+    netns::NetnsSelector,
+    tally::TallySize,
+};
+
+/// Time that the end of a run waits for programs that are still running on other CPUs.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Options of a capture.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    /// Which attach mode to take.
+    pub attach: Attach,
+    /// Size of the ring buffer in bytes: a power of two, a multiple of the page size.
+    pub ring_bytes: u32,
+    /// The namespaces whose sockets are dumped.
+    pub namespaces: NetnsSelector,
+    /// The filter of the kernel side.
+    pub filter: KernelFilter<'a>,
+    /// The filters as the command line gave them, for [`Origin::filters`].
+    pub filters: String,
+    /// Time between two samples; `None`: there are none.
+    pub sample_interval: Option<Duration>,
+    /// Look up which process holds each socket of the seed.
+    pub resolve_owners: bool,
+    /// Print what the BPF programs log on standard error.
+    pub bpf_log: bool,
+    /// Have the kernel measure the program's run time as long as this runs.
+    pub bpf_stats: bool,
+    /// Count in the kernel, and stream nothing; in `btf` mode only.
+    pub tally: Option<TallySize>,
+}
+
+/// A running capture.
+pub struct Live {
+    loaded: Loaded,
+    /// Keeps the kernel measuring while it is open.
+    _stats: Option<OwnedFd>,
+    counters: Arc<PerCpuArray<MapData, Counters>>,
+    origin: Origin,
+    names: Names,
+    notes: Vec<String>,
+    queue: mpsc::UnboundedReceiver<Item>,
+    shared: Arc<Shared>,
+    reader: Option<JoinHandle<()>>,
+    sampler: Option<JoinHandle<()>>,
+    /// The kernel's figures about the program when it was detached.
+    last_run: Option<ProgramRun>,
+    /// Reads what is counted in the kernel, where nothing is streamed.
+    tally: Option<tally::Reader>,
+}
+
+impl Live {
+    /// Loads, attaches and starts to read.
+    pub fn start(options: &Options<'_>) -> Result<Self, CaptureError> {
+        let host = Host::read();
+        // Before the program is loaded: the kernel counts from then on.
+        let stats = if options.bpf_stats {
+            Some(enable_stats()?)
+        } else {
+            None
+        };
+        let mut notes = Vec::new();
+        let (mut loaded, tally) = attach(&host, options, &mut notes)?;
+        if let Some(why) = loaded.without_socket() {
+            if options.filter.config().netns != 0 {
+                return Err(CaptureError::NoNetns { why: why.into() });
+            }
+            notes.push(format!(
+                "cannot read the sockets, only the tracepoint's record: {why}. There is no {}.",
+                loader::ONLY_IN_THE_SOCKET
+            ));
+        }
+        // A tally needs no cookie: it says nothing of single sockets.
+        let has_census = loaded.has_cookies() || tally.is_some();
+        if !has_census {
+            notes.push(NO_CENSUS.to_owned());
+        }
+        let origin = Origin {
+            attach: loaded.mode().to_string(),
+            filters: options.filters.clone(),
+            // Parsing the kernel's types takes long enough to be seen in the first interval.
+            started_ns: monotonic_ns(),
+            sample_interval_ns: options
+                .sample_interval
+                .filter(|_| has_census)
+                .map(|interval| u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)),
+            ..host.origin()
+        };
+
+        let counters = Arc::new(loaded.take_counters()?);
+        let (reader, shared, queue) = reader::spawn(&mut loaded, options.bpf_log, has_census)?;
+        let sampler = if has_census {
+            let synack = take_synack_retransmits(&mut loaded, options, &mut notes);
+            let program = loaded.program_fd()?;
+            Some(start_sampler(options, &counters, &shared, synack, program)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            sampler,
+            counters,
+            loaded,
+            _stats: stats,
+            origin,
+            // Where cgroup2 is not mounted nothing has a name, and sockets are in no cgroup of it.
+            names: Cgroups::of_host()
+                .map(|cgroups| Names::new(Arc::new(cgroups)))
+                .unwrap_or_default(),
+            notes,
+            queue,
+            shared,
+            reader: Some(reader),
+            last_run: None,
+            tally,
+        })
+    }
+
+    /// The attach mode.
+    pub const fn mode(&self) -> Mode {
+        self.loaded.mode()
+    }
+
+    /// Notes for the user, such as why the better attach mode was not taken.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Instructions of the loaded program after the verifier has removed what is switched off.
+    pub fn program_instructions(&self) -> Option<u32> {
+        // An instruction is eight bytes long.
+        self.loaded
+            .info()
+            .ok()?
+            .size_translated()
+            .map(|bytes| bytes / 8)
+    }
+
+    fn program_run(&self) -> Option<ProgramRun> {
+        self.last_run.or_else(|| self.loaded.program_run().ok())
+    }
+
+    fn counters(&self) -> Result<Counters, CaptureError> {
+        sum(&self.counters)
+    }
+
+    /// Detaches, waits for what is still running, and lets the reader empty the ring and end.
+    fn end(&mut self) -> Result<(), CaptureError> {
+        if self.shared.stopped() {
+            return Ok(());
+        }
+        if self.tally.is_some() {
+            // Transitions that are made during the sampler's last dump are not counted.
+            self.loaded.detach()?;
+        }
+        // The sampler dumps once more. Events show the transitions that are made meanwhile.
+        self.shared.exchange.stop();
+        if let Some(sampler) = self.sampler.take() {
+            let _ = sampler.join();
+        }
+        self.loaded.detach()?;
+        self.last_run = self.loaded.program_run().ok();
+        // A program that was running when it was detached still counts and submits: wait until the
+        // books balance.
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let counters = self.counters()?;
+            let settled =
+                counters.seen == counters.filtered() + counters.submitted + counters.lost_ring_full;
+            if settled || Instant::now() >= deadline {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        self.shared.stop();
+        Ok(())
+    }
+}
+
+/// Why there is no census.
+const NO_CENSUS: &str = "events carry no socket cookie here, by which a connection would be known again in \
+    the kernel's list of sockets: connections that were there before come in with their first change, and \
+    TIME_WAIT, what an orphan in FIN_WAIT2 comes to, and half-open connections are unknown";
+
+fn sum(counters: &PerCpuArray<MapData, Counters>) -> Result<Counters, CaptureError> {
+    let per_cpu = counters.get(&0, 0).map_err(|error| CaptureError::Map {
+        name: tcpstate_common::config::COUNTERS,
+        source: error.into(),
+    })?;
+    let mut sum = Counters::default();
+    for counters in per_cpu.iter() {
+        sum.add(counters);
+    }
+    Ok(sum)
+}
+
+fn start_sampler(
+    options: &Options<'_>,
+    counters: &Arc<PerCpuArray<MapData, Counters>>,
+    shared: &Arc<Shared>,
+    synack: Option<SynackRetransmits>,
+    program: ProgramFd,
+) -> Result<JoinHandle<()>, CaptureError> {
+    let (counters, books) = (Arc::clone(counters), Arc::clone(shared));
+    let plan = Plan {
+        namespaces: options.namespaces.clone(),
+        interval: options.sample_interval,
+        always_full: options.tally.is_some(),
+        resolve_owners: options.resolve_owners,
+        synack,
+        lost: Box::new(move || {
+            sum(&counters).map_or(0, |counters| counters.lost_ring_full)
+                + ProgramRun::read(&program).map_or(0, |run| run.recursion_misses)
+                + books.queue_full.load(Ordering::Acquire)
+        }),
+    };
+    let woken = Arc::clone(shared);
+    sampler::spawn(plan, Arc::clone(&shared.exchange), move || woken.wake())
+}
+
+/// A program that is attached, and what reads its counts where it makes a tally.
+type Attached = (Loaded, Option<tally::Reader>);
+
+/// Attaches in the requested mode, or in the best that works; a note says why it is not `btf`.
+fn attach(
+    host: &Host,
+    options: &Options<'_>,
+    notes: &mut Vec<String>,
+) -> Result<Attached, CaptureError> {
+    let btf = match options.attach {
+        Attach::Only(mode) => return attach_as(host, options, mode),
+        Attach::Auto => match attach_as(host, options, Mode::Btf) {
+            Err(error) if options.tally.is_none() => error,
+            result => return result,
+        },
+    };
+    // No size helps one mode that does not help the other.
+    if let CaptureError::RingBytes { .. } | CaptureError::RingAllocation { .. } = btf {
+        return Err(btf);
+    }
+    match attach_as(host, options, Mode::Tracepoint) {
+        Ok(attached) => {
+            notes.push(format!(
+                "attached to the classic tracepoint, since the BTF one failed: {}. Without it there is \
+                 no socket cookie.",
+                chain(&btf)
+            ));
+            Ok(attached)
+        }
+        Err(_) if matches!(btf, CaptureError::Privileges(_)) => Err(btf),
+        Err(tracepoint) => Err(CaptureError::NoMode {
+            remedy: btf.remedy(),
+            btf: chain(&btf),
+            tracepoint: chain(&tracepoint),
+        }),
+    }
+}
+
+/// Begins to count SYN-ACKs that are sent again, for the samples; a note says why not, if this kernel cannot.
+fn take_synack_retransmits(
+    loaded: &mut Loaded,
+    options: &Options<'_>,
+    notes: &mut Vec<String>,
+) -> Option<SynackRetransmits> {
+    options.sample_interval?;
+    match loaded.take_synack_retransmits() {
+        Ok(counts) => Some(counts),
+        Err(error) => {
+            notes.push(format!(
+                "SYN-ACKs that are sent again are not counted: {}",
+                chain(&error)
+            ));
+            None
+        }
+    }
+}
+
+fn attach_as(host: &Host, options: &Options<'_>, mode: Mode) -> Result<Attached, CaptureError> {
+    let plan = loader::Plan {
+        mode,
+        // Nothing goes through it where the kernel counts.
+        ring_bytes: options
+            .tally
+            .map_or(options.ring_bytes, |_| host::page_bytes()),
+        filter: options.filter,
+        bpf_log: options.bpf_log,
+        job: options.tally.map_or(Job::Stream, Job::Tally),
+    };
+    let mut loaded = loader::load(host, &plan)?;
+    let tally = match options.tally {
+        Some(size) => {
+            let listening = listening(&options.namespaces).into_iter();
+            Some(tally::Reader::new(&mut loaded, size, listening)?)
+        }
+        None => None,
+    };
+    loaded.attach()?;
+    Ok((loaded, tally))
+}
+
+/// The ports of the sockets that listen now. Where they cannot be dumped, the sampler gives notice.
+fn listening(namespaces: &NetnsSelector) -> Vec<u16> {
+    let request = Request {
+        states: StateSet::of(State::LISTEN),
+        ipv6_only: false,
+        with_info: false,
+    };
+    let sockets = inventory::take(namespaces, request, false)
+        .map(|inventory| inventory.sockets)
+        .unwrap_or_default();
+    sockets.iter().map(|socket| socket.lport).collect()
+}
+
+fn enable_stats() -> Result<OwnedFd, CaptureError> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| CaptureError::System {
+        what: "make the kernel measure BPF run time (it takes CAP_SYS_ADMIN)",
+        source: error.io_error,
+    })
+}
+
+impl Counting for Live {
+    fn take_tally(&mut self) -> Result<Tally, SourceError> {
+        let is_last = self.shared.stopped();
+        match &mut self.tally {
+            Some(tally) => tally.read(is_last).map_err(SourceError::new),
+            None => Ok(Tally::default()),
+        }
+    }
+}
+
+impl EventSource for Live {
+    fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Event>,
+    ) -> Poll<Result<Step, SourceError>> {
+        if let Some(notice) = self.shared.exchange.notice() {
+            return Poll::Ready(Ok(Step::Notice(notice)));
+        }
+        let step = match ready!(self.queue.poll_recv(cx)) {
+            Some(Item::Census(census)) => {
+                self.shared.exchange.census_received();
+                Step::Census(census)
+            }
+            Some(Item::Settled) => Step::Settled,
+            Some(Item::Events(mut events)) => {
+                self.shared.queued.fetch_sub(events.len(), Ordering::AcqRel);
+                if batch.is_empty() {
+                    *batch = events;
+                } else {
+                    batch.append(&mut events);
+                }
+                Step::Events
+            }
+            None => Step::End,
+        };
+        Poll::Ready(Ok(step))
+    }
+
+    fn counting(&mut self) -> Option<&mut dyn Counting> {
+        self.tally.is_some().then_some(self)
+    }
+
+    fn stop(&mut self) {
+        // A detach that fails leaves the program attached until we exit; the reader must end all
+        // the same, or the run would never.
+        if self.end().is_err() {
+            self.shared.exchange.abandon();
+            self.shared.stop();
+        }
+    }
+
+    fn accounting(&mut self) -> Result<Accounting, SourceError> {
+        let counters = self.counters().map_err(SourceError::new)?;
+        let run = self.program_run().filter(|_| self.loaded.counts_skipped());
+        let nested = run.map(|run| run.recursion_misses);
+        let skipped = nested.unwrap_or(0);
+        let malformed = self.shared.malformed.load(Ordering::Acquire);
+        let queue_full = self.shared.queue_full.load(Ordering::Acquire);
+        Ok(Accounting {
+            seen: counters.seen + skipped,
+            filtered: counters.filtered(),
+            submitted: counters.submitted,
+            lost: counters.lost_ring_full + skipped,
+            received: match &self.tally {
+                Some(tally) => tally.received(),
+                None => self.shared.received.load(Ordering::Acquire),
+            },
+            rejected: malformed + queue_full,
+            filtered_by_reason: FilteredByReason {
+                protocol: counters.filtered_protocol,
+                family: counters.filtered_family,
+                port: counters.filtered_port,
+                netns: counters.filtered_netns,
+                cgroup: counters.filtered_cgroup,
+                settled: 0,
+            },
+            lost_by_reason: LostByReason {
+                ring_full: counters.lost_ring_full,
+                nested,
+            },
+            rejected_by_reason: RejectedByReason {
+                malformed,
+                queue_full,
+                ..RejectedByReason::default()
+            },
+            partial: false,
+        })
+    }
+
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    fn names(&self) -> Names {
+        self.names.clone()
+    }
+
+    fn cost(&mut self) -> CaptureCost {
+        // The kernel gives zeros unless it was asked to measure.
+        let run = self.program_run().filter(|run| run.run_count > 0);
+        CaptureCost {
+            bpf_run_ns: run.map(|run| run.run_ns),
+            bpf_run_count: run.map(|run| run.run_count),
+            ring_high_water_bytes: match self.tally {
+                Some(_) => None,
+                None => Some(self.shared.ring_high_water_bytes.load(Ordering::Acquire)),
+            },
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(reader) = self.reader.take() {
+            // If it panicked, nothing is left to report that to.
+            let _ = reader.join();
+        }
+    }
+}

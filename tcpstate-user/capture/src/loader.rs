@@ -1,0 +1,304 @@
+//! Loads the BPF object, fixes its read-only globals, and attaches one program.
+//!
+//! - here: the plan, and loading by it; `loaded`: programs and maps in the kernel; `program_run`: the
+//!   kernel's figures about a program; `refusal`: the meaning of the kernel's errors.
+
+mod loaded;
+mod program_run;
+mod refusal;
+
+use aya::{Btf, Ebpf, EbpfLoader, programs::Program};
+use tcpstate_common::{
+    Config, Record,
+    config::{self, PortBitmap, SocketCopy, TP_BASE_LAZY},
+};
+
+pub(super) use self::loaded::TallyMaps;
+use self::loaded::{LOG_RING, TRACEPOINT, kernel_types, missing};
+pub use self::{loaded::Loaded, program_run::ProgramRun};
+use super::{
+    error::{CaptureError, chain},
+    host::{self, Host},
+    layout::{self, Resolved},
+    netns::Namespace,
+    procfs, spans,
+};
+use tcpstate_core::filter::KernelFilter;
+use tcpstate_core::{mode::Mode, tally::TallySize};
+
+/// The compiled BPF programs: the committed object, or the one that `TCPSTATE_BPF_OBJECT` named
+/// when this was built.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcpstate.bpf.o"));
+
+/// For a filter that is off.
+static NO_PORTS: PortBitmap = [0; config::PORT_WORDS];
+
+/// The fields that are unknown where `tracepoint` mode cannot read the sockets, as a list for people.
+pub const ONLY_IN_THE_SOCKET: &str =
+    "user, namespace, cgroup, error, RTT, retransmits or byte counts";
+
+/// The program to load, and its configuration.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// The attach mode.
+    pub mode: Mode,
+    /// Size of the ring buffer in bytes: a power of two, a multiple of the page size.
+    pub ring_bytes: u32,
+    /// The filter of the kernel side.
+    pub filter: KernelFilter<'a>,
+    /// Whether the programs log through aya-log.
+    pub bpf_log: bool,
+    /// The program's job.
+    pub job: Job,
+}
+
+/// The job of a program at each transition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Job {
+    /// Write a record to the ring buffer.
+    #[default]
+    Stream,
+    /// Count it, in maps of this size. In `btf` mode only.
+    Tally(TallySize),
+    /// Count it and read the clock: the least that a program takes that says when. In `btf` mode only.
+    Clock,
+    /// Nothing: the floor of what a program costs.
+    Nothing,
+}
+
+/// Loads the object and the one program that `plan` asks for.
+///
+/// In `tracepoint` mode the sockets are read too where that is possible; if not,
+/// [`Loaded::without_socket`] says why.
+pub fn load(host: &Host, plan: &Plan<'_>) -> Result<Loaded, CaptureError> {
+    if plan.mode == Mode::Btf || plan.job == Job::Nothing {
+        return load_as(host, plan, None);
+    }
+    let without = match socket_layout(host) {
+        Ok(layout) => match load_as(host, plan, Some(&layout)) {
+            // A kernel that is locked down to confidentiality has no helper to read it with.
+            Err(error @ CaptureError::Load { .. }) => chain(&error),
+            result => return result,
+        },
+        Err(why) => why,
+    };
+    let mut loaded = load_as(host, plan, None)?;
+    loaded.without_socket = Some(without);
+    Ok(loaded)
+}
+
+/// Offsets in a socket for `tracepoint` mode, and the bytes to copy.
+struct SocketLayout {
+    resolved: Resolved,
+    copy: SocketCopy,
+}
+
+/// Finds the offsets of this kernel's socket, and which bytes to copy.
+///
+/// *Errors:* why it cannot be read, in words.
+fn socket_layout(host: &Host) -> Result<SocketLayout, String> {
+    let btf = host.kernel_btf().map_err(|error| chain(&error))?;
+    let resolved = layout::resolve_offsets(&btf).map_err(|error| error.to_string())?;
+    let copy = spans::plan(&resolved.offsets)
+        .ok_or("the members of the kernel's `struct tcp_sock` are too far from each other")?;
+    Ok(SocketLayout { resolved, copy })
+}
+
+fn load_as(
+    host: &Host,
+    plan: &Plan<'_>,
+    socket: Option<&SocketLayout>,
+) -> Result<Loaded, CaptureError> {
+    let page_bytes = host::page_bytes();
+    if !plan.ring_bytes.is_power_of_two() || !plan.ring_bytes.is_multiple_of(page_bytes) {
+        return Err(CaptureError::RingBytes {
+            bytes: plan.ring_bytes,
+            page_bytes,
+        });
+    }
+    let target = Target::find(host, plan, socket)?;
+    let mut ebpf = load_object(host, plan, &target)?;
+    let program = program_name(plan, target.base);
+    let refused = |source| refusal::of_program(source, plan.mode);
+    match (ebpf.program_mut(program), target.btf.as_ref()) {
+        (Some(Program::BtfTracePoint(program)), Some(btf)) => {
+            program.load(TRACEPOINT, btf).map_err(refused)?;
+        }
+        (Some(Program::TracePoint(program)), _) => program.load().map_err(refused)?,
+        _ => return Err(missing(program)),
+    }
+    Ok(Loaded {
+        ebpf,
+        link: None,
+        program,
+        mode: plan.mode,
+        ring_bytes: plan.ring_bytes,
+        has_cookies: target.config.has_cookie != 0,
+        without_socket: None,
+        counts_skipped: target.counts_skipped,
+    })
+}
+
+/// Everything about this kernel that loading depends on.
+struct Target {
+    config: Config,
+    /// The kernel's types in the loader's own form: it looks up the BTF tracepoint's.
+    btf: Option<Btf>,
+    /// Where the classic tracepoint's record begins.
+    base: u32,
+    counts_skipped: bool,
+}
+
+impl Target {
+    fn find(
+        host: &Host,
+        plan: &Plan<'_>,
+        socket: Option<&SocketLayout>,
+    ) -> Result<Self, CaptureError> {
+        let mut config = plan.config();
+        let mut base = config::TP_BASE;
+        let mut btf = None;
+        match plan.mode {
+            Mode::Btf => {
+                let resolved = layout::resolve_offsets(&host.kernel_btf()?)?;
+                config.offsets = resolved.offsets;
+                config.has_cookie = resolved.has_cookie.into();
+                config.has_task_btf = resolved.has_task_btf.into();
+                config.has_cgroup = resolved.has_cgroup.into();
+                btf = Some(kernel_types()?);
+            }
+            Mode::Tracepoint => {
+                let format = host.tracepoint_format()?;
+                base = layout::parse_tracepoint_format(&format)?;
+                if let Some(SocketLayout { resolved, copy }) = socket {
+                    config.offsets = resolved.offsets;
+                    config.copy = *copy;
+                    config.has_task_btf = resolved.has_task_btf.into();
+                    config.has_cgroup = resolved.has_cgroup.into();
+                    config.reads_socket = 1;
+                }
+            }
+        }
+        Ok(Self {
+            config,
+            btf,
+            base,
+            // A BTF tracepoint skips none where it does not count them.
+            counts_skipped: plan.mode == Mode::Btf
+                || socket.is_some_and(|socket| socket.resolved.counts_skipped),
+        })
+    }
+}
+
+impl Plan<'_> {
+    /// The part of the programs' configuration that does not depend on the kernel.
+    fn config(&self) -> Config {
+        let wake_bytes = self.ring_bytes / 4;
+        let mut config = Config {
+            filter: self.filter.config(),
+            has_filter: u8::from(self.filter.config() != config::Filter::default()),
+            wake_bytes,
+            look_mask: look_every(wake_bytes, host::online_cpus()) - 1,
+            ..Config::default()
+        };
+        if let Some(size) = self.job.tally() {
+            configure_tally(size, &mut config);
+        }
+        config
+    }
+}
+
+impl Job {
+    const fn tally(self) -> Option<TallySize> {
+        match self {
+            Self::Tally(size) => Some(size),
+            Self::Stream | Self::Clock | Self::Nothing => None,
+        }
+    }
+}
+
+/// Fixes the read-only globals and the sizes of the maps, and loads the object, which creates the maps.
+fn load_object(host: &Host, plan: &Plan<'_>, target: &Target) -> Result<Ebpf, CaptureError> {
+    let (lports, rports, ports) = plan.filter.bitmaps();
+    let [lports, rports, ports] =
+        [lports, rports, ports].map(|bitmap| bitmap.unwrap_or(&NO_PORTS).as_slice());
+    let level = if plan.bpf_log { &LOG_ALL } else { &LOG_NOTHING };
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(target.btf.as_ref())
+        .map_max_entries(config::RING, plan.ring_bytes)
+        .override_global(config::CONFIG, &target.config, true)
+        .override_global(config::LOCAL_PORTS, lports, true)
+        .override_global(config::REMOTE_PORTS, rports, true)
+        .override_global(config::PORTS, ports, true)
+        .override_global(LOG_LEVEL, level, true);
+    if !plan.bpf_log {
+        loader.map_max_entries(LOG_RING, host::page_bytes());
+    }
+    if let Some(size) = plan.job.tally() {
+        size_tally_maps(size, &mut loader)?;
+    }
+    loader
+        .load(OBJECT)
+        .map_err(|error| refusal::of_object(error, plan.ring_bytes, host))
+}
+
+/// Tells the program the sizes of the maps that it counts in, and how to recognise a client's port.
+fn configure_tally(size: TallySize, config: &mut Config) {
+    config.rows = size.rows();
+    config.place_mask = size.place_sets() - 1;
+    let own = Namespace::own().ok();
+    let ports = own.and_then(|own| own.within(procfs::ephemeral_ports_here).ok()?);
+    if let Some(ports) = ports {
+        (config.ephemeral_first, config.ephemeral_last) = (*ports.start(), *ports.end());
+    }
+}
+
+/// Gives the maps that [`Job::Tally`] counts in their sizes.
+fn size_tally_maps(size: TallySize, loader: &mut EbpfLoader<'_>) -> Result<(), CaptureError> {
+    let cpus = host::possible_cpus()?;
+    loader
+        .map_max_entries(config::PLACES, size.place_sets())
+        .map_max_entries(config::FREE_ROWS, size.services.max(1))
+        .map_max_entries(config::SERVICES, size.rows())
+        .map_max_entries(config::ROWS, size.rows().saturating_mul(cpus))
+        .map_max_entries(config::TIMES, STATES.saturating_mul(cpus))
+        // For each service a few kinds.
+        .map_max_entries(config::ERRORS, size.rows().saturating_mul(4));
+    Ok(())
+}
+
+/// The program that does this job.
+fn program_name(plan: &Plan<'_>, base: u32) -> &'static str {
+    match (plan.job, plan.mode) {
+        (Job::Stream, Mode::Btf) => config::PROGRAM_BTF,
+        (Job::Stream, Mode::Tracepoint) if base == TP_BASE_LAZY => config::PROGRAM_TRACEPOINT_LAZY,
+        (Job::Stream, Mode::Tracepoint) => config::PROGRAM_TRACEPOINT,
+        (Job::Tally(_), _) => config::PROGRAM_TALLY,
+        (Job::Clock, _) => config::PROGRAM_CLOCK,
+        (Job::Nothing, Mode::Btf) => config::PROGRAM_EMPTY_BTF,
+        (Job::Nothing, Mode::Tracepoint) => config::PROGRAM_EMPTY_TRACEPOINT,
+    }
+}
+
+/// Number of records after which a CPU checks the ring's fill level again, a power of two: so small that
+/// all CPUs together submit no more than another `wake_bytes` in between.
+fn look_every(wake_bytes: u32, cpus: u32) -> u32 {
+    /// Checking less often than this saves nothing that can be measured.
+    const SELDOM_ENOUGH: u32 = 1024;
+    let records = wake_bytes / RECORD_IN_RING_BYTES / cpus.max(1);
+    1 << records.clamp(1, SELDOM_ENOUGH).ilog2()
+}
+
+/// The ring puts eight bytes before each record.
+#[expect(clippy::cast_possible_truncation, reason = "128")]
+const RECORD_IN_RING_BYTES: u32 = 8 + Record::SIZE as u32;
+
+/// The level at which the programs log: a symbol of `aya-log-ebpf`.
+const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+static LOG_NOTHING: u8 = 0;
+static LOG_ALL: u8 = u8::MAX;
+
+/// States whose times are counted separately.
+#[expect(clippy::cast_possible_truncation, reason = "12")]
+const STATES: u32 = tcpstate_common::tally::STATES as u32;

@@ -1,0 +1,277 @@
+//! Programs and maps in the kernel.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use aya::{
+    Btf, Ebpf,
+    maps::{Array, Map, MapData, PerCpuArray, PerCpuHashMap, Queue},
+    programs::{
+        Program, ProgramError, ProgramFd, ProgramInfo, tp_btf::BtfTracePointLinkId,
+        trace_point::TracePointLinkId,
+    },
+};
+use tcpstate_common::{Counters, config, tally::Failure};
+
+use super::super::{
+    error::{BtfError, CaptureError, MapUseError},
+    host,
+    ring::Ring,
+    synack::{self, SynackRetransmits},
+};
+use super::{
+    program_run::{self, ProgramRun},
+    refusal,
+};
+use tcpstate_core::{mode::Mode, tally::TallySize};
+
+const CATEGORY: &str = "sock";
+/// The tracepoint of both modes.
+pub(super) const TRACEPOINT: &str = "inet_sock_set_state";
+/// The tracepoint that a SYN-ACK passes when it is sent again.
+const SYNACK_TRACEPOINT: &str = "tcp_retransmit_synack";
+
+/// The ring buffer of the programs' log: a symbol of `aya-log-ebpf`.
+pub(super) const LOG_RING: &str = "AYA_LOGS";
+
+/// Programs and maps in the kernel; one program attached after [`Loaded::attach`]. Dropping it
+/// detaches and frees everything.
+pub struct Loaded {
+    pub(super) ebpf: Ebpf,
+    pub(super) link: Option<Link>,
+    pub(super) program: &'static str,
+    pub(super) mode: Mode,
+    pub(super) ring_bytes: u32,
+    pub(super) has_cookies: bool,
+    pub(super) without_socket: Option<String>,
+    pub(super) counts_skipped: bool,
+}
+
+/// The maps in which `Job::Tally` counts. The arrays are for mapping into memory.
+pub(in super::super) struct TallyMaps {
+    pub(in super::super) rows_by_port: MapData,
+    pub(in super::super) services: MapData,
+    pub(in super::super) rows: MapData,
+    pub(in super::super) times: MapData,
+    pub(in super::super) errors: PerCpuHashMap<MapData, Failure, u64>,
+    pub(in super::super) free_rows: Queue<MapData, u32>,
+    pub(in super::super) size: TallySize,
+}
+
+/// Keeps the program attached.
+pub(super) enum Link {
+    Btf(BtfTracePointLinkId),
+    Tracepoint(TracePointLinkId),
+}
+
+impl Loaded {
+    /// Attaches the program that counts SYN-ACKs that are sent again. Once only.
+    ///
+    /// By a BTF tracepoint in both modes: in `tracepoint` mode too it is there on most kernels.
+    ///
+    /// *Errors:* this kernel cannot; the rest of the capture does not depend on it.
+    pub fn take_synack_retransmits(&mut self) -> Result<SynackRetransmits, CaptureError> {
+        if let Some(why) = self.without_socket() {
+            return Err(synack::failed(MapUseError::WithoutSocket(why.to_owned())));
+        }
+        let types = kernel_types()?;
+        let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(config::PROGRAM_SYNACK)
+        else {
+            return Err(missing(config::PROGRAM_SYNACK));
+        };
+        program
+            .load(SYNACK_TRACEPOINT, &types)
+            .map_err(|source| refusal::of_program(source, Mode::Btf))?;
+        program.attach().map_err(|source| CaptureError::Attach {
+            mode: Mode::Btf,
+            source,
+        })?;
+        let name = config::SYNACK_RETRANSMITS;
+        let map = self.ebpf.take_map(name).ok_or_else(|| missing(name))?;
+        SynackRetransmits::new(PerCpuHashMap::try_from(map).map_err(synack::failed)?)
+    }
+
+    /// Attaches the program. From here on it runs at every transition.
+    pub fn attach(&mut self) -> Result<(), CaptureError> {
+        let mode = self.mode;
+        let refused = |source| CaptureError::Attach { mode, source };
+        self.link = Some(match self.ebpf.program_mut(self.program) {
+            Some(Program::BtfTracePoint(program)) => Link::Btf(program.attach().map_err(refused)?),
+            Some(Program::TracePoint(program)) => {
+                Link::Tracepoint(program.attach(CATEGORY, TRACEPOINT).map_err(refused)?)
+            }
+            _ => return Err(missing(self.program)),
+        });
+        Ok(())
+    }
+
+    /// Detaches the program. Runs that are under way on other CPUs still end.
+    pub fn detach(&mut self) -> Result<(), CaptureError> {
+        let mode = self.mode;
+        let refused = |source| CaptureError::Attach { mode, source };
+        match (self.ebpf.program_mut(self.program), self.link.take()) {
+            (Some(Program::BtfTracePoint(program)), Some(Link::Btf(link))) => {
+                program.detach(link).map_err(refused)
+            }
+            (Some(Program::TracePoint(program)), Some(Link::Tracepoint(link))) => {
+                program.detach(link).map_err(refused)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The kernel's description of the program.
+    pub fn info(&self) -> Result<ProgramInfo, CaptureError> {
+        let failed = |source: ProgramError| CaptureError::Map {
+            name: self.program,
+            source: source.into(),
+        };
+        match self.ebpf.program(self.program) {
+            Some(Program::BtfTracePoint(program)) => program.info().map_err(failed),
+            Some(Program::TracePoint(program)) => program.info().map_err(failed),
+            _ => Err(missing(self.program)),
+        }
+    }
+
+    /// The kernel's figures about the program.
+    pub fn program_run(&self) -> Result<ProgramRun, CaptureError> {
+        ProgramRun::read(&self.program_fd()?)
+    }
+
+    /// The program, to read its figures by.
+    pub fn program_fd(&self) -> Result<ProgramFd, CaptureError> {
+        // The descriptor that it was loaded by: to get another by the program's number takes
+        // CAP_SYS_ADMIN.
+        let fd = match self.ebpf.program(self.program) {
+            Some(Program::BtfTracePoint(program)) => program.fd(),
+            Some(Program::TracePoint(program)) => program.fd(),
+            _ => return Err(missing(self.program)),
+        };
+        let fd = fd.map_err(|error| program_run::failed(io::Error::other(error)))?;
+        fd.try_clone()
+            .map_err(|error| program_run::failed(io::Error::other(error)))
+    }
+
+    /// The attach mode.
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Why the program does not read the sockets, in `tracepoint` mode; `None`: it does.
+    pub fn without_socket(&self) -> Option<&str> {
+        self.without_socket.as_deref()
+    }
+
+    /// Whether the kernel is known to count the runs that it skips ([`ProgramRun::recursion_misses`]).
+    pub const fn counts_skipped(&self) -> bool {
+        self.counts_skipped
+    }
+
+    /// Whether events carry the socket's cookie.
+    pub const fn has_cookies(&self) -> bool {
+        self.has_cookies
+    }
+
+    /// Maps the ring buffer. Once only: there is one reader.
+    pub fn ring(&self) -> Result<Ring, CaptureError> {
+        let Some(Map::RingBuf(data)) = self.ebpf.map(config::RING) else {
+            return Err(missing(config::RING));
+        };
+        Ring::new(data.fd().as_fd(), self.ring_bytes).map_err(|source| CaptureError::System {
+            what: "map the ring buffer",
+            source,
+        })
+    }
+
+    /// Takes the per-CPU books.
+    pub fn take_counters(&mut self) -> Result<PerCpuArray<MapData, Counters>, CaptureError> {
+        let map = self
+            .ebpf
+            .take_map(config::COUNTERS)
+            .ok_or_else(|| missing(config::COUNTERS))?;
+        PerCpuArray::try_from(map).map_err(|error| CaptureError::Map {
+            name: config::COUNTERS,
+            source: error.into(),
+        })
+    }
+
+    /// Takes the word in which the reader says that it sleeps.
+    pub fn take_reader_sleeps(&mut self) -> Result<Array<MapData, u32>, CaptureError> {
+        let name = config::READER_SLEEPS;
+        let map = self.ebpf.take_map(name).ok_or_else(|| missing(name))?;
+        Array::try_from(map).map_err(|error| CaptureError::Map {
+            name,
+            source: error.into(),
+        })
+    }
+
+    /// Takes the maps in which `Job::Tally` counts.
+    pub(in super::super) fn take_tally(
+        &mut self,
+        size: TallySize,
+    ) -> Result<TallyMaps, CaptureError> {
+        let errors = self.take(config::ERRORS)?;
+        let free_rows = self.take(config::FREE_ROWS)?;
+        let mut array = |name| match self.take(name)? {
+            Map::Array(data) => Ok(data),
+            _ => Err(missing(name)),
+        };
+        Ok(TallyMaps {
+            rows_by_port: array(config::ROWS_BY_PORT)?,
+            services: array(config::SERVICES)?,
+            rows: array(config::ROWS)?,
+            times: array(config::TIMES)?,
+            errors: PerCpuHashMap::try_from(errors).map_err(|error| CaptureError::Map {
+                name: config::ERRORS,
+                source: error.into(),
+            })?,
+            free_rows: Queue::try_from(free_rows).map_err(|error| CaptureError::Map {
+                name: config::FREE_ROWS,
+                source: error.into(),
+            })?,
+            size,
+        })
+    }
+
+    fn take(&mut self, name: &'static str) -> Result<Map, CaptureError> {
+        self.ebpf.take_map(name).ok_or_else(|| missing(name))
+    }
+
+    /// Watches for the wakeups that the program sends.
+    pub fn ring_fd(&self) -> Result<BorrowedFd<'_>, CaptureError> {
+        let Some(Map::RingBuf(data)) = self.ebpf.map(config::RING) else {
+            return Err(missing(config::RING));
+        };
+        Ok(data.fd().as_fd())
+    }
+
+    /// The other end of `--bpf-log`.
+    pub fn take_logger<T: log::Log>(
+        &mut self,
+        logger: T,
+    ) -> Result<aya_log::EbpfLogger<T>, CaptureError> {
+        aya_log::EbpfLogger::init_with_logger(&mut self.ebpf, logger).map_err(|error| {
+            CaptureError::Map {
+                name: LOG_RING,
+                source: error.into(),
+            }
+        })
+    }
+}
+/// The kernel's types in the loader's own form.
+pub(super) fn kernel_types() -> Result<Btf, CaptureError> {
+    Btf::from_sys_fs().map_err(|source| CaptureError::NoBtf {
+        path: host::BTF_PATH.into(),
+        source: BtfError::Loader(source),
+    })
+}
+
+/// The object lacks this program or map.
+pub(super) fn missing(name: &'static str) -> CaptureError {
+    CaptureError::Map {
+        name,
+        source: MapUseError::Missing,
+    }
+}

@@ -1,0 +1,303 @@
+//! Network namespaces: which there are, what they are called, and how to get into one.
+//!
+//! A namespace is found by a process that is in it (`/proc/PID/ns/net`) or by the name that `ip netns`
+//! gave it (`/run/netns`). One that is held otherwise, by an open file or by a single thread of a
+//! process, is not found, and can be given by its path.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::{fd::AsFd as _, linux::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::procfs;
+use tcpstate_core::netns::{NAMED_PATH, NetnsSelector};
+
+/// Why a namespace cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// The file that leads to it cannot be opened.
+    #[error("cannot open the network namespace {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is something else.
+    #[error("{} is not a network namespace", .0.display())]
+    NotOne(PathBuf),
+    /// No process is in it and nothing is named after it, as far as this process can see.
+    #[error("no network namespace {0} is to be seen from here")]
+    NotFound(u32),
+    /// It is there, and we are not let in.
+    #[error("cannot enter the network namespace {name}")]
+    Enter {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl NetnsError {
+    /// Advice for the user.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("`ip netns` and `lsns -t net` show which there are.")
+            }
+            Self::Open { .. } | Self::NotFound(_) => Some(
+                "Namespaces of other users' processes are hidden without root or CAP_SYS_PTRACE; \
+                 `lsns -t net` shows those that can be seen.",
+            ),
+            Self::NotOne(_) => {
+                Some("Give a path such as /proc/PID/ns/net, or a name of `ip netns`.")
+            }
+            Self::Enter { .. } => {
+                Some("Entering another network namespace takes root or CAP_SYS_ADMIN.")
+            }
+        }
+    }
+}
+
+/// A network namespace that stays there as long as this does.
+#[derive(Debug)]
+pub struct Namespace {
+    inode: u32,
+    name: String,
+    path: Option<PathBuf>,
+    /// `None` for our own: it takes no privilege to be where one is.
+    file: Option<File>,
+}
+
+impl Namespace {
+    /// The one that this thread is in.
+    pub fn own() -> Result<Self, NetnsError> {
+        let path = Path::new("/proc/thread-self/ns/net");
+        let (_, inode) = open(path)?;
+        Ok(Self {
+            inode,
+            name: "self".to_owned(),
+            path: None,
+            file: None,
+        })
+    }
+
+    /// The one behind a file.
+    pub fn open(path: &Path) -> Result<Self, NetnsError> {
+        let (file, inode) = open(path)?;
+        Ok(Self {
+            inode,
+            name: name_of(path),
+            path: Some(path.to_owned()),
+            file: Some(file),
+        })
+    }
+
+    /// Inode number, by which the kernel names it.
+    pub const fn inode(&self) -> u32 {
+        self.inode
+    }
+
+    /// Its name for people: `self`, a name of `ip netns`, or a path.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The path by which it was opened; `None`: it is our own.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Does something in it. Sockets that are made there stay there, and so does what is read below
+    /// `/proc/thread-self/net` and `/proc/sys/net`.
+    pub fn within<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+        let Some(file) = &self.file else {
+            return Ok(f());
+        };
+        // A thread of its own: a namespace belongs to a thread, and this one ends here.
+        let done = thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .map(|()| f())
+            });
+            inside
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        done.map_err(|source| NetnsError::Enter {
+            name: self.name.clone(),
+            source: source.into(),
+        })
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.strip_prefix(NAMED_PATH)
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}
+
+/// Opens a namespace's file and reads its inode number.
+fn open(path: &Path) -> Result<(File, u32), NetnsError> {
+    let failed = |source| NetnsError::Open {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(failed)?;
+    let inode = is_namespace(&file)
+        .and_then(|is| Ok((is, file.metadata()?.st_ino())))
+        .map_err(failed)?;
+    match inode {
+        (true, inode) => u32::try_from(inode).ok().map(|inode| (file, inode)),
+        (false, _) => None,
+    }
+    .ok_or_else(|| NetnsError::NotOne(path.to_owned()))
+}
+
+/// Whether the file is a namespace; of which kind shows when one enters it.
+fn is_namespace(file: &File) -> io::Result<bool> {
+    /// *Source:* `NSFS_MAGIC` in `include/uapi/linux/magic.h`.
+    const NSFS_MAGIC: i64 = 0x6e73_6673;
+    Ok(rustix::fs::fstatfs(file)?.f_type == NSFS_MAGIC)
+}
+
+/// Result of a search.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The namespaces, our own first, then in the order of their inode numbers.
+    pub namespaces: Vec<Namespace>,
+    /// Names that lead to no namespace, and why.
+    pub broken: Vec<NetnsError>,
+    /// Processes whose namespace this process may not see.
+    pub hidden_processes: u64,
+}
+
+/// Finds the selected namespaces.
+///
+/// *Errors:* one was named and is not there, or our own cannot be read. What is missing of `all` is
+/// in [`Found`].
+pub fn find(selector: &NetnsSelector) -> Result<Found, NetnsError> {
+    let only = |namespace| Found {
+        namespaces: vec![namespace],
+        ..Found::default()
+    };
+    match selector {
+        NetnsSelector::Own => Namespace::own().map(only),
+        NetnsSelector::File(path) => Namespace::open(path).map(only),
+        NetnsSelector::All => all(),
+        NetnsSelector::Inode(inode) => all()?
+            .namespaces
+            .into_iter()
+            .find(|namespace| namespace.inode == *inode)
+            .map(only)
+            .ok_or(NetnsError::NotFound(*inode)),
+    }
+}
+
+fn all() -> Result<Found, NetnsError> {
+    let own = Namespace::own()?;
+    let mut found = Found::default();
+    let mut others = BTreeMap::new();
+    // Names first: they say more than the number of some process.
+    for entry in fs::read_dir(NAMED_PATH).into_iter().flatten().flatten() {
+        match Namespace::open(&entry.path()) {
+            Ok(namespace) => {
+                others.entry(namespace.inode).or_insert(namespace);
+            }
+            Err(error) => found.broken.push(error),
+        }
+    }
+    let processes = fs::read_dir("/proc").map_err(|source| NetnsError::Open {
+        path: "/proc".into(),
+        source,
+    })?;
+    for process in processes.flatten() {
+        if !procfs::is_process(&process.file_name()) {
+            continue;
+        }
+        let path = process.path().join("ns/net");
+        match fs::metadata(&path) {
+            // A namespace is a file. Linux 5.10 does not refuse to follow the link of a process that is
+            // none of ours, but leads to the folder that the link is in.
+            Ok(metadata) if metadata.is_dir() => found.hidden_processes += 1,
+            Ok(metadata) => {
+                let known = u32::try_from(metadata.st_ino())
+                    .is_ok_and(|inode| inode == own.inode || others.contains_key(&inode));
+                // It can have gone since; then others that are in the same one are still to come.
+                if !known && let Ok(namespace) = Namespace::open(&path) {
+                    others.entry(namespace.inode).or_insert(namespace);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                found.hidden_processes += 1;
+            }
+            // Gone meanwhile, or a kernel thread on its way out.
+            Err(_) => {}
+        }
+    }
+    others.remove(&own.inode);
+    found.namespaces.push(own);
+    found.namespaces.extend(others.into_values());
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tcpstate_core::netns::SELF_PATH;
+
+    #[test]
+    fn our_own_is_found_by_all_its_names_and_needs_no_privilege() {
+        let own = Namespace::own().unwrap();
+        assert_eq!(own.name(), "self");
+        assert_eq!(own.within(|| 42).unwrap(), 42);
+        for selector in [
+            NetnsSelector::Own,
+            NetnsSelector::File(SELF_PATH.into()),
+            NetnsSelector::Inode(own.inode()),
+        ] {
+            let found = find(&selector).unwrap();
+            let inodes: Vec<_> = found.namespaces.iter().map(Namespace::inode).collect();
+            assert_eq!(inodes, [own.inode()], "{selector:?}");
+        }
+        let all = find(&NetnsSelector::All).unwrap();
+        assert_eq!(all.namespaces[0].inode(), own.inode());
+        let count = |inode| {
+            let same = all.namespaces.iter().filter(|one| one.inode() == inode);
+            same.count()
+        };
+        assert!(all.namespaces.iter().all(|one| count(one.inode()) == 1));
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        let missing = NetnsSelector::File("/run/netns/no-such-namespace".into());
+        assert!(matches!(find(&missing), Err(NetnsError::Open { .. })));
+        let other = NetnsSelector::File("/dev/null".into());
+        assert!(matches!(find(&other), Err(NetnsError::NotOne(_))));
+        assert!(matches!(
+            find(&NetnsSelector::Inode(1)),
+            Err(NetnsError::NotFound(1))
+        ));
+    }
+
+    #[test]
+    fn a_namespace_of_another_kind_is_not_entered() {
+        let uts = Namespace::open(Path::new("/proc/self/ns/uts")).unwrap();
+        let error = uts.within(|| ()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot enter the network namespace /proc/self/ns/uts"
+        );
+    }
+}

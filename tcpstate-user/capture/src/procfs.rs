@@ -1,0 +1,318 @@
+//! Facts that only `/proc` has: which process holds a socket, the kernel's counters of listeners and of
+//! activity, and the ephemeral ports. Those of a network namespace are read from inside it.
+
+use std::{ffi::OsStr, fs, io, ops::RangeInclusive, path::Path};
+
+use hashbrown::{HashMap, HashSet};
+
+use tcpstate_core::owner::{Comm, How, Owner};
+
+/// Whether a name below `/proc` is a process's number.
+pub(super) fn is_process(name: &OsStr) -> bool {
+    pid(name).is_some()
+}
+
+fn pid(name: &OsStr) -> Option<u32> {
+    name.to_str()?.parse().ok()
+}
+
+/// The processes that hold sockets, by the socket's inode.
+#[derive(Debug, Default)]
+pub struct Owners {
+    /// Where several processes hold one, what they have in common.
+    pub by_inode: HashMap<u32, Owner>,
+    /// Processes whose open files this process may not see.
+    pub hidden_processes: u64,
+}
+
+impl Owners {
+    /// Reads the open files of all processes, once. It takes a while: some microseconds for
+    /// each open file of the host.
+    ///
+    /// *Errors:* `/proc` cannot be read. What of it may not be read is counted.
+    pub fn look_up(inodes: &HashSet<u32>) -> io::Result<Self> {
+        let mut owners = Self::default();
+        if inodes.is_empty() {
+            return Ok(owners);
+        }
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = pid(&entry.file_name()) else {
+                continue;
+            };
+            match sockets_of(&entry.path(), inodes) {
+                Ok(held) if held.is_empty() => {}
+                Ok(held) => owners.add(pid, comm(&entry.path()), &held),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    owners.hidden_processes += 1;
+                }
+                // It has ended meanwhile.
+                Err(_) => {}
+            }
+        }
+        Ok(owners)
+    }
+
+    fn add(&mut self, pid: u32, comm: Option<Comm>, held: &HashSet<u32>) {
+        let owner = Owner {
+            pid: Some(pid),
+            comm,
+            how: How::Seeded,
+        };
+        for &inode in held {
+            self.by_inode
+                .entry(inode)
+                .and_modify(|other| *other = other.either(owner))
+                .or_insert(owner);
+        }
+    }
+}
+
+/// Which of these sockets the process holds.
+fn sockets_of(process: &Path, inodes: &HashSet<u32>) -> io::Result<HashSet<u32>> {
+    let files = fs::read_dir(process.join("fd"))?;
+    let held = files
+        .flatten()
+        // A file that is closed meanwhile is not held.
+        .filter_map(|file| fs::read_link(file.path()).ok())
+        .filter_map(|target| socket_inode(target.as_os_str()))
+        .filter(|inode| inodes.contains(inode));
+    Ok(held.collect())
+}
+
+/// The number in `socket:[4711]`.
+fn socket_inode(target: &OsStr) -> Option<u32> {
+    let number = target.to_str()?.strip_prefix("socket:[")?;
+    number.strip_suffix(']')?.parse().ok()
+}
+
+fn comm(process: &Path) -> Option<Comm> {
+    let text = fs::read(process.join("comm")).ok()?;
+    let name = text.strip_suffix(b"\n").unwrap_or(&text);
+    let mut comm = Comm::default();
+    // Kernel threads have longer names, and no sockets.
+    let room = comm.0.len() - 1;
+    for (to, from) in comm.0.iter_mut().zip(name.iter().take(room)) {
+        *to = *from;
+    }
+    Some(comm)
+}
+
+/// The kernel's counters of listeners, and of connections on their way to one, since the namespace was made.
+/// `None` where the kernel has no such counter.
+///
+/// *Source:* `TcpExt` in `/proc/net/netstat`; `net/ipv4/proc.c`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenCounters {
+    /// Connections that the accept queue had no room for.
+    pub overflows: Option<u64>,
+    /// SYNs and handshakes that were dropped, for any reason.
+    pub drops: Option<u64>,
+    /// SYNs that were dropped because the SYN queue was full and cookies are off.
+    pub request_queue_full_drops: Option<u64>,
+    /// SYNs that were answered with a cookie because the SYN queue was full.
+    pub request_queue_full_cookies: Option<u64>,
+    /// SYN cookies sent.
+    pub cookies_sent: Option<u64>,
+    /// SYN cookies that came back.
+    pub cookies_received: Option<u64>,
+    /// SYN cookies that came back and were none of ours.
+    pub cookies_failed: Option<u64>,
+}
+
+impl ListenCounters {
+    /// Reads those of the namespace that this thread is in.
+    pub fn read_here() -> io::Result<Self> {
+        let text = fs::read_to_string("/proc/thread-self/net/netstat")?;
+        Ok(Self::parse(&text))
+    }
+
+    /// Takes them out of the file's text.
+    pub fn parse(text: &str) -> Self {
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+        let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+        let pairs: HashMap<_, _> = names
+            .split_ascii_whitespace()
+            .zip(values.split_ascii_whitespace())
+            .collect();
+        let counter = |name| pairs.get(name)?.parse().ok();
+        Self {
+            overflows: counter("ListenOverflows"),
+            drops: counter("ListenDrops"),
+            request_queue_full_drops: counter("TCPReqQFullDrop"),
+            request_queue_full_cookies: counter("TCPReqQFullDoCookies"),
+            cookies_sent: counter("SyncookiesSent"),
+            cookies_received: counter("SyncookiesRecv"),
+            cookies_failed: counter("SyncookiesFailed"),
+        }
+    }
+}
+
+/// Whether anything has happened in a namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// TCP segments that came in since the namespace was made.
+    pub in_segments: Option<u64>,
+    /// Minisockets there are.
+    pub minisockets: Option<u64>,
+}
+
+impl Activity {
+    /// Reads that of the namespace that this thread is in.
+    pub fn read_here() -> Self {
+        let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+        Self::parse(
+            &read("snmp").unwrap_or_default(),
+            &read("sockstat").unwrap_or_default(),
+        )
+    }
+
+    fn parse(snmp: &str, sockstat: &str) -> Self {
+        let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Tcp:"));
+        let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+        let mut pairs = names
+            .split_ascii_whitespace()
+            .zip(values.split_ascii_whitespace());
+        let mut words = sockstat
+            .lines()
+            .find_map(|line| line.strip_prefix("TCP:"))
+            .unwrap_or("")
+            .split_ascii_whitespace();
+        Self {
+            in_segments: pairs
+                .find(|&(name, _)| name == "InSegs")
+                .and_then(|(_, value)| value.parse().ok()),
+            minisockets: words
+                .find(|&word| word == "tw")
+                .and_then(|_| words.next()?.parse().ok()),
+        }
+    }
+}
+
+/// The local ports that the kernel chooses from in the namespace of this thread; `None` where that cannot
+/// be read.
+pub fn ephemeral_ports_here() -> Option<RangeInclusive<u16>> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    parse_range(&text)
+}
+
+fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.trim().split_once(char::is_whitespace)?;
+    Some(first.parse().ok()?..=last.trim().parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, os::fd::AsRawFd as _};
+
+    use super::*;
+
+    #[test]
+    fn the_process_that_holds_a_socket_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+        let inode = socket_inode(link.as_os_str()).unwrap();
+        let owners = Owners::look_up(&HashSet::from_iter([inode, u32::MAX])).unwrap();
+        let owner = owners.by_inode[&inode];
+        assert_eq!(owner.pid, Some(std::process::id()));
+        let name = fs::read("/proc/self/comm").unwrap();
+        assert_eq!(owner.comm.unwrap().as_bytes(), name.trim_ascii_end());
+        assert_eq!(owner.how, How::Seeded);
+        assert!(!owners.by_inode.contains_key(&u32::MAX));
+    }
+
+    #[test]
+    fn an_owner_of_several_processes_has_only_what_they_share() {
+        let mut owners = Owners::default();
+        let held = HashSet::from_iter([7]);
+        let named = |name: &[u8; 5]| {
+            let mut comm = Comm::default();
+            comm.0[..5].copy_from_slice(name);
+            Some(comm)
+        };
+        owners.add(1, named(b"nginx"), &held);
+        owners.add(2, named(b"nginx"), &held);
+        let shared = owners.by_inode[&7];
+        assert_eq!((shared.pid, shared.comm), (None, named(b"nginx")));
+        owners.add(3, named(b"other"), &held);
+        assert_eq!(
+            (owners.by_inode[&7].pid, owners.by_inode[&7].comm),
+            (None, None)
+        );
+        // The source of the knowledge stays.
+        assert_eq!(owners.by_inode[&7].how, How::Seeded);
+    }
+
+    #[test]
+    fn only_sockets_have_an_inode() {
+        for (target, inode) in [
+            ("socket:[4711]", Some(4711)),
+            ("socket:[4294967295]", Some(u32::MAX)),
+            ("socket:[4294967296]", None),
+            ("socket:[]", None),
+            ("socket:[-1]", None),
+            ("socket:[1", None),
+            ("pipe:[4711]", None),
+            ("/dev/null", None),
+            ("", None),
+        ] {
+            assert_eq!(socket_inode(OsStr::new(target)), inode, "{target}");
+        }
+    }
+
+    #[test]
+    fn counters_are_found_by_their_names() {
+        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops Odd\n\
+                    TcpExt: 3 5 18446744073709551615 x\n\
+                    IpExt: ListenDrops\n\
+                    IpExt: 1\n";
+        assert_eq!(
+            ListenCounters::parse(text),
+            ListenCounters {
+                cookies_sent: Some(3),
+                overflows: Some(5),
+                drops: Some(u64::MAX),
+                ..ListenCounters::default()
+            }
+        );
+        for text in [
+            "",
+            "TcpExt:",
+            "TcpExt: ListenDrops",
+            "TcpExt: ListenDrops\nTcpExt: -1\n",
+        ] {
+            assert_eq!(
+                ListenCounters::parse(text),
+                ListenCounters::default(),
+                "{text}"
+            );
+        }
+        assert!(ListenCounters::read_here().unwrap().overflows.is_some());
+    }
+
+    #[test]
+    fn activity_is_found_by_its_names() {
+        let snmp = "Ip: InSegs\nIp: 9\nTcp: RtoMin InSegs OutSegs\nTcp: 200 17 18\n";
+        let sockstat = "sockets: used 4\nTCP: inuse 4 orphan 0 tw 23 alloc 5 mem 272\n";
+        assert_eq!(
+            Activity::parse(snmp, sockstat),
+            Activity {
+                in_segments: Some(17),
+                minisockets: Some(23)
+            }
+        );
+        for text in ["", "Tcp:", "TCP: tw", "TCP: tw x", "Tcp: InSegs\n"] {
+            assert_eq!(Activity::parse(text, text), Activity::default(), "{text}");
+        }
+        let here = Activity::read_here();
+        assert!(here.in_segments.is_some() && here.minisockets.is_some());
+    }
+
+    #[test]
+    fn the_range_of_ports_is_two_numbers() {
+        assert_eq!(parse_range("32768\t60999\n"), Some(32_768..=60_999));
+        for text in ["", "1", "1 x", "1 70000", "a b"] {
+            assert_eq!(parse_range(text), None, "{text}");
+        }
+        assert!(ephemeral_ports_here().is_some());
+    }
+}

@@ -1,0 +1,375 @@
+//! The thread that reads the ring buffer, and the queue behind it.
+//!
+//! It does nothing but copy and decode, so that the ring is emptied at the kernel's pace however slow
+//! the output is. The queue is bounded; what does not fit is counted.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{Array, MapData};
+use hashbrown::HashSet;
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use tcpstate_common::{Record, State};
+use tokio::sync::mpsc;
+
+use super::{
+    error::CaptureError,
+    exchange::{self, Exchange, Taken},
+    loader::Loaded,
+    ring::Ring,
+};
+use tcpstate_core::{
+    census::{Census, Kind},
+    event::Event,
+};
+
+/// Time between two reads of the ring while events come in. The events that pile up meanwhile are a batch:
+/// the longer the wait, the cheaper, and the later a line is printed.
+const TICK: Duration = Duration::from_millis(10);
+/// After this many reads in a row that found nothing, the reader sleeps until it is woken.
+const IDLE_TICKS: u32 = 10;
+/// The longest sleep. The wakeup out of it can be missed in theory (a program that read the flag
+/// just before it was set); this bounds what that would cost.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// Events in one batch at most: what the reader holds before it hands over.
+const BATCH: usize = 8192;
+/// Events in the queue at most: 64 MiB.
+const QUEUE: usize = (64 << 20) / size_of::<Event>();
+/// Namespaces reported between two times of [`REPORT_AGAIN`], at most; beyond, only the sampler's regular
+/// search finds one.
+const MAX_NAMESPACES: usize = 65_536;
+/// Time after which a namespace with minisockets is reported again: sooner than the sampler forgets one that it does
+/// not find, because nothing else would end the minisockets there.
+const REPORT_AGAIN: Duration = Duration::from_mins(1);
+const _: () = assert!(REPORT_AGAIN.as_secs() < exchange::FORGET.as_secs());
+
+/// Whether a minisocket may take the place of this event's socket, which is destroyed.
+fn leaves_minisocket(event: &Event) -> bool {
+    event.newstate() == State::CLOSE
+        && matches!(event.oldstate(), State::FIN_WAIT2 | State::CLOSING)
+}
+
+/// An element of the queue, in the order of the stream.
+pub(super) enum Item {
+    Events(Vec<Event>),
+    Census(Box<Census>),
+    /// The seed is complete.
+    Settled,
+}
+
+/// State shared by the reader thread and its owner.
+pub(super) struct Shared {
+    /// Events in the queue.
+    pub(super) queued: AtomicUsize,
+    /// Records decoded and queued.
+    pub(super) received: AtomicU64,
+    pub(super) malformed: AtomicU64,
+    pub(super) queue_full: AtomicU64,
+    pub(super) ring_high_water_bytes: AtomicU64,
+    /// Where the sampler publishes censuses.
+    pub(super) exchange: Arc<Exchange>,
+    stop: AtomicBool,
+    /// Wakes the reader thread.
+    wake: OwnedFd,
+}
+
+impl Shared {
+    /// Lets the reader empty the ring once more and end.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Wakes the reader.
+    pub(super) fn wake(&self) {
+        // Fails only when the counter is full, that is, when it is awake anyway.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Whether [`Shared::stop`] was called.
+    pub(super) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+/// A reader thread, what is shared with it, and what it reads.
+pub(super) type Started = (JoinHandle<()>, Arc<Shared>, mpsc::UnboundedReceiver<Item>);
+
+/// Starts the reader thread for an attached program. It ends once [`Shared::stop`] was called and the
+/// ring is empty, and closes the queue.
+///
+/// With `settles`, events wait until the seed has been made.
+pub(super) fn spawn(
+    loaded: &mut Loaded,
+    bpf_log: bool,
+    settles: bool,
+) -> Result<Started, CaptureError> {
+    let failed = |what| {
+        move |error: rustix::io::Errno| CaptureError::System {
+            what,
+            source: error.into(),
+        }
+    };
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(failed("make an eventfd"))?;
+    let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("make an epoll"))?;
+    // Edge-triggered: what already waits in the ring is no reason to wake; a wakeup that the program
+    // sends is.
+    let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&poll, loaded.ring_fd()?, epoll::EventData::new_u64(0), edge)
+        .map_err(failed("watch the ring buffer"))?;
+    epoll::add(&poll, &wake, epoll::EventData::new_u64(1), edge)
+        .map_err(failed("watch an eventfd"))?;
+
+    let shared = Arc::new(Shared {
+        queued: AtomicUsize::new(0),
+        received: AtomicU64::new(0),
+        malformed: AtomicU64::new(0),
+        queue_full: AtomicU64::new(0),
+        ring_high_water_bytes: AtomicU64::new(0),
+        exchange: Arc::default(),
+        stop: AtomicBool::new(false),
+        wake,
+    });
+    let (sender, queue) = mpsc::unbounded_channel();
+    if !settles {
+        // The other end of the queue is right here.
+        let _ = sender.send(Item::Settled);
+    }
+    let reader = Reader {
+        ring: loaded.ring()?,
+        sleeping: loaded.take_reader_sleeps()?,
+        logger: if bpf_log {
+            Some(loaded.take_logger(StderrLog)?)
+        } else {
+            None
+        },
+        poll,
+        sender,
+        noted: None,
+        held: settles.then(Vec::new),
+        with_minisockets: HashSet::new(),
+        last_with_minisocket: 0,
+        reports_cleared: Instant::now(),
+        shared: Arc::clone(&shared),
+    };
+    let thread = std::thread::Builder::new()
+        .name("tcpstate-ring".into())
+        .spawn(move || reader.run())
+        .map_err(|source| CaptureError::System {
+            what: "start the reader thread",
+            source,
+        })?;
+    Ok((thread, shared, queue))
+}
+
+/// The reader thread.
+struct Reader {
+    ring: Ring,
+    sleeping: Array<MapData, u32>,
+    logger: Option<aya_log::EbpfLogger<StderrLog>>,
+    poll: OwnedFd,
+    sender: mpsc::UnboundedSender<Item>,
+    /// During a full dump, the sockets of which events came.
+    noted: Option<HashSet<u64>>,
+    /// Events that wait for the seed, so that it comes first; `None` once it has come.
+    held: Option<Vec<Event>>,
+    /// Namespaces that were reported to the sampler for their minisockets, and the last of them, which is
+    /// checked first.
+    with_minisockets: HashSet<u32>,
+    last_with_minisocket: u32,
+    /// When these were last cleared.
+    reports_cleared: Instant,
+    shared: Arc<Shared>,
+}
+
+impl Reader {
+    fn run(mut self) {
+        let mut quiet_ticks = 0;
+        loop {
+            // In this order: what was submitted before the stop is drained after it was seen.
+            let stopping = self.shared.stopped();
+            let records = self.read();
+            if let Some(logger) = &mut self.logger {
+                logger.flush();
+            }
+            if stopping && self.ring.waiting_bytes() == 0 {
+                return;
+            }
+            if records == BATCH {
+                continue;
+            }
+            quiet_ticks = if records == 0 { quiet_ticks + 1 } else { 0 };
+            if quiet_ticks > IDLE_TICKS && self.logger.is_none() {
+                self.sleep();
+            } else {
+                self.wait(TICK);
+            }
+        }
+    }
+
+    /// Reads up to a batch; or, where there are censuses, the records that they have to stand behind, and
+    /// queues both.
+    fn read(&mut self) -> usize {
+        let Taken {
+            censuses,
+            noting,
+            seeded,
+        } = self.shared.exchange.take();
+        if noting {
+            self.noted.get_or_insert_default();
+        }
+        if self.reports_cleared.elapsed() >= REPORT_AGAIN {
+            self.with_minisockets.clear();
+            self.last_with_minisocket = 0;
+            self.reports_cleared = Instant::now();
+        }
+        let mut records = self.drain();
+        if !censuses.is_empty() {
+            // Records that were in the ring when the censuses were taken come first.
+            let mut rest = self.ring.waiting_bytes();
+            while rest > 0 {
+                let more = self.drain();
+                records += more;
+                let read = more.saturating_mul(Record::SIZE) as u64;
+                // A record that is still being written is newer than the censuses.
+                rest = if more == 0 {
+                    0
+                } else {
+                    rest.saturating_sub(read)
+                };
+            }
+            for census in censuses {
+                self.queue_census(census);
+            }
+        }
+        if !noting {
+            self.noted = None;
+        }
+        if seeded && let Some(held) = self.held.take() {
+            // It fails only when the run is ending.
+            let _ = self.sender.send(Item::Events(held));
+            let _ = self.sender.send(Item::Settled);
+        }
+        records
+    }
+
+    /// Queues a census. Of a socket that had an event since its dump began, the event knows better.
+    fn queue_census(&mut self, mut census: Census) {
+        if let Some(noted) = &self.noted {
+            let known = &mut census.known;
+            census.found.retain(|found| {
+                let has_event = found.kind == Kind::Socket && noted.contains(&found.cookie);
+                if has_event {
+                    known.push(found.cookie);
+                }
+                !has_event
+            });
+        }
+        // It fails only when the run is ending.
+        let _ = self.sender.send(Item::Census(Box::new(census)));
+    }
+
+    /// Reads up to a batch and queues it.
+    fn drain(&mut self) -> usize {
+        if self.ring.waiting_bytes() == 0 {
+            return 0;
+        }
+        let mut events = Vec::with_capacity(256);
+        let mut malformed = 0;
+        let (last, others) = (&mut self.last_with_minisocket, &mut self.with_minisockets);
+        let exchange = &self.shared.exchange;
+        let records = self.ring.drain(BATCH, |bytes| match Event::decode(bytes) {
+            Ok(event) => {
+                if leaves_minisocket(&event) && event.record().netns != *last {
+                    *last = event.record().netns;
+                    if others.len() < MAX_NAMESPACES && others.insert(*last) {
+                        exchange.report_minisockets(*last);
+                    }
+                }
+                events.push(event);
+            }
+            Err(_) => malformed += 1,
+        });
+        let shared = &*self.shared;
+        shared
+            .ring_high_water_bytes
+            .store(self.ring.high_water_bytes(), Ordering::Release);
+        shared.malformed.fetch_add(malformed, Ordering::AcqRel);
+        if let Some(noted) = &mut self.noted {
+            noted.extend(events.iter().filter_map(Event::cookie));
+        }
+        let count = events.len();
+        if count > 0 {
+            let room = shared.queued.load(Ordering::Acquire) + count <= QUEUE;
+            if room {
+                shared.queued.fetch_add(count, Ordering::AcqRel);
+            }
+            let queued = match &mut self.held {
+                _ if !room => false,
+                Some(held) => {
+                    held.append(&mut events);
+                    true
+                }
+                None => self.sender.send(Item::Events(events)).is_ok(),
+            };
+            if queued {
+                shared.received.fetch_add(count as u64, Ordering::AcqRel);
+            } else {
+                shared.queue_full.fetch_add(count as u64, Ordering::AcqRel);
+            }
+        }
+        records
+    }
+
+    /// Tells the program that the reader sleeps, then waits until the program or the owner wakes it.
+    fn sleep(&mut self) {
+        if self.sleeping.set(0, 1, 0).is_err() {
+            // Then nothing would wake us.
+            self.wait(TICK);
+            return;
+        }
+        // A program that ran before it could see the flag has reserved its record by now: then there
+        // is something in the ring, finished or not.
+        if self.ring.waiting_bytes() == 0 && !self.shared.stopped() {
+            self.wait(LONGEST_SLEEP);
+        }
+        // A flag that stays set costs one needless wakeup.
+        let _ = self.sleeping.set(0, 0, 0);
+    }
+
+    fn wait(&self, timeout: Duration) {
+        let timeout = rustix::time::Timespec {
+            tv_sec: timeout.as_secs().cast_signed(),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; 2];
+        // An interrupted wait is a short one: the loop reads the ring either way.
+        let _ = epoll::wait(&self.poll, &mut events, Some(&timeout));
+    }
+}
+
+/// Prints what the BPF programs log.
+struct StderrLog;
+
+impl log::Log for StderrLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        use io::Write as _;
+        // It fails only when standard error is closed.
+        let _ = writeln!(io::stderr(), "tcpstate: bpf: {}", record.args());
+    }
+
+    fn flush(&self) {}
+}

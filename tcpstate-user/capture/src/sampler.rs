@@ -1,0 +1,395 @@
+//! The thread that dumps the kernel's sockets: all of them once, the seed, and then every interval a
+//! sample, those that no tracepoint shows. Each dump becomes a [`Census`].
+//!
+//! The cost of a dump grows with the kernel's table of sockets. So a namespace in which nothing has
+//! happened since the last sample is not dumped, and the thread takes at most a fiftieth of a core: where
+//! a sample takes longer than a fiftieth of the interval, the next one is late, and the times in its
+//! census show it.
+//!
+//! Root gets no notice of processes that hide their namespace even from root: there is nothing that the
+//! user could do.
+//!
+//! No namespace is held open between two samples: a namespace lives as long as something refers to it,
+//! and that must not be this program.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use hashbrown::HashSet;
+use rustix::process::geteuid;
+use tcpstate_common::State;
+
+use super::{
+    clock::{monotonic_ns, thread_cpu_time},
+    error::{CaptureError, chain},
+    exchange::{Exchange, FORGET},
+    inventory,
+    netns::{self, Namespace},
+    sampling::{NetnsCounters, SampleHistory, found},
+    sockdiag::{DumpError, Request, SockDiag},
+    synack::SynackRetransmits,
+};
+use tcpstate_core::netns::NetnsSelector;
+use tcpstate_core::{
+    census::{Census, Found, Kind, Scope},
+    filter::StateSet,
+    inventory::{DumpedNetns, Inventory},
+};
+
+/// Part of one core that sampling takes at most, as a divisor.
+const SHARE: u32 = 50;
+/// Time between two searches for namespaces.
+const SEARCH: Duration = Duration::from_secs(10);
+/// Shortest time between two resyncs after losses.
+const RESYNC: Duration = Duration::from_secs(2);
+
+/// The namespaces and sockets to dump, and the interval.
+pub(super) struct Plan {
+    /// In which namespaces.
+    pub(super) namespaces: NetnsSelector,
+    /// Time between two samples; `None`: there are none, only the seed.
+    pub(super) interval: Option<Duration>,
+    /// Make a full dump with each sample: where no event shows the state of the other sockets.
+    pub(super) always_full: bool,
+    /// Look up which process holds each socket of the seed.
+    pub(super) resolve_owners: bool,
+    /// Counts SYN-ACKs that were sent again, where this kernel can.
+    pub(super) synack: Option<SynackRetransmits>,
+    /// Returns how many events have been lost.
+    pub(super) lost: Box<dyn Fn() -> u64 + Send>,
+}
+
+/// Starts the thread. `wake` wakes the reader.
+pub(super) fn spawn(
+    plan: Plan,
+    exchange: Arc<Exchange>,
+    wake: impl Fn() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, CaptureError> {
+    let sampler = Sampler {
+        plan,
+        exchange,
+        wake: Box::new(wake),
+        namespaces: BTreeMap::new(),
+        searched: None,
+        out_of_reach: BTreeMap::new(),
+        notified: Vec::new(),
+    };
+    thread::Builder::new()
+        .name("tcpstate-sample".into())
+        .spawn(move || {
+            let exchange = Arc::clone(&sampler.exchange);
+            sampler.run();
+            // A reader that still waits for the seed would wait for ever.
+            exchange.publish(Vec::new(), Vec::new(), true);
+        })
+        .map_err(|source| CaptureError::System {
+            what: "start the thread that asks for sockets",
+            source,
+        })
+}
+
+struct Sampler {
+    plan: Plan,
+    exchange: Arc<Exchange>,
+    wake: Box<dyn Fn() + Send>,
+    /// By inode number.
+    namespaces: BTreeMap<u32, SampledNetns>,
+    /// Time of the last search for namespaces.
+    searched: Option<Instant>,
+    /// Namespaces that have minisockets and were not found, and when the reader last reported them.
+    out_of_reach: BTreeMap<u32, Instant>,
+    /// Notices that the user has had: each is shown once.
+    notified: Vec<String>,
+}
+
+/// A namespace that is sampled.
+struct SampledNetns {
+    /// By which it is found again; `None`: it is our own.
+    path: Option<PathBuf>,
+    history: SampleHistory,
+}
+
+impl Sampler {
+    fn run(mut self) {
+        let mut lost = (self.plan.lost)();
+        self.full_dump(true);
+        // The last loss has been made up for.
+        let mut is_healed = true;
+        let mut resynced = Instant::now();
+        let Some(interval) = self.plan.interval else {
+            return;
+        };
+        while self.exchange.wait_until_received() {
+            let (start, cpu_before) = (Instant::now(), thread_cpu_time());
+            if self.plan.always_full {
+                // Before the sample: a socket that has become a minisocket is then in no full dump.
+                self.full_dump(false);
+            }
+            self.sample_all();
+            let now_lost = (self.plan.lost)();
+            if now_lost == lost && is_healed {
+                for namespace in self.namespaces.values_mut() {
+                    namespace.history.mark_complete();
+                }
+            } else if now_lost != lost && resynced.elapsed() >= RESYNC && !self.plan.always_full {
+                lost = now_lost;
+                is_healed = self.full_dump(false);
+                resynced = Instant::now();
+            }
+            let spent = thread_cpu_time().saturating_sub(cpu_before);
+            let next = (start + interval).max(Instant::now() + spent * (SHARE - 1));
+            if !self.exchange.sleep_until(next) {
+                break;
+            }
+        }
+        // The run's last output is then of its end, and not of up to an interval earlier, and what the last
+        // lost events left wrong is corrected.
+        self.full_dump(false);
+        self.sample_all();
+    }
+
+    /// Dumps all sockets of all namespaces: the seed, or a resync. Returns whether it is complete, but for
+    /// namespaces that cannot be known.
+    fn full_dump(&mut self, is_seed: bool) -> bool {
+        if !self.exchange.begin_full_dump(&self.wake) {
+            return false;
+        }
+        let request = Request {
+            // The others are sampled, or merely bound.
+            states: StateSet::ALL.without(
+                StateSet::of(State::TIME_WAIT)
+                    .with(StateSet::of(State::SYN_RECV))
+                    .with(StateSet::of(State::CLOSE))
+                    .with(StateSet::of(State::BOUND_INACTIVE)),
+            ),
+            ipv6_only: false,
+            with_info: false,
+        };
+        let resolve_owners = is_seed && self.plan.resolve_owners;
+        let mut seen_before: Vec<(u32, u64)> = Vec::new();
+        // Where full dumps follow each other, the next one has what this one misses.
+        let once = is_seed || self.plan.always_full;
+        if !once && let Ok(inventory) = inventory::take(&self.plan.namespaces, request, false) {
+            // A dump comes in pieces and can miss a single socket; one that two dumps miss is not there.
+            let sockets = inventory.sockets.iter().filter(|socket| socket.is_full());
+            seen_before.extend(sockets.map(|socket| (socket.netns, socket.cookie)));
+        }
+        let taken = inventory::take(&self.plan.namespaces, request, resolve_owners);
+        let (mut censuses, mut notices) = (Vec::new(), Vec::new());
+        let mut is_complete = false;
+        match taken {
+            Ok(inventory) => {
+                let hides = usize::from(inventory.hidden.is_some());
+                let mut namespaces = inventory.namespaces.iter();
+                is_complete = inventory.missing.len() == hides
+                    && namespaces.all(|dumped| scope(dumped) == Scope::All);
+                censuses = full_censuses(&inventory, &seen_before);
+                let hidden = inventory.hidden.as_ref().filter(|_| geteuid().is_root());
+                let missing = inventory.missing.iter();
+                notices.extend(
+                    missing
+                        .filter(|&missing| Some(missing) != hidden)
+                        .map(|missing| {
+                            format!("connections that were there before may be missing: {missing}")
+                        }),
+                );
+            }
+            Err(error) => notices.push(format!(
+                "connections that were there before come in with their first change: {}",
+                chain(&error)
+            )),
+        }
+        if !self.plan.always_full {
+            for namespace in self.namespaces.values_mut() {
+                // A connection whose end was lost becomes known by its minisocket.
+                namespace.history.report_again();
+            }
+        }
+        self.publish(censuses, notices, true);
+        is_complete
+    }
+
+    /// Finds namespaces that are new, and notices those that are gone.
+    fn search(&mut self) {
+        self.searched = Some(Instant::now());
+        let found = match netns::find(&self.plan.namespaces) {
+            Ok(found) => found,
+            Err(error) => {
+                // Their minisockets are unknown from here on, and nothing else would end these.
+                let now = Instant::now();
+                let lost = std::mem::take(&mut self.namespaces).into_keys();
+                self.out_of_reach.extend(lost.map(|netns| (netns, now)));
+                let notice = format!("what no transition shows is unknown: {}", chain(&error));
+                self.publish(Vec::new(), vec![notice], false);
+                return;
+            }
+        };
+        let mut namespaces = BTreeMap::new();
+        for namespace in found.namespaces {
+            let inode = namespace.inode();
+            let history = self.namespaces.remove(&inode).map(|known| known.history);
+            let sampled = SampledNetns {
+                path: namespace.path().map(Into::into),
+                history: history.unwrap_or_default(),
+            };
+            namespaces.insert(inode, sampled);
+        }
+        let gone = std::mem::replace(&mut self.namespaces, namespaces);
+        let vanished = gone
+            .into_iter()
+            .map(|(netns, sampled)| sampled.history.vanished(netns, monotonic_ns()));
+        self.publish(vanished.collect(), Vec::new(), false);
+    }
+
+    /// Searches for namespaces if it is time to, or if the reader reported one that is not known.
+    fn search_if_needed(&mut self) {
+        let reported = self.exchange.take_netns_with_minisockets();
+        let unknown: Vec<u32> = reported
+            .into_iter()
+            .filter(|netns| !self.namespaces.contains_key(netns))
+            .collect();
+        if unknown.is_empty() && self.searched.is_some_and(|at| at.elapsed() < SEARCH) {
+            return;
+        }
+        self.search();
+        let now = Instant::now();
+        self.out_of_reach
+            .extend(unknown.into_iter().map(|netns| (netns, now)));
+        let namespaces = &self.namespaces;
+        self.out_of_reach
+            .retain(|netns, since| !namespaces.contains_key(netns) && since.elapsed() < FORGET);
+    }
+
+    fn sample_all(&mut self) {
+        self.search_if_needed();
+        let (mut censuses, mut notices) = (Vec::new(), Vec::new());
+        censuses.extend(self.out_of_reach.keys().map(|&netns| Census {
+            netns,
+            begin_ns: monotonic_ns(),
+            scope: Scope::OutOfReach,
+            ..Census::default()
+        }));
+        let synack = self.plan.synack.as_ref();
+        // A map that cannot be read has no counts.
+        let synack = synack.and_then(|counts| counts.read().ok());
+        let mut namespaces = std::mem::take(&mut self.namespaces);
+        for (&netns, sampled) in &mut namespaces {
+            let namespace = match &sampled.path {
+                None => Namespace::own(),
+                Some(path) => Namespace::open(path),
+            };
+            let Some(namespace) = namespace.ok().filter(|found| found.inode() == netns) else {
+                // It has another path now, or is gone: the next search shows which.
+                self.searched = None;
+                continue;
+            };
+            let synack = synack.as_ref().map(|counts| {
+                let counts = counts.iter().filter(|count| count.netns == netns);
+                counts.map(|count| count.count).sum()
+            });
+            let publish = |part| self.publish(vec![part], Vec::new(), false);
+            match sample(namespace, synack, &mut sampled.history, publish) {
+                Ok(last) => censuses.extend(last.into_iter().flat_map(Census::into_parts)),
+                Err(error) => notices.push(format!(
+                    "what no transition shows is unknown in network namespace {netns}: {}",
+                    chain(&error)
+                )),
+            }
+        }
+        self.namespaces = namespaces;
+        self.publish(censuses, notices, false);
+    }
+
+    fn publish(&mut self, censuses: Vec<Census>, mut notices: Vec<String>, ends_full_dump: bool) {
+        notices.retain(|notice| !self.notified.contains(notice));
+        self.notified.extend(notices.iter().cloned());
+        let is_awaited = !censuses.is_empty() || !notices.is_empty() || ends_full_dump;
+        self.exchange.publish(censuses, notices, ends_full_dump);
+        if is_awaited {
+            (self.wake)();
+        }
+    }
+}
+
+/// Samples a namespace; `None` where nothing has happened since the last sample. `publish` receives all
+/// parts of the census but the last, and of a sample that fails all that it found.
+fn sample(
+    namespace: Namespace,
+    synack_retransmits: Option<u64>,
+    history: &mut SampleHistory,
+    publish: impl FnMut(Census),
+) -> Result<Option<Census>, DumpError> {
+    let (mut link, now) =
+        SockDiag::open_and(namespace, || NetnsCounters::read_here(synack_retransmits))?;
+    let begin_ns = monotonic_ns();
+    if history.is_quiet(&now, begin_ns) {
+        return Ok(None);
+    }
+    let states = StateSet::of(State::TIME_WAIT)
+        .with(StateSet::of(State::FIN_WAIT2))
+        .with(StateSet::of(State::SYN_RECV));
+    let mut sample = history.begin(begin_ns, link.namespace().inode(), publish);
+    match link.dump_into(states, &mut sample) {
+        Ok(_) => Ok(Some(sample.finish(now))),
+        Err(error) => {
+            sample.abort();
+            Err(error)
+        }
+    }
+}
+
+/// Whether the dump of a namespace has all of its sockets.
+const fn scope(dumped: &DumpedNetns) -> Scope {
+    if dumped.dump.inconsistent || dumped.dump.malformed > 0 {
+        Scope::Some
+    } else {
+        Scope::All
+    }
+}
+
+/// A census of each namespace of a full dump, in parts.
+fn full_censuses(inventory: &Inventory, seen_before: &[(u32, u64)]) -> Vec<Census> {
+    let mut censuses: Vec<Census> = inventory
+        .namespaces
+        .iter()
+        .map(|dumped| Census {
+            netns: dumped.netns,
+            begin_ns: dumped.ts_ns,
+            scope: scope(dumped),
+            ..Census::default()
+        })
+        .collect();
+    // The others are sampled.
+    for socket in inventory.sockets.iter().filter(|socket| socket.is_full()) {
+        let census = censuses
+            .iter_mut()
+            .find(|census| census.netns == socket.netns);
+        if let Some(census) = census {
+            census.found.push(Found {
+                role: inventory.listening.role(socket),
+                owner: inventory.owner(socket),
+                ..found(socket, Kind::Socket, None)
+            });
+        }
+    }
+    for census in &mut censuses {
+        let found: HashSet<u64> = census.found.iter().map(|found| found.cookie).collect();
+        let here = seen_before
+            .iter()
+            .filter(|(netns, _)| *netns == census.netns);
+        let only_before = here.map(|&(_, cookie)| cookie);
+        census.known = only_before
+            .filter(|cookie| !found.contains(cookie))
+            .collect();
+        // Listeners first: the owners of the others follow from them.
+        census
+            .found
+            .sort_by_key(|found| (found.state != State::LISTEN, found.cookie));
+    }
+    censuses.into_iter().flat_map(Census::into_parts).collect()
+}

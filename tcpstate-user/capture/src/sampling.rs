@@ -1,0 +1,371 @@
+//! The difference between two samples of a namespace: which minisockets came, which went, and when.
+//!
+//! Pure: the kernel's answers come in as arguments. Times are monotonic nanoseconds.
+
+use std::{collections::BTreeMap, mem::take, net::IpAddr};
+
+use tcpstate_common::State;
+
+use super::{
+    procfs::{Activity, ListenCounters},
+    sockdiag::{
+        MalformedError, Sink,
+        wire::{self, Brief},
+    },
+};
+use tcpstate_core::{
+    by_cookie::ByCookie,
+    census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, PART, Scope, TIME_WAIT_NS},
+    inventory::{Socket, Timer, TimerKind},
+    owner::Owner,
+    service::Role,
+};
+
+const MS: u64 = 1_000_000;
+
+/// Time by which a minisocket can expire earlier than calculated: its timer is known to a tick of the kernel's
+/// clock. It can expire up to 2 s later: timers of a minute expire in steps.
+const TICK_NS: u64 = 20_000_000;
+
+/// Number of times that a minisocket is reported. The kernel can list it a moment before the transition to CLOSE that
+/// makes it; by the second report that transition has certainly been seen.
+const REPORTS: u8 = 2;
+
+/// Counters of a namespace that are read with each sample.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct NetnsCounters {
+    activity: Activity,
+    listen: ListenCounters,
+    /// SYN-ACKs that were sent again since the capture began.
+    synack_retransmits: Option<u64>,
+}
+
+impl NetnsCounters {
+    /// Reads those of the namespace that this thread is in.
+    pub(super) fn read_here(synack_retransmits: Option<u64>) -> Self {
+        Self {
+            activity: Activity::read_here(),
+            // Where they cannot be read, no counter is known.
+            listen: ListenCounters::read_here().unwrap_or_default(),
+            synack_retransmits,
+        }
+    }
+}
+
+/// State of a namespace's samples up to now.
+#[derive(Debug, Default)]
+pub(super) struct SampleHistory {
+    minisockets: ByCookie<Minisocket>,
+    /// When the last sample began.
+    previous_ns: Option<u64>,
+    /// The counters at the last sample.
+    previous: Option<NetnsCounters>,
+    /// The last sample found half-open connections.
+    had_half_open: bool,
+    /// Nothing had happened between the last two samples, so that everything before is known.
+    was_unchanged: bool,
+    /// Number of the last sample.
+    last: u32,
+    /// Number of the last sample up to which every lost transition had been made up for. A minisocket that it
+    /// found first can still come from a transition that was lost afterwards.
+    complete: u32,
+}
+
+/// A minisocket that was found.
+#[derive(Clone, Copy, Debug)]
+struct Minisocket {
+    /// When its timer expires.
+    expires_ns: u64,
+    /// Number of the sample that found it first.
+    first_sample: u32,
+    /// Number of the sample that found it last.
+    last_sample: u32,
+    /// The last sample missed it before its timer expired: a dump comes in pieces and can miss a single one.
+    missed: bool,
+    state: State,
+    /// Number of times that it has been reported.
+    reports: u8,
+}
+
+impl SampleHistory {
+    /// Whether nothing can have changed since the last sample. If so, this counts as a sample.
+    pub(super) fn is_quiet(&mut self, now: &NetnsCounters, now_ns: u64) -> bool {
+        let quiet = self.was_unchanged
+            && self.minisockets.is_empty()
+            && !self.had_half_open
+            && now.activity.minisockets == Some(0)
+            && now.activity.in_segments.is_some()
+            && self.is_unchanged(now);
+        if quiet {
+            self.previous_ns = Some(now_ns);
+        }
+        quiet
+    }
+
+    fn is_unchanged(&self, now: &NetnsCounters) -> bool {
+        self.previous
+            .is_some_and(|previous| previous.activity == now.activity)
+    }
+
+    /// Every transition lost up to now has been made up for.
+    pub(super) fn mark_complete(&mut self) {
+        self.complete = self.last;
+    }
+
+    /// Transitions were lost. Minisockets that may come from them are reported again. The kernel can list one
+    /// a moment before its transition, so those that the last complete sample found first are among them.
+    pub(super) fn report_again(&mut self) {
+        let complete = self.complete;
+        for minisocket in self.minisockets.values_mut() {
+            if minisocket.first_sample >= complete {
+                minisocket.reports = 0;
+            }
+        }
+    }
+
+    /// Begins a sample. `publish` receives parts of its census while it goes on; [`Sample::finish`] returns
+    /// the last part.
+    pub(super) fn begin<P: FnMut(Census)>(
+        &mut self,
+        begin_ns: u64,
+        netns: u32,
+        publish: P,
+    ) -> Sample<'_, P> {
+        self.last = self.last.wrapping_add(1);
+        Sample {
+            begin_ns,
+            netns,
+            found: Vec::new(),
+            half_open: BTreeMap::new(),
+            history: self,
+            publish,
+        }
+    }
+
+    /// The census of a namespace that is gone.
+    pub(super) fn vanished(&self, netns: u32, now_ns: u64) -> Census {
+        Census {
+            netns,
+            begin_ns: now_ns,
+            previous_ns: self.previous_ns,
+            scope: Scope::Vanished,
+            ..Census::default()
+        }
+    }
+}
+
+/// A sample that is being taken.
+pub(super) struct Sample<'a, P> {
+    history: &'a mut SampleHistory,
+    begin_ns: u64,
+    netns: u32,
+    /// Not published yet: a million at once would take more memory than the history of them all.
+    found: Vec<Found>,
+    half_open: BTreeMap<(u16, IpAddr), HalfOpen>,
+    publish: P,
+}
+
+impl<P: FnMut(Census)> Sink for Sample<'_, P> {
+    fn restart(&mut self) {
+        // Minisockets that the attempt before has reported stay: they were there.
+        self.half_open.clear();
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), MalformedError> {
+        let brief = wire::brief(bytes)?;
+        match brief {
+            Brief {
+                timer:
+                    Some(
+                        timer @ Timer {
+                            kind: TimerKind::TimeWait,
+                            ..
+                        },
+                    ),
+                ..
+            } => self.minisocket(&brief, timer),
+            Brief {
+                state: State::SYN_RECV,
+                has_inode: false,
+                ..
+            } => {
+                self.request_socket(&wire::socket(bytes, self.netns)?);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<P: FnMut(Census)> Sample<'_, P> {
+    fn minisocket(&mut self, brief: &Brief<'_>, timer: Timer) -> Result<(), MalformedError> {
+        let expires_ns = self.begin_ns + u64::from(timer.expires_ms) * MS;
+        let sample = self.history.last;
+        let (minisocket, is_new) =
+            self.history
+                .minisockets
+                .get_or_insert_with(brief.cookie, || Minisocket {
+                    expires_ns,
+                    first_sample: sample,
+                    last_sample: sample,
+                    missed: false,
+                    state: brief.state,
+                    reports: 0,
+                });
+        let has_new_state = is_new || minisocket.state != brief.state;
+        if has_new_state {
+            minisocket.reports = 0;
+        }
+        // An attempt of this sample that was broken off has reported it.
+        let is_reported = minisocket.last_sample == sample && !has_new_state;
+        minisocket.expires_ns = expires_ns;
+        minisocket.last_sample = sample;
+        minisocket.missed = false;
+        minisocket.state = brief.state;
+        if minisocket.reports < REPORTS && !is_reported {
+            minisocket.reports += 1;
+            let socket = wire::socket(brief.bytes, self.netns)?;
+            // The timer was set to a minute when the state was entered. A peer that sends its FIN again
+            // restarts it; then the calculated time is too late.
+            let since_ns =
+                (brief.state == State::TIME_WAIT).then(|| expires_ns.saturating_sub(TIME_WAIT_NS));
+            self.found.push(found(&socket, Kind::Minisocket, since_ns));
+            if self.found.len() == PART {
+                self.publish_found();
+            }
+        }
+        Ok(())
+    }
+
+    fn publish_found(&mut self) {
+        (self.publish)(Census {
+            netns: self.netns,
+            begin_ns: self.begin_ns,
+            previous_ns: self.history.previous_ns,
+            found: take(&mut self.found),
+            more: true,
+            ..Census::default()
+        });
+    }
+
+    fn request_socket(&mut self, socket: &Socket) {
+        let half_open = self
+            .half_open
+            .entry((socket.lport, socket.laddr))
+            .or_insert(HalfOpen {
+                laddr: socket.laddr,
+                lport: socket.lport,
+                count: 0,
+                oldest_ns: None,
+                synack_retransmits: 0,
+            });
+        half_open.count += 1;
+        let age_ns = socket.half_open_age_ms().map(|ms| ms * MS);
+        half_open.oldest_ns = half_open.oldest_ns.max(age_ns);
+        half_open.synack_retransmits +=
+            socket.timer.map_or(0, |timer| u64::from(timer.retransmits));
+    }
+
+    /// The dump has failed: what it found was there; what it did not find may be there too.
+    pub(super) fn abort(mut self) {
+        self.publish_found();
+    }
+
+    /// The census, but for the parts that were published.
+    pub(super) fn finish(self, now: NetnsCounters) -> Census {
+        let Self {
+            history,
+            begin_ns,
+            netns,
+            found,
+            half_open,
+            ..
+        } = self;
+        let previous_ns = history.previous_ns;
+        let mut gone = Vec::new();
+        let sample = history.last;
+        history.minisockets.retain(|cookie, minisocket| {
+            if minisocket.last_sample == sample {
+                return true;
+            }
+            let at_ns = if minisocket.missed {
+                // It went before its time: reused, reset or evicted by the kernel.
+                previous_ns.unwrap_or(begin_ns)
+            } else if minisocket.expires_ns > begin_ns + TICK_NS {
+                minisocket.missed = true;
+                return true;
+            } else if previous_ns.is_some_and(|ns| minisocket.expires_ns < ns) {
+                // Its timer was late.
+                begin_ns
+            } else {
+                minisocket.expires_ns.min(begin_ns)
+            };
+            gone.push(Gone { cookie, at_ns });
+            false
+        });
+        let listen = listen_figures(history.previous.as_ref(), &now);
+        history.had_half_open = !half_open.is_empty();
+        history.was_unchanged = history.is_unchanged(&now);
+        history.previous = Some(now);
+        history.previous_ns = Some(begin_ns);
+        Census {
+            netns,
+            begin_ns,
+            previous_ns,
+            found,
+            gone,
+            half_open: half_open.into_values().collect(),
+            listen,
+            ..Census::default()
+        }
+    }
+}
+
+/// A census's description of a dumped socket. Its role and owner follow from other sockets.
+pub(super) fn found(socket: &Socket, kind: Kind, since_ns: Option<u64>) -> Found {
+    Found {
+        cookie: socket.cookie,
+        state: socket.state,
+        kind,
+        since_ns,
+        family: socket.family,
+        laddr: socket.laddr,
+        lport: socket.lport,
+        raddr: socket.raddr,
+        rport: socket.rport,
+        role: Role::Unknown,
+        uid: socket.uid,
+        cgroup: socket.cgroup,
+        owner: Owner::UNKNOWN,
+    }
+}
+
+/// Increase of the listeners' counters between two samples.
+fn listen_figures(before: Option<&NetnsCounters>, now: &NetnsCounters) -> ListenFigures {
+    let since = |before: Option<u64>, now: Option<u64>| Some(now?.wrapping_sub(before?));
+    let synack_retransmits = since(
+        // This counter begins with the capture.
+        before.map_or(Some(0), |before| before.synack_retransmits),
+        now.synack_retransmits,
+    );
+    let Some(before) = before else {
+        return ListenFigures {
+            synack_retransmits,
+            ..ListenFigures::default()
+        };
+    };
+    let (before, now) = (&before.listen, &now.listen);
+    ListenFigures {
+        overflows: since(before.overflows, now.overflows),
+        drops: since(before.drops, now.drops),
+        request_queue_full_drops: since(
+            before.request_queue_full_drops,
+            now.request_queue_full_drops,
+        ),
+        cookies_sent: since(before.cookies_sent, now.cookies_sent),
+        synack_retransmits,
+    }
+}
+
+#[cfg(test)]
+mod tests;

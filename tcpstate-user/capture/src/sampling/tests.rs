@@ -1,0 +1,292 @@
+use std::net::IpAddr;
+
+use super::{super::sockdiag::testing::answer, *};
+
+const S: u64 = 1_000_000_000;
+
+/// A kernel's answer: a socket of this state with this timer.
+fn socket(cookie: u32, state: State, timer: u8, retransmits: u8, expires_ms: u32) -> Vec<u8> {
+    let mut bytes = answer();
+    bytes[1] = state.0;
+    bytes[2] = timer;
+    bytes[3] = retransmits;
+    bytes[44..48].copy_from_slice(&cookie.to_ne_bytes());
+    bytes[48..52].fill(0);
+    bytes[52..56].copy_from_slice(&expires_ms.to_ne_bytes());
+    // No process holds it.
+    bytes[68..72].fill(0);
+    bytes
+}
+
+fn time_wait(cookie: u32, expires_ms: u32) -> Vec<u8> {
+    socket(cookie, State::TIME_WAIT, 3, 0, expires_ms)
+}
+
+fn take_sample(history: &mut SampleHistory, begin_ns: u64, sockets: &[Vec<u8>]) -> Census {
+    let mut sample = history.begin(begin_ns, 1, |part| panic!("a part: {part:?}"));
+    sample.restart();
+    for bytes in sockets {
+        sample.take(bytes).unwrap();
+    }
+    sample.finish(NetnsCounters::default())
+}
+
+fn states(census: &Census) -> Vec<(u64, State, Option<u64>)> {
+    let found = census.found.iter();
+    found
+        .map(|found| (found.cookie, found.state, found.since_ns))
+        .collect()
+}
+
+#[test]
+fn a_minisocket_is_reported_twice_and_again_when_its_state_changes_or_it_is_gone() {
+    let history = &mut SampleHistory::default();
+    let orphan = socket(7, State::FIN_WAIT2, 3, 0, 58_000);
+    let first = take_sample(history, 100 * S, std::slice::from_ref(&orphan));
+    assert_eq!(states(&first), [(7, State::FIN_WAIT2, None)]);
+    assert_eq!((first.previous_ns, first.interval_ns()), (None, None));
+    let second = take_sample(history, 101 * S, std::slice::from_ref(&orphan));
+    assert_eq!(states(&second), [(7, State::FIN_WAIT2, None)]);
+    assert_eq!(second.interval_ns(), Some(S));
+    assert!(take_sample(history, 102 * S, &[orphan]).found.is_empty());
+    // It entered TIME_WAIT when its timer was set to a minute, 400 ms ago.
+    let third = take_sample(history, 103 * S, &[time_wait(7, 59_600)]);
+    let since_ns = Some(103 * S - 400_000_000);
+    assert_eq!(states(&third), [(7, State::TIME_WAIT, since_ns)]);
+    take_sample(history, 162 * S, &[time_wait(7, 600)]);
+    let last = take_sample(history, 163 * S, &[]);
+    let at_ns = 162 * S + 600_000_000;
+    assert_eq!(last.gone, [Gone { cookie: 7, at_ns }]);
+    assert!(take_sample(history, 164 * S, &[]).gone.is_empty());
+}
+
+#[test]
+fn after_a_loss_the_minisockets_of_that_time_are_reported_again() {
+    let history = &mut SampleHistory::default();
+    let mut there = Vec::new();
+    let mut cookies_reported = |history: &mut SampleHistory, cookie, second: u64| {
+        there.push(time_wait(cookie, 60_000));
+        let census = take_sample(history, second * S, &there);
+        let mut cookies: Vec<u64> = census.found.iter().map(|found| found.cookie).collect();
+        cookies.sort_unstable();
+        cookies
+    };
+    for second in 1..=4 {
+        cookies_reported(history, second, u64::from(second));
+        history.mark_complete();
+    }
+    // The transition of number 4 can have been lost after it was listed.
+    cookies_reported(history, 5, 5);
+    cookies_reported(history, 6, 6);
+    history.report_again();
+    assert_eq!(cookies_reported(history, 7, 7), [4, 5, 6, 7]);
+    assert_eq!(cookies_reported(history, 8, 8), [4, 5, 6, 7, 8]);
+    assert_eq!(cookies_reported(history, 9, 9), [8, 9]);
+}
+
+#[test]
+fn a_minisocket_that_goes_before_its_time_is_gone_when_two_samples_missed_it() {
+    let history = &mut SampleHistory::default();
+    take_sample(
+        history,
+        100 * S,
+        &[time_wait(7, 50_000), time_wait(8, 50_000)],
+    );
+    assert!(take_sample(history, 101 * S, &[]).gone.is_empty());
+    // One dump had missed number 8; number 7 was reused.
+    let census = take_sample(history, 102 * S, &[time_wait(8, 48_000)]);
+    let at_ns = 101 * S;
+    assert_eq!(census.gone, [Gone { cookie: 7, at_ns }]);
+}
+
+#[test]
+fn a_minisocket_whose_timer_is_late_went_in_the_last_interval() {
+    let history = &mut SampleHistory::default();
+    take_sample(history, 100 * S, &[time_wait(7, 500)]);
+    // The kernel is late: the timer has expired.
+    take_sample(history, 101 * S, &[time_wait(7, 0)]);
+    let census = take_sample(history, 102 * S, &[]);
+    assert_eq!(
+        census.gone,
+        [Gone {
+            cookie: 7,
+            at_ns: 101 * S
+        }]
+    );
+}
+
+#[test]
+fn half_open_connections_are_counted_by_local_address_and_port() {
+    let history = &mut SampleHistory::default();
+    let request = |cookie, retransmits, expires_ms| {
+        socket(cookie, State::SYN_RECV, 1, retransmits, expires_ms)
+    };
+    let census = take_sample(
+        history,
+        100 * S,
+        &[request(1, 0, 900), request(2, 1, 1_500), request(3, 0, 10)],
+    );
+    let [half_open] = census.half_open[..] else {
+        panic!("{census:?}");
+    };
+    assert_eq!((half_open.count, half_open.synack_retransmits), (3, 1));
+    // 1 s, and 500 ms of the 2 s after.
+    assert_eq!(half_open.oldest_ns, Some(1_500_000_000));
+    assert_ne!(half_open.laddr, IpAddr::from([0; 4]));
+    assert!(census.found.is_empty());
+    assert!(take_sample(history, 101 * S, &[]).half_open.is_empty());
+}
+
+#[test]
+fn a_minisocket_found_by_two_attempts_is_reported_once() {
+    let history = &mut SampleHistory::default();
+    let mut sample = history.begin(S, 1, drop);
+    sample.restart();
+    for bytes in [
+        time_wait(1, 60_000),
+        socket(2, State::SYN_RECV, 1, 0, 1_000),
+    ] {
+        sample.take(&bytes).unwrap();
+    }
+    sample.restart();
+    sample.take(&time_wait(1, 60_000)).unwrap();
+    let census = sample.finish(NetnsCounters::default());
+    assert_eq!((census.found.len(), census.half_open.len()), (1, 0));
+    assert_eq!(
+        take_sample(history, 2 * S, &[time_wait(1, 59_000)])
+            .found
+            .len(),
+        1
+    );
+    assert!(
+        take_sample(history, 3 * S, &[time_wait(1, 58_000)])
+            .found
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_sample_publishes_its_census_in_parts() {
+    let history = &mut SampleHistory::default();
+    let mut parts = Vec::new();
+    let mut sample = history.begin(S, 7, |part| parts.push(part));
+    let many = 2 * u32::try_from(PART).unwrap() + 5;
+    sample.restart();
+    for cookie in 0..10 {
+        sample.take(&time_wait(cookie, 60_000)).unwrap();
+    }
+    sample.restart();
+    for cookie in 0..many {
+        sample.take(&time_wait(cookie, 60_000)).unwrap();
+    }
+    let last = sample.finish(NetnsCounters::default());
+    parts.push(last);
+    let [first, second, last] = &parts[..] else {
+        panic!("{} parts", parts.len());
+    };
+    for part in [first, second] {
+        assert_eq!((part.netns, part.begin_ns, part.more), (7, S, true));
+        assert_eq!((part.found.len(), part.found.capacity()), (PART, PART));
+    }
+    assert!(!last.more);
+    let mut cookies: Vec<u64> = parts
+        .iter()
+        .flat_map(|part| &part.found)
+        .map(|found| found.cookie)
+        .collect();
+    cookies.sort_unstable();
+    assert_eq!(cookies, (0..u64::from(many)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_sample_that_fails_publishes_what_it_found_and_ends_nothing() {
+    let history = &mut SampleHistory::default();
+    let there = [time_wait(1, 60_000), time_wait(2, 60_000)];
+    take_sample(history, S, &there);
+    // Number 2 is missing once.
+    assert!(take_sample(history, 2 * S, &there[..1]).gone.is_empty());
+    let mut parts = Vec::new();
+    let mut sample = history.begin(3 * S, 1, |part| parts.push(part));
+    sample.restart();
+    sample.take(&time_wait(3, 60_000)).unwrap();
+    sample.abort();
+    let [part] = &parts[..] else {
+        panic!("{parts:?}");
+    };
+    assert_eq!((part.found[0].cookie, part.more), (3, true));
+    assert!(part.gone.is_empty());
+    // The sample that failed does not count: this is the second in a row that misses number 2.
+    let census = take_sample(
+        history,
+        4 * S,
+        &[time_wait(1, 57_000), time_wait(3, 59_000)],
+    );
+    let at_ns = 2 * S;
+    assert_eq!(census.gone, [Gone { cookie: 2, at_ns }]);
+    let reported: Vec<u64> = census.found.iter().map(|found| found.cookie).collect();
+    assert_eq!(reported, [3], "for the second time");
+}
+
+#[test]
+fn a_state_that_changes_between_two_attempts_is_reported_twice() {
+    let history = &mut SampleHistory::default();
+    let mut sample = history.begin(S, 1, drop);
+    sample.restart();
+    sample
+        .take(&socket(7, State::FIN_WAIT2, 3, 0, 100))
+        .unwrap();
+    sample.restart();
+    sample.take(&time_wait(7, 60_000)).unwrap();
+    let census = sample.finish(NetnsCounters::default());
+    let reported = states(&census).into_iter();
+    let reported: Vec<_> = reported.map(|(cookie, state, _)| (cookie, state)).collect();
+    assert_eq!(reported, [(7, State::FIN_WAIT2), (7, State::TIME_WAIT)]);
+}
+
+#[test]
+fn a_namespace_in_which_nothing_happened_is_not_dumped() {
+    let history = &mut SampleHistory::default();
+    let here = |in_segments, minisockets| NetnsCounters {
+        activity: Activity {
+            in_segments: Some(in_segments),
+            minisockets: Some(minisockets),
+        },
+        listen: ListenCounters {
+            drops: Some(in_segments),
+            ..ListenCounters::default()
+        },
+        synack_retransmits: Some(in_segments / 4),
+    };
+    assert!(!history.is_quiet(&here(5, 0), S), "nothing is known yet");
+    history.begin(S / 2, 1, drop).finish(here(5, 0));
+    assert!(
+        !history.is_quiet(&here(5, 0), S),
+        "a dump can miss a socket once"
+    );
+    history.begin(S, 1, drop).finish(here(5, 0));
+    assert!(history.is_quiet(&here(5, 0), 2 * S));
+    for (segments, minisockets) in [(6, 0), (5, 1)] {
+        assert!(!history.is_quiet(&here(segments, minisockets), 3 * S));
+    }
+    // The quiet sample counts.
+    let census = history.begin(3 * S, 1, drop).finish(here(8, 0));
+    assert_eq!(census.interval_ns(), Some(S));
+    assert_eq!(census.listen.drops, Some(3));
+    // Since the beginning, and since the sample before.
+    assert_eq!(census.listen.synack_retransmits, Some(1));
+    let mut sample = history.begin(4 * S, 1, drop);
+    sample.take(&time_wait(1, 60_000)).unwrap();
+    sample.finish(here(8, 0));
+    assert!(!history.is_quiet(&here(8, 0), 5 * S), "one is known");
+    // Without counters of the kernel a namespace is never quiet.
+    assert!(!SampleHistory::default().is_quiet(&NetnsCounters::default(), S));
+}
+
+#[test]
+fn a_namespace_that_is_gone_vanishes() {
+    let history = &mut SampleHistory::default();
+    take_sample(history, S, &[time_wait(1, 60_000)]);
+    let census = history.vanished(1, 2 * S);
+    assert_eq!(census.scope, Scope::Vanished);
+    assert_eq!(census.interval_ns(), Some(S));
+}

@@ -1,0 +1,435 @@
+//! Dumps of the TCP sockets of a network namespace (`NETLINK_SOCK_DIAG`).
+//!
+//! - [`wire`]: the bytes; pure.
+//! - here: the conversation with the kernel, which can be interrupted, broken off or refused.
+//!
+//! An ordinary user can dump the namespace that the process is in. A dump has sockets that the tracepoint
+//! does not show: request sockets (half-open connections, as `SYN_RECV`) and minisockets (`TIME_WAIT`, and
+//! orphans in `FIN_WAIT2`), with the cookies that the tracepoint has.
+//!
+//! A dump is no snapshot: the kernel sends it in pieces while sockets come and go. A socket that was there
+//! all the time is in it. One that moved can be in it twice ([`tcpstate_core::inventory::keep_latest`]); one that came or went may be
+//! missing.
+
+#[cfg(test)]
+pub(super) mod testing;
+pub mod wire;
+
+use std::{io, os::fd::OwnedFd};
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
+use tcpstate_common::{
+    State,
+    record::{AF_INET, AF_INET6},
+};
+
+pub use self::wire::MalformedError;
+use super::netns::{Namespace, NetnsError};
+use tcpstate_core::{
+    filter::StateSet,
+    inventory::{DumpStats, Socket},
+};
+
+/// Bytes that one `recv` takes: as much as the kernel ever sends at once.
+const RECEIVE_BYTES: usize = 32 << 10;
+/// Attempts at a dump before an inconsistent one is taken, or the dump fails.
+const ATTEMPTS: u32 = 8;
+
+/// Which sockets to dump.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Sockets in these states. [`StateSet::ALL`] includes those that this version does not know.
+    pub states: StateSet,
+    /// IPv6 only: without sockets of `AF_INET`. There is no such option for IPv4, which travels on sockets
+    /// of both families.
+    pub ipv6_only: bool,
+    /// With [`Socket::info`], which makes the dump several times as expensive.
+    pub with_info: bool,
+}
+
+impl Request {
+    fn families(self) -> &'static [u8] {
+        if self.ipv6_only {
+            &[AF_INET6]
+        } else {
+            &[AF_INET, AF_INET6]
+        }
+    }
+
+    /// A bit for each state.
+    fn bits(self) -> u32 {
+        if self.states == StateSet::ALL {
+            return u32::MAX;
+        }
+        let bits = u32::from(self.states.bits());
+        // In CLOSE the kernel lists only bound sockets, and those by this bit. Since: Linux 6.8.
+        if self.states.contains(State::CLOSE) {
+            bits | 1 << State::BOUND_INACTIVE.0
+        } else {
+            bits
+        }
+    }
+}
+
+/// Why there is no dump.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// The namespace cannot be had.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// The kernel has no `sock_diag`, or not for TCP.
+    #[error("this kernel cannot list its TCP sockets (no sock_diag)")]
+    NoSockDiag(#[source] io::Error),
+    /// The kernel answered with an error.
+    #[error("the kernel refused to list its TCP sockets")]
+    Refused(#[source] io::Error),
+    /// The socket to the kernel failed.
+    #[error("cannot {what} a sock_diag socket")]
+    Link {
+        /// The operation.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// No attempt gave a complete dump.
+    #[error("the kernel broke off its list of TCP sockets {ATTEMPTS} times")]
+    BrokenOff,
+}
+
+impl DumpError {
+    /// Advice for the user; `None` where there is none.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Netns(error) => error.remedy(),
+            Self::NoSockDiag(_) => Some(
+                "It takes CONFIG_INET_DIAG and CONFIG_INET_TCP_DIAG, as modules: `modprobe tcp_diag`.",
+            ),
+            Self::BrokenOff => Some(
+                "The kernel was short of memory for the answers. Ask for fewer states with --state.",
+            ),
+            Self::Refused(_) | Self::Link { .. } => None,
+        }
+    }
+}
+
+/// A socket to the kernel. Each receive gives one or more whole messages.
+trait Link {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()>;
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Drops the socket and opens another.
+    fn reopen(&mut self) -> Result<(), DumpError>;
+}
+
+/// A conversation with the kernel about the sockets of one namespace.
+#[derive(Debug)]
+pub struct SockDiag {
+    link: Netlink,
+    sequence: u32,
+    buffer: Box<[u8]>,
+}
+
+impl SockDiag {
+    /// Begins a conversation about this namespace.
+    pub fn open(namespace: Namespace) -> Result<Self, DumpError> {
+        Self::open_and(namespace, || ()).map(|(this, ())| this)
+    }
+
+    /// Begins a conversation, and calls `f` in the namespace too.
+    pub fn open_and<T: Send>(
+        namespace: Namespace,
+        f: impl FnOnce() -> T + Send,
+    ) -> Result<(Self, T), DumpError> {
+        let (socket, value) = namespace.within(|| (socket(), f()))?;
+        let link = Netlink {
+            socket: socket?,
+            namespace,
+        };
+        let this = Self {
+            link,
+            sequence: 0,
+            buffer: vec![0; RECEIVE_BYTES].into(),
+        };
+        Ok((this, value))
+    }
+
+    /// The namespace.
+    pub const fn namespace(&self) -> &Namespace {
+        &self.link.namespace
+    }
+
+    /// Appends the requested sockets to `sockets`.
+    ///
+    /// *Errors:* `sockets` is then unchanged.
+    pub fn dump(
+        &mut self,
+        request: Request,
+        sockets: &mut Vec<Socket>,
+    ) -> Result<DumpStats, DumpError> {
+        let netns = self.link.namespace.inode();
+        self.dumper().append(netns, request, sockets)
+    }
+
+    /// Gives `sink` all sockets in one of these states, of both families.
+    pub fn dump_into(
+        &mut self,
+        states: StateSet,
+        sink: &mut impl Sink,
+    ) -> Result<DumpStats, DumpError> {
+        self.dumper().dump(Query::BothFamilies(states), sink)
+    }
+
+    fn dumper(&mut self) -> Dumper<'_, Netlink> {
+        Dumper {
+            link: &mut self.link,
+            sequence: &mut self.sequence,
+            buffer: &mut self.buffer,
+        }
+    }
+}
+
+/// Takes the entries of a dump.
+pub trait Sink {
+    /// An attempt begins, from the first entry on. Entries of an attempt before were true then.
+    fn restart(&mut self);
+    /// Takes an entry, which [`wire::socket`] and [`wire::brief`] decode.
+    fn take(&mut self, bytes: &[u8]) -> Result<(), MalformedError>;
+}
+
+/// Appends decoded entries to sockets that are there already.
+struct Append<'a> {
+    sockets: &'a mut Vec<Socket>,
+    start: usize,
+    netns: u32,
+}
+
+impl Sink for Append<'_> {
+    fn restart(&mut self) {
+        self.sockets.truncate(self.start);
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), MalformedError> {
+        self.sockets.push(wire::socket(bytes, self.netns)?);
+        Ok(())
+    }
+}
+
+/// One request to the kernel.
+#[derive(Clone, Copy)]
+enum Query {
+    /// Sockets of a family.
+    Family(u8, Request),
+    /// Sockets in these states, of both families.
+    BothFamilies(StateSet),
+}
+
+impl Query {
+    fn message(self, sequence: u32) -> Vec<u8> {
+        match self {
+            Self::Family(family, request) => {
+                wire::request(family, request.bits(), request.with_info, sequence).to_vec()
+            }
+            Self::BothFamilies(states) => {
+                wire::request_of_both_families(u32::from(states.bits()), sequence).to_vec()
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Netlink {
+    namespace: Namespace,
+    socket: OwnedFd,
+}
+
+/// A socket to the kernel in the namespace of this thread.
+fn socket() -> Result<OwnedFd, DumpError> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    );
+    let socket = socket.map_err(|errno| match errno {
+        rustix::io::Errno::PROTONOSUPPORT => DumpError::NoSockDiag(errno.into()),
+        errno => DumpError::Link {
+            what: "open",
+            source: errno.into(),
+        },
+    })?;
+    // Room for answers that come faster than they are read; less will do as well.
+    let _ = sockopt::set_socket_recv_buffer_size(&socket, 32 * RECEIVE_BYTES);
+    Ok(socket)
+}
+
+impl Link for Netlink {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let sent = rustix::io::retry_on_intr(|| {
+            rustix::net::send(&self.socket, bytes, SendFlags::empty())
+        })?;
+        if sent == bytes.len() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WriteZero.into())
+        }
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // The kernel writes the first part of its answer before `send` returns and the next one before
+        // `recv` does: if nothing is there, nothing will come, and a blocking call would wait for ever.
+        let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+        let (_, length) =
+            rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut *buffer, flags))?;
+        if length > buffer.len() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(length)
+    }
+
+    fn reopen(&mut self) -> Result<(), DumpError> {
+        self.socket = self.namespace.within(socket)??;
+        Ok(())
+    }
+}
+
+/// The result of one attempt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Complete,
+    /// Complete, but the kernel says that its sockets changed meanwhile.
+    Inconsistent,
+    BrokenOff,
+}
+
+/// Makes dumps, and repeats attempts that fail.
+struct Dumper<'a, L> {
+    link: &'a mut L,
+    sequence: &'a mut u32,
+    buffer: &'a mut [u8],
+}
+
+impl<L: Link> Dumper<'_, L> {
+    fn append(
+        &mut self,
+        netns: u32,
+        request: Request,
+        sockets: &mut Vec<Socket>,
+    ) -> Result<DumpStats, DumpError> {
+        let before = sockets.len();
+        let mut dump = DumpStats::default();
+        for &family in request.families() {
+            let mut sink = Append {
+                start: sockets.len(),
+                sockets,
+                netns,
+            };
+            match self.dump(Query::Family(family, request), &mut sink) {
+                Ok(one) => dump.add(&one),
+                Err(error) => {
+                    sockets.truncate(before);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(dump)
+    }
+
+    fn dump(&mut self, query: Query, sink: &mut impl Sink) -> Result<DumpStats, DumpError> {
+        let mut repeats = 0;
+        loop {
+            sink.restart();
+            let mut dump = DumpStats::default();
+            let outcome = self.attempt(query, sink, &mut dump)?;
+            dump.repeats = repeats;
+            repeats += 1;
+            match outcome {
+                Outcome::Complete => return Ok(dump),
+                Outcome::Inconsistent if repeats == ATTEMPTS => {
+                    dump.inconsistent = true;
+                    return Ok(dump);
+                }
+                Outcome::Inconsistent => {}
+                Outcome::BrokenOff if repeats == ATTEMPTS => return Err(DumpError::BrokenOff),
+                // The kernel may still hold the old conversation, and answers no new one before.
+                Outcome::BrokenOff => self.link.reopen()?,
+            }
+        }
+    }
+
+    fn attempt(
+        &mut self,
+        query: Query,
+        sink: &mut impl Sink,
+        dump: &mut DumpStats,
+    ) -> Result<Outcome, DumpError> {
+        *self.sequence = self.sequence.wrapping_add(1);
+        let message = query.message(*self.sequence);
+        self.link.send(&message).map_err(|source| DumpError::Link {
+            what: "write to",
+            source,
+        })?;
+        let mut outcome = Outcome::Complete;
+        loop {
+            let length = match self.link.receive(self.buffer) {
+                Ok(length) => length,
+                Err(error) if is_broken_off(&error) => return Ok(Outcome::BrokenOff),
+                Err(source) => {
+                    return Err(DumpError::Link {
+                        what: "read from",
+                        source,
+                    });
+                }
+            };
+            // An end of file, which netlink does not have.
+            let Some(bytes) = self.buffer.get(..length).filter(|bytes| !bytes.is_empty()) else {
+                return Ok(Outcome::BrokenOff);
+            };
+            for message in wire::messages(bytes) {
+                let Ok(message) = message else {
+                    return Ok(Outcome::BrokenOff);
+                };
+                if message.sequence != *self.sequence {
+                    continue;
+                }
+                if message.interrupted {
+                    outcome = Outcome::Inconsistent;
+                }
+                match message.content {
+                    wire::Content::Socket(bytes) => {
+                        dump.answers += 1;
+                        dump.malformed += u64::from(sink.take(bytes).is_err());
+                    }
+                    wire::Content::Done(None) => return Ok(outcome),
+                    wire::Content::Overrun => return Ok(Outcome::BrokenOff),
+                    wire::Content::Done(Some(errno)) | wire::Content::Error(errno @ 1..) => {
+                        return refused(errno);
+                    }
+                    wire::Content::Error(_) | wire::Content::Other => {}
+                }
+            }
+        }
+    }
+}
+
+fn is_broken_off(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        // Messages were dropped, or there is none where one must be.
+        Some(libc::ENOBUFS | libc::EAGAIN | libc::ENOMEM)
+    ) || error.kind() == io::ErrorKind::InvalidData
+}
+
+fn refused(errno: i32) -> Result<Outcome, DumpError> {
+    let error = io::Error::from_raw_os_error(errno);
+    match errno {
+        // EBUSY: the conversation before this one is not over.
+        libc::ENOBUFS | libc::ENOMEM | libc::EBUSY | libc::EINTR => Ok(Outcome::BrokenOff),
+        libc::ENOENT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT => {
+            Err(DumpError::NoSockDiag(error))
+        }
+        _ => Err(DumpError::Refused(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

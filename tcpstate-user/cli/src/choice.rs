@@ -1,0 +1,26 @@
+//! Arguments that are one of a few named values.
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
+/// The values of such an argument: each with its name, and the line that help says of it.
+pub(crate) type Choices<T> = &'static [(T, &'static str, &'static str)];
+
+/// A parser that takes the name of one of them.
+pub(crate) fn choice<T>(
+    choices: Choices<T>,
+) -> impl TypedValueParser<Value = T> + Clone + Send + Sync + 'static
+where
+    T: Clone + Send + Sync + 'static,
+{
+    let values = choices
+        .iter()
+        .map(|&(_, name, help)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(values).try_map(|name| {
+        let chosen = choices.iter().find(|choice| choice.1 == name);
+        // The parser before this one lets no other name through.
+        chosen.map_or_else(
+            || Err(format!("`{name}` is none of them")),
+            |choice| Ok(choice.0.clone()),
+        )
+    })
+}

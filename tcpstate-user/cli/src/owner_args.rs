@@ -1,0 +1,156 @@
+//! OwnerArgs connections: by process, user, cgroup and role.
+
+use crate::choice::{Choices, choice};
+use std::{fs, path::PathBuf};
+
+use clap::Args;
+
+use super::FILTERS;
+use tcpstate_core::{
+    filter::{CgroupTree, OwnerFilter},
+    owner::Comm,
+    service::Role,
+};
+
+/// OwnerArgs sockets.
+#[derive(Debug, Args)]
+#[command(next_help_heading = FILTERS)]
+pub struct OwnerArgs {
+    /// Only connections of these processes; a server's connections are its listener's
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Vec<u32>,
+    /// Only connections of processes with one of these names, as in /proc/PID/comm
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = comm)]
+    pub comm: Vec<Comm>,
+    /// Only sockets that belonged to one of these users when they opened: numbers or names
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = uid)]
+    pub uid: Vec<u32>,
+    /// Only sockets in this cgroup or below it: a path as in /proc/PID/cgroup, or its directory
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+    /// Only connections of this role
+    #[arg(long, value_name = "ROLE", value_parser = choice(ROLES))]
+    pub role: Option<Role>,
+}
+
+impl OwnerArgs {
+    /// The filter that these arguments make. `cgroup` is what was found under [`OwnerArgs::cgroup`].
+    pub fn filter(&self, cgroup: Option<CgroupTree>) -> OwnerFilter {
+        OwnerFilter {
+            pids: self.pid.clone(),
+            comms: self.comm.clone(),
+            uids: self.uid.clone(),
+            cgroup,
+            role: self.role,
+        }
+    }
+
+    /// Whether any of it was asked for.
+    pub fn is_given(&self) -> bool {
+        self.needs_process() || !self.uid.is_empty() || self.cgroup.is_some() || self.role.is_some()
+    }
+
+    /// Whether it takes knowing which process a socket belongs to.
+    pub fn needs_process(&self) -> bool {
+        !(self.pid.is_empty() && self.comm.is_empty())
+    }
+}
+
+const ROLES: Choices<Role> = &[
+    (Role::Client, "client", "It connected"),
+    (Role::Server, "server", "It was connected to, or listens"),
+];
+
+/// A process's name, as much of it as the kernel keeps.
+fn comm(text: &str) -> Result<Comm, String> {
+    /// *Source:* `TASK_COMM_LEN` in `include/linux/sched.h`, with the NUL.
+    const MAX_BYTES: usize = 15;
+    if text.is_empty() {
+        return Err("a process has a name; write several as nginx,php-fpm".to_owned());
+    }
+    let mut comm = Comm::default();
+    for (to, byte) in comm.0.iter_mut().zip(text.bytes().take(MAX_BYTES)) {
+        *to = byte;
+    }
+    Ok(comm)
+}
+
+/// A user's number, however the user is given.
+fn uid(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    // Not getpwnam: it loads code into a program that is meant to be one file.
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    find_user(&users, text).ok_or_else(|| {
+        format!("`{text}` is no user in /etc/passwd; give the number that `id -u` prints")
+    })
+}
+
+/// The number of a user in the text of `/etc/passwd`.
+fn find_user(users: &str, name: &str) -> Option<u32> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name))
+            .then(|| fields.nth(1)?.parse().ok())
+            .flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::{
+        super::{Cli, Command},
+        *,
+    };
+
+    fn whose(arguments: &[&str]) -> Result<OwnerArgs, clap::Error> {
+        let words = ["tcpstate", "trace"].iter().chain(arguments);
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Command::Trace(trace) => trace.watch.sockets.owner,
+            _ => unreachable!("the words say trace"),
+        })
+    }
+
+    #[test]
+    fn owners_are_given_as_lists() {
+        let nobody = whose(&[]).unwrap();
+        assert!(nobody.filter(None).wants_all() && !nobody.needs_process());
+        let arguments =
+            "--pid 1,22 --pid 3 --comm nginx,containerd-shim-runc-v2 --uid root,33 --role client";
+        let whose = whose(&arguments.split(' ').collect::<Vec<_>>()).unwrap();
+        assert!(whose.needs_process());
+        assert_eq!(
+            whose.filter(None).to_string(),
+            "--pid 1,22,3 --comm nginx,containerd-shim --uid 0,33 --role client"
+        );
+    }
+
+    #[test]
+    fn what_names_nobody_is_refused() {
+        for (arguments, reason) in [
+            (["--pid", "0"], "0 is not in 1.."),
+            (["--pid", "nginx"], "invalid digit"),
+            (["--comm", "a,,b"], "a process has a name"),
+            (["--uid", "no such"], "`no such` is no user in /etc/passwd"),
+            (["--uid", "-1"], "unexpected argument"),
+            (["--role", "both"], "possible values: client, server"),
+        ] {
+            let error = whose(&arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{arguments:?}");
+            assert!(error.to_string().contains(reason), "{arguments:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn users_are_found_by_their_whole_name() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/:\nodd\nweb2:x:no:1::/:\n";
+        assert_eq!(find_user(users, "root"), Some(0));
+        assert_eq!(find_user(users, "web"), Some(33));
+        for name in ["we", "x", "odd", "web2", ""] {
+            assert_eq!(find_user(users, name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Arguments of `tcpstate record`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgGroup, Args};
+
+use super::Watch;
+use crate::quantity::{parse_bytes, parse_duration};
+
+/// Arguments of `tcpstate record`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("many").args(["max_bytes", "ring"]))]
+pub struct Record {
+    /// The file to write; one that is there is overwritten; `-` is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub write: PathBuf,
+    /// End when the file has this size, such as 100M or 2G; with --rotate, go on in a new one
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "ring")]
+    pub max_bytes: Option<u64>,
+    /// Keep this many files: FILE, and, older and older, FILE.1, FILE.2 ...
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "many",
+        value_parser = clap::value_parser!(u32).range(2..=10_000)
+    )]
+    pub rotate: Option<u32>,
+    /// Keep the events of the last TIME in memory; write them on SIGUSR1 and at the end
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub ring: Option<Duration>,
+    /// Memory for the events of --ring at most, compressed; the oldest leave early
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "256M",
+        value_parser = parse_bytes,
+        requires = "ring"
+    )]
+    pub ring_memory: u64,
+    #[command(flatten)]
+    pub watch: Watch,
+}
+
+pub(super) const ABOUT: &str = "\
+Writes the events to a file that every command that watches reads with -r FILE, on any host and as any \
+user, and shows as it would have shown them live.
+
+The file holds whole events, compressed, in blocks with checksums; the clock, the host and the filters \
+at its beginning, the accounting at its end. A file that was cut short, by a full disk or a power \
+failure, can be read up to there: at most about two seconds are lost.
+
+With --ring it is a flight recorder: nothing is written until SIGUSR1 (`kill -USR1 PID`) or the end, \
+then what the last TIME has brought. Leave it running, and ask when something has happened. What \
+SIGUSR1 wrote is overwritten the next time; --rotate keeps several.
+
+With -r FILE it copies a recording, or of it what filters and --duration leave.";
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  tcpstate record -w FILE --duration 1m             one minute
+  tcpstate record -w FILE -P 443                    one service, until Ctrl-C
+  tcpstate record -w FILE --max-bytes 100M --rotate 5
+                                                    the last 500 MB at most, in five files
+  tcpstate record --ring 5m -w FILE                 the last five minutes, when asked for
+  ssh HOST sudo tcpstate record -w - | tcpstate life -r -
+                                                    another host's events, as they happen
+  tcpstate record -r FILE -P 443 -w SMALLER         a part of a recording";
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::{
+        super::{Cli, Command},
+        *,
+    };
+
+    fn record(arguments: &[&str]) -> Result<Record, clap::Error> {
+        let words = ["tcpstate", "record"].iter().chain(arguments);
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Command::Record(record) => record,
+            _ => unreachable!("the words say record"),
+        })
+    }
+
+    #[test]
+    fn recordings_are_bounded_as_asked() {
+        let plain = record(&["-w", "a"]).unwrap();
+        assert_eq!(
+            (plain.max_bytes, plain.rotate, plain.ring),
+            (None, None, None)
+        );
+        let many = record(&["-w", "a", "--max-bytes", "1G", "--rotate", "5"]).unwrap();
+        assert_eq!((many.max_bytes, many.rotate), (Some(1 << 30), Some(5)));
+        let ring = record(&["--ring", "5m", "-w", "a", "--rotate", "3"]).unwrap();
+        assert_eq!(ring.ring, Some(Duration::from_mins(5)));
+        assert_eq!(ring.ring_memory, 256 << 20);
+    }
+
+    #[test]
+    fn what_makes_no_recording_is_refused() {
+        for (arguments, reason) in [
+            (&[][..], "--write <FILE>"),
+            (&["-w", "a", "--rotate", "5"], "--max-bytes <SIZE>"),
+            (&["-wa", "--max-bytes=1M", "--rotate=1"], "1 is not in 2.."),
+            (
+                &["-wa", "--ring=5m", "--max-bytes=1M"],
+                "cannot be used with",
+            ),
+            (&["-wa", "--ring-memory=1M"], "--ring <TIME>"),
+        ] {
+            let error = record(arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(reason), "{arguments:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Why a connection ended, and what the kernel keeps of it afterwards, read from the transition to
+//! CLOSE alone.
+
+use std::{borrow::Cow, fmt};
+
+use tcpstate_common::{
+    State,
+    record::{flags, stays_in_fin_wait2},
+    tally::manner,
+};
+
+use crate::event::Event;
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// Both sides closed in order.
+    Fin,
+    /// The peer reset it.
+    ResetByPeer,
+    /// This side ended it without the orderly close: `SO_LINGER` 0, closed with unread data, the
+    /// listener closed before it was accepted, or given up while still connecting.
+    ResetLocally,
+    /// Nothing listens there.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// No way there: host or network unreachable.
+    Unreachable,
+    /// Another error of the socket, a positive errno.
+    Errno(u16),
+    /// Not told by what the record has.
+    Unknown,
+}
+
+const EPIPE: u16 = 32;
+const ENETUNREACH: u16 = 101;
+const ECONNRESET: u16 = 104;
+const ETIMEDOUT: u16 = 110;
+const ECONNREFUSED: u16 = 111;
+const EHOSTUNREACH: u16 = 113;
+
+/// Names of the errors that a TCP socket ends with besides those that are a cause of their own.
+const ERRNO_NAMES: &[(u16, &str)] = &[
+    (1, "EPERM"),
+    (4, "EINTR"),
+    (5, "EIO"),
+    (11, "EAGAIN"),
+    (12, "ENOMEM"),
+    (13, "EACCES"),
+    (14, "EFAULT"),
+    (22, "EINVAL"),
+    (EPIPE, "EPIPE"),
+    (71, "EPROTO"),
+    (74, "EBADMSG"),
+    (90, "EMSGSIZE"),
+    (92, "ENOPROTOOPT"),
+    (95, "EOPNOTSUPP"),
+    (97, "EAFNOSUPPORT"),
+    (98, "EADDRINUSE"),
+    (99, "EADDRNOTAVAIL"),
+    (100, "ENETDOWN"),
+    (102, "ENETRESET"),
+    (103, "ECONNABORTED"),
+    (105, "ENOBUFS"),
+    (106, "EISCONN"),
+    (107, "ENOTCONN"),
+    (108, "ESHUTDOWN"),
+    (112, "EHOSTDOWN"),
+    (125, "ECANCELED"),
+];
+
+impl Cause {
+    /// All but the errors, which have names of their own.
+    pub const NAMED: [Self; 7] = [
+        Self::Fin,
+        Self::ResetByPeer,
+        Self::ResetLocally,
+        Self::Refused,
+        Self::TimedOut,
+        Self::Unreachable,
+        Self::Unknown,
+    ];
+
+    /// The place of a named cause in [`Cause::NAMED`]; `Err` is the number of an error.
+    pub(crate) const fn place(self) -> Result<usize, u16> {
+        match self {
+            Self::Fin => Ok(0),
+            Self::ResetByPeer => Ok(1),
+            Self::ResetLocally => Ok(2),
+            Self::Refused => Ok(3),
+            Self::TimedOut => Ok(4),
+            Self::Unreachable => Ok(5),
+            Self::Unknown => Ok(6),
+            Self::Errno(errno) => Err(errno),
+        }
+    }
+
+    /// The cause that is written so: in either case, with `-` or `_`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let name = name.replace('-', "_");
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        let errno = || {
+            let named = ERRNO_NAMES.iter().find(|&&(_, other)| is(other));
+            let number = || {
+                name.to_ascii_lowercase()
+                    .strip_prefix("errno_")?
+                    .parse()
+                    .ok()
+            };
+            named.map(|&(errno, _)| errno).or_else(number)
+        };
+        Self::NAMED
+            .into_iter()
+            .find(|cause| is(&cause.name()))
+            .or_else(|| errno().map(Self::Errno))
+    }
+
+    /// Why the connection of this transition ended; `None` where none did: not a transition to
+    /// CLOSE, or a listener's.
+    ///
+    /// Without the fields of the socket ([`flags::SOCKET`]) it is [`Cause::Unknown`]: the states
+    /// alone do not tell an orderly end from an error. `LAST_ACK` -> CLOSE is also a reset or a
+    /// timeout of the last FIN. And a socket that has been closed is given ECONNRESET by data that still
+    /// comes (`tcp_rcv_state_process`), as by a reset: nothing in it tells the two apart.
+    ///
+    /// *Source:* `net/ipv4/tcp.c` and `tcp_input.c`. With an error: `tcp_reset` (ECONNREFUSED in
+    /// `SYN_SENT`, EPIPE in `CLOSE_WAIT`, else ECONNRESET), `tcp_write_err` (ETIMEDOUT or the last ICMP
+    /// error), `tcp_abort`. Without one: `__tcp_close` and `tcp_disconnect` by this side,
+    /// `tcp_time_wait` (an orphan in `FIN_WAIT2`, or after the peer's FIN), and the end of `LAST_ACK`.
+    pub fn of(event: &Event) -> Option<Self> {
+        let oldstate = event.oldstate();
+        if event.newstate() != State::CLOSE || matches!(oldstate, State::CLOSE | State::LISTEN) {
+            return None;
+        }
+        let manner = manner(event.record().flags);
+        Some(Self::of_end(oldstate, event.error(), manner))
+    }
+
+    /// The same by what [`Cause::of`] looks at: the state before, the socket's error, and what
+    /// [`manner`] says of its flags.
+    pub fn of_end(oldstate: State, error: Option<u16>, manner: u8) -> Self {
+        let (closed_here, orphan_or_done) = (manner & 1 != 0, manner & 2 != 0);
+        match (error, oldstate) {
+            (Some(0), State::LAST_ACK | State::CLOSING) => Self::Fin,
+            (Some(0), State::FIN_WAIT2) if orphan_or_done => Self::Fin,
+            (
+                Some(0),
+                State::ESTABLISHED | State::CLOSE_WAIT | State::FIN_WAIT1 | State::FIN_WAIT2,
+            ) => Self::ResetLocally,
+            // Without the shutdown it is connect() itself that failed, and does not say why here.
+            (Some(0), State::SYN_SENT) if closed_here => Self::ResetLocally,
+            (None | Some(0), _) => Self::Unknown,
+            (Some(ECONNRESET), _) | (Some(EPIPE), State::CLOSE_WAIT) => Self::ResetByPeer,
+            (Some(ECONNREFUSED), _) => Self::Refused,
+            (Some(ETIMEDOUT), _) => Self::TimedOut,
+            (Some(EHOSTUNREACH | ENETUNREACH), _) => Self::Unreachable,
+            (Some(errno), _) => Self::Errno(errno),
+        }
+    }
+
+    /// As JSON and text write it: the cause, or the error's name, or `errno_N` where it has none.
+    #[expect(clippy::indexing_slicing, reason = "at where it was found")]
+    pub fn name(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Fin => "fin",
+            Self::ResetByPeer => "reset_by_peer",
+            Self::ResetLocally => "reset_locally",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::Unknown => "unknown",
+            Self::Errno(errno) => {
+                match ERRNO_NAMES.binary_search_by_key(&errno, |&(number, _)| number) {
+                    Ok(at) => ERRNO_NAMES[at].1,
+                    Err(_) => return Cow::Owned(format!("errno_{errno}")),
+                }
+            }
+        })
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.name())
+    }
+}
+
+/// The state in which the kernel keeps a connection after its transition to CLOSE, in a socket that
+/// no tracepoint shows: `FIN_WAIT2` for an orphan whose peer has not closed yet, `TIME_WAIT` when both
+/// have. `None` where it is gone, or where the record does not tell.
+///
+/// *Source:* `tcp_time_wait` and its callers `tcp_fin`, `tcp_rcv_state_process`, `__tcp_close`.
+pub fn goes_on(event: &Event) -> Option<State> {
+    if event.newstate() != State::CLOSE || event.error() != Some(0) {
+        return None;
+    }
+    match event.oldstate() {
+        State::CLOSING => Some(State::TIME_WAIT),
+        State::FIN_WAIT2 if event.has(flags::DONE) => Some(State::TIME_WAIT),
+        old if stays_in_fin_wait2(old, State::CLOSE, 0, event.record().flags) => {
+            Some(State::FIN_WAIT2)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpstate_common::{Record, record};
+
+    use super::*;
+
+    fn close(oldstate: State, error: u16, flags: u8) -> Event {
+        Event::try_from(Record {
+            oldstate,
+            newstate: State::CLOSE,
+            error,
+            flags,
+            family: record::AF_INET,
+            ..Record::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn causes() {
+        const S: u8 = flags::SOCKET;
+        const SHUT: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
+        for (oldstate, error, flags, expected) in [
+            (State::LAST_ACK, 0, S | SHUT, Some("fin")),
+            (State::CLOSING, 0, S | SHUT, Some("fin")),
+            (State::FIN_WAIT2, 0, S | SHUT | flags::DONE, Some("fin")),
+            (State::FIN_WAIT2, 0, S | SHUT | flags::DEAD, Some("fin")),
+            (State::FIN_WAIT2, 0, S | SHUT, Some("reset_locally")),
+            (State::FIN_WAIT1, 0, S | SHUT, Some("reset_locally")),
+            (State::ESTABLISHED, 0, S | SHUT, Some("reset_locally")),
+            (State::CLOSE_WAIT, 0, S | SHUT, Some("reset_locally")),
+            (State::SYN_SENT, 0, S | SHUT, Some("reset_locally")),
+            (State::SYN_SENT, 0, S, Some("unknown")),
+            (State::SYN_RECV, 0, S, Some("unknown")),
+            (State::ESTABLISHED, 104, S | SHUT, Some("reset_by_peer")),
+            (State::LAST_ACK, 104, S | SHUT, Some("reset_by_peer")),
+            (State::CLOSE_WAIT, 32, S, Some("reset_by_peer")),
+            (State::ESTABLISHED, 32, S, Some("EPIPE")),
+            (State::SYN_SENT, 111, S, Some("refused")),
+            (State::SYN_SENT, 110, S, Some("timed_out")),
+            (State::ESTABLISHED, 110, S, Some("timed_out")),
+            (State::SYN_SENT, 113, S, Some("unreachable")),
+            (State::SYN_SENT, 101, S, Some("unreachable")),
+            (State::ESTABLISHED, 103, S, Some("ECONNABORTED")),
+            (State::ESTABLISHED, 4000, S, Some("errno_4000")),
+            (State::LAST_ACK, 0, 0, Some("unknown")),
+            (State::ESTABLISHED, 0, 0, Some("unknown")),
+            (State::LISTEN, 0, S | SHUT, None),
+            (State::CLOSE, 0, S, None),
+        ] {
+            let cause = Cause::of(&close(oldstate, error, flags)).map(|cause| cause.to_string());
+            assert_eq!(
+                cause.as_deref(),
+                expected,
+                "{oldstate} error {error} flags {flags:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_close_has_no_cause() {
+        let record = Record {
+            oldstate: State::ESTABLISHED,
+            newstate: State::FIN_WAIT1,
+            ..*close(State::ESTABLISHED, 0, flags::SOCKET).record()
+        };
+        let event = Event::try_from(record).unwrap();
+        assert_eq!((Cause::of(&event), goes_on(&event)), (None, None));
+    }
+
+    #[test]
+    fn where_it_goes_on() {
+        const S: u8 = flags::SOCKET;
+        for (oldstate, error, flags, expected) in [
+            (State::CLOSING, 0, S, Some(State::TIME_WAIT)),
+            (State::FIN_WAIT2, 0, S | flags::DONE, Some(State::TIME_WAIT)),
+            (
+                State::FIN_WAIT2,
+                0,
+                S | flags::DONE | flags::DEAD,
+                Some(State::TIME_WAIT),
+            ),
+            (State::FIN_WAIT2, 0, S | flags::DEAD, Some(State::FIN_WAIT2)),
+            (State::FIN_WAIT2, 0, S, None),
+            (State::FIN_WAIT2, 104, S | flags::DEAD, None),
+            (State::FIN_WAIT2, 0, flags::DEAD, None),
+            (State::CLOSING, 0, 0, None),
+            (State::LAST_ACK, 0, S, None),
+        ] {
+            assert_eq!(
+                goes_on(&close(oldstate, error, flags)),
+                expected,
+                "{oldstate} {flags:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_named_cause_is_at_its_place() {
+        let places = Cause::NAMED.map(Cause::place);
+        assert_eq!(places, [0, 1, 2, 3, 4, 5, 6].map(Ok));
+        assert_eq!(Cause::Errno(22).place(), Err(22));
+    }
+
+    #[test]
+    fn errno_names_are_sorted() {
+        assert!(ERRNO_NAMES.is_sorted_by(|a, b| a.0 < b.0));
+    }
+}

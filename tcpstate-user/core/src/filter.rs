@@ -1,0 +1,405 @@
+//! Which sockets are wanted, decided on the events alone.
+//!
+//! One rule, applied twice: the BPF programs drop what certainly does not match
+//! ([`Filter::kernel`]), and user space judges every event again, whatever its source
+//! ([`Filter::judge`], [`Settler`]). So a recording is filtered exactly as the live kernel is, and
+//! the kernel side may let through more than it should, never less.
+//!
+//! # What the kernel side must do
+//!
+//! An event is dropped if any row drops it.
+//!
+//! | filter   | drop when                                                                        |
+//! |----------|----------------------------------------------------------------------------------|
+//! | netns    | the namespace is another one                                                     |
+//! | cgroup   | it is in a cgroup that is neither the one asked for nor below it                 |
+//! | `-4`     | it is IPv6, except a `LISTEN -> SYN_RECV` of an `AF_INET6` socket                |
+//! | `-6`     | it is IPv4                                                                       |
+//! | `-L`     | `lport != 0` and `lport` is not in the set                                       |
+//! | `-D`     | `rport` is not in the set, except where *unknown*                                |
+//! | `-P`     | `lport != 0`, neither port is in the set, and `rport` is not *unknown*           |
+//!
+//! - IPv4: family `AF_INET`, or a v4-mapped local or remote address. All else is IPv6: a dual-stack
+//!   listener on `[::]` is IPv6, its IPv4 children are IPv4.
+//! - `rport` is *unknown* if it is 0 at `LISTEN -> SYN_RECV`: the child is then still the clone of its
+//!   listener, and the peer is filled in a moment later.
+//! - `lport` is 0 at `CLOSE -> SYN_SENT` and `CLOSE -> LISTEN` of a socket that was never bound: the
+//!   kernel chooses the port a moment later.
+//!
+//! # What user space does with the undecided
+//!
+//! It holds the event until the same socket's next one, which knows more: both are kept or both are
+//! dropped. What has no next event by the end is counted, and not shown ([`Settled::undecided`]).
+//!
+//! *Whose* connections are wanted ([`OwnerFilter`]) takes more than an event; it is decided after this.
+//!
+//! Which *states* are wanted ([`StateSet`]) is not part of this: a dwell time takes both of its ends,
+//! so a view looks at the states after it has seen all events of the socket.
+
+mod causes;
+mod owner;
+mod ports;
+mod states;
+
+use std::fmt;
+
+use hashbrown::HashMap;
+use tcpstate_common::{
+    State,
+    config::{self, PortBitmap},
+    record::{AF_INET, AF_INET6},
+};
+
+pub use self::{
+    causes::{CauseListError, CauseSet},
+    owner::{CgroupTree, OwnerFilter, OwnerMatcher},
+    ports::{PortListError, PortSet},
+    states::{StateListError, StateSet},
+};
+use crate::{books::Settled, census::Census, event::Event};
+
+/// An address family, as it travels on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4, v4-mapped addresses included.
+    Ipv4,
+    /// IPv6, v4-mapped addresses left out.
+    Ipv6,
+}
+
+/// Which sockets are wanted. The default wants all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only this address family.
+    pub family: Option<Family>,
+    /// Only these local ports.
+    pub lport: Option<PortSet>,
+    /// Only these remote ports.
+    pub rport: Option<PortSet>,
+    /// Only these ports, on either side.
+    pub port: Option<PortSet>,
+    /// Only this network namespace (inode number). An event that does not know its namespace is not
+    /// in it.
+    pub netns: Option<u32>,
+}
+
+/// What a filter makes of one event by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It matches.
+    Keep,
+    /// It does not, and no later event of the socket can change that.
+    Drop,
+    /// It depends on what the kernel has not filled in yet.
+    Undecided,
+}
+
+/// The part of a [`Filter`] that the BPF programs apply.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KernelFilter<'a> {
+    config: config::Filter,
+    lport: Option<&'a PortBitmap>,
+    rport: Option<&'a PortBitmap>,
+    port: Option<&'a PortBitmap>,
+}
+
+impl KernelFilter<'_> {
+    /// The switches for [`config::Config`].
+    pub const fn config(&self) -> config::Filter {
+        self.config
+    }
+
+    /// The same, and only what is in the cgroup of this id or below; `None`: in any. Which connections these
+    /// are [`OwnerFilter`] decides; the programs drop what certainly is none.
+    #[must_use]
+    pub const fn in_cgroup(mut self, id: Option<u64>) -> Self {
+        if let Some(id) = id {
+            self.config.cgroup = id;
+        }
+        self
+    }
+
+    /// What goes into [`config::LOCAL_PORTS`], [`config::REMOTE_PORTS`] and [`config::PORTS`].
+    pub const fn bitmaps(
+        &self,
+    ) -> (
+        Option<&PortBitmap>,
+        Option<&PortBitmap>,
+        Option<&PortBitmap>,
+    ) {
+        (self.lport, self.rport, self.port)
+    }
+}
+
+impl Filter {
+    /// Whether every event matches.
+    pub fn wants_all(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The part for the BPF programs.
+    pub fn kernel(&self) -> KernelFilter<'_> {
+        KernelFilter {
+            config: config::Filter {
+                // See `KernelFilter::in_cgroup`.
+                cgroup: 0,
+                netns: self.netns.unwrap_or(0),
+                family: match self.family {
+                    None => 0,
+                    Some(Family::Ipv4) => AF_INET,
+                    Some(Family::Ipv6) => AF_INET6,
+                },
+                lport: u8::from(self.lport.is_some()),
+                rport: u8::from(self.rport.is_some()),
+                port: u8::from(self.port.is_some()),
+            },
+            lport: self.lport.as_ref().map(PortSet::bitmap),
+            rport: self.rport.as_ref().map(PortSet::bitmap),
+            port: self.port.as_ref().map(PortSet::bitmap),
+        }
+    }
+
+    /// Whether it wants a socket of which all is known.
+    pub fn wants(&self, is_ipv4: bool, lport: u16, rport: u16, netns: u32) -> bool {
+        let among = |set: &PortSet| set.contains(lport) || set.contains(rport);
+        self.netns.is_none_or(|wanted| wanted == netns)
+            && self
+                .family
+                .is_none_or(|wanted| (wanted == Family::Ipv4) == is_ipv4)
+            && self.lport.as_ref().is_none_or(|set| set.contains(lport))
+            && self.rport.as_ref().is_none_or(|set| set.contains(rport))
+            && self.port.as_ref().is_none_or(among)
+    }
+
+    /// Takes out of a census what is not wanted. Who a half-open connection comes from is not in it: where
+    /// that is asked for, it is not known to match.
+    pub fn census(&self, census: &mut Census) {
+        if self.wants_all() {
+            return;
+        }
+        let netns = census.netns;
+        census.found.retain(|found| {
+            let is_ipv4 = found.family == AF_INET || found.laddr.is_ipv4() || found.raddr.is_ipv4();
+            self.wants(is_ipv4, found.lport, found.rport, netns)
+        });
+        census.half_open.retain(|half_open| {
+            self.rport.is_none() && self.wants(half_open.laddr.is_ipv4(), half_open.lport, 0, netns)
+        });
+    }
+
+    /// Judges one event by what it shows.
+    pub fn judge(&self, event: &Event) -> Verdict {
+        let child = event.oldstate() == State::LISTEN && event.newstate() == State::SYN_RECV;
+        let lport_to_come =
+            event.lport() == 0 && matches!(event.newstate(), State::SYN_SENT | State::LISTEN);
+        let rport_to_come = event.rport() == 0 && child;
+        let verdicts = [
+            self.netns
+                .map(|netns| certain(event.netns() == Some(netns))),
+            self.family.map(|family| {
+                let family_to_come = child
+                    && event.record().family == AF_INET6
+                    && !event.is_ipv4()
+                    && event.laddr().is_unspecified()
+                    && (event.rport() == 0 || event.raddr().is_unspecified());
+                if family_to_come {
+                    Verdict::Undecided
+                } else {
+                    certain((family == Family::Ipv4) == event.is_ipv4())
+                }
+            }),
+            self.lport
+                .as_ref()
+                .map(|set| in_time(set.contains(event.lport()), lport_to_come)),
+            self.rport
+                .as_ref()
+                .map(|set| in_time(set.contains(event.rport()), rport_to_come)),
+            self.port.as_ref().map(|set| {
+                let found = set.contains(event.lport()) || set.contains(event.rport());
+                in_time(found, lport_to_come || rport_to_come)
+            }),
+        ];
+        verdicts
+            .into_iter()
+            .flatten()
+            .fold(Verdict::Keep, Verdict::and)
+    }
+}
+
+const fn certain(matches: bool) -> Verdict {
+    if matches {
+        Verdict::Keep
+    } else {
+        Verdict::Drop
+    }
+}
+
+const fn in_time(matches: bool, to_come: bool) -> Verdict {
+    if !matches && to_come {
+        Verdict::Undecided
+    } else {
+        certain(matches)
+    }
+}
+
+impl Verdict {
+    const fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Drop, _) | (_, Self::Drop) => Self::Drop,
+            (Self::Undecided, _) | (_, Self::Undecided) => Self::Undecided,
+            (Self::Keep, Self::Keep) => Self::Keep,
+        }
+    }
+}
+
+impl fmt::Display for Filter {
+    /// As the command line would give it; empty if it wants all.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = self.family.map(|family| match family {
+            Family::Ipv4 => "-4".to_owned(),
+            Family::Ipv6 => "-6".to_owned(),
+        });
+        let ports =
+            |name: &str, set: &Option<PortSet>| set.as_ref().map(|set| format!("--{name} {set}"));
+        let written = [
+            family,
+            ports("lport", &self.lport),
+            ports("rport", &self.rport),
+            ports("port", &self.port),
+            self.netns.map(|netns| format!("--netns {netns}")),
+        ];
+        f.write_str(&written.into_iter().flatten().collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// How many undecided events are held at most: about 20 MiB.
+const HELD_MAX: usize = 1 << 17;
+
+/// Applies a [`Filter`] to a stream, holding what is undecided until the socket's next event.
+#[derive(Debug)]
+pub struct Settler {
+    filter: Filter,
+    /// Held events by socket address (cookie where there is none). Two generations: when the young
+    /// one is half of the bound, what is left of the old one is given up. An event whose successor
+    /// was lost goes that way, without a search for the oldest.
+    young: HashMap<u64, Event>,
+    old: HashMap<u64, Event>,
+    half: usize,
+    settled: Settled,
+}
+
+/// What is to be shown after one event was given to a [`Settler`], in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// An earlier event of the same socket, held until now.
+    pub earlier: Option<Event>,
+    /// The event itself.
+    pub event: Option<Event>,
+}
+
+impl Settler {
+    /// Settles by this filter.
+    pub fn new(filter: Filter) -> Self {
+        Self::with_bound(filter, HELD_MAX)
+    }
+
+    fn with_bound(filter: Filter, bound: usize) -> Self {
+        Self {
+            filter,
+            young: HashMap::new(),
+            old: HashMap::new(),
+            half: (bound / 2).max(1),
+            settled: Settled::default(),
+        }
+    }
+
+    /// Takes the stream's next event.
+    pub fn push(&mut self, event: &Event) -> Passed {
+        let held = self.take(event);
+        let verdict = self.filter.judge(event);
+        // Undecided again, so this one knows no more than the one before it.
+        let earlier = match (held, verdict) {
+            (None, _) => None,
+            (Some(held), Verdict::Keep) => {
+                self.settled.passed += 1;
+                Some(held)
+            }
+            (Some(_), Verdict::Drop) => {
+                self.settled.dropped += 1;
+                None
+            }
+            (Some(_), Verdict::Undecided) => {
+                self.settled.undecided += 1;
+                None
+            }
+        };
+        match verdict {
+            Verdict::Keep => {
+                self.settled.passed += 1;
+                return Passed {
+                    earlier,
+                    event: Some(*event),
+                };
+            }
+            Verdict::Drop => self.settled.dropped += 1,
+            Verdict::Undecided => self.hold(*event),
+        }
+        Passed {
+            earlier,
+            event: None,
+        }
+    }
+
+    /// Gives up what is still held, at the end of the stream.
+    pub fn finish(&mut self) -> Settled {
+        self.settled.undecided += count(&self.young) + count(&self.old);
+        self.young.clear();
+        self.old.clear();
+        self.settled
+    }
+
+    /// The held event that this one follows.
+    ///
+    /// The address alone does not make the same socket: the kernel uses it again. The states must
+    /// join, and the cookies must be the same where both are known; at `LISTEN -> SYN_RECV` the first
+    /// is not.
+    fn take(&mut self, event: &Event) -> Option<Event> {
+        if self.young.is_empty() && self.old.is_empty() {
+            return None;
+        }
+        let key = key(event);
+        let held = self.young.remove(&key).or_else(|| self.old.remove(&key))?;
+        let cookies = (held.record().cookie, event.record().cookie);
+        let same = cookies.0 == 0 || cookies.1 == 0 || cookies.0 == cookies.1;
+        if same && held.newstate() == event.oldstate() {
+            return Some(held);
+        }
+        self.settled.undecided += 1;
+        None
+    }
+
+    fn hold(&mut self, event: Event) {
+        if self.young.len() >= self.half {
+            let given_up = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+            self.settled.undecided += count(&given_up);
+        }
+        self.young.insert(key(&event), event);
+    }
+}
+
+const fn key(event: &Event) -> u64 {
+    let record = event.record();
+    if record.skaddr == 0 {
+        record.cookie
+    } else {
+        record.skaddr
+    }
+}
+
+fn count(held: &HashMap<u64, Event>) -> u64 {
+    // A table's length fits in 64 bits.
+    held.len() as u64
+}
+
+#[cfg(test)]
+mod tests;

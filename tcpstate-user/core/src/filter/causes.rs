@@ -1,0 +1,87 @@
+//! Sets of causes: the one parser of lists of why connections end.
+
+use std::str::FromStr;
+
+use crate::cause::Cause;
+
+/// A set of causes, written as a list: `refused,timed_out,ECONNABORTED`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CauseSet(Vec<Cause>);
+
+/// Why a text is no list of causes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a cause; the causes are {names}, and other errors by their names, such as ECONNABORTED", names = names())]
+pub struct CauseListError(String);
+
+impl CauseSet {
+    /// Whether the cause is in the set.
+    pub fn contains(&self, cause: Cause) -> bool {
+        self.0.contains(&cause)
+    }
+}
+
+impl From<CauseSet> for Vec<Cause> {
+    fn from(set: CauseSet) -> Self {
+        set.0
+    }
+}
+
+impl FromStr for CauseSet {
+    type Err = CauseListError;
+
+    fn from_str(list: &str) -> Result<Self, CauseListError> {
+        let items = list.split(',').map(str::trim);
+        items
+            .map(|item| Cause::from_name(item).ok_or_else(|| CauseListError(item.to_owned())))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+fn names() -> String {
+    Cause::NAMED.map(Cause::name).join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_given_as_they_are_written() {
+        let set: CauseSet = "fin, Reset-By-Peer,econnaborted,errno_4000"
+            .parse()
+            .unwrap();
+        for (cause, is_in) in [
+            (Cause::Fin, true),
+            (Cause::ResetByPeer, true),
+            (Cause::Errno(103), true),
+            (Cause::Errno(4_000), true),
+            (Cause::Errno(4_001), false),
+            (Cause::Unknown, false),
+        ] {
+            assert_eq!(set.contains(cause), is_in, "{cause}");
+        }
+        for cause in Cause::NAMED
+            .into_iter()
+            .chain([Cause::Errno(103), Cause::Errno(999)])
+        {
+            let set: CauseSet = cause.name().parse().unwrap();
+            assert!(set.contains(cause), "{cause}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_cause_is_named_with_what_there_is() {
+        for list in ["", "fin,", "closed", "errno_", "errno_x", "errno_70000"] {
+            let error = list.parse::<CauseSet>().unwrap_err().to_string();
+            assert!(error.contains("is not a cause"), "{list}: {error}");
+        }
+        let error = "closed".parse::<CauseSet>().unwrap_err().to_string();
+        assert!(
+            error.contains(
+                "fin, reset_by_peer, reset_locally, refused, timed_out, unreachable, unknown"
+            ),
+            "{error}"
+        );
+    }
+}

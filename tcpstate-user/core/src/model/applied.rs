@@ -1,0 +1,125 @@
+//! What one event meant, for the view that shows it. Reading it costs only what is asked for.
+
+use tcpstate_common::State;
+
+use super::{
+    connection::handshake_ns,
+    connection::{Connection, Ended},
+    table::Table,
+};
+use crate::event::Event;
+use crate::{cause::Cause, owner::Owner, service::Role};
+
+/// What one event meant.
+pub struct Applied<'a> {
+    /// Time spent in the event's old state; `None` where it is not known.
+    pub dwell_ns: Option<u64>,
+    /// Events of this connection before this one are missing.
+    pub gap: bool,
+    pub(super) subject: Subject,
+    pub(super) table: &'a Table,
+    pub(super) listener: &'a Owner,
+    pub(super) event: &'a Event,
+}
+
+/// What an event is about.
+#[derive(Clone, Copy)]
+pub(super) enum Subject {
+    /// Nothing that is kept: CLOSE -> CLOSE.
+    Nothing,
+    /// The connection in this slot.
+    Connection(u32),
+    /// The connection in this slot, which this event ended.
+    Ended(u32),
+    /// A listener, of the owner in [`Applied::listener`].
+    Listener,
+}
+
+impl Applied<'_> {
+    /// Which side it is.
+    pub fn role(&self) -> Role {
+        match self.subject {
+            Subject::Nothing => Role::Unknown,
+            Subject::Connection(slot) | Subject::Ended(slot) => self.table.hot(slot).role(),
+            Subject::Listener => Role::Server,
+        }
+    }
+
+    /// The port a person means, where the role is known.
+    pub fn service_port(&self) -> Option<u16> {
+        match self.subject {
+            Subject::Nothing => None,
+            Subject::Connection(slot) | Subject::Ended(slot) => {
+                let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
+                hot.role().service_port(hot.lport(), cold.rport())
+            }
+            Subject::Listener => Role::Server.service_port(self.event.lport(), 0),
+        }
+    }
+
+    /// Whom it belongs to.
+    pub fn owner(&self) -> Owner {
+        match self.subject {
+            Subject::Nothing => Owner::UNKNOWN,
+            Subject::Connection(slot) | Subject::Ended(slot) => {
+                let table = self.table;
+                table.cold(slot).owner(table.hot(slot))
+            }
+            Subject::Listener => *self.listener,
+        }
+    }
+
+    /// The user that the socket belonged to when it opened.
+    pub fn uid(&self) -> Option<u32> {
+        match self.subject {
+            Subject::Nothing => None,
+            Subject::Connection(slot) | Subject::Ended(slot) => {
+                self.table.cold(slot).uid(self.table.hot(slot))
+            }
+            Subject::Listener => self.event.uid(),
+        }
+    }
+
+    /// Id of the cgroup that the socket belongs to.
+    pub fn cgroup(&self) -> Option<u64> {
+        match self.subject {
+            Subject::Nothing => None,
+            Subject::Connection(slot) | Subject::Ended(slot) => self.table.cold(slot).cgroup(),
+            Subject::Listener => self.event.cgroup(),
+        }
+    }
+
+    /// Why the connection ended; `None` where none did.
+    pub fn cause(&self) -> Option<Cause> {
+        Cause::of(self.event)
+    }
+
+    /// How long the handshake took that this event ends: a client's time in `SYN_SENT`, a server's first
+    /// smoothed round trip time. `None` where no handshake ends, or it is not known.
+    pub fn handshake_ns(&self) -> Option<u64> {
+        let event = self.event;
+        let ends = event.newstate() == State::ESTABLISHED && !self.gap;
+        ends.then(|| handshake_ns(event, event.oldstate().folded(), self.dwell_ns))?
+    }
+
+    /// The connection that this event belongs to, whole; `None` for a listener's.
+    pub fn connection(&self) -> Option<Connection> {
+        match self.subject {
+            Subject::Connection(slot) | Subject::Ended(slot) => Some(self.table.show(slot)),
+            Subject::Nothing | Subject::Listener => None,
+        }
+    }
+
+    /// Whether this event ended a connection.
+    pub const fn is_end(&self) -> bool {
+        matches!(self.subject, Subject::Ended(_))
+    }
+
+    /// The connection that this event ended, whole.
+    pub fn ended(&self) -> Option<Ended> {
+        match self.subject {
+            Subject::Ended(slot) => Some(self.table.show_ended(slot, self.event)),
+            Subject::Nothing | Subject::Connection(_) | Subject::Listener => None,
+        }
+    }
+}

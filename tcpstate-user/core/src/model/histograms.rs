@@ -1,0 +1,398 @@
+//! All histograms that are kept: dwell by state, lifetime and handshake, each by service port and
+//! role.
+//!
+//! Each has buckets only from the first to the last power of two that it has seen, because most only
+//! see a few. A histogram is admitted only while it and all admitted before would fit in the bound
+//! with every bucket in use; so one that is admitted is never cut short, and what is not admitted
+//! goes, whole, to that of the port `other`.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "by numbers that this and `Services` gave out, after room for them is made; by buckets, of which a histogram has as many as it says"
+)]
+
+use hashbrown::HashMap;
+use tcpstate_common::State;
+
+use super::{
+    group::Services,
+    rates::{SLOTS, slot_of, state_of},
+};
+use crate::{
+    hash::BuildMixer,
+    histogram::{DIVISIONS, Histogram, LONGEST_NS, OCTAVES, SHORTEST_NS, bucket_number, bucket_of},
+    service::{Role, ServicePort},
+};
+
+/// What a histogram is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Of {
+    /// The time in this state. Numbers from 15 on, which no kernel uses, are taken together as 255.
+    Dwell(State),
+    /// From the first transition to the last.
+    Lifetime,
+    /// A client's time in `SYN_SENT`; a server's smoothed round trip time when it was established,
+    /// because its handshake is over before there is a socket to see.
+    Handshake,
+}
+
+impl Of {
+    const KINDS: usize = SLOTS + 2;
+
+    const fn kind(self) -> usize {
+        match self {
+            Self::Dwell(state) => slot_of(state),
+            Self::Lifetime => SLOTS,
+            Self::Handshake => SLOTS + 1,
+        }
+    }
+
+    const fn from_kind(kind: usize) -> Self {
+        match kind {
+            SLOTS => Self::Lifetime,
+            kind if kind > SLOTS => Self::Handshake,
+            kind => Self::Dwell(state_of(kind)),
+        }
+    }
+}
+
+/// One histogram of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Series {
+    /// What it is of.
+    pub of: Of,
+    /// Of which service port.
+    pub service_port: ServicePort,
+    /// In which role.
+    pub role: Role,
+    /// The durations.
+    pub histogram: Histogram,
+}
+
+/// No histogram: numbers start at 1.
+const NONE: u32 = 0;
+
+/// One histogram: a cache line and, elsewhere, its buckets.
+#[repr(align(64))]
+struct Kept {
+    sum_ns: u128,
+    min_ns: u64,
+    max_ns: u64,
+    /// Of whole powers of two. Small counters, so that more of them are in the cache.
+    buckets: Box<[u16]>,
+    /// Which power of two the buckets begin with.
+    first: usize,
+}
+
+const _: () = assert!(size_of::<Kept>() == 64);
+
+/// A duration that is not in its histogram yet.
+#[derive(Clone, Copy)]
+struct Pending {
+    duration_ns: u64,
+    service: u16,
+    kind: u8,
+}
+
+/// Durations that wait at most.
+const PENDING: usize = 256;
+
+pub(super) struct Histograms {
+    /// Durations are put into their histograms many at a time: each of them misses the cache two or
+    /// three times, and only in a loop that does nothing else these misses overlap.
+    pending: Vec<Pending>,
+    /// By service: the numbers of its histograms.
+    services: Vec<[u32; Of::KINDS]>,
+    kept: Vec<Kept>,
+    /// How many durations of a histogram were too short and too long for its buckets.
+    outside: HashMap<u32, (u64, u64), BuildMixer>,
+    /// Buckets that have wrapped, and how often.
+    wraps: HashMap<(u32, u16), u64, BuildMixer>,
+    bucket_bytes: usize,
+    /// How many histograms of ports may still be admitted.
+    room: usize,
+}
+
+/// What a histogram takes with every block in use.
+const FULL_BYTES: usize = size_of::<Kept>() + OCTAVES * DIVISIONS * size_of::<u16>();
+
+impl Histograms {
+    /// The bytes that the histograms of `other` and of unknown ports take at most, beside the bound.
+    #[cfg(test)]
+    const RESERVED_BYTES: usize = Services::FIRST_PORT as usize * Of::KINDS * FULL_BYTES;
+
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self {
+            pending: Vec::with_capacity(PENDING),
+            services: Vec::new(),
+            kept: Vec::new(),
+            outside: HashMap::default(),
+            wraps: HashMap::default(),
+            bucket_bytes: 0,
+            room: max_bytes / FULL_BYTES,
+        }
+    }
+
+    /// Counts one duration.
+    #[inline]
+    pub(super) fn record(&mut self, of: Of, service: u16, services: &Services, duration_ns: u64) {
+        #[expect(clippy::cast_possible_truncation, reason = "below KINDS")]
+        self.pending.push(Pending {
+            duration_ns,
+            service,
+            kind: of.kind() as u8,
+        });
+        if self.pending.len() == PENDING {
+            self.flush(services);
+        }
+    }
+
+    /// Puts what is pending into its histograms.
+    ///
+    /// In two passes, the second being as short as it can be: the buckets are what misses the cache,
+    /// and the shorter the loop, the more misses are under way at a time.
+    pub(super) fn flush(&mut self, services: &Services) {
+        let mut pending = std::mem::take(&mut self.pending);
+        let mut places = [(0, 0); PENDING];
+        for (place, pending) in places.iter_mut().zip(&pending) {
+            let kind = usize::from(pending.kind);
+            let number = match self.services.get(usize::from(pending.service)) {
+                Some(numbers) if numbers[kind] != NONE => numbers[kind],
+                _ => self.admit(kind, pending.service, services),
+            };
+            *place = (number, self.bucket(number, pending.duration_ns));
+        }
+        for &(number, bucket) in &places[..pending.len()] {
+            let kept = &mut self.kept[number as usize - 1];
+            let counter = &mut kept.buckets[usize::from(bucket) - kept.first * DIVISIONS];
+            let (count, wrapped) = counter.overflowing_add(1);
+            *counter = count;
+            if wrapped {
+                *self.wraps.entry((number, bucket)).or_default() += 1;
+            }
+        }
+        pending.clear();
+        self.pending = pending;
+    }
+
+    /// Takes in a duration all but its bucket, which it makes sure is there.
+    #[inline]
+    fn bucket(&mut self, number: u32, duration_ns: u64) -> u16 {
+        let kept = &mut self.kept[number as usize - 1];
+        kept.sum_ns += u128::from(duration_ns);
+        kept.min_ns = kept.min_ns.min(duration_ns);
+        kept.max_ns = kept.max_ns.max(duration_ns);
+        let clamped = duration_ns.clamp(SHORTEST_NS, LONGEST_NS);
+        if clamped != duration_ns {
+            let (below, above) = self.outside.entry(number).or_default();
+            *below += u64::from(duration_ns < SHORTEST_NS);
+            *above += u64::from(duration_ns > LONGEST_NS);
+        }
+        let (octave, part) = bucket_of(clamped);
+        // One that is before the first is far behind the last, because the subtraction wraps.
+        if octave.wrapping_sub(kept.first) >= kept.buckets.len() / DIVISIONS {
+            self.bucket_bytes += kept.extend(octave);
+        }
+        bucket_number(octave, part)
+    }
+
+    /// The number of a histogram that has none yet.
+    #[cold]
+    fn admit(&mut self, kind: usize, service: u16, services: &Services) -> u32 {
+        if self.services.len() <= usize::from(service) {
+            self.services
+                .resize(usize::from(service) + 1, [NONE; Of::KINDS]);
+        }
+        let number = if service >= Services::FIRST_PORT && self.room == 0 {
+            // Recursion ends here: the place of what is over the bound is below FIRST_PORT.
+            let other = services.other(service);
+            match self.services[usize::from(other)][kind] {
+                NONE => self.admit(kind, other, services),
+                number => number,
+            }
+        } else {
+            if service >= Services::FIRST_PORT {
+                self.room -= 1;
+            }
+            self.kept.push(Kept {
+                sum_ns: 0,
+                min_ns: u64::MAX,
+                max_ns: 0,
+                buckets: Box::default(),
+                first: 0,
+            });
+            number_of(self.kept.len())
+        };
+        self.services[usize::from(service)][kind] = number;
+        number
+    }
+
+    /// All of them, in the order of port, role and kind. Nothing may be pending.
+    pub(super) fn show(&self, services: &Services) -> Vec<Series> {
+        let mut series = Vec::new();
+        let mut shown = vec![false; self.kept.len()];
+        // The histograms of `other` have the lower numbers, so they are shown under their own name.
+        for (service, numbers) in (0u16..).zip(&self.services) {
+            let (service_port, role) = services.key(service);
+            for (kind, &number) in numbers
+                .iter()
+                .enumerate()
+                .filter(|&(_, &number)| number != NONE)
+            {
+                let at = number as usize - 1;
+                if !std::mem::replace(&mut shown[at], true) {
+                    let of = Of::from_kind(kind);
+                    series.push(Series {
+                        of,
+                        service_port,
+                        role,
+                        histogram: self.read(at),
+                    });
+                }
+            }
+        }
+        series.sort_by_key(|series| (series.service_port, series.role, series.of));
+        series
+    }
+
+    fn read(&self, at: usize) -> Histogram {
+        let kept = &self.kept[at];
+        let number = number_of(at + 1);
+        let mut buckets = Vec::new();
+        for (at, &count) in kept.buckets.iter().enumerate() {
+            let bucket = bucket_number(kept.first + at / DIVISIONS, at % DIVISIONS);
+            let wraps = self.wraps.get(&(number, bucket)).copied().unwrap_or(0);
+            let count = u64::from(count) + (wraps << 16);
+            if count != 0 {
+                buckets.push((bucket, count));
+            }
+        }
+        let outside = self.outside.get(&number).copied().unwrap_or_default();
+        Histogram::from_parts(buckets, outside, (kept.min_ns, kept.max_ns), kept.sum_ns)
+    }
+
+    /// Bytes held.
+    pub(super) fn memory(&self) -> usize {
+        PENDING * size_of::<Pending>()
+            + self.services.capacity() * size_of::<[u32; Of::KINDS]>()
+            + self.kept.capacity() * size_of::<Kept>()
+            + self.bucket_bytes
+            + self.outside.allocation_size()
+            + self.wraps.allocation_size()
+    }
+}
+
+impl Kept {
+    /// Makes buckets for this power of two and all between it and those that are there. Gives the
+    /// bytes that it takes more.
+    #[cold]
+    fn extend(&mut self, octave: usize) -> usize {
+        let len = self.buckets.len();
+        let (first, end) = if len == 0 {
+            (octave, octave + 1)
+        } else {
+            (
+                self.first.min(octave),
+                (self.first + len / DIVISIONS).max(octave + 1),
+            )
+        };
+        let mut buckets = vec![0; (end - first) * DIVISIONS].into_boxed_slice();
+        if len != 0 {
+            let at = (self.first - first) * DIVISIONS;
+            buckets[at..at + len].copy_from_slice(&self.buckets);
+        }
+        self.buckets = buckets;
+        self.first = first;
+        (self.buckets.len() - len) * size_of::<u16>()
+    }
+}
+
+/// The number of the last of so many histograms.
+fn number_of(len: usize) -> u32 {
+    // There are at most 2^16 services with 18 histograms each.
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Limits;
+
+    fn services(max_ports: usize) -> Services {
+        Services::new(&Limits {
+            max_ports,
+            ..Limits::default()
+        })
+    }
+
+    #[test]
+    fn the_bound_holds_and_nothing_is_lost() {
+        let mut services = services(1_024);
+        let max_bytes = 1 << 20;
+        let mut histograms = Histograms::new(max_bytes);
+        let mut expected = 0;
+        for port in 1..=1_000 {
+            for role in [Role::Client, Role::Server] {
+                let service = services.id(Some(port), role);
+                for state in State::ALL {
+                    for octave in 0..OCTAVES {
+                        histograms.record(
+                            Of::Dwell(state),
+                            service,
+                            &services,
+                            SHORTEST_NS << octave,
+                        );
+                        expected += 1;
+                    }
+                }
+            }
+        }
+        histograms.flush(&services);
+        let shown = histograms.show(&services);
+        assert_eq!(
+            shown
+                .iter()
+                .map(|series| series.histogram.count())
+                .sum::<u64>(),
+            expected
+        );
+        // Vectors grow by doubling; the numbers of the services are 72 bytes each.
+        let bound = max_bytes + Histograms::RESERVED_BYTES;
+        let slack = 2_005 * size_of::<[u32; Of::KINDS]>() * 2 + bound / 10;
+        assert!(
+            histograms.memory() <= bound + slack,
+            "{}",
+            histograms.memory()
+        );
+        // A port that was admitted has all that it saw.
+        let of_port = |wanted: ServicePort| {
+            let of =
+                |series: &&Series| series.service_port == wanted && series.role == Role::Server;
+            shown
+                .iter()
+                .filter(of)
+                .map(|series| series.histogram.count())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of_port(ServicePort::Port(1)), vec![OCTAVES as u64; 11]);
+        assert_eq!(of_port(ServicePort::Port(1_000)), Vec::<u64>::new());
+        assert_eq!(of_port(ServicePort::Other).len(), 11);
+    }
+
+    #[test]
+    fn a_bucket_that_wraps_keeps_counting() {
+        let services = services(1);
+        let mut histograms = Histograms::new(0);
+        histograms.record(Of::Lifetime, Services::UNKNOWN, &services, 5_000);
+        histograms.flush(&services);
+        let (_, part) = bucket_of(5_000);
+        histograms.kept[0].buckets[part] = u16::MAX;
+        histograms.record(Of::Lifetime, Services::UNKNOWN, &services, 5_000);
+        histograms.record(Of::Lifetime, Services::UNKNOWN, &services, 5_000);
+        histograms.flush(&services);
+        assert_eq!(
+            histograms.show(&services)[0].histogram.count(),
+            (1 << 16) + 1
+        );
+    }
+}

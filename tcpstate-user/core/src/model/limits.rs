@@ -1,0 +1,29 @@
+//! The bounds of everything that is kept.
+
+/// The bounds of everything that a [`Tracker`](super::Tracker) keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections; the ones longest without an event go first, roughly.
+    pub max_connections: usize,
+    /// Service ports with figures of their own, or commands or cgroups ([`By`](super::By)); the rest is `other`.
+    pub max_ports: usize,
+    /// Listeners.
+    pub max_listeners: usize,
+    /// Connections between a listener's first event for them and their next one: microseconds, so
+    /// that only lost events, or many handshakes with TCP Fast Open, make many.
+    pub max_embryos: usize,
+    /// Bytes of all histograms; ports that come after go into the histograms of `other`.
+    pub max_histogram_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 1_000_000,
+            max_ports: 1_024,
+            max_listeners: 65_536,
+            max_embryos: 16_384,
+            max_histogram_bytes: 64 << 20,
+        }
+    }
+}

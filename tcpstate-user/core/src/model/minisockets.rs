@@ -1,0 +1,274 @@
+//! What the kernel keeps of connections in sockets that no tracepoint shows: minisockets, after the
+//! transition to CLOSE, and half-open connections, before there is a socket.
+//!
+//! Their beginnings come with events (a connection that goes on) or with a census; their ends only
+//! with a census. Here they are kept; what a census means to the rest is the tracker's business
+//! ([`super::on_census`]).
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+use tcpstate_common::State;
+
+use crate::{by_cookie::ByCookie, hash::BuildMixer};
+
+/// A minisocket that no census has found is forgotten after this long: its namespace cannot be asked.
+/// Longer than the kernel keeps one with the usual settings.
+const FORGET_NS: u64 = 180_000_000_000;
+
+/// Censuses that must miss a minisocket that none has found yet, before it counts as gone: a list in
+/// pieces can miss a single socket.
+const MISSES: u8 = 2;
+
+/// A minisocket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mini {
+    /// Since when the connection is in this state.
+    pub(super) since_ns: Option<u64>,
+    /// Since when there is a minisocket, or it was found: it can have been in its state as a socket long
+    /// before.
+    there_ns: u64,
+    pub(super) netns: u32,
+    pub(super) service: u16,
+    pub(super) group: u16,
+    pub(super) state: State,
+    /// Censuses that should have found it and did not; [`Mini::FOUND`] once one has.
+    misses: u8,
+}
+
+impl Mini {
+    const FOUND: u8 = u8::MAX;
+
+    pub(super) const fn new(
+        state: State,
+        since_ns: Option<u64>,
+        there_ns: u64,
+        netns: u32,
+        service: u16,
+        group: u16,
+    ) -> Self {
+        Self {
+            since_ns,
+            there_ns,
+            netns,
+            service,
+            group,
+            state,
+            misses: 0,
+        }
+    }
+
+    /// A census has found it.
+    pub(super) const fn mark_found(&mut self) {
+        self.misses = Self::FOUND;
+    }
+}
+
+/// How many connections are half-open, in one group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counted {
+    pub(super) group: u16,
+    pub(super) count: u32,
+}
+
+/// The minisockets, by cookie, and how many connections are half-open.
+#[derive(Debug, Default)]
+pub(super) struct Minisockets {
+    minis: ByCookie<Mini>,
+    /// By namespace, those that no census had found when they were put here, the oldest first.
+    awaited: HashMap<u32, VecDeque<u64>, BuildMixer>,
+    half_open: HashMap<u32, Vec<Counted>, BuildMixer>,
+    max: usize,
+}
+
+impl Minisockets {
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            max,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.minis.len()
+    }
+
+    /// Takes in a minisocket that no census has found yet. `false` where there is no room.
+    pub(super) fn await_found(&mut self, cookie: u64, mini: Mini) -> bool {
+        if !self.insert(cookie, mini) {
+            return false;
+        }
+        self.awaited
+            .entry(mini.netns)
+            .or_default()
+            .push_back(cookie);
+        true
+    }
+
+    /// Takes in a minisocket. `false` where there is no room.
+    pub(super) fn insert(&mut self, cookie: u64, mini: Mini) -> bool {
+        if self.minis.len() >= self.max {
+            return false;
+        }
+        let (_, is_new) = self.minis.get_or_insert_with(cookie, || mini);
+        is_new
+    }
+
+    pub(super) fn contains(&self, cookie: u64) -> bool {
+        self.minis.get(cookie).is_some()
+    }
+
+    pub(super) fn get_mut(&mut self, cookie: u64) -> Option<&mut Mini> {
+        self.minis.get_mut(cookie)
+    }
+
+    pub(super) fn remove(&mut self, cookie: u64) -> Option<Mini> {
+        self.minis.remove(cookie)
+    }
+
+    /// Takes out what this census should have found and did not, as others before it, and what no
+    /// census will ever find.
+    ///
+    /// `gone` gets the first, `forgotten` the second.
+    pub(super) fn judge(
+        &mut self,
+        netns: u32,
+        begin_ns: u64,
+        mut gone: impl FnMut(u64, Mini),
+        mut forgotten: impl FnMut(u64, Mini),
+    ) {
+        let minis = &mut self.minis;
+        if let Some(awaited) = self.awaited.get_mut(&netns) {
+            awaited.retain(|&cookie| {
+                let Some(mini) = minis.get_mut(cookie) else {
+                    return false;
+                };
+                if mini.misses == Mini::FOUND {
+                    return false;
+                }
+                // It may have come while the list was made.
+                if mini.there_ns >= begin_ns {
+                    return true;
+                }
+                mini.misses += 1;
+                if mini.misses < MISSES {
+                    return true;
+                }
+                let mini = *mini;
+                minis.remove(cookie);
+                gone(cookie, mini);
+                false
+            });
+        }
+        for awaited in self.awaited.values_mut() {
+            while let Some(&cookie) = awaited.front() {
+                let is_old = minis
+                    .get(cookie)
+                    .is_none_or(|mini| mini.there_ns.saturating_add(FORGET_NS) < begin_ns);
+                if !is_old {
+                    break;
+                }
+                awaited.pop_front();
+                if let Some(mini) = minis.get(cookie).copied()
+                    && mini.misses != Mini::FOUND
+                {
+                    minis.remove(cookie);
+                    forgotten(cookie, mini);
+                }
+            }
+        }
+        self.awaited.retain(|_, awaited| !awaited.is_empty());
+    }
+
+    /// Takes out all of a namespace that is gone.
+    pub(super) fn vanish(&mut self, netns: u32, mut gone: impl FnMut(u64, Mini)) {
+        self.awaited.remove(&netns);
+        self.minis.retain(|cookie, mini| {
+            let is_there = mini.netns != netns;
+            if !is_there {
+                gone(cookie, *mini);
+            }
+            is_there
+        });
+    }
+
+    /// The half-open connections of a namespace are these now; gives those that were.
+    pub(super) fn replace_half_open(&mut self, netns: u32, now: Vec<Counted>) -> Vec<Counted> {
+        if now.is_empty() {
+            return self.half_open.remove(&netns).unwrap_or_default();
+        }
+        self.half_open.insert(netns, now).unwrap_or_default()
+    }
+
+    /// Bytes held.
+    pub(super) fn memory(&self) -> usize {
+        let awaited = self
+            .awaited
+            .values()
+            .map(|awaited| awaited.capacity() * size_of::<u64>());
+        let half_open = self
+            .half_open
+            .values()
+            .map(|counted| counted.capacity() * size_of::<Counted>());
+        self.minis.memory()
+            + self.awaited.allocation_size()
+            + self.half_open.allocation_size()
+            + awaited.sum::<usize>()
+            + half_open.sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn mini(since_ns: u64) -> Mini {
+        Mini::new(State::TIME_WAIT, Some(since_ns), since_ns, 1, 0, 0)
+    }
+
+    fn judged(minisockets: &mut Minisockets, netns: u32, begin_ns: u64) -> (Vec<u64>, Vec<u64>) {
+        let (mut gone, mut forgotten) = (Vec::new(), Vec::new());
+        minisockets.judge(
+            netns,
+            begin_ns,
+            |cookie, _| gone.push(cookie),
+            |cookie, _| forgotten.push(cookie),
+        );
+        (gone, forgotten)
+    }
+
+    #[test]
+    fn what_two_censuses_miss_is_gone_and_what_came_meanwhile_is_not() {
+        let mut minisockets = Minisockets::new(10);
+        for (cookie, since_ns) in [(1, 1), (2, 2), (3, 10)] {
+            assert!(minisockets.await_found(cookie, mini(since_ns)));
+        }
+        minisockets.get_mut(2).unwrap().mark_found();
+        assert_eq!(judged(&mut minisockets, 1, 5), (vec![], vec![]));
+        assert_eq!(judged(&mut minisockets, 2, 6), (vec![], vec![]));
+        assert_eq!(judged(&mut minisockets, 1, 9), (vec![1], vec![]));
+        assert_eq!(minisockets.len(), 2);
+    }
+
+    #[test]
+    fn what_nobody_can_ask_for_is_forgotten() {
+        let mut minisockets = Minisockets::new(10);
+        assert!(minisockets.await_found(1, mini(SECOND)));
+        assert_eq!(judged(&mut minisockets, 2, 181 * SECOND), (vec![], vec![]));
+        assert_eq!(judged(&mut minisockets, 2, 182 * SECOND), (vec![], vec![1]));
+        assert_eq!(minisockets.len(), 0);
+    }
+
+    #[test]
+    fn there_is_a_bound() {
+        let mut minisockets = Minisockets::new(1);
+        assert!(minisockets.await_found(1, mini(1)));
+        assert!(!minisockets.await_found(2, mini(1)));
+        assert!(!minisockets.insert(1, mini(1)), "it is there already");
+        let mut gone = Vec::new();
+        minisockets.vanish(1, |cookie, _| gone.push(cookie));
+        assert_eq!((gone, minisockets.len()), (vec![1], 0));
+    }
+}

@@ -1,0 +1,388 @@
+//! What a census means: sockets that were there before us, and the ends of what no event shows.
+//!
+//! Events know better than a census: what an event has told of a socket stays, unless the census
+//! proves that events of it were lost.
+
+use std::net::IpAddr;
+
+use tcpstate_common::{
+    Record, State,
+    record::{AF_INET, AF_INET6, flags},
+};
+
+use super::{
+    StateExit, Tracker,
+    group::Traits,
+    histograms::Of,
+    minisockets::{Counted, Mini},
+    packed::Known,
+};
+use crate::{
+    census::{Census, Found, HalfOpen, Kind, Scope},
+    event::{Event, SocketId},
+};
+use crate::{owner::Owner, service::Role};
+
+impl Tracker {
+    /// Takes a census, or a part of one. `on_exit` is called for each state that a connection left without an event.
+    pub fn census(&mut self, census: &Census, mut on_exit: impl FnMut(&StateExit)) {
+        self.table.release();
+        self.now_ns = self.now_ns.max(census.begin_ns);
+        for found in &census.found {
+            match found.kind {
+                Kind::Socket => self.found_socket(found, census),
+                Kind::Minisocket => self.found_minisocket(found, census, &mut on_exit),
+            }
+        }
+        self.listed.extend(&census.known);
+        for gone in &census.gone {
+            if let Some(mini) = self.minisockets.remove(gone.cookie) {
+                self.leave(gone.cookie, mini, gone.at_ns, census, &mut on_exit);
+            }
+        }
+        if census.more {
+            return;
+        }
+        match census.scope {
+            Scope::Small => {
+                self.judge_minisockets(census, &mut on_exit);
+                self.count_half_open(census);
+            }
+            Scope::All => self.end_what_is_not_listed(census),
+            Scope::Some => {}
+            Scope::Vanished | Scope::OutOfReach => {
+                self.end_all_minisockets(census, &mut on_exit);
+                self.count_half_open(census);
+            }
+        }
+        self.listed.clear();
+    }
+
+    fn end_all_minisockets(&mut self, census: &Census, on_exit: &mut impl FnMut(&StateExit)) {
+        let mut all = Vec::new();
+        self.minisockets
+            .vanish(census.netns, |cookie, mini| all.push((cookie, mini)));
+        for (cookie, mut mini) in all {
+            if census.scope == Scope::OutOfReach {
+                self.books.unfollowed += 1;
+                mini.since_ns = None;
+            }
+            self.leave(cookie, mini, census.begin_ns, census, on_exit);
+        }
+    }
+
+    /// A socket that a process has or had, in a list of all of them.
+    fn found_socket(&mut self, found: &Found, census: &Census) {
+        self.listed.insert(found.cookie);
+        let Some(event) = as_event(found, census) else {
+            return;
+        };
+        match found.state {
+            State::LISTEN => self.found_listener(&event, found.owner),
+            // Bound and no more; or a handshake that is counted by [`Census::half_open`].
+            State::CLOSE | State::BOUND_INACTIVE | State::SYN_RECV | State::NEW_SYN_RECV => {}
+            state => {
+                if let Some(slot) = self.table.find(event.id()) {
+                    self.correct(slot, state, census);
+                } else {
+                    self.books.seeded += 1;
+                    let whose = (found.role, found.owner);
+                    self.insert(&event, state, whose, Known::Seeded, false);
+                }
+            }
+        }
+    }
+
+    fn found_listener(&mut self, event: &Event, owner: Owner) {
+        if self.listeners.get(event.id()).is_some() {
+            return;
+        }
+        let service = self.services.id(Some(event.lport()), Role::Server);
+        let group = self.groups.id(Traits {
+            service,
+            role: Role::Server,
+            comm: owner.comm,
+            cgroup: event.cgroup(),
+        });
+        if self.listeners.open(event, owner, None, (service, group))
+            && let Some(rates) = &mut self.rates
+        {
+            rates.enter(group, State::LISTEN);
+        }
+    }
+
+    /// Events of this connection are missing if it is in another state than they say.
+    fn correct(&mut self, slot: u32, state: State, census: &Census) {
+        let hot = self.table.hot(slot);
+        let held = hot.state;
+        if held == state
+            || !hot.is_older_than(census.begin_ns.saturating_sub(self.settles_after_ns))
+        {
+            return;
+        }
+        self.books.gaps += 1;
+        if let Some(stay) = self.table.hot_mut(slot).put_into(state) {
+            self.table.spill(slot, stay);
+        }
+        let group = self.group_of(slot);
+        if let Some(rates) = &mut self.rates {
+            rates.leave(group, held);
+            rates.enter(group, state);
+        }
+    }
+
+    /// What was there before the census began and is not in it has ended, and the events that said so
+    /// are missing.
+    fn end_what_is_not_listed(&mut self, census: &Census) {
+        let listed = std::mem::take(&mut self.listed);
+        let settled_ns = census.begin_ns.saturating_sub(self.settles_after_ns);
+        let ended: Vec<u32> = self
+            .table
+            .open_slots()
+            .filter(|&slot| {
+                let hot = self.table.hot(slot);
+                let is_listed = match hot.id() {
+                    SocketId::Cookie(cookie) => listed.contains(&cookie),
+                    // A list has no addresses.
+                    SocketId::Address(_) => true,
+                };
+                !is_listed
+                    // Half-open, which is counted elsewhere.
+                    && hot.state != State::SYN_RECV
+                    && self.table.cold(slot).netns() == census.netns
+                    && hot.is_older_than(settled_ns)
+            })
+            .collect();
+        for slot in ended {
+            self.books.superseded += 1;
+            self.drop_connection(slot);
+        }
+        let ended = self.listeners.not_listed(census, settled_ns, &listed);
+        for group in ended {
+            if let Some(rates) = &mut self.rates {
+                rates.leave(group, State::LISTEN);
+            }
+        }
+    }
+
+    fn found_minisocket(
+        &mut self,
+        found: &Found,
+        census: &Census,
+        on_exit: &mut impl FnMut(&StateExit),
+    ) {
+        if let Some(mini) = self.minisockets.get_mut(found.cookie) {
+            mini.mark_found();
+            if mini.state == found.state {
+                return;
+            }
+            let before = *mini;
+            // Its own clock can be a tick before ours.
+            let at_ns = found
+                .since_ns
+                .unwrap_or(census.begin_ns)
+                .max(before.since_ns.unwrap_or(0))
+                .min(census.begin_ns);
+            mini.state = found.state;
+            mini.since_ns = Some(at_ns);
+            if let Some(rates) = &mut self.rates {
+                rates.enter(before.group, found.state);
+            }
+            self.exit_state(
+                found.cookie,
+                before,
+                at_ns,
+                Some(found.state),
+                census,
+                on_exit,
+            );
+            return;
+        }
+        if self.table.find(SocketId::Cookie(found.cookie)).is_some() {
+            // Its transition to CLOSE is on its way: the minisocket is there a moment before.
+            return;
+        }
+        let service = found.role.service_port(found.lport, found.rport);
+        let service = self.services.id(service, found.role);
+        let group = self.groups.id(Traits {
+            service,
+            role: found.role,
+            comm: None,
+            cgroup: found.cgroup,
+        });
+        let mut mini = Mini::new(
+            found.state,
+            None,
+            census.begin_ns,
+            census.netns,
+            service,
+            group,
+        );
+        mini.mark_found();
+        if !self.minisockets.insert(found.cookie, mini) {
+            self.books.unfollowed += 1;
+        } else if let Some(rates) = &mut self.rates {
+            rates.enter(group, found.state);
+        }
+    }
+
+    /// A minisocket is gone.
+    fn leave(
+        &mut self,
+        cookie: u64,
+        mini: Mini,
+        at_ns: u64,
+        census: &Census,
+        on_exit: &mut impl FnMut(&StateExit),
+    ) {
+        self.exit_state(cookie, mini, at_ns, None, census, on_exit);
+    }
+
+    fn exit_state(
+        &mut self,
+        cookie: u64,
+        mini: Mini,
+        at_ns: u64,
+        then: Option<State>,
+        census: &Census,
+        on_exit: &mut impl FnMut(&StateExit),
+    ) {
+        if let Some(rates) = &mut self.rates {
+            rates.leave(mini.group, mini.state);
+        }
+        let dwell_ns = mini.since_ns.map(|since_ns| at_ns.saturating_sub(since_ns));
+        if let (Some(rates), Some(dwell_ns)) = (&mut self.rates, dwell_ns) {
+            rates.dwelt(mini.state, dwell_ns);
+        }
+        if let (Some(histograms), Some(dwell_ns)) = (&mut self.histograms, dwell_ns) {
+            histograms.record(
+                Of::Dwell(mini.state),
+                mini.service,
+                &self.services,
+                dwell_ns,
+            );
+        }
+        on_exit(&StateExit {
+            cookie,
+            state: mini.state,
+            dwell_ns,
+            then,
+            at_ns,
+            interval_ns: census.interval_ns(),
+        });
+    }
+
+    fn judge_minisockets(&mut self, census: &Census, on_exit: &mut impl FnMut(&StateExit)) {
+        let (mut gone, mut forgotten) = (Vec::new(), Vec::new());
+        self.minisockets.judge(
+            census.netns,
+            census.begin_ns,
+            |cookie, mini| gone.push((cookie, mini)),
+            |cookie, mini| forgotten.push((cookie, mini)),
+        );
+        for (cookie, mini) in gone {
+            // Never found: it came and went within an interval.
+            let at_ns = census.previous_ns.unwrap_or(census.begin_ns);
+            self.leave(cookie, mini, at_ns, census, on_exit);
+        }
+        for (cookie, mini) in forgotten {
+            self.books.unfollowed += 1;
+            let mut unknown = mini;
+            unknown.since_ns = None;
+            self.leave(cookie, unknown, census.begin_ns, census, on_exit);
+        }
+    }
+
+    fn count_half_open(&mut self, census: &Census) {
+        let now = census
+            .half_open
+            .iter()
+            .map(|half_open| Counted {
+                group: self.group_of_half_open(half_open, census),
+                count: u32::try_from(half_open.count).unwrap_or(u32::MAX),
+            })
+            .collect::<Vec<_>>();
+        let Some(rates) = &mut self.rates else {
+            return;
+        };
+        for &Counted { group, count } in &now {
+            rates.enter_all(group, State::SYN_RECV, count);
+        }
+        for Counted { group, count } in self.minisockets.replace_half_open(census.netns, now) {
+            rates.leave_all(group, State::SYN_RECV, count);
+        }
+    }
+
+    fn group_of_half_open(&mut self, half_open: &HalfOpen, census: &Census) -> u16 {
+        let service = self.services.id(Some(half_open.lport), Role::Server);
+        if self.groups.are_services() {
+            return service;
+        }
+        let comm = self.listener_of(half_open, census.netns).comm;
+        self.groups.id(Traits {
+            service,
+            role: Role::Server,
+            comm,
+            cgroup: None,
+        })
+    }
+
+    /// Whose a socket of a census is, its role, owner, user and cgroup: what events have told of it, and
+    /// what the census says only where they have told nothing.
+    pub fn whose(&self, found: &Found) -> (Role, Owner, Option<u32>, Option<u64>) {
+        let id = SocketId::Cookie(found.cookie);
+        if let Some(slot) = self.table.find(id) {
+            let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
+            return (hot.role(), cold.owner(hot), cold.uid(hot), cold.cgroup());
+        }
+        match self.listeners.get(id) {
+            Some(one) => (Role::Server, one.owner, one.uid, one.cgroup),
+            None => (found.role, found.owner, found.uid, found.cgroup),
+        }
+    }
+
+    /// Whom half-open connections belong to: who listens where they came in.
+    pub fn listener_of(&self, half_open: &HalfOpen, netns: u32) -> Owner {
+        let event = Event::try_from(Record {
+            laddr: wire(half_open.laddr),
+            lport: half_open.lport,
+            netns,
+            family: AF_INET6,
+            ..Record::default()
+        });
+        let owner = event.ok().and_then(|event| self.listeners.find(&event));
+        owner.unwrap_or(Owner::UNKNOWN)
+    }
+}
+
+/// A socket that was found as an event would have it: what a table takes in.
+fn as_event(found: &Found, census: &Census) -> Option<Event> {
+    let uid = found.uid.map_or(0, |_| flags::SOCKET);
+    Event::try_from(Record {
+        ts_ns: census.begin_ns,
+        cookie: found.cookie,
+        cgroup: found.cgroup.unwrap_or(0),
+        laddr: wire(found.laddr),
+        raddr: wire(found.raddr),
+        netns: census.netns,
+        uid: found.uid.unwrap_or(0),
+        lport: found.lport,
+        rport: found.rport,
+        newstate: found.state,
+        family: if found.family == AF_INET {
+            AF_INET
+        } else {
+            AF_INET6
+        },
+        flags: flags::COOKIE | uid,
+        ..Record::default()
+    })
+    .ok()
+}
+
+fn wire(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}

@@ -1,0 +1,487 @@
+//! What an event means to the tracker: a connection begins, goes on or ends, a listener comes or goes.
+//!
+//! What a census means is in [`super::found`].
+
+use tcpstate_common::State;
+
+use super::{
+    Tracker,
+    applied::{Applied, Subject},
+    connection::handshake_ns,
+    group::{Services, Traits},
+    histograms::Of,
+    minisockets::Mini,
+    packed::{Known, Opening},
+    table::may_be_embryo,
+};
+use crate::event::{Event, SocketId};
+use crate::{
+    cause::{Cause, goes_on},
+    owner::Owner,
+    service::Role,
+    transition::{closes, opens},
+};
+
+/// What was found out about an event.
+pub(super) struct Step {
+    subject: Subject,
+    service: u16,
+    group: u16,
+    dwell_ns: Option<u64>,
+    gap: bool,
+}
+
+impl Tracker {
+    /// Takes one event.
+    pub fn apply<'a>(&'a mut self, event: &'a Event) -> Applied<'a> {
+        self.table.release();
+        self.books.events += 1;
+        self.now_ns = self.now_ns.max(event.ts_ns());
+        if self.interval_ns.is_none() {
+            self.interval_ns = Some(event.ts_ns());
+        }
+        // A request socket counts as SYN_RECV.
+        let (old, new) = (event.oldstate().folded(), event.newstate().folded());
+        let superseded = self.books.superseded;
+        let mut step = if opens(old, new) {
+            self.open(event, new)
+        } else if new == State::LISTEN {
+            self.listen(event)
+        } else if old == State::LISTEN && new == State::CLOSE {
+            self.unlisten(event)
+        } else {
+            self.go_on(event, old, new)
+        };
+        step.gap |= self.books.superseded != superseded;
+        self.books.gaps += u64::from(step.gap);
+        self.count(event, old, new, &step);
+        let Step {
+            subject,
+            dwell_ns,
+            gap,
+            ..
+        } = step;
+        Applied {
+            dwell_ns,
+            gap,
+            subject,
+            table: &self.table,
+            listener: &self.listener,
+            event,
+        }
+    }
+
+    /// A connection begins: out of CLOSE, or as a listener's child.
+    fn open(&mut self, event: &Event, new: State) -> Step {
+        let child = event.oldstate() == State::LISTEN;
+        let id = event.id();
+        let held = self.table.find(id);
+        self.supersede(held);
+        let embryo = self.table.find_embryo(event.record().skaddr);
+        self.supersede(embryo);
+        let gap = held.is_some() || embryo.is_some();
+        let (role, owner) = if child {
+            (Role::Server, self.listeners.accept(event))
+        } else if new == State::SYN_SENT {
+            (Role::Client, Owner::exact(event.process()))
+        } else {
+            (Role::Unknown, Owner::UNKNOWN)
+        };
+        let embryo = child && matches!(id, SocketId::Address(_));
+        self.insert(event, new, (role, owner), Known::Opened { embryo }, gap)
+    }
+
+    /// A connection that was there before its first event.
+    #[cold]
+    fn first_seen(&mut self, event: &Event, old: State, new: State) -> Step {
+        self.books.first_seen += 1;
+        let (role, owner) = if old == State::SYN_SENT {
+            // Only a socket that connects is ever there.
+            (Role::Client, Owner::UNKNOWN)
+        } else if self.listeners.is_listening(event) {
+            (
+                Role::Server,
+                self.listeners.find(event).unwrap_or(Owner::UNKNOWN),
+            )
+        } else {
+            (Role::Unknown, Owner::UNKNOWN)
+        };
+        self.insert(event, new, (role, owner), Known::Midway { old }, false)
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        event: &Event,
+        state: State,
+        (role, owner): (Role, Owner),
+        known: Known,
+        gap: bool,
+    ) -> Step {
+        if let Some(victim) = self.table.victim() {
+            self.books.evicted += 1;
+            self.drop_connection(victim);
+        }
+        if let Known::Opened { embryo: true } = known
+            && let Some(oldest) = self.table.surplus_embryo()
+        {
+            self.books.evicted += 1;
+            self.drop_connection(oldest);
+        }
+        let service = self
+            .services
+            .id(role.service_port(event.lport(), event.rport()), role);
+        let traits = Traits {
+            service,
+            role,
+            comm: owner.comm,
+            cgroup: event.cgroup(),
+        };
+        let group = self.groups.id(traits);
+        let opening = Opening {
+            state,
+            known,
+            role,
+            owner,
+            service,
+            group,
+        };
+        let slot = self.table.insert(event, &opening);
+        let subject = self.enter(event, slot, group, state, None);
+        Step {
+            subject,
+            service,
+            group,
+            dwell_ns: None,
+            gap,
+        }
+    }
+
+    /// The connection in this slot is now in this state, perhaps at its end, after it was in another
+    /// since `since_ns`.
+    #[inline]
+    fn enter(
+        &mut self,
+        event: &Event,
+        slot: u32,
+        group: u16,
+        new: State,
+        since_ns: Option<u64>,
+    ) -> Subject {
+        if new == State::CLOSE {
+            if self.follows {
+                self.follow_on(event, slot, group, since_ns);
+            }
+            self.table.remove(slot);
+            return Subject::Ended(slot);
+        }
+        if let Some(rates) = &mut self.rates {
+            rates.enter(group, new);
+        }
+        Subject::Connection(slot)
+    }
+
+    /// The connection in this slot ends as a socket; perhaps it goes on as a minisocket.
+    fn follow_on(&mut self, event: &Event, slot: u32, group: u16, since_ns: Option<u64>) {
+        let (Some(state), SocketId::Cookie(cookie)) = (goes_on(event), self.table.hot(slot).id())
+        else {
+            return;
+        };
+        let since_ns = if state == State::FIN_WAIT2 {
+            // It stays in the state that it was in.
+            since_ns
+        } else {
+            Some(event.ts_ns())
+        };
+        let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
+        let mini = Mini::new(
+            state,
+            since_ns,
+            event.ts_ns(),
+            cold.netns(),
+            hot.service,
+            group,
+        );
+        if !self.minisockets.await_found(cookie, mini) {
+            self.books.unfollowed += 1;
+        } else if let Some(rates) = &mut self.rates {
+            rates.enter(group, state);
+        }
+    }
+
+    /// A connection goes from one state to another, or to its end.
+    #[inline]
+    fn go_on(&mut self, event: &Event, old: State, new: State) -> Step {
+        if old == State::LISTEN {
+            // A listener that becomes something else than closed.
+            self.forget_listener(event);
+        }
+        let Some(slot) = self.held(event, old) else {
+            return if old == State::CLOSE {
+                self.nothing(event, false)
+            } else {
+                self.first_seen(event, old, new)
+            };
+        };
+        if old == State::CLOSE {
+            // CLOSE -> CLOSE of what we hold in another state: its end was not seen.
+            self.supersede(Some(slot));
+            return self.nothing(event, true);
+        }
+        let hot = self.table.hot_mut(slot);
+        let (service, held, since_ns) = (hot.service, hot.state, hot.since_ns());
+        hot.learn_lport(event.lport());
+        let gap = held != old;
+        let mut dwell_ns = None;
+        if gap {
+            self.step_over_gap(slot, old, new, event.ts_ns());
+        } else {
+            // An orphan's socket goes at once; the connection stays in FIN_WAIT2.
+            let stays = new == State::CLOSE && goes_on(event) == Some(State::FIN_WAIT2);
+            let (dwell, spilled) = hot.step(new, event.ts_ns(), stays);
+            dwell_ns = dwell;
+            if let Some(stay) = spilled {
+                self.table.spill(slot, stay);
+            }
+        }
+        if !self.table.hot(slot).is_addressed() {
+            self.table.learn(slot, event);
+        }
+        if (old, new) == (State::SYN_RECV, State::ESTABLISHED) {
+            self.table.cold_mut(slot).learn_handshake(event);
+        }
+        let group = self.group_of(slot);
+        if let Some(rates) = &mut self.rates {
+            rates.leave(group, held);
+        }
+        let since_ns = since_ns.filter(|_| !gap);
+        let subject = self.enter(event, slot, group, new, since_ns);
+        Step {
+            subject,
+            service,
+            group,
+            dwell_ns,
+            gap,
+        }
+    }
+
+    #[cold]
+    fn step_over_gap(&mut self, slot: u32, old: State, new: State, ts_ns: u64) {
+        let spilled = self.table.hot_mut(slot).step_over_gap(old, new, ts_ns);
+        for stay in spilled.into_iter().flatten() {
+            self.table.spill(slot, stay);
+        }
+    }
+
+    /// An event that says nothing of any connection: CLOSE -> CLOSE.
+    #[cold]
+    fn nothing(&mut self, event: &Event, gap: bool) -> Step {
+        let traits = Traits {
+            service: Services::UNKNOWN,
+            role: Role::Unknown,
+            comm: None,
+            cgroup: event.cgroup(),
+        };
+        Step {
+            subject: Subject::Nothing,
+            service: Services::UNKNOWN,
+            group: self.groups.id(traits),
+            dwell_ns: None,
+            gap,
+        }
+    }
+
+    /// The connection that this event belongs to, if it is known.
+    #[inline]
+    fn held(&mut self, event: &Event, old: State) -> Option<u32> {
+        let address = event.record().skaddr;
+        let id = event.id();
+        let named = if may_be_embryo(old) {
+            None
+        } else {
+            self.find(event)
+        };
+        if named.is_some() {
+            return named;
+        }
+        if let Some(slot) = self.table.find_embryo(address) {
+            // A child never connects.
+            if old == State::SYN_SENT || self.table.is_of_another(slot, event) {
+                self.supersede(Some(slot));
+            } else {
+                if may_be_embryo(old) {
+                    let namesake = self.table.find(id);
+                    self.supersede(namesake);
+                }
+                self.table.name_embryo(slot, id);
+                self.table.learn(slot, event);
+                return Some(slot);
+            }
+        }
+        if may_be_embryo(old) {
+            self.find(event)
+        } else {
+            None
+        }
+    }
+
+    /// The connection of this event's name; no embryo.
+    ///
+    /// An address is used again at once: where an end and a beginning were lost, nothing but the ports tells
+    /// one connection from the next.
+    #[inline]
+    fn find(&mut self, event: &Event) -> Option<u32> {
+        let id = event.id();
+        let slot = self.table.find(id)?;
+        if matches!(id, SocketId::Address(_)) && self.table.is_of_another(slot, event) {
+            self.supersede(Some(slot));
+            return None;
+        }
+        Some(slot)
+    }
+
+    /// A socket begins to listen.
+    #[cold]
+    fn listen(&mut self, event: &Event) -> Step {
+        let held = self.held(event, event.oldstate());
+        self.supersede(held);
+        let gap = self.forget_listener(event) || held.is_some();
+        let port = event.record().lport;
+        let service = self.services.id((port != 0).then_some(port), Role::Server);
+        let owner = Owner::exact(event.process());
+        let group = self.groups.id(Traits {
+            service,
+            role: Role::Server,
+            comm: owner.comm,
+            cgroup: event.cgroup(),
+        });
+        let since_ns = Some(event.ts_ns());
+        if self
+            .listeners
+            .open(event, owner, since_ns, (service, group))
+            && let Some(rates) = &mut self.rates
+        {
+            rates.enter(group, State::LISTEN);
+        }
+        self.listener = owner;
+        Step {
+            subject: Subject::Listener,
+            service,
+            group,
+            dwell_ns: None,
+            gap,
+        }
+    }
+
+    /// A socket listens no more.
+    #[cold]
+    fn unlisten(&mut self, event: &Event) -> Step {
+        if let Some(listener) = self.listeners.get(event.id()) {
+            self.listener = listener.owner;
+            let step = Step {
+                subject: Subject::Listener,
+                service: listener.service,
+                group: listener.group,
+                dwell_ns: listener
+                    .since_ns
+                    .map(|since_ns| event.ts_ns().saturating_sub(since_ns)),
+                gap: false,
+            };
+            self.forget_listener(event);
+            return step;
+        }
+        self.listeners.close_earlier(event);
+        let port = event.record().lport;
+        let service = self.services.id((port != 0).then_some(port), Role::Server);
+        let group = self.groups.id(Traits {
+            service,
+            role: Role::Server,
+            comm: None,
+            cgroup: event.cgroup(),
+        });
+        self.listener = Owner::UNKNOWN;
+        Step {
+            subject: Subject::Listener,
+            service,
+            group,
+            dwell_ns: None,
+            gap: false,
+        }
+    }
+
+    /// Whether there was one.
+    pub(super) fn forget_listener(&mut self, event: &Event) -> bool {
+        let Some(listener) = self.listeners.close(event) else {
+            return false;
+        };
+        if let Some(rates) = &mut self.rates {
+            rates.leave(listener.group, State::LISTEN);
+        }
+        true
+    }
+
+    /// The kernel uses the socket for something else: what we hold has ended unseen.
+    fn supersede(&mut self, slot: Option<u32>) {
+        if let Some(slot) = slot {
+            self.books.superseded += 1;
+            self.drop_connection(slot);
+        }
+    }
+
+    /// The group of a connection.
+    #[inline]
+    pub(super) fn group_of(&self, slot: u32) -> u16 {
+        if self.groups.are_services() {
+            // Spares looking at the other half of it.
+            return self.table.hot(slot).service;
+        }
+        self.table.cold(slot).group
+    }
+
+    #[cold]
+    pub(super) fn drop_connection(&mut self, slot: u32) {
+        let (group, state) = (self.group_of(slot), self.table.hot(slot).state);
+        if let Some(rates) = &mut self.rates {
+            rates.leave(group, state);
+        }
+        self.table.remove(slot);
+        self.table.release();
+    }
+
+    /// Puts what was found out into the rates and the histograms.
+    #[inline]
+    fn count(&mut self, event: &Event, old: State, new: State, step: &Step) {
+        let (service, group) = (step.service, step.group);
+        if let Some(rates) = &mut self.rates {
+            rates.transition(group, old, new);
+            if closes(old, new) {
+                rates.ended(group, Cause::of(event).unwrap_or(Cause::Unknown));
+            }
+            if let Some(dwell_ns) = step.dwell_ns {
+                rates.dwelt(old, dwell_ns);
+            }
+        }
+        let Some(histograms) = &mut self.histograms else {
+            return;
+        };
+        if let Some(dwell_ns) = step.dwell_ns {
+            histograms.record(Of::Dwell(old), service, &self.services, dwell_ns);
+        }
+        match step.subject {
+            Subject::Ended(slot) => {
+                let is_wanted = self.lifetimes_of.as_ref().is_none_or(|causes| {
+                    Cause::of(event).is_some_and(|cause| causes.contains(&cause))
+                });
+                if let Some(lifetime_ns) = self.table.hot(slot).lifetime_ns().filter(|_| is_wanted)
+                {
+                    histograms.record(Of::Lifetime, service, &self.services, lifetime_ns);
+                }
+            }
+            Subject::Connection(_) if new == State::ESTABLISHED => {
+                if let Some(handshake_ns) = handshake_ns(event, old, step.dwell_ns) {
+                    histograms.record(Of::Handshake, service, &self.services, handshake_ns);
+                }
+            }
+            Subject::Connection(_) | Subject::Nothing | Subject::Listener => {}
+        }
+    }
+}

@@ -1,0 +1,562 @@
+//! How a connection is kept: in as few bytes as its truth takes, and those that every event needs together.
+//!
+//! [`Hot`] is one cache line, [`Cold`] has what is needed at the beginning and the end. Both are as large as the
+//! constant assertions say.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use tcpstate_common::{State, record};
+
+use super::{
+    connection::{Connection, Ended, Stay, Traffic},
+    pages::Item,
+};
+use crate::event::{Event, SocketId};
+use crate::{
+    cause::{Cause, goes_on},
+    owner::{Comm, How, Owner},
+    service::Role,
+};
+
+/// States before the current one that are kept in place. Only a simultaneous open and lost events
+/// make more.
+const PAST: usize = 4;
+
+/// States before the current one that are kept at all. Only lost events make more than [`PAST`].
+pub(super) const MAX_PAST: usize = 32;
+
+/// A state and its dwell in one word: 8 bits and 56. 2^56 ns are 833 days.
+#[derive(Clone, Copy, Default)]
+pub(super) struct PackedStay(u64);
+
+impl PackedStay {
+    const UNKNOWN: u64 = (1 << 56) - 1;
+
+    const fn new(state: State, dwell_ns: Option<u64>) -> Self {
+        let dwell = match dwell_ns {
+            None => Self::UNKNOWN,
+            Some(dwell) if dwell >= Self::UNKNOWN => Self::UNKNOWN - 1,
+            Some(dwell) => dwell,
+        };
+        Self((state.0 as u64) << 56 | dwell)
+    }
+
+    const fn unpack(self) -> Stay {
+        let dwell = self.0 & Self::UNKNOWN;
+        let dwell_ns = if dwell == Self::UNKNOWN {
+            None
+        } else {
+            Some(dwell)
+        };
+        Stay::seen(State((self.0 >> 56) as u8), dwell_ns)
+    }
+}
+
+/// What every event of a connection touches: one cache line.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub(super) struct Hot {
+    /// The cookie, or the address where [`Hot::ADDRESS`] is set.
+    key: u64,
+    first_ns: u64,
+    /// Since when it is in its state, or [`Hot::NOT_KNOWN`].
+    since_ns: u64,
+    past: [PackedStay; PAST],
+    pub(super) state: State,
+    past_len: u8,
+    bits: u16,
+    /// Here because it is often all that the first event did not know.
+    lport: u16,
+    /// Number of its service port and role.
+    pub(super) service: u16,
+}
+
+const _: () = assert!(size_of::<Hot>() == 64);
+
+impl std::fmt::Debug for PackedStay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.unpack().fmt(f)
+    }
+}
+
+/// Who it is: needed when it opens and when it is shown.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cold {
+    cgroup: u64,
+    laddr: [u8; 16],
+    raddr: [u8; 16],
+    comm: Comm,
+    netns: u32,
+    uid: u32,
+    pid: u32,
+    /// A server's handshake, microseconds; 0 is not known.
+    handshake_us: u32,
+    rport: u16,
+    /// Number of the group that its rates go to.
+    pub(super) group: u16,
+}
+
+const _: () = assert!(size_of::<Cold>() == 80);
+
+/// What is found out about a connection when its first event comes.
+#[derive(Clone, Copy)]
+pub(super) struct Opening {
+    /// Its state from now on.
+    pub(super) state: State,
+    /// How the first event finds it.
+    pub(super) known: Known,
+    pub(super) role: Role,
+    pub(super) owner: Owner,
+    pub(super) service: u16,
+    pub(super) group: u16,
+}
+
+/// How the first event of a connection finds it.
+#[derive(Clone, Copy)]
+pub(super) enum Known {
+    /// It is the one that opened it.
+    Opened {
+        /// Its final name is not known yet.
+        embryo: bool,
+    },
+    /// It had been in this state for a time that is not known.
+    Midway { old: State },
+    /// There is none: it was found in its state.
+    Seeded,
+}
+
+impl Item for Hot {
+    fn free(next: u16) -> Self {
+        Self {
+            key: 0,
+            first_ns: 0,
+            since_ns: 0,
+            past: [PackedStay::default(); PAST],
+            state: State::CLOSE,
+            past_len: 0,
+            bits: 0,
+            lport: 0,
+            service: next,
+        }
+    }
+
+    fn next(&self) -> u16 {
+        self.service
+    }
+}
+
+impl Hot {
+    /// No event has this time.
+    const NOT_KNOWN: u64 = u64::MAX;
+    const LIVE: u16 = 1 << 0;
+    /// `key` is an address.
+    const ADDRESS: u16 = 1 << 1;
+    /// Touched since the clock hand last passed.
+    const TOUCHED: u16 = 1 << 2;
+    /// Its first transition was seen.
+    const OPENED: u16 = 1 << 3;
+    /// Addresses and the remote port are all there.
+    const ADDRESSED: u16 = 1 << 4;
+    /// Part of the past is in the table of long ones.
+    pub(super) const SPILLED: u16 = 1 << 5;
+    pub(super) const TRUNCATED: u16 = 1 << 6;
+    const UID: u16 = 1 << 7;
+    const IPV6: u16 = 1 << 8;
+    const PID: u16 = 1 << 9;
+    const COMM: u16 = 1 << 10;
+    const ROLE_SHIFT: u16 = 11;
+    const HOW_SHIFT: u16 = 13;
+    /// A listener's child whose final cookie is not known yet.
+    pub(super) const EMBRYO: u16 = 1 << 15;
+
+    /// A connection at its first event.
+    #[inline]
+    pub(super) fn open(event: &Event, opening: &Opening) -> Self {
+        let (key, address) = match event.id() {
+            SocketId::Cookie(cookie) => (cookie, false),
+            SocketId::Address(address) => (address, true),
+        };
+        let (opened, embryo, past, past_len) = match opening.known {
+            Known::Opened { embryo } => (true, embryo, PackedStay::default(), 0),
+            Known::Midway { old } => (false, false, PackedStay::new(old, None), 1),
+            Known::Seeded => (false, false, PackedStay::default(), 0),
+        };
+        let since_ns = match opening.known {
+            Known::Opened { .. } | Known::Midway { .. } => event.ts_ns(),
+            Known::Seeded => Self::NOT_KNOWN,
+        };
+        let record = event.record();
+        let addressed = is_set(&record.laddr) && is_set(&record.raddr) && record.rport != 0;
+        let owner = &opening.owner;
+        let bit = |bit: u16, on: bool| if on { bit } else { 0 };
+        Self {
+            key,
+            first_ns: event.ts_ns(),
+            since_ns,
+            past: [
+                past,
+                PackedStay::default(),
+                PackedStay::default(),
+                PackedStay::default(),
+            ],
+            state: opening.state,
+            past_len,
+            bits: Self::LIVE
+                | Self::TOUCHED
+                | bit(Self::ADDRESS, address)
+                | bit(Self::OPENED, opened)
+                | bit(Self::EMBRYO, embryo)
+                | bit(Self::ADDRESSED, addressed)
+                | bit(Self::UID, event.uid().is_some())
+                | bit(Self::IPV6, record.family == record::AF_INET6)
+                | bit(Self::PID, owner.pid.is_some())
+                | bit(Self::COMM, owner.comm.is_some())
+                | (opening.role as u16) << Self::ROLE_SHIFT
+                | (owner.how as u16) << Self::HOW_SHIFT,
+            lport: record.lport,
+            service: opening.service,
+        }
+    }
+
+    pub(super) fn set(&mut self, bit: u16, on: bool) {
+        if on {
+            self.bits |= bit;
+        } else {
+            self.bits &= !bit;
+        }
+    }
+
+    pub(super) const fn has(&self, bit: u16) -> bool {
+        self.bits & bit != 0
+    }
+
+    pub(super) fn set_id(&mut self, id: SocketId) {
+        let (key, address) = match id {
+            SocketId::Cookie(cookie) => (cookie, false),
+            SocketId::Address(address) => (address, true),
+        };
+        self.key = key;
+        self.set(Self::ADDRESS, address);
+    }
+
+    pub(super) const fn id(&self) -> SocketId {
+        if self.has(Self::ADDRESS) {
+            SocketId::Address(self.key)
+        } else {
+            SocketId::Cookie(self.key)
+        }
+    }
+
+    pub(super) const fn key(&self) -> u64 {
+        self.key
+    }
+
+    pub(super) const fn is_live(&self) -> bool {
+        self.has(Self::LIVE)
+    }
+
+    pub(super) const fn is_addressed(&self) -> bool {
+        self.has(Self::ADDRESSED)
+    }
+
+    pub(super) const fn lport(&self) -> u16 {
+        self.lport
+    }
+
+    /// Takes the local port, which is chosen after the first event. Until then a socket that has connected
+    /// before has the port of that time.
+    #[inline]
+    pub(super) fn learn_lport(&mut self, lport: u16) {
+        if self.lport == 0 || (self.state == State::SYN_SENT && lport != 0) {
+            self.lport = lport;
+        }
+    }
+
+    /// Since when it is in its state.
+    pub(super) const fn since_ns(&self) -> Option<u64> {
+        if self.since_ns == Self::NOT_KNOWN {
+            None
+        } else {
+            Some(self.since_ns)
+        }
+    }
+
+    /// It is in its state since `ts_ns`, or since the time that it has, if that is later.
+    #[inline]
+    const fn enter_at(&mut self, ts_ns: u64) {
+        if self.since_ns == Self::NOT_KNOWN {
+            self.since_ns = self.first_ns;
+        }
+        if self.since_ns < ts_ns {
+            self.since_ns = ts_ns;
+        }
+    }
+
+    /// Whether all that is known of it happened before `ts_ns`.
+    pub(super) fn is_older_than(&self, ts_ns: u64) -> bool {
+        self.since_ns().unwrap_or(self.first_ns) < ts_ns
+    }
+
+    /// It was found in this state, on the way to which all is unknown.
+    pub(super) fn put_into(&mut self, state: State) -> Option<PackedStay> {
+        let spilled = self.push(self.state, None);
+        self.state = state;
+        self.since_ns = Self::NOT_KNOWN;
+        spilled
+    }
+
+    /// From the first transition to the last one; `None` if the first was not seen.
+    pub(super) fn lifetime_ns(&self) -> Option<u64> {
+        self.has(Self::OPENED)
+            .then(|| self.since_ns.saturating_sub(self.first_ns))
+    }
+
+    /// Whether it was touched since this was last asked.
+    pub(super) fn take_touched(&mut self) -> bool {
+        let touched = self.has(Self::TOUCHED);
+        self.set(Self::TOUCHED, false);
+        touched
+    }
+
+    pub(super) const fn role(&self) -> Role {
+        match self.bits >> Self::ROLE_SHIFT & 3 {
+            1 => Role::Client,
+            2 => Role::Server,
+            _ => Role::Unknown,
+        }
+    }
+
+    const fn how(&self) -> How {
+        match self.bits >> Self::HOW_SHIFT & 3 {
+            1 => How::Exact,
+            2 => How::Listener,
+            3 => How::Seeded,
+            _ => How::Unknown,
+        }
+    }
+
+    /// Leaves the current state for `next` at `ts_ns` and gives the dwell, where it is known.
+    ///
+    /// `unseen`: only the socket goes, the connection stays in its state, so there is no dwell yet.
+    ///
+    /// Time that runs backwards between two CPUs gives a dwell of 0 and the later of the two times,
+    /// so that the dwells still sum to the lifetime.
+    #[inline]
+    pub(super) fn step(
+        &mut self,
+        next: State,
+        ts_ns: u64,
+        unseen: bool,
+    ) -> (Option<u64>, Option<PackedStay>) {
+        let dwell = match self.since_ns() {
+            Some(since_ns) if !unseen => Some(ts_ns.saturating_sub(since_ns)),
+            _ => None,
+        };
+        let spilled = self.push(self.state, dwell);
+        self.state = next;
+        self.enter_at(ts_ns);
+        self.bits |= Self::TOUCHED;
+        (dwell, spilled)
+    }
+
+    /// As [`Hot::step`], but events in between are missing: neither the dwell in the state that was
+    /// held nor that in `old`, which the kernel says it left, is known.
+    pub(super) fn step_over_gap(
+        &mut self,
+        old: State,
+        next: State,
+        ts_ns: u64,
+    ) -> [Option<PackedStay>; 2] {
+        let spilled = [self.push(self.state, None), self.push(old, None)];
+        self.state = next;
+        self.enter_at(ts_ns);
+        self.bits |= Self::TOUCHED;
+        spilled
+    }
+
+    /// Puts a state into the past; gives it back where there is no place for it here.
+    #[inline]
+    pub(super) fn push(&mut self, state: State, dwell_ns: Option<u64>) -> Option<PackedStay> {
+        let stay = PackedStay::new(state, dwell_ns);
+        if let Some(place) = self.past.get_mut(usize::from(self.past_len)) {
+            *place = stay;
+            self.past_len += 1;
+            return None;
+        }
+        Some(stay)
+    }
+
+    pub(super) fn mark_spilled(&mut self, truncated: bool) {
+        self.set(Self::SPILLED, true);
+        if truncated {
+            self.set(Self::TRUNCATED, true);
+        }
+    }
+}
+
+impl Cold {
+    /// Who it is as the first event has it.
+    #[inline]
+    pub(super) fn open(event: &Event, opening: &Opening) -> Self {
+        let record = event.record();
+        Self {
+            cgroup: record.cgroup,
+            laddr: record.laddr,
+            raddr: record.raddr,
+            comm: opening.owner.comm.unwrap_or_default(),
+            netns: record.netns,
+            uid: record.uid,
+            pid: opening.owner.pid.unwrap_or_default(),
+            handshake_us: 0,
+            rport: record.rport,
+            group: opening.group,
+        }
+    }
+
+    /// Takes what the event knows of the socket. What it does not know stays.
+    pub(super) fn learn(&mut self, event: &Event, hot: &mut Hot) {
+        let record = event.record();
+        if is_set(&record.laddr) {
+            self.laddr = record.laddr;
+        }
+        if is_set(&record.raddr) {
+            self.raddr = record.raddr;
+        }
+        if record.lport != 0 {
+            hot.lport = record.lport;
+        }
+        if record.rport != 0 {
+            self.rport = record.rport;
+        }
+        if record.netns != 0 {
+            self.netns = record.netns;
+        }
+        if record.cgroup != 0 {
+            self.cgroup = record.cgroup;
+        }
+        if let Some(uid) = event.uid() {
+            self.uid = uid;
+            hot.set(Hot::UID, true);
+        }
+        let addressed = is_set(&self.laddr) && is_set(&self.raddr) && self.rport != 0;
+        hot.set(Hot::ADDRESSED, addressed);
+    }
+
+    /// Takes what the kernel measured of a server's handshake.
+    pub(super) fn learn_handshake(&mut self, event: &Event) {
+        self.handshake_us = Traffic::of(event)
+            .and_then(|traffic| traffic.srtt_us)
+            .unwrap_or(0);
+    }
+
+    pub(super) const fn rport(&self) -> u16 {
+        self.rport
+    }
+
+    pub(super) const fn netns(&self) -> u32 {
+        self.netns
+    }
+
+    pub(super) fn owner(&self, hot: &Hot) -> Owner {
+        Owner {
+            pid: hot.has(Hot::PID).then_some(self.pid),
+            comm: hot.has(Hot::COMM).then_some(self.comm),
+            how: hot.how(),
+        }
+    }
+
+    pub(super) fn uid(&self, hot: &Hot) -> Option<u32> {
+        hot.has(Hot::UID).then_some(self.uid)
+    }
+
+    pub(super) fn cgroup(&self) -> Option<u64> {
+        (self.cgroup != 0).then_some(self.cgroup)
+    }
+
+    /// The whole connection. `long` is the part of its past that is kept elsewhere.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "past_len is never more than there is room for"
+    )]
+    pub(super) fn show(&self, hot: &Hot, long: &[PackedStay]) -> Connection {
+        let past = &hot.past[..usize::from(hot.past_len)];
+        let mut states: Vec<Stay> = past.iter().chain(long).map(|stay| stay.unpack()).collect();
+        // An ended connection is in CLOSE, which is no part of its life.
+        if hot.state != State::CLOSE {
+            states.push(Stay::seen(hot.state, None));
+        }
+        Connection {
+            id: hot.id(),
+            netns: (self.netns != 0).then_some(self.netns),
+            family: if hot.has(Hot::IPV6) {
+                record::AF_INET6
+            } else {
+                record::AF_INET
+            },
+            laddr: address(self.laddr),
+            lport: (hot.lport != 0).then_some(hot.lport),
+            raddr: address(self.raddr),
+            rport: (self.rport != 0).then_some(self.rport),
+            role: hot.role(),
+            service_port: hot.role().service_port(hot.lport, self.rport),
+            handshake_ns: match self.handshake_us {
+                0 => Stay::client_handshake_ns(&states),
+                us => Some(u64::from(us) * 1_000),
+            },
+            owner: self.owner(hot),
+            uid: self.uid(hot),
+            cgroup: self.cgroup(),
+            states,
+            truncated: hot.has(Hot::TRUNCATED),
+            first_ns: hot.first_ns,
+            opened: hot.has(Hot::OPENED),
+            last_ns: hot.since_ns(),
+        }
+    }
+
+    /// The whole connection at its end, with what the closing record adds.
+    pub(super) fn show_ended(&self, hot: &Hot, long: &[PackedStay], event: &Event) -> Ended {
+        let connection = self.show(hot, long);
+        Ended {
+            // Who accepted it owns it by now; the first event did not know yet.
+            connection: Connection {
+                uid: event.uid().or(connection.uid),
+                cgroup: event.cgroup().or(connection.cgroup),
+                ..connection
+            },
+            lifetime_ns: hot.lifetime_ns(),
+            cause: Cause::of(event).unwrap_or(Cause::Unknown),
+            goes_on: goes_on(event),
+            traffic: Traffic::of(event),
+        }
+    }
+}
+
+/// Whether it is an address at all: neither `::` nor the v4-mapped `0.0.0.0`.
+pub(super) const fn is_set(address: &[u8; 16]) -> bool {
+    let address = u128::from_be_bytes(*address);
+    address != 0 && address != 0xffff_0000_0000
+}
+
+fn address(bytes: [u8; 16]) -> Option<IpAddr> {
+    is_set(&bytes).then(|| Ipv6Addr::from(bytes).to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stay_survives_packing() {
+        for (dwell, kept) in [
+            (None, None),
+            (Some(0), Some(0)),
+            (Some(86_400_000_000_000), Some(86_400_000_000_000)),
+            // More than 833 days is shown as 833 days, not as unknown.
+            (Some(u64::MAX), Some((1 << 56) - 2)),
+        ] {
+            let stay = PackedStay::new(State(255), dwell).unpack();
+            assert_eq!(stay, Stay::seen(State(255), kept));
+        }
+    }
+}

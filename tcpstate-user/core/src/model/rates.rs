@@ -1,0 +1,438 @@
+//! How often what happened: transitions counted by group, in the interval and in total, and how many
+//! connections are in each state.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "by slot of a state, bucket of a time and kind of a cause, which the tables are made for; by group, after room for it is made"
+)]
+
+use std::collections::BTreeMap;
+
+use tcpstate_common::State;
+
+use super::group::{GroupKey, Groups, Services};
+use crate::{
+    cause::Cause,
+    histogram::{BUCKETS, DIVISIONS, Histogram, LONGEST_NS, SHORTEST_NS, bucket_of},
+    transition::{TransitionCount, closes, opens},
+};
+
+/// States that are counted by themselves: the kernel's 1 to 13. Numbers from 15 on are counted
+/// together, as 255.
+pub(super) const SLOTS: usize = 16;
+
+/// Where a state is counted.
+#[inline]
+pub(super) const fn slot_of(state: State) -> usize {
+    let number = state.folded().0 as usize;
+    if number < SLOTS - 1 {
+        number
+    } else {
+        SLOTS - 1
+    }
+}
+
+/// What is counted there.
+pub(super) const fn state_of(slot: usize) -> State {
+    #[expect(clippy::cast_possible_truncation, reason = "below SLOTS")]
+    if slot < SLOTS - 1 {
+        State(slot as u8)
+    } else {
+        State(255)
+    }
+}
+
+/// The transitions that Linux makes. They are counted in an array; any other is too, but slower.
+const USUAL: [(State, State); 31] = [
+    (State::CLOSE, State::SYN_SENT),
+    (State::SYN_SENT, State::ESTABLISHED),
+    (State::ESTABLISHED, State::FIN_WAIT1),
+    (State::FIN_WAIT1, State::FIN_WAIT2),
+    (State::FIN_WAIT2, State::CLOSE),
+    (State::LISTEN, State::SYN_RECV),
+    (State::SYN_RECV, State::ESTABLISHED),
+    (State::ESTABLISHED, State::CLOSE_WAIT),
+    (State::CLOSE_WAIT, State::LAST_ACK),
+    (State::LAST_ACK, State::CLOSE),
+    (State::ESTABLISHED, State::CLOSE),
+    (State::CLOSE_WAIT, State::CLOSE),
+    (State::SYN_SENT, State::CLOSE),
+    (State::SYN_RECV, State::CLOSE),
+    (State::FIN_WAIT1, State::CLOSE),
+    (State::FIN_WAIT1, State::CLOSING),
+    (State::CLOSING, State::CLOSE),
+    (State::CLOSE, State::LISTEN),
+    (State::LISTEN, State::CLOSE),
+    (State::SYN_SENT, State::SYN_RECV),
+    (State::SYN_RECV, State::FIN_WAIT1),
+    (State::SYN_RECV, State::CLOSE_WAIT),
+    (State::CLOSE, State::CLOSE),
+    (State::CLOSE, State::ESTABLISHED),
+    (State::FIN_WAIT1, State::TIME_WAIT),
+    (State::FIN_WAIT2, State::TIME_WAIT),
+    (State::CLOSING, State::TIME_WAIT),
+    (State::TIME_WAIT, State::CLOSE),
+    (State::CLOSE, State::SYN_RECV),
+    (State::SYN_RECV, State::LISTEN),
+    (State::ESTABLISHED, State::LAST_ACK),
+];
+
+/// From the slots of a transition to its place in [`USUAL`], or past it.
+#[expect(clippy::cast_possible_truncation, reason = "USUAL is short")]
+const PLACES: [[u8; SLOTS]; SLOTS] = {
+    let mut places = [[USUAL.len() as u8; SLOTS]; SLOTS];
+    let mut at = 0;
+    while at < USUAL.len() {
+        places[slot_of(USUAL[at].0)][slot_of(USUAL[at].1)] = at as u8;
+        at += 1;
+    }
+    places
+};
+
+/// How often each transition happened.
+#[derive(Clone, Debug, Default)]
+struct Matrix {
+    usual: [u64; USUAL.len()],
+    unusual: BTreeMap<(State, State), u64>,
+}
+
+impl Matrix {
+    #[inline]
+    fn add(&mut self, from: State, to: State, count: u64) {
+        let (from, to) = (slot_of(from), slot_of(to));
+        match self.usual.get_mut(usize::from(PLACES[from][to])) {
+            Some(counted) => *counted += count,
+            None => {
+                *self
+                    .unusual
+                    .entry((state_of(from), state_of(to)))
+                    .or_default() += count;
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = TransitionCount> + '_ {
+        let usual = USUAL
+            .iter()
+            .zip(&self.usual)
+            .map(|(&pair, &count)| (pair, count));
+        usual
+            .chain(self.unusual.iter().map(|(&pair, &count)| (pair, count)))
+            .filter(|&(_, count)| count != 0)
+            .map(|((from, to), count)| TransitionCount { from, to, count })
+    }
+}
+
+/// How often each cause ended a connection.
+#[derive(Clone, Debug, Default)]
+struct Causes {
+    named: [u64; Cause::NAMED.len()],
+    errnos: BTreeMap<u16, u64>,
+}
+
+impl Causes {
+    fn add(&mut self, cause: Cause, count: u64) {
+        match cause.place() {
+            Ok(place) => self.named[place] += count,
+            Err(errno) => *self.errnos.entry(errno).or_default() += count,
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Cause, u64)> + '_ {
+        let named = Cause::NAMED
+            .into_iter()
+            .zip(self.named)
+            .filter(|&(_, count)| count != 0);
+        named.chain(
+            self.errnos
+                .iter()
+                .map(|(&errno, &count)| (Cause::Errno(errno), count)),
+        )
+    }
+}
+
+/// What happened to some connections over some time, and where they are at its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Every transition that happened, by its states.
+    pub transitions: Vec<TransitionCount>,
+    /// Connections that began: out of CLOSE (not to LISTEN), or a child of a listener.
+    pub opened: u64,
+    /// Those that completed the handshake.
+    pub established: u64,
+    /// Those that ended, for whatever cause.
+    pub closed: u64,
+    /// Those of `closed` that ended before they were established.
+    pub failed: u64,
+    /// `closed` by cause, those that occurred.
+    pub causes: Vec<(Cause, u64)>,
+    /// Sockets now in each state, those that occur. Listeners are in LISTEN.
+    pub states: Vec<(State, u64)>,
+}
+
+impl Figures {
+    fn new(counts: &Counts, now: &[u64; SLOTS]) -> Self {
+        let mut transitions: Vec<TransitionCount> = counts.matrix.iter().collect();
+        transitions.sort_unstable();
+        let mut causes: Vec<(Cause, u64)> = counts.causes.iter().collect();
+        causes.sort_unstable();
+        let states = now.iter().enumerate().filter(|&(_, &count)| count != 0);
+        let mut figures = Self {
+            causes,
+            states: states
+                .map(|(slot, &count)| (state_of(slot), count))
+                .collect(),
+            ..Self::default()
+        };
+        for &TransitionCount { from, to, count } in &transitions {
+            if opens(from, to) {
+                figures.opened += count;
+            }
+            if to == State::ESTABLISHED && matches!(from, State::SYN_SENT | State::SYN_RECV) {
+                figures.established += count;
+            }
+            if closes(from, to) {
+                figures.closed += count;
+                if matches!(from, State::SYN_SENT | State::SYN_RECV) {
+                    figures.failed += count;
+                }
+            }
+        }
+        figures.transitions = transitions;
+        figures
+    }
+
+    /// All transitions together.
+    pub fn total(&self) -> u64 {
+        self.transitions
+            .iter()
+            .map(|transition| transition.count)
+            .sum()
+    }
+}
+
+/// The figures of one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupFigures {
+    /// Which group.
+    pub key: GroupKey,
+    /// Its figures.
+    pub figures: Figures,
+}
+
+/// What happened between two ticks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// Monotonic time of its begin: the tick before, or the first event.
+    pub start_ns: u64,
+    /// Monotonic time of its end.
+    pub end_ns: u64,
+    /// Over all.
+    pub all: Figures,
+    /// By group; their sums are `all`. Groups in which nothing happened and nothing is are left out.
+    pub groups: Vec<GroupFigures>,
+    /// How long connections were in the states that they left, where that is known.
+    pub dwell: Vec<(State, Histogram)>,
+}
+
+/// What is counted over some time.
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    matrix: Matrix,
+    causes: Causes,
+}
+
+impl Counts {
+    fn add(&mut self, more: &Self) {
+        for TransitionCount { from, to, count } in more.matrix.iter() {
+            self.matrix.add(from, to, count);
+        }
+        for (cause, count) in more.causes.iter() {
+            self.causes.add(cause, count);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.matrix.iter().next().is_none()
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Group {
+    /// Since the last tick.
+    interval: Counts,
+    /// Up to the last tick.
+    before: Counts,
+    now: [u64; SLOTS],
+}
+
+impl Group {
+    fn is_deserted(&self) -> bool {
+        self.now.iter().all(|&count| count == 0)
+    }
+
+    fn total(&self) -> Counts {
+        let mut total = self.before.clone();
+        total.add(&self.interval);
+        total
+    }
+}
+
+/// The times of one state in an interval, by bucket.
+type Times = Box<[u64]>;
+
+/// The rates of all groups. The figures over all are the sums of theirs.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    groups: Vec<Group>,
+    /// By state, over all groups; `None` where there is nothing.
+    dwell: [Option<Times>; SLOTS],
+}
+
+impl Rates {
+    #[inline]
+    fn group(&mut self, group: u16) -> &mut Group {
+        let at = usize::from(group);
+        if at >= self.groups.len() {
+            self.groups.resize_with(at + 1, Group::default);
+        }
+        &mut self.groups[at]
+    }
+
+    /// Counts a transition.
+    #[inline]
+    pub(super) fn transition(&mut self, group: u16, from: State, to: State) {
+        self.group(group).interval.matrix.add(from, to, 1);
+    }
+
+    /// Counts why a connection ended.
+    pub(super) fn ended(&mut self, group: u16, cause: Cause) {
+        self.group(group).interval.causes.add(cause, 1);
+    }
+
+    /// Counts how long a connection was in a state.
+    #[inline]
+    pub(super) fn dwelt(&mut self, state: State, dwell_ns: u64) {
+        let (octave, part) = bucket_of(dwell_ns.clamp(SHORTEST_NS, LONGEST_NS));
+        self.times(state)[octave * DIVISIONS + part] += 1;
+    }
+
+    fn times(&mut self, state: State) -> &mut Times {
+        self.dwell[slot_of(state)].get_or_insert_with(|| vec![0; BUCKETS].into())
+    }
+
+    /// Counts what has been counted elsewhere already.
+    pub(super) fn add(
+        &mut self,
+        group: u16,
+        transitions: &[TransitionCount],
+        causes: &[(Cause, u64)],
+    ) {
+        let counts = &mut self.group(group).interval;
+        for &TransitionCount { from, to, count } in transitions {
+            counts.matrix.add(from, to, count);
+        }
+        for &(cause, count) in causes {
+            counts.causes.add(cause, count);
+        }
+    }
+
+    /// The same of times.
+    pub(super) fn add_dwell(&mut self, state: State, times: &Histogram) {
+        let counts = self.times(state);
+        for (bucket, count) in times.counts() {
+            counts[usize::from(bucket)] += count;
+        }
+    }
+
+    /// How long connections were in the states that they have left since the last time.
+    pub(super) fn end_dwell(&mut self) -> Vec<(State, Histogram)> {
+        let states = self.dwell.iter_mut().enumerate();
+        states
+            .filter_map(|(slot, times)| {
+                let times = times.take()?;
+                Some((state_of(slot), Histogram::from_counts(times)))
+            })
+            .collect()
+    }
+
+    /// A socket is in this state from now on.
+    #[inline]
+    pub(super) fn enter(&mut self, group: u16, state: State) {
+        self.enter_all(group, state, 1);
+    }
+
+    /// So many sockets are.
+    #[inline]
+    pub(super) fn enter_all(&mut self, group: u16, state: State, count: u32) {
+        self.group(group).now[slot_of(state)] += u64::from(count);
+    }
+
+    /// So many sockets that were counted in this state no longer are.
+    pub(super) fn leave_all(&mut self, group: u16, state: State, count: u32) {
+        self.group(group).now[slot_of(state)] -= u64::from(count);
+    }
+
+    /// A socket that was counted in this state no longer is.
+    #[inline]
+    pub(super) fn leave(&mut self, group: u16, state: State) {
+        self.leave_all(group, state, 1);
+    }
+
+    /// What happened since the last time, over all and by group; begins a new interval.
+    pub(super) fn end_interval(
+        &mut self,
+        groups: &Groups,
+        services: &Services,
+    ) -> (Figures, Vec<GroupFigures>) {
+        let shown = self.show(groups, services, |group| group.interval.clone());
+        for group in &mut self.groups {
+            let interval = std::mem::take(&mut group.interval);
+            group.before.add(&interval);
+        }
+        shown
+    }
+
+    /// What happened since the beginning, over all and by group.
+    pub(super) fn total(
+        &self,
+        groups: &Groups,
+        services: &Services,
+    ) -> (Figures, Vec<GroupFigures>) {
+        self.show(groups, services, Group::total)
+    }
+
+    /// Groups in which nothing happened and nothing is are left out.
+    fn show(
+        &self,
+        groups: &Groups,
+        services: &Services,
+        counts: impl Fn(&Group) -> Counts,
+    ) -> (Figures, Vec<GroupFigures>) {
+        let (mut all, mut all_now) = (Counts::default(), [0; SLOTS]);
+        let mut shown = Vec::new();
+        for (id, group) in (0u16..).zip(&self.groups) {
+            let counts = counts(group);
+            if counts.is_empty() && group.is_deserted() {
+                continue;
+            }
+            all.add(&counts);
+            for (all, now) in all_now.iter_mut().zip(&group.now) {
+                *all += now;
+            }
+            let figures = Figures::new(&counts, &group.now);
+            shown.push(GroupFigures {
+                key: groups.key(id, services),
+                figures,
+            });
+        }
+        shown.sort_by_key(|group| group.key);
+        (Figures::new(&all, &all_now), shown)
+    }
+
+    /// Bytes held, up to the few of transitions that Linux never makes.
+    pub(super) fn memory(&self) -> usize {
+        self.groups.capacity() * size_of::<Group>()
+            + self.dwell.iter().flatten().count() * BUCKETS * size_of::<u64>()
+    }
+}

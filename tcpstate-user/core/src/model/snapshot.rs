@@ -1,0 +1,126 @@
+//! All that a view shows, owned: nothing of it changes while it is being printed.
+
+use std::net::IpAddr;
+
+use super::{
+    connection::Connection,
+    histograms::Series,
+    rates::{Figures, GroupFigures},
+};
+use crate::event::SocketId;
+use crate::owner::Owner;
+
+/// What to put into a [`Snapshot`] beside the figures. A million connections are worth leaving out
+/// when nobody looks at them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Include {
+    /// The open connections and the listeners, one by one.
+    pub connections: bool,
+    /// The histograms.
+    pub histograms: bool,
+}
+
+impl Include {
+    /// Everything.
+    pub const ALL: Self = Self {
+        connections: true,
+        histograms: true,
+    };
+    /// Only the figures.
+    pub const FIGURES: Self = Self {
+        connections: false,
+        histograms: false,
+    };
+}
+
+/// The state of the tracker at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Monotonic time of it: of the latest event or tick.
+    pub now_ns: u64,
+    /// The tracker's own books.
+    pub books: Books,
+    /// Since the beginning, over all.
+    pub all: Figures,
+    /// Since the beginning, by group; their sums are `all`.
+    pub groups: Vec<GroupFigures>,
+    /// By port, role and kind.
+    pub histograms: Vec<Series>,
+    /// The open connections, the oldest first.
+    pub connections: Vec<Connection>,
+    /// The listeners whose beginning was seen, the oldest first.
+    pub listeners: Vec<ListenerInfo>,
+}
+
+/// What the tracker did and what it could not know.
+///
+/// `all.opened + first_seen + seeded = all.closed + superseded + evicted + live`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Books {
+    /// Events applied: the sum of all transitions.
+    pub events: u64,
+    /// Connections open now.
+    pub live: u64,
+    /// Connections that were there before their first event: their beginning is not known.
+    pub first_seen: u64,
+    /// Connections that a census found before any event of theirs: neither is theirs.
+    pub seeded: u64,
+    /// Connections whose end was not seen: the kernel used the socket for another one, or a census did
+    /// not find it any more.
+    pub superseded: u64,
+    /// Connections forgotten because there were more than [`super::Limits`] allow.
+    pub evicted: u64,
+    /// Events that did not follow on what was known of their connection: others in between are
+    /// missing.
+    pub gaps: u64,
+    /// Listeners not remembered because there were more than [`super::Limits`] allow.
+    pub listeners_refused: u64,
+    /// Minisockets that are followed now.
+    pub minisockets: u64,
+    /// Minisockets of which nobody knows when they went: there were more than [`super::Limits`] allow, or
+    /// their namespace could not be asked.
+    pub unfollowed: u64,
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerInfo {
+    /// What the kernel calls it.
+    pub id: SocketId,
+    /// Inode number of the network namespace.
+    pub netns: Option<u32>,
+    /// The address it listens on; `None` is any.
+    pub laddr: Option<IpAddr>,
+    /// The port it listens on.
+    pub lport: u16,
+    /// Whom it belongs to.
+    pub owner: Owner,
+    /// The user that the socket belongs to.
+    pub uid: Option<u32>,
+    /// Id of its cgroup.
+    pub cgroup: Option<u64>,
+    /// Monotonic time at which it began to listen; `None` if that was before us.
+    pub since_ns: Option<u64>,
+}
+
+/// Bytes that the tracker holds, by what for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The connections with all that it takes to find them.
+    pub connections: usize,
+    /// The listeners.
+    pub listeners: usize,
+    /// Minisockets and half-open connections.
+    pub minisockets: usize,
+    /// The rates and the names of their groups.
+    pub rates: usize,
+    /// The histograms.
+    pub histograms: usize,
+}
+
+impl Memory {
+    /// All of it.
+    pub const fn total(&self) -> usize {
+        self.connections + self.listeners + self.minisockets + self.rates + self.histograms
+    }
+}

@@ -1,0 +1,335 @@
+//! The connections that are open, found by what the kernel calls them.
+//!
+//! Where they are kept and found, and how the number of them is bounded. What an event means to a
+//! connection is the tracker's business.
+
+use std::collections::VecDeque;
+
+use hashbrown::{HashMap, HashTable};
+use tcpstate_common::State;
+
+use super::{
+    Connection, Ended, Limits,
+    packed::{Cold, Hot, MAX_PAST, Opening, PackedStay},
+    pages::Pages,
+};
+use crate::event::{Event, SocketId};
+use crate::hash::{BuildMixer, mix};
+
+/// Connections from which on looking ahead costs less than the misses: fewer are in the cache anyway.
+const LOOK_AHEAD_FROM: usize = 4_096;
+
+pub(super) struct Table {
+    pages: Pages<Hot, Cold>,
+    /// All but the embryos, by cookie or address.
+    index: HashTable<u32>,
+    /// How many of them by address: none, where the kernel gives cookies.
+    by_address: usize,
+    /// Listeners' children after LISTEN -> `SYN_RECV` and before their next event, by address.
+    ///
+    /// The kernel gives the child its final cookie right after that first event, so the second one
+    /// is found by the address of the socket, and only it: addresses are used again.
+    embryos: HashTable<u32>,
+    /// Slot and address of embryos, the oldest first, among others that are none any more.
+    embryo_order: VecDeque<(u32, u64)>,
+    /// What does not fit into [`Hot`] of the past of a few connections.
+    long: HashMap<u32, Vec<PackedStay>, BuildMixer>,
+    /// Ended, no longer found, but still readable until [`Table::release`].
+    ended: Option<u32>,
+    /// Where the search for a victim stopped.
+    hand: u32,
+    max: usize,
+    max_embryos: usize,
+}
+
+const fn hash_of(id: SocketId) -> u64 {
+    match id {
+        SocketId::Cookie(number) | SocketId::Address(number) => mix(number),
+    }
+}
+
+impl Table {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            pages: Pages::new(),
+            index: HashTable::new(),
+            by_address: 0,
+            embryos: HashTable::new(),
+            embryo_order: VecDeque::new(),
+            long: HashMap::default(),
+            ended: None,
+            hand: 0,
+            max: limits.max_connections.clamp(1, u32::MAX as usize / 2),
+            max_embryos: limits.max_embryos.max(1),
+        }
+    }
+
+    pub(super) fn hot(&self, slot: u32) -> &Hot {
+        self.pages.hot(slot)
+    }
+
+    pub(super) fn hot_mut(&mut self, slot: u32) -> &mut Hot {
+        self.pages.hot_mut(slot)
+    }
+
+    pub(super) fn cold(&self, slot: u32) -> &Cold {
+        self.pages.cold(slot)
+    }
+
+    pub(super) fn cold_mut(&mut self, slot: u32) -> &mut Cold {
+        self.pages.both_mut(slot).1
+    }
+
+    /// The slots of the connections that are open.
+    pub(super) fn open_slots(&self) -> impl Iterator<Item = u32> + '_ {
+        let is_open = |slot: &u32| self.pages.hot(*slot).is_live() && Some(*slot) != self.ended;
+        self.pages.slots().filter(is_open)
+    }
+
+    /// Connections that are open.
+    pub(super) fn live(&self) -> usize {
+        self.pages.live() - usize::from(self.ended.is_some())
+    }
+
+    /// The open connection of this name; no embryo.
+    #[inline]
+    pub(super) fn find(&self, id: SocketId) -> Option<u32> {
+        if self.by_address == 0 && matches!(id, SocketId::Address(_)) {
+            return None;
+        }
+        self.index
+            .find(hash_of(id), |&slot| self.pages.hot(slot).id() == id)
+            .copied()
+    }
+
+    /// Brings what the table holds of these events' connections into the cache, all at a time.
+    ///
+    /// Each lookup misses the cache several times in a row where there are many connections; in a loop
+    /// that does nothing else, the misses of one lookup overlap with those of the next ones.
+    pub(super) fn look_ahead(&self, events: &[Event]) {
+        if self.index.len() < LOOK_AHEAD_FROM {
+            return;
+        }
+        for event in events {
+            std::hint::black_box(self.find(event.id()));
+        }
+    }
+
+    /// Whether the event's ports are not those of the connection that has its address, as far as that has
+    /// ports of its own: who connects may have the local port of an earlier time, and a child whose remote port
+    /// is not known its listener's, which need not be the one that the client asked for.
+    pub(super) fn is_of_another(&self, slot: u32, event: &Event) -> bool {
+        let differ = |held: u16, said: u16| held != 0 && said != 0 && held != said;
+        let (hot, rport) = (self.hot(slot), self.cold(slot).rport());
+        let has_lport = hot.state != State::SYN_SENT && rport != 0;
+        let record = event.record();
+        differ(rport, record.rport) || (has_lport && differ(hot.lport(), record.lport))
+    }
+
+    /// The embryo at this address.
+    pub(super) fn find_embryo(&self, address: u64) -> Option<u32> {
+        if self.embryos.is_empty() {
+            return None;
+        }
+        self.embryos
+            .find(mix(address), |&slot| self.pages.hot(slot).key() == address)
+            .copied()
+    }
+
+    /// Whether one must go before the next one comes, and which.
+    pub(super) fn victim(&mut self) -> Option<u32> {
+        if self.live() < self.max {
+            return None;
+        }
+        // The clock algorithm: one that was touched since the hand last passed gets another round.
+        loop {
+            self.hand = self.pages.after(self.hand);
+            let hot = self.pages.hot_mut(self.hand);
+            if hot.is_live() && Some(self.hand) != self.ended && !hot.take_touched() {
+                return Some(self.hand);
+            }
+        }
+    }
+
+    /// Takes in a connection at its first event. The caller has made room and has no other of that
+    /// name.
+    #[inline]
+    pub(super) fn insert(&mut self, event: &Event, opening: &Opening) -> u32 {
+        let slot = self.pages.take();
+        // In place, not by way of the stack: that is a third of what opening a connection costs.
+        let (hot, cold) = self.pages.both_mut(slot);
+        *hot = Hot::open(event, opening);
+        *cold = Cold::open(event, opening);
+        if hot.has(Hot::EMBRYO) {
+            let address = hot.key();
+            self.insert_embryo(slot, address);
+        } else {
+            let id = hot.id();
+            self.index_slot(id, slot);
+        }
+        slot
+    }
+
+    fn insert_embryo(&mut self, slot: u32, address: u64) {
+        let pages = &self.pages;
+        self.embryos
+            .insert_unique(mix(address), slot, |&slot| mix(pages.hot(slot).key()));
+        let is_embryo = |&(slot, address): &(u32, u64)| {
+            let hot = pages.get_hot(slot);
+            hot.is_some_and(|hot| hot.has(Hot::EMBRYO) && hot.key() == address)
+        };
+        while self
+            .embryo_order
+            .front()
+            .is_some_and(|front| !is_embryo(front))
+        {
+            self.embryo_order.pop_front();
+        }
+        if self.embryo_order.len() > 2 * self.max_embryos {
+            self.embryo_order.retain(is_embryo);
+        }
+        self.embryo_order.push_back((slot, address));
+    }
+
+    /// The oldest embryo, if there are too many.
+    pub(super) fn surplus_embryo(&mut self) -> Option<u32> {
+        if self.embryos.len() < self.max_embryos {
+            return None;
+        }
+        while let Some((slot, address)) = self.embryo_order.pop_front() {
+            if self.find_embryo(address) == Some(slot) {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// The embryo has got its name.
+    pub(super) fn name_embryo(&mut self, slot: u32, id: SocketId) {
+        self.forget_embryo(slot);
+        let hot = self.pages.hot_mut(slot);
+        hot.set(Hot::EMBRYO, false);
+        hot.set_id(id);
+        self.index_slot(id, slot);
+    }
+
+    /// Takes what the event knows of the socket.
+    pub(super) fn learn(&mut self, slot: u32, event: &Event) {
+        let (hot, cold) = self.pages.both_mut(slot);
+        cold.learn(event, hot);
+    }
+
+    /// Puts a stay that has no place in [`Hot`] into the long past, up to a bound.
+    pub(super) fn spill(&mut self, slot: u32, stay: PackedStay) {
+        let long = self.long.entry(slot).or_default();
+        let full = long.len() >= MAX_PAST;
+        if full {
+            // The beginning and the end say most.
+            long.remove(0);
+        }
+        long.push(stay);
+        self.pages.hot_mut(slot).mark_spilled(full);
+    }
+
+    /// Takes a connection out. It stays readable until [`Table::release`].
+    pub(super) fn remove(&mut self, slot: u32) {
+        self.release();
+        let hot = self.pages.hot(slot);
+        let id = hot.id();
+        if hot.has(Hot::EMBRYO) {
+            self.forget_embryo(slot);
+        } else if let Ok(entry) = self.index.find_entry(hash_of(id), |&other| other == slot) {
+            entry.remove();
+            self.by_address -= usize::from(matches!(id, SocketId::Address(_)));
+        }
+        self.ended = Some(slot);
+    }
+
+    /// Frees what [`Table::remove`] left readable.
+    #[inline]
+    pub(super) fn release(&mut self) {
+        if self.ended.is_some() {
+            self.release_ended();
+        }
+    }
+
+    fn release_ended(&mut self) {
+        if let Some(slot) = self.ended.take() {
+            if self.pages.hot(slot).has(Hot::SPILLED) {
+                self.long.remove(&slot);
+            }
+            self.pages.give(slot);
+            let index_room = self.index.capacity();
+            if index_room > 8 * 1024 && self.index.len() < index_room / 8 {
+                let pages = &self.pages;
+                self.index
+                    .shrink_to(2 * self.index.len(), |&slot| hash_of(pages.hot(slot).id()));
+            }
+        }
+    }
+
+    /// One connection, whole.
+    pub(super) fn show(&self, slot: u32) -> Connection {
+        self.pages
+            .cold(slot)
+            .show(self.pages.hot(slot), self.long_past(slot))
+    }
+
+    /// One connection at its end.
+    pub(super) fn show_ended(&self, slot: u32, event: &Event) -> Ended {
+        self.pages
+            .cold(slot)
+            .show_ended(self.pages.hot(slot), self.long_past(slot), event)
+    }
+
+    /// All that are open, the oldest first.
+    pub(super) fn show_all(&self) -> Vec<Connection> {
+        let mut all: Vec<Connection> = self.open_slots().map(|slot| self.show(slot)).collect();
+        all.sort_by_key(|connection| (connection.first_ns, connection.id));
+        all
+    }
+
+    /// Bytes held.
+    pub(super) fn memory(&self) -> usize {
+        let long = self
+            .long
+            .values()
+            .map(|long| long.capacity() * size_of::<PackedStay>());
+        self.pages.memory()
+            + self.index.allocation_size()
+            + self.embryos.allocation_size()
+            + self.embryo_order.capacity() * size_of::<(u32, u64)>()
+            + self.long.allocation_size()
+            + long.sum::<usize>()
+    }
+
+    fn index_slot(&mut self, id: SocketId, slot: u32) {
+        self.by_address += usize::from(matches!(id, SocketId::Address(_)));
+        let pages = &self.pages;
+        self.index
+            .insert_unique(hash_of(id), slot, |&slot| hash_of(pages.hot(slot).id()));
+    }
+
+    fn forget_embryo(&mut self, slot: u32) {
+        let address = self.pages.hot(slot).key();
+        if let Ok(entry) = self
+            .embryos
+            .find_entry(mix(address), |&other| other == slot)
+        {
+            entry.remove();
+        }
+    }
+
+    fn long_past(&self, slot: u32) -> &[PackedStay] {
+        if !self.pages.hot(slot).has(Hot::SPILLED) {
+            return &[];
+        }
+        self.long.get(&slot).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Whether an event of this state before can belong to an embryo: it has just been made, so it is in
+/// `SYN_RECV`.
+pub(super) const fn may_be_embryo(oldstate: State) -> bool {
+    matches!(oldstate, State::SYN_RECV)
+}

@@ -1,0 +1,247 @@
+//! The tracker: all that is kept of connections, and what it can be asked.
+//!
+//! What an event means to it is in [`super::on_event`], what a census means in [`super::on_census`].
+
+use hashbrown::HashSet;
+
+use super::{
+    By, Include, Interval, Limits, Memory, Snapshot,
+    group::{Groups, Services, Traits},
+    histograms::Histograms,
+    listeners::{Listeners, listening_address},
+    minisockets::Minisockets,
+    rates::Rates,
+    snapshot::{Books, ListenerInfo},
+    table::Table,
+};
+use crate::{cause::Cause, hash::BuildMixer, owner::Owner};
+use crate::{event::Event, tally::Tally};
+
+/// How long before a list a transition must have been made for the list to know better: a socket that
+/// connects changes its state a moment before the kernel can list it.
+const SETTLED_NS: u64 = 10_000_000;
+
+/// Connections, rates and histograms, fed event by event.
+///
+/// How events change it is in [`super::on_event`], how a census does in [`super::on_census`].
+pub struct Tracker {
+    pub(super) table: Table,
+    pub(super) listeners: Listeners,
+    pub(super) services: Services,
+    pub(super) groups: Groups,
+    pub(super) rates: Option<Rates>,
+    pub(super) histograms: Option<Histograms>,
+    /// Lifetimes of connections that ended so; `None` is all.
+    pub(super) lifetimes_of: Option<Vec<Cause>>,
+    /// Whether connections are followed beyond their transition to CLOSE.
+    pub(super) follows: bool,
+    pub(super) minisockets: Minisockets,
+    /// How much older than a list must be what it contradicts, nanoseconds.
+    pub(super) settles_after_ns: u64,
+    /// Cookies of the census that is being taken in.
+    pub(super) listed: HashSet<u64, BuildMixer>,
+    limits: Limits,
+    pub(super) books: Books,
+    /// The owner of the listener that the last event was about, if it was about one.
+    pub(super) listener: Owner,
+    pub(super) now_ns: u64,
+    /// Begin of the interval; `None` before the first event or tick.
+    pub(super) interval_ns: Option<u64>,
+}
+
+impl Tracker {
+    /// With everything that it can keep, rates by port.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            table: Table::new(&limits),
+            listeners: Listeners::new(limits.max_listeners),
+            services: Services::new(&limits),
+            groups: Groups::new(By::default(), &limits),
+            rates: Some(Rates::default()),
+            histograms: Some(Histograms::new(limits.max_histogram_bytes)),
+            lifetimes_of: None,
+            follows: false,
+            minisockets: Minisockets::new(limits.max_connections),
+            settles_after_ns: SETTLED_NS,
+            listed: HashSet::default(),
+            limits,
+            books: Books::default(),
+            listener: Owner::UNKNOWN,
+            now_ns: 0,
+            interval_ns: None,
+        }
+    }
+
+    /// With the rates grouped in another way. To be said before the first event.
+    #[must_use]
+    pub fn by(mut self, by: By) -> Self {
+        self.groups = Groups::new(by, &self.limits);
+        self
+    }
+
+    /// Without rates: [`Tracker::tick`] and the figures of the snapshot have nothing to say.
+    #[must_use]
+    pub fn without_rates(mut self) -> Self {
+        self.rates = None;
+        self
+    }
+
+    /// Without events: what is known of connections is what the latest list says, and [`Tracker::add`] has
+    /// the rest.
+    #[must_use]
+    pub const fn without_events(mut self) -> Self {
+        self.settles_after_ns = 0;
+        self
+    }
+
+    /// Without histograms.
+    #[must_use]
+    pub fn without_histograms(mut self) -> Self {
+        self.histograms = None;
+        self
+    }
+
+    /// With the lifetimes of only those connections that end for one of these causes.
+    #[must_use]
+    pub fn with_lifetimes_of(mut self, causes: Vec<Cause>) -> Self {
+        self.lifetimes_of = Some(causes);
+        self
+    }
+
+    /// Follows connections beyond their transition to CLOSE until they are really gone. Only a census
+    /// tells when that is: without one to come they would stay for ever.
+    pub const fn follow(&mut self) {
+        self.follows = true;
+    }
+
+    /// Prepares for these events, which will be applied next: with many connections it is faster.
+    /// A few dozen at a time are best.
+    pub fn look_ahead(&self, events: &[Event]) {
+        self.table.look_ahead(events);
+    }
+
+    /// Ends an interval and gives what happened in it.
+    pub fn tick(&mut self, now_ns: u64) -> Interval {
+        self.now_ns = self.now_ns.max(now_ns);
+        let start_ns = self.interval_ns.replace(now_ns).unwrap_or(now_ns);
+        let rates = self.rates.as_mut();
+        let ((all, groups), dwell) = rates
+            .map(|rates| {
+                let figures = rates.end_interval(&self.groups, &self.services);
+                (figures, rates.end_dwell())
+            })
+            .unwrap_or_default();
+        Interval {
+            start_ns,
+            end_ns: now_ns,
+            all,
+            groups,
+            dwell,
+        }
+    }
+
+    /// Takes what was counted in the kernel instead of handed on. What it adds up to is the same as if all
+    /// of it had been given to [`Tracker::apply`], but for what takes connections one by one.
+    pub fn add(&mut self, tally: &Tally) {
+        let Some(rates) = &mut self.rates else {
+            return;
+        };
+        for service in &tally.services {
+            let number = self.services.number(service.port, service.role);
+            let group = self.groups.id(Traits {
+                service: number,
+                role: service.role,
+                comm: None,
+                cgroup: None,
+            });
+            rates.add(group, &service.transitions, &service.causes);
+        }
+        for (state, times) in &tally.dwell {
+            rates.add_dwell(*state, times);
+        }
+    }
+
+    /// All of it as it is now.
+    pub fn snapshot(&mut self) -> Snapshot {
+        self.snapshot_of(Include::ALL)
+    }
+
+    /// As [`Tracker::snapshot`], without what is not asked for.
+    pub fn snapshot_of(&mut self, include: Include) -> Snapshot {
+        let (all, groups) = self
+            .rates
+            .as_ref()
+            .map(|rates| rates.total(&self.groups, &self.services))
+            .unwrap_or_default();
+        let mut snapshot = Snapshot {
+            now_ns: self.now_ns,
+            books: self.books(),
+            all,
+            groups,
+            ..Snapshot::default()
+        };
+        if include.connections {
+            snapshot.connections = self.table.show_all();
+            snapshot.listeners = self.show_listeners();
+        }
+        if let Some(histograms) = self.histograms.as_mut().filter(|_| include.histograms) {
+            histograms.flush(&self.services);
+            snapshot.histograms = histograms.show(&self.services);
+        }
+        snapshot
+    }
+
+    /// Empties the histograms: the next ones are of what comes from now on.
+    pub fn clear_histograms(&mut self) {
+        if let Some(histograms) = &mut self.histograms {
+            *histograms = Histograms::new(self.limits.max_histogram_bytes);
+        }
+    }
+
+    /// Whether the connection with this cookie goes on as a minisocket, whose end will be told ([`super::Left`]).
+    pub fn is_followed(&self, cookie: u64) -> bool {
+        self.minisockets.contains(cookie)
+    }
+
+    /// The tracker's own books.
+    pub fn books(&self) -> Books {
+        Books {
+            live: self.table.live() as u64,
+            minisockets: self.minisockets.len() as u64,
+            listeners_refused: self.listeners.refused(),
+            ..self.books
+        }
+    }
+
+    /// Bytes held, all tables counted.
+    pub fn memory(&self) -> Memory {
+        Memory {
+            connections: self.table.memory(),
+            listeners: self.listeners.memory(),
+            minisockets: self.minisockets.memory() + self.listed.allocation_size(),
+            rates: self.rates.as_ref().map_or(0, Rates::memory)
+                + self.services.memory()
+                + self.groups.memory(),
+            histograms: self.histograms.as_ref().map_or(0, Histograms::memory),
+        }
+    }
+
+    fn show_listeners(&self) -> Vec<ListenerInfo> {
+        let mut listeners: Vec<ListenerInfo> = self
+            .listeners
+            .iter()
+            .map(|(id, listener)| ListenerInfo {
+                id,
+                netns: (listener.netns() != 0).then_some(listener.netns()),
+                laddr: listening_address(listener.laddr()),
+                lport: listener.port(),
+                owner: listener.owner,
+                uid: listener.uid,
+                cgroup: listener.cgroup,
+                since_ns: listener.since_ns,
+            })
+            .collect();
+        listeners.sort_by_key(|listener| (listener.since_ns, listener.id));
+        listeners
+    }
+}

@@ -1,0 +1,69 @@
+//! Which network namespaces are selected, as `--netns` says it. Knows nothing of the kernel, so that the
+//! command line can name it.
+
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+/// The network namespace of this process.
+pub const SELF_PATH: &str = "/proc/self/ns/net";
+/// The directory in which `ip netns` keeps its names.
+pub const NAMED_PATH: &str = "/run/netns";
+
+/// Which network namespaces are selected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NetnsSelector {
+    /// The one of this process: `self`.
+    #[default]
+    Own,
+    /// All that can be found: `all`.
+    All,
+    /// The one behind a file: a path, or a name of `ip netns`.
+    File(PathBuf),
+    /// The one with this inode number.
+    Inode(u32),
+}
+
+impl FromStr for NetnsSelector {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "self" => Self::Own,
+            "all" => Self::All,
+            path if path.contains('/') => Self::File(path.into()),
+            text => text.parse().map_or_else(
+                |_| Self::File(Path::new(NAMED_PATH).join(text)),
+                Self::Inode,
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_is_a_keyword_an_inode_a_name_or_a_path() {
+        for (text, selector) in [
+            ("self", NetnsSelector::Own),
+            ("all", NetnsSelector::All),
+            ("4026531840", NetnsSelector::Inode(4_026_531_840)),
+            ("blue", NetnsSelector::File("/run/netns/blue".into())),
+            (
+                "/proc/1/ns/net",
+                NetnsSelector::File("/proc/1/ns/net".into()),
+            ),
+            ("./self", NetnsSelector::File("./self".into())),
+            // More than an inode number can be.
+            (
+                "99999999999",
+                NetnsSelector::File("/run/netns/99999999999".into()),
+            ),
+        ] {
+            assert_eq!(text.parse(), Ok(selector), "{text}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The choices that a command line offers and a view or a source follows.
+
+/// An output format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Columns for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+    /// Comma-separated values with a header line.
+    Csv,
+}
+
+/// When a connection is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Until {
+    /// At its transition to CLOSE.
+    #[default]
+    Close,
+    /// When the kernel keeps nothing of it any more: with its whole time in `FIN_WAIT2` and `TIME_WAIT`.
+    Gone,
+}
+
+/// The subject of a histogram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HistogramOf {
+    /// The time in each state.
+    #[default]
+    Dwell,
+    /// From the first transition of a connection to its last.
+    Lifetime,
+    /// Until it is established; of a server, the first round trip.
+    Handshake,
+    /// No time: how often each transition happened.
+    Transitions,
+}

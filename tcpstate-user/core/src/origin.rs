@@ -1,0 +1,34 @@
+//! Where and when a stream of events was seen.
+
+use serde::{Deserialize, Serialize};
+
+/// Where and when a stream of events was seen. A recording carries it in its header.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Host name.
+    pub host: String,
+    /// Kernel release, as `uname -r` prints it.
+    pub kernel: String,
+    /// How the programs were attached: `btf` or `tracepoint`.
+    pub attach: String,
+    /// The clock anchor: wall-clock nanoseconds since 1970 at monotonic 0 (boot, suspend left out).
+    pub wall_at_monotonic_zero_ns: i64,
+    /// Monotonic nanoseconds at which the capture began.
+    pub started_ns: u64,
+    /// The filters in force in the kernel, as the command line gave them; empty is none.
+    pub filters: String,
+    /// Whether the stream is being made now, so that the clock runs without events.
+    pub live: bool,
+    /// How often the kernel was asked for what no transition shows, nanoseconds; `None`: never, so that
+    /// it is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample_interval_ns: Option<u64>,
+}
+
+impl Origin {
+    /// Wall-clock nanoseconds since 1970 of a monotonic time.
+    pub const fn wall_ns(&self, ts_ns: u64) -> i64 {
+        self.wall_at_monotonic_zero_ns
+            .saturating_add_unsigned(ts_ns)
+    }
+}

@@ -1,0 +1,113 @@
+//! The contract of a source of events: the live kernel, a recording, a packet capture.
+//!
+//! The driver and the views rely on this module, never on `capture` or `recording`.
+
+use std::{
+    error::Error,
+    task::{Context, Poll},
+};
+
+use crate::{
+    books::{Accounting, CaptureCost},
+    census::Census,
+    event::Event,
+    names::Names,
+    origin::Origin,
+    tally::Tally,
+};
+
+/// One ordered stream of events in the order in which the kernel recorded them, and of what belongs between
+/// them.
+pub trait EventSource {
+    /// The next step of the stream. [`Step::Events`] appends to `batch`, which is the caller's and is never
+    /// cleared here.
+    ///
+    /// A source that can block returns `Pending` and wakes the context's waker; one that only reads
+    /// returns after a bounded number of events, so that signals are seen in between.
+    ///
+    /// *Errors:* the source failed and gives nothing more. Events appended before the error are valid.
+    fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Event>,
+    ) -> Poll<Result<Step, SourceError>>;
+
+    /// Stops the flow: after this, the stream has the steps that are on their way, and then [`Step::End`].
+    fn stop(&mut self);
+
+    /// The books up to now. Exact after [`Step::End`].
+    fn accounting(&mut self) -> Result<Accounting, SourceError>;
+
+    /// Where and when the events were seen.
+    fn origin(&self) -> &Origin;
+
+    /// The names of the numbers in the events. The same handle as long as the source lives; it may know
+    /// more names as more has been read.
+    fn names(&self) -> Names {
+        Names::default()
+    }
+
+    /// The cost of the capture itself, where it is known.
+    fn cost(&mut self) -> CaptureCost {
+        CaptureCost::default()
+    }
+
+    /// How far a source that has an end has been read.
+    fn progress(&self) -> Option<Progress> {
+        None
+    }
+
+    /// The counters of a source that counts transitions where they happen instead of handing them on:
+    /// its stream has no events.
+    fn counting(&mut self) -> Option<&mut dyn Counting> {
+        None
+    }
+}
+
+/// A step of a source's stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Events were appended to the batch; perhaps none, where a malformed record was counted.
+    Events,
+    /// The result of a dump. It stands behind every event that was made before the dump began.
+    Census(Box<Census>),
+    /// Everything that was there at the start has been handed out. Every source says so once; an interval
+    /// that the clock closed before would say that nothing is there.
+    Settled,
+    /// A whole sentence for the user that is no failure: a recording that was cut, a damaged block.
+    Notice(String),
+    /// Nothing more comes.
+    End,
+}
+
+/// The counters of a source that counts in the kernel.
+pub trait Counting {
+    /// The transitions counted since the last call; after [`EventSource::stop`], all that are left.
+    fn take_tally(&mut self) -> Result<Tally, SourceError>;
+}
+
+/// The failure of a source, as its own error type says it.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct SourceError(Box<dyn Error + Send + Sync>);
+
+impl SourceError {
+    /// A source's own error.
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+
+    /// The source's own error, if it is of this type.
+    pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
+        self.0.downcast_ref()
+    }
+}
+
+/// How far a source has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes read up to now.
+    pub read_bytes: u64,
+    /// All bytes, where that is known: a pipe does not tell.
+    pub total_bytes: Option<u64>,
+}

@@ -1,0 +1,191 @@
+//! Censuses in scenario files: what asking the kernel found between two events.
+
+use std::net::IpAddr;
+
+use libtest_mimic::Failed;
+use serde::Deserialize;
+use tcpstate_common::record::{AF_INET, AF_INET6};
+use tcpstate_core::{
+    census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, Scope},
+    model::StateExit,
+    owner::{Comm, How, Owner},
+    service::Role,
+};
+
+use crate::{parse_state, parse_time, show, time};
+
+/// A census. It is taken in before the first event at or after its time.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CensusSpec {
+    /// When the asking began.
+    at: String,
+    /// When that of the census before did.
+    previous: Option<String>,
+    netns: u32,
+    #[serde(default)]
+    found: Vec<FoundSpec>,
+    #[serde(default)]
+    gone: Vec<GoneSpec>,
+    #[serde(default)]
+    half_open: Vec<HalfOpenSpec>,
+    /// Cookies that were found too, and had an event meanwhile.
+    #[serde(default)]
+    known: Vec<u64>,
+    /// `all`, `some`, `vanished`, `out_of_reach`; without, it is a sample.
+    #[serde(default)]
+    scope: Scope,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FoundSpec {
+    cookie: u64,
+    state: String,
+    /// It is a minisocket.
+    #[serde(default)]
+    mini: bool,
+    since: Option<String>,
+    laddr: IpAddr,
+    lport: u16,
+    raddr: Option<IpAddr>,
+    rport: Option<u16>,
+    role: Option<String>,
+    uid: Option<u32>,
+    /// `comm/pid`, as looked up.
+    owner: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GoneSpec {
+    cookie: u64,
+    at: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HalfOpenSpec {
+    laddr: IpAddr,
+    lport: u16,
+    count: u64,
+}
+
+impl CensusSpec {
+    /// When it is taken in.
+    pub fn at_ns(&self) -> Result<u64, Failed> {
+        parse_time(&self.at)
+    }
+
+    /// What the tracker is given.
+    pub fn census(&self) -> Result<Census, Failed> {
+        Ok(Census {
+            netns: self.netns,
+            begin_ns: self.at_ns()?,
+            previous_ns: self.previous.as_deref().map(parse_time).transpose()?,
+            found: self
+                .found
+                .iter()
+                .map(FoundSpec::found)
+                .collect::<Result<_, _>>()?,
+            gone: self
+                .gone
+                .iter()
+                .map(|gone| {
+                    Ok(Gone {
+                        cookie: gone.cookie,
+                        at_ns: parse_time(&gone.at)?,
+                    })
+                })
+                .collect::<Result<_, Failed>>()?,
+            half_open: self
+                .half_open
+                .iter()
+                .map(|half_open| HalfOpen {
+                    laddr: half_open.laddr,
+                    lport: half_open.lport,
+                    count: half_open.count,
+                    oldest_ns: None,
+                    synack_retransmits: 0,
+                })
+                .collect(),
+            listen: ListenFigures::default(),
+            known: self.known.clone(),
+            scope: self.scope,
+            more: false,
+        })
+    }
+}
+
+impl FoundSpec {
+    fn found(&self) -> Result<Found, Failed> {
+        let owner = match &self.owner {
+            None => Owner::UNKNOWN,
+            Some(owner) => {
+                let (name, pid) = owner.split_once('/').ok_or("an owner is comm/pid")?;
+                let mut comm = Comm::default();
+                comm.0
+                    .get_mut(..name.len())
+                    .ok_or("a comm is too long")?
+                    .copy_from_slice(name.as_bytes());
+                Owner {
+                    pid: Some(pid.parse()?),
+                    comm: Some(comm),
+                    how: How::Seeded,
+                }
+            }
+        };
+        let any = if self.laddr.is_ipv6() {
+            IpAddr::from([0; 16])
+        } else {
+            IpAddr::from([0; 4])
+        };
+        Ok(Found {
+            cookie: self.cookie,
+            state: parse_state(&self.state)?,
+            kind: if self.mini {
+                Kind::Minisocket
+            } else {
+                Kind::Socket
+            },
+            since_ns: self.since.as_deref().map(parse_time).transpose()?,
+            family: if self.laddr.is_ipv6() {
+                AF_INET6
+            } else {
+                AF_INET
+            },
+            laddr: self.laddr,
+            lport: self.lport,
+            raddr: self.raddr.unwrap_or(any),
+            rport: self.rport.unwrap_or(0),
+            role: match self.role.as_deref() {
+                None => Role::Unknown,
+                Some("client") => Role::Client,
+                Some("server") => Role::Server,
+                Some(other) => return Err(format!("no role is called {other}").into()),
+            },
+            uid: self.uid,
+            cgroup: None,
+            owner,
+        })
+    }
+}
+
+/// What left a state without an event, as the files have it.
+pub fn show_exit(exit: &StateExit) -> String {
+    let StateExit {
+        cookie,
+        state,
+        dwell_ns,
+        then,
+        at_ns,
+        interval_ns,
+    } = exit;
+    format!(
+        "cookie {cookie} {state} {} then {} at {} within {}",
+        show(dwell_ns.map(time)),
+        show(*then),
+        time(*at_ns),
+        show(interval_ns.map(time)),
+    )
+}

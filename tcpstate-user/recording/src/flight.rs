@@ -1,0 +1,314 @@
+//! The flight recorder: the last minutes of events in memory, written when asked for.
+
+use std::{collections::VecDeque, fs, mem, path::Path};
+
+use super::{
+    block::{self, BlockHeader, Encoder, EndReason, MAX_BLOCK_RECORDS},
+    header::Metadata,
+    names::{self, Cgroups, Namer},
+    output::{self, WriteError},
+    writer::{RecordingFile, Written},
+};
+use tcpstate_core::{
+    books::{Accounting, CaptureCost},
+    census::Census,
+    event::Event,
+    names::Names,
+    origin::Origin,
+};
+
+/// What the flight recorder keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlightOptions {
+    /// Events of that time, nanoseconds, back from the newest. A block leaves when its newest event
+    /// is older, so that up to a block's age more is kept.
+    pub keep_ns: u64,
+    /// The most bytes of memory that the events take; the oldest leave early rather than exceed it.
+    pub memory_bytes: u64,
+    /// Events in a full block, 1 to [`MAX_BLOCK_RECORDS`].
+    pub block_records: usize,
+    /// How many dumps are kept: `FILE` and, older and older, `FILE.1` to `FILE.(files - 1)`.
+    pub files: u32,
+}
+
+impl Default for FlightOptions {
+    fn default() -> Self {
+        Self {
+            keep_ns: 300_000_000_000,
+            memory_bytes: 256 << 20,
+            block_records: 16_384,
+            files: 1,
+        }
+    }
+}
+
+/// What a name takes beside its text, roughly. The text itself may be shared; it is counted in full.
+const NAME_BYTES: usize = 48;
+
+/// A block is closed when it is that part of the kept time old, so that old events do not stay
+/// because newer ones are in their block.
+const BLOCKS_AT_LEAST: u64 = 64;
+
+/// Keeps the events of the last minutes, compressed.
+pub struct FlightRing {
+    origin: Origin,
+    options: FlightOptions,
+    encoder: Encoder,
+    namer: Namer,
+    pending: Vec<Event>,
+    sealed: VecDeque<Sealed>,
+    /// What `sealed` takes.
+    sealed_bytes: u64,
+    /// Events that are no longer held.
+    dropped: u64,
+    newest_ns: u64,
+}
+
+struct Sealed {
+    header: BlockHeader,
+    payload: Box<[u8]>,
+    /// The names of all cgroups in it: the block before it may have gone when it is written.
+    cgroups: Cgroups,
+}
+
+impl Sealed {
+    fn memory_bytes(&self) -> u64 {
+        let names = self.cgroups.values();
+        let names_bytes: usize = names.map(|path| NAME_BYTES + path.len()).sum();
+        (mem::size_of::<Self>() + self.payload.len() + names_bytes) as u64
+    }
+}
+
+impl FlightRing {
+    /// An empty one.
+    ///
+    /// *Errors:* the memory allowed does not hold a block while it is filled and another one.
+    pub fn new(origin: &Origin, mut options: FlightOptions) -> Result<Self, WriteError> {
+        options.block_records = options.block_records.clamp(1, MAX_BLOCK_RECORDS);
+        options.files = options.files.max(1);
+        let least = working_bytes(options.block_records)
+            + block::max_block_bytes(options.block_records) as u64;
+        if options.memory_bytes < least {
+            return Err(WriteError::TooLittleMemory {
+                memory_bytes: options.memory_bytes,
+                least,
+            });
+        }
+        Ok(Self {
+            origin: origin.clone(),
+            encoder: Encoder::new().map_err(WriteError::Compress)?,
+            namer: Namer::default(),
+            pending: Vec::with_capacity(options.block_records),
+            options,
+            sealed: VecDeque::new(),
+            sealed_bytes: 0,
+            dropped: 0,
+            newest_ns: 0,
+        })
+    }
+
+    /// Also keeps what the numbers in the events are called.
+    #[must_use]
+    pub fn naming(mut self, names: Names) -> Self {
+        self.namer = Namer::new(names);
+        self
+    }
+
+    /// Takes events.
+    pub fn append(&mut self, events: &[Event]) -> Result<(), WriteError> {
+        for event in events {
+            self.pending.push(*event);
+            self.newest_ns = self.newest_ns.max(event.ts_ns());
+            if self.pending.len() == self.options.block_records || self.pending_is_old() {
+                self.seal()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a census.
+    pub fn append_census(&mut self, census: &Census) -> Result<(), WriteError> {
+        self.newest_ns = self.newest_ns.max(census.begin_ns);
+        self.seal()?;
+        let encoded = self.encoder.encode_census(census);
+        if let Some((header, payload)) = encoded.map_err(WriteError::Compress)? {
+            let payload = payload.into();
+            let cgroups = names::distinct(census.found.iter().map(|found| found.cgroup));
+            self.namer.forget();
+            let cgroups = self.namer.learn(&cgroups);
+            self.keep(Sealed {
+                header,
+                payload,
+                cgroups,
+            });
+        }
+        Ok(())
+    }
+
+    fn pending_is_old(&self) -> bool {
+        let age_ns = self
+            .pending
+            .first()
+            .map_or(0, |oldest| self.newest_ns.saturating_sub(oldest.ts_ns()));
+        age_ns > self.options.keep_ns / BLOCKS_AT_LEAST
+    }
+
+    /// Lets go what is older than is to be kept at this time.
+    pub fn tick(&mut self, now_ns: u64) -> Result<(), WriteError> {
+        self.newest_ns = self.newest_ns.max(now_ns);
+        if self.pending_is_old() {
+            self.seal()?;
+        }
+        self.evict();
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<(), WriteError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let (header, payload) = self
+            .encoder
+            .encode(&self.pending, 0)
+            .map_err(WriteError::Compress)?;
+        let cgroups = names::distinct(self.pending.iter().map(Event::cgroup));
+        self.namer.forget();
+        let sealed = Sealed {
+            header,
+            payload: payload.into(),
+            cgroups: self.namer.learn(&cgroups),
+        };
+        self.pending.clear();
+        self.keep(sealed);
+        Ok(())
+    }
+
+    fn keep(&mut self, sealed: Sealed) {
+        self.sealed_bytes += sealed.memory_bytes();
+        self.sealed.push_back(sealed);
+        self.evict();
+    }
+
+    fn evict(&mut self) {
+        let oldest_ns = self.newest_ns.saturating_sub(self.options.keep_ns);
+        let memory_bytes = self.options.memory_bytes - working_bytes(self.options.block_records);
+        while let Some(sealed) = self.sealed.front()
+            && (sealed.header.last_ts_ns < oldest_ns || self.sealed_bytes > memory_bytes)
+        {
+            self.sealed_bytes -= sealed.memory_bytes();
+            self.dropped += u64::from(sealed.header.count);
+            self.sealed.pop_front();
+        }
+    }
+
+    /// Events that it holds.
+    pub fn held(&self) -> u64 {
+        self.sealed
+            .iter()
+            .map(|sealed| u64::from(sealed.header.count))
+            .sum::<u64>()
+            + self.pending.len() as u64
+    }
+
+    /// Events that it has let go.
+    pub const fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Memory that the events take, the block that is being filled counted as full.
+    pub fn memory_bytes(&self) -> u64 {
+        self.sealed_bytes + working_bytes(self.options.block_records)
+    }
+
+    /// Whether a dump could be written there now: better asked before hours of events are in memory.
+    pub fn check(path: &Path) -> Result<(), WriteError> {
+        if !output::is_rotatable(path) {
+            // A device or a pipe; or a folder, which is refused as such.
+            return if path.is_dir() {
+                output::Output::create(path).map(|_| ())
+            } else {
+                Ok(())
+            };
+        }
+        let partial = output::with_suffix(path, "partial");
+        output::Output::create(&partial)?;
+        fs::remove_file(&partial).map_err(|source| WriteError::Create {
+            path: partial,
+            source,
+        })
+    }
+
+    /// Writes all that it holds to a whole recording, and keeps it. The file is there at once and
+    /// whole, or not at all: what a dump before it had written stays until then.
+    ///
+    /// The accounting is known at the end of a capture; without it this is a snapshot of one that
+    /// goes on.
+    pub fn dump(
+        &mut self,
+        path: &Path,
+        accounting: Option<&Accounting>,
+        cost: Option<&CaptureCost>,
+    ) -> Result<Written, WriteError> {
+        self.seal()?;
+        if !output::is_rotatable(path) {
+            return self.write(path, accounting, cost);
+        }
+        let partial = output::with_suffix(path, "partial");
+        let written = match self.write(&partial, accounting, cost) {
+            Ok(written) => written,
+            Err(error) => {
+                // A dump that is not whole helps nobody, and takes the room that is missing.
+                let _ = fs::remove_file(&partial);
+                return Err(match error {
+                    WriteError::Write { source, .. } => WriteError::Dump {
+                        path: path.to_owned(),
+                        source,
+                    },
+                    other => other,
+                });
+            }
+        };
+        output::shift(path, self.options.files)?;
+        fs::rename(&partial, path).map_err(|source| WriteError::Rename {
+            from: partial,
+            to: path.to_owned(),
+            source,
+        })?;
+        Ok(written)
+    }
+
+    fn write(
+        &self,
+        path: &Path,
+        accounting: Option<&Accounting>,
+        cost: Option<&CaptureCost>,
+    ) -> Result<Written, WriteError> {
+        let metadata = Metadata::new(&self.origin, 0, self.dropped);
+        let mut file = RecordingFile::create(path, &metadata)?;
+        let mut cgroups = Cgroups::new();
+        for sealed in &self.sealed {
+            let named = sealed.cgroups.iter();
+            cgroups.extend(named.map(|(&id, path)| (id, path.clone())));
+        }
+        file.names(&names::to_blocks(cgroups, file.next_event()))?;
+        for sealed in &self.sealed {
+            file.block(sealed.header, &sealed.payload)?;
+        }
+        let reason = if accounting.is_some() {
+            EndReason::Finished
+        } else {
+            EndReason::Snapshot
+        };
+        file.end(reason, accounting.copied(), cost.copied())?;
+        if accounting.is_some() {
+            // Not while the capture goes on: the kernel's ring buffer would run over meanwhile.
+            file.sync()?;
+        }
+        Ok(file.add_to(Written::default()))
+    }
+}
+
+/// What a block takes while it is filled and compressed.
+fn working_bytes(block_records: usize) -> u64 {
+    (block_records * mem::size_of::<Event>() + 2 * block::max_block_bytes(block_records)) as u64
+}

@@ -1,0 +1,367 @@
+//! A recording as a source of events.
+//!
+//! A thread of its own reads, decompresses and unpacks, a few blocks ahead: views do not wait for
+//! it, and an interrupt is seen even while a pipe keeps silent.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    mem,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc as std_mpsc,
+    },
+    task::{Context, Poll, ready},
+    thread,
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    header::HeaderError,
+    names::Cgroups,
+    scan::{Books, Scanned, Scanner},
+};
+use tcpstate_core::{
+    books::{Accounting, CaptureCost},
+    census::Census,
+    event::Event,
+    names::{NameBook, Names},
+    origin::Origin,
+    source::{EventSource, Progress, SourceError, Step},
+};
+
+/// Blocks that are read ahead.
+const BLOCKS_AHEAD: usize = 2;
+
+/// A recording cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It cannot be opened.
+    #[error("cannot open {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Reading failed.
+    #[error("cannot read {name}: {source}")]
+    Read {
+        /// The file, or `standard input`.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is none, or none that can be read here.
+    #[error("{name} {reason}")]
+    NotReadable {
+        /// The file, or `standard input`.
+        name: String,
+        /// What it is instead.
+        reason: String,
+    },
+}
+
+enum Message {
+    Names(Cgroups),
+    Events(Vec<Event>),
+    Census(Box<Census>),
+    Notice(String),
+    End(Result<Books, io::Error>),
+}
+
+/// Reads a recording.
+///
+/// The accounting is the capture's; what the capture received and this file does not have is
+/// `rejected` as `not_in_file`. Where the file has no books, because it was cut or is not the last
+/// of a rotation, they speak of what was read only and are marked as `partial`.
+pub struct Reader {
+    name: String,
+    origin: Origin,
+    messages: mpsc::Receiver<Message>,
+    used: std_mpsc::Sender<Vec<Event>>,
+    /// Until its last message has come.
+    thread: Option<thread::JoinHandle<()>>,
+    read_bytes: Arc<AtomicU64>,
+    total_bytes: Option<u64>,
+    delivered: u64,
+    books: Option<Books>,
+    names: Arc<NameBook>,
+    /// Whether [`Step::Settled`] has been handed out.
+    settled: bool,
+    stopped: bool,
+}
+
+impl Reader {
+    /// Opens a recording; `-` is standard input.
+    pub fn open(path: &Path) -> Result<Self, ReadError> {
+        if path.as_os_str() == "-" {
+            return Self::new(io::stdin(), "standard input".to_owned(), None);
+        }
+        let open = |path: &Path| -> io::Result<(File, Option<u64>)> {
+            let file = File::open(path)?;
+            let metadata = file.metadata()?;
+            Ok((file, metadata.is_file().then_some(metadata.len())))
+        };
+        let (file, total_bytes) = open(path).map_err(|source| ReadError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::new(file, path.display().to_string(), total_bytes)
+    }
+
+    /// Reads a recording from a stream; `name` is what messages call it.
+    pub fn new(
+        stream: impl Read + Send + 'static,
+        name: String,
+        total_bytes: Option<u64>,
+    ) -> Result<Self, ReadError> {
+        let mut scanner = match Scanner::open(stream) {
+            Ok(Ok(scanner)) => scanner,
+            Ok(Err(reason)) => return Err(not_readable(name, &reason)),
+            Err(source) => return Err(ReadError::Read { name, source }),
+        };
+        let mut origin = scanner.metadata().origin.clone();
+        let mut first = None;
+        if scanner.metadata().first_event > 0 {
+            // A later part of a rotation, or what a flight recorder still had: the capture may have
+            // begun days before, intervals and `--duration` are to begin with the file.
+            let mut events = Vec::new();
+            let step = loop {
+                let step = scanner.step(&mut events);
+                if !events.is_empty() || !matches!(step, Ok(Scanned::More)) {
+                    break step;
+                }
+                // What was found before the first event is what was found at some earlier time.
+                drop(scanner.take_census());
+            };
+            if let Some(ts_ns) = events.iter().map(Event::ts_ns).min() {
+                origin.started_ns = ts_ns;
+            }
+            first = Some((events, step));
+        }
+        let (sender, messages) = mpsc::channel(BLOCKS_AHEAD);
+        let (used, to_use) = std_mpsc::channel();
+        let read_bytes = Arc::new(AtomicU64::new(scanner.offset()));
+        let offset = Arc::clone(&read_bytes);
+        let thread = thread::Builder::new()
+            .name("recording".to_owned())
+            .spawn(move || read_ahead(scanner, first, &sender, &to_use, &offset))
+            .map_err(|source| ReadError::Read {
+                name: name.clone(),
+                source,
+            })?;
+        Ok(Self {
+            name,
+            origin,
+            messages,
+            used,
+            thread: Some(thread),
+            read_bytes,
+            total_bytes,
+            delivered: 0,
+            books: None,
+            names: Arc::default(),
+            settled: false,
+            stopped: false,
+        })
+    }
+
+    fn failure(&self, source: io::Error) -> ReadError {
+        ReadError::Read {
+            name: self.name.clone(),
+            source,
+        }
+    }
+}
+
+/// Reads all of a recording in this thread; gives the most events of a block, the books and the
+/// notices. For the fuzz target: a thread for each input would make it a hundred times slower.
+#[cfg(fuzzing)]
+pub fn read_in_place(bytes: &[u8]) -> Result<(usize, Accounting, Vec<String>), ReadError> {
+    let failed = |source| ReadError::Read {
+        name: "FILE".to_owned(),
+        source,
+    };
+    let mut scanner = Scanner::open(bytes)
+        .map_err(failed)?
+        .map_err(|reason| not_readable("FILE".to_owned(), &reason))?;
+    let (mut most, mut delivered, mut batch) = (0, 0, Vec::new());
+    loop {
+        batch.clear();
+        let step = scanner.step(&mut batch).map_err(failed)?;
+        drop(scanner.take_census());
+        most = most.max(batch.len());
+        delivered += batch.len() as u64;
+        assert!(
+            scanner.offset() <= bytes.len() as u64,
+            "no byte is read twice"
+        );
+        if matches!(step, Scanned::End) {
+            return Ok((most, account(scanner.books(), delivered), scanner.notices()));
+        }
+    }
+}
+
+fn not_readable(name: String, reason: &HeaderError) -> ReadError {
+    ReadError::NotReadable {
+        name,
+        reason: reason.to_string(),
+    }
+}
+
+/// The thread: ends with the file, or when nobody listens any more.
+fn read_ahead<R: Read>(
+    mut scanner: Scanner<R>,
+    mut first: Option<(Vec<Event>, io::Result<Scanned>)>,
+    sender: &mpsc::Sender<Message>,
+    to_use: &std_mpsc::Receiver<Vec<Event>>,
+    offset: &AtomicU64,
+) {
+    loop {
+        let (events, step) = first.take().unwrap_or_else(|| {
+            let mut events: Vec<Event> = to_use.try_recv().unwrap_or_default();
+            events.clear();
+            let step = scanner.step(&mut events);
+            (events, step)
+        });
+        offset.store(scanner.offset(), Ordering::Relaxed);
+        let end = match step {
+            Ok(Scanned::More) => None,
+            Ok(Scanned::End) => Some(Ok(scanner.books())),
+            Err(error) => Some(Err(error)),
+        };
+        let ended = end.is_some();
+        let cgroups = scanner.cgroups();
+        let messages = [
+            (!cgroups.is_empty()).then_some(Message::Names(cgroups)),
+            (!events.is_empty()).then_some(Message::Events(events)),
+            scanner.take_census().map(Box::new).map(Message::Census),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(scanner.notices().into_iter().map(Message::Notice))
+        .chain(end.map(Message::End));
+        for message in messages {
+            if sender.blocking_send(message).is_err() {
+                return;
+            }
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+impl EventSource for Reader {
+    fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Event>,
+    ) -> Poll<Result<Step, SourceError>> {
+        if !mem::replace(&mut self.settled, true) {
+            return Poll::Ready(Ok(Step::Settled));
+        }
+        loop {
+            if self.books.is_some() {
+                return Poll::Ready(Ok(Step::End));
+            }
+            match ready!(self.messages.poll_recv(cx)) {
+                Some(Message::Events(mut events)) => {
+                    self.delivered += events.len() as u64;
+                    if batch.is_empty() {
+                        mem::swap(batch, &mut events);
+                    } else {
+                        batch.append(&mut events);
+                    }
+                    // The thread may have ended, and then has no use for it.
+                    let _ = self.used.send(events);
+                    return Poll::Ready(Ok(Step::Events));
+                }
+                Some(Message::Names(cgroups)) => self.names.add_cgroups(cgroups),
+                Some(Message::Census(census)) => return Poll::Ready(Ok(Step::Census(census))),
+                Some(Message::Notice(notice)) => {
+                    return Poll::Ready(Ok(Step::Notice(format!("{}: {notice}", self.name))));
+                }
+                Some(Message::End(end)) => {
+                    self.books = Some(*end.as_ref().unwrap_or(&Books::default()));
+                    // It has nothing more to do: this waits for no disk and no pipe.
+                    if let Some(thread) = self.thread.take() {
+                        let _ = thread.join();
+                    }
+                    if let Err(source) = end {
+                        return Poll::Ready(Err(SourceError::new(self.failure(source))));
+                    }
+                }
+                None => {
+                    self.books = Some(Books::default());
+                    if !self.stopped {
+                        let source = io::Error::other("the thread that reads it has died");
+                        return Poll::Ready(Err(SourceError::new(self.failure(source))));
+                    }
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
+        self.messages.close();
+    }
+
+    fn accounting(&mut self) -> Result<Accounting, SourceError> {
+        Ok(account(self.books.unwrap_or_default(), self.delivered))
+    }
+
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    fn names(&self) -> Names {
+        Names::new(self.names.clone())
+    }
+
+    fn cost(&mut self) -> CaptureCost {
+        self.books.unwrap_or_default().cost
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        Some(Progress {
+            read_bytes: self.read_bytes.load(Ordering::Relaxed),
+            total_bytes: self.total_bytes,
+        })
+    }
+}
+
+/// The capture's books as they stand for somebody who got `delivered` of its events.
+fn account(books: Books, delivered: u64) -> Accounting {
+    let read = delivered + books.malformed;
+    // Books of fewer events than there are belong to something else.
+    let whole = books
+        .accounting
+        .filter(|capture| capture.received >= read && !capture.partial);
+    let Some(mut capture) = whole else {
+        let mut own = Accounting {
+            seen: read,
+            submitted: read,
+            received: delivered,
+            rejected: books.malformed,
+            partial: true,
+            ..Accounting::default()
+        };
+        own.rejected_by_reason.malformed = books.malformed;
+        return own;
+    };
+    let not_in_file = capture.received - read;
+    capture.received = delivered;
+    capture.rejected = capture
+        .rejected
+        .saturating_add(not_in_file + books.malformed);
+    let reasons = &mut capture.rejected_by_reason;
+    reasons.malformed = reasons.malformed.saturating_add(books.malformed);
+    reasons.not_in_file = reasons.not_in_file.saturating_add(not_in_file);
+    capture
+}

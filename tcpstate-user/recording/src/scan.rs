@@ -1,0 +1,397 @@
+//! Reads a recording from any stream of bytes, block after block, and past what is damaged.
+//!
+//! Total: any bytes give events, notices and an end, or a [`HeaderError`] before the first block.
+//! Only the stream itself can fail. Memory is bounded by the format's limits, whatever a file claims.
+
+use std::io::{self, Read};
+
+use super::{
+    block::{BLOCK_HEADER, BLOCK_MAGIC, BlockHeader, Decoder, EndReason, Footer, Kind, MAX_FOOTER},
+    header::{self, FILE_HEADER, HeaderError, Metadata},
+    names::{self, Cgroups},
+};
+use tcpstate_core::{
+    books::{Accounting, CaptureCost},
+    census::Census,
+    event::Event,
+};
+
+/// Damaged places that are named one by one; more are counted.
+const NAMED_PLACES: u64 = 20;
+
+/// How much is asked of the stream at a time.
+const READ_BYTES: usize = 256 * 1024;
+
+/// A window on a stream of bytes that knows its offset.
+struct Window<R> {
+    stream: R,
+    /// `buffer[start..end]` has been read and not been dealt with.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Offset of `buffer[start]` in the stream.
+    offset: u64,
+}
+
+impl<R: Read> Window<R> {
+    const fn new(stream: R) -> Self {
+        Self {
+            stream,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            offset: 0,
+        }
+    }
+
+    /// Reads until `length` bytes are there or the stream has ended. A pipe is not waited for
+    /// beyond that.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "start <= end <= the length of the buffer"
+    )]
+    fn fill(&mut self, length: usize) -> io::Result<()> {
+        while self.end - self.start < length {
+            if self.buffer.len() - self.start < length {
+                self.buffer.copy_within(self.start..self.end, 0);
+                self.end -= self.start;
+                self.start = 0;
+                // `length` is within the format's bounds, so this is too.
+                self.buffer
+                    .resize(self.buffer.len().max(length + READ_BYTES), 0);
+            }
+            match self.stream.read(&mut self.buffer[self.end..]) {
+                Ok(0) => break,
+                Ok(read) => self.end += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// What has been read and not been dealt with.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "start <= end <= the length of the buffer"
+    )]
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    fn skip(&mut self, length: usize) {
+        let length = length.min(self.end - self.start);
+        self.start += length;
+        self.offset += length as u64;
+    }
+}
+
+/// What the end of a file said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Books {
+    /// The capture's books, where the file has them.
+    pub(super) accounting: Option<Accounting>,
+    /// What the capture cost.
+    pub(super) cost: CaptureCost,
+    /// Records that are no event.
+    pub(super) malformed: u64,
+}
+
+/// What a step gave.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Scanned {
+    /// There may be more.
+    More,
+    /// The file has ended.
+    End,
+}
+
+/// A recording being read.
+pub(super) struct Scanner<R> {
+    window: Window<R>,
+    decoder: Decoder,
+    metadata: Metadata,
+    /// The number of the event that should come next.
+    next_event: u64,
+    read_events: u64,
+    /// Stands behind the events of the last step.
+    census: Option<Census>,
+    books: Books,
+    footer: Option<Footer>,
+    cgroups: Cgroups,
+    damage: Option<Damage>,
+    damaged_places: u64,
+    notices: Vec<String>,
+}
+
+/// A damaged place that has not ended yet.
+struct Damage {
+    offset: u64,
+    what: &'static str,
+}
+
+impl<R: Read> Scanner<R> {
+    /// Reads the header.
+    ///
+    /// *Errors:* the stream cannot be read, or is no recording that can be read here.
+    pub(super) fn open(stream: R) -> io::Result<Result<Self, HeaderError>> {
+        let mut window = Window::new(stream);
+        window.fill(FILE_HEADER)?;
+        let start = window.bytes();
+        let (length, crc) = match header::parse_fixed(start.get(..FILE_HEADER).unwrap_or(start)) {
+            Ok(found) => found,
+            Err(error) => return Ok(Err(error)),
+        };
+        window.skip(FILE_HEADER);
+        window.fill(length)?;
+        let Some(json) = window.bytes().get(..length) else {
+            return Ok(Err(HeaderError::Cut(FILE_HEADER + window.bytes().len())));
+        };
+        let metadata = match header::parse_metadata(json, crc) {
+            Ok(metadata) => metadata,
+            Err(error) => return Ok(Err(error)),
+        };
+        window.skip(length);
+        Ok(Ok(Self {
+            window,
+            decoder: Decoder::new()?,
+            next_event: metadata.first_event,
+            metadata,
+            read_events: 0,
+            census: None,
+            books: Books::default(),
+            footer: None,
+            cgroups: Cgroups::new(),
+            damage: None,
+            damaged_places: 0,
+            notices: Vec::new(),
+        }))
+    }
+
+    pub(super) const fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Bytes of the stream that have been dealt with.
+    pub(super) const fn offset(&self) -> u64 {
+        self.window.offset
+    }
+
+    /// What the user has to be told, since the last call.
+    pub(super) fn notices(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// The census that the last step read.
+    pub(super) fn take_census(&mut self) -> Option<Census> {
+        self.census.take()
+    }
+
+    /// The names that were read since the last call. They are about events that come later.
+    pub(super) fn cgroups(&mut self) -> Cgroups {
+        std::mem::take(&mut self.cgroups)
+    }
+
+    /// What the file said about the capture; to be asked at its end.
+    pub(super) const fn books(&self) -> Books {
+        self.books
+    }
+
+    /// Reads one block, or past one damaged place; appends its events.
+    pub(super) fn step(&mut self, events: &mut Vec<Event>) -> io::Result<Scanned> {
+        self.window.fill(BLOCK_HEADER)?;
+        let Some(start) = self.window.bytes().first_chunk::<BLOCK_HEADER>() else {
+            return Ok(self.end());
+        };
+        let Some(header) = BlockHeader::from_bytes(start) else {
+            self.damaged("no block begins there");
+            return self.resync();
+        };
+        self.account_for(&header);
+        let length = BLOCK_HEADER + header.stored_bytes as usize;
+        self.window.fill(length)?;
+        let Some(payload) = self.window.bytes().get(BLOCK_HEADER..length) else {
+            return Ok(self.end());
+        };
+        if !header.matches(payload) {
+            self.damaged("a block's checksum does not match");
+            return self.resync();
+        }
+        match header.kind {
+            Kind::EVENTS => {
+                let before = events.len();
+                let Ok(malformed) = self.decoder.decode(&header, payload, events) else {
+                    self.damaged("a block does not unpack");
+                    return self.resync();
+                };
+                self.books.malformed += malformed;
+                self.read_events += malformed + (events.len() - before) as u64;
+                self.next_event = header.first_event.saturating_add(u64::from(header.count));
+            }
+            Kind::CENSUS => {
+                let Ok(census) = self.decoder.census(&header, payload) else {
+                    self.damaged("a census does not unpack");
+                    return self.resync();
+                };
+                self.census = Some(census);
+            }
+            Kind::NAMES => {
+                let Ok(mut cgroups) = names::from_payload(payload) else {
+                    self.damaged("names cannot be read");
+                    return self.resync();
+                };
+                self.cgroups.append(&mut cgroups);
+            }
+            Kind::FOOTER if payload.len() <= MAX_FOOTER => {
+                let Ok(footer) = Footer::from_payload(payload) else {
+                    self.damaged("the footer cannot be read");
+                    return self.resync();
+                };
+                self.window.skip(length);
+                self.books.accounting = footer.accounting;
+                self.books.cost = footer.cost.unwrap_or_default();
+                self.footer = Some(footer);
+                self.window.fill(1)?;
+                return Ok(self.end());
+            }
+            // A later version's: it would have another version number if it could not be left out.
+            _ => {}
+        }
+        self.window.skip(length);
+        Ok(Scanned::More)
+    }
+
+    /// The block that begins here says how many events came before it: what is missing is known.
+    fn account_for(&mut self, header: &BlockHeader) {
+        let missing = header.first_event.saturating_sub(self.next_event);
+        self.next_event = self.next_event.max(header.first_event);
+        self.damage_ends(Some(missing));
+    }
+
+    fn damaged(&mut self, what: &'static str) {
+        if self.damage.is_none() {
+            self.damage = Some(Damage {
+                offset: self.window.offset,
+                what,
+            });
+        }
+    }
+
+    /// `missing` is `None` where nothing whole follows.
+    fn damage_ends(&mut self, missing: Option<u64>) {
+        let Some(Damage { offset, what }) = self.damage.take() else {
+            return;
+        };
+        self.damaged_places += 1;
+        if self.damaged_places > NAMED_PLACES {
+            return;
+        }
+        let skipped = self.window.offset - offset;
+        self.notices.push(match missing {
+            Some(missing) => format!(
+                "damaged at byte {offset}: {what}; {skipped} bytes with {missing} events left out"
+            ),
+            None => format!(
+                "damaged at byte {offset}: {what}; nothing whole follows, the last {skipped} bytes \
+                 are left out"
+            ),
+        });
+    }
+
+    /// Goes to the next byte from which a block's header reads whole. Lengths are not relied on:
+    /// what is damaged may also be longer or shorter than it was.
+    fn resync(&mut self) -> io::Result<Scanned> {
+        self.window.skip(1);
+        loop {
+            self.window.fill(BLOCK_HEADER)?;
+            let bytes = self.window.bytes();
+            let found = bytes.windows(BLOCK_HEADER).position(|at| {
+                at.first() == BLOCK_MAGIC.first()
+                    && at
+                        .first_chunk()
+                        .is_some_and(|at| BlockHeader::from_bytes(at).is_some())
+            });
+            if let Some(at) = found {
+                self.window.skip(at);
+                return Ok(Scanned::More);
+            }
+            if bytes.len() < BLOCK_HEADER {
+                return Ok(self.end());
+            }
+            self.window.skip(bytes.len() - (BLOCK_HEADER - 1));
+        }
+    }
+
+    /// The stream has ended, or the footer has been read.
+    fn end(&mut self) -> Scanned {
+        let left = self.window.bytes().len();
+        let damaged = self.damage.is_some();
+        if damaged {
+            self.window.skip(left);
+            self.damage_ends(None);
+        }
+        if self.damaged_places > NAMED_PLACES {
+            let more = self.damaged_places - NAMED_PLACES;
+            self.notices.push(format!("{more} more places are damaged"));
+        }
+        let read = self.read_events;
+        let unknown = "what the capture filtered or lost is unknown";
+        match self.footer {
+            None if damaged => self.notices.push(format!(
+                "its footer is not readable: {read} events were read, {unknown}"
+            )),
+            None => {
+                let at = self.window.offset;
+                let within = if left > 0 { ", within a block" } else { "" };
+                let end = at + left as u64;
+                self.notices.push(format!(
+                    "cut at byte {end}{within}: {read} events in whole blocks were read, {unknown}"
+                ));
+                self.window.skip(left);
+            }
+            Some(footer) => self.check(&footer, left),
+        }
+        Scanned::End
+    }
+
+    fn check(&mut self, footer: &Footer, left: usize) {
+        let read = self.read_events;
+        if footer.events != read {
+            self.notices.push(format!(
+                "{read} of its {} events could be read",
+                footer.events
+            ));
+        }
+        if left > 0 {
+            self.notices.push(format!(
+                "more bytes follow the end of the recording at byte {}; they are not read",
+                self.window.offset
+            ));
+        }
+        let part = self.metadata.part + 1;
+        match (footer.reason, footer.accounting) {
+            (EndReason::Rotated, _) => self.notices.push(format!(
+                "it is file {part} of a rotation, which goes on in another: what the capture \
+                 filtered or lost stands at the end of the last one"
+            )),
+            (EndReason::Snapshot, _) => self.notices.push(
+                "it was written while the capture went on: what that filtered or lost is unknown"
+                    .to_owned(),
+            ),
+            (EndReason::WriteError, _) => self.notices.push(format!(
+                "the recording was broken off after {} events: it could not be written any more",
+                footer.events
+            )),
+            (_, None) => self
+                .notices
+                .push("it has no books: what the capture filtered or lost is unknown".to_owned()),
+            (_, Some(accounting)) if accounting.received > footer.events => {
+                self.notices.push(format!(
+                    "it holds {} of the {} events of its capture",
+                    footer.events, accounting.received
+                ));
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Writes a recording to one file, or to one after the other.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    block::{
+        self, BLOCK_HEADER, BlockHeader, Encoder, EndReason, Footer, Kind, MAX_BLOCK_RECORDS,
+        MAX_FOOTER,
+    },
+    header::Metadata,
+    names::{self, Namer},
+    output::{self, Output, WriteError},
+};
+use tcpstate_core::{
+    books::{Accounting, CaptureCost},
+    census::Census,
+    event::Event,
+    names::Names,
+    origin::Origin,
+};
+
+/// How a recording is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Events in a full block, 1 to [`MAX_BLOCK_RECORDS`]. A larger block compresses better: more
+    /// events find an earlier one of their own socket in it.
+    pub block_records: usize,
+    /// A block is written when it is that old, nanoseconds, full or not: what a crash can lose.
+    pub max_block_age_ns: u64,
+    /// The most bytes of a file.
+    pub max_bytes: Option<u64>,
+    /// How many files are kept: `FILE` and, older and older, `FILE.1` to `FILE.(files - 1)`. 1 is no
+    /// rotation: the recording ends when the file has reached its size.
+    pub files: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            block_records: 16_384,
+            max_block_age_ns: 1_000_000_000,
+            max_bytes: None,
+            files: 1,
+        }
+    }
+}
+
+/// Whether there is room for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is.
+    Left,
+    /// The file has reached its size and there is no rotation.
+    Full,
+}
+
+/// What has been written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Events, in whole blocks.
+    pub events: u64,
+    /// Blocks of events.
+    pub blocks: u64,
+    /// Bytes, all files together.
+    pub bytes: u64,
+    /// Files begun, those that a rotation has dropped included.
+    pub files: u32,
+    /// Events that were handed in and are in no file: no room, or the disk failed.
+    pub not_written: u64,
+}
+
+/// Writes a recording.
+///
+/// After an error the file ends with its last whole block; [`Writer::finish`] still tries to put
+/// the books behind it.
+pub struct Writer {
+    path: PathBuf,
+    origin: Origin,
+    options: Options,
+    encoder: Encoder,
+    namer: Namer,
+    pending: Vec<Event>,
+    /// What is to be written behind the pending events.
+    censuses: Vec<Census>,
+    /// When the oldest pending event was handed in.
+    pending_since_ns: u64,
+    file: RecordingFile,
+    /// What the files before this one hold.
+    before: Written,
+    not_written: u64,
+    failed: bool,
+}
+
+impl Writer {
+    /// Starts a recording at `path`; `-` is standard output.
+    ///
+    /// A file that is there is overwritten, as `tcpdump -w` does; with a rotation it becomes the
+    /// first of the older files.
+    pub fn create(path: &Path, origin: &Origin, mut options: Options) -> Result<Self, WriteError> {
+        options.block_records = options.block_records.clamp(1, MAX_BLOCK_RECORDS);
+        options.files = options.files.max(1);
+        let metadata = Metadata::new(origin, 0, 0);
+        if let Some(max_bytes) = options.max_bytes {
+            // The next parts' headers are longer by the digits of their numbers.
+            let least = (metadata.to_bytes().len()
+                + 32
+                + block::max_block_bytes(options.block_records)
+                + FOOTER_RESERVE) as u64;
+            if max_bytes < least {
+                return Err(WriteError::TooSmall { max_bytes, least });
+            }
+        }
+        if options.files > 1 {
+            if !output::is_rotatable(path) {
+                return Err(WriteError::NotRotatable {
+                    path: path.to_owned(),
+                });
+            }
+            output::shift(path, options.files)?;
+        }
+        let file = RecordingFile::create(path, &metadata)?;
+        Ok(Self {
+            path: path.to_owned(),
+            origin: origin.clone(),
+            encoder: Encoder::new().map_err(WriteError::Compress)?,
+            namer: Namer::default(),
+            pending: Vec::with_capacity(options.block_records),
+            censuses: Vec::new(),
+            pending_since_ns: 0,
+            options,
+            file,
+            before: Written::default(),
+            not_written: 0,
+            failed: false,
+        })
+    }
+
+    /// Also writes what the numbers in the events are called.
+    #[must_use]
+    pub fn naming(mut self, names: Names) -> Self {
+        self.namer = Namer::new(names);
+        self
+    }
+
+    /// Takes events. `now_ns` is the time by the clock that the events have.
+    pub fn append(&mut self, events: &[Event], now_ns: u64) -> Result<Room, WriteError> {
+        let mut rest = events;
+        while !rest.is_empty() {
+            if self.pending.is_empty() {
+                self.pending_since_ns = now_ns;
+            }
+            let room = self.options.block_records - self.pending.len();
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            self.pending.extend_from_slice(now);
+            rest = later;
+            if self.pending.len() == self.options.block_records {
+                let written = self.flush();
+                if !matches!(written, Ok(Room::Left)) {
+                    self.not_written += rest.len() as u64;
+                    return written;
+                }
+            }
+        }
+        self.tick(now_ns)
+    }
+
+    /// Takes a census. One that lists all sockets has to stand where it came; another one may be a
+    /// little late, which spares a block of events for each.
+    pub fn append_census(&mut self, census: &Census) -> Result<Room, WriteError> {
+        self.censuses.push(census.clone());
+        if census.scope.is_of_sockets() || self.pending.is_empty() || self.censuses.len() > 1 {
+            return self.flush();
+        }
+        Ok(Room::Left)
+    }
+
+    /// Writes the block that is being filled if it is old enough.
+    pub fn tick(&mut self, now_ns: u64) -> Result<Room, WriteError> {
+        let age_ns = now_ns.saturating_sub(self.pending_since_ns);
+        if self.pending.is_empty() || age_ns < self.options.max_block_age_ns {
+            return Ok(Room::Left);
+        }
+        self.flush()
+    }
+
+    /// Writes the block that is being filled, however full, and what has to stand behind it.
+    pub fn flush(&mut self) -> Result<Room, WriteError> {
+        if !self.pending.is_empty() {
+            let result = self.write_pending();
+            if !matches!(result, Ok(Room::Left)) {
+                self.not_written += self.pending.len() as u64;
+                self.failed |= result.is_err();
+            }
+            self.pending.clear();
+            if !matches!(result, Ok(Room::Left)) {
+                return result;
+            }
+        }
+        for census in std::mem::take(&mut self.censuses) {
+            let result = self.write_census(&census);
+            if !matches!(result, Ok(Room::Left)) {
+                self.failed |= result.is_err();
+                return result;
+            }
+        }
+        Ok(Room::Left)
+    }
+
+    fn write_pending(&mut self) -> Result<Room, WriteError> {
+        let (header, _) = self
+            .encoder
+            .encode(&self.pending, self.file.next_event())
+            .map_err(WriteError::Compress)?;
+        let cgroups = names::distinct(self.pending.iter().map(Event::cgroup));
+        self.write_block(header, &cgroups)
+    }
+
+    fn write_census(&mut self, census: &Census) -> Result<Room, WriteError> {
+        let encoded = self.encoder.encode_census(census);
+        match encoded.map_err(WriteError::Compress)? {
+            Some((header, _)) => {
+                let cgroups = names::distinct(census.found.iter().map(|found| found.cgroup));
+                self.write_block(header, &cgroups)
+            }
+            None => Ok(Room::Left),
+        }
+    }
+
+    /// Writes the block that the encoder has just made, to the next file if this one has no room; and
+    /// before it what the cgroups in it are called.
+    fn write_block(&mut self, header: BlockHeader, cgroups: &[u64]) -> Result<Room, WriteError> {
+        let payload = self.encoder.payload();
+        let mut names = names::to_blocks(self.namer.learn(cgroups), self.file.next_event());
+        if let Some(max_bytes) = self.options.max_bytes {
+            let block_bytes = (BLOCK_HEADER + payload.len() + FOOTER_RESERVE) as u64;
+            let fits = |file: &RecordingFile, names: &[u8]| {
+                file.output.written_bytes() + block_bytes + names.len() as u64 <= max_bytes
+            };
+            if self.file.ended || !fits(&self.file, &names) {
+                if self.options.files == 1 {
+                    return Ok(Room::Full);
+                }
+                self.file.end(EndReason::Rotated, None, None)?;
+                let before = self.file.add_to(self.before);
+                self.file = next_file(
+                    &self.path,
+                    &self.origin,
+                    self.options.files,
+                    before.files,
+                    self.file.next_event(),
+                )?;
+                // Not sooner: up to here it is the file that `written` counts by itself.
+                self.before = before;
+                self.namer.forget();
+                names = names::to_blocks(self.namer.learn(cgroups), self.file.next_event());
+                if !fits(&self.file, &names) {
+                    names.clear();
+                }
+            }
+        }
+        self.file.names(&names)?;
+        self.file.block(header, payload)?;
+        Ok(Room::Left)
+    }
+
+    /// Writes what is pending, then the books, and waits for the disk.
+    ///
+    /// Without `accounting` the file says that it has no books: the capture itself failed.
+    pub fn finish(
+        &mut self,
+        accounting: Option<&Accounting>,
+        cost: Option<&CaptureCost>,
+    ) -> Result<Written, WriteError> {
+        if !self.failed {
+            self.flush()?;
+        }
+        let reason = if self.failed {
+            EndReason::WriteError
+        } else {
+            EndReason::Finished
+        };
+        self.file.end(reason, accounting.copied(), cost.copied())?;
+        self.file.output.sync()?;
+        Ok(self.written())
+    }
+
+    /// What has been written up to now.
+    pub fn written(&self) -> Written {
+        Written {
+            not_written: self.not_written,
+            ..self.file.add_to(self.before)
+        }
+    }
+
+    /// Where it is written to.
+    pub fn path(&self) -> &Path {
+        self.file.output.path()
+    }
+}
+
+/// Moves the files of a rotation on and begins the next one, or leaves none that is empty.
+fn next_file(
+    path: &Path,
+    origin: &Origin,
+    files: u32,
+    part: u32,
+    first_event: u64,
+) -> Result<RecordingFile, WriteError> {
+    output::shift(path, files)?;
+    RecordingFile::create(path, &Metadata::new(origin, part, first_event)).inspect_err(|error| {
+        // It was created, just now, and the header found no room.
+        if matches!(error, WriteError::Write { .. }) {
+            let _ = fs::remove_file(path);
+        }
+    })
+}
+
+/// Room that is kept for the footer.
+const FOOTER_RESERVE: usize = BLOCK_HEADER + MAX_FOOTER;
+
+/// One file from its header to its footer.
+pub(super) struct RecordingFile {
+    output: Output,
+    first_event: u64,
+    events: u64,
+    blocks: u64,
+    /// It has its footer.
+    ended: bool,
+}
+
+impl RecordingFile {
+    pub(super) fn create(path: &Path, metadata: &Metadata) -> Result<Self, WriteError> {
+        let mut output = Output::create(path)?;
+        output.write_piece([&metadata.to_bytes(), &[]])?;
+        Ok(Self {
+            output,
+            first_event: metadata.first_event,
+            events: 0,
+            blocks: 0,
+            ended: false,
+        })
+    }
+
+    /// The number of the event that comes next.
+    pub(super) const fn next_event(&self) -> u64 {
+        self.first_event + self.events
+    }
+
+    /// Writes blocks of names.
+    pub(super) fn names(&mut self, blocks: &[u8]) -> Result<(), WriteError> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        self.output.write_piece([blocks, &[]])
+    }
+
+    /// Writes a block of events, or one between them.
+    pub(super) fn block(&mut self, header: BlockHeader, payload: &[u8]) -> Result<(), WriteError> {
+        self.output
+            .write_piece([&header.at(self.next_event()).to_bytes(), payload])?;
+        self.events += u64::from(header.count);
+        self.blocks += u64::from(header.kind == Kind::EVENTS);
+        Ok(())
+    }
+
+    /// Writes the footer, if it has none: after a rotation that failed there is one already.
+    pub(super) fn end(
+        &mut self,
+        reason: EndReason,
+        accounting: Option<Accounting>,
+        cost: Option<CaptureCost>,
+    ) -> Result<(), WriteError> {
+        if self.ended {
+            return Ok(());
+        }
+        let footer = Footer {
+            events: self.events,
+            blocks: self.blocks,
+            reason,
+            accounting,
+            cost,
+        };
+        self.output
+            .write_piece([&footer.to_bytes(self.next_event()), &[]])?;
+        self.ended = true;
+        Ok(())
+    }
+
+    /// Waits for the disk.
+    pub(super) fn sync(&mut self) -> Result<(), WriteError> {
+        self.output.sync()
+    }
+
+    /// What has been written with this file.
+    pub(super) const fn add_to(&self, before: Written) -> Written {
+        Written {
+            events: before.events + self.events,
+            blocks: before.blocks + self.blocks,
+            bytes: before.bytes + self.output.written_bytes(),
+            files: before.files + 1,
+            not_written: before.not_written,
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The example in `docs/recording-format.md` is a real file, taken apart by a reader that was
+//! written after the document.
+//!
+//! `TCPSTATE_BLESS=1 cargo test --test recording` writes it anew.
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tcpstate_common::{
+    Record, State,
+    record::{self, flags},
+};
+use tcpstate_core::{
+    books::{Accounting, CaptureCost, LostByReason},
+    event::Event,
+    origin::Origin,
+};
+use tcpstate_recording::{MAX_BLOCK_RECORDS, Options, VERSION, Writer};
+
+use crate::by_document;
+
+const BEGIN: &str = "<!-- begin: written by tests/recording/format.rs -->\n";
+const END: &str = "<!-- end -->\n";
+
+/// The first byte of what `recording_reader` is fed: the rest is a file as it is, or blocks that it
+/// gives valid headers.
+const RAW: u8 = 0;
+const REPAIRED: u8 = 1;
+
+fn document() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/recording-format.md")
+}
+
+/// A client's connection up to its first FIN.
+fn example_events() -> [Event; 3] {
+    let client = Record {
+        ts_ns: 5_000_000_000_000,
+        cookie: 0x1001,
+        skaddr: 0xffff_8881_0420_1a40,
+        cgroup: 4242,
+        laddr: std::net::Ipv4Addr::new(192, 0, 2, 10)
+            .to_ipv6_mapped()
+            .octets(),
+        raddr: std::net::Ipv4Addr::new(198, 51, 100, 20)
+            .to_ipv6_mapped()
+            .octets(),
+        netns: 4_026_531_840,
+        uid: 1000,
+        pid: 1234,
+        rport: 443,
+        cpu: 1,
+        oldstate: State::CLOSE,
+        newstate: State::SYN_SENT,
+        family: record::AF_INET,
+        flags: flags::COOKIE | flags::TCP | flags::SOCKET | flags::PROCESS,
+        comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
+        ..Record::default()
+    };
+    let established = Record {
+        ts_ns: client.ts_ns + 40_000,
+        pid: 0,
+        comm: [0; 16],
+        lport: 40_000,
+        srtt_us: 38_500,
+        oldstate: State::SYN_SENT,
+        newstate: State::ESTABLISHED,
+        flags: client.flags & !flags::PROCESS,
+        ..client
+    };
+    let closing = Record {
+        ts_ns: established.ts_ns + 7_000_000_000,
+        pid: 1234,
+        comm: client.comm,
+        bytes_sent: 517,
+        bytes_received: 4_096,
+        oldstate: State::ESTABLISHED,
+        newstate: State::FIN_WAIT1,
+        flags: client.flags | flags::SEND_SHUTDOWN,
+        ..established
+    };
+    [client, established, closing].map(|record| Event::try_from(record).expect("AF_INET"))
+}
+
+fn example_file(events: &[Event]) -> Vec<u8> {
+    let origin = Origin {
+        host: "web-3".into(),
+        kernel: "6.12.48-amd64".into(),
+        attach: "btf".into(),
+        wall_at_monotonic_zero_ns: 1_760_000_000_000_000_000,
+        started_ns: 4_999_000_000_000,
+        filters: "-D 443".into(),
+        live: true,
+        sample_interval_ns: None,
+    };
+    let accounting = Accounting {
+        seen: 5,
+        filtered: 2,
+        submitted: 3,
+        received: 3,
+        lost_by_reason: LostByReason {
+            nested: Some(0),
+            ..LostByReason::default()
+        },
+        ..Accounting::default()
+    };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("example.rec");
+    let mut writer = Writer::create(&path, &origin, Options::default()).expect("a new file");
+    writer.append(events, events[0].ts_ns()).expect("room");
+    writer
+        .finish(Some(&accounting), Some(&CaptureCost::default()))
+        .expect("room");
+    fs::read(path).expect("it has just been written")
+}
+
+/// Sixteen bytes a line, as `hexdump -C` has them.
+fn hexdump(bytes: &[u8], offset: usize, text: &mut String) {
+    for (line, chunk) in bytes.chunks(16).enumerate() {
+        let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
+        let ascii = chunk.iter().map(|&byte| {
+            if byte.is_ascii_graphic() || byte == b' ' {
+                char::from(byte)
+            } else {
+                '.'
+            }
+        });
+        let ascii: String = ascii.collect();
+        writeln!(
+            text,
+            "{:08x}  {:<47}  |{ascii}|",
+            offset + line * 16,
+            hex.join(" ")
+        )
+        .unwrap();
+    }
+}
+
+fn example() -> String {
+    let events = example_events();
+    let file = example_file(&events);
+    let parts = by_document::read(&file);
+    let [block, footer] = parts.blocks.as_slice() else {
+        panic!("two blocks")
+    };
+    let metadata = 24..24 + parts.metadata_bytes;
+    let mut text = format!(
+        "The file header, then {} bytes of metadata:\n\n```text\n",
+        metadata.len()
+    );
+    hexdump(&file[..24], 0, &mut text);
+    write!(
+        text,
+        "```\n\n```json\n{}\n```\n\nThe header of the block at byte {}, then its payload, compressed:\n\n```text\n",
+        str::from_utf8(&file[metadata]).expect("JSON is UTF-8"),
+        block.offset,
+    )
+    .unwrap();
+    let payload = block.offset + by_document::Block::HEADER;
+    hexdump(&file[block.offset..payload], block.offset, &mut text);
+    text.push('\n');
+    hexdump(block.stored(&file), payload, &mut text);
+    write!(
+        text,
+        "```\n\nThe payload after decompression, {} bytes for {} records of {}:\n\n```text\n",
+        block.unpacked_bytes,
+        block.count,
+        Record::SIZE
+    )
+    .unwrap();
+    let unpacked = block.unpacked(&file);
+    let (records, pieces) = parts.records(&file, block);
+    let mut at = 0;
+    for (length, what) in pieces {
+        let hex: Vec<String> = unpacked[at..at + length]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        writeln!(text, "{at:04x}  {:<47}  {what}", hex.join(" ")).unwrap();
+        at += length;
+    }
+    write!(
+        text,
+        "```\n\nThe header of the footer at byte {}, then its payload:\n\n```text\n",
+        footer.offset
+    )
+    .unwrap();
+    hexdump(
+        &file[footer.offset..footer.offset + by_document::Block::HEADER],
+        footer.offset,
+        &mut text,
+    );
+    write!(
+        text,
+        "```\n\n```json\n{}\n```\n",
+        str::from_utf8(footer.stored(&file)).expect("JSON is UTF-8")
+    )
+    .unwrap();
+
+    for (event, fields) in events.iter().zip(&records) {
+        let bytes = event.record().to_bytes();
+        for &(name, offset, size) in Record::LAYOUT {
+            assert_eq!(fields[name], bytes[offset..offset + size], "{name}");
+        }
+    }
+    text
+}
+
+#[test]
+fn the_example_is_a_real_file() {
+    let document = document();
+    let text = fs::read_to_string(&document).expect("the document");
+    let (before, rest) = text.split_once(BEGIN).expect("the example's begin");
+    let (_, after) = rest.split_once(END).expect("the example's end");
+    let new = format!("{before}{BEGIN}\n{}\n{END}{after}", example());
+    if env::var_os("TCPSTATE_BLESS").is_some() {
+        fs::write(document, new).expect("the document can be written");
+    } else {
+        assert!(
+            text == new,
+            "TCPSTATE_BLESS=1 writes the example anew:\n{}",
+            example()
+        );
+    }
+}
+
+/// What the fuzz targets start from is read by the code of today.
+#[test]
+fn the_seeds_of_the_fuzz_targets_are_of_this_format() {
+    let events = example_events();
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds");
+    let whole = example_file(&events);
+    let mut seeds = vec![
+        (
+            corpus.join("recording_reader/whole"),
+            [&[RAW], &whole[..]].concat(),
+        ),
+        (
+            corpus.join("recording_reader/cut"),
+            [&[RAW], &whole[..whole.len() - 500]].concat(),
+        ),
+    ];
+    // As the target takes them apart: a block's kind, coding, count and length, then its payload.
+    let parts = by_document::read(&whole);
+    let mut blocks = vec![REPAIRED];
+    for block in &parts.blocks {
+        let payload = block.unpacked(&whole);
+        blocks.extend([block.kind, 0, u8::try_from(block.count).expect("three")]);
+        blocks.extend(
+            u16::try_from(payload.len())
+                .expect("a few hundred")
+                .to_le_bytes(),
+        );
+        blocks.extend(payload);
+    }
+    seeds.push((corpus.join("recording_reader/blocks"), blocks));
+    for (index, event) in events.iter().enumerate() {
+        let path = corpus.join(format!("decode/record-{index}"));
+        seeds.push((path, event.record().to_bytes().to_vec()));
+    }
+    for (path, bytes) in seeds {
+        if env::var_os("TCPSTATE_BLESS").is_some() {
+            fs::create_dir_all(path.parent().expect("a directory")).expect("it can be created");
+            fs::write(&path, bytes).expect("the seed can be written");
+        } else {
+            let seed = fs::read(&path).unwrap_or_default();
+            assert!(
+                seed == bytes,
+                "{}: TCPSTATE_BLESS=1 writes it anew",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_document_names_what_the_code_has() {
+    let text = fs::read_to_string(document()).expect("the document");
+    assert!(text.contains(&format!("format version {VERSION}")));
+    assert!(text.contains(&format!("at most {MAX_BLOCK_RECORDS} records")));
+    for (name, _, size) in Record::LAYOUT {
+        let row = format!("| `{name}` | {size} |");
+        assert!(text.contains(&row), "a row `{row}`");
+    }
+}

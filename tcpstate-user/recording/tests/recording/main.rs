@@ -1,0 +1,10 @@
+//! Recordings: the format, writing, reading.
+
+mod by_document;
+mod format;
+mod names;
+mod read;
+#[path = "../../../tests/support/stream.rs"]
+mod stream;
+mod whole;
+mod write;

@@ -1,0 +1,9 @@
+//! A file per command: its arguments in, its view out.
+
+pub(crate) mod doctor;
+pub(crate) mod hist;
+pub(crate) mod life;
+pub(crate) mod ls;
+pub(crate) mod rates;
+pub(crate) mod record;
+pub(crate) mod trace;

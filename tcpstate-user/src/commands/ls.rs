@@ -1,0 +1,53 @@
+//! `tcpstate ls`.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use tcpstate::run::{own_cost, stdout};
+use tcpstate_capture::{inventory, sockdiag::Request};
+use tcpstate_common::State;
+use tcpstate_core::filter::{Family, StateSet};
+use tcpstate_core::netns::NetnsSelector;
+use tcpstate_text::{format::text::wants_colour, ls};
+
+use crate::watch::owner_filter;
+
+/// Lists the sockets there are now.
+pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
+    let filter = arguments.endpoints.filter();
+    let request = Request {
+        // Roles follow from who listens.
+        states: arguments
+            .state
+            .map_or(StateSet::ALL, |set| set.with(StateSet::of(State::LISTEN))),
+        ipv6_only: filter.family == Some(Family::Ipv6),
+        with_info: arguments.info,
+    };
+    let owner = owner_filter(&arguments.owner, true)?;
+    let resolve_owners = arguments.resolve_owners || arguments.owner.needs_process();
+    let inventory = inventory::take(&arguments.netns, request, resolve_owners)?;
+    let options = ls::Options {
+        format: arguments.output.format(),
+        states: arguments.state,
+        filter,
+        owner,
+        columns: ls::Columns {
+            netns: arguments.netns == NetnsSelector::All,
+            owner: resolve_owners,
+            info: arguments.info,
+        },
+        colour: wants_colour(&io::stdout()),
+    };
+    let mut out = stdout::open().context("cannot open standard output")?;
+    let written = ls::write(&inventory, &options, own_cost, &mut out, &mut io::stderr());
+    match written.and_then(|()| out.flush()) {
+        // A closed pipe ends quietly: whoever closed it has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the output")
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

@@ -1,0 +1,55 @@
+//! Messages to the user, on standard error.
+
+use std::{
+    error::Error,
+    io::{self, Write as _},
+};
+
+use tcpstate_capture::{CaptureError, sockdiag::DumpError};
+use tcpstate_core::source::SourceError;
+use tcpstate_recording::WriteError;
+
+/// What was tried, why it failed, and what to do about it.
+pub(crate) fn explain(error: &anyhow::Error) {
+    say(&message(error));
+    let remedy = error.chain().find_map(remedy);
+    if let Some(remedy) = remedy {
+        say(&remedy);
+    }
+}
+
+fn remedy(cause: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(error) = cause.downcast_ref::<SourceError>() {
+        return error.downcast_ref().and_then(CaptureError::remedy);
+    }
+    let capture = || cause.downcast_ref::<CaptureError>()?.remedy();
+    let dump = || Some(cause.downcast_ref::<DumpError>()?.remedy()?.to_owned());
+    capture().or_else(dump)
+}
+
+/// An error and its causes, each said once: some repeat theirs.
+fn message(error: &anyhow::Error) -> String {
+    let recording = error.chain().find_map(|cause| {
+        let cause: &io::Error = cause.downcast_ref()?;
+        cause.get_ref().filter(|inner| inner.is::<WriteError>())
+    });
+    if let Some(error) = recording {
+        // Says itself what could not be written.
+        return error.to_string();
+    }
+    let mut message = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
+}
+
+/// Says something on standard error. If nobody listens there, there is nobody to tell.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "tcpstate: {text}");
+}

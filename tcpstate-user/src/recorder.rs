@@ -1,0 +1,301 @@
+//! `tcpstate record`: the events to a file, for any view to read again with `-r`.
+//!
+//! Or, as a flight recorder, to memory, and to the file when it is asked for.
+//!
+//! When the file cannot be written any more the view is done: the run ends in good order, tells its
+//! books, and fails with what was wrong.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use serde::Serialize;
+
+use tcpstate_core::{
+    books::Accounting,
+    census::Census,
+    event::Event,
+    names::Names,
+    options::Format,
+    origin::Origin,
+    view::{End, Flow, View},
+};
+use tcpstate_recording::{
+    FlightOptions, FlightRing, Options as WriterOptions, Room, WriteError, Writer, Written,
+};
+use tcpstate_text::books::tell_books;
+use tcpstate_text::format::{
+    json::{Lines, Summary},
+    units::{Bytes, Count},
+};
+
+/// How often old blocks are looked for. With as much for a block's age this bounds what a crash can
+/// lose.
+const INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Where to record, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file; `-` is standard output.
+    pub path: PathBuf,
+    /// How the summary is told. CSV has none.
+    pub format: Format,
+    /// Straight to the file, or to memory first.
+    pub to: To,
+}
+
+/// Where events go first.
+#[derive(Clone, Debug)]
+pub enum To {
+    /// To the file.
+    File(WriterOptions),
+    /// To memory; to the file on `SIGUSR1` and at the end.
+    Memory(FlightOptions),
+}
+
+/// The view.
+pub struct Record {
+    options: Options,
+    sink: Option<Sink>,
+    names: Names,
+    /// So many events, then no more.
+    count: Option<u64>,
+    taken: u64,
+    dumps: u64,
+    /// What ended the recording.
+    failure: Option<WriteError>,
+}
+
+enum Sink {
+    // Boxed, as it is much the larger: it carries what the next file of a rotation needs.
+    File(Box<Writer>),
+    Memory(Box<FlightRing>),
+}
+
+impl Record {
+    /// Records as these options say. Nothing is created yet.
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            sink: None,
+            names: Names::default(),
+            count: None,
+            taken: 0,
+            dumps: 0,
+            failure: None,
+        }
+    }
+
+    /// Ends after so many events.
+    #[must_use]
+    pub const fn ending_after(mut self, count: u64) -> Self {
+        self.count = Some(count);
+        self
+    }
+
+    /// What to do after a write: a full file ends the recording, so does a failure.
+    fn flow(&mut self, written: Result<Room, WriteError>) -> Flow {
+        match written {
+            Ok(Room::Left) => Flow::Continue,
+            Ok(Room::Full) => Flow::Done,
+            Err(error) => {
+                self.failure.get_or_insert(error);
+                Flow::Done
+            }
+        }
+    }
+}
+
+impl View for Record {
+    fn set_names(&mut self, names: Names) {
+        self.names = names;
+    }
+
+    fn start(&mut self, origin: &Origin, _out: &mut dyn Write) -> io::Result<()> {
+        let sink = match self.options.to.clone() {
+            To::File(options) => Writer::create(&self.options.path, origin, options)
+                .map(|writer| Sink::File(Box::new(writer.naming(self.names.clone())))),
+            To::Memory(options) => FlightRing::check(&self.options.path)
+                .and_then(|()| FlightRing::new(origin, options))
+                .map(|ring| Sink::Memory(Box::new(ring.naming(self.names.clone())))),
+        };
+        self.sink = Some(sink.map_err(WriteError::into_io)?);
+        Ok(())
+    }
+
+    fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
+        let (ts_ns, event) = (event.ts_ns(), std::slice::from_ref(event));
+        let written = match &mut self.sink {
+            Some(Sink::File(writer)) => writer.append(event, ts_ns),
+            Some(Sink::Memory(ring)) => ring.append(event).map(|()| Room::Left),
+            None => Ok(Room::Left),
+        };
+        self.taken += 1;
+        let done = self.count.is_some_and(|count| self.taken >= count);
+        Ok(match self.flow(written) {
+            Flow::Continue if done => Flow::Done,
+            flow => flow,
+        })
+    }
+
+    fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
+        let written = match &mut self.sink {
+            Some(Sink::File(writer)) => writer.append_census(census),
+            Some(Sink::Memory(ring)) => ring.append_census(census).map(|()| Room::Left),
+            None => Ok(Room::Left),
+        };
+        Ok(self.flow(written))
+    }
+
+    fn wants_samples(&self) -> bool {
+        true
+    }
+
+    fn is_silent_until_finish(&self) -> bool {
+        // Else standard output is the recording, and no terminal.
+        true
+    }
+
+    fn interval_ns(&self) -> Option<u64> {
+        Some(INTERVAL_NS)
+    }
+
+    fn tick(&mut self, now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {
+        let written = match &mut self.sink {
+            // However young: the next look would come when it is too old.
+            Some(Sink::File(writer)) => writer.flush(),
+            Some(Sink::Memory(ring)) => ring.tick(now_ns).map(|()| Room::Left),
+            None => Ok(Room::Left),
+        };
+        Ok(self.flow(written))
+    }
+
+    fn takes_usr1(&self) -> bool {
+        matches!(self.options.to, To::Memory(_))
+    }
+
+    /// Writes what is in memory. A failure is told and is not the end: the events are still there.
+    fn usr1(&mut self, now_ns: u64, _out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Flow> {
+        if let Some(Sink::Memory(ring)) = &mut self.sink {
+            let dumped = ring
+                .tick(now_ns)
+                .and_then(|()| ring.dump(&self.options.path, None, None));
+            match dumped {
+                Ok(written) => {
+                    self.dumps += 1;
+                    tell_written(&self.options.path, &written, err)?;
+                }
+                Err(error) => writeln!(err, "tcpstate: {error}")?,
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
+        let books = books_of_file(end);
+        let (books, cost) = (Some(&books), Some(&end.cost.capture));
+        let (finished, dropped) = match &mut self.sink {
+            Some(Sink::File(writer)) => {
+                let finished = writer.finish(books, cost);
+                // What is in whole blocks is there, also where the books found no room.
+                let written = writer.written();
+                (finished.map(|_| written), written.not_written)
+            }
+            Some(Sink::Memory(ring)) => {
+                let finished = ring
+                    .tick(end.now_ns)
+                    .and_then(|()| ring.dump(&self.options.path, books, cost));
+                (finished, ring.dropped())
+            }
+            None => return Ok(()),
+        };
+        let written = match finished {
+            Ok(written) => written,
+            Err(error) => {
+                self.failure.get_or_insert(error);
+                match &self.sink {
+                    Some(Sink::File(writer)) => writer.written(),
+                    _ => Written::default(),
+                }
+            }
+        };
+        // Standard output may be the recording itself.
+        if matches!(self.options.format, Format::Json) && self.options.path.as_os_str() != "-" {
+            let recorded = Recorded {
+                file: self.options.path.to_string_lossy().into_owned(),
+                files: written.files,
+                events: written.events,
+                bytes: written.bytes,
+                dropped,
+                dumps: self.dumps,
+            };
+            Lines::default().write(&Summary::new(end, recorded), out)?;
+        } else {
+            tell_written(&self.options.path, &written, err)?;
+            match self.options.to {
+                _ if dropped == 0 => {}
+                To::File(_) => writeln!(err, "{} events found no room", Count(dropped))?,
+                To::Memory(_) => {
+                    writeln!(err, "{} older events had left the memory", Count(dropped))?;
+                }
+            }
+            tell_books(end, None, err)?;
+        }
+        self.failure
+            .take()
+            .map_or(Ok(()), |error| Err(error.into_io()))
+    }
+}
+
+/// The books as the file has them: what the filter left out was never to be in it, and so was
+/// filtered, wherever that was decided.
+fn books_of_file(end: &End) -> Accounting {
+    let mut books = end.accounting;
+    let settled = end.selection.settled;
+    let left_out = (settled.dropped + settled.undecided).min(books.received);
+    books.filtered += left_out;
+    books.filtered_by_reason.settled += left_out;
+    books.submitted -= left_out.min(books.submitted);
+    books.received -= left_out;
+    books
+}
+
+/// What the summary says beyond the books.
+#[derive(Serialize)]
+struct Recorded {
+    /// The file; the newest of a rotation.
+    file: String,
+    /// Files begun, those that the rotation has dropped included.
+    files: u32,
+    /// Events in the files.
+    events: u64,
+    /// Their bytes.
+    bytes: u64,
+    /// Events in no file: no room, or older than the flight recorder keeps.
+    dropped: u64,
+    /// Files written on `SIGUSR1`.
+    dumps: u64,
+}
+
+fn tell_written(path: &std::path::Path, written: &Written, err: &mut dyn Write) -> io::Result<()> {
+    let plural = if written.events == 1 { "" } else { "s" };
+    write!(
+        err,
+        "{} event{plural} in {}, {}",
+        Count(written.events),
+        path.display(),
+        Bytes(written.bytes)
+    )?;
+    if written.files > 1 {
+        write!(
+            err,
+            " in {} files, as many of them kept as the rotation has",
+            written.files
+        )?;
+    }
+    writeln!(err)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+use std::{fs, future::poll_fn, path::Path};
+
+use tcpstate_common::{State, record};
+
+use super::*;
+use tcpstate_core::{
+    books::{Accounting, Cost, Selection},
+    source::{EventSource, Step},
+};
+use tcpstate_recording::Reader;
+
+fn origin() -> Origin {
+    Origin {
+        host: "h".into(),
+        kernel: "k".into(),
+        attach: "btf".into(),
+        wall_at_monotonic_zero_ns: 0,
+        started_ns: 0,
+        filters: String::new(),
+        live: true,
+        sample_interval_ns: None,
+    }
+}
+
+fn event(ts_ns: u64) -> Event {
+    let record = tcpstate_common::Record {
+        ts_ns,
+        oldstate: State::CLOSE,
+        newstate: State::SYN_SENT,
+        family: record::AF_INET,
+        ..Default::default()
+    };
+    Event::try_from(record).unwrap()
+}
+
+fn end(received: u64) -> End {
+    End {
+        now_ns: 10,
+        accounting: Accounting {
+            seen: received,
+            submitted: received,
+            received,
+            ..Accounting::default()
+        },
+        selection: Selection::default(),
+        cost: Cost::default(),
+    }
+}
+
+fn view(path: &Path, format: Format, to: To) -> Record {
+    let mut view = Record::new(Options {
+        path: path.to_owned(),
+        format,
+        to,
+    });
+    view.start(&origin(), &mut io::sink()).unwrap();
+    view
+}
+
+fn to_file() -> To {
+    To::File(WriterOptions::default())
+}
+
+fn feed(view: &mut Record, times: std::ops::Range<u64>) {
+    for ts_ns in times {
+        assert_eq!(
+            view.event(&event(ts_ns), &mut io::sink()).unwrap(),
+            Flow::Continue
+        );
+    }
+}
+
+/// The times of a file's events, and its books.
+fn read(path: &Path) -> (Vec<u64>, Accounting) {
+    let mut reader = Reader::open(path).unwrap();
+    let mut events = Vec::new();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    while runtime
+        .block_on(poll_fn(|cx| reader.poll_step(cx, &mut events)))
+        .unwrap()
+        != Step::End
+    {}
+    (
+        events.iter().map(Event::ts_ns).collect(),
+        reader.accounting().unwrap(),
+    )
+}
+
+/// What it writes at the end: standard output, standard error, and how it ends.
+fn finish(view: &mut Record, received: u64) -> (String, String, io::Result<()>) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let result = view.finish(&end(received), &mut out, &mut err);
+    (
+        String::from_utf8(out).unwrap(),
+        String::from_utf8(err).unwrap(),
+        result,
+    )
+}
+
+#[test]
+fn every_interval_brings_the_events_to_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.rec");
+    let mut view = view(&path, Format::Text, to_file());
+    assert!(!view.takes_usr1());
+    feed(&mut view, 0..3);
+    assert!(read(&path).0.is_empty());
+    assert_eq!(view.tick(3, &mut io::sink()).unwrap(), Flow::Continue);
+    assert_eq!(read(&path).0, [0, 1, 2]);
+    feed(&mut view, 3..5);
+    let (out, err, result) = finish(&mut view, 5);
+    result.unwrap();
+    assert_eq!(read(&path), (vec![0, 1, 2, 3, 4], end(5).accounting));
+    assert_eq!(out, "");
+    let bytes = fs::metadata(&path).unwrap().len();
+    let told = format!(
+        "5 events in {}, {}\nseen 5 = ",
+        path.display(),
+        Bytes(bytes)
+    );
+    assert!(err.starts_with(&told), "{err}");
+}
+
+#[test]
+fn json_has_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.rec");
+    let mut view = view(&path, Format::Json, to_file());
+    feed(&mut view, 0..5);
+    let (out, err, result) = finish(&mut view, 5);
+    result.unwrap();
+    assert_eq!(err, "");
+    let line: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(line["type"], "summary");
+    assert_eq!(line["file"], path.to_str().unwrap());
+    assert_eq!(line["events"], 5);
+    assert_eq!(line["bytes"], fs::metadata(&path).unwrap().len());
+    assert_eq!(line["accounting"]["received"], 5);
+}
+
+#[test]
+fn the_signal_writes_what_is_in_memory_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.rec");
+    let to = To::Memory(FlightOptions {
+        keep_ns: 1_000,
+        ..FlightOptions::default()
+    });
+    let mut view = view(&path, Format::Text, to);
+    assert!(view.takes_usr1());
+    feed(&mut view, 0..3);
+    view.tick(3, &mut io::sink()).unwrap();
+    assert!(!path.exists());
+    let mut err = Vec::new();
+    assert_eq!(
+        view.usr1(3, &mut io::sink(), &mut err).unwrap(),
+        Flow::Continue
+    );
+    let err = String::from_utf8(err).unwrap();
+    assert!(
+        err.starts_with(&format!("3 events in {}, ", path.display())),
+        "{err}"
+    );
+    let (times, books) = read(&path);
+    assert_eq!(times, [0, 1, 2]);
+    assert!(books.partial);
+
+    feed(&mut view, 5_000..5_002);
+    finish(&mut view, 5).2.unwrap();
+    let (times, books) = read(&path);
+    assert_eq!(times, [5_000, 5_001]);
+    assert_eq!(books.rejected_by_reason.not_in_file, 3);
+}
+
+#[test]
+fn a_signal_that_fails_is_told_as_all_else_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("a.rec");
+    let to = To::Memory(FlightOptions::default());
+    let mut view = view(&path, Format::Text, to);
+    feed(&mut view, 0..3);
+    fs::remove_dir(&folder).unwrap();
+    let mut err = Vec::new();
+    let flow = view.usr1(3, &mut io::sink(), &mut err).unwrap();
+    assert_eq!(flow, Flow::Continue);
+    let err = String::from_utf8(err).unwrap();
+    assert!(err.starts_with("tcpstate: cannot create "), "{err}");
+
+    fs::create_dir(&folder).unwrap();
+    finish(&mut view, 3).2.unwrap();
+    assert_eq!(read(&path).0, [0, 1, 2]);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_ends_the_run_in_good_order() {
+    let path = Path::new("/dev/full");
+    let failed = Record::new(Options {
+        path: path.into(),
+        format: Format::Text,
+        to: to_file(),
+    })
+    .start(&origin(), &mut io::sink())
+    .unwrap_err();
+    assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
+
+    // A pipe whose other end goes away after the header.
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let other_end = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&pipe)
+        .unwrap();
+    let mut view = view(&pipe, Format::Text, to_file());
+    drop(other_end);
+    feed(&mut view, 0..3);
+    assert_eq!(view.tick(3, &mut io::sink()).unwrap(), Flow::Done);
+    let (_, err, result) = finish(&mut view, 3);
+    assert_eq!(result.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    assert!(err.contains("3 events found no room\nseen 3 = "), "{err}");
+}

@@ -1,0 +1,60 @@
+//! The part of the loop that is for a source that counts where transitions happen ([`Counting`]): its
+//! counters are read at the end of each interval, and now and then between.
+//!
+//! [`Counting`]: tcpstate_core::source::Counting
+
+use std::time::Duration;
+
+use tcpstate_core::{
+    books::Settled,
+    duration::nanoseconds,
+    source::{EventSource, SourceError},
+    view::View,
+};
+
+/// The longest time between two reads: the counters have 32 bits.
+const MAX_AGE: Duration = Duration::from_mins(1);
+
+/// When the counters are to be read.
+pub(super) struct Counters {
+    due_ns: u64,
+}
+
+impl Counters {
+    pub(super) fn new(started_ns: u64) -> Self {
+        Self {
+            due_ns: started_ns.saturating_add(nanoseconds(MAX_AGE)),
+        }
+    }
+
+    /// The latest time at which they have to be read.
+    pub(super) const fn due_ns(&self) -> u64 {
+        self.due_ns
+    }
+
+    /// Reads the counters and gives them to the view.
+    pub(super) fn read(
+        &mut self,
+        now_ns: u64,
+        source: &mut dyn EventSource,
+        view: &mut dyn View,
+        settled: &mut Settled,
+    ) -> Result<(), SourceError> {
+        self.due_ns = now_ns.saturating_add(nanoseconds(MAX_AGE));
+        let Some(counting) = source.counting() else {
+            return Ok(());
+        };
+        let tally = counting.take_tally()?;
+        settled.passed += tally.total();
+        settled.undecided = tally.undecided;
+        view.tally(&tally);
+        Ok(())
+    }
+
+    /// The end of the interval that is closed at `now_ns`, where the one that is open ends at `end_ns`. A
+    /// count has no times, so intervals that were missed become one that is as long.
+    pub(super) const fn interval_end(end_ns: u64, now_ns: u64, interval_ns: u64) -> u64 {
+        let missed = now_ns.saturating_sub(end_ns) / interval_ns;
+        end_ns.saturating_add(missed.saturating_mul(interval_ns))
+    }
+}

@@ -1,0 +1,527 @@
+//! The loop itself.
+
+use std::{
+    future::{Future as _, poll_fn},
+    io::{self, Write},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
+
+use tcpstate_core::{
+    books::Selection,
+    census::Census,
+    duration::nanoseconds,
+    event::Event,
+    filter::{Filter, Passed, Settler},
+    origin::Origin,
+    source::{EventSource, SourceError, Step},
+    view::{End, Flow, View},
+};
+
+use super::{
+    GRACE, Interrupt, Interrupts, LOOK_AHEAD, Options, Outcome, Outputs, RunError, clock::Clock,
+    cost, counters::Counters, gate::Gate,
+};
+
+/// Ticks in a row at most before signals are looked at: a recording can jump years.
+pub(super) const TICKS_AT_ONCE: u32 = 1024;
+
+/// What the loop woke up for.
+enum Wake {
+    Interrupt(Interrupt),
+    /// The clock has reached [`Driver::due_ns`].
+    Clock,
+    /// Something that came has not been shown yet.
+    Rest,
+    /// The source's next step.
+    Step(Result<Step, SourceError>),
+    /// All has been shown.
+    End,
+}
+
+/// What is still to be expected of the source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Supply {
+    Flowing,
+    /// It was told to stop: what is on its way.
+    Stopping,
+    /// Nothing.
+    Ended,
+}
+
+pub(super) struct Driver<'a> {
+    source: &'a mut dyn EventSource,
+    view: &'a mut dyn View,
+    out: &'a mut dyn Write,
+    err: &'a mut dyn Write,
+    origin: Origin,
+    clock: Clock,
+    /// `None` where everything passes: the common case pays nothing.
+    settler: Option<Settler>,
+    /// What of a census the view is to see.
+    filter: Filter,
+    /// `None` where everybody's pass.
+    gate: Option<Gate>,
+    selection: Selection,
+    flush_each_batch: bool,
+    /// The batch, and how much of it has been shown.
+    batch: Vec<Event>,
+    position: usize,
+    /// A census that has not been shown yet.
+    census: Option<Box<Census>>,
+    interval_ns: Option<u64>,
+    /// `None` where the source hands on events.
+    counters: Option<Counters>,
+    /// The end of the interval that is open; `None` without intervals, or at the end of time.
+    next_tick_ns: Option<u64>,
+    /// The end of the run as far as it is known: intervals that end here or later are closed after
+    /// the last event, not by one.
+    limit_ns: Option<u64>,
+    /// The latest time that an event had.
+    latest_ns: u64,
+    supply: Supply,
+    /// The source knows what was there at its start.
+    settled: bool,
+    /// Events go to the view: not after the end of `--duration` in a recording, nor after the view
+    /// was done.
+    showing: bool,
+    view_done: bool,
+    /// The first failure, which is the one to tell.
+    failure: Option<RunError>,
+}
+
+impl<'a> Driver<'a> {
+    pub(super) fn new(
+        source: &'a mut dyn EventSource,
+        view: &'a mut dyn View,
+        Outputs { out, err }: Outputs<'a>,
+        options: &Options,
+    ) -> Self {
+        let origin = source.origin().clone();
+        let duration_ns = options.duration.map(nanoseconds);
+        let limit_ns = duration_ns.map(|ns| origin.started_ns.saturating_add(ns));
+        let interval_ns = view.interval_ns().filter(|&ns| ns > 0);
+        Self {
+            clock: Clock::start(),
+            settler: (!options.filter.wants_all()).then(|| Settler::new(options.filter.clone())),
+            filter: options.filter.clone(),
+            gate: (!options.owner.wants_all()).then(|| {
+                let matcher = options.owner.clone().with(source.names());
+                Gate::new(matcher, options.limits, origin.sample_interval_ns.is_some())
+            }),
+            selection: Selection::default(),
+            flush_each_batch: origin.live || options.interactive,
+            batch: Vec::new(),
+            position: 0,
+            census: None,
+            interval_ns,
+            counters: source
+                .counting()
+                .is_some()
+                .then(|| Counters::new(origin.started_ns)),
+            next_tick_ns: interval_ns.and_then(|ns| origin.started_ns.checked_add(ns)),
+            limit_ns,
+            latest_ns: origin.started_ns,
+            supply: Supply::Flowing,
+            settled: false,
+            showing: true,
+            view_done: false,
+            failure: None,
+            source,
+            view,
+            out,
+            err,
+            origin,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        interrupts: &mut dyn Interrupts,
+    ) -> Result<Outcome, RunError> {
+        self.view.set_names(self.source.names());
+        let started = self
+            .view
+            .start(&self.origin, self.out)
+            .and_then(|()| self.out.flush());
+        let mut step = started.map(|()| Flow::Continue);
+        let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut armed_ns = None;
+        loop {
+            match step {
+                Ok(Flow::Continue) => {}
+                Ok(Flow::Done) => self.end_view(),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    return Ok(Outcome::ReaderGone);
+                }
+                Err(error) => {
+                    self.failure.get_or_insert(RunError::Output(error));
+                    self.end_view();
+                }
+            }
+            if armed_ns != self.due_ns() {
+                armed_ns = self.due_ns();
+                if let Some(ns) = armed_ns {
+                    timer.as_mut().reset(self.clock.instant(ns));
+                }
+            }
+            // The runtime looks at signals and timers when all has to wait; a recording never has.
+            tokio::task::yield_now().await;
+            let wake = poll_fn(|cx| {
+                if let Poll::Ready(interrupt) = interrupts.poll_interrupt(cx) {
+                    return Poll::Ready(Wake::Interrupt(interrupt));
+                }
+                if armed_ns.is_some() && timer.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Wake::Clock);
+                }
+                if self.has_rest() {
+                    return Poll::Ready(Wake::Rest);
+                }
+                if self.supply == Supply::Ended {
+                    return Poll::Ready(Wake::End);
+                }
+                self.batch.clear();
+                self.position = 0;
+                self.source.poll_step(cx, &mut self.batch).map(Wake::Step)
+            });
+            step = match wake.await {
+                Wake::Interrupt(Interrupt::ReaderGone) => return Ok(Outcome::ReaderGone),
+                Wake::Interrupt(Interrupt::Stop) => {
+                    // A recording has all its events on their way; it ends here.
+                    self.showing &= self.origin.live;
+                    self.stop(self.now_ns());
+                    Ok(Flow::Continue)
+                }
+                Wake::Interrupt(Interrupt::Usr1) if self.showing => {
+                    let flow = self.view.usr1(self.now_ns(), self.out, self.err);
+                    self.out.flush().and(flow)
+                }
+                Wake::Interrupt(Interrupt::Usr1) => Ok(Flow::Continue),
+                Wake::Clock => {
+                    armed_ns = None;
+                    self.by_clock()
+                }
+                Wake::Rest => self.show(),
+                Wake::Step(step) => self.take(step),
+                Wake::End => break,
+            };
+        }
+        match self.finish() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::ReaderGone),
+            result => match (self.failure, result) {
+                (Some(failure), _) => Err(failure),
+                (None, Err(error)) => Err(RunError::Output(error)),
+                (None, Ok(())) => Ok(Outcome::Finished),
+            },
+        }
+    }
+
+    /// Takes a step of the source.
+    fn take(&mut self, step: Result<Step, SourceError>) -> io::Result<Flow> {
+        match step {
+            Ok(Step::Events) => return self.show(),
+            Ok(Step::Census(census)) => {
+                self.census = Some(census);
+                return self.show();
+            }
+            Ok(Step::Settled) => self.settled = true,
+            Ok(Step::Notice(notice)) => {
+                // A standard error that is closed has no reader to miss it.
+                let _ = writeln!(self.err, "tcpstate: {notice}");
+            }
+            Ok(Step::End) => self.supply = Supply::Ended,
+            Err(error) => {
+                self.failure.get_or_insert(RunError::Source(error));
+                self.supply = Supply::Ended;
+                // The events before the error are valid.
+                return self.show();
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    const fn has_rest(&self) -> bool {
+        self.position < self.batch.len() || self.census.is_some()
+    }
+
+    /// Shows the rest of the batch, or as much of it as comes before very many intervals.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "position < the length of the batch"
+    )]
+    fn show(&mut self) -> io::Result<Flow> {
+        let mut ticks = TICKS_AT_ONCE;
+        while let Some(event) = self.batch.get(self.position) {
+            if !self.showing {
+                self.selection.unread += (self.batch.len() - self.position) as u64;
+                self.position = self.batch.len();
+                return Ok(Flow::Continue);
+            }
+            let ts_ns = event.ts_ns();
+            if self.close_intervals(ts_ns, &mut ticks)? == Flow::Done {
+                return Ok(Flow::Done);
+            }
+            if ticks == 0 {
+                break;
+            }
+            if let Some(limit_ns) = self.limit_ns.filter(|&ns| ns <= ts_ns)
+                && !self.origin.live
+            {
+                self.latest_ns = limit_ns;
+                self.showing = false;
+                self.stop(limit_ns);
+                continue;
+            }
+            self.latest_ns = self.latest_ns.max(ts_ns);
+            if self.position.is_multiple_of(LOOK_AHEAD) {
+                let end = self.batch.len().min(self.position + LOOK_AHEAD);
+                self.view.look_ahead(&self.batch[self.position..end]);
+            }
+            self.position += 1;
+            if self.show_one(self.position - 1)? == Flow::Done {
+                return Ok(Flow::Done);
+            }
+        }
+        if ticks > 0 && self.show_census(&mut ticks)? == Flow::Done {
+            return Ok(Flow::Done);
+        }
+        if self.flush_each_batch {
+            self.out.flush()?;
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// Gives the view the census that stands behind the batch, without the sockets that the filters do not
+    /// want.
+    fn show_census(&mut self, ticks: &mut u32) -> io::Result<Flow> {
+        let Some(mut census) = self.census.take() else {
+            return Ok(Flow::Continue);
+        };
+        if !self.showing {
+            return Ok(Flow::Continue);
+        }
+        // Sockets that were there at the start belong to the first interval, however long the dump took.
+        let at_ns = if census.scope.is_of_sockets() {
+            0
+        } else {
+            census.begin_ns
+        };
+        if self.close_intervals(at_ns, ticks)? == Flow::Done {
+            return Ok(Flow::Done);
+        }
+        if *ticks == 0 {
+            self.census = Some(census);
+            return Ok(Flow::Continue);
+        }
+        self.filter.census(&mut census);
+        if let Some(gate) = &mut self.gate {
+            gate.census(&mut census);
+        }
+        self.view.census(&census, self.out)
+    }
+
+    /// Gives the event at `index` of the batch to the view, if the filters want it.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "by the number of an event of the batch"
+    )]
+    fn show_one(&mut self, index: usize) -> io::Result<Flow> {
+        let event = &self.batch[index];
+        let passed = if let Some(settler) = &mut self.settler {
+            settler.push(event)
+        } else {
+            self.selection.settled.passed += 1;
+            if self.gate.is_none() {
+                return self.view.event(event, self.out);
+            }
+            Passed {
+                earlier: None,
+                event: Some(*event),
+            }
+        };
+        for event in [passed.earlier, passed.event].iter().flatten() {
+            if let Some(gate) = &mut self.gate
+                && !gate.passes(event)
+            {
+                continue;
+            }
+            if self.view.event(event, self.out)? == Flow::Done {
+                return Ok(Flow::Done);
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// Ends the intervals that end at `ts_ns` or before, as long as `budget` lasts.
+    fn close_intervals(&mut self, ts_ns: u64, budget: &mut u32) -> io::Result<Flow> {
+        while let Some(end_ns) = self.next_tick_ns
+            && end_ns <= ts_ns
+            && self.is_before_limit(end_ns)
+            && *budget > 0
+        {
+            *budget -= 1;
+            if self.tick(self.last_end(end_ns, ts_ns))? == Flow::Done {
+                return Ok(Flow::Done);
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// Ends what ends by `now_ns`, and writes all out, so that it stands before the summary.
+    ///
+    /// No signal is looked at meanwhile. All events have been shown, so every interval but the first
+    /// is empty: those beyond so many are ended as one.
+    fn close_last_intervals(&mut self, now_ns: u64) -> io::Result<()> {
+        let mut budget = TICKS_AT_ONCE;
+        while let Some(end_ns) = self.next_tick_ns.filter(|&end_ns| end_ns <= now_ns)
+            && !self.view_done
+        {
+            let end_ns = match self.interval_ns {
+                Some(ns) if budget == 0 => now_ns - (now_ns - end_ns) % ns,
+                _ => self.last_end(end_ns, now_ns),
+            };
+            budget = budget.saturating_sub(1);
+            self.view_done = self.tick(end_ns)? == Flow::Done;
+        }
+        self.out.flush()
+    }
+
+    /// The end of the interval that is closed at `now_ns`, where the next one is `end_ns`.
+    fn last_end(&self, end_ns: u64, now_ns: u64) -> u64 {
+        match (&self.counters, self.interval_ns) {
+            (Some(_), Some(interval_ns)) => Counters::interval_end(end_ns, now_ns, interval_ns),
+            _ => end_ns,
+        }
+    }
+
+    /// Gives the view the transitions that the source has counted, where it counts.
+    fn read_counters(&mut self) {
+        let now_ns = self.now_ns();
+        let Some(counters) = &mut self.counters else {
+            return;
+        };
+        let settled = &mut self.selection.settled;
+        if let Err(error) = counters.read(now_ns, self.source, self.view, settled) {
+            self.failure.get_or_insert(RunError::Source(error));
+            self.stop(now_ns);
+        }
+    }
+
+    fn is_before_limit(&self, ns: u64) -> bool {
+        self.limit_ns.is_none_or(|limit_ns| ns < limit_ns)
+    }
+
+    fn tick(&mut self, end_ns: u64) -> io::Result<Flow> {
+        self.read_counters();
+        self.next_tick_ns = self.interval_ns.and_then(|ns| end_ns.checked_add(ns));
+        self.view.tick(end_ns, self.out)
+    }
+
+    /// How long an interval waits for events that are still on their way.
+    fn grace_ns(&self) -> u64 {
+        if self.counters.is_some() {
+            0
+        } else {
+            nanoseconds(GRACE)
+        }
+    }
+
+    /// When the clock has something to do; `None` for a recording, whose clock is its events.
+    fn due_ns(&self) -> Option<u64> {
+        if !self.origin.live || self.supply != Supply::Flowing {
+            return None;
+        }
+        let tick_ns = self
+            .next_tick_ns
+            .filter(|&ns| self.is_before_limit(ns) && self.settled);
+        let tick_ns = tick_ns.map(|ns| ns.saturating_add(self.grace_ns()));
+        let all = self.limit_ns.into_iter().chain(tick_ns);
+        all.chain(self.counters.as_ref().map(Counters::due_ns))
+            .min()
+    }
+
+    fn by_clock(&mut self) -> io::Result<Flow> {
+        let now_ns = self.now_ns();
+        if !self.is_before_limit(now_ns) {
+            self.stop(now_ns);
+            return Ok(Flow::Continue);
+        }
+        if self
+            .counters
+            .as_ref()
+            .is_some_and(|counters| counters.due_ns() <= now_ns)
+        {
+            self.read_counters();
+        }
+        let late_ns = now_ns.saturating_sub(self.grace_ns());
+        let flow = self.close_intervals(late_ns, &mut TICKS_AT_ONCE.clone())?;
+        self.out.flush()?;
+        Ok(flow)
+    }
+
+    /// Stops the source; the run ends at `at_ns`.
+    fn stop(&mut self, at_ns: u64) {
+        if self.supply == Supply::Flowing {
+            self.supply = Supply::Stopping;
+            self.limit_ns = Some(self.limit_ns.map_or(at_ns, |limit_ns| limit_ns.min(at_ns)));
+            self.source.stop();
+        }
+    }
+
+    /// The view wants nothing more.
+    fn end_view(&mut self) {
+        self.view_done = true;
+        self.showing = false;
+        self.stop(self.now_ns());
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let now_ns = self.now_ns();
+        let now_ns = self
+            .limit_ns
+            .map_or(now_ns, |limit_ns| limit_ns.min(now_ns));
+        // A disk that is full is no reason to keep the books back.
+        match self.close_last_intervals(now_ns) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                self.failure.get_or_insert(RunError::Output(error));
+            }
+            result => result?,
+        }
+        if self.counters.is_some() {
+            self.read_counters();
+        } else if let Some(settler) = &mut self.settler {
+            self.selection.settled = settler.finish();
+        }
+        if let Some(gate) = &self.gate {
+            // What it kept back had passed before.
+            self.selection.settled.passed -= gate.dropped;
+            self.selection.settled.dropped += gate.dropped;
+        }
+        let accounting = match self.source.accounting() {
+            Ok(accounting) => accounting,
+            Err(error) => {
+                self.failure.get_or_insert(RunError::Source(error));
+                return self.out.flush();
+            }
+        };
+        let cost = cost::read(self.source.cost());
+        let end = End {
+            now_ns,
+            accounting,
+            selection: self.selection,
+            cost,
+        };
+        self.view.finish(&end, self.out, self.err)?;
+        self.out.flush()
+    }
+
+    /// Now, on the clock of the host that the events come from.
+    fn now_ns(&self) -> u64 {
+        if self.origin.live {
+            self.clock.now_ns()
+        } else {
+            self.latest_ns
+        }
+    }
+}

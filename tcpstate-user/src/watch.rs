@@ -1,0 +1,173 @@
+//! Commands that watch: a source, the driver, and the command's view.
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use tcpstate::run::{
+    self, Outcome, Outputs, descriptors,
+    progress::{self, WithProgress},
+    signals, stdout,
+};
+use tcpstate_capture::{
+    self, Live,
+    cgroups::{self, CgroupError},
+};
+use tcpstate_cli::{Bounds, Capture, OwnerArgs, Watch};
+use tcpstate_core::netns::NetnsSelector;
+use tcpstate_core::{
+    filter::{CgroupTree, OwnerFilter},
+    model::Limits,
+    source::EventSource,
+    tally::TallySize,
+    view::View,
+};
+use tcpstate_recording::Reader;
+use tcpstate_text::format::units::Bytes;
+
+use crate::message::say;
+
+/// The bounds of what a view keeps.
+pub(crate) fn limits(bounds: Bounds) -> Limits {
+    // 32 bits fit on every machine that this runs on.
+    let number = |number| usize::try_from(number).unwrap_or(usize::MAX);
+    Limits {
+        max_connections: number(bounds.max_connections),
+        max_ports: number(bounds.max_ports),
+        ..Limits::default()
+    }
+}
+
+/// Feeds a view until it ends.
+pub(crate) fn watch(
+    arguments: &Watch,
+    limits: Limits,
+    view: &mut dyn View,
+) -> anyhow::Result<ExitCode> {
+    watch_or_count(arguments, limits, None, view)
+}
+
+/// The same, or with so much counted in the kernel instead.
+pub(crate) fn watch_or_count(
+    arguments: &Watch,
+    limits: Limits,
+    tally: Option<TallySize>,
+    view: &mut dyn View,
+) -> anyhow::Result<ExitCode> {
+    // The runtime panics where it meets the limit itself.
+    descriptors::check()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        // Before the source, which takes a while to start and would leave a Ctrl-C unheard.
+        let reader_gone = stdout::reader_gone().context("cannot watch standard output")?;
+        let mut interrupts = signals::Process::install(view.takes_usr1(), reader_gone)
+            .context("cannot handle signals")?;
+        let options = run::Options {
+            duration: arguments.duration,
+            filter: arguments.sockets.filter(),
+            owner: owner_filter(&arguments.sockets.owner, arguments.read.is_none())?,
+            limits,
+            interactive: stdout::is_terminal(),
+        };
+        let mut source = open(arguments, &options, tally, view)?;
+        if progress::is_wanted(source.as_ref(), view) {
+            source = Box::new(WithProgress::new(source));
+        }
+        let mut out = stdout::open().context("cannot open standard output")?;
+        let outputs = Outputs {
+            out: &mut out,
+            err: &mut io::stderr(),
+        };
+        match run::drive(source.as_mut(), view, outputs, &mut interrupts, &options).await? {
+            // A closed pipe ends quietly: whoever closed it has seen enough.
+            Outcome::Finished | Outcome::ReaderGone => Ok(ExitCode::SUCCESS),
+        }
+    })
+}
+
+/// The filter on owners. A cgroup must be there, if it is one of this host.
+pub(crate) fn owner_filter(owner: &OwnerArgs, is_here: bool) -> anyhow::Result<OwnerFilter> {
+    let find = |path: &PathBuf| -> Result<CgroupTree, CgroupError> {
+        if is_here {
+            let (path, id) = cgroups::Mount::find()?.find_cgroup(path)?;
+            return Ok(CgroupTree { path, id: Some(id) });
+        }
+        let path = cgroups::path_elsewhere(path)?;
+        Ok(CgroupTree { path, id: None })
+    };
+    Ok(owner.filter(owner.cgroup.as_ref().map(find).transpose()?))
+}
+
+fn open(
+    arguments: &Watch,
+    options: &run::Options,
+    tally: Option<TallySize>,
+    view: &dyn View,
+) -> anyhow::Result<Box<dyn EventSource>> {
+    let filter = &options.filter;
+    if let Some(path) = &arguments.read {
+        return Ok(Box::new(Reader::open(path)?));
+    }
+    let Capture {
+        attach,
+        ring_bytes,
+        sample_interval,
+        resolve_owners,
+        bpf_log,
+        bpf_stats,
+    } = arguments.capture;
+    if view.wants_samples() && sample_interval.is_zero() {
+        say(NOT_SAMPLED);
+    }
+    let live = Live::start(&tcpstate_capture::Options {
+        attach,
+        ring_bytes,
+        namespaces: arguments
+            .sockets
+            .netns
+            .as_ref()
+            .map_or(NetnsSelector::All, |one| one.wanted.clone()),
+        filter: filter
+            .kernel()
+            .in_cgroup(options.owner.cgroup.as_ref().and_then(|tree| tree.id)),
+        filters: [filter.to_string(), options.owner.to_string()]
+            .join(" ")
+            .trim()
+            .to_owned(),
+        sample_interval: Some(sample_interval)
+            .filter(|interval| view.wants_samples() && !interval.is_zero()),
+        // Else nothing that was there before, and nothing that comes in at such a listener, would match.
+        resolve_owners: resolve_owners || arguments.sockets.owner.needs_process(),
+        bpf_log,
+        bpf_stats,
+        tally,
+    })?;
+    for note in live.notes() {
+        say(note);
+    }
+    if arguments.verbose {
+        let origin = live.origin();
+        let filters = if origin.filters.is_empty() {
+            "none"
+        } else {
+            &origin.filters
+        };
+        say(&format!(
+            "attached to the kernel ({}) in {} mode, {} instructions; {}; filters: {filters}",
+            origin.kernel,
+            origin.attach,
+            live.program_instructions()
+                .map_or_else(|| "-".to_owned(), |count| count.to_string()),
+            match tally {
+                Some(_) => "counts there".to_owned(),
+                None => format!("ring buffer {}", Bytes(ring_bytes.into())),
+            },
+        ));
+    }
+    Ok(Box::new(live))
+}
+
+/// What `--sample-interval 0` costs.
+const NOT_SAMPLED: &str = "--sample-interval 0: what makes no event is unknown: TIME_WAIT, how long closed \
+    sockets stay in FIN_WAIT2, and half-open connections";

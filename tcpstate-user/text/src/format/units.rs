@@ -1,0 +1,250 @@
+//! Quantities with their units, written for people.
+//!
+//! Machine formats carry plain numbers in base units; nothing here is for them.
+
+use std::fmt;
+
+/// Nanoseconds, written as milliseconds with three decimals, rounded: `0.040`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Millis(pub u64);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.0 / 1_000 + u64::from(self.0 % 1_000 >= 500);
+        write!(f, "{}.{:03}", micros / 1_000, micros % 1_000)
+    }
+}
+
+/// Nanoseconds, written with three significant digits and a unit: `251 ns`, `4.56 ms`, `1m 03s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub u64);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MINUTE: u64 = 60;
+        const HOUR: u64 = 60 * MINUTE;
+        const DAY: u64 = 24 * HOUR;
+        let seconds = self.0 / 1_000_000_000;
+        match seconds {
+            0..MINUTE => {
+                let (unit_ns, unit) = match self.0 {
+                    0..1_000 => return write!(f, "{} ns", self.0),
+                    1_000..1_000_000 => (1_000, "us"),
+                    1_000_000..1_000_000_000 => (1_000_000, "ms"),
+                    _ => (1_000_000_000, "s"),
+                };
+                write!(
+                    f,
+                    "{} {unit}",
+                    ThreeDigits {
+                        value: self.0,
+                        unit: unit_ns
+                    }
+                )
+            }
+            MINUTE..HOUR => write!(f, "{}m {:02}s", seconds / MINUTE, seconds % MINUTE),
+            HOUR..DAY => write!(f, "{}h {:02}m", seconds / HOUR, seconds % HOUR / MINUTE),
+            _ => write!(f, "{}d {:02}h", seconds / DAY, seconds % DAY / HOUR),
+        }
+    }
+}
+
+/// A size in bytes, written with three significant digits and a binary unit: `8.00 MiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shift, unit) = match self.0 {
+            0..0x400 => return write!(f, "{} B", self.0),
+            0x400..0x10_0000 => (10, "KiB"),
+            0x10_0000..0x4000_0000 => (20, "MiB"),
+            0x4000_0000..0x100_0000_0000 => (30, "GiB"),
+            _ => (40, "TiB"),
+        };
+        write!(
+            f,
+            "{} {unit}",
+            ThreeDigits {
+                value: self.0,
+                unit: 1 << shift
+            }
+        )
+    }
+}
+
+/// `value / unit` with three significant digits, cut and not rounded: nothing turns into the next
+/// unit's 1000.
+struct ThreeDigits {
+    value: u64,
+    unit: u64,
+}
+
+impl fmt::Display for ThreeDigits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = self.value / self.unit;
+        let rest = u128::from(self.value % self.unit);
+        let decimals = |scale: u128| rest * scale / u128::from(self.unit);
+        match whole {
+            0..10 => write!(f, "{whole}.{:02}", decimals(100)),
+            10..100 => write!(f, "{whole}.{}", decimals(10)),
+            _ => write!(f, "{whole}"),
+        }
+    }
+}
+
+/// A count, written with a comma at every thousand: `1,234,567`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count(pub u64);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.0.to_string();
+        let mut text = String::with_capacity(digits.len() * 4 / 3);
+        for (index, digit) in digits.chars().enumerate() {
+            if index > 0 && (digits.len() - index).is_multiple_of(3) {
+                text.push(',');
+            }
+            text.push(digit);
+        }
+        f.pad_integral(true, "", &text)
+    }
+}
+
+/// How often something happened per second: a whole number as one (`1,234`), others with three
+/// significant digits or more (`0.33`, `33.3`, `1,234`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerSecond {
+    /// How often it happened.
+    pub count: u64,
+    /// In how many nanoseconds.
+    pub interval_ns: u64,
+}
+
+impl PerSecond {
+    /// The number, to three decimals, for machine formats; `None` where no time has passed.
+    pub fn value(self) -> Option<f64> {
+        let thousandths = self.rounded_to(1_000)?;
+        #[expect(clippy::cast_precision_loss, reason = "53 bits hold any real rate")]
+        Some(thousandths as f64 / 1_000.0)
+    }
+
+    /// In parts of one, rounded.
+    fn rounded_to(self, parts: u128) -> Option<u128> {
+        let interval_ns = u128::from(self.interval_ns);
+        (u128::from(self.count) * 1_000_000_000 * parts + interval_ns / 2).checked_div(interval_ns)
+    }
+}
+
+impl fmt::Display for PerSecond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(hundredths) = self.rounded_to(100) else {
+            return f.pad("-");
+        };
+        let whole = u128::from(self.count) * 1_000_000_000 % u128::from(self.interval_ns) == 0;
+        match hundredths {
+            // Something happened.
+            0 if self.count > 0 => f.pad("<0.01"),
+            1..1_000 if !whole => f.pad(&format!("{}.{:02}", hundredths / 100, hundredths % 100)),
+            1_000..10_000 if !whole => {
+                let tenths = (hundredths + 5) / 10;
+                f.pad(&format!("{}.{}", tenths / 10, tenths % 10))
+            }
+            _ => {
+                let ones = self.rounded_to(1).unwrap_or_default();
+                Count(u64::try_from(ones).unwrap_or(u64::MAX)).fmt(f)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_have_three_rounded_decimals() {
+        for (ns, text) in [
+            (0, "0.000"),
+            (499, "0.000"),
+            (500, "0.001"),
+            (40_000, "0.040"),
+            (999_999, "1.000"),
+            (300_123_456, "300.123"),
+            (u64::MAX, "18446744073709.552"),
+        ] {
+            assert_eq!(Millis(ns).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn spans_have_three_digits_and_a_unit() {
+        for (ns, text) in [
+            (0, "0 ns"),
+            (251, "251 ns"),
+            (1_000, "1.00 us"),
+            (12_345, "12.3 us"),
+            (999_999, "999 us"),
+            (4_560_000, "4.56 ms"),
+            (59_999_999_999, "59.9 s"),
+            (63_000_000_000, "1m 03s"),
+            (3_600_000_000_000, "1h 00m"),
+            (90_000_000_000_000, "1d 01h"),
+        ] {
+            assert_eq!(Span(ns).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn sizes_have_three_digits_and_a_unit() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.00 KiB"),
+            (8 << 20, "8.00 MiB"),
+            (250 << 20, "250 MiB"),
+            (u64::MAX, "16777215 TiB"),
+        ] {
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn counts_have_commas() {
+        for (count, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(Count(count).to_string(), text);
+        }
+        assert_eq!(format!("{:>8}|", Count(1_234)), "   1,234|");
+    }
+
+    #[test]
+    fn rates_are_whole_or_have_three_digits() {
+        for (count, interval_ns, text, value) in [
+            (0, 1_000_000_000, "0", Some(0.0)),
+            (1_234_567, 1_000_000_000, "1,234,567", Some(1_234_567.0)),
+            (1, 3_000_000_000, "0.33", Some(0.333)),
+            (10, 3_000_000_000, "3.33", Some(3.333)),
+            (100, 3_000_000_000, "33.3", Some(33.333)),
+            (10_000, 3_000_000_000, "3,333", Some(3_333.333)),
+            (20, 2_000_000_000, "10", Some(10.0)),
+            (9_999, 1_000_000_001, "9,999", Some(9_999.0)),
+            (1, 3_600_000_000_000, "<0.01", Some(0.0)),
+            (7, 1_000, "7,000,000", Some(7_000_000.0)),
+            (3, 0, "-", None),
+            (
+                u64::MAX,
+                1,
+                "18,446,744,073,709,551,615",
+                Some(1.844_674_407_370_955_2e28),
+            ),
+        ] {
+            let rate = PerSecond { count, interval_ns };
+            assert_eq!((rate.to_string(), rate.value()), (text.into(), value));
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The order in which states are shown.
+
+use tcpstate_common::State;
+
+/// Where a state stands in the life of a connection.
+pub(crate) fn rank(state: State) -> usize {
+    const LIFE: [State; 11] = [
+        State::CLOSE,
+        State::LISTEN,
+        State::SYN_SENT,
+        State::SYN_RECV,
+        State::ESTABLISHED,
+        State::FIN_WAIT1,
+        State::FIN_WAIT2,
+        State::CLOSING,
+        State::TIME_WAIT,
+        State::CLOSE_WAIT,
+        State::LAST_ACK,
+    ];
+    LIFE.iter()
+        .position(|&known| known == state)
+        .unwrap_or(LIFE.len() + usize::from(state.0))
+}

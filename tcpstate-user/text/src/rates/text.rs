@@ -1,0 +1,479 @@
+//! The rates for people: a block each interval that fits on 80 columns.
+//!
+//! ```text
+//! TIME  what began and ended, per second
+//! now   how many sockets are in which state
+//! half-open  where handshakes are under way, and what happened to listeners
+//! ended of what, where it was not the orderly way
+//! p50..p99  how long connections were in the states that they left
+//! a table: the transitions on the left, the busiest groups on the right
+//! ```
+//!
+//! What is 0 is left out, so that a quiet host's block is a line or two.
+
+use std::{
+    fmt::{self, Display},
+    io::{self, Write},
+};
+
+use jiff::tz::TimeZone;
+
+use super::{Group, length_ns, share, unseen::Unseen};
+use crate::{
+    format::{
+        text::{Column, Endpoint, OrDash, Table},
+        time::Local,
+        units::{Count, PerSecond, Span},
+    },
+    order::rank,
+};
+use tcpstate_core::{
+    cause::Cause,
+    escape::Printable,
+    model::{By, GroupKey, Interval},
+    service::{Role, ServicePort},
+    transition::TransitionCount,
+};
+
+/// Columns of a block.
+const WIDTH: usize = 80;
+/// Where a line's content begins, below the time of day.
+const INDENT: usize = 10;
+/// Groups that are shown at least, if there are as many; more where the transitions take more lines.
+const GROUPS: usize = 5;
+/// Columns of the left part of the table, and the gap.
+const LEFT: usize = 4;
+
+/// Columns of a cgroup's path.
+const CGROUP: usize = 15;
+
+pub(super) struct Text {
+    by: By,
+    interval_ns: u64,
+    local: Local,
+    table: Table,
+    colour: bool,
+    first: bool,
+}
+
+impl Text {
+    pub(super) fn new(by: By, interval_ns: u64, zone: TimeZone, colour: bool) -> Self {
+        let left = [
+            Column::left("TRANSITION", 26),
+            Column::right("COUNT", 9),
+            Column::right("PER SEC", 9),
+            Column::left("", 1),
+        ];
+        let key = match by {
+            By::Port => vec![Column::right("PORT", 5), Column::left("ROLE", 7)],
+            By::Role => vec![Column::left("ROLE", 13)],
+            By::Comm => vec![Column::left("COMM", 15)],
+            By::Cgroup => vec![Column::left("CGROUP", CGROUP)],
+        };
+        let right = [Column::right("PER SEC", 9), Column::right("SHARE", 5)];
+        Self {
+            by,
+            interval_ns,
+            local: Local::new(zone),
+            table: Table::new(left.into_iter().chain(key).chain(right), colour),
+            colour,
+            first: true,
+        }
+    }
+
+    pub(super) fn block(
+        &mut self,
+        interval: &Interval,
+        groups: Vec<Group<'_>>,
+        unseen: &Unseen,
+        wall_ns: i64,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        if !self.first {
+            writeln!(out)?;
+        }
+        self.first = false;
+        self.head(interval, wall_ns, out)?;
+        let now = interval.all.states.iter();
+        let now = now.map(|(state, count)| format!("{state} {}", Count(*count)).into());
+        write_wrapped("now", now, out)?;
+        write_wrapped("half-open", half_open(unseen).into_iter(), out)?;
+        write_wrapped("listeners", listen(unseen).into_iter(), out)?;
+        let causes = &interval.all.causes;
+        if causes.iter().any(|&(cause, _)| cause != Cause::Fin) {
+            let causes = causes.iter();
+            let causes = causes.map(|(cause, count)| format!("{cause} {}", Count(*count)).into());
+            write_wrapped("ended", causes, out)?;
+        }
+        let mut dwell: Vec<_> = interval.dwell.iter().collect();
+        dwell.sort_by_key(|&&(state, _)| rank(state));
+        let dwell = dwell.into_iter().filter_map(|(state, times)| {
+            let (usual, longest) = (times.quantile(0.5)?, times.quantile(0.99)?);
+            Some(format!("{state} {}..{}", Span(usual), Span(longest)).into())
+        });
+        write_wrapped("p50..p99", dwell, out)?;
+        self.table(interval, groups, out)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "it has just been put there")]
+    fn head(&mut self, interval: &Interval, wall_ns: i64, out: &mut dyn Write) -> io::Result<()> {
+        let interval_ns = length_ns(interval);
+        let rate = |count| PerSecond { count, interval_ns };
+        let all = &interval.all;
+        let (bold, red, off) = if self.colour {
+            ("\x1b[1m", "\x1b[31m", "\x1b[0m")
+        } else {
+            ("", "", "")
+        };
+        let mut items = vec![
+            Item::from(format!("opened {}/s", rate(all.opened))),
+            Item::from(format!("established {}/s", rate(all.established))),
+            Item::from(format!("closed {}/s", rate(all.closed))),
+            Item::from(format!("failed {}/s", rate(all.failed))),
+        ];
+        if all.failed > 0 {
+            let failed = &mut items[3].text;
+            *failed = format!("{red}{failed}{off}");
+        }
+        if interval_ns != self.interval_ns {
+            items.push(Item::from(format!("in {}", Span(interval_ns))));
+        }
+        let label = format!("{bold}{:INDENT$}{off}", self.local.at(wall_ns));
+        write_wrapped(&label, items.into_iter(), out)
+    }
+
+    fn table(
+        &mut self,
+        interval: &Interval,
+        groups: Vec<Group<'_>>,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        let transitions = &interval.all.transitions;
+        if transitions.is_empty() {
+            return Ok(());
+        }
+        let interval_ns = length_ns(interval);
+        let mut transitions: Vec<&TransitionCount> = transitions.iter().collect();
+        transitions.sort_by_key(|transition| (rank(transition.from), rank(transition.to)));
+        let mut transitions: Vec<[String; LEFT]> = transitions
+            .into_iter()
+            .map(|transition| {
+                let count = transition.count;
+                [
+                    format!("{:<11} -> {}", transition.from, transition.to),
+                    Count(count).to_string(),
+                    PerSecond { count, interval_ns }.to_string(),
+                    String::new(),
+                ]
+            })
+            .collect();
+        let groups = self.groups(interval, groups, transitions.len().max(GROUPS));
+        transitions.resize(transitions.len().max(groups.len()), Default::default());
+        self.table.titles(out)?;
+        for (at, left) in transitions.iter().enumerate() {
+            let right = groups.get(at).map_or(&[][..], Vec::as_slice);
+            let cells: Vec<&dyn Display> = left
+                .iter()
+                .chain(right)
+                .map(|cell| cell as &dyn Display)
+                .collect();
+            self.table.row(&cells, out)?;
+        }
+        Ok(())
+    }
+
+    /// The right part of the table: the busiest groups, and in its last line what they leave.
+    fn groups(
+        &self,
+        interval: &Interval,
+        mut groups: Vec<Group<'_>>,
+        lines: usize,
+    ) -> Vec<Vec<String>> {
+        groups.retain(|group| group.figures.total() > 0);
+        let shown = if groups.len() > lines {
+            lines - 1
+        } else {
+            groups.len()
+        };
+        let rest = groups.split_off(shown);
+        let total = interval.all.total();
+        let interval_ns = length_ns(interval);
+        let line = |mut key: Vec<String>, count| {
+            key.push(PerSecond { count, interval_ns }.to_string());
+            key.push(Percent(share(count, total)).to_string());
+            key
+        };
+        let mut table: Vec<Vec<String>> = groups
+            .into_iter()
+            .map(|group| line(key(&group), group.figures.total()))
+            .collect();
+        if !rest.is_empty() {
+            let count = rest.iter().map(|group| group.figures.total()).sum();
+            let key = match self.by {
+                By::Port => vec![format!("+{}", rest.len()), "more".to_owned()],
+                By::Role | By::Comm | By::Cgroup => vec![format!("+{} more", rest.len())],
+            };
+            table.push(line(key, count));
+        }
+        table
+    }
+}
+
+/// The places with the most half-open connections, and how many the others have.
+fn half_open(unseen: &Unseen) -> Vec<Item> {
+    const PLACES: usize = 3;
+    let mut places = unseen.half_open().unwrap_or_default();
+    let rest = places.split_off(places.len().min(PLACES));
+    let mut items: Vec<Item> = places
+        .iter()
+        .map(|place| {
+            let half_open = &place.half_open;
+            let address = Endpoint(Some(half_open.laddr), Some(half_open.lport));
+            let oldest = half_open
+                .oldest_ns
+                .map(|ns| format!(" (oldest {})", Span(ns)));
+            let count = Count(half_open.count);
+            Item::from(format!("{address} {count}{}", oldest.unwrap_or_default()))
+        })
+        .collect();
+    if !rest.is_empty() {
+        let count = rest.iter().map(|place| place.half_open.count).sum();
+        items.push(format!("elsewhere {}", Count(count)).into());
+    }
+    items
+}
+
+/// What happened to listeners in the interval, if anything did.
+fn listen(unseen: &Unseen) -> Vec<Item> {
+    let listen = unseen.listen();
+    [
+        ("overflows", listen.overflows),
+        ("drops", listen.drops),
+        ("SYNs dropped", listen.request_queue_full_drops),
+        ("SYN cookies", listen.cookies_sent),
+        ("SYN-ACKs sent again", listen.synack_retransmits),
+    ]
+    .into_iter()
+    .filter_map(|(what, count)| Some((what, count.filter(|&count| count > 0)?)))
+    .map(|(what, count)| Item::from(format!("{what} {}", Count(count))))
+    .collect()
+}
+
+fn key(group: &Group<'_>) -> Vec<String> {
+    let role = |role: Role| OrDash((role != Role::Unknown).then(|| role.name())).to_string();
+    match group.key {
+        GroupKey::Port(ServicePort::Port(port), of) => vec![port.to_string(), role(*of)],
+        GroupKey::Port(ServicePort::Other, of) => vec!["other".to_owned(), role(*of)],
+        GroupKey::Port(ServicePort::Unknown, of) => vec!["-".to_owned(), role(*of)],
+        GroupKey::Role(of) => vec![role(*of)],
+        GroupKey::Comm(comm) => {
+            let name = comm.as_ref().map(|comm| Printable(comm.as_bytes()));
+            vec![OrDash(name).to_string()]
+        }
+        GroupKey::Cgroup(id) => vec![match &group.path {
+            Some(path) => right_end(&Printable(path.as_bytes()).to_string(), CGROUP),
+            None => OrDash(*id).to_string(),
+        }],
+        GroupKey::Other => vec!["other".to_owned()],
+    }
+}
+
+/// The end of a path, which says most, in so many columns: whole names if the last one fits.
+fn right_end(path: &str, width: usize) -> String {
+    const CUT: &str = "..";
+    let length = path.chars().count();
+    if length <= width {
+        return path.to_owned();
+    }
+    let room = width - CUT.len();
+    let end: String = path.chars().skip(length - room).collect();
+    // A name that is cut in two says less than none; but the last one must stay.
+    match end.split_once('/') {
+        Some((cut, whole)) if !cut.is_empty() => format!("{CUT}/{whole}"),
+        _ => format!("{CUT}{end}"),
+    }
+}
+
+/// A part of one as a percentage; `<1%` is not nothing.
+struct Percent(Option<f64>);
+
+impl Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.pad("-"),
+            Some(part) if part < 0.01 => f.pad("<1%"),
+            Some(part) => f.pad(&format!("{:.0}%", part * 100.0)),
+        }
+    }
+}
+
+/// A piece of a line, and its columns: colour takes none.
+struct Item {
+    text: String,
+    width: usize,
+}
+
+impl From<String> for Item {
+    fn from(text: String) -> Self {
+        let width = text.chars().count();
+        Self { text, width }
+    }
+}
+
+/// Writes items behind a label, on as many lines as they take; nothing where there are none.
+fn write_wrapped(
+    label: &str,
+    items: impl Iterator<Item = Item>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let mut column = 0;
+    for Item { text, width } in items {
+        if column == 0 {
+            write!(out, "{label:INDENT$}{text}")?;
+            column = INDENT + width;
+        } else if column + 2 + width <= WIDTH {
+            write!(out, "  {text}")?;
+            column += 2 + width;
+        } else {
+            write!(out, "\n{:INDENT$}{text}", "")?;
+            column = INDENT + width;
+        }
+    }
+    if column > 0 {
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpstate_common::State;
+
+    use super::{super::busiest_first, *};
+    use tcpstate_core::{
+        model::{Figures, GroupFigures},
+        names::Names,
+    };
+
+    fn block(text: &mut Text, interval: &Interval, wall_ns: i64, out: &mut Vec<u8>) {
+        let groups = busiest_first(&interval.groups, &Names::default());
+        text.block(interval, groups, &Unseen::default(), wall_ns, out)
+            .unwrap();
+    }
+
+    fn figures(transitions: &[(State, State, u64)]) -> Figures {
+        Figures {
+            transitions: transitions
+                .iter()
+                .map(|&(from, to, count)| TransitionCount { from, to, count })
+                .collect(),
+            ..Figures::default()
+        }
+    }
+
+    #[test]
+    fn what_is_rare_is_shown_too() {
+        let refused = (State::SYN_SENT, State::CLOSE, 1);
+        let strange = (State(14), State(255), 2);
+        let group = |port, role, transition| GroupFigures {
+            key: GroupKey::Port(port, role),
+            figures: figures(&[transition]),
+        };
+        let groups: Vec<GroupFigures> = (1..=5)
+            .map(|port| group(ServicePort::Port(port), Role::Client, refused))
+            .chain([
+                group(
+                    ServicePort::Other,
+                    Role::Server,
+                    (State::CLOSE, State::LISTEN, 190),
+                ),
+                group(ServicePort::Unknown, Role::Unknown, strange),
+            ])
+            .collect();
+        let interval = Interval {
+            start_ns: 0,
+            end_ns: 2_000_000_000,
+            all: Figures {
+                failed: 5,
+                closed: 5,
+                causes: vec![(Cause::Refused, 5)],
+                states: vec![(State::LISTEN, 190)],
+                ..figures(&[
+                    (State::SYN_SENT, State::CLOSE, 5),
+                    strange,
+                    (State::CLOSE, State::LISTEN, 190),
+                ])
+            },
+            groups,
+            dwell: Vec::new(),
+        };
+        let mut out = Vec::new();
+        let mut text = Text::new(By::Port, 1_000_000_000, TimeZone::UTC, false);
+        block(&mut text, &interval, 0, &mut out);
+        let quiet = Interval {
+            start_ns: 0,
+            end_ns: 1_000_000_000,
+            all: Figures::default(),
+            groups: Vec::new(),
+            dwell: Vec::new(),
+        };
+        block(&mut text, &quiet, 2_000_000_000, &mut out);
+        let expected = "\
+00:00:00  opened 0/s  established 0/s  closed 2.50/s  failed 2.50/s  in 2.00 s
+now       LISTEN 190
+ended     refused 5
+TRANSITION                     COUNT   PER SEC    PORT ROLE      PER SEC SHARE
+CLOSE       -> LISTEN            190        95   other server         95   96%
+SYN_SENT    -> CLOSE               5      2.50       - -               1    1%
+14          -> 255                 2         1       1 client       0.50   <1%
+                                                     2 client       0.50   <1%
+                                                    +3 more         1.50    2%
+
+00:00:02  opened 0/s  established 0/s  closed 0/s  failed 0/s
+";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn of_a_long_path_the_end_is_kept() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("/user.slice/a.b", "/user.slice/a.b"),
+            ("/system.slice/nginx.service", "..nginx.service"),
+            ("/system.slice/ssh.service", "../ssh.service"),
+            ("/a/system.slice/x.y", "../x.y"),
+            ("/docker/0123456789abcdef0123", "..789abcdef0123"),
+            ("/größe/größengrößengrößen", "..ngrößengrößen"),
+        ] {
+            let end = right_end(path, 15);
+            assert!(end.chars().count() <= 15, "{end}");
+            assert_eq!(end, expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn colour_changes_nothing_else() {
+        let interval = Interval {
+            start_ns: 0,
+            end_ns: 1_000_000_000,
+            all: Figures {
+                failed: 1,
+                ..figures(&[(State::SYN_SENT, State::CLOSE, 1)])
+            },
+            groups: Vec::new(),
+            dwell: Vec::new(),
+        };
+        let written = |colour| {
+            let mut out = Vec::new();
+            let mut text = Text::new(By::Port, 1_000_000_000, TimeZone::UTC, colour);
+            block(&mut text, &interval, 0, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let coloured = written(true);
+        assert!(coloured.contains("\x1b[31mfailed 1/s\x1b[0m"), "{coloured}");
+        let plain = ["\x1b[1m", "\x1b[31m", "\x1b[0m"]
+            .iter()
+            .fold(coloured, |text, code| text.replace(code, ""));
+        assert_eq!(plain, written(false));
+    }
+}
