@@ -8,9 +8,9 @@ use anyhow::Result;
 
 use crate::{
     Options,
-    process::{Ready, Running},
+    process::{Ready, Running, TCPSTATE},
     report::Row,
-    tool::{self, TCPSTATE},
+    tool,
 };
 
 const VIEWS: [&[&str]; 5] = [

@@ -17,6 +17,7 @@ use rustix::{
 use crate::{
     Options,
     generator::{Churn, PER_CONNECTION, PORTS},
+    process::TCPSTATE,
     report::Row,
 };
 
@@ -56,7 +57,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
 
 /// The delay of each line, in milliseconds.
 fn measure(churn: &Churn, connections: u64, per_second: Option<u32>) -> Result<Vec<f64>> {
-    let mut child = Command::new(crate::tool::TCPSTATE)
+    let mut child = Command::new(TCPSTATE)
         .args(["trace", "--json", "-P"])
         .arg(format!("{}-{}", PORTS.start(), PORTS.end()))
         .stdin(Stdio::null())

@@ -16,8 +16,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::tool::TCPSTATE;
-
+/// Our binary, of the same build as this benchmark.
+pub const TCPSTATE: &str = env!("CARGO_BIN_EXE_tcpstate");
 /// How long anything that must happen may take: it turns a hang into a message.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks at what the kernel has no event for.

@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     Options,
     holder::{EACH, Holder},
+    process::TCPSTATE,
     report::{Row, ratios},
-    tool::TCPSTATE,
 };
 
 /// From exec to the first line of an interval of 100 ms.

@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     Options,
     generator::Storm,
-    process::{Ready, Running},
+    process::{Ready, Running, TCPSTATE},
     report::{Row, ratios},
-    tool::{self, TCPSTATE},
+    tool,
 };
 
 /// What `tcpstate` saw of a storm.

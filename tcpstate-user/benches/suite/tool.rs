@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     generator::{PER_CONNECTION, PORTS},
-    process::{Ended, Ready},
+    process::{Ended, Ready, TCPSTATE},
 };
 
 /// A program and how it is used here.
@@ -63,9 +63,6 @@ impl Tool {
         self.package.is_none()
     }
 }
-
-/// Our binary, of the same build as this benchmark.
-pub const TCPSTATE: &str = env!("CARGO_BIN_EXE_tcpstate");
 
 fn ours(
     name: &'static str,
