@@ -151,31 +151,3 @@ pub mod flags {
 pub const AF_INET: u8 = 2;
 /// `AF_INET6` as [`Record::family`] has it.
 pub const AF_INET6: u8 = 10;
-
-/// Whether the transition is made by a process acting on the socket, so that the running task says
-/// something about the connection. All others may run in softirq on top of anybody.
-///
-/// *Source:* `tcp_v4_connect`, `tcp_v6_connect` (`CLOSE -> SYN_SENT`), `inet_csk_listen_start`
-/// (`CLOSE -> LISTEN`), `__tcp_close` and `tcp_disconnect` (`LISTEN -> CLOSE`), `tcp_close_state`, which
-/// only `tcp_shutdown` and `__tcp_close` call (`-> FIN_WAIT1`, `-> LAST_ACK`).
-#[inline]
-pub const fn in_process(oldstate: State, newstate: State) -> bool {
-    matches!(
-        (oldstate, newstate),
-        (State::CLOSE, State::SYN_SENT | State::LISTEN)
-            | (State::LISTEN, State::CLOSE)
-            | (_, State::FIN_WAIT1 | State::LAST_ACK)
-    )
-}
-
-/// Whether a transition to CLOSE leaves the connection in `FIN_WAIT2` all the same: nobody has the socket
-/// any more, the peer has not closed yet, and from here on the kernel keeps a small socket for it, which
-/// no tracepoint shows.
-///
-/// *Source:* `tcp_time_wait` and its callers `tcp_rcv_state_process`, `__tcp_close`.
-#[inline]
-pub const fn stays_in_fin_wait2(oldstate: State, newstate: State, error: u16, known: u8) -> bool {
-    matches!((oldstate, newstate), (State::FIN_WAIT2, State::CLOSE))
-        && error == 0
-        && known & (flags::DEAD | flags::DONE) == flags::DEAD
-}

@@ -11,12 +11,12 @@ use aya_ebpf::{
 use tcpstate_common::{
     Record, State,
     config::MAX_CGROUP_DEPTH,
+    filter::Key,
     record::{AF_INET, flags},
 };
 
 use crate::{
     emit::{self, Transition, load},
-    filter::Key,
     maps::config,
     tally,
 };
@@ -197,14 +197,11 @@ impl Transition for Call {
             known |= self.flags();
             (*record).cgroup = self.cgroup();
 
-            // Older kernels copy the request's cookie, addresses and ports into a child only
-            // after this transition (`inet_csk_clone_lock`): a cookie made here would not last. Later
-            // kernels do it before, and then the remote port is there too.
-            let unfinished = key.rport == 0
-                && key.oldstate.0 == State::LISTEN.0
-                && key.newstate.0 == State::SYN_RECV.0;
+            // Older kernels copy the request's cookie into a child together with its remote port, after
+            // this transition (`inet_csk_clone_lock`): a cookie made here would not last. Later kernels do
+            // it before, and then the remote port is there too.
             (*record).cookie = 0;
-            if config!(has_cookie) != 0 && !unfinished {
+            if config!(has_cookie) != 0 && !key.is_rport_to_come() {
                 // A socket has none until somebody asks for it; only then is the helper wanted.
                 let mut cookie: u64 = self.sk(config!(offsets.sk_cookie));
                 if cookie == 0 {

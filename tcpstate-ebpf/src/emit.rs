@@ -8,12 +8,11 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use tcpstate_common::{
-    Counters, Record, State,
-    record::{flags, in_process},
+    Counters, Record, State, filter::Key, record::flags, transition::in_process,
 };
 
 use crate::{
-    filter::{self, Key},
+    filter,
     maps::{COUNTERS, READER_SLEEPS, RING, config},
 };
 

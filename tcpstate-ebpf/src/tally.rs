@@ -19,17 +19,18 @@ use aya_ebpf::{
 use tcpstate_common::{
     State,
     buckets::{BUCKETS, DIVISIONS, LONGEST_NS, SHORTEST_NS, bucket_of},
-    record::stays_in_fin_wait2,
+    filter::Key,
     tally::{
         Failure, MANNERS, Place, PlaceSet, Row, STATES, Times, WAYS, hash, index_of, manner, row,
         service, side,
     },
+    transition::{closes, opens, stays_in_fin_wait2},
 };
 
 use crate::{
     btf_tracepoint::Call,
     emit::{self, Transition as _, count},
-    filter::{self, Key},
+    filter,
     maps::{ERRORS, FREE_ROWS, PLACES, ROWS, ROWS_BY_PORT, SCRATCH, SERVICES, TIMES, config},
 };
 
@@ -150,7 +151,7 @@ pub(crate) fn count(call: &Call) {
     }
     if newstate.0 == State::CLOSE.0 {
         let (error, known) = (call.error(), call.flags());
-        if oldstate.0 != State::CLOSE.0 && oldstate.0 != State::LISTEN.0 {
+        if closes(oldstate, newstate) {
             ended(counts, at, oldstate, error, manner(known));
         }
         if stays_in_fin_wait2(oldstate, newstate, error, known) {
@@ -192,11 +193,7 @@ fn index(state: State) -> usize {
 /// Whether a socket begins something new: a connection, or to listen.
 #[inline(always)]
 fn begins(oldstate: State, newstate: State) -> bool {
-    if oldstate.0 == State::CLOSE.0 {
-        newstate.0 != State::CLOSE.0
-    } else {
-        oldstate.0 == State::LISTEN.0 && newstate.0 == State::SYN_RECV.0
-    }
+    opens(oldstate, newstate) || matches!((oldstate, newstate), (State::CLOSE, State::LISTEN))
 }
 
 /// The state before the one with which a connection, or a listener, begins.

@@ -20,12 +20,12 @@ use aya_ebpf::{
 use tcpstate_common::{
     Record, State,
     config::{MAX_SPANS, TP_BASE, TP_BASE_LAZY, TracepointRecord},
+    filter::Key,
     record::flags,
 };
 
 use crate::{
     emit::{self, Transition, load},
-    filter::Key,
     maps::{SCRATCH, config, span},
 };
 

@@ -24,6 +24,7 @@ use tcpstate_common::{
     buckets::{BUCKETS, DIVISIONS, OCTAVES},
     config,
     tally::{Failure, MANNERS, Row, RowsByPort, STATES, Times, row, service, side, state_at},
+    transition::closes,
 };
 
 use super::{
@@ -38,7 +39,7 @@ use tcpstate_core::{
     histogram::Histogram,
     service::{Role, ServicePort},
     tally::{ServiceTally, Tally},
-    transition::{TransitionCount, closes},
+    transition::TransitionCount,
 };
 
 /// Words of a [`Row`] and of a [`Times`].

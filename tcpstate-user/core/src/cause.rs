@@ -5,8 +5,9 @@ use std::{borrow::Cow, fmt};
 
 use tcpstate_common::{
     State,
-    record::{flags, stays_in_fin_wait2},
+    record::flags,
     tally::manner,
+    transition::{closes, stays_in_fin_wait2},
 };
 
 use crate::event::Event;
@@ -130,7 +131,7 @@ impl Cause {
     /// `tcp_time_wait` (an orphan in `FIN_WAIT2`, or after the peer's FIN), and the end of `LAST_ACK`.
     pub fn of(event: &Event) -> Option<Self> {
         let oldstate = event.oldstate();
-        if event.newstate() != State::CLOSE || matches!(oldstate, State::CLOSE | State::LISTEN) {
+        if !closes(oldstate, event.newstate()) {
             return None;
         }
         let manner = manner(event.record().flags);

@@ -13,18 +13,16 @@
 //! |----------|----------------------------------------------------------------------------------|
 //! | netns    | the namespace is another one                                                     |
 //! | cgroup   | it is in a cgroup that is neither the one asked for nor below it                 |
-//! | `-4`     | it is IPv6, except a `LISTEN -> SYN_RECV` of an `AF_INET6` socket                |
+//! | `-4`     | it is IPv6, unless the family is *to come*                                       |
 //! | `-6`     | it is IPv4                                                                       |
-//! | `-L`     | `lport != 0` and `lport` is not in the set                                       |
-//! | `-D`     | `rport` is not in the set, except where *unknown*                                |
-//! | `-P`     | `lport != 0`, neither port is in the set, and `rport` is not *unknown*           |
+//! | `-L`     | `lport` is not in the set, unless it is *to come*                                |
+//! | `-D`     | `rport` is not in the set, unless it is *to come*                                |
+//! | `-P`     | neither port is in the set, unless one is *to come*                              |
 //!
 //! - IPv4: family `AF_INET`, or a v4-mapped local or remote address. All else is IPv6: a dual-stack
 //!   listener on `[::]` is IPv6, its IPv4 children are IPv4.
-//! - `rport` is *unknown* if it is 0 at `LISTEN -> SYN_RECV`: the child is then still the clone of its
-//!   listener, and the peer is filled in a moment later.
-//! - `lport` is 0 at `CLOSE -> SYN_SENT` and `CLOSE -> LISTEN` of a socket that was never bound: the
-//!   kernel chooses the port a moment later.
+//! - *To come*: the kernel fills it in only after this transition. At which transitions that is so is stated once
+//!   for both sides, by [`Key`].
 //!
 //! # What user space does with the undecided
 //!
@@ -45,8 +43,8 @@ use std::fmt;
 
 use hashbrown::HashMap;
 use tcpstate_common::{
-    State,
     config::{self, PortBitmap},
+    filter::Key,
     record::{AF_INET, AF_INET6},
 };
 
@@ -189,20 +187,14 @@ impl Filter {
 
     /// Judges one event by what it shows.
     pub fn judge(&self, event: &Event) -> Verdict {
-        let child = event.oldstate() == State::LISTEN && event.newstate() == State::SYN_RECV;
-        let lport_to_come =
-            event.lport() == 0 && matches!(event.newstate(), State::SYN_SENT | State::LISTEN);
-        let rport_to_come = event.rport() == 0 && child;
+        let shown = shown(event);
         let verdicts = [
             self.netns
                 .map(|netns| certain(event.netns() == Some(netns))),
             self.family.map(|family| {
-                let family_to_come = child
-                    && event.record().family == AF_INET6
-                    && !event.is_ipv4()
-                    && event.laddr().is_unspecified()
-                    && (event.rport() == 0 || event.raddr().is_unspecified());
-                if family_to_come {
+                let laddr_is_any = event.laddr().is_unspecified();
+                let raddr_is_any = event.raddr().is_unspecified();
+                if !event.is_ipv4() && shown.is_family_to_come(laddr_is_any, raddr_is_any) {
                     Verdict::Undecided
                 } else {
                     certain((family == Family::Ipv4) == event.is_ipv4())
@@ -210,19 +202,30 @@ impl Filter {
             }),
             self.lport
                 .as_ref()
-                .map(|set| in_time(set.contains(event.lport()), lport_to_come)),
+                .map(|set| in_time(set.contains(event.lport()), shown.is_lport_to_come())),
             self.rport
                 .as_ref()
-                .map(|set| in_time(set.contains(event.rport()), rport_to_come)),
+                .map(|set| in_time(set.contains(event.rport()), shown.is_rport_to_come())),
             self.port.as_ref().map(|set| {
                 let found = set.contains(event.lport()) || set.contains(event.rport());
-                in_time(found, lport_to_come || rport_to_come)
+                in_time(found, shown.is_port_to_come())
             }),
         ];
         verdicts
             .into_iter()
             .flatten()
             .fold(Verdict::Keep, Verdict::and)
+    }
+}
+
+/// What the event shows, for the rule that the BPF programs share.
+const fn shown(event: &Event) -> Key {
+    Key {
+        family: event.record().family,
+        lport: event.lport(),
+        rport: event.rport(),
+        oldstate: event.oldstate(),
+        newstate: event.newstate(),
     }
 }
 

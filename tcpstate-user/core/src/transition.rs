@@ -1,4 +1,4 @@
-//! Transitions: what one means for its connection, and how often one happened.
+//! Transitions, counted.
 
 use tcpstate_common::State;
 
@@ -11,18 +11,4 @@ pub struct TransitionCount {
     pub to: State,
     /// How often.
     pub count: u64,
-}
-
-/// Whether a transition begins a connection.
-pub fn opens(from: State, to: State) -> bool {
-    match from {
-        State::CLOSE => !matches!(to, State::CLOSE | State::LISTEN),
-        State::LISTEN => to == State::SYN_RECV,
-        _ => false,
-    }
-}
-
-/// Whether a transition ends a connection.
-pub fn closes(from: State, to: State) -> bool {
-    to == State::CLOSE && !matches!(from, State::CLOSE | State::LISTEN)
 }

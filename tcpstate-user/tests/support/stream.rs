@@ -6,6 +6,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use tcpstate_common::{
     Record, State,
     record::{self, flags},
+    transition::in_process,
 };
 use tcpstate_core::event::Event;
 
@@ -288,7 +289,7 @@ impl<'a> Host<'a> {
         if newstate == State::CLOSE || newstate == State::LAST_ACK {
             record.flags |= flags::DEAD | flags::DONE;
         }
-        if record::in_process(oldstate, newstate) {
+        if in_process(oldstate, newstate) {
             record.flags |= flags::PROCESS;
         } else {
             record.pid = 0;

@@ -3,6 +3,7 @@
 use tcpstate_common::{
     Record, State,
     record::{AF_INET, flags},
+    transition::in_process,
 };
 
 /// One connection of the stream.
@@ -101,7 +102,7 @@ impl Stream {
         if !(first && life.server) {
             flag |= flags::COOKIE;
         }
-        if tcpstate_common::record::in_process(oldstate, newstate) {
+        if in_process(oldstate, newstate) {
             flag |= flags::PROCESS;
         }
         if last {

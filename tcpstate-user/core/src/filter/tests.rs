@@ -1,6 +1,6 @@
 use std::net::{IpAddr, Ipv6Addr};
 
-use tcpstate_common::{Record, record::flags};
+use tcpstate_common::{Record, State, record::flags};
 
 use super::*;
 

@@ -1,8 +1,11 @@
 //! What an event means to the tracker: a connection begins, goes on or ends, a listener comes or goes.
 //!
-//! What a census means is in [`super::found`].
+//! What a census means is in [`super::on_census`].
 
-use tcpstate_common::State;
+use tcpstate_common::{
+    State,
+    transition::{closes, opens},
+};
 
 use super::{
     Tracker,
@@ -19,7 +22,6 @@ use crate::{
     cause::{Cause, goes_on},
     owner::Owner,
     service::Role,
-    transition::{closes, opens},
 };
 
 /// What was found out about an event.

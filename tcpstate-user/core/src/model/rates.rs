@@ -8,13 +8,16 @@
 
 use std::collections::BTreeMap;
 
-use tcpstate_common::State;
+use tcpstate_common::{
+    State,
+    transition::{closes, opens},
+};
 
 use super::group::{GroupKey, Groups, Services};
 use crate::{
     cause::Cause,
     histogram::{BUCKETS, DIVISIONS, Histogram, LONGEST_NS, SHORTEST_NS, bucket_of},
-    transition::{TransitionCount, closes, opens},
+    transition::TransitionCount,
 };
 
 /// States that are counted by themselves: the kernel's 1 to 13. Numbers from 15 on are counted

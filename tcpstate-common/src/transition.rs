@@ -1,0 +1,122 @@
+//! What the two states of a transition say of the connection.
+
+use crate::{State, record::flags};
+
+/// Whether a transition begins a connection.
+#[inline]
+pub const fn opens(oldstate: State, newstate: State) -> bool {
+    match oldstate {
+        State::CLOSE => !matches!(newstate, State::CLOSE | State::LISTEN),
+        State::LISTEN => matches!(newstate, State::SYN_RECV),
+        _ => false,
+    }
+}
+
+/// Whether a transition ends a connection.
+#[inline]
+pub const fn closes(oldstate: State, newstate: State) -> bool {
+    matches!(newstate, State::CLOSE) && !matches!(oldstate, State::CLOSE | State::LISTEN)
+}
+
+/// Whether the socket is a child that has just been cloned from its listener.
+///
+/// *Source:* `inet_csk_clone_lock`. On older kernels it fills in the remote port, the addresses and the cookie
+/// only after this transition.
+#[inline]
+pub const fn is_new_child(oldstate: State, newstate: State) -> bool {
+    matches!((oldstate, newstate), (State::LISTEN, State::SYN_RECV))
+}
+
+/// Whether the transition is made by a process acting on the socket, so that the running task says
+/// something about the connection. All others may run in softirq on top of anybody.
+///
+/// *Source:* `tcp_v4_connect`, `tcp_v6_connect` (`CLOSE -> SYN_SENT`), `inet_csk_listen_start`
+/// (`CLOSE -> LISTEN`), `__tcp_close` and `tcp_disconnect` (`LISTEN -> CLOSE`), `tcp_close_state`, which
+/// only `tcp_shutdown` and `__tcp_close` call (`-> FIN_WAIT1`, `-> LAST_ACK`).
+#[inline]
+pub const fn in_process(oldstate: State, newstate: State) -> bool {
+    matches!(
+        (oldstate, newstate),
+        (State::CLOSE, State::SYN_SENT | State::LISTEN)
+            | (State::LISTEN, State::CLOSE)
+            | (_, State::FIN_WAIT1 | State::LAST_ACK)
+    )
+}
+
+/// Whether a transition to CLOSE leaves the connection in `FIN_WAIT2` all the same: no process has the socket
+/// any more, the peer has not closed yet, and from here on the kernel keeps a minisocket for it, which
+/// no tracepoint shows. `known` are the [`flags`] of the record.
+///
+/// *Source:* `tcp_time_wait` and its callers `tcp_rcv_state_process`, `__tcp_close`.
+#[inline]
+pub const fn stays_in_fin_wait2(oldstate: State, newstate: State, error: u16, known: u8) -> bool {
+    matches!((oldstate, newstate), (State::FIN_WAIT2, State::CLOSE))
+        && error == 0
+        && known & (flags::DEAD | flags::DONE) == flags::DEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All pairs of states for which `holds` does.
+    fn pairs(holds: impl Fn(State, State) -> bool) -> impl Iterator<Item = (State, State)> {
+        State::ALL
+            .into_iter()
+            .flat_map(|old| State::ALL.map(|new| (old, new)))
+            .filter(move |&(old, new)| holds(old, new))
+    }
+
+    #[test]
+    fn a_connection_begins_out_of_close_or_as_a_child() {
+        assert!(opens(State::CLOSE, State::SYN_SENT));
+        assert!(opens(State::LISTEN, State::SYN_RECV));
+        assert!(!opens(State::CLOSE, State::LISTEN));
+        assert!(!opens(State::CLOSE, State::CLOSE));
+        // All states but these two out of CLOSE, and the child.
+        assert_eq!(pairs(opens).count(), State::ALL.len() - 2 + 1);
+    }
+
+    #[test]
+    fn a_connection_ends_in_close_and_a_listener_is_none() {
+        assert!(closes(State::LAST_ACK, State::CLOSE));
+        assert!(closes(State::SYN_SENT, State::CLOSE));
+        assert!(!closes(State::LISTEN, State::CLOSE));
+        assert!(!closes(State::CLOSE, State::CLOSE));
+        assert_eq!(pairs(closes).count(), State::ALL.len() - 2);
+    }
+
+    #[test]
+    fn a_child_comes_out_of_listen_into_syn_recv_alone() {
+        assert!(pairs(is_new_child).eq([(State::LISTEN, State::SYN_RECV)]));
+    }
+
+    #[test]
+    fn processes_connect_listen_and_close() {
+        let made = |old, new| pairs(in_process).any(|pair| pair == (old, new));
+        assert!(made(State::CLOSE, State::SYN_SENT));
+        assert!(made(State::CLOSE, State::LISTEN));
+        assert!(made(State::LISTEN, State::CLOSE));
+        for old in State::ALL {
+            assert!(made(old, State::FIN_WAIT1), "{old}");
+            assert!(made(old, State::LAST_ACK), "{old}");
+        }
+        assert_eq!(pairs(in_process).count(), 3 + 2 * State::ALL.len());
+    }
+
+    #[test]
+    fn an_orphan_stays_in_fin_wait2_until_the_peer_closes() {
+        let stays = |old, error, known| stays_in_fin_wait2(old, State::CLOSE, error, known);
+        assert!(stays(State::FIN_WAIT2, 0, flags::SOCKET | flags::DEAD));
+        assert!(!stays(State::FIN_WAIT2, 104, flags::SOCKET | flags::DEAD));
+        assert!(!stays(State::FIN_WAIT2, 0, flags::SOCKET));
+        assert!(!stays(State::FIN_WAIT2, 0, flags::DEAD | flags::DONE));
+        assert!(!stays(State::FIN_WAIT1, 0, flags::DEAD));
+        assert!(!stays_in_fin_wait2(
+            State::FIN_WAIT2,
+            State::TIME_WAIT,
+            0,
+            flags::DEAD
+        ));
+    }
+}
