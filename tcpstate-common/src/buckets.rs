@@ -18,14 +18,33 @@ pub const OCTAVES: usize = (LONGEST_NS.ilog2() - FIRST_OCTAVE + 1) as usize;
 /// All buckets.
 pub const BUCKETS: usize = OCTAVES * DIVISIONS;
 
-/// The bucket of a duration between [`SHORTEST_NS`] and [`LONGEST_NS`]: which power of two, which
-/// part of it.
+/// The bucket of a duration: which power of two, which part of it. Below [`SHORTEST_NS`] it is that of
+/// [`SHORTEST_NS`], above [`LONGEST_NS`] that of [`LONGEST_NS`].
 #[inline]
 pub const fn bucket_of(duration_ns: u64) -> (usize, usize) {
+    let duration_ns = clamped(duration_ns);
     let octave = octave_of(duration_ns);
     #[expect(clippy::cast_possible_truncation, reason = "at most 2 * DIVISIONS")]
     let part = (duration_ns >> (octave - DIVISIONS_LOG2)) as usize % DIVISIONS;
     ((octave - FIRST_OCTAVE) as usize, part)
+}
+
+/// A bucket as one number.
+#[inline]
+pub const fn bucket_number(octave: usize, part: usize) -> usize {
+    octave * DIVISIONS + part
+}
+
+/// The nearest duration that has a bucket of its own.
+#[inline]
+const fn clamped(duration_ns: u64) -> u64 {
+    if duration_ns < SHORTEST_NS {
+        SHORTEST_NS
+    } else if duration_ns > LONGEST_NS {
+        LONGEST_NS
+    } else {
+        duration_ns
+    }
 }
 
 /// The power of two below.
@@ -52,12 +71,44 @@ const fn octave_of(duration_ns: u64) -> u32 {
     octave
 }
 
-/// The shortest duration of a bucket and the shortest that no longer is in it; the bucket's number is
-/// `octave * DIVISIONS + part`.
+/// The shortest duration of a bucket, by its [number](bucket_number), and the shortest that no longer is in it.
 pub const fn bounds_of(bucket: usize) -> (u64, u64) {
     #[expect(clippy::cast_possible_truncation, reason = "a bucket's number fits")]
     let octave = (bucket / DIVISIONS) as u32 + FIRST_OCTAVE;
     let width = 1 << (octave - DIVISIONS_LOG2);
     let lower = (1 << octave) + (bucket % DIVISIONS) as u64 * width;
     (lower, lower + width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number_of(duration_ns: u64) -> usize {
+        let (octave, part) = bucket_of(duration_ns);
+        assert!(octave < OCTAVES && part < DIVISIONS);
+        bucket_number(octave, part)
+    }
+
+    #[test]
+    fn buckets_join_without_gap_or_overlap() {
+        let (first, last) = (number_of(SHORTEST_NS), number_of(LONGEST_NS));
+        for bucket in 0..BUCKETS {
+            let (lower, upper) = bounds_of(bucket);
+            assert!(upper - lower <= lower / 128);
+            if bucket + 1 < BUCKETS {
+                assert_eq!(upper, bounds_of(bucket + 1).0);
+            }
+            for duration_ns in [lower, upper - 1] {
+                assert_eq!(number_of(duration_ns), bucket.clamp(first, last));
+            }
+        }
+        assert!(bounds_of(0).0 <= SHORTEST_NS && LONGEST_NS < bounds_of(BUCKETS - 1).1);
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_in_the_first_or_the_last_bucket() {
+        assert_eq!(number_of(0), number_of(SHORTEST_NS));
+        assert_eq!(number_of(u64::MAX), number_of(LONGEST_NS));
+    }
 }

@@ -145,9 +145,35 @@ pub mod flags {
     pub const TCP: u8 = 1 << 6;
     /// The fields of `struct sock` are valid: `netns`, `uid`, `error`, and the bits 0 to 3.
     pub const SOCKET: u8 = 1 << 7;
+
+    /// The bits 0 to 3, out of the socket's own members.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are wanted")]
+    pub const fn of_socket(sk_flags: u64, sk_shutdown: u8) -> u8 {
+        // SOCK_DEAD and SOCK_DONE are bits 0 and 1 in both.
+        sk_flags as u8 & (DEAD | DONE) | (sk_shutdown & 3) << 2
+    }
 }
 
 /// `AF_INET` as [`Record::family`] has it.
 pub const AF_INET: u8 = 2;
 /// `AF_INET6` as [`Record::family`] has it.
 pub const AF_INET6: u8 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::flags::{DEAD, DONE, RCV_SHUTDOWN, SEND_SHUTDOWN, of_socket};
+
+    #[test]
+    fn the_sockets_own_bits_become_flags() {
+        // SOCK_KEEPOPEN (bit 3) and others beside them are left out.
+        assert_eq!(of_socket(0b1001, 0), DEAD);
+        assert_eq!(of_socket(0b1010, 0), DONE);
+        assert_eq!(of_socket(0, 1), RCV_SHUTDOWN);
+        assert_eq!(of_socket(0, 2), SEND_SHUTDOWN);
+        assert_eq!(
+            of_socket(u64::MAX, u8::MAX),
+            DEAD | DONE | RCV_SHUTDOWN | SEND_SHUTDOWN
+        );
+    }
+}

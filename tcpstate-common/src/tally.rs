@@ -29,16 +29,26 @@ pub const fn state_at(index: usize) -> State {
     }
 }
 
+/// The bits of a [`manner()`].
+pub mod manner {
+    /// Both directions were shut down.
+    pub const CLOSED_HERE: u8 = 1 << 0;
+    /// No process had the socket any more, or the peer's FIN had come.
+    pub const ORPHAN_OR_DONE: u8 = 1 << 1;
+}
+
 /// What [`flags`] say of how a connection without an error ended.
-///
-/// Bit 0: both directions were shut down; bit 1: nobody had the socket any more, or the peer's FIN had
-/// come.
 #[inline]
 pub const fn manner(known: u8) -> u8 {
     const BOTH: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
-    let closed_here = known & BOTH == BOTH;
-    let orphan_or_done = known & (flags::DEAD | flags::DONE) != 0;
-    closed_here as u8 | (orphan_or_done as u8) << 1
+    let mut bits = 0;
+    if known & BOTH == BOTH {
+        bits |= manner::CLOSED_HERE;
+    }
+    if known & (flags::DEAD | flags::DONE) != 0 {
+        bits |= manner::ORPHAN_OR_DONE;
+    }
+    bits
 }
 
 /// Rows that no single service has: their numbers, and the number of the first that one has.
@@ -68,6 +78,26 @@ pub mod side {
 /// The service of a row, as one number: [`side`] above, port below.
 pub const fn service(side: u32, port: u16) -> u32 {
     side << 16 | port as u32
+}
+
+/// The [`side`] and the port of a [`service`].
+#[expect(clippy::cast_possible_truncation, reason = "the low half")]
+pub const fn side_and_port(service: u32) -> (u32, u16) {
+    (service >> 16, service as u16)
+}
+
+/// Where a row is in the map [`crate::config::ROWS`]: all rows of the first CPU, then those of the next.
+#[inline]
+pub const fn row_index(cpu: u32, rows_of_cpu: u32, row: u32) -> u32 {
+    cpu * rows_of_cpu + row
+}
+
+/// Where a state's times are in the map [`crate::config::TIMES`]: all states of the first CPU, then those of
+/// the next. `state`: as [`index_of`] gives it.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "at most 12")]
+pub const fn times_index(cpu: u32, state: usize) -> u32 {
+    cpu * STATES as u32 + state as u32
 }
 
 /// The row of each port, of one side; 0: it has none yet.
@@ -163,3 +193,51 @@ const _: () = {
     assert!(size_of::<Times>() == 8 + 4 * BUCKETS && align_of::<Times>() == 8);
     assert!(size_of::<Place>() == 24 && size_of::<PlaceSet>() == 192);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_found_where_it_is_counted() {
+        for state in State::ALL {
+            assert_eq!(state_at(index_of(state)), state);
+        }
+        assert_eq!(
+            index_of(State::NEW_SYN_RECV),
+            index_of(State::SYN_RECV),
+            "a request socket is in SYN_RECV"
+        );
+        for other in [State(0), State(13), State(255)] {
+            assert_eq!(state_at(index_of(other)), State(255), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_its_side_and_port() {
+        for side in [side::CLIENT, side::SERVER] {
+            for port in [0, 1, 443, u16::MAX] {
+                assert_eq!(side_and_port(service(side, port)), (side, port));
+            }
+        }
+    }
+
+    #[test]
+    fn a_manner_tells_who_closed() {
+        const BOTH: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
+        assert_eq!(manner(flags::SOCKET), 0);
+        assert_eq!(manner(flags::RCV_SHUTDOWN), 0);
+        assert_eq!(manner(BOTH), manner::CLOSED_HERE);
+        assert_eq!(manner(flags::DEAD), manner::ORPHAN_OR_DONE);
+        assert_eq!(manner(flags::DONE), manner::ORPHAN_OR_DONE);
+        let all = manner(u8::MAX);
+        assert_eq!(all, manner::CLOSED_HERE | manner::ORPHAN_OR_DONE);
+        assert!(usize::from(all) < MANNERS);
+    }
+
+    #[test]
+    fn parts_of_a_map_do_not_overlap() {
+        assert_eq!(row_index(0, 100, 99) + 1, row_index(1, 100, 0));
+        assert_eq!(times_index(0, STATES - 1) + 1, times_index(1, 0));
+    }
+}

@@ -92,9 +92,10 @@ impl Call {
     /// The bits of [`flags`] that the socket's own flags and its shutdowns give.
     #[inline(always)]
     pub(crate) fn flags(&self) -> u8 {
-        // SOCK_DEAD and SOCK_DONE are bits 0 and 1 in both.
-        (self.sk::<u64>(config!(offsets.sk_flags)) as u8) & (flags::DEAD | flags::DONE)
-            | (self.sk::<u8>(config!(offsets.sk_shutdown)) & 3) << 2
+        flags::of_socket(
+            self.sk(config!(offsets.sk_flags)),
+            self.sk(config!(offsets.sk_shutdown)),
+        )
     }
 
     /// Reads a `T` in the `struct sock`.

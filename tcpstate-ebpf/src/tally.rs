@@ -18,11 +18,11 @@ use aya_ebpf::{
 };
 use tcpstate_common::{
     State,
-    buckets::{BUCKETS, DIVISIONS, LONGEST_NS, SHORTEST_NS, bucket_of},
+    buckets::{BUCKETS, bucket_number, bucket_of},
     filter::Key,
     tally::{
         Failure, MANNERS, Place, PlaceSet, Row, STATES, Times, WAYS, hash, index_of, manner, row,
-        service, side,
+        row_index, service, side, times_index,
     },
     transition::{closes, opens, stays_in_fin_wait2},
 };
@@ -159,7 +159,7 @@ pub(crate) fn count(call: &Call) {
         }
     }
     if let Some(dwell_ns) = dwell_ns {
-        cpu.spent(from as u32, dwell_ns);
+        cpu.spent(from, dwell_ns);
     }
     count!(counters.submitted);
 }
@@ -412,18 +412,17 @@ impl Cpu {
     /// One of its rows.
     #[inline(always)]
     fn row(self, number: u32) -> Option<*mut Row> {
-        ROWS.get_ptr_mut(self.0 * config!(rows) + number)
+        ROWS.get_ptr_mut(row_index(self.0, config!(rows), number))
     }
 
     /// A connection was in this state for so long.
     #[inline(always)]
-    fn spent(self, state: u32, duration_ns: u64) {
-        let Some(times): Option<*mut Times> = TIMES.get_ptr_mut(self.0 * STATES as u32 + state)
-        else {
+    fn spent(self, state: usize, duration_ns: u64) {
+        let Some(times): Option<*mut Times> = TIMES.get_ptr_mut(times_index(self.0, state)) else {
             return;
         };
-        let (octave, part) = bucket_of(duration_ns.clamp(SHORTEST_NS, LONGEST_NS));
-        let bucket = octave * DIVISIONS + part;
+        let (octave, part) = bucket_of(duration_ns);
+        let bucket = bucket_number(octave, part);
         if bucket >= BUCKETS {
             // It cannot be; the verifier does not know.
             return;

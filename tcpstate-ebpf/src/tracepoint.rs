@@ -182,10 +182,11 @@ unsafe fn copy_socket(sk: u64, record: *mut Record) -> Option<u8> {
         // The kernel keeps eight times the value.
         (*record).srtt_us = load::<u32>(copy, config!(copy.tcp_srtt_us)) >> 3;
         (*record).retransmits = load(copy, config!(copy.tcp_total_retrans));
-        // SOCK_DEAD and SOCK_DONE are bits 0 and 1 in both.
-        let ends = load::<u64>(copy, config!(copy.sk_flags)) as u8 & (flags::DEAD | flags::DONE);
-        let shutdown = (load::<u8>(copy, config!(copy.sk_shutdown)) & 3) << 2;
-        Some(flags::SOCKET | flags::TCP | ends | shutdown)
+        let own = flags::of_socket(
+            load(copy, config!(copy.sk_flags)),
+            load(copy, config!(copy.sk_shutdown)),
+        );
+        Some(flags::SOCKET | flags::TCP | own)
     }
 }
 

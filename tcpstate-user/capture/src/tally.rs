@@ -23,7 +23,10 @@ use tcpstate_common::{
     State,
     buckets::{BUCKETS, DIVISIONS, OCTAVES},
     config,
-    tally::{Failure, MANNERS, Row, RowsByPort, STATES, Times, row, service, side, state_at},
+    tally::{
+        Failure, MANNERS, Row, RowsByPort, STATES, Times, row, row_index, service, side,
+        side_and_port, state_at, times_index,
+    },
     transition::closes,
 };
 
@@ -55,8 +58,8 @@ const SERVICE_WORDS: usize = 2;
 
 /// Reads the counts of one program.
 pub struct Reader {
-    cpus: usize,
-    rows_of_cpu: usize,
+    cpus: u32,
+    rows_of_cpu: u32,
     services: Mapping,
     rows: Mapping,
     times: Mapping,
@@ -80,7 +83,7 @@ impl Reader {
         size: TallySize,
         listening: impl Iterator<Item = u16>,
     ) -> Result<Self, CaptureError> {
-        let cpus = host::possible_cpus()? as usize;
+        let cpus = host::possible_cpus()?;
         let TallyMaps {
             rows_by_port,
             services,
@@ -103,13 +106,17 @@ impl Reader {
         let services = map(&services, rows_of_cpu * SERVICE_WORDS * 4, both)?;
         let reader = Self {
             cpus,
-            rows_of_cpu,
+            rows_of_cpu: size.rows(),
             rows: map(
                 &rows,
-                cpus * rows_of_cpu * size_of::<Row>(),
+                row_index(cpus, size.rows(), 0) as usize * size_of::<Row>(),
                 ProtFlags::READ,
             )?,
-            times: map(&times, cpus * STATES * size_of::<Times>(), ProtFlags::READ)?,
+            times: map(
+                &times,
+                times_index(cpus, 0) as usize * size_of::<Times>(),
+                ProtFlags::READ,
+            )?,
             services,
             errors,
             rows_before: vec![[0; ROW_WORDS]; rows_of_cpu],
@@ -131,7 +138,7 @@ impl Reader {
         listening: impl Iterator<Item = u16>,
         mut free_rows: Queue<MapData, u32>,
     ) -> Result<(), CaptureError> {
-        let mut free = row::FIRST..u32::try_from(self.rows_of_cpu).unwrap_or(u32::MAX);
+        let mut free = row::FIRST..self.rows_of_cpu;
         let by_port = rows_by_port.words();
         for port in listening {
             // Two rows to a word.
@@ -179,14 +186,14 @@ impl Reader {
                 continue;
             };
             let counts = self.read_row(row);
-            if row == row::UNKNOWN as usize {
+            if row == row::UNKNOWN {
                 // A difference of counters that may each have wrapped.
-                let pending = self.rows_before[row][PENDING].cast_signed();
+                let pending = self.rows_before[row as usize][PENDING].cast_signed();
                 // A transition can be read as settled on one CPU before it is read as undecided on another.
                 self.undecided = u64::try_from(pending).unwrap_or(0);
                 tally.forgotten = u64::from(counts[FORGOTTEN]);
             }
-            let service = self.service(row, &counts, causes.remove(&row), is_last);
+            let service = self.service(row as usize, &counts, causes.remove(&row), is_last);
             if !service.0.is_empty() || !service.1.is_empty() {
                 tally.services.push(ServiceTally {
                     port,
@@ -202,20 +209,20 @@ impl Reader {
     }
 
     /// The service that a row belongs to; `None`: it is free.
-    fn service_of(&self, row: usize) -> Option<(ServicePort, Role)> {
-        Some(match u32::try_from(row).ok()? {
+    fn service_of(&self, row: u32) -> Option<(ServicePort, Role)> {
+        Some(match row {
             row::UNKNOWN => (ServicePort::Unknown, Role::Unknown),
             row::CLIENT => (ServicePort::Unknown, Role::Client),
             row::SERVER => (ServicePort::Unknown, Role::Server),
             row::OTHER_CLIENT => (ServicePort::Other, Role::Client),
             row::OTHER_SERVER => (ServicePort::Other, Role::Server),
             _ => {
-                let service = self.services.words().get(row * SERVICE_WORDS)?;
-                let service = service.load(Ordering::Acquire);
-                let port = u16::try_from(service & 0xffff)
-                    .ok()
-                    .filter(|&port| port != 0)?;
-                let role = if service >> 16 == side::SERVER {
+                let service = self.services.words().get(row as usize * SERVICE_WORDS)?;
+                let (side, port) = side_and_port(service.load(Ordering::Acquire));
+                if port == 0 {
+                    return None;
+                }
+                let role = if side == side::SERVER {
                     Role::Server
                 } else {
                     Role::Client
@@ -227,17 +234,18 @@ impl Reader {
 
     /// The increase of a row since the last time. Causes are read before the transitions, which the program
     /// counts first: so an interval hardly ever has a cause without an end.
-    fn read_row(&mut self, row: usize) -> [u32; ROW_WORDS] {
+    fn read_row(&mut self, row: u32) -> [u32; ROW_WORDS] {
         let mut sums = [0; ROW_WORDS];
         for range in [ENDS..ROW_WORDS, 0..ENDS] {
             for cpu in 0..self.cpus {
-                let at = (cpu * self.rows_of_cpu + row) * ROW_WORDS + range.start;
+                let index = row_index(cpu, self.rows_of_cpu, row) as usize;
+                let at = index * ROW_WORDS + range.start;
                 let counts = self.rows.words().get(at..).unwrap_or_default();
                 add(&mut sums[range.clone()], counts);
             }
             fence(Ordering::Acquire);
         }
-        since(&mut self.rows_before[row], &mut sums);
+        since(&mut self.rows_before[row as usize], &mut sums);
         sums
     }
 
@@ -278,8 +286,8 @@ impl Reader {
     }
 
     /// Ends with an error since the last time, by row.
-    fn read_errors(&mut self) -> Result<BTreeMap<usize, BTreeMap<Cause, u64>>, CaptureError> {
-        let mut all = BTreeMap::<usize, BTreeMap<Cause, u64>>::new();
+    fn read_errors(&mut self) -> Result<BTreeMap<u32, BTreeMap<Cause, u64>>, CaptureError> {
+        let mut all = BTreeMap::<u32, BTreeMap<Cause, u64>>::new();
         for entry in &self.errors {
             let (failure, per_cpu) = entry.map_err(|error| CaptureError::Map {
                 name: config::ERRORS,
@@ -300,8 +308,8 @@ impl Reader {
     fn read_times(&mut self) -> Vec<(State, Histogram)> {
         let mut dwell = Vec::new();
         for state in 0..STATES {
-            let times = |cpu: usize| {
-                let at = (cpu * STATES + state) * TIMES_WORDS;
+            let times = |cpu: u32| {
+                let at = times_index(cpu, state) as usize * TIMES_WORDS;
                 self.times
                     .words()
                     .get(at..at + TIMES_WORDS)

@@ -141,7 +141,8 @@ impl Cause {
     /// The same by what [`Cause::of`] looks at: the state before, the socket's error, and what
     /// [`manner`] says of its flags.
     pub fn of_end(oldstate: State, error: Option<u16>, manner: u8) -> Self {
-        let (closed_here, orphan_or_done) = (manner & 1 != 0, manner & 2 != 0);
+        let closed_here = manner & manner::CLOSED_HERE != 0;
+        let orphan_or_done = manner & manner::ORPHAN_OR_DONE != 0;
         match (error, oldstate) {
             (Some(0), State::LAST_ACK | State::CLOSING) => Self::Fin,
             (Some(0), State::FIN_WAIT2) if orphan_or_done => Self::Fin,

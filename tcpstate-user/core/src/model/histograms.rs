@@ -182,13 +182,12 @@ impl Histograms {
         kept.sum_ns += u128::from(duration_ns);
         kept.min_ns = kept.min_ns.min(duration_ns);
         kept.max_ns = kept.max_ns.max(duration_ns);
-        let clamped = duration_ns.clamp(SHORTEST_NS, LONGEST_NS);
-        if clamped != duration_ns {
+        if !(SHORTEST_NS..=LONGEST_NS).contains(&duration_ns) {
             let (below, above) = self.outside.entry(number).or_default();
             *below += u64::from(duration_ns < SHORTEST_NS);
             *above += u64::from(duration_ns > LONGEST_NS);
         }
-        let (octave, part) = bucket_of(clamped);
+        let (octave, part) = bucket_of(duration_ns);
         // One that is before the first is far behind the last, because the subtraction wraps.
         if octave.wrapping_sub(kept.first) >= kept.buckets.len() / DIVISIONS {
             self.bucket_bytes += kept.extend(octave);

@@ -16,7 +16,7 @@ use tcpstate_common::{
 use super::group::{GroupKey, Groups, Services};
 use crate::{
     cause::Cause,
-    histogram::{BUCKETS, DIVISIONS, Histogram, LONGEST_NS, SHORTEST_NS, bucket_of},
+    histogram::{BUCKETS, Histogram, bucket_number, bucket_of},
     transition::TransitionCount,
 };
 
@@ -316,8 +316,8 @@ impl Rates {
     /// Counts how long a connection was in a state.
     #[inline]
     pub(super) fn dwelt(&mut self, state: State, dwell_ns: u64) {
-        let (octave, part) = bucket_of(dwell_ns.clamp(SHORTEST_NS, LONGEST_NS));
-        self.times(state)[octave * DIVISIONS + part] += 1;
+        let (octave, part) = bucket_of(dwell_ns);
+        self.times(state)[usize::from(bucket_number(octave, part))] += 1;
     }
 
     fn times(&mut self, state: State) -> &mut Times {
