@@ -1,8 +1,8 @@
 //! The BPF programs on the tracepoint `sock:inet_sock_set_state`, and a small one beside it, [`synack`].
 //!
-//! Two ways in, [`btf_tracepoint`] and [`tracepoint`], and one body behind both, [`emit::handle`],
-//! which counts, filters and writes one [`tcpstate_common::Record`] to the ring buffer. Where nothing is to
-//! be streamed, [`tally`] adds up instead, in maps.
+//! Two ways in, [`btf_tracepoint`] with [`socket`], and [`tracepoint`]; and one body behind both,
+//! [`emit::handle`], which counts, filters and writes one [`tcpstate_common::Record`] to the ring buffer.
+//! Where nothing is to be streamed, [`tally`] adds up instead, in maps.
 //!
 //! The rules here, in order of weight:
 //! 1. Nothing is lost in silence: every path out of the body counts itself.
@@ -17,6 +17,7 @@ mod btf_tracepoint;
 mod emit;
 mod filter;
 mod maps;
+mod socket;
 mod synack;
 mod tally;
 mod tracepoint;

@@ -28,10 +28,10 @@ use tcpstate_common::{
 };
 
 use crate::{
-    btf_tracepoint::Call,
     emit::{self, Transition as _, count},
     filter,
     maps::{ERRORS, FREE_ROWS, PLACES, ROWS, ROWS_BY_PORT, SCRATCH, SERVICES, TIMES, config},
+    socket::Call,
 };
 
 /// Counts one transition.

@@ -1,0 +1,231 @@
+//! A socket as a BTF tracepoint sees it: a pointer that the verifier knows the type of, read by direct loads.
+//!
+//! *Source:* `include/trace/events/sock.h`: `TP_PROTO(const struct sock *sk, const int oldstate,
+//! const int newstate)`.
+
+use aya_ebpf::{
+    helpers::generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
+    programs::BtfTracePointContext,
+};
+use tcpstate_common::{
+    Record, State,
+    config::MAX_CGROUP_DEPTH,
+    filter::Key,
+    record::{AF_INET, flags},
+};
+
+use crate::{
+    emit::{Transition, load},
+    maps::config,
+};
+
+/// One call of the tracepoint `inet_sock_set_state`.
+pub(crate) struct Call {
+    sk: *const u8,
+    /// The same socket as a `struct tcp_sock`; null if it is none, or was not asked for.
+    tcp: *const u8,
+    oldstate: State,
+    newstate: State,
+}
+
+impl Call {
+    /// The arguments of the tracepoint.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &BtfTracePointContext) -> Self {
+        Self {
+            sk: ctx.arg(0),
+            tcp: core::ptr::null(),
+            oldstate: State(ctx.arg::<i32>(1) as u8),
+            newstate: State(ctx.arg::<i32>(2) as u8),
+        }
+    }
+
+    /// With what takes a call to find: the local port at `-> CLOSE`, and all that is counted of a connection.
+    #[inline(always)]
+    pub(crate) fn with_tcp(&self) -> Self {
+        Self {
+            // SAFETY: `sk` is the tracepoint's argument.
+            tcp: unsafe { bpf_skc_to_tcp_sock(self.sk.cast_mut().cast()) }.cast(),
+            ..*self
+        }
+    }
+
+    /// The states before and after.
+    #[inline(always)]
+    pub(crate) fn states(&self) -> (State, State) {
+        (self.oldstate, self.newstate)
+    }
+
+    /// `sk_err`.
+    #[inline(always)]
+    pub(crate) fn error(&self) -> u16 {
+        self.sk::<u32>(config!(offsets.sk_err)) as u16
+    }
+
+    /// The bits of [`flags`] that the socket's own flags and its shutdowns give.
+    #[inline(always)]
+    pub(crate) fn flags(&self) -> u8 {
+        flags::of_socket(
+            self.sk(config!(offsets.sk_flags)),
+            self.sk(config!(offsets.sk_shutdown)),
+        )
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> u32 {
+        let net: *const u8 = self.sk(config!(offsets.sk_net));
+        // SAFETY: a pointer that the verifier knows the type of.
+        unsafe { load(net, config!(offsets.net_inum)) }
+    }
+
+    #[inline(always)]
+    fn cgroup(&self) -> u64 {
+        if config!(has_cgroup) == 0 {
+            return 0;
+        }
+        let cgroup: *const u8 = self.sk(config!(offsets.sk_cgroup));
+        // SAFETY: pointers that the verifier knows the types of; a null one reads as 0.
+        unsafe {
+            let kn: *const u8 = load(cgroup, config!(offsets.cgroup_kn));
+            load(kn, config!(offsets.kn_id))
+        }
+    }
+
+    /// Reads a `T` in the `struct sock`.
+    #[inline(always)]
+    fn sk<T: Copy>(&self, offset: u32) -> T {
+        // SAFETY: `sk` is the tracepoint's argument.
+        unsafe { load(self.sk, offset) }
+    }
+}
+
+impl Transition for Call {
+    #[inline(always)]
+    fn protocol(&self) -> u16 {
+        self.sk(config!(offsets.sk_protocol))
+    }
+
+    #[inline(always)]
+    fn keeps_netns(&self) -> bool {
+        let wanted = config!(filter.netns);
+        wanted == 0 || wanted == self.netns()
+    }
+
+    #[inline(always)]
+    fn keeps_cgroup(&self) -> bool {
+        let wanted = config!(filter.cgroup);
+        if wanted == 0 || config!(has_cgroup) == 0 {
+            return true;
+        }
+        let mut cgroup: *const u8 = self.sk(config!(offsets.sk_cgroup));
+        for _ in 0..MAX_CGROUP_DEPTH {
+            // SAFETY: pointers that the verifier knows the types of; a null one reads as 0.
+            unsafe {
+                let kn: *const u8 = load(cgroup, config!(offsets.cgroup_kn));
+                if load::<u64>(kn, config!(offsets.kn_id)) == wanted {
+                    return true;
+                }
+                let parent: *const u8 = load(cgroup, config!(offsets.cgroup_parent));
+                if parent.is_null() {
+                    return false;
+                }
+                cgroup = load(parent, config!(offsets.css_cgroup));
+            }
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn key(&self) -> Key {
+        let tcp = self.tcp;
+        // `skc_num` is already 0 at -> CLOSE, `inet_sport` is not.
+        let lport = if tcp.is_null() {
+            self.sk(config!(offsets.sk_num))
+        } else {
+            // SAFETY: not null.
+            u16::from_be(unsafe { load(tcp, config!(offsets.inet_sport)) })
+        };
+        Key {
+            family: self.sk::<u16>(config!(offsets.sk_family)) as u8,
+            lport,
+            rport: u16::from_be(self.sk(config!(offsets.sk_dport))),
+            oldstate: self.oldstate,
+            newstate: self.newstate,
+        }
+    }
+
+    #[inline(always)]
+    fn addresses(&self, family: u8) -> ([u64; 2], [u64; 2]) {
+        if family == AF_INET {
+            (
+                v4_mapped(self.sk(config!(offsets.sk_rcv_saddr))),
+                v4_mapped(self.sk(config!(offsets.sk_daddr))),
+            )
+        } else {
+            (
+                [
+                    self.sk(config!(offsets.sk_v6_rcv_saddr)),
+                    self.sk(config!(offsets.sk_v6_rcv_saddr) + 8),
+                ],
+                [
+                    self.sk(config!(offsets.sk_v6_daddr)),
+                    self.sk(config!(offsets.sk_v6_daddr) + 8),
+                ],
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn skaddr(&self) -> u64 {
+        self.sk as u64
+    }
+
+    #[inline(always)]
+    unsafe fn fill(&self, key: &Key, record: *mut Record) -> u8 {
+        let mut known = flags::SOCKET;
+        // SAFETY: the caller vouches for `record`.
+        unsafe {
+            (*record).netns = self.netns();
+            (*record).uid = self.sk(config!(offsets.sk_uid));
+            (*record).error = self.error();
+            known |= self.flags();
+            (*record).cgroup = self.cgroup();
+
+            // Older kernels copy the request's cookie into a child together with its remote port, after
+            // this transition (`inet_csk_clone_lock`): a cookie made here would not last. Later kernels do
+            // it before, and then the remote port is there too.
+            (*record).cookie = 0;
+            if config!(has_cookie) != 0 && !key.is_rport_to_come() {
+                // A socket has none until somebody asks for it; only then is the helper wanted.
+                let mut cookie: u64 = self.sk(config!(offsets.sk_cookie));
+                if cookie == 0 {
+                    cookie = bpf_get_socket_cookie(self.sk.cast_mut().cast());
+                }
+                (*record).cookie = cookie;
+                known |= flags::COOKIE;
+            }
+
+            let tcp = self.tcp;
+            if tcp.is_null() {
+                (*record).bytes_sent = 0;
+                (*record).bytes_received = 0;
+                (*record).srtt_us = 0;
+                (*record).retransmits = 0;
+            } else {
+                (*record).bytes_sent = load(tcp, config!(offsets.tcp_bytes_sent));
+                (*record).bytes_received = load(tcp, config!(offsets.tcp_bytes_received));
+                // The kernel keeps eight times the value.
+                (*record).srtt_us = load::<u32>(tcp, config!(offsets.tcp_srtt_us)) >> 3;
+                (*record).retransmits = load(tcp, config!(offsets.tcp_total_retrans));
+                known |= flags::TCP;
+            }
+        }
+        known
+    }
+}
+
+/// `::ffff:a.b.c.d` as two words in memory order.
+#[inline(always)]
+fn v4_mapped(address: u32) -> [u64; 2] {
+    [0, (u64::from(address) << 32) | 0xffff_0000]
+}
