@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     macros::map,
     maps::{Array, PerCpuArray, PerCpuHashMap, Queue, RingBuf},
 };
@@ -68,6 +68,28 @@ pub(crate) static TIMES: Array<Times> = Array::with_max_entries(1, BPF_F_MMAPABL
 /// Ends with an error.
 #[map]
 pub(crate) static ERRORS: PerCpuHashMap<Failure, u64> = PerCpuHashMap::with_max_entries(1, 0);
+
+/// Adds one to the count of a key, if it has an entry.
+#[inline(always)]
+pub(crate) fn add<K>(map: &PerCpuHashMap<K, u64>, key: &K) -> bool {
+    let Some(count) = map.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: the map lookup gave a valid pointer to this CPU's value.
+    unsafe { *count += 1 };
+    true
+}
+
+/// Adds one to the count of a key, and makes an entry for it if it has none. Returns false if there is no room.
+#[inline(always)]
+pub(crate) fn add_or_insert<K>(map: &PerCpuHashMap<K, u64>, key: &K) -> bool {
+    if add(map, key) {
+        return true;
+    }
+    // Another CPU may have made the entry meanwhile.
+    let _ = map.insert(key, 0, u64::from(BPF_NOEXIST));
+    add(map, key)
+}
 
 /// A global that user space sets before the load and nobody changes after it.
 ///

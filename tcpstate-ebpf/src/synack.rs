@@ -6,12 +6,12 @@
 //! *Source:* `include/trace/events/tcp.h`, `tcp_retransmit_synack`: `TP_PROTO(const struct sock *sk, const
 //! struct request_sock *req)`; `tcp_rtx_synack` in `net/ipv4/tcp_output.c`.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcpstate_common::config::Listener;
 
 use crate::{
     emit::load,
-    maps::{SYNACK_RETRANSMITS, config},
+    maps::{SYNACK_RETRANSMITS, add, add_or_insert, config},
 };
 
 /// The program.
@@ -27,24 +27,9 @@ pub(crate) fn synack_btf(ctx: BtfTracePointContext) -> i32 {
             padding: 0,
         }
     };
-    if !add(&listener) {
-        // The first here may have come second: another CPU has made the entry meanwhile. If not, there is
-        // no room, and user space has made an entry for that.
-        let _ = SYNACK_RETRANSMITS.insert(listener, 0, u64::from(BPF_NOEXIST));
-        if !add(&listener) {
-            add(&Listener::OTHER);
-        }
+    if !add_or_insert(&SYNACK_RETRANSMITS, &listener) {
+        // There is no room, and user space has made an entry for that.
+        add(&SYNACK_RETRANSMITS, &Listener::OTHER);
     }
     0
-}
-
-/// Adds one if there is an entry.
-#[inline(always)]
-fn add(listener: &Listener) -> bool {
-    let Some(count) = SYNACK_RETRANSMITS.get_ptr_mut(listener) else {
-        return false;
-    };
-    // SAFETY: the map lookup gave a valid pointer to this CPU's value.
-    unsafe { *count += 1 };
-    true
 }

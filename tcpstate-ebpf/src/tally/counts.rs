@@ -1,0 +1,81 @@
+//! The counts of a CPU: transitions and ends by row, times by state.
+
+use core::hint::black_box;
+
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use tcpstate_common::{
+    State,
+    buckets::{BUCKETS, bucket_number, bucket_of},
+    tally::{Failure, MANNERS, Row, STATES, Times, index_of, row_index, times_index},
+};
+
+use crate::maps::{ERRORS, ROWS, TIMES, add_or_insert, config};
+
+/// The CPU that counts.
+#[derive(Clone, Copy)]
+pub(super) struct Cpu(u32);
+
+impl Cpu {
+    #[inline(always)]
+    pub(super) fn this() -> Self {
+        // SAFETY: the helper has no preconditions.
+        Self(unsafe { bpf_get_smp_processor_id() } as u32)
+    }
+
+    /// One of its rows.
+    #[inline(always)]
+    pub(super) fn row(self, number: u32) -> Option<*mut Row> {
+        ROWS.get_ptr_mut(row_index(self.0, config!(rows), number))
+    }
+
+    /// A connection was in this state for so long.
+    #[inline(always)]
+    pub(super) fn spent(self, state: usize, duration_ns: u64) {
+        let Some(times): Option<*mut Times> = TIMES.get_ptr_mut(times_index(self.0, state)) else {
+            return;
+        };
+        let (octave, part) = bucket_of(duration_ns);
+        let bucket = bucket_number(octave, part);
+        if bucket >= BUCKETS {
+            // It cannot be; the verifier does not know.
+            return;
+        }
+        // SAFETY: the map lookup gave a valid pointer.
+        unsafe {
+            (*times).octaves |= 1 << octave;
+            (*times).buckets[bucket] += 1;
+        }
+    }
+}
+
+/// As [`index_of`], in a way that keeps the bound in sight of the verifier: the compiler would compare one
+/// copy of the number and use another.
+#[inline(always)]
+pub(super) fn index(state: State) -> usize {
+    let index = black_box(index_of(state) as u64);
+    if index < STATES as u64 {
+        index as usize
+    } else {
+        0
+    }
+}
+
+/// Counts how a connection ended.
+#[inline(always)]
+pub(super) fn ended(counts: *mut Row, at: u32, oldstate: State, error: u16, manner: u8) {
+    if error == 0 {
+        let manner = usize::from(manner) & (MANNERS - 1);
+        // SAFETY: the map lookup gave a valid pointer.
+        unsafe { (*counts).ends[index(oldstate)][manner] += 1 };
+        return;
+    }
+    let failure = Failure {
+        row: at as u16,
+        error,
+        oldstate,
+        manner,
+        padding: 0,
+    };
+    // If there is no room, the cause is counted nowhere; the reader sees that the end has none.
+    add_or_insert(&ERRORS, &failure);
+}
