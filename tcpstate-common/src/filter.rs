@@ -21,26 +21,35 @@ pub struct Key {
     pub newstate: State,
 }
 
+/// The ports that the kernel fills in only after a transition. A filter on one of them is undecided until then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortsToCome {
+    /// The local port.
+    pub lport: bool,
+    /// The remote port.
+    pub rport: bool,
+}
+
+impl PortsToCome {
+    /// Whether either is: a filter on both sides is undecided.
+    #[inline]
+    pub const fn either(self) -> bool {
+        self.lport || self.rport
+    }
+}
+
 impl Key {
-    /// Whether the local port is still to come: a socket that was never bound connects or begins to listen.
+    /// Which ports are still to come: the local one, if a socket that was never bound connects or begins to
+    /// listen; the remote one, if a child is being cloned from its listener.
     ///
     /// *Source:* `tcp_v4_connect`, `tcp_v6_connect` and `inet_csk_listen_start` set the state, then choose the
-    /// port.
+    /// port; for the child see [`is_new_child`].
     #[inline]
-    pub const fn is_lport_to_come(&self) -> bool {
-        self.lport == 0 && matches!(self.newstate, State::SYN_SENT | State::LISTEN)
-    }
-
-    /// Whether the remote port is still to come: a child is being cloned from its listener.
-    #[inline]
-    pub const fn is_rport_to_come(&self) -> bool {
-        self.rport == 0 && is_new_child(self.oldstate, self.newstate)
-    }
-
-    /// Whether either port is still to come.
-    #[inline]
-    pub const fn is_port_to_come(&self) -> bool {
-        self.is_lport_to_come() || self.is_rport_to_come()
+    pub const fn ports_to_come(&self) -> PortsToCome {
+        PortsToCome {
+            lport: self.lport == 0 && matches!(self.newstate, State::SYN_SENT | State::LISTEN),
+            rport: self.rport == 0 && is_new_child(self.oldstate, self.newstate),
+        }
     }
 
     /// Whether the address family is still to come: until its next transition, an `AF_INET6` child has the
@@ -73,27 +82,28 @@ mod tests {
     #[test]
     fn a_socket_that_was_not_bound_has_no_local_port_yet() {
         for newstate in [State::SYN_SENT, State::LISTEN] {
-            let unbound = key(State::CLOSE, newstate, 0, 443);
-            assert!(unbound.is_lport_to_come() && unbound.is_port_to_come());
-            assert!(!unbound.is_rport_to_come());
-            let bound = key(State::CLOSE, newstate, 50_000, 443);
-            assert!(!bound.is_lport_to_come() && !bound.is_port_to_come());
+            let unbound = key(State::CLOSE, newstate, 0, 443).ports_to_come();
+            assert_eq!((unbound.lport, unbound.rport), (true, false));
+            assert!(unbound.either());
+            let bound = key(State::CLOSE, newstate, 50_000, 443).ports_to_come();
+            assert!(!bound.either());
         }
         // What never gets one: a socket that was not bound is closed.
-        let closed = key(State::CLOSE, State::CLOSE, 0, 0);
-        assert!(!closed.is_port_to_come());
+        let closed = key(State::CLOSE, State::CLOSE, 0, 0).ports_to_come();
+        assert!(!closed.either());
     }
 
     #[test]
     fn a_new_child_has_no_remote_port_yet() {
-        let child = key(State::LISTEN, State::SYN_RECV, 80, 0);
-        assert!(child.is_rport_to_come() && child.is_port_to_come());
-        assert!(!child.is_lport_to_come());
-        let named = key(State::LISTEN, State::SYN_RECV, 80, 50_000);
-        assert!(!named.is_port_to_come());
+        let child = key(State::LISTEN, State::SYN_RECV, 80, 0).ports_to_come();
+        assert_eq!((child.lport, child.rport), (false, true));
+        assert!(child.either());
+        let named = key(State::LISTEN, State::SYN_RECV, 80, 50_000).ports_to_come();
+        assert!(!named.either());
         // A listener has none, and none comes.
-        assert!(!key(State::LISTEN, State::CLOSE, 80, 0).is_port_to_come());
-        assert!(!key(State::CLOSE, State::LISTEN, 80, 0).is_rport_to_come());
+        for (oldstate, newstate) in [(State::LISTEN, State::CLOSE), (State::CLOSE, State::LISTEN)] {
+            assert!(!key(oldstate, newstate, 80, 0).ports_to_come().either());
+        }
     }
 
     #[test]

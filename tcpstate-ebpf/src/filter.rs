@@ -10,14 +10,15 @@ use crate::maps::{LOCAL_PORTS, PORTS, REMOTE_PORTS, config};
 /// Whether the ports are among those asked for.
 #[inline(always)]
 pub(crate) fn keeps_ports(key: &Key) -> bool {
-    if config!(filter.lport) != 0 && !key.is_lport_to_come() && !LOCAL_PORTS.contains(key.lport) {
+    let to_come = key.ports_to_come();
+    if config!(filter.lport) != 0 && !to_come.lport && !LOCAL_PORTS.contains(key.lport) {
         return false;
     }
-    if config!(filter.rport) != 0 && !key.is_rport_to_come() && !REMOTE_PORTS.contains(key.rport) {
+    if config!(filter.rport) != 0 && !to_come.rport && !REMOTE_PORTS.contains(key.rport) {
         return false;
     }
     if config!(filter.port) != 0
-        && !key.is_port_to_come()
+        && !to_come.either()
         && !PORTS.contains(key.lport)
         && !PORTS.contains(key.rport)
     {
@@ -44,14 +45,15 @@ pub(crate) fn keeps_family(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u6
 /// Whether a transition that is kept is kept only because nothing can be decided yet.
 #[inline(always)]
 pub(crate) fn is_undecided(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u64; 2])) -> bool {
-    if config!(filter.lport) != 0 && key.is_lport_to_come() && !LOCAL_PORTS.contains(key.lport) {
+    let to_come = key.ports_to_come();
+    if config!(filter.lport) != 0 && to_come.lport && !LOCAL_PORTS.contains(key.lport) {
         return true;
     }
-    if config!(filter.rport) != 0 && key.is_rport_to_come() && !REMOTE_PORTS.contains(key.rport) {
+    if config!(filter.rport) != 0 && to_come.rport && !REMOTE_PORTS.contains(key.rport) {
         return true;
     }
     if config!(filter.port) != 0
-        && key.is_port_to_come()
+        && to_come.either()
         && !PORTS.contains(key.lport)
         && !PORTS.contains(key.rport)
     {

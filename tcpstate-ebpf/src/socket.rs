@@ -195,7 +195,7 @@ impl Transition for Call {
             // this transition (`inet_csk_clone_lock`): a cookie made here would not last. Later kernels do
             // it before, and then the remote port is there too.
             (*record).cookie = 0;
-            if config!(has_cookie) != 0 && !key.is_rport_to_come() {
+            if config!(has_cookie) != 0 && !key.ports_to_come().rport {
                 // A socket has none until somebody asks for it; only then is the helper wanted.
                 let mut cookie: u64 = self.sk(config!(offsets.sk_cookie));
                 if cookie == 0 {

@@ -188,6 +188,7 @@ impl Filter {
     /// Judges one event by what it shows.
     pub fn judge(&self, event: &Event) -> Verdict {
         let shown = shown(event);
+        let to_come = shown.ports_to_come();
         let verdicts = [
             self.netns
                 .map(|netns| certain(event.netns() == Some(netns))),
@@ -202,13 +203,13 @@ impl Filter {
             }),
             self.lport
                 .as_ref()
-                .map(|set| in_time(set.contains(event.lport()), shown.is_lport_to_come())),
+                .map(|set| in_time(set.contains(event.lport()), to_come.lport)),
             self.rport
                 .as_ref()
-                .map(|set| in_time(set.contains(event.rport()), shown.is_rport_to_come())),
+                .map(|set| in_time(set.contains(event.rport()), to_come.rport)),
             self.port.as_ref().map(|set| {
                 let found = set.contains(event.lport()) || set.contains(event.rport());
-                in_time(found, shown.is_port_to_come())
+                in_time(found, to_come.either())
             }),
         ];
         verdicts
