@@ -6,7 +6,7 @@ use std::{
 };
 
 use tcpstate_capture::{CaptureError, sockdiag::DumpError};
-use tcpstate_core::source::SourceError;
+use tcpstate_core::{error::chain, source::SourceError};
 use tcpstate_recording::WriteError;
 
 /// What was tried, why it failed, and what to do about it.
@@ -27,29 +27,20 @@ fn remedy(cause: &(dyn Error + 'static)) -> Option<String> {
     capture().or_else(dump)
 }
 
-/// An error and its causes, each said once: some repeat theirs.
+/// An error and its causes.
 fn message(error: &anyhow::Error) -> String {
     let recording = error.chain().find_map(|cause| {
         let cause: &io::Error = cause.downcast_ref()?;
         cause.get_ref().filter(|inner| inner.is::<WriteError>())
     });
     if let Some(error) = recording {
-        // Says itself what could not be written.
+        // Its text has everything.
         return error.to_string();
     }
-    let mut message = String::new();
-    for cause in error.chain() {
-        let cause = cause.to_string();
-        if message.is_empty() {
-            message = cause;
-        } else if !message.contains(&cause) {
-            message = format!("{message}: {cause}");
-        }
-    }
-    message
+    chain(error.as_ref())
 }
 
-/// Says something on standard error. If nobody listens there, there is nobody to tell.
+/// Writes a line to standard error. Where that is closed, nobody misses it.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "tcpstate: {text}");
 }

@@ -11,7 +11,6 @@ use std::{
 };
 
 use serde::Serialize;
-
 use tcpstate_core::{
     books::Accounting,
     census::Census,
@@ -24,10 +23,12 @@ use tcpstate_core::{
 use tcpstate_recording::{
     FlightOptions, FlightRing, Options as WriterOptions, Room, WriteError, Writer, Written,
 };
-use tcpstate_text::books::tell_books;
-use tcpstate_text::format::{
-    json::{Lines, Summary},
-    units::{Bytes, Count},
+use tcpstate_text::{
+    books::tell_books,
+    format::{
+        json::{Lines, Summary},
+        units::{Bytes, Count},
+    },
 };
 
 /// How often old blocks are looked for. With as much for a block's age this bounds what a crash can

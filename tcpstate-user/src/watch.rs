@@ -13,10 +13,10 @@ use tcpstate_capture::{
     cgroups::{self, CgroupError},
 };
 use tcpstate_cli::{Bounds, Capture, OwnerArgs, Watch};
-use tcpstate_core::netns::NetnsSelector;
 use tcpstate_core::{
     filter::{CgroupTree, OwnerFilter},
     model::Limits,
+    netns::NetnsSelector,
     source::EventSource,
     tally::TallySize,
     view::View,

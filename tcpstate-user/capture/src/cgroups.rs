@@ -20,7 +20,6 @@ use std::{
 };
 
 use hashbrown::HashMap;
-
 use tcpstate_core::names::Naming;
 
 /// Why a cgroup cannot be found.

@@ -5,9 +5,9 @@
 use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use tcpstate_core::mode::Mode;
 
 use super::layout::LayoutError;
-use tcpstate_core::mode::Mode;
 
 /// Why a capture could not start, or broke off.
 #[derive(Debug, thiserror::Error)]
@@ -232,19 +232,4 @@ pub fn privileges_remedy() -> String {
          or a security module is in the way, and on a `nosuid` mount or with `no_new_privs` setcap does \
          nothing: `tcpstate doctor` shows what is in force."
     )
-}
-
-/// An error and all its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !line.contains(&cause_text) {
-            line.push_str(": ");
-            line.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    line
 }

@@ -10,12 +10,12 @@ use std::{
 
 use btf_rs::{Backend, Btf};
 use rustix::thread::CapabilitySet;
+use tcpstate_core::origin::Origin;
 
 use super::{
     clock::ClockAnchor,
     error::{BtfError, CaptureError},
 };
-use tcpstate_core::origin::Origin;
 
 /// The kernel's own types.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";

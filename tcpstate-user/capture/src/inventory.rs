@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 use tcpstate_core::{
+    error::chain,
     inventory::{DumpedNetns, Inventory, Listening, Socket, keep_latest},
     names::Names,
     netns::NetnsSelector,
@@ -12,7 +13,6 @@ use tcpstate_core::{
 use super::{
     cgroups::Cgroups,
     clock::ClockAnchor,
-    error::chain,
     netns::{self, Namespace},
     procfs::{self, Owners},
     sockdiag::{DumpError, Request, SockDiag},

@@ -13,12 +13,24 @@ use aya::{
     programs::ProgramFd,
 };
 use tcpstate_common::{Counters, State};
+use tcpstate_core::{
+    books::{Accounting, CaptureCost, FilteredByReason, LostByReason, RejectedByReason},
+    error::chain,
+    event::Event,
+    filter::{KernelFilter, StateSet},
+    mode::{Attach, Mode},
+    names::Names,
+    netns::NetnsSelector,
+    origin::Origin,
+    source::{Counting, EventSource, SourceError, Step},
+    tally::{Tally, TallySize},
+};
 use tokio::sync::mpsc;
 
 use super::{
     cgroups::Cgroups,
     clock::monotonic_ns,
-    error::{CaptureError, chain},
+    error::CaptureError,
     host::{self, Host},
     inventory,
     loader::{self, Job, Loaded, ProgramRun},
@@ -27,20 +39,6 @@ use super::{
     sockdiag::Request,
     synack::SynackRetransmits,
     tally,
-};
-use tcpstate_core::{
-    books::{Accounting, CaptureCost, FilteredByReason, LostByReason, RejectedByReason},
-    event::Event,
-    filter::{KernelFilter, StateSet},
-    names::Names,
-    origin::Origin,
-    source::{Counting, EventSource, SourceError, Step},
-    tally::Tally,
-};
-use tcpstate_core::{
-    mode::{Attach, Mode},
-    netns::NetnsSelector,
-    tally::TallySize,
 };
 
 /// Time that the end of a run waits for programs that are still running on other CPUs.

@@ -16,15 +16,15 @@ use tcpstate_common::{
 pub(super) use self::loaded::TallyMaps;
 use self::loaded::{LOG_RING, TRACEPOINT, kernel_types, missing};
 pub use self::{loaded::Loaded, program_run::ProgramRun};
+use tcpstate_core::{error::chain, filter::KernelFilter, mode::Mode, tally::TallySize};
+
 use super::{
-    error::{CaptureError, chain},
+    error::CaptureError,
     host::{self, Host},
     layout::{self, Resolved},
     netns::Namespace,
     procfs, spans,
 };
-use tcpstate_core::filter::KernelFilter;
-use tcpstate_core::{mode::Mode, tally::TallySize};
 
 /// The compiled BPF programs: the committed object, or the one that `TCPSTATE_BPF_OBJECT` named
 /// when this was built.

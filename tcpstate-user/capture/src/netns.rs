@@ -14,9 +14,9 @@ use std::{
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tcpstate_core::netns::{NAMED_PATH, NetnsSelector};
 
 use super::procfs;
-use tcpstate_core::netns::{NAMED_PATH, NetnsSelector};
 
 /// Why a namespace cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -253,8 +253,9 @@ fn all() -> Result<Found, NetnsError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use tcpstate_core::netns::SELF_PATH;
+
+    use super::*;
 
     #[test]
     fn our_own_is_found_by_all_its_names_and_needs_no_privilege() {

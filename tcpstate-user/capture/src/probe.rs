@@ -14,17 +14,18 @@ use rustix::{
     },
     thread::CapabilitySet,
 };
+use tcpstate_core::{
+    error::chain,
+    filter::Filter,
+    mode::Mode,
+    report::{Check, Report, Status},
+};
 
 use super::{
-    error::{CaptureError, chain, privileges_remedy},
+    error::{CaptureError, privileges_remedy},
     host::{self, Host, Lockdown, Namespace},
     layout::{self, Resolved},
     loader::{self, Plan},
-};
-use tcpstate_core::mode::Mode;
-use tcpstate_core::{
-    filter::Filter,
-    report::{Check, Report, Status},
 };
 
 /// Tries everything. Takes well under a second, and attaches for a moment.

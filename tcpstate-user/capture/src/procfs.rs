@@ -4,7 +4,6 @@
 use std::{ffi::OsStr, fs, io, ops::RangeInclusive, path::Path};
 
 use hashbrown::{HashMap, HashSet};
-
 use tcpstate_core::owner::{Comm, How, Owner};
 
 /// Whether a name below `/proc` is a process's number.

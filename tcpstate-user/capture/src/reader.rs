@@ -18,6 +18,10 @@ use aya::maps::{Array, MapData};
 use hashbrown::HashSet;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use tcpstate_common::{Record, State};
+use tcpstate_core::{
+    census::{Census, Kind},
+    event::Event,
+};
 use tokio::sync::mpsc;
 
 use super::{
@@ -25,10 +29,6 @@ use super::{
     exchange::{self, Exchange, Taken},
     loader::Loaded,
     ring::Ring,
-};
-use tcpstate_core::{
-    census::{Census, Kind},
-    event::Event,
 };
 
 /// Time between two reads of the ring while events come in. The events that pile up meanwhile are a batch:

@@ -23,22 +23,23 @@ use std::{
 use hashbrown::HashSet;
 use rustix::process::geteuid;
 use tcpstate_common::State;
+use tcpstate_core::{
+    census::{Census, Found, Kind, Scope},
+    error::chain,
+    filter::StateSet,
+    inventory::{DumpedNetns, Inventory},
+    netns::NetnsSelector,
+};
 
 use super::{
     clock::{monotonic_ns, thread_cpu_time},
-    error::{CaptureError, chain},
+    error::CaptureError,
     exchange::{Exchange, FORGET},
     inventory,
     netns::{self, Namespace},
     sampling::{NetnsCounters, SampleHistory, found},
     sockdiag::{DumpError, Request, SockDiag},
     synack::SynackRetransmits,
-};
-use tcpstate_core::netns::NetnsSelector;
-use tcpstate_core::{
-    census::{Census, Found, Kind, Scope},
-    filter::StateSet,
-    inventory::{DumpedNetns, Inventory},
 };
 
 /// Part of one core that sampling takes at most, as a divisor.

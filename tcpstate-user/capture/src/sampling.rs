@@ -5,6 +5,13 @@
 use std::{collections::BTreeMap, mem::take, net::IpAddr};
 
 use tcpstate_common::State;
+use tcpstate_core::{
+    by_cookie::ByCookie,
+    census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, PART, Scope, TIME_WAIT_NS},
+    inventory::{Socket, Timer, TimerKind},
+    owner::Owner,
+    service::Role,
+};
 
 use super::{
     procfs::{Activity, ListenCounters},
@@ -12,13 +19,6 @@ use super::{
         MalformedError, Sink,
         wire::{self, Brief},
     },
-};
-use tcpstate_core::{
-    by_cookie::ByCookie,
-    census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, PART, Scope, TIME_WAIT_NS},
-    inventory::{Socket, Timer, TimerKind},
-    owner::Owner,
-    service::Role,
 };
 
 const MS: u64 = 1_000_000;

@@ -24,11 +24,12 @@ use tcpstate_common::{
 };
 
 pub use self::wire::MalformedError;
-use super::netns::{Namespace, NetnsError};
 use tcpstate_core::{
     filter::StateSet,
     inventory::{DumpStats, Socket},
 };
+
+use super::netns::{Namespace, NetnsError};
 
 /// Bytes that one `recv` takes: as much as the kernel ever sends at once.
 const RECEIVE_BYTES: usize = 32 << 10;

@@ -29,20 +29,19 @@ use tcpstate_common::{
     },
     transition::closes,
 };
+use tcpstate_core::{
+    cause::Cause,
+    histogram::Histogram,
+    service::{Role, ServicePort},
+    tally::{ServiceTally, Tally, TallySize},
+    transition::TransitionCount,
+};
 
 use super::{
     error::CaptureError,
     host,
     loader::{Loaded, TallyMaps},
     mapping::Mapping,
-};
-use tcpstate_core::tally::TallySize;
-use tcpstate_core::{
-    cause::Cause,
-    histogram::Histogram,
-    service::{Role, ServicePort},
-    tally::{ServiceTally, Tally},
-    transition::TransitionCount,
 };
 
 /// Words of a [`Row`] and of a [`Times`].

@@ -36,6 +36,7 @@ pub mod by_cookie;
 pub mod cause;
 pub mod census;
 pub mod duration;
+pub mod error;
 pub mod escape;
 pub mod event;
 pub mod filter;

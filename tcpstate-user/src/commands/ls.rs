@@ -9,8 +9,10 @@ use anyhow::Context as _;
 use tcpstate::run::{own_cost, stdout};
 use tcpstate_capture::{inventory, sockdiag::Request};
 use tcpstate_common::State;
-use tcpstate_core::filter::{Family, StateSet};
-use tcpstate_core::netns::NetnsSelector;
+use tcpstate_core::{
+    filter::{Family, StateSet},
+    netns::NetnsSelector,
+};
 use tcpstate_text::{format::text::wants_colour, ls};
 
 use crate::watch::owner_filter;

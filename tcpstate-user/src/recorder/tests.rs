@@ -1,13 +1,13 @@
 use std::{fs, future::poll_fn, path::Path};
 
 use tcpstate_common::{State, record};
-
-use super::*;
 use tcpstate_core::{
     books::{Accounting, Cost, Selection},
     source::{EventSource, Step},
 };
 use tcpstate_recording::Reader;
+
+use super::*;
 
 fn origin() -> Origin {
     Origin {

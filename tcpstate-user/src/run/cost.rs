@@ -1,7 +1,6 @@
 //! What this process has cost so far.
 
 use rustix::time::{ClockId, clock_gettime};
-
 use tcpstate_core::books::{CaptureCost, Cost};
 
 /// The cost of this process so far, without a capture's.

@@ -4,7 +4,6 @@
 //! follows all connections, as a view does, and a view behind it sees each of its connections whole.
 
 use hashbrown::HashSet;
-
 use tcpstate_core::{
     cause::goes_on,
     census::Census,
@@ -92,14 +91,14 @@ mod tests {
         Record, State,
         record::{AF_INET, flags},
     };
-
-    use super::*;
     use tcpstate_core::{
         census::{Found, Kind, Scope},
         filter::OwnerFilter,
         names::Names,
         owner::{Comm, Owner},
     };
+
+    use super::*;
 
     const CURL: &[u8; 16] = b"curl\0\0\0\0\0\0\0\0\0\0\0\0";
 

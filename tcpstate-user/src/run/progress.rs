@@ -9,16 +9,16 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-use super::stdout;
-use tcpstate_core::view::View;
 use tcpstate_core::{
     books::{Accounting, CaptureCost},
     event::Event,
     names::Names,
     origin::Origin,
     source::{Counting, EventSource, Progress, SourceError, Step},
+    view::View,
 };
+
+use super::stdout;
 
 /// Whether there is an end to go to, and a terminal to show it on.
 pub fn is_wanted(source: &dyn EventSource, view: &dyn View) -> bool {

@@ -14,7 +14,6 @@ use std::{
 };
 
 use rustix::time::{ClockId, clock_gettime};
-
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Interrupt, Interrupts};

@@ -5,10 +5,10 @@ mod doubles;
 use std::io::{Error, ErrorKind};
 
 use tcpstate_common::{Record, State, record::AF_INET};
+use tcpstate_core::{books::Settled, event::Event};
 
 use self::doubles::*;
 use super::{clock::Clock, driver::TICKS_AT_ONCE, *};
-use tcpstate_core::{books::Settled, event::Event};
 
 const SECOND: u64 = 1_000_000_000;
 

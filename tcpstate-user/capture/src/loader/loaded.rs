@@ -14,6 +14,7 @@ use aya::{
     },
 };
 use tcpstate_common::{Counters, config, tally::Failure};
+use tcpstate_core::{mode::Mode, tally::TallySize};
 
 use super::super::{
     error::{BtfError, CaptureError, MapUseError},
@@ -25,7 +26,6 @@ use super::{
     program_run::{self, ProgramRun},
     refusal,
 };
-use tcpstate_core::{mode::Mode, tally::TallySize};
 
 const CATEGORY: &str = "sock";
 /// The tracepoint of both modes.

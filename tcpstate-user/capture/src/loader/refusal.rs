@@ -2,9 +2,9 @@
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 use tcpstate_common::config;
+use tcpstate_core::mode::Mode;
 
 use super::super::{error::CaptureError, host::Host};
-use tcpstate_core::mode::Mode;
 
 /// The maps whose sizes follow from `--max-connections` and `--max-ports`.
 const TALLY_MAPS: [&str; 5] = [

@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
-use super::{super::sockdiag::testing::answer, *};
+use super::super::sockdiag::testing::answer;
+use super::*;
 
 const S: u64 = 1_000_000_000;
 

@@ -15,7 +15,6 @@ use tcpstate_common::{
     State,
     record::{AF_INET, AF_INET6},
 };
-
 use tcpstate_core::inventory::{Socket, TcpInfo, Timer, TimerKind};
 
 const NLMSG_ERROR: u16 = 2;

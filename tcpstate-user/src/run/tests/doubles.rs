@@ -1,15 +1,14 @@
 //! What stands in for a source, a view and the user's interrupts.
 
-use std::{collections::VecDeque, pin::Pin};
-
-use tokio::time::{Instant, sleep_until};
-
 use std::{
+    collections::VecDeque,
     future::Future as _,
     io::{self, Write},
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
+
 use tcpstate_core::{
     books::{Accounting, Selection},
     event::Event,
@@ -17,11 +16,10 @@ use tcpstate_core::{
     source::{EventSource, SourceError, Step},
     view::{End, Flow, View},
 };
+use tokio::time::{Instant, sleep_until};
 
-use super::{
-    super::{Interrupt, Interrupts, clock::Clock},
-    at,
-};
+use super::super::{Interrupt, Interrupts, clock::Clock};
+use super::at;
 
 /// A source that does as it is told.
 pub(super) struct Script {

@@ -1,9 +1,7 @@
 use proptest::prelude::*;
 
-use super::{
-    super::testing::{answer, framed},
-    *,
-};
+use super::super::testing::{answer, framed};
+use super::*;
 
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = u16::try_from(4 + value.len())
