@@ -8,7 +8,7 @@ use crate::{State, buckets::BUCKETS, record::flags};
 
 /// States that are told apart: the kernel's 1 to 11, and 0 for any other number.
 pub const STATES: usize = 12;
-/// Ways of ending that are told apart, see [`manner`].
+/// Ways of ending that are told apart, see [`manner()`].
 pub const MANNERS: usize = 4;
 /// Places in a [`PlaceSet`].
 pub const WAYS: usize = 8;
@@ -105,7 +105,7 @@ pub type RowsByPort = [u16; 1 << 16];
 
 /// What happened to the connections of one service, on one CPU.
 ///
-/// *Layout:* `u32` only, indexed by [`index_of`] and [`manner`].
+/// *Layout:* `u32` only, indexed by [`index_of`] and [`manner()`].
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Row {
@@ -130,7 +130,7 @@ pub struct Failure {
     pub error: u16,
     /// The state before.
     pub oldstate: State,
-    /// See [`manner`].
+    /// See [`manner()`].
     pub manner: u8,
     /// 0.
     pub padding: u16,

@@ -139,7 +139,7 @@ impl Cause {
     }
 
     /// The same by what [`Cause::of`] looks at: the state before, the socket's error, and what
-    /// [`manner`] says of its flags.
+    /// [`manner()`] says of its flags.
     pub fn of_end(oldstate: State, error: Option<u16>, manner: u8) -> Self {
         let closed_here = manner & manner::CLOSED_HERE != 0;
         let orphan_or_done = manner & manner::ORPHAN_OR_DONE != 0;
