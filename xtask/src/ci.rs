@@ -20,6 +20,7 @@ pub fn run() -> Result<()> {
             "warnings",
         ],
     )?;
+    public_api()?;
     step(
         "licences, bans, sources",
         &["deny", "check", "licenses", "bans", "sources"],
@@ -36,6 +37,21 @@ pub fn run() -> Result<()> {
     )?;
     rebuilt_object()?;
     guests()
+}
+
+/// The API of the libraries, and the tool that lists it, which is no default member.
+fn public_api() -> Result<()> {
+    const TOOL: [&str; 3] = ["--locked", "--package", "xtask-public-api"];
+    let deny_warnings = ["--all-targets", "--", "--deny", "warnings"];
+    step(
+        "lints of what lists the public API",
+        &[&["clippy"], &TOOL[..], &deny_warnings].concat(),
+    )?;
+    step(
+        "tests of what lists the public API",
+        &[&["test"], &TOOL[..]].concat(),
+    )?;
+    step("the public API", &["xtask", "public-api"])
 }
 
 /// The kernel tests once more, against an object built from source, where it is not the one that they had

@@ -7,6 +7,7 @@ mod dist;
 mod fuzz;
 mod paths;
 mod privileges;
+mod public_api;
 mod run;
 mod setup;
 mod soak;
@@ -38,6 +39,8 @@ enum Command {
     Soak(soak::Soak),
     /// Make what is handed out: a static binary in an archive, a Debian package, checksums
     Dist(dist::Dist),
+    /// Compare the public API of the libraries with the committed lists
+    PublicApi(public_api::PublicApi),
     /// Run every check that a change has to pass
     Ci,
     /// Build the BPF object
@@ -57,6 +60,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
+        Command::PublicApi(arguments) => public_api::run(&arguments),
         Command::Ci => ci::run(),
         Command::BuildEbpf => build_ebpf::build(),
         Command::CheckEbpf => build_ebpf::check(),
