@@ -28,6 +28,7 @@ pub fn run() -> Result<()> {
     advisories()?;
     step("the committed BPF object", &["xtask", "check-ebpf"])?;
     step("all tests", &["xtask", "test"])?;
+    step("the packages", &["xtask", "package"])?;
     distribution()?;
     step("a minute under load", &["xtask", "soak", "--minutes", "1"])?;
     fuzz()?;

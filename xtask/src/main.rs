@@ -5,6 +5,7 @@ mod build_ebpf;
 mod ci;
 mod dist;
 mod fuzz;
+mod package;
 mod paths;
 mod privileges;
 mod public_api;
@@ -41,6 +42,8 @@ enum Command {
     Dist(dist::Dist),
     /// Compare the public API of the libraries with the committed lists
     PublicApi(public_api::PublicApi),
+    /// Package what can be published, and build the packages
+    Package,
     /// Run every check that a change has to pass
     Ci,
     /// Build the BPF object
@@ -61,6 +64,7 @@ fn main() -> anyhow::Result<()> {
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::PublicApi(arguments) => public_api::run(&arguments),
+        Command::Package => package::run(),
         Command::Ci => ci::run(),
         Command::BuildEbpf => build_ebpf::build(),
         Command::CheckEbpf => build_ebpf::check(),

@@ -1,0 +1,110 @@
+//! `package`: packages what can be published, and builds the packages as who gets them from a registry would.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+
+use crate::{cargo, privileges::succeed, workspace};
+
+/// Where the binary's package is.
+const BINARY: &str = "tcpstate-user";
+/// What has to be in each package beside its sources. A package holds no file from outside its folder, so the
+/// licences are there as symbolic links; cargo fetches the README by itself.
+const DOCUMENTS: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "README.md"];
+
+/// The workspace, as far as it matters here.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    version: String,
+    /// The registries it may go to; none stands for all of them.
+    publish: Option<Vec<String>>,
+}
+
+/// Packages and builds each, and installs the binary from the workspace.
+pub fn run() -> Result<()> {
+    let members = members()?;
+    let (published, kept): (Vec<_>, Vec<_>) = members
+        .into_iter()
+        .partition(|member| member.publish.as_ref().is_none_or(|all| !all.is_empty()));
+    package(&kept)?;
+    for package in &published {
+        let name = format!("{}-{}", package.name, package.version);
+        let folder = workspace().join("target/package").join(&name);
+        for document in DOCUMENTS {
+            ensure!(
+                folder.join(document).is_file(),
+                "there is no {document} in {name}"
+            );
+        }
+        eprintln!("{name}: complete");
+    }
+    install()
+}
+
+fn members() -> Result<Vec<Package>> {
+    let mut metadata = cargo();
+    metadata.current_dir(workspace()).args([
+        "metadata",
+        "--locked",
+        "--no-deps",
+        "--format-version=1",
+    ]);
+    let output = metadata.output()?;
+    ensure!(
+        output.status.success(),
+        "{metadata:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
+    Ok(metadata.packages)
+}
+
+/// Packages all but those that are kept. All at once, since only so each is built with the others' packages
+/// instead of what a registry has; in the common target folder, which has built what they depend on.
+fn package(kept: &[Package]) -> Result<()> {
+    let mut package = cargo();
+    package
+        .current_dir(workspace())
+        .args(["package", "--workspace", "--locked", "--allow-dirty"])
+        .arg("--target-dir")
+        .arg(workspace().join("target"));
+    for Package { name, .. } in kept {
+        package.args(["--exclude", name]);
+    }
+    succeed(&mut package)
+}
+
+/// Installs the binary from its folder, as a debug build, of which most is built already, and runs it.
+fn install() -> Result<()> {
+    let root = workspace().join("target/installed");
+    let mut install = cargo();
+    install
+        .current_dir(workspace())
+        .args(["install", "--quiet", "--locked", "--debug", "--force"])
+        .args(["--path", BINARY, "--target-dir"])
+        .arg(workspace().join("target"))
+        .arg("--root")
+        .arg(&root);
+    succeed(&mut install)?;
+    let mut version = Command::new(root.join("bin/tcpstate"));
+    let output = version
+        .arg("--version")
+        .output()
+        .with_context(|| format!("{version:?}"))?;
+    let expected = concat!("tcpstate ", env!("CARGO_PKG_VERSION"), "\n");
+    ensure!(
+        output.status.success() && output.stdout == expected.as_bytes(),
+        "{version:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout)
+    );
+    Ok(())
+}
