@@ -29,6 +29,19 @@ pub fn run() -> Result<()> {
     step("the committed BPF object", &["xtask", "check-ebpf"])?;
     step("all tests", &["xtask", "test"])?;
     step("the packages", &["xtask", "package"])?;
+    // By itself: another member that wants a feature would switch it on again. Much of it the packages had built.
+    step(
+        "units without default features",
+        &[
+            "test",
+            "--locked",
+            "--package",
+            "tcpstate",
+            "--no-default-features",
+            "--lib",
+            "--bins",
+        ],
+    )?;
     distribution()?;
     step("a minute under load", &["xtask", "soak", "--minutes", "1"])?;
     fuzz()?;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{cargo, privileges::succeed, workspace};
 
 /// The libraries whose API is held: a package, and its folder.
-const LIBRARIES: [(&str, &str); 1] = [("tcpstate-common", "tcpstate-common")];
+const LIBRARIES: [(&str, &str); 1] = [("tcpstate-core", "tcpstate-user/core")];
 /// The list, in the package's folder.
 const FILE: &str = "public-api.txt";
 

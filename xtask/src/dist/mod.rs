@@ -19,6 +19,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::CommandFactory as _;
+use tcpstate_cli::Cli;
 
 use self::target::Target;
 use crate::{build_ebpf::sources::sha256, cargo, paths, privileges::succeed, workspace};
@@ -141,19 +143,7 @@ fn manual() -> PathBuf {
 fn write_manual(targets: &[Target], date: &str) -> Result<()> {
     let manual = manual();
     fresh(&manual)?;
-    succeed(
-        cargo()
-            .current_dir(workspace())
-            .args([
-                "run",
-                "--quiet",
-                "--locked",
-                "--package",
-                "tcpstate-manual",
-                "--",
-            ])
-            .arg(&manual),
-    )?;
+    crate::manual::write(Cli::command(), &manual)?;
     notices::write(targets, &manual)?;
     deb::write_documents(&manual, date)
 }

@@ -1,41 +1,31 @@
-//! Writes the man pages and the shell completions of `tcpstate` into a folder, from the definition that
-//! the binary parses its command line with: `completions/` for bash, zsh and fish, `man/` with a page
-//! for each command. `cargo xtask dist` runs it.
-//!
-//! A package of its own, since `xtask` must not depend on `tcpstate-user`, which does not build when
-//! its BPF object is stale: `cargo xtask build-ebpf` mends that.
+//! Writes the man pages and the shell completions of a command line into a folder, from its definition:
+//! `completions/` for bash, zsh and fish, `man/` with a page for each command.
 
-use std::{env, fs, iter, path::Path};
+use std::{fs, iter, path::Path};
 
 use anyhow::{Context as _, Result};
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 use clap_mangen::{
     Man,
     roff::{Roff, roman},
 };
-use tcpstate_cli::Cli;
 
-fn main() -> Result<()> {
-    let folder = env::args_os().nth(1).context("name a folder to write to")?;
-    write(Path::new(&folder))
-}
-
-fn write(folder: &Path) -> Result<()> {
+/// Writes all of it for the binary that `command` defines.
+pub fn write(mut command: clap::Command, folder: &Path) -> Result<()> {
+    let binary = command.get_name().to_owned();
     let (completions, pages) = (folder.join("completions"), folder.join("man"));
     for folder in [&completions, &pages] {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut Cli::command(), "tcpstate", &completions)
+        clap_complete::generate_to(shell, &mut command.clone(), &*binary, &completions)
             .with_context(|| format!("write the completions for {shell}"))?;
     }
-    let mut command = Cli::command();
     // So that subcommands know their full names.
     command.build();
     for command in iter::once(&command).chain(command.get_subcommands()) {
         let page = Man::new(without_epilogue(command))
-            .source(concat!("tcpstate ", env!("CARGO_PKG_VERSION")))
+            .source(format!("{binary} {}", env!("CARGO_PKG_VERSION")))
             .manual("User Commands");
         let mut text = Vec::new();
         page.render(&mut text)?;
@@ -71,12 +61,17 @@ fn write_epilogue(command: &clap::Command, page: &mut Vec<u8>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use clap::CommandFactory as _;
+    use tcpstate_cli::Cli;
+
     use super::*;
 
     #[test]
     fn every_command_has_a_page_and_is_completed() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path()).unwrap();
+        write(Cli::command(), folder.path()).unwrap();
         let read = |name: &str| {
             fs::read_to_string(folder.path().join(name))
                 .unwrap_or_else(|error| panic!("{name}: {error}"))
