@@ -23,7 +23,7 @@ use clap::CommandFactory as _;
 use tcpstate_cli::Cli;
 
 use self::target::Target;
-use crate::{build_ebpf::sources::sha256, cargo, paths, privileges::succeed, workspace};
+use crate::{build_ebpf::sources::sha256, paths, privileges::succeed, workspace};
 
 /// Ours and tcpstate's: the workspace has one.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
