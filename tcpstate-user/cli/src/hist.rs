@@ -1,39 +1,47 @@
 //! Arguments of `tcpstate hist`.
 
-use crate::choice::{Choices, choice};
 use std::time::Duration;
-use tcpstate_core::options::HistogramOf;
 
-use clap::{Args, CommandFactory, error::ErrorKind};
+use clap::{Args, CommandFactory as _, error::ErrorKind};
+use tcpstate_core::{
+    filter::{CauseSet, StateSet},
+    options::HistogramOf,
+};
 
-use super::{Bounds, Cli, FILTERS, OUTPUT, Watch, interval};
-use tcpstate_core::filter::{CauseSet, StateSet};
+use crate::{
+    Cli,
+    bounds::Bounds,
+    choice::{Choices, choice},
+    headings::{FILTERS, OUTPUT},
+    quantity::parse_interval,
+    watch::Watch,
+};
 
 /// Arguments of `tcpstate hist`.
 #[derive(Debug, Args)]
 pub struct Hist {
-    /// Histograms of what
+    /// Subject of the histograms
     #[arg(long, value_name = "WHAT", default_value = "dwell", value_parser = choice(OF), help_heading = OUTPUT)]
     pub of: HistogramOf,
-    /// Print every so often, and begin anew each time
-    #[arg(long, value_name = "TIME", value_parser = interval, help_heading = OUTPUT)]
+    /// Print and start over after each interval of this length, such as 500ms, 1s or 5m
+    #[arg(long, value_name = "TIME", value_parser = parse_interval, help_heading = OUTPUT)]
     pub interval: Option<Duration>,
-    /// Only these states; transitions that leave or enter one of them.
+    /// Only these states.
     #[arg(
         long,
         value_name = "LIST",
         help_heading = FILTERS,
-        help = "Only these states, such as CLOSE_WAIT,LAST_ACK; of transitions, those that leave or \
-                enter one of them"
+        help = "Only these states, such as CLOSE_WAIT,LAST_ACK; with --of transitions, only transitions \
+            from or to one of them"
     )]
     pub state: Option<StateSet>,
-    /// With --of lifetime: only connections that ended for one of these causes.
+    /// With --of lifetime, only connections that ended for one of these causes.
     #[arg(
         long,
         value_name = "LIST",
         help_heading = FILTERS,
-        help = "With --of lifetime: only connections that ended for one of these causes, such as \
-                refused,timed_out"
+        help = "With --of lifetime, only connections that ended for one of these causes, such as \
+            reset_by_peer,timed_out"
     )]
     pub cause: Option<CauseSet>,
     #[command(flatten)]
@@ -43,12 +51,12 @@ pub struct Hist {
 }
 
 impl Hist {
-    /// Refuses what clap cannot: a choice of states or causes where there are none to choose from.
+    /// Refuses selections by state or cause where the histograms have none. clap cannot express that.
     pub fn check(&self) -> Result<(), clap::Error> {
         if self.cause.is_some() && self.of != HistogramOf::Lifetime {
             return Err(Cli::command().error(
                 ErrorKind::ArgumentConflict,
-                "--cause chooses whole connections, and only --of lifetime is of whole ones",
+                "--cause requires --of lifetime: it selects whole connections",
             ));
         }
         let of = match self.of {
@@ -61,54 +69,54 @@ impl Hist {
         }
         Err(Cli::command().error(
             ErrorKind::ArgumentConflict,
-            format!("--state chooses nothing with --of {of}: a {of} is not of one state"),
+            format!("--state cannot be used with --of {of}: a {of} does not belong to one state"),
         ))
     }
 }
 
 const OF: Choices<HistogramOf> = &[
-    (HistogramOf::Dwell, "dwell", "The time in each state"),
+    (HistogramOf::Dwell, "dwell", "Time in each state"),
     (
         HistogramOf::Lifetime,
         "lifetime",
-        "From the first state change of a connection to its end",
+        "Time from a connection's first transition to its last",
     ),
     (
         HistogramOf::Handshake,
         "handshake",
-        "Until it is established; of a server, the first round trip",
+        "Time until established; for a server, the first round-trip time",
     ),
     (
         HistogramOf::Transitions,
         "transitions",
-        "How often each state change happened",
+        "How often each transition happened",
     ),
 ];
 
-pub(super) const ABOUT: &str = "\
-Prints, at the end of the run, a histogram of the times that connections spent in each state: one for each \
-state, service port and role, the busiest port first. The service port is the port of the server, on \
-whichever side it is.
+pub(crate) const ABOUT: &str = "\
+Prints, at the end of the run, histograms of the time that connections spent in each state: one per \
+state, service port and role, the busiest port first. The service port is the server's port, local or \
+remote.
 
-A time counts when it is over: a state that a connection is still in is in no histogram yet. Percentiles \
-are within 1 % from 1 microsecond to 1 day; max is exact. A row of the chart spans a power of two; buckets \
-in JSON are 128 times as fine.
+A time counts when it is over: no histogram includes the state that a connection is still in. \
+Percentiles are within 1 % from 1 microsecond to 1 day; max is exact. Each row of the chart spans a \
+power of two; JSON buckets are 128 times as fine.
 
-A server's handshake is over before the kernel has a socket for it: --of handshake shows the first round \
-trip time that it measured instead.";
+A server's handshake is over before its connection has a socket, so --of handshake shows the first \
+round-trip time that the kernel measured instead.";
 
-pub(super) const EXAMPLES: &str = "\
+pub(crate) const EXAMPLES: &str = "\
 Examples:
   tcpstate hist --duration 1m                     a minute of everything
-  tcpstate hist -P 443 --state ESTABLISHED        how long connections to port 443 last
-  tcpstate hist --of handshake --role client      how long it takes to connect, by port
-  tcpstate hist --of lifetime --cause timed_out   after how long connections are given up
-  tcpstate hist --of transitions --interval 5s    what happens, every five seconds
-  tcpstate hist -r FILE --json | jq -c '[.service_port, .state, .count, .p99_ns]'";
+  tcpstate hist -P 443 --state ESTABLISHED        time established on port 443
+  tcpstate hist --of handshake --role client      time to connect, by port
+  tcpstate hist --of lifetime --cause timed_out   time until a timeout
+  tcpstate hist --of transitions --interval 5s    transitions, every 5 seconds
+  tcpstate hist -r FILE --json | jq -c '[.service_port, .state, .p99_ns]'";
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::Parser as _;
 
     use super::*;
     use crate::Command;
@@ -122,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_state_cannot_be_chosen_by_state() {
+    fn histograms_without_states_refuse_a_selection_by_state() {
         for of in ["lifetime", "handshake"] {
             assert!(hist(&["--of", of]).is_ok());
             let error = hist(&["--of", of, "--state", "CLOSE_WAIT"]).unwrap_err();
@@ -132,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_whole_connection_has_no_cause() {
+    fn only_lifetimes_are_selected_by_cause() {
         let lifetimes = hist(&["--of", "lifetime", "--cause", "fin,refused"]).unwrap();
         assert!(lifetimes.cause.is_some());
         for of in ["dwell", "handshake", "transitions"] {
@@ -142,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn only_intervals_can_be_counted_in_hist() {
+    fn a_count_requires_an_interval() {
         assert_eq!(
             hist(&["--count", "3"]).unwrap_err().kind(),
             ErrorKind::MissingRequiredArgument
@@ -152,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_that_no_one_could_follow_is_refused() {
+    fn too_short_intervals_are_refused() {
         for interval in ["1ns", "9999us"] {
             let error = hist(&["--interval", interval]).unwrap_err();
             assert_eq!(error.exit_code(), 2);

@@ -1,14 +1,20 @@
 //! Arguments of `tcpstate life`.
 
-use crate::choice::{Choices, choice};
 use std::time::Duration;
-use tcpstate_core::options::Until;
 
 use clap::Args;
+use tcpstate_core::{
+    filter::{CauseSet, StateSet},
+    options::Until,
+};
 
-use super::{Bounds, FILTERS, OUTPUT, Watch};
-use crate::quantity::parse_duration;
-use tcpstate_core::filter::{CauseSet, StateSet};
+use crate::{
+    bounds::Bounds,
+    choice::{Choices, choice},
+    headings::{FILTERS, OUTPUT},
+    quantity::parse_duration,
+    watch::Watch,
+};
 
 /// Arguments of `tcpstate life`.
 #[derive(Debug, Args)]
@@ -19,10 +25,10 @@ pub struct Life {
     /// When to print a connection
     #[arg(long, value_name = "WHEN", default_value = "close", value_parser = choice(UNTIL), help_heading = OUTPUT)]
     pub until: Until,
-    /// At the end also print the connections that are still open, with their times so far
+    /// At the end, also print connections that are still open, with their times so far
     #[arg(long, help_heading = OUTPUT)]
     pub live: bool,
-    /// Only connections that lived longer than this; with --state, that were in one of those states
+    /// Only connections that lived longer than this; with --state, that stayed in one of those states
     /// longer than this
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = FILTERS)]
     pub longer_than: Option<Duration>,
@@ -52,42 +58,44 @@ const UNTIL: Choices<Until> = &[
     (
         Until::Close,
         "close",
-        "At its change to CLOSE, with what the kernel keeps of it from then on",
+        "At its transition to CLOSE, with any state that the kernel keeps it in",
     ),
     (
         Until::Gone,
         "gone",
-        "When the kernel keeps nothing of it any more: with the whole time in FIN_WAIT2 and TIME_WAIT",
+        "When the kernel keeps nothing of it any more, with all its time in FIN_WAIT2 and TIME_WAIT",
     ),
 ];
 
-pub(super) const ABOUT: &str = "\
-Prints a line per TCP connection when it ends: whose it is, which side it is, how long it lived, why it \
-ended, how many bytes went over it, and the time in each state that it went through.
+pub(crate) const ABOUT: &str = "\
+Prints a line per TCP connection when it ends: its owner, its role, how long it lived, why it ended, \
+how many bytes it carried, and the time in each state that it went through.
 
-PID and COMM are the process that opened the connection, or that listens where it came in. Bytes are \
-as the kernel counts them: SENT includes what was sent again. After `then` stands the state in which the \
-kernel keeps what is left of the connection, unseen. `-` is unknown: the beginning was not seen, or changes \
-in between were lost.
+PID and COMM are the process that opened the connection, or that listens for it. Bytes are as the \
+kernel counts them: SENT includes retransmissions. `then` is followed by the state in which the kernel \
+keeps what is left of the connection, without further events. `-` means unknown: the beginning was not \
+seen, or transitions in between were lost.
 
-With --until gone a connection is printed when nothing is left of it, so that its time in FIN_WAIT2 and \
-TIME_WAIT is whole. What ends such a time makes no event: the kernel is asked every --sample-interval, and \
-`~` marks what is as exact as that.
+With --until gone, a connection is printed when nothing is left of it, so that its time in FIN_WAIT2 \
+and TIME_WAIT is complete. The end of such a time makes no event: it is sampled every \
+--sample-interval, and `~` marks a time that is only as exact as that.
 
-With --live, connections that are still open at the end of the run come last, as (open); their lifetime \
-and the time in their last state are those so far, and `-` for those that were there before it began.
+With --live, connections still open at the end of the run come last, marked (open). Their lifetime and \
+the time in their last state are those so far, or `-` if they existed before the run.
 
---longer-than shows what is known to be longer. The summary says of how many connections that is not known.";
+--longer-than shows only connections known to be longer. The summary says for how many this is unknown.";
 
-pub(super) const EXAMPLES: &str = "\
+pub(crate) const EXAMPLES: &str = "\
 Examples:
-  tcpstate life                                   every connection that ends, until Ctrl-C
-  tcpstate life -L 443 --longer-than 1s -T        our web server's that lived longer than 1 s
+  tcpstate life                         every connection that ends, until Ctrl-C
+  tcpstate life -L 443 --longer-than 1s -T
+                                        a web server's that lived over 1 s
   tcpstate life --state CLOSE_WAIT --longer-than 30s --live --duration 5m
-                                                  who leaks sockets: closed by the peer, not by us
+                                        leaks: closed by the peer, not by us
   tcpstate life --role client --cause refused,timed_out,unreachable
-                                                  what cannot be reached, and who tries
-  tcpstate life --json --role client | jq -c 'select(.cause != \"fin\") | [.raddr, .rport, .cause]'
+                                        what cannot be reached, and who tries
+  tcpstate life --json | jq -c 'select(.cause) | [.raddr, .rport, .cause]'
+                                        why connections end
   tcpstate life --until gone --state FIN_WAIT2 --longer-than 5s
-                                                  whose peers do not close their side
-  tcpstate life -r FILE --csv                     what was recorded, one column for each state";
+                                        peers that do not close their side
+  tcpstate life -r FILE --csv           a recording, with a column per state";

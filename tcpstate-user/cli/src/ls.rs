@@ -1,70 +1,68 @@
 //! Arguments of `tcpstate ls`.
 
 use clap::Args;
+use tcpstate_core::{filter::StateSet, netns::NetnsSelector};
 
-use super::{FILTERS, Output};
-use crate::{EndpointArgs, OwnerArgs};
-use tcpstate_core::filter::StateSet;
-use tcpstate_core::netns::NetnsSelector;
+use crate::{headings::FILTERS, owner_args::OwnerArgs, sockets::EndpointArgs, watch::Output};
 
 /// Arguments of `tcpstate ls`.
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// Look up which process holds each socket, and show its cgroup; other users' processes take root
+    /// Look up which process holds each socket, and show the socket's cgroup; other users' processes
+    /// require root; implied by --pid and --comm
     #[arg(long)]
     pub resolve_owners: bool,
-    /// Ask for byte counts, retransmits and round trip times as well
+    /// Also show byte counts, retransmissions and round-trip times
     #[arg(short, long)]
     pub info: bool,
     #[command(flatten)]
     pub output: Output,
     #[command(flatten)]
     pub endpoints: EndpointArgs,
-    /// The network namespaces to ask: `self`, `all`, a name of `ip netns`, a path such as
+    /// Network namespace to list: `self`, `all` of them, an `ip netns` name, a path such as
     /// /proc/PID/ns/net, or an inode number
     #[arg(long, value_name = "NETNS", default_value = "self", help_heading = FILTERS)]
     pub netns: NetnsSelector,
     #[command(flatten)]
     pub owner: OwnerArgs,
-    /// Only sockets in these states, such as established,time-wait, or in a group of them: all,
+    /// Only sockets in one of these states, such as established,time-wait, or in a group: all,
     /// connected, synchronized, bucket, big
     #[arg(long, value_name = "LIST", help_heading = FILTERS)]
     pub state: Option<StateSet>,
 }
 
-pub(super) const ABOUT: &str = "\
-Lists the TCP sockets there are now, as `ss -tan` does: also half-open connections (SYN_RECV) and those \
-in TIME_WAIT. Needs no privileges in its own network namespace. --pid and --comm imply --resolve-owners.
+pub(crate) const ABOUT: &str = "\
+Lists the TCP sockets that exist now, as `ss -tan` does, including half-open connections (SYN_RECV) and \
+those in TIME_WAIT. Requires no privileges in its own network namespace.
 
-The role follows from what listens now, and is `-` where that does not tell. SERVICE is the port that \
-a person means: the local one of a server, the remote one of a client. RECV-Q and SEND-Q of a listener \
-are the connections that wait to be accepted, and how many may. AGE is the \
-time in the state, where a timer tells it (TIME_WAIT, half-open); else it is `-`: the kernel does not tell, \
-and nothing was watching.
+ROLE is derived from what listens now, and is `-` where that does not decide it. SERVICE is the service \
+port: the local port of a server, the remote port of a client. For a listener, RECV-Q is the number of \
+connections waiting to be accepted, and SEND-Q the limit of that number. AGE is the time in the state \
+where a timer gives it (TIME_WAIT, half-open), otherwise `-`: the kernel does not say, and nothing was \
+watching.
 
-What could not be listed is said on standard error; with --json, in the last line.";
+Anything that could not be listed is reported on standard error; with --json, in the last line.";
 
-pub(super) const EXAMPLES: &str = "\
+pub(crate) const EXAMPLES: &str = "\
 Examples:
   tcpstate ls --state connected         all but listeners
   tcpstate ls --state close-wait --resolve-owners
                                         who does not close its connections
   tcpstate ls --comm nginx --role server
-                                        what nginx holds
-  tcpstate ls --state syn-recv -L 443   handshakes under way to our web server
-  tcpstate ls --netns all --json | jq -r 'select(.type == \"socket\") | .state' | sort | uniq -c";
+                                        nginx's listeners and connections
+  tcpstate ls --state syn-recv -L 443   a web server's handshakes under way
+  tcpstate ls --netns all --json | jq -r '.state // empty' | sort | uniq -c
+                                        sockets by state, in all namespaces";
 
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
 
-    use super::{
-        super::{Cli, Command},
-        *,
-    };
+    use super::*;
+    use crate::{Cli, Command};
 
     #[test]
-    fn ls_asks_for_all_of_its_own_namespace() {
+    fn ls_lists_its_own_namespace_by_default() {
         let words = |words: &[&str]| {
             let words = ["tcpstate", "ls"].iter().chain(words);
             match Cli::try_parse_from(words).unwrap().command {

@@ -1,40 +1,42 @@
-//! OwnerArgs connections: by process, user, cgroup and role.
+//! The selection of connections by process, user, cgroup and role.
 
-use crate::choice::{Choices, choice};
 use std::{fs, path::PathBuf};
 
 use clap::Args;
-
-use super::FILTERS;
 use tcpstate_core::{
     filter::{CgroupTree, OwnerFilter},
     owner::Comm,
     service::Role,
 };
 
-/// OwnerArgs sockets.
+use crate::{
+    choice::{Choices, choice},
+    headings::FILTERS,
+};
+
+/// The selection of connections by process, user, cgroup and role.
 #[derive(Debug, Args)]
 #[command(next_help_heading = FILTERS)]
 pub struct OwnerArgs {
-    /// Only connections of these processes; a server's connections are its listener's
+    /// Only connections of these processes; a server's connections belong to the process that listens
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: Vec<u32>,
     /// Only connections of processes with one of these names, as in /proc/PID/comm
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = comm)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_comm)]
     pub comm: Vec<Comm>,
-    /// Only sockets that belonged to one of these users when they opened: numbers or names
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = uid)]
+    /// Only sockets that belonged to one of these users when opened: numbers or names
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_uid)]
     pub uid: Vec<u32>,
     /// Only sockets in this cgroup or below it: a path as in /proc/PID/cgroup, or its directory
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<PathBuf>,
-    /// Only connections of this role
+    /// Only connections in this role
     #[arg(long, value_name = "ROLE", value_parser = choice(ROLES))]
     pub role: Option<Role>,
 }
 
 impl OwnerArgs {
-    /// The filter that these arguments make. `cgroup` is what was found under [`OwnerArgs::cgroup`].
+    /// The filter that these arguments make, with the cgroup found at [`OwnerArgs::cgroup`].
     pub fn filter(&self, cgroup: Option<CgroupTree>) -> OwnerFilter {
         OwnerFilter {
             pids: self.pid.clone(),
@@ -45,28 +47,32 @@ impl OwnerArgs {
         }
     }
 
-    /// Whether any of it was asked for.
+    /// Whether any of these arguments is given.
     pub fn is_given(&self) -> bool {
         self.needs_process() || !self.uid.is_empty() || self.cgroup.is_some() || self.role.is_some()
     }
 
-    /// Whether it takes knowing which process a socket belongs to.
+    /// Whether the selection depends on the process that a socket belongs to.
     pub fn needs_process(&self) -> bool {
         !(self.pid.is_empty() && self.comm.is_empty())
     }
 }
 
 const ROLES: Choices<Role> = &[
-    (Role::Client, "client", "It connected"),
-    (Role::Server, "server", "It was connected to, or listens"),
+    (Role::Client, "client", "This side connected"),
+    (
+        Role::Server,
+        "server",
+        "This side was connected to, or listens",
+    ),
 ];
 
-/// A process's name, as much of it as the kernel keeps.
-fn comm(text: &str) -> Result<Comm, String> {
+/// Reads a process name, truncated as in the kernel.
+fn parse_comm(text: &str) -> Result<Comm, String> {
     /// *Source:* `TASK_COMM_LEN` in `include/linux/sched.h`, with the NUL.
     const MAX_BYTES: usize = 15;
     if text.is_empty() {
-        return Err("a process has a name; write several as nginx,php-fpm".to_owned());
+        return Err("a process name cannot be empty; give several as nginx,php-fpm".to_owned());
     }
     let mut comm = Comm::default();
     for (to, byte) in comm.0.iter_mut().zip(text.bytes().take(MAX_BYTES)) {
@@ -75,19 +81,19 @@ fn comm(text: &str) -> Result<Comm, String> {
     Ok(comm)
 }
 
-/// A user's number, however the user is given.
-fn uid(text: &str) -> Result<u32, String> {
+/// Reads a user's number or name, and returns the number.
+fn parse_uid(text: &str) -> Result<u32, String> {
     if let Ok(uid) = text.parse() {
         return Ok(uid);
     }
-    // Not getpwnam: it loads code into a program that is meant to be one file.
+    // Not getpwnam: it would load shared libraries into a program that is meant to be one file.
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     find_user(&users, text).ok_or_else(|| {
-        format!("`{text}` is no user in /etc/passwd; give the number that `id -u` prints")
+        format!("`{text}` is not a user in /etc/passwd; give the number that `id -u` prints")
     })
 }
 
-/// The number of a user in the text of `/etc/passwd`.
+/// Finds a user's number in the text of `/etc/passwd`.
 fn find_user(users: &str, name: &str) -> Option<u32> {
     users.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -101,12 +107,10 @@ fn find_user(users: &str, name: &str) -> Option<u32> {
 mod tests {
     use clap::Parser as _;
 
-    use super::{
-        super::{Cli, Command},
-        *,
-    };
+    use super::*;
+    use crate::{Cli, Command};
 
-    fn whose(arguments: &[&str]) -> Result<OwnerArgs, clap::Error> {
+    fn owner_args(arguments: &[&str]) -> Result<OwnerArgs, clap::Error> {
         let words = ["tcpstate", "trace"].iter().chain(arguments);
         Cli::try_parse_from(words).map(|cli| match cli.command {
             Command::Trace(trace) => trace.watch.sockets.owner,
@@ -116,29 +120,32 @@ mod tests {
 
     #[test]
     fn owners_are_given_as_lists() {
-        let nobody = whose(&[]).unwrap();
-        assert!(nobody.filter(None).wants_all() && !nobody.needs_process());
+        let none = owner_args(&[]).unwrap();
+        assert!(none.filter(None).wants_all() && !none.needs_process());
         let arguments =
             "--pid 1,22 --pid 3 --comm nginx,containerd-shim-runc-v2 --uid root,33 --role client";
-        let whose = whose(&arguments.split(' ').collect::<Vec<_>>()).unwrap();
-        assert!(whose.needs_process());
+        let owner = owner_args(&arguments.split(' ').collect::<Vec<_>>()).unwrap();
+        assert!(owner.needs_process());
         assert_eq!(
-            whose.filter(None).to_string(),
+            owner.filter(None).to_string(),
             "--pid 1,22,3 --comm nginx,containerd-shim --uid 0,33 --role client"
         );
     }
 
     #[test]
-    fn what_names_nobody_is_refused() {
+    fn malformed_owners_are_refused() {
         for (arguments, reason) in [
             (["--pid", "0"], "0 is not in 1.."),
             (["--pid", "nginx"], "invalid digit"),
-            (["--comm", "a,,b"], "a process has a name"),
-            (["--uid", "no such"], "`no such` is no user in /etc/passwd"),
+            (["--comm", "a,,b"], "a process name cannot be empty"),
+            (
+                ["--uid", "no such"],
+                "`no such` is not a user in /etc/passwd",
+            ),
             (["--uid", "-1"], "unexpected argument"),
             (["--role", "both"], "possible values: client, server"),
         ] {
-            let error = whose(&arguments).unwrap_err();
+            let error = owner_args(&arguments).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{arguments:?}");
             assert!(error.to_string().contains(reason), "{arguments:?}: {error}");
         }

@@ -2,19 +2,22 @@
 
 use std::time::Duration;
 
-/// Why a text is no quantity.
+/// The shortest interval. With shorter ones, the timer's inaccuracy would show more than the connections.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Why a text is not a quantity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
-    /// No duration.
+    /// The text is not a duration.
     #[error(
-        "`{0}` is not a duration; write a number with ms, s, m, h or d, such as 500ms, 10s or 1h30m; without a unit it is seconds"
+        "`{0}` is not a duration; give a number with ms, s, m, h or d, such as 500ms, 10s or 1h30m; a plain number is seconds"
     )]
     Duration(String),
-    /// A duration of nothing.
-    #[error("the duration must be longer than nothing")]
+    /// The duration is zero.
+    #[error("the duration must be longer than zero")]
     NoDuration,
-    /// No size.
-    #[error("`{0}` is not a size; write bytes, or a number with K, M or G, such as 64K or 8M")]
+    /// The text is not a size.
+    #[error("`{0}` is not a size; give bytes, or a number with K, M or G, such as 64K or 8M")]
     Size(String),
 }
 
@@ -40,7 +43,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
             "m" => 60 * 1_000_000_000,
             "h" => 3_600 * 1_000_000_000,
             "d" => 86_400 * 1_000_000_000,
-            // Only alone: `1h30` could mean two things.
+            // Only alone: `1h30` is ambiguous.
             "" if rest.len() == text.trim().len() && next.is_empty() => 1_000_000_000,
             _ => return Err(malformed()),
         };
@@ -76,7 +79,39 @@ pub fn parse_bytes(text: &str) -> Result<u64, QuantityError> {
     decimal(number, unit_bytes).ok_or_else(malformed)
 }
 
-/// `number * unit` for a decimal number, exactly; `None` if it is none, or does not fit.
+/// Reads the length of an interval: a duration of at least [`MIN_INTERVAL`].
+pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < MIN_INTERVAL {
+        return Err("an interval cannot be shorter than 10ms".to_owned());
+    }
+    Ok(interval)
+}
+
+/// Reads a sample interval: an interval, or 0 for no sampling.
+pub(crate) fn parse_sample_interval(text: &str) -> Result<Duration, String> {
+    // Everywhere else a duration of 0 is an error.
+    if matches!(text.trim(), "0" | "0s" | "0ms") {
+        return Ok(Duration::ZERO);
+    }
+    parse_interval(text).map_err(|error| format!("{error}; 0 turns sampling off"))
+}
+
+/// Reads the size of a ring buffer, in bytes: a power of two that is a multiple of the page size.
+pub(crate) fn parse_ring_bytes(text: &str) -> Result<u32, String> {
+    let bytes = parse_bytes(text).map_err(|error| error.to_string())?;
+    let page_bytes = rustix::param::page_size() as u64;
+    match u32::try_from(bytes) {
+        Ok(size) if size.is_power_of_two() && bytes.is_multiple_of(page_bytes) => Ok(size),
+        _ => Err(format!(
+            "the size of a ring buffer must be a power of two, at least a page ({page_bytes} bytes) and at \
+             most 2G; try {}",
+            bytes.clamp(page_bytes, 1 << 31).next_power_of_two()
+        )),
+    }
+}
+
+/// `number * unit` for a decimal number, exactly; `None` if the text is not one, or does not fit.
 fn decimal(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let mut value = whole.parse::<u64>().ok()?.checked_mul(unit)?;
@@ -113,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_duration_is_refused() {
+    fn malformed_durations_are_refused() {
         for text in [
             "", "s", "-1s", "1w", "1 s", "10S", "1h30", "1.s", ".5s", "1.2.3s", "1e3", "600000d",
         ] {
@@ -141,5 +176,18 @@ mod tests {
         for text in ["", "M", "8MB", "-1", "1.5M", "8 M", "99999999999G"] {
             assert_eq!(parse_bytes(text), Err(QuantityError::Size(text.into())));
         }
+    }
+
+    #[test]
+    fn a_ring_is_a_power_of_two_of_pages() {
+        let page = u32::try_from(rustix::param::page_size()).unwrap();
+        assert_eq!(parse_ring_bytes("64K"), Ok(65_536));
+        assert_eq!(parse_ring_bytes(&page.to_string()), Ok(page));
+        assert_eq!(parse_ring_bytes("2G"), Ok(1 << 31));
+        for text in ["0", "1", "3M", "4G", "12345678901G"] {
+            assert!(parse_ring_bytes(text).is_err(), "{text}");
+        }
+        let message = parse_ring_bytes("3M").unwrap_err();
+        assert!(message.ends_with("try 4194304"), "{message}");
     }
 }

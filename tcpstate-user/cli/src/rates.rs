@@ -1,36 +1,44 @@
 //! Arguments of `tcpstate rates`.
 
-use crate::choice::{Choices, choice};
 use std::time::Duration;
-use tcpstate_core::model::By;
 
 use clap::{Args, CommandFactory as _, error::ErrorKind};
+use tcpstate_core::{
+    mode::{Attach, Mode},
+    model::By,
+    tally::TallySize,
+};
 
-use super::{Bounds, CAPTURE, Cli, OUTPUT, Sockets, Watch, interval};
-use tcpstate_core::mode::{Attach, Mode};
-use tcpstate_core::tally::TallySize;
+use crate::{
+    Cli,
+    bounds::Bounds,
+    choice::{Choices, choice},
+    headings::{CAPTURE, OUTPUT},
+    quantity::parse_interval,
+    watch::Watch,
+};
 
 /// Arguments of `tcpstate rates`.
 #[derive(Debug, Args)]
 pub struct Rates {
-    /// Length of an interval, such as 500ms, 1s, 5m; a plain number is seconds
-    #[arg(value_name = "INTERVAL", default_value = "1s", value_parser = interval)]
+    /// Length of an interval, such as 500ms, 1s or 5m; a plain number is seconds
+    #[arg(value_name = "INTERVAL", default_value = "1s", value_parser = parse_interval)]
     pub interval: Duration,
-    /// End after this many intervals; without, at Ctrl-C
+    /// End after this many intervals; by default, run until Ctrl-C
     #[arg(
         value_name = "COUNT",
         conflicts_with = "count",
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub intervals: Option<u64>,
-    /// What to tell apart: who did how much of it
+    /// What to break the counts down by
     #[arg(long, value_name = "WHAT", default_value = "port", value_parser = choice(BY), help_heading = OUTPUT)]
     pub by: By,
-    /// Count in the kernel instead of streaming each change.
+    /// Count in the kernel instead of streaming each transition.
     #[arg(
         long,
-        help = "Count in the kernel, and stream nothing: for hosts where even that is too much. Nobody knows \
-            then whose a connection is",
+        help = "Count in the kernel and stream nothing, for hosts where even streaming costs too much; \
+            connections are not attributed to processes",
         help_heading = CAPTURE,
         conflicts_with_all = ["read", "ring_bytes", "resolve_owners", "bpf_log"]
     )]
@@ -42,26 +50,25 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Connections whose times the kernel can remember at most: 1.5 GiB of it.
+    /// The most sockets whose state-entry time the kernel can keep: they take 1.5 GiB.
     const MAX_IN_KERNEL: u32 = 1 << 26;
 
-    /// Refuses what counting in the kernel cannot give.
+    /// Refuses arguments that counting in the kernel cannot honour.
     pub fn check(&self) -> Result<(), clap::Error> {
         if !self.in_kernel {
             return Ok(());
         }
-        let Sockets { owner, .. } = &self.watch.sockets;
         let capture = &self.watch.capture;
-        let unknown = "whose a connection is, nobody knows then";
         let why = if !matches!(self.by, By::Port | By::Role) {
-            format!("--by comm and --by cgroup: {unknown}")
-        } else if owner.is_given() {
-            format!("--pid, --comm, --uid, --cgroup and --role: {unknown}")
+            "--by comm or --by cgroup: the kernel counts by port and role only".to_owned()
+        } else if self.watch.sockets.owner.is_given() {
+            "--pid, --comm, --uid, --cgroup or --role: they select events, and none are streamed"
+                .to_owned()
         } else if capture.attach == Attach::Only(Mode::Tracepoint) {
-            "--attach tracepoint: it takes the BTF tracepoint, which reads the socket itself"
+            "--attach tracepoint: it requires the BTF tracepoint, which reads the socket itself"
                 .to_owned()
         } else if capture.sample_interval.is_zero() {
-            "--sample-interval 0: how many are in which state is known from lists only".to_owned()
+            "--sample-interval 0: only dumps show how many sockets are in each state".to_owned()
         } else if self.bounds.max_connections > Self::MAX_IN_KERNEL {
             format!("--max-connections above {}", Self::MAX_IN_KERNEL)
         } else {
@@ -73,7 +80,7 @@ impl Rates {
         ))
     }
 
-    /// How much to count in the kernel, if it is to be counted there.
+    /// The room for counting in the kernel, with `--in-kernel`.
     pub fn tally(&self) -> Option<TallySize> {
         self.in_kernel.then_some(TallySize {
             services: self.bounds.max_ports,
@@ -81,9 +88,10 @@ impl Rates {
         })
     }
 
-    /// When to end: after the intervals asked for, or after `--duration` if that is sooner.
+    /// The length of the run: the intervals to show, or `--duration` if that is shorter.
     ///
-    /// By the clock, not by counting: so the last interval takes what is still on its way (`run`).
+    /// The run ends by the clock, not by counting intervals, so that the last interval includes the events
+    /// that are still on their way (`run`).
     pub fn duration(&self) -> Option<Duration> {
         let intervals = self.intervals.or(self.watch.count).map(|count| {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -99,58 +107,56 @@ const BY: Choices<By> = &[
     (
         By::Comm,
         "comm",
-        "Name of the process that the connection belongs to",
+        "Name of the process that owns the connection",
     ),
     (
         By::Cgroup,
         "cgroup",
-        "Cgroup of the socket, by its path as in /proc/PID/cgroup; its number where it has no path",
+        "Path of the socket's cgroup, as in /proc/PID/cgroup; its number if it has no path",
     ),
 ];
 
-pub(super) const ABOUT: &str = "\
-Counts TCP state changes, and shows every INTERVAL how often each happened, in the manner of vmstat.
+pub(crate) const ABOUT: &str = "\
+Counts TCP state changes (transitions), and shows their rates every INTERVAL, in the manner of vmstat.
 
-A block says how many connections were opened, established, closed, and failed (ended before they \
-were established) per second; how many sockets are now in which state; of what connections ended, if \
-not all in the orderly way; each transition with its count and rate; and the busiest service ports, \
-each with its share of all transitions. What is 0 is left out. The service port is the local port of a \
-server and the remote port of a client, never an ephemeral one.
+A block shows how many connections were opened, established, closed and failed (ended before they were \
+established) per second; how many sockets are in each state now; why connections ended, unless all did \
+so orderly (fin); each transition with its count and rate; and the busiest service ports, each with its \
+share of all transitions. Zeros are left out. The service port is the local port of a server and the \
+remote port of a client, never an ephemeral port.
 
-`now` counts the sockets that were there at the start and what was seen to change since. TIME_WAIT, \
-FIN_WAIT2 of closed sockets and half-open connections (SYN_RECV) make no event: the kernel is asked for \
-them every --sample-interval. `half-open` says where most of them came in, `listeners` what was dropped in \
-the interval. The last interval is shown also if Ctrl-C cuts it short, so that the counts \
-of all intervals together are all the changes that were received.
+`now` counts the sockets that existed at the start, updated by the transitions seen since. TIME_WAIT, \
+FIN_WAIT2 of closed sockets and half-open connections (SYN_RECV) make no event: they are sampled every \
+--sample-interval. `half-open` shows the local addresses with the most half-open connections, \
+`listeners` the overflows, drops, SYN cookies and retransmitted SYN-ACKs of the interval. The last \
+interval is shown even if Ctrl-C cuts it short, so that the counts of all intervals add up to all \
+transitions received.
 
---in-kernel counts where the changes happen, and reads the counts at the end of each interval: a change \
-costs less than streaming it, and this process is left with listing all sockets every --sample-interval \
-(as far as a fiftieth of a core allows), which is what `now` then counts. OwnerArgs a connection is, nobody \
-knows. It takes 25 MB of memory of the kernel, in which half a million connections have room for sure \
-(--max-connections, by default a million), and a megabyte for each CPU that there can be (--max-ports: \
-each a port in one role).
+--in-kernel counts where transitions happen, and reads the counts at the end of each interval. That \
+costs less than streaming each transition, but connections are not attributed to processes. This \
+process only dumps the kernel's sockets every --sample-interval, less often if that would take more \
+than 2 % of a core, and `now` counts the sockets of the last dump. It takes 25 MB of kernel memory for \
+the default --max-connections of a million, which is sure to hold half a million connections, and 1 MB \
+per possible CPU for the default --max-ports, where a port counts once in each role.
 
-With --json a line an interval, with all groups; with --csv a row for each interval, group and \
-transition.";
+With --json, a line per interval with all groups; with --csv, a row per interval, group and transition.";
 
-pub(super) const EXAMPLES: &str = "\
+pub(crate) const EXAMPLES: &str = "\
 Examples:
   tcpstate rates                        every second, until Ctrl-C
-  tcpstate rates 5 12                   twelve times five seconds
+  tcpstate rates 5 12                   twelve intervals of five seconds
   tcpstate rates 10 --by comm           which programs make the connections
   tcpstate rates -D 5432 --by cgroup    which containers connect to PostgreSQL
-  tcpstate rates --in-kernel 10         on a host that has no time to lose
-  tcpstate rates 1m -r FILE --csv       what was recorded, minute by minute, as CSV
+  tcpstate rates --in-kernel 10         on a host with no time to spare
+  tcpstate rates 1m -r FILE --csv       a recording, minute by minute, as CSV
   tcpstate rates --json | jq -c '[.ts, .states.CLOSE_WAIT]'";
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::Parser as _;
 
-    use super::{
-        super::{Cli, Command},
-        *,
-    };
+    use super::*;
+    use crate::Command;
 
     fn rates(arguments: &[&str]) -> Result<Rates, clap::Error> {
         let words = ["tcpstate", "rates"].iter().chain(arguments);
@@ -161,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_cannot_count_is_refused() {
+    fn arguments_that_the_kernel_cannot_honour_are_refused() {
         for (arguments, reason) in [
             (&["--by", "comm"][..], "--by comm"),
             (&["--by", "cgroup"], "--by cgroup"),
@@ -209,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_interval_is_refused() {
+    fn malformed_intervals_are_refused() {
         for (arguments, reason) in [
             (&["1ms"][..], "cannot be shorter than 10ms"),
             (&["often"], "`often` is not a duration"),

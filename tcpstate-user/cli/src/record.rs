@@ -4,20 +4,22 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args};
 
-use super::Watch;
-use crate::quantity::{parse_bytes, parse_duration};
+use crate::{
+    quantity::{parse_bytes, parse_duration},
+    watch::Watch,
+};
 
 /// Arguments of `tcpstate record`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("many").args(["max_bytes", "ring"]))]
 pub struct Record {
-    /// The file to write; one that is there is overwritten; `-` is standard output
+    /// File to write; an existing file is overwritten; `-` is standard output
     #[arg(short, long, value_name = "FILE")]
     pub write: PathBuf,
-    /// End when the file has this size, such as 100M or 2G; with --rotate, go on in a new one
+    /// End when the file reaches this size, such as 100M or 2G; with --rotate, continue in a new file
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "ring")]
     pub max_bytes: Option<u64>,
-    /// Keep this many files: FILE, and, older and older, FILE.1, FILE.2 ...
+    /// Keep this many files: FILE is the newest, FILE.1 the one before it, and so on
     #[arg(
         long,
         value_name = "N",
@@ -25,10 +27,10 @@ pub struct Record {
         value_parser = clap::value_parser!(u32).range(2..=10_000)
     )]
     pub rotate: Option<u32>,
-    /// Keep the events of the last TIME in memory; write them on SIGUSR1 and at the end
+    /// Keep the events of the last TIME, such as 5m, in memory; write them on SIGUSR1 and at the end
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub ring: Option<Duration>,
-    /// Memory for the events of --ring at most, compressed; the oldest leave early
+    /// Memory limit for the compressed events of --ring; beyond it, the oldest are evicted early
     #[arg(
         long,
         value_name = "SIZE",
@@ -41,39 +43,38 @@ pub struct Record {
     pub watch: Watch,
 }
 
-pub(super) const ABOUT: &str = "\
-Writes the events to a file that every command that watches reads with -r FILE, on any host and as any \
-user, and shows as it would have shown them live.
+pub(crate) const ABOUT: &str = "\
+Writes the events to a file. Every command that watches can read it with -r FILE, on any host and as \
+any user, and shows what it would have shown live.
 
 The file holds whole events, compressed, in blocks with checksums; the clock, the host and the filters \
-at its beginning, the accounting at its end. A file that was cut short, by a full disk or a power \
-failure, can be read up to there: at most about two seconds are lost.
+at its beginning, the accounting at its end. A file cut short by a full disk or a power failure can be \
+read up to that point: at most about two seconds are lost.
 
 With --ring it is a flight recorder: nothing is written until SIGUSR1 (`kill -USR1 PID`) or the end, \
-then what the last TIME has brought. Leave it running, and ask when something has happened. What \
-SIGUSR1 wrote is overwritten the next time; --rotate keeps several.
+and then the events of the last TIME. Leave it running, and send SIGUSR1 when something has happened. \
+The next SIGUSR1 overwrites the file; --rotate keeps several.
 
-With -r FILE it copies a recording, or of it what filters and --duration leave.";
+With -r FILE it copies a recording, or the part that the filters and --duration select.";
 
-pub(super) const EXAMPLES: &str = "\
+pub(crate) const EXAMPLES: &str = "\
 Examples:
-  tcpstate record -w FILE --duration 1m             one minute
-  tcpstate record -w FILE -P 443                    one service, until Ctrl-C
+  tcpstate record -w FILE --duration 1m     one minute
+  tcpstate record -w FILE -P 443            one service, until Ctrl-C
   tcpstate record -w FILE --max-bytes 100M --rotate 5
-                                                    the last 500 MB at most, in five files
-  tcpstate record --ring 5m -w FILE                 the last five minutes, when asked for
+                                            the last 500 MB at most, in 5 files
+  tcpstate record --ring 5m -w FILE         the last 5 minutes, on SIGUSR1
   ssh HOST sudo tcpstate record -w - | tcpstate life -r -
-                                                    another host's events, as they happen
-  tcpstate record -r FILE -P 443 -w SMALLER         a part of a recording";
+                                            another host's events, live
+  tcpstate record -r FILE -P 443 -w SMALLER
+                                            a part of a recording";
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::Parser as _;
 
-    use super::{
-        super::{Cli, Command},
-        *,
-    };
+    use super::*;
+    use crate::{Cli, Command};
 
     fn record(arguments: &[&str]) -> Result<Record, clap::Error> {
         let words = ["tcpstate", "record"].iter().chain(arguments);
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_recording_is_refused() {
+    fn malformed_recording_arguments_are_refused() {
         for (arguments, reason) in [
             (&[][..], "--write <FILE>"),
             (&["-w", "a", "--rotate", "5"], "--max-bytes <SIZE>"),

@@ -1,0 +1,134 @@
+//! The selection of sockets: by address family, port, network namespace and owner.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tcpstate_core::{
+    filter::{Family, Filter, PortSet},
+    netns::{NetnsSelector, SELF_PATH},
+};
+
+use crate::{headings::FILTERS, owner_args::OwnerArgs};
+
+/// The selection of sockets, for commands that watch.
+#[derive(Debug, Args)]
+#[command(next_help_heading = FILTERS)]
+pub struct Sockets {
+    #[command(flatten)]
+    pub endpoints: EndpointArgs,
+    /// Only this network namespace: `self`, an `ip netns` name, a path such as /proc/PID/ns/net, or an
+    /// inode number
+    #[arg(long, value_name = "NETNS", value_parser = parse_netns)]
+    pub netns: Option<NetnsArg>,
+    #[command(flatten)]
+    pub owner: OwnerArgs,
+}
+
+impl Sockets {
+    /// The filter that these arguments make.
+    pub fn filter(&self) -> Filter {
+        Filter {
+            netns: self.netns.as_ref().map(|netns| netns.inode),
+            ..self.endpoints.filter()
+        }
+    }
+}
+
+/// The selection of sockets by address family and port.
+#[derive(Debug, Args)]
+#[command(next_help_heading = FILTERS)]
+pub struct EndpointArgs {
+    /// Only IPv4, including v4-mapped addresses
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    pub ipv4: bool,
+    /// Only IPv6, excluding v4-mapped addresses
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
+    /// Only these local ports: numbers and ranges, such as 80,443,8000-8100
+    #[arg(short = 'L', long, value_name = "LIST")]
+    pub lport: Option<PortSet>,
+    /// Only these remote ports
+    #[arg(short = 'D', long, value_name = "LIST")]
+    pub rport: Option<PortSet>,
+    /// Only these ports, local or remote
+    #[arg(short = 'P', long, value_name = "LIST")]
+    pub port: Option<PortSet>,
+}
+
+impl EndpointArgs {
+    /// The filter that these arguments make.
+    pub fn filter(&self) -> Filter {
+        let family = match (self.ipv4, self.ipv6) {
+            (true, _) => Some(Family::Ipv4),
+            (false, true) => Some(Family::Ipv6),
+            (false, false) => None,
+        };
+        Filter {
+            family,
+            lport: self.lport.clone(),
+            rport: self.rport.clone(),
+            port: self.port.clone(),
+            netns: None,
+        }
+    }
+}
+
+/// One network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetnsArg {
+    /// Its inode number, by which the kernel identifies it.
+    pub inode: u32,
+    /// The selector as given: a namespace without a process can be opened only by its path.
+    pub wanted: NetnsSelector,
+}
+
+/// Reads one network namespace, and looks up its inode number.
+fn parse_netns(text: &str) -> Result<NetnsArg, String> {
+    let Ok(wanted) = text.parse();
+    let path = match &wanted {
+        &NetnsSelector::Inode(inode) => return Ok(NetnsArg { inode, wanted }),
+        NetnsSelector::Own => PathBuf::from(SELF_PATH),
+        NetnsSelector::File(path) => path.clone(),
+        NetnsSelector::All => {
+            return Err("it selects one namespace; to watch all, leave it out".to_owned());
+        }
+    };
+    let inode = rustix::fs::stat(&path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?
+        .st_ino;
+    let inode = u32::try_from(inode)
+        .map_err(|_| format!("{} is not a network namespace", path.display()))?;
+    Ok(NetnsArg { inode, wanted })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::trace;
+
+    #[test]
+    fn a_filter_prints_the_arguments_that_made_it() {
+        let trace = trace(&[
+            "-4", "-L80", "--rport", "1-1023", "-P", "443", "--netns", "7",
+        ])
+        .unwrap();
+        assert_eq!(
+            trace.watch.sockets.filter().to_string(),
+            "-4 --lport 80 --rport 1-1023 --port 443 --netns 7"
+        );
+    }
+
+    #[test]
+    fn a_namespace_is_found_by_each_of_its_names() {
+        let expected =
+            u32::try_from(rustix::fs::stat("/proc/self/ns/net").unwrap().st_ino).unwrap();
+        for name in ["self", "/proc/self/ns/net", &expected.to_string()] {
+            let found = parse_netns(name).map(|netns| netns.inode);
+            assert_eq!(found, Ok(expected), "{name}");
+        }
+        let error = parse_netns("all").unwrap_err();
+        assert!(error.contains("to watch all, leave it out"), "{error}");
+        let error = parse_netns("no-such-namespace").unwrap_err();
+        assert!(error.contains("/run/netns/no-such-namespace"), "{error}");
+    }
+}

@@ -1,0 +1,123 @@
+//! Arguments of `tcpstate trace`.
+
+use clap::Args;
+use tcpstate_core::filter::StateSet;
+
+use crate::{
+    bounds::Bounds,
+    headings::{FILTERS, OUTPUT},
+    watch::Watch,
+};
+
+/// Arguments of `tcpstate trace`.
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// Begin each line with the local time of day, HH:MM:SS
+    #[arg(short = 'T', long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
+    pub time: bool,
+    /// Begin each line with the seconds since the start
+    #[arg(short = 't', long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
+    pub timestamp: bool,
+    #[command(flatten)]
+    pub bounds: Bounds,
+    #[command(flatten)]
+    pub watch: Watch,
+    #[command(flatten)]
+    pub states: States,
+}
+
+/// The states whose transitions are shown.
+// A group of its own, so that help lists it behind the other filters.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = FILTERS)]
+pub struct States {
+    /// Only transitions from or to one of these states.
+    #[arg(
+        id = "state",
+        long = "state",
+        value_name = "LIST",
+        help = "Only transitions from or to one of these states, such as CLOSE_WAIT,LAST_ACK"
+    )]
+    pub set: Option<StateSet>,
+}
+
+pub(crate) const ABOUT: &str = "\
+Prints a line per TCP state change (transition) on this host.
+
+MS is the time in milliseconds that the socket spent in OLDSTATE; it is known from the second \
+transition seen of that socket. PID and COMM are the process that owns the connection: the one that \
+opened it or acts on it at this transition, otherwise the one that listens for it. A process that \
+merely happened to be on the CPU is not shown. CAUSE, at the transition to CLOSE, is why the connection \
+ended. `-` means unknown, or not chosen yet.
+
+The summary at the end accounts for every transition: seen = filtered + submitted + lost, and submitted \
+= received + rejected. With --json it is the last line, otherwise it goes to standard error.";
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  tcpstate trace                        everything, until Ctrl-C
+  tcpstate trace -L 80,443 -T           a web server's, with the time of day
+  tcpstate trace --state CLOSE_WAIT     who is slow to close, and how slow
+  tcpstate trace -4 -D 5432 --json | jq -c 'select(.cause) | [.raddr, .cause]'
+                                        why connections to PostgreSQL end
+  tcpstate trace --count 10             ten transitions, then the summary
+  tcpstate trace -r FILE --csv          a recording, as CSV";
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+    use tcpstate_core::{mode::Attach, options::Format};
+
+    use crate::tests::trace;
+
+    #[test]
+    fn without_arguments_everything_is_selected() {
+        let trace = trace(&[]).unwrap();
+        assert!(trace.watch.sockets.filter().wants_all());
+        assert_eq!(trace.watch.output.format(), Format::Text);
+        assert_eq!(trace.watch.capture.attach, Attach::Auto);
+        assert_eq!(trace.watch.capture.ring_bytes, 8 << 20);
+        assert_eq!(trace.states.set, None);
+        assert_eq!((trace.watch.duration, trace.watch.count), (None, None));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for arguments in [
+            ["--json", "--csv"],
+            ["-4", "-6"],
+            ["-T", "--json"],
+            ["--csv", "-t"],
+            ["-rfile", "--bpf-log"],
+            ["--attach=auto", "-r-"],
+        ] {
+            let error = trace(&arguments).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{arguments:?}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_the_reason() {
+        for (arguments, reason) in [
+            (["--lport", "80,http"], "`http` is not a port"),
+            (
+                ["--rport", "90-80"],
+                "the range `90-80` ends before it begins",
+            ),
+            (["--port", "80,"], "an empty item"),
+            (["--state", "OPEN"], "`OPEN` is not a TCP state"),
+            (["--duration", "10w"], "`10w` is not a duration"),
+            (["--count", "0"], "0 is not in 1.."),
+            (["--ring-bytes", "3M"], "must be a power of two"),
+            (
+                ["--attach", "kprobe"],
+                "possible values: auto, btf, tracepoint",
+            ),
+        ] {
+            let error = trace(&arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{arguments:?}");
+            assert!(error.to_string().contains(reason), "{arguments:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Arguments of every command that watches.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use tcpstate_core::options::Format;
+
+use crate::{capture::Capture, headings::OUTPUT, quantity::parse_duration, sockets::Sockets};
+
+/// Arguments that all commands that watch have in common.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Read a recording instead of the live kernel; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub read: Option<PathBuf>,
+    /// End after this time, such as 500ms, 10s, 5m or 1h; a plain number is seconds
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// End after this many lines
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Report on standard error how the capture was set up
+    #[arg(short, long)]
+    pub verbose: bool,
+    #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
+    pub sockets: Sockets,
+    #[command(flatten)]
+    pub capture: Capture,
+}
+
+/// The output format.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Output {
+    /// Write JSON, one object per line
+    #[arg(long, conflicts_with = "csv", help_heading = OUTPUT)]
+    pub json: bool,
+    /// Write CSV with a header line
+    #[arg(long, help_heading = OUTPUT)]
+    pub csv: bool,
+}
+
+impl Output {
+    /// The chosen format.
+    pub const fn format(self) -> Format {
+        match self {
+            Self { json: true, .. } => Format::Json,
+            Self { csv: true, .. } => Format::Csv,
+            Self { .. } => Format::Text,
+        }
+    }
+}
