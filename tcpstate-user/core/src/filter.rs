@@ -354,6 +354,11 @@ impl Settler {
         }
     }
 
+    /// The decisions so far. Events that are held are not in it.
+    pub const fn settled(&self) -> Settled {
+        self.settled
+    }
+
     /// Gives up what is still held, at the end of the stream.
     pub fn finish(&mut self) -> Settled {
         self.settled.undecided += count(&self.young) + count(&self.old);

@@ -4,9 +4,9 @@
 //! the events and as an argument. The manifest holds it to that.
 //!
 //! ```text
-//! event, census ─> source::EventSource ─> (the driver) ─> view::View
-//!                                              │
-//!                                            model        connections, dwell times, rates, histograms
+//! event, census ─> source::EventSource ─> (the driver) ─> view::View ─── present::Publisher
+//!                                                             │                 │ each tick
+//!                                                       model::Tracker    present::RunSnapshot ─> consumers
 //! ```
 //!
 //! From the bottom up, each using only what stands above it:
@@ -16,7 +16,8 @@
 //! - [`books`], [`origin`], [`names`]: what comes with a stream.
 //! - [`filter`]: which sockets are wanted, decided on events.
 //! - [`model`]: what a stream adds up to.
-//! - [`source`], [`view`]: the contracts.
+//! - [`source`], [`view`], [`present`]: the contracts: where a stream comes from, what sees every step
+//!   of it, and what looks at the present now and then.
 //! - [`options`]: the choices that a command line offers.
 
 // Bad input is counted or reported; it never ends the process.
@@ -50,6 +51,7 @@ pub mod netns;
 pub mod options;
 pub mod origin;
 pub mod owner;
+pub mod present;
 pub mod report;
 pub mod service;
 pub mod source;

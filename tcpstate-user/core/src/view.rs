@@ -1,10 +1,9 @@
-//! The contract between the loop and a view: what a view is told, and what it is told at the end.
+//! The contract of a view of the stream: the steps that the driver gives it, up to the end of the run.
 
 use std::io::{self, Write};
 
-use crate::books::Cost;
 use crate::{
-    books::{Accounting, Selection},
+    books::{Accounting, Cost, RunBooks, Selection},
     census::Census,
     event::Event,
     names::Names,
@@ -68,6 +67,14 @@ pub trait View {
         None
     }
 
+    /// Whether [`View::books`] is called before each [`View::tick`]. They cost a few system calls.
+    fn wants_books(&self) -> bool {
+        false
+    }
+
+    /// Takes the books of the run up to the tick that follows.
+    fn books(&mut self, _books: &RunBooks) {}
+
     /// Whether nothing is written to standard output before [`View::finish`], so that a progress bar
     /// may stand on the terminal until then.
     fn is_silent_until_finish(&self) -> bool {
@@ -94,15 +101,26 @@ pub trait View {
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()>;
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
     /// Monotonic time of the end.
     pub now_ns: u64,
     /// The books of the source.
     pub accounting: Accounting,
-    /// The books of this loop.
+    /// Where the received events went.
     pub selection: Selection,
-    /// What it cost.
+    /// The cost of the run.
     pub cost: Cost,
+}
+
+impl End {
+    /// The books of the whole run.
+    pub const fn books(&self) -> RunBooks {
+        RunBooks {
+            accounting: self.accounting,
+            selection: self.selection,
+            cost: self.cost,
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tcpstate_core::{
-    books::Selection,
+    books::{RunBooks, Selection},
     census::Census,
     duration::nanoseconds,
     event::Event,
@@ -415,7 +415,39 @@ impl<'a> Driver<'a> {
     fn tick(&mut self, end_ns: u64) -> io::Result<Flow> {
         self.read_counters();
         self.next_tick_ns = self.interval_ns.and_then(|ns| end_ns.checked_add(ns));
+        if self.view.wants_books() {
+            match self.books() {
+                Ok(books) => self.view.books(&books),
+                Err(error) => {
+                    self.failure.get_or_insert(RunError::Source(error));
+                    self.stop(self.now_ns());
+                }
+            }
+        }
         self.view.tick(end_ns, self.out)
+    }
+
+    /// The books of the run so far.
+    fn books(&mut self) -> Result<RunBooks, SourceError> {
+        Ok(RunBooks {
+            accounting: self.source.accounting()?,
+            selection: self.selection(),
+            cost: cost::read(self.source.cost()),
+        })
+    }
+
+    /// Where the events went that have been received and decided.
+    fn selection(&self) -> Selection {
+        let mut selection = self.selection;
+        if let (None, Some(settler)) = (&self.counters, &self.settler) {
+            selection.settled = settler.settled();
+        }
+        if let Some(gate) = &self.gate {
+            // Its events passed the filter on sockets first.
+            selection.settled.passed -= gate.dropped;
+            selection.settled.dropped += gate.dropped;
+        }
+        selection
     }
 
     /// How long an interval waits for events that are still on their way.
@@ -491,25 +523,23 @@ impl<'a> Driver<'a> {
         if self.counters.is_some() {
             self.read_counters();
         } else if let Some(settler) = &mut self.settler {
-            self.selection.settled = settler.finish();
+            settler.finish();
         }
-        if let Some(gate) = &self.gate {
-            // What it kept back had passed before.
-            self.selection.settled.passed -= gate.dropped;
-            self.selection.settled.dropped += gate.dropped;
-        }
-        let accounting = match self.source.accounting() {
-            Ok(accounting) => accounting,
+        let RunBooks {
+            accounting,
+            selection,
+            cost,
+        } = match self.books() {
+            Ok(books) => books,
             Err(error) => {
                 self.failure.get_or_insert(RunError::Source(error));
                 return self.out.flush();
             }
         };
-        let cost = cost::read(self.source.cost());
         let end = End {
             now_ns,
             accounting,
-            selection: self.selection,
+            selection,
             cost,
         };
         self.view.finish(&end, self.out, self.err)?;

@@ -1,11 +1,15 @@
 //! The loop on a scripted source, a view that notes what it is told, and a clock that stands still.
 
 mod doubles;
+mod present;
 
 use std::io::{Error, ErrorKind};
 
 use tcpstate_common::{Record, State, record::AF_INET};
-use tcpstate_core::{books::Settled, event::Event};
+use tcpstate_core::{
+    books::{RunBooks, Selection, Settled},
+    event::Event,
+};
 
 use self::doubles::*;
 use super::{clock::Clock, driver::TICKS_AT_ONCE, *};

@@ -33,6 +33,8 @@ pub(super) struct Script {
     pub(super) received: u64,
     /// What it has to tell.
     pub(super) notices: Vec<String>,
+    /// Its books cannot be read.
+    pub(super) fails_to_account: bool,
     pub(super) settled: bool,
 }
 
@@ -67,6 +69,7 @@ impl Script {
             stopped: false,
             received: 0,
             notices: Vec::new(),
+            fails_to_account: false,
             settled: false,
         }
     }
@@ -142,7 +145,12 @@ impl EventSource for Script {
     }
 
     fn accounting(&mut self) -> Result<Accounting, SourceError> {
+        if self.fails_to_account {
+            return Err(SourceError::new("the counters are gone"));
+        }
         Ok(Accounting {
+            seen: self.received,
+            submitted: self.received,
             received: self.received,
             ..Accounting::default()
         })

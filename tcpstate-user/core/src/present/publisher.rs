@@ -1,0 +1,183 @@
+//! The publisher: a view of the stream that makes the snapshots.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
+
+use super::{
+    RunSnapshot,
+    channel::{Sender, Subscriber},
+    handshakes::Collector,
+};
+use crate::{
+    books::RunBooks,
+    census::Census,
+    event::Event,
+    model::{By, Include, Interval, Limits, Tracker},
+    names::Names,
+    origin::Origin,
+    tally::Tally,
+    view::{End, Flow, View},
+};
+
+/// What a [`Publisher`] puts into its snapshots.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The time from one snapshot to the next, nanoseconds.
+    pub interval_ns: u64,
+    /// What rates are grouped by.
+    pub by: By,
+    /// The parts that cost more than figures.
+    pub include: Include,
+    /// The source counts in the kernel and hands on no event: nothing is known of single connections
+    /// but what the latest dump says.
+    pub in_kernel: bool,
+    /// The bounds of what is kept.
+    pub limits: Limits,
+}
+
+/// Publishes a [`RunSnapshot`] at each tick, and a last one at the end of the run. Writes nothing.
+pub struct Publisher {
+    interval_ns: u64,
+    by: By,
+    include: Include,
+    tracker: Tracker,
+    handshakes: Collector,
+    /// `None` where the source hands on events.
+    forgotten: Option<u64>,
+    /// `None` before the run has started.
+    origin: Option<Arc<Origin>>,
+    names: Names,
+    /// The cgroup that the last event was in.
+    last_cgroup: Option<u64>,
+    books: RunBooks,
+    /// Snapshots published.
+    published: u64,
+    sender: Sender,
+}
+
+impl Publisher {
+    /// A publisher that has published nothing.
+    pub fn new(options: &Options) -> Self {
+        let mut tracker = Tracker::new(options.limits).by(options.by);
+        if !options.include.histograms {
+            tracker = tracker.without_histograms();
+        }
+        if options.in_kernel {
+            tracker = tracker.without_events();
+        }
+        Self {
+            interval_ns: options.interval_ns,
+            by: options.by,
+            include: options.include,
+            tracker,
+            handshakes: Collector::default(),
+            forgotten: options.in_kernel.then_some(0),
+            origin: None,
+            names: Names::default(),
+            last_cgroup: None,
+            books: RunBooks::default(),
+            published: 0,
+            sender: Sender::default(),
+        }
+    }
+
+    /// A new consumer. Its first snapshot is the latest one, or the next where there is none yet.
+    pub fn subscribe(&self) -> Subscriber {
+        self.sender.subscribe()
+    }
+
+    fn publish(&mut self, interval: Interval, is_final: bool) {
+        let handshakes = self.handshakes.tick();
+        // The driver starts a view before all else.
+        let Some(origin) = self.origin.clone() else {
+            return;
+        };
+        self.published += 1;
+        self.sender.publish(RunSnapshot {
+            number: self.published,
+            is_final,
+            names: self.names.clone(),
+            interval,
+            tracker: self.tracker.snapshot_of(self.include),
+            handshakes: origin.sample_interval_ns.map(|_| handshakes),
+            forgotten: self.forgotten,
+            books: self.books,
+            memory: self.tracker.memory(),
+            origin,
+        });
+    }
+}
+
+impl View for Publisher {
+    fn set_names(&mut self, names: Names) {
+        self.names = names;
+    }
+
+    fn start(&mut self, origin: &Origin, _out: &mut dyn Write) -> io::Result<()> {
+        // The first interval begins here, not with the first event.
+        self.tracker.tick(origin.started_ns);
+        if origin.sample_interval_ns.is_some() {
+            self.tracker.follow();
+        }
+        self.origin = Some(Arc::new(origin.clone()));
+        Ok(())
+    }
+
+    fn look_ahead(&self, events: &[Event]) {
+        self.tracker.look_ahead(events);
+    }
+
+    fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
+        self.tracker.apply(event);
+        if self.by == By::Cgroup && event.cgroup() != self.last_cgroup {
+            // Its name is asked for now: at the tick the cgroup may be gone.
+            self.last_cgroup = event.cgroup();
+            self.names.cgroup(self.last_cgroup);
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
+        self.tracker.census(census, |_| {});
+        self.handshakes.census(census);
+        Ok(Flow::Continue)
+    }
+
+    fn tally(&mut self, tally: &Tally) {
+        self.tracker.add(tally);
+        if let Some(forgotten) = &mut self.forgotten {
+            *forgotten += tally.forgotten;
+        }
+    }
+
+    fn wants_samples(&self) -> bool {
+        true
+    }
+
+    fn interval_ns(&self) -> Option<u64> {
+        Some(self.interval_ns)
+    }
+
+    fn wants_books(&self) -> bool {
+        true
+    }
+
+    fn books(&mut self, books: &RunBooks) {
+        self.books = *books;
+    }
+
+    fn tick(&mut self, now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {
+        let interval = self.tracker.tick(now_ns);
+        self.publish(interval, false);
+        Ok(Flow::Continue)
+    }
+
+    fn finish(&mut self, end: &End, _out: &mut dyn Write, _err: &mut dyn Write) -> io::Result<()> {
+        self.books = end.books();
+        let interval = self.tracker.tick(end.now_ns);
+        self.publish(interval, true);
+        Ok(())
+    }
+}
