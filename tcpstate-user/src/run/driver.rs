@@ -50,6 +50,17 @@ enum Supply {
     Ended,
 }
 
+/// What the view still takes before [`View::finish`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Intake {
+    /// Events, censuses and ticks.
+    All,
+    /// Only the ticks that are left: a recording was stopped, or has reached the end of `--duration`.
+    Ticks,
+    /// Nothing: it is done.
+    Nothing,
+}
+
 pub(super) struct Driver<'a> {
     source: &'a mut dyn EventSource,
     view: &'a mut dyn View,
@@ -83,10 +94,7 @@ pub(super) struct Driver<'a> {
     supply: Supply,
     /// The source knows what was there at its start.
     settled: bool,
-    /// Events go to the view: not after the end of `--duration` in a recording, nor after the view
-    /// was done.
-    showing: bool,
-    view_done: bool,
+    intake: Intake,
     /// The first failure, which is the one to tell.
     failure: Option<RunError>,
 }
@@ -125,8 +133,7 @@ impl<'a> Driver<'a> {
             latest_ns: origin.started_ns,
             supply: Supply::Flowing,
             settled: false,
-            showing: true,
-            view_done: false,
+            intake: Intake::All,
             failure: None,
             source,
             view,
@@ -189,11 +196,13 @@ impl<'a> Driver<'a> {
                 Wake::Interrupt(Interrupt::ReaderGone) => return Ok(Outcome::ReaderGone),
                 Wake::Interrupt(Interrupt::Stop) => {
                     // A recording has all its events on their way; it ends here.
-                    self.showing &= self.origin.live;
+                    if !self.origin.live {
+                        self.intake = self.intake.max(Intake::Ticks);
+                    }
                     self.stop(self.now_ns());
                     Ok(Flow::Continue)
                 }
-                Wake::Interrupt(Interrupt::Usr1) if self.showing => {
+                Wake::Interrupt(Interrupt::Usr1) if self.intake == Intake::All => {
                     let flow = self.view.usr1(self.now_ns(), self.out, self.err);
                     self.out.flush().and(flow)
                 }
@@ -253,7 +262,7 @@ impl<'a> Driver<'a> {
     fn show(&mut self) -> io::Result<Flow> {
         let mut ticks = TICKS_AT_ONCE;
         while let Some(event) = self.batch.get(self.position) {
-            if !self.showing {
+            if self.intake != Intake::All {
                 self.selection.unread += (self.batch.len() - self.position) as u64;
                 self.position = self.batch.len();
                 return Ok(Flow::Continue);
@@ -269,7 +278,7 @@ impl<'a> Driver<'a> {
                 && !self.origin.live
             {
                 self.latest_ns = limit_ns;
-                self.showing = false;
+                self.intake = Intake::Ticks;
                 self.stop(limit_ns);
                 continue;
             }
@@ -298,7 +307,7 @@ impl<'a> Driver<'a> {
         let Some(mut census) = self.census.take() else {
             return Ok(Flow::Continue);
         };
-        if !self.showing {
+        if self.intake != Intake::All {
             return Ok(Flow::Continue);
         }
         // Sockets that were there at the start belong to the first interval, however long the dump took.
@@ -375,14 +384,16 @@ impl<'a> Driver<'a> {
     fn close_last_intervals(&mut self, now_ns: u64) -> io::Result<()> {
         let mut budget = TICKS_AT_ONCE;
         while let Some(end_ns) = self.next_tick_ns.filter(|&end_ns| end_ns <= now_ns)
-            && !self.view_done
+            && self.intake != Intake::Nothing
         {
             let end_ns = match self.interval_ns {
                 Some(ns) if budget == 0 => now_ns - (now_ns - end_ns) % ns,
                 _ => self.last_end(end_ns, now_ns),
             };
             budget = budget.saturating_sub(1);
-            self.view_done = self.tick(end_ns)? == Flow::Done;
+            if self.tick(end_ns)? == Flow::Done {
+                self.intake = Intake::Nothing;
+            }
         }
         self.out.flush()
     }
@@ -503,8 +514,7 @@ impl<'a> Driver<'a> {
 
     /// The view wants nothing more.
     fn end_view(&mut self) {
-        self.view_done = true;
-        self.showing = false;
+        self.intake = Intake::Nothing;
         self.stop(self.now_ns());
     }
 

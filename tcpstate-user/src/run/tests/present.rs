@@ -278,7 +278,9 @@ async fn the_snapshots_are_what_rates_prints_and_what_a_tracker_knows() {
 
     let numbered: Vec<u64> = all.iter().map(|snapshot| snapshot.number).collect();
     assert_eq!(numbered, (1..=all.len() as u64).collect::<Vec<_>>());
-    all.iter().for_each(|snapshot| check_books(snapshot));
+    for snapshot in all {
+        check_books(snapshot);
+    }
     let last = all.last().unwrap();
     assert!(last.is_final && all.iter().filter(|snapshot| snapshot.is_final).count() == 1);
     let sum = |of: fn(&Figures) -> u64| {
@@ -303,10 +305,9 @@ async fn the_books_of_a_snapshot_know_of_the_filters() {
         ..Options::default()
     };
     drive_all(&mut script(), &mut witness, &options).await;
-    witness
-        .all
-        .iter()
-        .for_each(|snapshot| check_books(snapshot));
+    for snapshot in &witness.all {
+        check_books(snapshot);
+    }
     let first = witness.all.first().unwrap().books.selection.settled;
     assert!(
         first.passed > 0 && first.dropped > first.passed,
