@@ -14,7 +14,7 @@
 
 use hashbrown::{HashTable, hash_table::Entry};
 
-use super::hash::mix;
+use crate::hash::mix;
 
 /// So much room is not worth giving back, entries.
 const SMALL: usize = 4096;

@@ -73,7 +73,7 @@ const ERRNO_NAMES: &[(u16, &str)] = &[
 
 impl Cause {
     /// All but the errors, which have names of their own.
-    pub const NAMED: [Self; 7] = [
+    pub(crate) const NAMED: [Self; 7] = [
         Self::Fin,
         Self::ResetByPeer,
         Self::ResetLocally,

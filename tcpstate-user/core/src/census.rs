@@ -233,7 +233,7 @@ pub struct ListenFigures {
 
 impl ListenFigures {
     /// Whether it says nothing at all.
-    pub fn is_nothing(&self) -> bool {
+    fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
 

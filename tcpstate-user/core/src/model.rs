@@ -14,6 +14,7 @@
 //!          Tracker::snapshot ─> Snapshot    all of it, owned
 //! ```
 
+mod address;
 mod applied;
 mod connection;
 mod group;
@@ -26,6 +27,7 @@ mod on_event;
 mod packed;
 mod pages;
 mod rates;
+mod slots;
 mod snapshot;
 mod state_exit;
 mod table;

@@ -20,49 +20,11 @@
 mod channel;
 mod handshakes;
 mod publisher;
-
-use std::sync::Arc;
+mod snapshot;
 
 pub use self::{
     channel::Subscriber,
     handshakes::{HalfOpenAt, Handshakes},
     publisher::{Options, Publisher},
+    snapshot::RunSnapshot,
 };
-use crate::{
-    books::RunBooks,
-    model::{Interval, Memory, Snapshot},
-    names::Names,
-    origin::Origin,
-};
-
-/// A run at one tick, owned: nothing in it changes while it is shown.
-///
-/// [`Snapshot`] is the part that the tracker knows. The rates since the tick before, the books and the
-/// origin of the events stand beside it.
-#[derive(Clone, Debug)]
-pub struct RunSnapshot {
-    /// The number of the snapshot, from 1 on without gaps: a consumer that got number 3 and then
-    /// number 7 has skipped three.
-    pub number: u64,
-    /// Whether it is the last one of the run, so that its books are exact.
-    pub is_final: bool,
-    /// The host and the capture that the events come from.
-    pub origin: Arc<Origin>,
-    /// The names of the numbers in the snapshot.
-    pub names: Names,
-    /// The figures since the tick before. Those of all snapshots of a run add up to the totals in
-    /// [`RunSnapshot::tracker`].
-    pub interval: Interval,
-    /// Everything that the tracker knows: totals, histograms, connections, listeners and its own books.
-    pub tracker: Snapshot,
-    /// Half-open connections and the listeners' counters; `None` where they are not sampled, so
-    /// that they are unknown.
-    pub handshakes: Option<Handshakes>,
-    /// Connections whose time in their state was forgotten, where the kernel counts; `None` where the
-    /// events are handed on.
-    pub forgotten: Option<u64>,
-    /// The books of the run, as of this tick.
-    pub books: RunBooks,
-    /// The memory that the tracker holds.
-    pub memory: Memory,
-}

@@ -7,24 +7,24 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 use tcpstate_common::Record;
-
-use super::packing::{self, MAX_PACKED, Malformed, Packer};
 use tcpstate_core::{
     books::{Accounting, CaptureCost},
     census::Census,
     event::Event,
 };
 
+use crate::packing::{self, MAX_PACKED, Malformed, Packer};
+
 /// What a block begins with.
-pub(super) const BLOCK_MAGIC: [u8; 4] = *b"\xb5BLK";
+pub(crate) const BLOCK_MAGIC: [u8; 4] = *b"\xb5BLK";
 /// Bytes of a block's header.
-pub(super) const BLOCK_HEADER: usize = 52;
+pub(crate) const BLOCK_HEADER: usize = 52;
 /// The most events in a block.
 pub const MAX_BLOCK_RECORDS: usize = 65_536;
 /// The most bytes that a block unpacks to: what a reader must be ready for, and refuses to exceed.
-pub(super) const MAX_UNPACKED: usize = MAX_BLOCK_RECORDS * MAX_PACKED;
+pub(crate) const MAX_UNPACKED: usize = MAX_BLOCK_RECORDS * MAX_PACKED;
 /// The most bytes of a footer's JSON.
-pub(super) const MAX_FOOTER: usize = 4096;
+pub(crate) const MAX_FOOTER: usize = 4096;
 
 /// Between speed and size: -3 reads a sixth faster and takes a quarter more space, 3 saves next to
 /// nothing (`cargo xtask bench recording`).
@@ -32,14 +32,14 @@ const LEVEL: i32 = 1;
 
 /// What is in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kind(pub(super) u8);
+pub(crate) struct Kind(pub(crate) u8);
 
 impl Kind {
-    pub(super) const EVENTS: Self = Self(1);
-    pub(super) const FOOTER: Self = Self(2);
+    pub(crate) const EVENTS: Self = Self(1);
+    pub(crate) const FOOTER: Self = Self(2);
     /// A [`Census`], as JSON.
-    pub(super) const CENSUS: Self = Self(3);
-    pub(super) const NAMES: Self = Self(4);
+    pub(crate) const CENSUS: Self = Self(3);
+    pub(crate) const NAMES: Self = Self(4);
 }
 
 /// How a payload is stored.
@@ -48,30 +48,30 @@ const ZSTD: u8 = 1;
 
 /// The header of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BlockHeader {
-    pub(super) kind: Kind,
+pub(crate) struct BlockHeader {
+    pub(crate) kind: Kind,
     /// [`PLAIN`] or [`ZSTD`].
     coding: u8,
     /// Events in the block.
-    pub(super) count: u32,
+    pub(crate) count: u32,
     /// Bytes of the payload in the file.
-    pub(super) stored_bytes: u32,
+    pub(crate) stored_bytes: u32,
     /// Bytes of the payload unpacked.
     unpacked_bytes: u32,
     /// CRC-32C of the payload as stored.
     payload_crc: u32,
     /// Events of the recording before this block.
-    pub(super) first_event: u64,
+    pub(crate) first_event: u64,
     /// The smallest time in the block.
-    pub(super) first_ts_ns: u64,
+    pub(crate) first_ts_ns: u64,
     /// The greatest time in the block.
-    pub(super) last_ts_ns: u64,
+    pub(crate) last_ts_ns: u64,
 }
 
 impl BlockHeader {
     /// The header of a block that holds JSON as it is, in a file where `first_event` events came before
     /// it.
-    pub(super) fn plain(kind: Kind, json: &[u8], first_event: u64) -> Self {
+    pub(crate) fn plain(kind: Kind, json: &[u8], first_event: u64) -> Self {
         Self {
             kind,
             coding: PLAIN,
@@ -85,7 +85,7 @@ impl BlockHeader {
         }
     }
 
-    pub(super) fn to_bytes(self) -> [u8; BLOCK_HEADER] {
+    pub(crate) fn to_bytes(self) -> [u8; BLOCK_HEADER] {
         let mut bytes = [0; BLOCK_HEADER];
         bytes[..4].copy_from_slice(&BLOCK_MAGIC);
         bytes[4] = self.kind.0;
@@ -107,7 +107,7 @@ impl BlockHeader {
         clippy::indexing_slicing,
         reason = "by constants, inside of the header"
     )]
-    pub(super) fn from_bytes(bytes: &[u8; BLOCK_HEADER]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8; BLOCK_HEADER]) -> Option<Self> {
         let u32_at = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
@@ -133,12 +133,12 @@ impl BlockHeader {
     }
 
     /// Whether this is the payload that the header was written for.
-    pub(super) fn matches(&self, payload: &[u8]) -> bool {
+    pub(crate) fn matches(&self, payload: &[u8]) -> bool {
         payload.len() == self.stored_bytes as usize && crc32c::crc32c(payload) == self.payload_crc
     }
 
     /// The header of the same block in a file where `first_event` events came before it.
-    pub(super) const fn at(self, first_event: u64) -> Self {
+    pub(crate) const fn at(self, first_event: u64) -> Self {
         Self {
             first_event,
             ..self
@@ -147,17 +147,17 @@ impl BlockHeader {
 }
 
 /// The most bytes of a payload in a file.
-pub(super) fn max_stored() -> usize {
+pub(crate) fn max_stored() -> usize {
     zstd::zstd_safe::compress_bound(MAX_UNPACKED)
 }
 
 /// The most bytes of a block of `records` events in a file, header included.
-pub(super) fn max_block_bytes(records: usize) -> usize {
+pub(crate) fn max_block_bytes(records: usize) -> usize {
     BLOCK_HEADER + zstd::zstd_safe::compress_bound(records * MAX_PACKED)
 }
 
 /// Makes blocks of events, and of what stands between them.
-pub(super) struct Encoder {
+pub(crate) struct Encoder {
     packer: Packer,
     compressor: zstd::bulk::Compressor<'static>,
     packed: Vec<u8>,
@@ -165,7 +165,7 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             packer: Packer::new(),
             compressor: zstd::bulk::Compressor::new(LEVEL)?,
@@ -177,7 +177,7 @@ impl Encoder {
     /// A block of these events: its header, and its payload until the next call.
     ///
     /// *Errors:* the compressor is out of memory.
-    pub(super) fn encode(
+    pub(crate) fn encode(
         &mut self,
         events: &[Event],
         first_event: u64,
@@ -210,7 +210,7 @@ impl Encoder {
     /// exceed the format's bounds, which no census that a source makes comes near.
     ///
     /// *Errors:* the compressor is out of memory.
-    pub(super) fn encode_census(
+    pub(crate) fn encode_census(
         &mut self,
         census: &Census,
     ) -> io::Result<Option<(BlockHeader, &[u8])>> {
@@ -239,20 +239,20 @@ impl Encoder {
     }
 
     /// The payload that was made last.
-    pub(super) fn payload(&self) -> &[u8] {
+    pub(crate) fn payload(&self) -> &[u8] {
         &self.stored
     }
 }
 
 /// Reads blocks of events, and of what stands between them.
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     decompressor: zstd::bulk::Decompressor<'static>,
     unpacked: Vec<u8>,
     records: Vec<Record>,
 }
 
 impl Decoder {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             decompressor: zstd::bulk::Decompressor::new()?,
             unpacked: Vec::new(),
@@ -263,7 +263,7 @@ impl Decoder {
     /// Appends the block's events; gives how many of its records are none.
     ///
     /// *Errors:* the payload does not unpack to what the header says; then nothing is appended.
-    pub(super) fn decode(
+    pub(crate) fn decode(
         &mut self,
         header: &BlockHeader,
         payload: &[u8],
@@ -284,7 +284,7 @@ impl Decoder {
     /// The block's census.
     ///
     /// *Errors:* the payload does not unpack to what the header says, or is none.
-    pub(super) fn census(
+    pub(crate) fn census(
         &mut self,
         header: &BlockHeader,
         payload: &[u8],
@@ -319,7 +319,7 @@ impl Decoder {
 /// Why a file has its footer where it has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum EndReason {
+pub(crate) enum EndReason {
     /// The recording was finished.
     Finished,
     /// The recording goes on in the next file of the rotation.
@@ -335,21 +335,21 @@ pub enum EndReason {
 
 /// The end of a recording, as JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Footer {
+pub(crate) struct Footer {
     /// Events in this file.
-    pub(super) events: u64,
+    pub(crate) events: u64,
     /// Blocks of events in this file.
-    pub(super) blocks: u64,
-    pub(super) reason: EndReason,
+    pub(crate) blocks: u64,
+    pub(crate) reason: EndReason,
     /// The books of the capture, where it had ended.
-    pub(super) accounting: Option<Accounting>,
+    pub(crate) accounting: Option<Accounting>,
     /// What the capture cost, where it had ended.
-    pub(super) cost: Option<CaptureCost>,
+    pub(crate) cost: Option<CaptureCost>,
 }
 
 impl Footer {
     /// The footer's block, in a file where `first_event` events came before it.
-    pub(super) fn to_bytes(self, first_event: u64) -> Vec<u8> {
+    pub(crate) fn to_bytes(self, first_event: u64) -> Vec<u8> {
         // Numbers only: nothing in it can fail to be JSON.
         let json = serde_json::to_vec(&self).unwrap_or_default();
         let header = BlockHeader::plain(Kind::FOOTER, &json, first_event);
@@ -357,7 +357,7 @@ impl Footer {
     }
 
     /// The footer in a block's payload.
-    pub(super) fn from_payload(payload: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn from_payload(payload: &[u8]) -> Result<Self, Malformed> {
         serde_json::from_slice(payload).map_err(|_| Malformed)
     }
 }

@@ -2,19 +2,20 @@
 
 use std::{collections::VecDeque, fs, mem, path::Path};
 
-use super::{
-    block::{self, BlockHeader, Encoder, EndReason, MAX_BLOCK_RECORDS},
-    header::Metadata,
-    names::{self, Cgroups, Namer},
-    output::{self, WriteError},
-    writer::{RecordingFile, Written},
-};
 use tcpstate_core::{
     books::{Accounting, CaptureCost},
     census::Census,
     event::Event,
     names::Names,
     origin::Origin,
+};
+
+use crate::{
+    block::{self, BlockHeader, Encoder, EndReason, MAX_BLOCK_RECORDS},
+    header::Metadata,
+    names::{self, Cgroups, Namer},
+    output::{self, WriteError},
+    writer::{RecordingFile, Written},
 };
 
 /// What the flight recorder keeps.

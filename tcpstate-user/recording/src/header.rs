@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use tcpstate_common::Record;
-
-use super::packing::GROUPS;
 use tcpstate_core::origin::Origin;
+
+use crate::packing::GROUPS;
 
 /// The first bytes of every recording. The first is no ASCII and the last two are a line end, so
 /// that a text file is not taken for one and a transfer that rewrites line ends is noticed.
@@ -14,27 +14,27 @@ pub const MAGIC: [u8; 8] = *b"\x89TCPST\r\n";
 pub const VERSION: u16 = 1;
 
 /// Bytes before the metadata.
-pub(super) const FILE_HEADER: usize = 24;
+pub(crate) const FILE_HEADER: usize = 24;
 /// The most bytes of metadata that are read.
-pub(super) const MAX_METADATA: usize = 1 << 20;
+pub(crate) const MAX_METADATA: usize = 1 << 20;
 
 /// What the header of a recording says, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Metadata {
+pub(crate) struct Metadata {
     /// The program that wrote it.
-    pub(super) writer: String,
+    pub(crate) writer: String,
     /// Where and when the events were seen.
-    pub(super) origin: Origin,
+    pub(crate) origin: Origin,
     /// The groups of fields of a record in the order of their bits, each field with its bytes.
-    pub(super) groups: Vec<Vec<(String, usize)>>,
+    pub(crate) groups: Vec<Vec<(String, usize)>>,
     /// Which file of a rotation this is, from 0.
-    pub(super) part: u32,
+    pub(crate) part: u32,
     /// How many events of the recording came before this file.
-    pub(super) first_event: u64,
+    pub(crate) first_event: u64,
 }
 
 impl Metadata {
-    pub(super) fn new(origin: &Origin, part: u32, first_event: u64) -> Self {
+    pub(crate) fn new(origin: &Origin, part: u32, first_event: u64) -> Self {
         Self {
             writer: concat!("tcpstate ", env!("CARGO_PKG_VERSION")).to_owned(),
             origin: Origin {
@@ -48,7 +48,7 @@ impl Metadata {
     }
 
     /// The file's first bytes: header and metadata.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         // Strings and numbers only: nothing in it can fail to be JSON.
         let json = serde_json::to_vec(self).unwrap_or_default();
         let mut bytes = Vec::with_capacity(FILE_HEADER + json.len());
@@ -84,7 +84,7 @@ fn groups() -> Vec<Vec<(String, usize)>> {
 
 /// Why the start of a file is not that of a recording that can be read here.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum HeaderError {
+pub(crate) enum HeaderError {
     #[error("is empty: nothing was recorded, or the recording was cut before its first byte")]
     Empty,
     #[error(
@@ -122,7 +122,7 @@ const PACKET_CAPTURES: [[u8; 4]; 5] = [
     clippy::indexing_slicing,
     reason = "by constants, inside of the header"
 )]
-pub(super) fn parse_fixed(start: &[u8]) -> Result<(usize, u32), HeaderError> {
+pub(crate) fn parse_fixed(start: &[u8]) -> Result<(usize, u32), HeaderError> {
     if start.is_empty() {
         return Err(HeaderError::Empty);
     }
@@ -150,7 +150,7 @@ pub(super) fn parse_fixed(start: &[u8]) -> Result<(usize, u32), HeaderError> {
 }
 
 /// Reads the metadata.
-pub(super) fn parse_metadata(json: &[u8], crc: u32) -> Result<Metadata, HeaderError> {
+pub(crate) fn parse_metadata(json: &[u8], crc: u32) -> Result<Metadata, HeaderError> {
     if crc32c::crc32c(json) != crc {
         return Err(HeaderError::Damaged(FILE_HEADER));
     }

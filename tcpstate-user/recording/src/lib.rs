@@ -34,7 +34,7 @@ mod writer;
 #[cfg(fuzzing)]
 pub use self::reader::read_in_place;
 pub use self::{
-    block::{EndReason, MAX_BLOCK_RECORDS},
+    block::MAX_BLOCK_RECORDS,
     flight::{FlightOptions, FlightRing},
     header::{MAGIC, VERSION},
     output::{WriteError, are_same_file},

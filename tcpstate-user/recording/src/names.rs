@@ -6,21 +6,21 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
+use tcpstate_core::names::Names;
 
-use super::{
+use crate::{
     block::{BlockHeader, Kind},
     packing::Malformed,
 };
-use tcpstate_core::names::Names;
 
 /// The most bytes of the JSON in a block of names.
-pub(super) const MAX_NAMES: usize = 1 << 20;
+pub(crate) const MAX_NAMES: usize = 1 << 20;
 /// Where a writer begins the next block. The kernel's paths are shorter than 4,096 bytes, and no byte
 /// takes more than six in JSON.
 const FULL: usize = MAX_NAMES - 32 * 1024;
 
 /// Paths of cgroups by their ids.
-pub(super) type Cgroups = BTreeMap<u64, Arc<str>>;
+pub(crate) type Cgroups = BTreeMap<u64, Arc<str>>;
 
 /// What cgroups are called, as JSON.
 #[derive(Serialize, Deserialize)]
@@ -32,14 +32,14 @@ struct Payload<T> {
 
 /// What a file still has to be told of the cgroups in its events.
 #[derive(Debug, Default)]
-pub(super) struct Namer {
+pub(crate) struct Namer {
     names: Names,
     /// The ids that have been asked for in this file.
     asked: HashSet<u64>,
 }
 
 impl Namer {
-    pub(super) fn new(names: Names) -> Self {
+    pub(crate) fn new(names: Names) -> Self {
         Self {
             names,
             asked: HashSet::new(),
@@ -47,7 +47,7 @@ impl Namer {
     }
 
     /// The names of those of these cgroups that the file has not been told of yet.
-    pub(super) fn learn(&mut self, cgroups: &[u64]) -> Cgroups {
+    pub(crate) fn learn(&mut self, cgroups: &[u64]) -> Cgroups {
         let mut found = Cgroups::new();
         if self.names.are_none() {
             return found;
@@ -63,13 +63,13 @@ impl Namer {
     }
 
     /// The next file has been told nothing yet.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.asked.clear();
     }
 }
 
 /// The ids that occur, each once.
-pub(super) fn distinct(ids: impl Iterator<Item = Option<u64>>) -> Vec<u64> {
+pub(crate) fn distinct(ids: impl Iterator<Item = Option<u64>>) -> Vec<u64> {
     let (mut distinct, mut last) = (HashSet::new(), None);
     for id in ids {
         // Nearly always the same again.
@@ -82,7 +82,7 @@ pub(super) fn distinct(ids: impl Iterator<Item = Option<u64>>) -> Vec<u64> {
 }
 
 /// These names as blocks, in a file where `first_event` events came before them.
-pub(super) fn to_blocks(cgroups: Cgroups, first_event: u64) -> Vec<u8> {
+pub(crate) fn to_blocks(cgroups: Cgroups, first_event: u64) -> Vec<u8> {
     let mut blocks = Vec::new();
     let mut push = |cgroups: &Cgroups| {
         if !cgroups.is_empty() {
@@ -111,7 +111,7 @@ pub(super) fn to_blocks(cgroups: Cgroups, first_event: u64) -> Vec<u8> {
 }
 
 /// The names in a block's payload.
-pub(super) fn from_payload(payload: &[u8]) -> Result<Cgroups, Malformed> {
+pub(crate) fn from_payload(payload: &[u8]) -> Result<Cgroups, Malformed> {
     if payload.len() > MAX_NAMES {
         return Err(Malformed);
     }

@@ -125,7 +125,7 @@ impl WriteError {
 }
 
 /// A place that takes whole pieces.
-pub(super) struct Output {
+pub(crate) struct Output {
     path: PathBuf,
     target: Target,
     written_bytes: u64,
@@ -141,7 +141,7 @@ enum Target {
 impl Output {
     /// Creates the file, or empties the one that is there, as `tcpdump -w` does. `-` is standard
     /// output.
-    pub(super) fn create(path: &Path) -> Result<Self, WriteError> {
+    pub(crate) fn create(path: &Path) -> Result<Self, WriteError> {
         let failed = |source| WriteError::Create {
             path: path.to_owned(),
             source,
@@ -174,16 +174,16 @@ impl Output {
     }
 
     /// Bytes written, those taken back not counted.
-    pub(super) const fn written_bytes(&self) -> u64 {
+    pub(crate) const fn written_bytes(&self) -> u64 {
         self.written_bytes
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Writes a piece, or nothing of it.
-    pub(super) fn write_piece(&mut self, pieces: [&[u8]; 2]) -> Result<(), WriteError> {
+    pub(crate) fn write_piece(&mut self, pieces: [&[u8]; 2]) -> Result<(), WriteError> {
         let result = match &mut self.target {
             Target::File(file) => {
                 let result = pieces
@@ -210,7 +210,7 @@ impl Output {
     }
 
     /// Waits until the disk has it: some only then say that they are full.
-    pub(super) fn sync(&mut self) -> Result<(), WriteError> {
+    pub(crate) fn sync(&mut self) -> Result<(), WriteError> {
         match &self.target {
             Target::File(file) => file.sync_all().map_err(|source| self.failure(source)),
             Target::Stream(_) => Ok(()),
@@ -248,23 +248,23 @@ pub fn are_same_file(read: &Path, write: &Path) -> bool {
 }
 
 /// Whether this names standard output.
-pub(super) fn is_stdout(path: &Path) -> bool {
+pub(crate) fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
 /// Whether a recording at this path can be renamed: a regular file, or nothing yet.
-pub(super) fn is_rotatable(path: &Path) -> bool {
+pub(crate) fn is_rotatable(path: &Path) -> bool {
     !is_stdout(path) && fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
         || !is_stdout(path) && fs::symlink_metadata(path).is_err()
 }
 
 /// The name of the `number`th older file: `FILE.1` is the one before `FILE`.
-pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
+pub(crate) fn numbered(path: &Path, number: u32) -> PathBuf {
     with_suffix(path, &number.to_string())
 }
 
 /// `FILE.suffix`.
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".");
     name.push(suffix);
@@ -273,7 +273,7 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// Makes room for a new `FILE`, where `files` are kept in all: `FILE` becomes `FILE.1`, that
 /// `FILE.2` and so on; the oldest is overwritten.
-pub(super) fn shift(path: &Path, files: u32) -> Result<(), WriteError> {
+pub(crate) fn shift(path: &Path, files: u32) -> Result<(), WriteError> {
     for number in (0..files.saturating_sub(1)).rev() {
         let from = if number == 0 {
             path.to_owned()

@@ -18,9 +18,9 @@ use tcpstate_common::{Record, State};
 use tcpstate_core::event::Event;
 
 /// The most bytes that one record can take when packed.
-pub(super) const MAX_PACKED: usize = 2 + 2 + 8 + (Record::SIZE - 8);
+pub(crate) const MAX_PACKED: usize = 2 + 2 + 8 + (Record::SIZE - 8);
 /// The fewest: both heads and a short time.
-pub(super) const MIN_PACKED: usize = 2 + 2 + 4;
+pub(crate) const MIN_PACKED: usize = 2 + 2 + 4;
 
 /// The bit of a record's mask that says that its time takes 8 bytes and not 4.
 const LONG_TIME: u16 = 1 << 15;
@@ -81,7 +81,7 @@ macro_rules! groups {
     ($($bit:literal: $($field:ident)+;)*) => {
         /// The fields that a bit of the mask stands for, from bit 0 on. `ts_ns` is in none: every
         /// record has its own.
-        pub(super) const GROUPS: &[&[&str]] = &[$(&[$(stringify!($field)),+]),*];
+        pub(crate) const GROUPS: &[&[&str]] = &[$(&[$(stringify!($field)),+]),*];
 
         /// Appends the groups in which `record` differs; gives the mask of them.
         #[inline]
@@ -126,7 +126,7 @@ groups! {
 const _: () = assert!(GROUPS.len() == 15, "bit 15 of the mask is LONG_TIME");
 
 /// Finds, for each record, an earlier one that it resembles.
-pub(super) struct Packer {
+pub(crate) struct Packer {
     /// By the low bits of a hash of the socket's address: the index of its last record.
     by_socket: Vec<u32>,
     /// By old and new state: the index of the last record of that transition.
@@ -137,7 +137,7 @@ const NONE: u32 = u32::MAX;
 const SOCKET_BITS: u32 = 15;
 
 impl Packer {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             by_socket: vec![NONE; 1 << SOCKET_BITS],
             by_transition: [NONE; 256],
@@ -145,7 +145,7 @@ impl Packer {
     }
 
     /// Appends the packed records of one block.
-    pub(super) fn pack(&mut self, events: &[Event], out: &mut Vec<u8>) {
+    pub(crate) fn pack(&mut self, events: &[Event], out: &mut Vec<u8>) {
         self.by_socket.fill(NONE);
         self.by_transition.fill(NONE);
         let mut previous_ns = 0_u64;
@@ -197,12 +197,12 @@ impl Packer {
 
 /// The packed bytes are not what [`Packer::pack`] makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// Replaces `records` by the `count` records of a block.
 ///
 /// *Errors:* the bytes end early or late, or a record refers to one before the block's first.
-pub(super) fn unpack(
+pub(crate) fn unpack(
     mut input: &[u8],
     count: usize,
     records: &mut Vec<Record>,

@@ -17,13 +17,6 @@ use std::{
     thread,
 };
 
-use tokio::sync::mpsc;
-
-use super::{
-    header::HeaderError,
-    names::Cgroups,
-    scan::{Books, Scanned, Scanner},
-};
 use tcpstate_core::{
     books::{Accounting, CaptureCost},
     census::Census,
@@ -31,6 +24,13 @@ use tcpstate_core::{
     names::{NameBook, Names},
     origin::Origin,
     source::{EventSource, Progress, SourceError, Step},
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    header::HeaderError,
+    names::Cgroups,
+    scan::{Books, Scanned, Scanner},
 };
 
 /// Blocks that are read ahead.

@@ -5,15 +5,16 @@
 
 use std::io::{self, Read};
 
-use super::{
-    block::{BLOCK_HEADER, BLOCK_MAGIC, BlockHeader, Decoder, EndReason, Footer, Kind, MAX_FOOTER},
-    header::{self, FILE_HEADER, HeaderError, Metadata},
-    names::{self, Cgroups},
-};
 use tcpstate_core::{
     books::{Accounting, CaptureCost},
     census::Census,
     event::Event,
+};
+
+use crate::{
+    block::{BLOCK_HEADER, BLOCK_MAGIC, BlockHeader, Decoder, EndReason, Footer, Kind, MAX_FOOTER},
+    header::{self, FILE_HEADER, HeaderError, Metadata},
+    names::{self, Cgroups},
 };
 
 /// Damaged places that are named one by one; more are counted.
@@ -88,18 +89,18 @@ impl<R: Read> Window<R> {
 
 /// What the end of a file said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Books {
+pub(crate) struct Books {
     /// The capture's books, where the file has them.
-    pub(super) accounting: Option<Accounting>,
+    pub(crate) accounting: Option<Accounting>,
     /// What the capture cost.
-    pub(super) cost: CaptureCost,
+    pub(crate) cost: CaptureCost,
     /// Records that are no event.
-    pub(super) malformed: u64,
+    pub(crate) malformed: u64,
 }
 
 /// What a step gave.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Scanned {
+pub(crate) enum Scanned {
     /// There may be more.
     More,
     /// The file has ended.
@@ -107,7 +108,7 @@ pub(super) enum Scanned {
 }
 
 /// A recording being read.
-pub(super) struct Scanner<R> {
+pub(crate) struct Scanner<R> {
     window: Window<R>,
     decoder: Decoder,
     metadata: Metadata,
@@ -134,7 +135,7 @@ impl<R: Read> Scanner<R> {
     /// Reads the header.
     ///
     /// *Errors:* the stream cannot be read, or is no recording that can be read here.
-    pub(super) fn open(stream: R) -> io::Result<Result<Self, HeaderError>> {
+    pub(crate) fn open(stream: R) -> io::Result<Result<Self, HeaderError>> {
         let mut window = Window::new(stream);
         window.fill(FILE_HEADER)?;
         let start = window.bytes();
@@ -168,37 +169,37 @@ impl<R: Read> Scanner<R> {
         }))
     }
 
-    pub(super) const fn metadata(&self) -> &Metadata {
+    pub(crate) const fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
     /// Bytes of the stream that have been dealt with.
-    pub(super) const fn offset(&self) -> u64 {
+    pub(crate) const fn offset(&self) -> u64 {
         self.window.offset
     }
 
     /// What the user has to be told, since the last call.
-    pub(super) fn notices(&mut self) -> Vec<String> {
+    pub(crate) fn notices(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notices)
     }
 
     /// The census that the last step read.
-    pub(super) fn take_census(&mut self) -> Option<Census> {
+    pub(crate) fn take_census(&mut self) -> Option<Census> {
         self.census.take()
     }
 
     /// The names that were read since the last call. They are about events that come later.
-    pub(super) fn cgroups(&mut self) -> Cgroups {
+    pub(crate) fn cgroups(&mut self) -> Cgroups {
         std::mem::take(&mut self.cgroups)
     }
 
     /// What the file said about the capture; to be asked at its end.
-    pub(super) const fn books(&self) -> Books {
+    pub(crate) const fn books(&self) -> Books {
         self.books
     }
 
     /// Reads one block, or past one damaged place; appends its events.
-    pub(super) fn step(&mut self, events: &mut Vec<Event>) -> io::Result<Scanned> {
+    pub(crate) fn step(&mut self, events: &mut Vec<Event>) -> io::Result<Scanned> {
         self.window.fill(BLOCK_HEADER)?;
         let Some(start) = self.window.bytes().first_chunk::<BLOCK_HEADER>() else {
             return Ok(self.end());

@@ -5,7 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
+use tcpstate_core::{
+    books::{Accounting, CaptureCost},
+    census::Census,
+    event::Event,
+    names::Names,
+    origin::Origin,
+};
+
+use crate::{
     block::{
         self, BLOCK_HEADER, BlockHeader, Encoder, EndReason, Footer, Kind, MAX_BLOCK_RECORDS,
         MAX_FOOTER,
@@ -13,13 +21,6 @@ use super::{
     header::Metadata,
     names::{self, Namer},
     output::{self, Output, WriteError},
-};
-use tcpstate_core::{
-    books::{Accounting, CaptureCost},
-    census::Census,
-    event::Event,
-    names::Names,
-    origin::Origin,
 };
 
 /// How a recording is written.
@@ -322,7 +323,7 @@ fn next_file(
 const FOOTER_RESERVE: usize = BLOCK_HEADER + MAX_FOOTER;
 
 /// One file from its header to its footer.
-pub(super) struct RecordingFile {
+pub(crate) struct RecordingFile {
     output: Output,
     first_event: u64,
     events: u64,
@@ -332,7 +333,7 @@ pub(super) struct RecordingFile {
 }
 
 impl RecordingFile {
-    pub(super) fn create(path: &Path, metadata: &Metadata) -> Result<Self, WriteError> {
+    pub(crate) fn create(path: &Path, metadata: &Metadata) -> Result<Self, WriteError> {
         let mut output = Output::create(path)?;
         output.write_piece([&metadata.to_bytes(), &[]])?;
         Ok(Self {
@@ -345,12 +346,12 @@ impl RecordingFile {
     }
 
     /// The number of the event that comes next.
-    pub(super) const fn next_event(&self) -> u64 {
+    pub(crate) const fn next_event(&self) -> u64 {
         self.first_event + self.events
     }
 
     /// Writes blocks of names.
-    pub(super) fn names(&mut self, blocks: &[u8]) -> Result<(), WriteError> {
+    pub(crate) fn names(&mut self, blocks: &[u8]) -> Result<(), WriteError> {
         if blocks.is_empty() {
             return Ok(());
         }
@@ -358,7 +359,7 @@ impl RecordingFile {
     }
 
     /// Writes a block of events, or one between them.
-    pub(super) fn block(&mut self, header: BlockHeader, payload: &[u8]) -> Result<(), WriteError> {
+    pub(crate) fn block(&mut self, header: BlockHeader, payload: &[u8]) -> Result<(), WriteError> {
         self.output
             .write_piece([&header.at(self.next_event()).to_bytes(), payload])?;
         self.events += u64::from(header.count);
@@ -367,7 +368,7 @@ impl RecordingFile {
     }
 
     /// Writes the footer, if it has none: after a rotation that failed there is one already.
-    pub(super) fn end(
+    pub(crate) fn end(
         &mut self,
         reason: EndReason,
         accounting: Option<Accounting>,
@@ -390,12 +391,12 @@ impl RecordingFile {
     }
 
     /// Waits for the disk.
-    pub(super) fn sync(&mut self) -> Result<(), WriteError> {
+    pub(crate) fn sync(&mut self) -> Result<(), WriteError> {
         self.output.sync()
     }
 
     /// What has been written with this file.
-    pub(super) const fn add_to(&self, before: Written) -> Written {
+    pub(crate) const fn add_to(&self, before: Written) -> Written {
         Written {
             events: before.events + self.events,
             blocks: before.blocks + self.blocks,

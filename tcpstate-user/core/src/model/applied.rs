@@ -3,12 +3,10 @@
 use tcpstate_common::State;
 
 use super::{
-    connection::handshake_ns,
-    connection::{Connection, Ended},
+    connection::{Connection, Ended, handshake_ns},
     table::Table,
 };
-use crate::event::Event;
-use crate::{cause::Cause, owner::Owner, service::Role};
+use crate::{cause::Cause, event::Event, owner::Owner, service::Role};
 
 /// What one event meant.
 pub struct Applied<'a> {

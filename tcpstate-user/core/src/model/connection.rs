@@ -5,8 +5,12 @@ use std::net::IpAddr;
 use tcpstate_common::{State, record};
 
 use super::StateExit;
-use crate::event::{Event, SocketId};
-use crate::{cause::Cause, owner::Owner, service::Role};
+use crate::{
+    cause::Cause,
+    event::{Event, SocketId},
+    owner::Owner,
+    service::Role,
+};
 
 /// A connection as it is known, open or ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use tcpstate_common::State;
 
 use super::{
     group::Services,
-    rates::{SLOTS, slot_of, state_of},
+    slots::{SLOTS, slot_of, state_of},
 };
 use crate::{
     hash::BuildMixer,

@@ -2,12 +2,13 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::packed::is_set;
+use super::address::is_set;
 use crate::{
     census::Census,
     event::{Event, SocketId},
+    hash::BuildMixer,
+    owner::Owner,
 };
-use crate::{hash::BuildMixer, owner::Owner};
 
 /// Where a socket listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -331,9 +332,4 @@ impl Listeners {
             }
         }
     }
-}
-
-/// The address that a socket listens on; `None` is any.
-pub(super) fn listening_address(laddr: [u8; 16]) -> Option<std::net::IpAddr> {
-    is_set(&laddr).then(|| std::net::Ipv6Addr::from(laddr).to_canonical())
 }

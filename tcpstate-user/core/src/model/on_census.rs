@@ -3,8 +3,6 @@
 //! Events know better than a census: what an event has told of a socket stays, unless the census
 //! proves that events of it were lost.
 
-use std::net::IpAddr;
-
 use tcpstate_common::{
     Record, State,
     record::{AF_INET, AF_INET6, flags},
@@ -12,6 +10,7 @@ use tcpstate_common::{
 
 use super::{
     StateExit, Tracker,
+    address::to_wire,
     group::Traits,
     histograms::Of,
     minisockets::{Counted, Mini},
@@ -20,8 +19,9 @@ use super::{
 use crate::{
     census::{Census, Found, HalfOpen, Kind, Scope},
     event::{Event, SocketId},
+    owner::Owner,
+    service::Role,
 };
-use crate::{owner::Owner, service::Role};
 
 impl Tracker {
     /// Takes a census, or a part of one. `on_exit` is called for each state that a connection left without an event.
@@ -344,7 +344,7 @@ impl Tracker {
     /// Whom half-open connections belong to: who listens where they came in.
     pub fn listener_of(&self, half_open: &HalfOpen, netns: u32) -> Owner {
         let event = Event::try_from(Record {
-            laddr: wire(half_open.laddr),
+            laddr: to_wire(half_open.laddr),
             lport: half_open.lport,
             netns,
             family: AF_INET6,
@@ -362,8 +362,8 @@ fn as_event(found: &Found, census: &Census) -> Option<Event> {
         ts_ns: census.begin_ns,
         cookie: found.cookie,
         cgroup: found.cgroup.unwrap_or(0),
-        laddr: wire(found.laddr),
-        raddr: wire(found.raddr),
+        laddr: to_wire(found.laddr),
+        raddr: to_wire(found.raddr),
         netns: census.netns,
         uid: found.uid.unwrap_or(0),
         lport: found.lport,
@@ -378,11 +378,4 @@ fn as_event(found: &Found, census: &Census) -> Option<Event> {
         ..Record::default()
     })
     .ok()
-}
-
-fn wire(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
-    }
 }

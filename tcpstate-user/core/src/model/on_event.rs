@@ -17,9 +17,9 @@ use super::{
     packed::{Known, Opening},
     table::may_be_embryo,
 };
-use crate::event::{Event, SocketId};
 use crate::{
     cause::{Cause, goes_on},
+    event::{Event, SocketId},
     owner::Owner,
     service::Role,
 };
@@ -411,7 +411,7 @@ impl Tracker {
     }
 
     /// Whether there was one.
-    pub(super) fn forget_listener(&mut self, event: &Event) -> bool {
+    fn forget_listener(&mut self, event: &Event) -> bool {
         let Some(listener) = self.listeners.close(event) else {
             return false;
         };
@@ -427,26 +427,6 @@ impl Tracker {
             self.books.superseded += 1;
             self.drop_connection(slot);
         }
-    }
-
-    /// The group of a connection.
-    #[inline]
-    pub(super) fn group_of(&self, slot: u32) -> u16 {
-        if self.groups.are_services() {
-            // Spares looking at the other half of it.
-            return self.table.hot(slot).service;
-        }
-        self.table.cold(slot).group
-    }
-
-    #[cold]
-    pub(super) fn drop_connection(&mut self, slot: u32) {
-        let (group, state) = (self.group_of(slot), self.table.hot(slot).state);
-        if let Some(rates) = &mut self.rates {
-            rates.leave(group, state);
-        }
-        self.table.remove(slot);
-        self.table.release();
     }
 
     /// Puts what was found out into the rates and the histograms.

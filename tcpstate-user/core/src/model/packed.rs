@@ -3,17 +3,16 @@
 //! [`Hot`] is one cache line, [`Cold`] has what is needed at the beginning and the end. Both are as large as the
 //! constant assertions say.
 
-use std::net::{IpAddr, Ipv6Addr};
-
 use tcpstate_common::{State, record};
 
 use super::{
+    address::{from_wire, is_set},
     connection::{Connection, Ended, Stay, Traffic},
     pages::Item,
 };
-use crate::event::{Event, SocketId};
 use crate::{
     cause::{Cause, goes_on},
+    event::{Event, SocketId},
     owner::{Comm, How, Owner},
     service::Role,
 };
@@ -493,9 +492,9 @@ impl Cold {
             } else {
                 record::AF_INET
             },
-            laddr: address(self.laddr),
+            laddr: from_wire(self.laddr),
             lport: (hot.lport != 0).then_some(hot.lport),
-            raddr: address(self.raddr),
+            raddr: from_wire(self.raddr),
             rport: (self.rport != 0).then_some(self.rport),
             role: hot.role(),
             service_port: hot.role().service_port(hot.lport, self.rport),
@@ -530,16 +529,6 @@ impl Cold {
             traffic: Traffic::of(event),
         }
     }
-}
-
-/// Whether it is an address at all: neither `::` nor the v4-mapped `0.0.0.0`.
-pub(super) const fn is_set(address: &[u8; 16]) -> bool {
-    let address = u128::from_be_bytes(*address);
-    address != 0 && address != 0xffff_0000_0000
-}
-
-fn address(bytes: [u8; 16]) -> Option<IpAddr> {
-    is_set(&bytes).then(|| Ipv6Addr::from(bytes).to_canonical())
 }
 
 #[cfg(test)]

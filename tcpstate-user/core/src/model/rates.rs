@@ -13,37 +13,15 @@ use tcpstate_common::{
     transition::{closes, opens},
 };
 
-use super::group::{GroupKey, Groups, Services};
+use super::{
+    group::{GroupKey, Groups, Services},
+    slots::{SLOTS, slot_of, state_of},
+};
 use crate::{
     cause::Cause,
     histogram::{BUCKETS, Histogram, bucket_number, bucket_of},
     transition::TransitionCount,
 };
-
-/// States that are counted by themselves: the kernel's 1 to 13. Numbers from 15 on are counted
-/// together, as 255.
-pub(super) const SLOTS: usize = 16;
-
-/// Where a state is counted.
-#[inline]
-pub(super) const fn slot_of(state: State) -> usize {
-    let number = state.folded().0 as usize;
-    if number < SLOTS - 1 {
-        number
-    } else {
-        SLOTS - 1
-    }
-}
-
-/// What is counted there.
-pub(super) const fn state_of(slot: usize) -> State {
-    #[expect(clippy::cast_possible_truncation, reason = "below SLOTS")]
-    if slot < SLOTS - 1 {
-        State(slot as u8)
-    } else {
-        State(255)
-    }
-}
 
 /// The transitions that Linux makes. They are counted in an array; any other is too, but slower.
 const USUAL: [(State, State); 31] = [

@@ -7,8 +7,7 @@ use super::{
     histograms::Series,
     rates::{Figures, GroupFigures},
 };
-use crate::event::SocketId;
-use crate::owner::Owner;
+use crate::{event::SocketId, owner::Owner};
 
 /// What to put into a [`Snapshot`] beside the figures. A million connections are worth leaving out
 /// when nobody looks at them.

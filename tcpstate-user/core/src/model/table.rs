@@ -13,8 +13,10 @@ use super::{
     packed::{Cold, Hot, MAX_PAST, Opening, PackedStay},
     pages::Pages,
 };
-use crate::event::{Event, SocketId};
-use crate::hash::{BuildMixer, mix};
+use crate::{
+    event::{Event, SocketId},
+    hash::{BuildMixer, mix},
+};
 
 /// Connections from which on looking ahead costs less than the misses: fewer are in the cache anyway.
 const LOOK_AHEAD_FROM: usize = 4_096;

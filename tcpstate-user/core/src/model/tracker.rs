@@ -6,16 +6,16 @@ use hashbrown::HashSet;
 
 use super::{
     By, Include, Interval, Limits, Memory, Snapshot,
+    address::from_wire,
     group::{Groups, Services, Traits},
     histograms::Histograms,
-    listeners::{Listeners, listening_address},
+    listeners::Listeners,
     minisockets::Minisockets,
     rates::Rates,
     snapshot::{Books, ListenerInfo},
     table::Table,
 };
-use crate::{cause::Cause, hash::BuildMixer, owner::Owner};
-use crate::{event::Event, tally::Tally};
+use crate::{cause::Cause, event::Event, hash::BuildMixer, owner::Owner, tally::Tally};
 
 /// How long before a list a transition must have been made for the list to know better: a socket that
 /// connects changes its state a moment before the kernel can list it.
@@ -226,6 +226,26 @@ impl Tracker {
         }
     }
 
+    /// The group of a connection.
+    #[inline]
+    pub(super) fn group_of(&self, slot: u32) -> u16 {
+        if self.groups.are_services() {
+            // Spares looking at the other half of it.
+            return self.table.hot(slot).service;
+        }
+        self.table.cold(slot).group
+    }
+
+    #[cold]
+    pub(super) fn drop_connection(&mut self, slot: u32) {
+        let (group, state) = (self.group_of(slot), self.table.hot(slot).state);
+        if let Some(rates) = &mut self.rates {
+            rates.leave(group, state);
+        }
+        self.table.remove(slot);
+        self.table.release();
+    }
+
     fn show_listeners(&self) -> Vec<ListenerInfo> {
         let mut listeners: Vec<ListenerInfo> = self
             .listeners
@@ -233,7 +253,7 @@ impl Tracker {
             .map(|(id, listener)| ListenerInfo {
                 id,
                 netns: (listener.netns() != 0).then_some(listener.netns()),
-                laddr: listening_address(listener.laddr()),
+                laddr: from_wire(listener.laddr()),
                 lport: listener.port(),
                 owner: listener.owner,
                 uid: listener.uid,

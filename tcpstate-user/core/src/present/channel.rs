@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::RunSnapshot;
+use super::snapshot::RunSnapshot;
 
 #[derive(Debug, Default)]
 struct State {

@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    RunSnapshot,
     channel::{Sender, Subscriber},
     handshakes::Collector,
+    snapshot::RunSnapshot,
 };
 use crate::{
     books::RunBooks,
