@@ -27,7 +27,7 @@ pub fn run(soak: &Soak) -> Result<()> {
     let mut cargo = cargo();
     cargo
         .current_dir(workspace())
-        .args(["test", "--package", "tcpstate-user", "--test", "kernel"])
+        .args(["test", "--package", "tcpstate", "--test", "kernel"])
         .args(soak.release.then_some("--release"))
         .args(privileges::runner(&[MINUTES])?)
         .args(["--", "--exact", "soak"])

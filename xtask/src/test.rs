@@ -51,7 +51,7 @@ pub fn run(test: &Test) -> Result<()> {
     }
     let mut cargo = test.cargo()?;
     cargo
-        .args(["--package", "tcpstate-user", "--test", "kernel"])
+        .args(["--package", "tcpstate", "--test", "kernel"])
         .args(privileges::runner(&[REQUIRE_KERNEL])?)
         .arg("--")
         .args(&test.arguments);

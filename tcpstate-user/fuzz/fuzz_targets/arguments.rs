@@ -5,10 +5,13 @@
 
 use clap::Parser as _;
 use libfuzzer_sys::fuzz_target;
+use tcpstate_cli::{
+    Cli,
+    quantity::{parse_bytes, parse_duration},
+};
 use tcpstate_common::State;
 use tcpstate_core::filter::{PortSet, StateSet};
 use tcpstate_core::netns::NetnsSelector;
-use tcpstate_cli::{Cli, quantity::{parse_bytes, parse_duration}};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&which, rest)) = input.split_first() else {

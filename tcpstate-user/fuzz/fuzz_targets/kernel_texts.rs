@@ -2,7 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tcpstate_capture::{host::{Lockdown, parse_version}, procfs::ListenCounters};
+use tcpstate_capture::{
+    host::{Lockdown, parse_version},
+    procfs::ListenCounters,
+};
 
 fuzz_target!(|bytes: &[u8]| {
     let text = String::from_utf8_lossy(bytes);

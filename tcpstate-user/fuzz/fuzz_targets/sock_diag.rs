@@ -6,14 +6,14 @@ use tcpstate_capture::sockdiag::wire::{Content, messages, socket};
 
 fuzz_target!(|bytes: &[u8]| {
     // As the payload of a message by itself: the mutator need not find a header first.
-    look(bytes);
+    parse_socket(bytes);
     let mut failed = false;
     for message in messages(bytes) {
         assert!(!failed, "nothing comes after an error");
         match message {
             Ok(message) => {
                 if let Content::Socket(bytes) = message.content {
-                    look(bytes);
+                    parse_socket(bytes);
                 }
             }
             Err(error) => {
@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-fn look(bytes: &[u8]) {
+fn parse_socket(bytes: &[u8]) {
     match socket(bytes, 1) {
         Ok(socket) => {
             assert!(bytes.len() >= 72);

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tcpstate_common::config::{TP_BASE, TP_BASE_LAZY};
 use tcpstate_capture::layout::parse_tracepoint_format;
+use tcpstate_common::config::{TP_BASE, TP_BASE_LAZY};
 
 fuzz_target!(|bytes: &[u8]| {
     match parse_tracepoint_format(&String::from_utf8_lossy(bytes)) {

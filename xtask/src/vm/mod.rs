@@ -198,7 +198,7 @@ impl Build {
         let output = cargo()
             .current_dir(workspace())
             .args(["test", "--locked", "--profile", "guest", "--no-run"])
-            .args(["--package", "tcpstate-user", "--test", "kernel"])
+            .args(["--package", "tcpstate", "--test", "kernel"])
             .args(["--message-format", "json-render-diagnostics"])
             .stderr(Stdio::inherit())
             .output()
