@@ -17,13 +17,12 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use tcpstate_cli::{Cli, Command};
 
 use self::commands::{doctor, hist, life, ls, rates, record, trace};
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::of_process().command {
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Life(arguments) => life::run(&arguments),
         Command::Hist(arguments) => hist::run(&arguments),

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, error::ErrorKind};
+use clap::Args;
 use tcpstate_core::{
     filter::{CauseSet, StateSet},
     options::HistogramOf,
 };
 
 use crate::{
-    Cli,
     bounds::Bounds,
     choice::{Choices, choice},
+    conflict::Conflict,
     headings::{FILTERS, OUTPUT},
     quantity::parse_interval,
     watch::Watch,
@@ -52,11 +52,10 @@ pub struct Hist {
 
 impl Hist {
     /// Refuses selections by state or cause where the histograms have none. clap cannot express that.
-    pub fn check(&self) -> Result<(), clap::Error> {
+    pub(crate) fn check(&self) -> Result<(), Conflict> {
         if self.cause.is_some() && self.of != HistogramOf::Lifetime {
-            return Err(Cli::command().error(
-                ErrorKind::ArgumentConflict,
-                "--cause requires --of lifetime: it selects whole connections",
+            return Err(Conflict(
+                "--cause requires --of lifetime: it selects whole connections".to_owned(),
             ));
         }
         let of = match self.of {
@@ -67,10 +66,9 @@ impl Hist {
         if self.state.is_none() {
             return Ok(());
         }
-        Err(Cli::command().error(
-            ErrorKind::ArgumentConflict,
-            format!("--state cannot be used with --of {of}: a {of} does not belong to one state"),
-        ))
+        Err(Conflict(format!(
+            "--state cannot be used with --of {of}: a {of} does not belong to one state"
+        )))
     }
 }
 
@@ -116,17 +114,19 @@ Examples:
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use clap::{Parser as _, error::ErrorKind};
 
     use super::*;
-    use crate::Command;
+    use crate::{Cli, Command};
 
     fn hist(arguments: &[&str]) -> Result<Hist, clap::Error> {
         let words = ["tcpstate", "hist"].iter().chain(arguments);
-        Cli::try_parse_from(words).and_then(|cli| match cli.command {
-            Command::Hist(hist) => hist.check().map(|()| hist),
-            _ => unreachable!("the words say hist"),
-        })
+        Cli::try_parse_from(words)
+            .and_then(Cli::checked)
+            .map(|cli| match cli.command {
+                Command::Hist(hist) => hist,
+                _ => unreachable!("the words say hist"),
+            })
     }
 
     #[test]

@@ -22,6 +22,7 @@
 mod bounds;
 mod capture;
 mod choice;
+mod conflict;
 mod doctor;
 mod headings;
 mod hist;
@@ -35,7 +36,7 @@ mod sockets;
 mod trace;
 mod watch;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 pub use self::{
     bounds::Bounds,
@@ -74,6 +75,28 @@ pub struct Cli {
     /// The command to run.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// The command line of this process. Help, the version and bad usage end the process.
+    pub fn of_process() -> Self {
+        Self::parse().checked().unwrap_or_else(|error| error.exit())
+    }
+
+    /// The same, if its arguments can be combined.
+    ///
+    /// *Errors:* a conflict that clap cannot express.
+    pub fn checked(self) -> Result<Self, clap::Error> {
+        let checked = match &self.command {
+            Command::Hist(hist) => hist.check(),
+            Command::Rates(rates) => rates.check(),
+            _ => Ok(()),
+        };
+        match checked {
+            Ok(()) => Ok(self),
+            Err(conflict) => Err(Self::command().error(ErrorKind::ArgumentConflict, conflict.0)),
+        }
+    }
 }
 
 /// The subcommands.
@@ -118,8 +141,6 @@ pub enum Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     /// Parses arguments of `tcpstate trace`.

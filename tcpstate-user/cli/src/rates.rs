@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, error::ErrorKind};
+use clap::Args;
 use tcpstate_core::{
     mode::{Attach, Mode},
     model::By,
@@ -10,9 +10,9 @@ use tcpstate_core::{
 };
 
 use crate::{
-    Cli,
     bounds::Bounds,
     choice::{Choices, choice},
+    conflict::Conflict,
     headings::{CAPTURE, OUTPUT},
     quantity::parse_interval,
     watch::Watch,
@@ -54,7 +54,7 @@ impl Rates {
     const MAX_IN_KERNEL: u32 = 1 << 26;
 
     /// Refuses arguments that counting in the kernel cannot honour.
-    pub fn check(&self) -> Result<(), clap::Error> {
+    pub(crate) fn check(&self) -> Result<(), Conflict> {
         if !self.in_kernel {
             return Ok(());
         }
@@ -74,10 +74,7 @@ impl Rates {
         } else {
             return Ok(());
         };
-        Err(Cli::command().error(
-            ErrorKind::ArgumentConflict,
-            format!("--in-kernel cannot be used with {why}"),
-        ))
+        Err(Conflict(format!("--in-kernel cannot be used with {why}")))
     }
 
     /// The room for counting in the kernel, with `--in-kernel`.
@@ -156,14 +153,16 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::Command;
+    use crate::{Cli, Command};
 
     fn rates(arguments: &[&str]) -> Result<Rates, clap::Error> {
         let words = ["tcpstate", "rates"].iter().chain(arguments);
-        Cli::try_parse_from(words).map(|cli| match cli.command {
-            Command::Rates(rates) => rates,
-            _ => unreachable!("the words say rates"),
-        })
+        Cli::try_parse_from(words)
+            .and_then(Cli::checked)
+            .map(|cli| match cli.command {
+                Command::Rates(rates) => rates,
+                _ => unreachable!("the words say rates"),
+            })
     }
 
     #[test]
@@ -184,14 +183,14 @@ mod tests {
             ),
         ] {
             let with = [&["--in-kernel"], arguments].concat();
-            let error = rates(&with).unwrap().check().unwrap_err();
+            let error = rates(&with).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(reason), "{arguments:?}: {error}");
-            rates(arguments).unwrap().check().unwrap();
+            rates(arguments).unwrap();
         }
         for arguments in [&["--by", "role"][..], &["-D", "443"], &["--netns", "self"]] {
             let with = [&["--in-kernel"], arguments].concat();
-            rates(&with).unwrap().check().unwrap();
+            rates(&with).unwrap();
         }
     }
 

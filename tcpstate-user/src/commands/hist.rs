@@ -17,9 +17,6 @@ use crate::{
 };
 
 pub(crate) fn run(arguments: &tcpstate_cli::Hist) -> anyhow::Result<ExitCode> {
-    if let Err(error) = arguments.check() {
-        error.exit();
-    }
     let limits = limits(arguments.bounds);
     let mut view = Hist::new(&Options {
         format: arguments.watch.output.format(),

@@ -12,9 +12,6 @@ use tcpstate_text::{
 use crate::watch::{limits, watch_or_count};
 
 pub(crate) fn run(mut arguments: tcpstate_cli::Rates) -> anyhow::Result<ExitCode> {
-    if let Err(error) = arguments.check() {
-        error.exit();
-    }
     let limits = limits(arguments.bounds);
     let mut view = Rates::new(&Options {
         format: arguments.watch.output.format(),
