@@ -20,12 +20,29 @@ use tcpstate_core::{
 };
 
 use super::{
-    GRACE, Interrupt, Interrupts, LOOK_AHEAD, Options, Outcome, Outputs, RunError, clock::Clock,
-    cost, counters::Counters, gate::Gate,
+    clock::Clock,
+    cost,
+    counters::Counters,
+    gate::Gate,
+    interrupts::{Interrupt, Interrupts},
+    options::{GRACE, LOOK_AHEAD, Options, Outcome, Outputs, RunError},
 };
 
 /// Ticks in a row at most before signals are looked at: a recording can jump years.
 pub(super) const TICKS_AT_ONCE: u32 = 1024;
+
+/// Drives `source` into `view` until one of them, the clock or the user ends it.
+pub async fn drive<'a>(
+    source: &'a mut dyn EventSource,
+    view: &'a mut dyn View,
+    outputs: Outputs<'a>,
+    interrupts: &mut dyn Interrupts,
+    options: &Options,
+) -> Result<Outcome, RunError> {
+    Driver::new(source, view, outputs, options)
+        .run(interrupts)
+        .await
+}
 
 /// What the loop woke up for.
 enum Wake {
@@ -61,7 +78,7 @@ enum Intake {
     Nothing,
 }
 
-pub(super) struct Driver<'a> {
+struct Driver<'a> {
     source: &'a mut dyn EventSource,
     view: &'a mut dyn View,
     out: &'a mut dyn Write,
@@ -100,7 +117,7 @@ pub(super) struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    pub(super) fn new(
+    fn new(
         source: &'a mut dyn EventSource,
         view: &'a mut dyn View,
         Outputs { out, err }: Outputs<'a>,
@@ -143,10 +160,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    pub(super) async fn run(
-        mut self,
-        interrupts: &mut dyn Interrupts,
-    ) -> Result<Outcome, RunError> {
+    async fn run(mut self, interrupts: &mut dyn Interrupts) -> Result<Outcome, RunError> {
         self.view.set_names(self.source.names());
         let started = self
             .view

@@ -16,7 +16,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Interrupt, Interrupts};
+use super::interrupts::{Interrupt, Interrupts};
 
 /// So soon after the first signal another one is the same: `timeout -s INT` sends it to the process and
 /// again to its group.

@@ -3,12 +3,17 @@
 mod doubles;
 mod present;
 
-use std::io::{Error, ErrorKind};
+use std::{
+    io::{self, Error, ErrorKind, Write},
+    time::Duration,
+};
 
 use tcpstate_common::{Record, State, record::AF_INET};
 use tcpstate_core::{
     books::{RunBooks, Selection, Settled},
     event::Event,
+    filter::Filter,
+    view::View,
 };
 
 use self::doubles::*;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tcpstate_core::{
     census::Census,
-    model::{By, Figures, GroupKey, Include, Tracker},
+    model::{By, Figures, GroupKey, Include, Limits, Tracker},
     names::Names,
     options::Format,
     origin::Origin,

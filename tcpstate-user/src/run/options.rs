@@ -1,0 +1,62 @@
+//! The terms of a run: its options, its outputs, and how it ends.
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use tcpstate_core::{
+    filter::{Filter, OwnerFilter},
+    model::Limits,
+    source::SourceError,
+};
+
+/// Time after its end at which the clock closes an interval that no event has closed.
+pub const GRACE: Duration = Duration::from_millis(100);
+
+/// Number of events that a view is told of before they come: enough for their cache misses to overlap, few
+/// enough for the nearest cache.
+pub const LOOK_AHEAD: usize = 32;
+
+/// The options of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// End this long after the start of the capture.
+    pub duration: Option<Duration>,
+    /// The sockets that the view is to see.
+    pub filter: Filter,
+    /// Of these, the ones whose owner the view is to see.
+    pub owner: OwnerFilter,
+    /// The bounds of the tracker behind a filter on owners.
+    pub limits: Limits,
+    /// Write out each batch at once, as a live source always does.
+    pub interactive: bool,
+}
+
+/// The outputs of a view.
+pub struct Outputs<'a> {
+    /// Data: standard output.
+    pub out: &'a mut dyn Write,
+    /// Everything else: standard error.
+    pub err: &'a mut dyn Write,
+}
+
+/// The end of a run that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With its summary.
+    Finished,
+    /// The reader of our output has closed it. There is no summary.
+    ReaderGone,
+}
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The output could not be written.
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
+    /// The source of the events failed.
+    #[error("the events broke off")]
+    Source(#[source] SourceError),
+}
