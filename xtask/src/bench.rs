@@ -1,7 +1,7 @@
-//! `bench`: runs the project's measurements, `tcpstate-user/benches/suite`.
+//! `bench`: runs the project's benchmarks, `tcpstate-user/benches/suite`.
 //!
-//! They print what they measured and never judge a time: a machine has its own pace, so only ratios out
-//! of one run mean something.
+//! They print their measurements and never judge a time: every machine is differently fast, so only
+//! ratios within one run are meaningful.
 
 use std::path::{self, PathBuf};
 
@@ -13,26 +13,26 @@ use crate::{
     workspace,
 };
 
-/// What to measure.
+/// Arguments of `bench`.
 #[derive(clap::Args)]
 pub struct Bench {
-    /// What to measure; nothing named: all. `cargo xtask bench -- --help` lists them
+    /// Benchmarks to run [default: all]. `cargo xtask bench -- --help` lists them
     which: Vec<String>,
-    /// Short and not optimised, for its counts: what CI runs. Its times mean little
+    /// Short and unoptimised, to check the counts, as CI does. The times mean little
     #[arg(long)]
     quick: bool,
-    /// Interleaved rounds of each comparison
+    /// Number of interleaved rounds of each comparison
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// Write the rows to this file as well, as JSON
+    /// Also write the rows to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Put the tables into docs/overhead.md in place of those that are there
+    /// Replace the tables in docs/overhead.md
     #[arg(long)]
     write_docs: bool,
 }
 
-/// Builds what is measured and what measures, and runs it as root: most of it needs that.
+/// Builds tcpstate and the benchmarks, and runs them as root, which most of them need.
 pub fn run(bench: &Bench) -> Result<()> {
     let mut cargo = cargo();
     cargo
@@ -40,7 +40,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         .arg(workspace().join("tcpstate-user/Cargo.toml"))
         .args(privileges::runner(&[])?);
     if bench.quick {
-        // As the tests are built: where times mean little, an optimised build is not worth its minutes.
+        // The profile of the tests: times mean little here, so an optimised build is not worth the minutes.
         cargo.args(["--profile", "dev"]);
     }
     cargo.arg("--").args(&bench.which);
@@ -51,7 +51,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         cargo.args(["--rounds", &rounds.to_string()]);
     }
     if let Some(file) = &bench.json {
-        // Cargo runs it from the package's directory; the file is relative to the caller's.
+        // Cargo runs it from the package's directory, but the path is relative to the caller's.
         cargo.arg("--json").arg(path::absolute(file)?);
     }
     if bench.write_docs {

@@ -1,8 +1,8 @@
-//! `build-ebpf` and `check-ebpf`: make the BPF object, and prove that the committed one is what the
-//! sources give.
+//! `build-ebpf` and `check-ebpf`: build the BPF object, and prove that the committed one was built from
+//! the sources.
 //!
-//! Any compiler from the MSRV on that has the sources of its library can build the object; only the
-//! recorded one must give the same bytes.
+//! Any compiler from the MSRV on that has the sources of its library can build the object. Only the
+//! recorded compiler must give the same bytes.
 
 #[path = "../../tcpstate-user/capture/prebuilt/sources.rs"]
 pub mod sources;
@@ -24,23 +24,23 @@ pub const LINKER_VERSION: &str = "0.10.3";
 const LLVM_MAJOR: &str = "22";
 const TARGET: &str = "bpfel-unknown-none";
 
-/// What stands in `prebuilt/MANIFEST.toml`.
+/// The content of `prebuilt/MANIFEST.toml`.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
     /// SHA-256 of the object.
     object_sha256: String,
-    /// What [`sources::sources_sha256`] gives for the sources that it came from.
+    /// [`sources::sources_sha256`] of the sources that it was built from.
     sources_sha256: String,
     /// `rustc --version` of its compiler.
     compiler: String,
     /// `bpf-linker --version` of its linker.
     linker: String,
-    /// File name of the LLVM library that the linker used.
+    /// The file name of the LLVM library that the linker used.
     llvm: String,
 }
 
-/// A compiler that can build the object, and what goes with it.
+/// A compiler that can build the object, with its tools.
 #[derive(Debug, Clone)]
 struct Toolchain {
     rustc: PathBuf,
@@ -56,7 +56,7 @@ struct Llvm {
     name: String,
 }
 
-/// Builds the object and commits it to `tcpstate-user/capture/prebuilt`, with its manifest.
+/// Builds the object and writes it to `tcpstate-user/capture/prebuilt`, with its manifest.
 pub fn build() -> Result<()> {
     let sh = Shell::new()?;
     let recorded = read_manifest().ok();
@@ -85,7 +85,7 @@ pub fn build() -> Result<()> {
     Ok(())
 }
 
-/// Rebuilds the object and compares. Prints the path of what it built.
+/// Rebuilds the object and compares it with the committed one. Prints the path of the new object.
 pub fn check() -> Result<()> {
     let sh = Shell::new()?;
     let recorded = read_manifest().context("read the manifest of the committed BPF object")?;
@@ -105,9 +105,9 @@ pub fn check() -> Result<()> {
         && llvm == recorded.llvm;
     let same_bytes = fs::read(&object)? == committed;
     match (same_tools, same_bytes) {
-        (_, true) => eprintln!("check-ebpf: the committed object is what the sources give"),
+        (_, true) => eprintln!("check-ebpf: the committed object is the one that the sources give"),
         (true, false) => bail!(
-            "the committed object differs from what {} gives of the sources: cargo xtask build-ebpf",
+            "the committed object differs from the one that {} builds: cargo xtask build-ebpf",
             recorded.compiler
         ),
         (false, false) => eprintln!(
@@ -130,7 +130,7 @@ fn read_manifest() -> Result<Manifest> {
     )?)?)
 }
 
-/// Where `compile` leaves the object.
+/// The path at which `compile` leaves the object.
 pub fn built_object() -> PathBuf {
     workspace()
         .join("target/bpf")
@@ -187,7 +187,7 @@ fn compile(sh: &Shell, toolchain: &Toolchain) -> Result<(PathBuf, String, String
     Ok((object, linker, llvm.name))
 }
 
-/// The recorded compiler if it is here, else the newest that can build the object.
+/// The recorded compiler if it is installed, otherwise the newest that can build the object.
 fn choose_toolchain(sh: &Shell, recorded: Option<&Manifest>) -> Result<Toolchain> {
     let mut found: Vec<Toolchain> = candidates(sh)
         .into_iter()
@@ -202,7 +202,7 @@ fn choose_toolchain(sh: &Shell, recorded: Option<&Manifest>) -> Result<Toolchain
     }
     found.sort_by_key(|toolchain| numbers(&toolchain.version));
     found.pop().context(
-        "no Rust compiler here has the sources of its library, which the BPF target needs: run \
+        "no installed Rust compiler has the sources of its library, which the BPF target needs: run \
          `cargo xtask setup`",
     )
 }
@@ -216,7 +216,7 @@ fn numbers(version: &str) -> Vec<u32> {
         .collect()
 }
 
-/// Compilers that may be here: the one that is asked for, rustup's, the distribution's.
+/// Compilers that may be installed: the one named by the caller, rustup's, the distribution's.
 fn candidates(sh: &Shell) -> Vec<PathBuf> {
     if let Some(rustc) = env::var_os("TCPSTATE_BPF_RUSTC") {
         return vec![rustc.into()];
@@ -231,7 +231,7 @@ fn candidates(sh: &Shell) -> Vec<PathBuf> {
             .lines()
             .filter_map(|line| line.split_whitespace().next())
         {
-            // A nightly's `core` may want what our MSRV does not have.
+            // A nightly's `core` may need features that the MSRV does not have.
             if name.starts_with("nightly") {
                 continue;
             }
@@ -275,17 +275,17 @@ fn inspect(sh: &Shell, rustc: &Path) -> Option<Toolchain> {
     })
 }
 
-/// Whether a compiler that can build the object is here.
+/// Whether a compiler that can build the object is installed.
 pub fn has_toolchain(sh: &Shell) -> bool {
     choose_toolchain(sh, None).is_ok()
 }
 
-/// Whether the right linker is here.
+/// Whether the right linker is installed.
 pub fn has_linker(sh: &Shell) -> bool {
     find_linker(sh).is_ok()
 }
 
-/// Says what is missing, if anything is.
+/// Checks that the toolchain is complete; the error names the missing part.
 pub fn require(sh: &Shell) -> Result<()> {
     let toolchain = choose_toolchain(sh, None)?;
     find_linker(sh)?;
@@ -307,7 +307,7 @@ fn find_linker(sh: &Shell) -> Result<String> {
     Ok(version)
 }
 
-/// The linker loads LLVM at run time: look where compilers and Debian keep it.
+/// Searches for LLVM, which the linker loads at run time, in the folders of the compilers and of Debian.
 fn find_llvm(sh: &Shell, toolchain: &Toolchain) -> Result<Llvm> {
     let mut folders = vec![toolchain.sysroot.join("lib")];
     if let Ok(list) = cmd!(sh, "rustup toolchain list")
@@ -345,5 +345,5 @@ fn find_llvm(sh: &Shell, toolchain: &Toolchain) -> Result<Llvm> {
             return Ok(Llvm { folder, name });
         }
     }
-    bail!("no {prefix} is here, which bpf-linker needs: run `cargo xtask setup`")
+    bail!("{prefix} is not installed, and bpf-linker needs it: run `cargo xtask setup`")
 }

@@ -1,4 +1,4 @@
-//! `fuzz`: runs the fuzz targets of `tcpstate-user/fuzz` for a while each, from their committed seeds.
+//! `fuzz`: runs each fuzz target of `tcpstate-user/fuzz` for a while, from its committed seeds.
 
 use std::{
     fs,
@@ -12,31 +12,31 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{privileges::succeed, workspace};
 
-/// How to fuzz.
+/// Arguments of `fuzz`.
 #[derive(clap::Args)]
 pub struct Fuzz {
-    /// Seconds for each target
+    /// Duration for each target, in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// Targets that run side by side; as many as there are processors unless given
+    /// Number of targets that run at the same time [default: the number of processors]
     #[arg(long)]
     jobs: Option<usize>,
-    /// What watches the memory; `none` is several times as fast, and only zstd is not Rust
+    /// Memory checker; `none` is several times as fast, and only zstd is not written in Rust
     #[arg(long, default_value = "address", value_parser = ["address", "none"])]
     sanitizer: String,
-    /// Only these targets; all unless given
+    /// Targets to run [default: all]
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
 }
 
-/// Runs every target, some side by side; each crash is told, and makes this fail.
+/// Runs the targets, some at the same time. Reports each crash, and fails if there was one.
 pub fn run(arguments: &Fuzz) -> Result<()> {
     let targets = if arguments.targets.is_empty() {
         all_targets()?
     } else {
         arguments.targets.clone()
     };
-    // All at once, and before the time of the first runs.
+    // One build for all targets, so that no run spends its time on building.
     succeed(&mut fuzz(arguments, "build"))?;
     let jobs = arguments
         .jobs
@@ -66,7 +66,7 @@ pub fn run(arguments: &Fuzz) -> Result<()> {
     Ok(())
 }
 
-/// Runs a target and says how many inputs it had.
+/// Runs a target and prints the number of its inputs.
 fn run_one(arguments: &Fuzz, target: &str) -> Result<()> {
     let corpus = format!("fuzz/corpus/{target}");
     fs::create_dir_all(package().join(&corpus)).with_context(|| corpus.clone())?;
@@ -78,12 +78,12 @@ fn run_one(arguments: &Fuzz, target: &str) -> Result<()> {
         .arg("-print_final_stats=1")
         .stdin(Stdio::null())
         .output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}\n{said}", output.status);
-    let inputs = said
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}\n{stderr}", output.status);
+    let inputs = stderr
         .lines()
         .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))
-        .context("it does not say how many inputs it had")?;
+        .context("its output has no number of inputs")?;
     eprintln!("{target}: {} inputs, no crash", inputs.trim());
     Ok(())
 }
@@ -99,7 +99,7 @@ fn all_targets() -> Result<Vec<String>> {
     Ok(targets)
 }
 
-/// Whether a nightly compiler and cargo-fuzz are here, which fuzzing takes.
+/// Whether a nightly compiler and cargo-fuzz are installed; fuzzing needs both.
 pub fn is_possible() -> bool {
     nightly()
         .args(["fuzz", "--version"])
@@ -107,7 +107,7 @@ pub fn is_possible() -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
-/// A subcommand of cargo-fuzz with what holds for all of them.
+/// A subcommand of cargo-fuzz, with the directory and options common to all.
 fn fuzz(arguments: &Fuzz, subcommand: &str) -> Command {
     let mut fuzz = nightly();
     fuzz.current_dir(package())

@@ -1,4 +1,4 @@
-//! `cargo xtask`: the project's own commands, a file each.
+//! `cargo xtask`: the project's own commands, one file for each.
 
 mod bench;
 mod build_ebpf;
@@ -29,29 +29,29 @@ use clap::Parser;
 enum Command {
     /// Build tcpstate and run it with the privileges it needs
     Run(run::Run),
-    /// Run all tests, those on the kernel included
+    /// Run all tests, including the kernel tests
     Test(test::Test),
     /// Run the kernel tests on Debian's kernels, in virtual machines
     Vm(vm::Vm),
     /// Measure what tcpstate costs
     Bench(bench::Bench),
-    /// Feed the parsers with hostile input
+    /// Fuzz the parsers
     Fuzz(fuzz::Fuzz),
-    /// Run for long under mixed load, and see that nothing grows
+    /// Run for a long time under mixed load, and check that nothing grows
     Soak(soak::Soak),
-    /// Make what is handed out: a static binary in an archive, a Debian package, checksums
+    /// Build the release files: a static binary in an archive, a Debian package, checksums
     Dist(dist::Dist),
     /// Compare the public API of the libraries with the committed lists
     PublicApi(public_api::PublicApi),
     /// Package what can be published, and build the packages
     Package,
-    /// Run every check that a change has to pass
+    /// Run every check that a change must pass
     Ci,
     /// Build the BPF object
     BuildEbpf,
     /// Rebuild the BPF object and compare it with the committed one
     CheckEbpf,
-    /// Install what builds the BPF object
+    /// Install the tools that build the BPF object
     Setup,
 }
 
@@ -73,7 +73,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// The cargo that runs us.
+/// The cargo that started this process.
 fn cargo() -> process::Command {
     process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }

@@ -1,4 +1,5 @@
-//! What is built must not depend on where: the flags that take this machine's folders out of it.
+//! Compiler flags that keep this machine's folders out of what is built, so that a build does not depend
+//! on its place.
 
 use std::{
     env,
@@ -9,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::workspace;
 
-/// Flags for a compiler with this sysroot, as `CARGO_ENCODED_RUSTFLAGS` takes them.
+/// Flags for a compiler with this sysroot, in the format of `CARGO_ENCODED_RUSTFLAGS`.
 pub fn remapped(sysroot: &Path) -> Result<String> {
     let library = sysroot.join("lib/rustlib/src/rust");
     let places = [
@@ -21,7 +22,7 @@ pub fn remapped(sysroot: &Path) -> Result<String> {
     Ok(flags.join("\x1f"))
 }
 
-/// Where cargo keeps the sources of crates.
+/// The folder in which cargo keeps the sources of crates.
 pub fn cargo_home() -> Result<PathBuf> {
     if let Some(home) = env::var_os("CARGO_HOME") {
         return Ok(home.into());

@@ -1,4 +1,4 @@
-//! Root, for what needs it: the commands themselves run as whoever calls them.
+//! Root privileges for the parts that need them; the commands themselves run as the caller.
 
 use std::{fs, os::unix::fs::MetadataExt as _, process::Command};
 
@@ -10,7 +10,7 @@ pub fn is_root() -> Result<bool> {
     Ok(fs::metadata("/proc/self").context("/proc/self")?.uid() == 0)
 }
 
-/// Whether there is a `sudo` to ask.
+/// Whether `sudo` is installed.
 pub fn has_sudo() -> bool {
     Command::new("sudo")
         .arg("--version")
@@ -18,9 +18,9 @@ pub fn has_sudo() -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
-/// Arguments that make `cargo run` or `cargo test` start its binary as root, these variables of the
-/// environment kept. None where this process is root already, or where there is no `sudo`: then the
-/// binary says itself what it lacks.
+/// Arguments that make `cargo run` or `cargo test` start its binary as root and keep these environment
+/// variables. None if this process is root already, or if there is no `sudo`: then the binary itself
+/// reports the privileges that it lacks.
 pub fn runner(keep: &[&str]) -> Result<Vec<String>> {
     if is_root()? || !has_sudo() {
         return Ok(Vec::new());
@@ -30,7 +30,7 @@ pub fn runner(keep: &[&str]) -> Result<Vec<String>> {
     Ok(vec!["--config".into(), runner])
 }
 
-/// A command that runs as root, by `sudo` where needed.
+/// A command that runs as root, by `sudo` if needed.
 pub fn as_root(program: &str) -> Result<Command> {
     if is_root()? {
         return Ok(Command::new(program));
@@ -40,7 +40,7 @@ pub fn as_root(program: &str) -> Result<Command> {
     Ok(sudo)
 }
 
-/// Runs a command and fails if it does.
+/// Runs a command; an exit status other than 0 is an error.
 pub fn succeed(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("{command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");

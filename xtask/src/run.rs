@@ -1,4 +1,4 @@
-//! `run`: builds the release binary and runs it, with the privileges that it needs.
+//! `run`: builds the release binary and runs it with the privileges that it needs.
 
 use std::{ffi::OsString, os::unix::process::CommandExt as _};
 
@@ -6,22 +6,22 @@ use anyhow::{Context as _, Result};
 
 use crate::{cargo, privileges, workspace};
 
-/// What to run.
+/// Arguments of `run`.
 #[derive(clap::Args)]
 pub struct Run {
-    /// Arguments of tcpstate; none: trace
+    /// Arguments of tcpstate [default: trace]
     #[arg(last = true)]
     arguments: Vec<OsString>,
 }
 
-/// Replaces this process by `cargo run`, which replaces itself by the binary: Ctrl-C, a closed pipe
-/// and the exit code are then between the binary and the shell.
+/// Replaces this process by `cargo run`, which replaces itself by the binary: so Ctrl-C, a closed pipe
+/// and the exit code pass directly between the binary and the shell.
 pub fn run(Run { mut arguments }: Run) -> Result<()> {
     if arguments.is_empty() {
         arguments.push("trace".into());
     }
     let mut cargo = cargo();
-    // Not from the workspace's directory: a file among the arguments is relative to the caller's.
+    // Runs in the caller's directory, because paths among the arguments are relative to it.
     cargo
         .args(["run", "--release", "--bin", "tcpstate", "--manifest-path"])
         .arg(workspace().join("tcpstate-user/Cargo.toml"))

@@ -1,18 +1,18 @@
-//! `setup`: installs what builds the BPF object, by rustup or by Debian's packages.
+//! `setup`: installs the tools that build the BPF object, by rustup or from Debian's packages.
 //!
-//! Nobody needs it to use tcpstate or to change its user-space side: the object is committed.
+//! Using tcpstate or changing its user-space side does not need them, because the object is committed.
 
 use anyhow::{Context as _, Result, bail};
 use xshell::{Shell, cmd};
 
 use crate::build_ebpf::{self, LINKER_VERSION};
 
-/// The compiler that the committed object is recorded with, as rustup names it.
+/// The compiler that `MANIFEST.toml` records for the committed object, as rustup names it.
 const RUSTUP_TOOLCHAIN: &str = "1.96.0";
-/// The same from Debian 12: a compiler with its library's sources, beside rustup's.
+/// The same from Debian 12: a compiler with the sources of its library, installed beside rustup's.
 const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-llvm"];
 
-/// Installs what is missing and leaves alone what is there.
+/// Installs the tools that are missing and leaves the others alone.
 pub fn run() -> Result<()> {
     let sh = Shell::new()?;
     if !build_ebpf::has_toolchain(&sh) {
@@ -42,7 +42,7 @@ fn install_compiler(sh: &Shell) -> Result<()> {
     if by_rustup.is_ok() {
         return Ok(());
     }
-    eprintln!("rustup cannot; trying the distribution's packages");
+    eprintln!("rustup cannot install it; trying the distribution's packages");
     let (program, arguments) = if is_root(sh) {
         ("apt-get", &[][..])
     } else {

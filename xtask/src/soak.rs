@@ -1,4 +1,4 @@
-//! `soak`: a long run under mixed load, after which nothing may have grown.
+//! `soak`: a long run under mixed load, during which nothing may grow.
 
 use anyhow::Result;
 
@@ -8,21 +8,21 @@ use crate::{
     workspace,
 };
 
-/// What the test itself reads.
+/// The environment variable that gives the test its duration.
 const MINUTES: &str = "TCPSTATE_SOAK_MINUTES";
 
-/// How long, and of which build.
+/// Arguments of `soak`.
 #[derive(clap::Args)]
 pub struct Soak {
-    /// How long
+    /// Duration of the run, in minutes
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
-    /// Of the release build, whose tests take a while to build
+    /// Test the release build, whose tests take a while to build
     #[arg(long)]
     release: bool,
 }
 
-/// Runs the test `soak` of the kernel tests, which says what flat means.
+/// Runs `soak`, one of the kernel tests, which defines what may not grow.
 pub fn run(soak: &Soak) -> Result<()> {
     let mut cargo = cargo();
     cargo

@@ -1,4 +1,4 @@
-//! `test`: every test, those on the kernel included.
+//! `test`: runs every test, including the kernel tests.
 
 use std::{ffi::OsString, fs, path::PathBuf, process::Command};
 
@@ -10,30 +10,30 @@ use crate::{
     workspace,
 };
 
-/// With `1`, a kernel test that cannot run fails.
+/// If this variable is `1`, a kernel test that cannot run fails instead of being skipped.
 const REQUIRE_KERNEL: &str = "TCPSTATE_REQUIRE_KERNEL";
 
-/// Which tests to run.
+/// Arguments of `test`.
 #[derive(clap::Args)]
 pub struct Test {
-    /// Only the tests on the kernel
+    /// Run only the kernel tests
     #[arg(long)]
     kernel: bool,
     /// Embed this BPF object instead of the committed one
     #[arg(long, value_name = "FILE")]
     bpf_object: Option<PathBuf>,
-    /// Arguments of the test binaries, such as the part of a test's name
+    /// Arguments of the test binaries, such as a part of a test's name
     #[arg(last = true)]
     arguments: Vec<OsString>,
 }
 
-/// Runs them: as whoever calls, but what needs root through `sudo`.
+/// Runs the tests as the caller, and those that need root by `sudo`.
 pub fn run(test: &Test) -> Result<()> {
     let root = is_root()?;
     if root || has_sudo() {
         mount_what_is_missing()?;
     }
-    // Root runs all in one go. For others, plain `cargo test` shows the kernel tests as skipped, and
+    // Root runs all of them at once. For another user `cargo test` shows the kernel tests as skipped, and
     // sudo then runs them.
     if !test.kernel {
         let mut cargo = test.cargo()?;
@@ -45,7 +45,7 @@ pub fn run(test: &Test) -> Result<()> {
             return Ok(());
         }
         if !has_sudo() {
-            eprintln!("skipped: the kernel tests, which need root, and there is no sudo");
+            eprintln!("skipped: the kernel tests need root, and there is no sudo");
             return Ok(());
         }
     }
@@ -62,7 +62,7 @@ impl Test {
     fn cargo(&self) -> Result<Command> {
         let mut cargo = cargo();
         cargo.current_dir(workspace()).arg("test");
-        // A failure in one binary shall not hide those of the next; cargo fails all the same.
+        // A failure in one binary must not hide those of the next. Cargo fails all the same.
         cargo.arg("--no-fail-fast");
         if let Some(object) = &self.bpf_object {
             let object = object
@@ -74,16 +74,17 @@ impl Test {
     }
 }
 
-/// Mounts what the kernel has and a bare machine has not mounted.
+/// Mounts the file systems that the kernel has and that a bare machine has not mounted.
 fn mount_what_is_missing() -> Result<()> {
     for (kind, path) in [
         ("tracefs", "/sys/kernel/tracing"),
         ("securityfs", "/sys/kernel/security"),
     ] {
-        // Unreadable is mounted, and not for us; absent is a kernel without it.
+        // An empty folder is not mounted. An unreadable one is mounted, and an absent one means that the
+        // kernel has no such file system.
         if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
             eprintln!("mounting {kind} on {path}");
-            // In a container it may be forbidden. What is missing then, the tests say.
+            // A container may forbid it. The tests then report what is missing.
             if let Err(error) = succeed(as_root("mount")?.args(["-t", kind, kind, path])) {
                 eprintln!("{error:#}");
             }

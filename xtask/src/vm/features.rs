@@ -1,7 +1,7 @@
-//! Which kernels the tests run on, in which set-ups, and what each of them has: the table that `doctor`
-//! and the tests are judged against, and that `docs/kernels.md` shows.
+//! The kernels that the tests run on, their set-ups, and the features of each: the table that `doctor`
+//! and the tests are compared with, and that `docs/kernels.md` shows.
 //!
-//! What a guest has must work, and what it lacks must be said to be missing: either way round, a
+//! A feature that a guest has must work, and one that it lacks must be reported as missing. Any
 //! difference from this table fails the run.
 
 use std::collections::BTreeSet;
@@ -9,15 +9,15 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-/// A kernel of Debian's.
+/// A Debian kernel.
 pub struct Kernel {
-    /// As it is asked for: its series, or that it is the newest.
+    /// Its name on the command line: its series, or `newest`.
     pub name: &'static str,
-    /// Which Debian has it.
+    /// The Debian release that has it.
     pub debian: &'static str,
-    /// Where apt finds it.
+    /// The suites in which apt finds it.
     pub suites: &'static [&'static str],
-    /// The features that it has not.
+    /// The features that it lacks.
     lacks: &'static [&'static str],
 }
 
@@ -27,7 +27,7 @@ pub const KERNELS: &[Kernel] = &[
         name: "5.10",
         debian: "Debian 11",
         suites: &["bullseye", "bullseye-security"],
-        // Debian switched MPTCP on later.
+        // Debian enabled MPTCP later.
         lacks: &["cookie", "task_btf", "mptcp", "nested"],
     },
     Kernel {
@@ -50,17 +50,17 @@ pub const KERNELS: &[Kernel] = &[
     },
 ];
 
-/// How a guest is set up.
+/// A set-up of a guest.
 pub struct Variant {
-    /// As it is asked for.
+    /// Its name on the command line.
     pub name: &'static str,
-    /// What is different, in the words of the documentation.
+    /// The difference from the plain set-up, in the words of the documentation.
     pub what: &'static str,
-    /// What the kernel is told at boot.
+    /// Parameters of the kernel at boot.
     pub boot: &'static str,
-    /// The features that are lost by it.
+    /// The features that it removes.
     lacks: &'static [&'static str],
-    /// What `doctor` says of the lockdown.
+    /// The lockdown that `doctor` reports.
     lockdown: &'static str,
 }
 
@@ -103,22 +103,22 @@ pub const VARIANTS: &[Variant] = &[
     },
 ];
 
-/// Something that a kernel may have or lack.
+/// A feature that a kernel may have or lack.
 pub struct Feature {
-    /// The name by which the tests declare that they need it, where they do.
+    /// The name by which tests declare that they need it.
     pub name: &'static str,
-    /// What it gives, in the words of the documentation.
+    /// The benefit for the user, in the words of the documentation.
     pub gives: &'static str,
     seen: Seen,
 }
 
-/// By what a feature is seen from outside.
+/// The visible effect of a feature.
 enum Seen {
-    /// The check of `doctor` of this name does not say `missing`.
+    /// The `doctor` check of this name does not report `missing`.
     Check(&'static str),
-    /// The check of `doctor` of this name says neither `missing` nor that this is lacking.
+    /// The `doctor` check of this name reports neither `missing` nor that this part is missing.
     Part(&'static str, &'static str),
-    /// Only by the tests that need it.
+    /// Only the tests that need it show it.
     Tests,
 }
 
@@ -136,7 +136,7 @@ pub const FEATURES: &[Feature] = &[
     },
     Feature {
         name: "nested",
-        gives: "a count of what the kernel skips, in `tracepoint` mode too",
+        gives: "a count of skipped transitions in `tracepoint` mode",
         seen: Seen::Part("attach_tracepoint", "`nested` is unknown"),
     },
     Feature {
@@ -146,7 +146,7 @@ pub const FEATURES: &[Feature] = &[
     },
     Feature {
         name: "task_btf",
-        gives: "PID and name without a helper",
+        gives: "process ID and name without a helper call",
         seen: Seen::Part("kernel_types", "bpf_get_current_task_btf"),
     },
     Feature {
@@ -156,32 +156,32 @@ pub const FEATURES: &[Feature] = &[
     },
     Feature {
         name: "sock_diag",
-        gives: "`ls`, and the sockets that were there before",
+        gives: "`ls`, and seeding with the sockets that exist at the start",
         seen: Seen::Check("sock_diag"),
     },
     Feature {
         name: "bpf_stats",
-        gives: "the program's own cost",
+        gives: "measuring the cost of the BPF programs",
         seen: Seen::Check("bpf_stats"),
     },
     Feature {
         name: "mptcp",
-        gives: "MPTCP told from TCP, tried",
+        gives: "MPTCP distinguished from TCP, tested",
         seen: Seen::Tests,
     },
     Feature {
         name: "netem",
-        gives: "dwell times under delay, loss and reordering, tried",
+        gives: "dwell times under delay, loss and reordering, tested",
         seen: Seen::Tests,
     },
 ];
 
-/// The features that a kernel set up so has not.
+/// The features that a kernel lacks in this set-up.
 pub fn lacks(kernel: &Kernel, variant: &Variant) -> BTreeSet<&'static str> {
     kernel.lacks.iter().chain(variant.lacks).copied().collect()
 }
 
-/// Compares the output of `doctor --json` with what the table says; each difference is a line.
+/// Compares the output of `doctor --json` with the table. Returns a line for each difference.
 pub fn judge(kernel: &Kernel, variant: &Variant, doctor: &str) -> Result<Vec<String>> {
     let lines = doctor
         .lines()
@@ -216,7 +216,7 @@ pub fn judge(kernel: &Kernel, variant: &Variant, doctor: &str) -> Result<Vec<Str
             let reason = &check(name)?["costs"];
             if reason.as_str().is_none_or(str::is_empty) {
                 differences.push(format!(
-                    "{}: it is lacking, and nothing is said of what that costs",
+                    "{}: it is missing, and doctor does not report the consequences",
                     feature.name
                 ));
             }
@@ -231,7 +231,7 @@ pub fn judge(kernel: &Kernel, variant: &Variant, doctor: &str) -> Result<Vec<Str
     } else {
         "btf"
     };
-    let end = lines.last().context("doctor said nothing")?;
+    let end = lines.last().context("doctor printed nothing")?;
     ensure!(end["type"] == "doctor", "doctor did not end well: {end}");
     if end["attach"] != attach {
         differences.push(format!("`auto` should take {attach}: {end}"));

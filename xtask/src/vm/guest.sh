@@ -1,10 +1,11 @@
 #!/bin/sh
-# Runs in a guest as its first process, on the machine's own root file system: sets up what the variant
-# asks for, lets `doctor` say what there is, runs the kernel tests, and powers off.
+# Runs in a guest as its first process, on the machine's own root file system: sets up the variant, runs
+# `doctor` and the kernel tests, and powers off.
 #
-# /mnt/tcpstate is the folder that the guest shares with xtask. From there: `settings`, shell variables.
-# To there: `booted`, `doctor.json`, `tests.log` (what they print), `tests.err` (why they skip), `again.log`
-# and `again.err` (the same of those that ran again), and at the end `exit`, the exit code of the tests.
+# /mnt/tcpstate is the folder that the guest shares with xtask. It reads `settings` (shell variables) from
+# it, and writes to it: `booted`, `doctor.json`, `tests.log` (results), `tests.err` (reasons for skipped
+# tests), `again.log` and `again.err` (the same for repeated tests), and at the end `exit`, the exit code of
+# the tests.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 exchange=/mnt/tcpstate
 . "$exchange/settings"
@@ -20,7 +21,7 @@ mount -t securityfs securityfs /sys/kernel/security
 [ "$VARIANT" = no-tracefs ] || mount -t tracefs tracefs /sys/kernel/tracing
 [ "$VARIANT" != no-btf ] || mount -t tmpfs nothing /sys/kernel/btf
 
-# The kernel loads modules by itself, from here.
+# The folder from which the kernel loads modules by itself.
 release=$(uname -r)
 mkdir -p "/usr/lib/modules/$release"
 mount --bind "$MODULES" "/usr/lib/modules/$release"
@@ -31,11 +32,11 @@ uname -r > "$exchange/booted"
 cd "$DIRECTORY" || exit
 "$TCPSTATE" doctor --json > "$exchange/doctor.json" 2> "$exchange/doctor.log"
 eval "set -- $ARGUMENTS"
-# The clock is the guest's own.
+# The guest has a clock of its own, which a test may set.
 export TCPSTATE_REQUIRE_KERNEL=1 TCPSTATE_KERNEL_LACKS="$LACKS" TCPSTATE_MAY_STEP_CLOCK=1
 "$TESTS" "$@" > "$exchange/tests.log" 2> "$exchange/tests.err"
 echo $? > "$exchange/exit.part"
-# What failed runs again, if that is asked for, unless so much failed that the kernel must be at fault.
+# Repeats failed tests if asked to, unless so many failed that the kernel must be at fault.
 failed=$(sed -n 's/^test \(.*[^ ]\) *\.\.\. FAILED$/\1/p' "$exchange/tests.log")
 if [ "$(echo "$failed" | wc -l)" -le "$REPEATED_TESTS" ]; then
     for name in $failed; do
@@ -48,5 +49,5 @@ fi
 mv "$exchange/exit.part" "$exchange/exit"
 sync
 echo o > /proc/sysrq-trigger
-# Powering off takes a moment, and the first process must not end before.
+# The first process must not end before the machine is off, which takes a moment.
 sleep 60

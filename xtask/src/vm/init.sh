@@ -1,10 +1,10 @@
 #!/bin/busybox sh
-# The first process of a guest: puts the machine's root file system, which comes read-only over 9p,
-# under a layer of memory, and goes on there with guest.sh. What it says goes to the console.
+# The first process of a guest: mounts the machine's root file system, read-only over 9p, under a layer in
+# memory, and continues there with guest.sh. Its output goes to the console.
 /bin/busybox mkdir -p /proc /sys /dev /lower /layer /merged
 /bin/busybox --install -s /bin
 export PATH=/bin
-# When the first process ends the kernel panics and reboots, and QEMU ends instead (-no-reboot).
+# When the first process ends, the kernel panics and reboots; QEMU then ends (-no-reboot).
 set -e
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys

@@ -1,4 +1,4 @@
-//! The archive that a guest's kernel starts from: busybox, the modules that reach the machine's root
+//! The archive that a guest's kernel boots from: busybox, the modules needed to reach the machine's root
 //! file system, and the script that mounts it.
 //!
 //! *Layout:* the kernel's `Documentation/driver-api/early-userspace/buffer-format.rst`, "newc".
@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use super::packages::Unpacked;
 
 const INIT: &str = include_str!("init.sh");
-/// A busybox that needs no library.
+/// A statically linked busybox.
 const BUSYBOX: &str = "/bin/busybox";
-/// What the script needs of the kernel: the way to the host's files, and a layer over them.
+/// The modules that the script needs: access to the host's files, and a layer over them.
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 
 /// The archive, uncompressed.
@@ -56,13 +56,13 @@ pub fn build(kernel: &Unpacked) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// The files of the modules and of those that they need, in the order to insert them in. What is built
-/// into the kernel has none.
+/// The files of the modules and of their dependencies, in the order in which to insert them. A module
+/// that is built into the kernel has no file.
 fn modules(kernel: &Unpacked) -> Result<Vec<String>> {
     let mut paths = Vec::new();
     for module in MODULES {
-        // It fails at a module that is built in where the list of those is missing. If one is missing
-        // that is not, the guest's first script fails, and says at what.
+        // modprobe fails for a built-in module if the list of built-in modules is missing. If a module is
+        // really missing, the guest's first script fails and names it.
         let output = Command::new("modprobe")
             .arg("--dirname")
             .arg(&kernel.root)
@@ -128,7 +128,7 @@ impl Archive {
         self.pad();
     }
 
-    /// Every part begins at a multiple of four.
+    /// Pads to a multiple of four, where every part must begin.
     fn pad(&mut self) {
         let len = self.bytes.len().next_multiple_of(4);
         self.bytes.resize(len, 0);
@@ -150,7 +150,7 @@ mod tests {
             .collect();
         assert_eq!(at.len(), 3, "{at:?}");
         assert!(at.iter().all(|at| at % 4 == 0), "{at:?}");
-        // The length of the file, the seventh of the fields of eight digits.
+        // The length of the file is the seventh field of eight digits.
         assert_eq!(&bytes[at[1] + 6 + 6 * 8..][..8], b"00000005");
         assert!(bytes.windows(5).any(|part| part == b"hello"));
     }

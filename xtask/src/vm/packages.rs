@@ -1,9 +1,9 @@
-//! Debian's kernel packages: found, fetched and unpacked by apt and dpkg, without touching this
-//! machine's own sources and packages.
+//! Finds, fetches and unpacks Debian's kernel packages by apt and dpkg, without touching this machine's
+//! own sources and packages.
 //!
-//! apt compares each package with the checksum in its suite's index, and the index with the
-//! distribution's signature. The suites move on with their security updates, so no version is pinned:
-//! what was fetched is said, and kept until `--refresh`.
+//! apt verifies each package by the checksum in its suite's index, and the index by the distribution's
+//! signature. Security updates change the suites, so no version is pinned: the version that was fetched is
+//! printed, and kept until `--refresh`.
 
 use std::{
     ffi::OsString,
@@ -20,17 +20,17 @@ use crate::privileges::succeed;
 
 /// Debian's archive keys, which sign the suites.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Depends on the newest kernel of its suite: the one for any machine, since the one for virtual
-/// machines has no 9p.
+/// The package that depends on the newest kernel of its suite: the one for any machine, since the one for
+/// virtual machines has no 9p.
 const METAPACKAGE: &str = "linux-image-amd64";
 
 /// An unpacked kernel.
 pub struct Unpacked {
-    /// As `uname -r` says.
+    /// The release, as in `uname -r`.
     pub release: String,
     /// The compressed kernel image.
     pub image: PathBuf,
-    /// The folder that has `lib/modules`.
+    /// The folder that contains `lib/modules`.
     pub root: PathBuf,
 }
 
@@ -41,7 +41,8 @@ impl Unpacked {
     }
 }
 
-/// A kernel's packages are not to be had: Debian's servers cannot be reached, or apt knows none.
+/// A kernel's packages are not available: Debian's servers cannot be reached, or apt knows no such
+/// package.
 #[derive(Debug)]
 pub struct Unfetched;
 
@@ -53,13 +54,13 @@ impl std::fmt::Display for Unfetched {
 
 impl std::error::Error for Unfetched {}
 
-/// The kernel from `folder`, where it is put first if it is not there, or if `refresh` is set.
+/// Returns the kernel in `folder`. Fetches it first if it is not there, or if `refresh` is set.
 ///
-/// *Errors:* among others [`Unfetched`].
+/// *Errors:* [`Unfetched`], among others.
 pub fn get(kernel: &Kernel, folder: &Path, refresh: bool) -> Result<Unpacked> {
     let (root, complete) = (folder.join("root"), folder.join("complete"));
     if refresh || !complete.exists() {
-        // What a broken attempt left behind counts for nothing.
+        // Removes what an interrupted attempt left behind.
         if folder.exists() {
             fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
@@ -85,13 +86,13 @@ fn fetch(kernel: &Kernel, folder: &Path, root: &Path) -> Result<()> {
         )?;
         fs::remove_file(&package)?;
     }
-    // Newer packages have everything in /usr; depmod and modprobe look in /lib.
+    // Newer packages have everything in /usr, but depmod and modprobe search in /lib.
     let library = root.join("lib");
     if !library.exists() {
         symlink("usr/lib", &library)?;
     }
     let release = release(root)?;
-    // Newer packages bring their lists of modules that are built in elsewhere: depmod warns of it.
+    // Newer packages have their lists of built-in modules elsewhere, and depmod warns of it.
     let depmod = Command::new("depmod")
         .arg("--basedir")
         .args([root.as_os_str(), release.as_ref()])
@@ -130,7 +131,7 @@ fn release(root: &Path) -> Result<String> {
     name.map_err(|name| anyhow::anyhow!("not a kernel release: {}", name.display()))
 }
 
-/// An apt of its own: its sources, lists and caches in a folder, the machine's left alone.
+/// A separate apt, with its sources, lists and caches in a folder of its own.
 struct Apt {
     options: Vec<OsString>,
 }
@@ -139,7 +140,7 @@ impl Apt {
     fn new(sources: &str, folder: &Path) -> Result<Self> {
         ensure!(
             Path::new(KEYRING).exists(),
-            "{KEYRING} is missing: the kernels come from Debian, signed by these keys; install the \
+            "{KEYRING} is missing: the kernels come from Debian, signed with these keys; install the \
              package debian-archive-keyring"
         );
         for part in [
@@ -151,7 +152,7 @@ impl Apt {
         }
         let list = folder.join("etc/sources.list");
         fs::write(&list, sources)?;
-        // The newest of all suites counts, though apt would rather not take one from backports.
+        // The newest of all suites wins, though apt prefers not to take one from backports.
         fs::write(
             folder.join("etc/preferences"),
             "Package: *\nPin: release o=*\nPin-Priority: 500\n",
@@ -170,14 +171,14 @@ impl Apt {
         option("Dir::State::Status", Path::new("/dev/null"));
         option("Dir::Cache", &folder.join("cache"));
         option("Acquire::Languages", Path::new("none"));
-        // Only the packages' index is of use.
+        // Only the index of packages is needed.
         for target in ["DEP-11", "DEP-11-icons", "Contents-deb"] {
             let name = format!("Acquire::IndexTargets::deb::{target}::DefaultEnabled");
             option(&name, Path::new("false"));
         }
-        // Root's apt would else become a user that may not write here.
+        // Otherwise root's apt would become a user that may not write here.
         option("APT::Sandbox::User", Path::new("root"));
-        // The index of a suite that gets no more updates expires, and stays as good as it was.
+        // The index of a suite without further updates expires, but stays valid.
         option("Acquire::Check-Valid-Until", Path::new("false"));
         Ok(Self { options })
     }
@@ -188,7 +189,7 @@ impl Apt {
         command
     }
 
-    /// Brings the newest kernel's packages into `downloads`.
+    /// Downloads the newest kernel's packages into `downloads`.
     fn download(&self, kernel: &Kernel, downloads: &Path) -> Result<()> {
         succeed(self.command("apt-get").args(["--quiet=2", "update"]))?;
         let packages = self.kernel_packages()?;
@@ -201,8 +202,7 @@ impl Apt {
         )
     }
 
-    /// The packages that make up the newest kernel: its image and, where they are packages of their
-    /// own, its modules.
+    /// The packages of the newest kernel: its image and, where they are packages of their own, its modules.
     fn kernel_packages(&self) -> Result<Vec<String>> {
         let output = self
             .command("apt-cache")
@@ -216,7 +216,7 @@ impl Apt {
                 .filter_map(|prefix| name.strip_prefix(prefix))
                 .any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
         };
-        // What a package depends on is indented below it.
+        // The dependencies of a package are indented below it.
         let packages: Vec<_> = text.lines().filter(is_kernel).map(str::to_owned).collect();
         ensure!(
             !packages.is_empty(),
@@ -227,7 +227,7 @@ impl Apt {
     }
 }
 
-/// What apt is to read of a kernel's suites.
+/// The source list of a kernel's suites, for apt.
 fn sources(kernel: &Kernel) -> Result<String> {
     let lines = kernel.suites.iter().map(|suite| {
         let site = site(suite.ends_with("-security"))?;
@@ -238,7 +238,7 @@ fn sources(kernel: &Kernel) -> Result<String> {
     lines.collect()
 }
 
-/// Where this machine gets Debian's packages from, or Debian's security updates.
+/// The site from which this machine gets Debian's packages, or Debian's security updates.
 pub fn site(security: bool) -> Result<String> {
     let label = if security {
         "Debian-Security"

@@ -18,18 +18,18 @@ const ALIVE: &str = "tcpstate: alive";
 /// With hardware virtualization a kernel is there in two seconds, where it is there at all.
 const KVM_STARTS_WITHIN: Duration = Duration::from_secs(20);
 
-/// What executes a guest's instructions.
+/// The way in which a guest's instructions are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Accelerator {
-    /// The processor
+    /// Hardware virtualization
     Kvm,
     /// Software emulation
     Tcg,
 }
 
 impl Accelerator {
-    /// The fastest that boots a kernel here. That `/dev/kvm` can be opened does not say that it does:
-    /// in a machine that is virtual itself, QEMU may refuse it, or the guest hang before its first word.
+    /// The fastest accelerator that boots a kernel here. It is not enough that `/dev/kvm` can be opened: in
+    /// a virtual machine QEMU may refuse to use it, or the guest may hang before its first message.
     pub fn try_out(guest: &Guest) -> Result<Self> {
         if fs::File::open("/dev/kvm").is_err() {
             return Ok(Self::Tcg);
@@ -44,10 +44,10 @@ impl Accelerator {
         }
         drop(qemu);
         if ended && guest.console().contains(ALIVE) {
-            eprintln!("a guest boots with it");
+            eprintln!("works");
             Ok(Self::Kvm)
         } else {
-            eprintln!("no guest boots with it; emulating");
+            eprintln!("no guest boots with it; using emulation");
             Ok(Self::Tcg)
         }
     }
@@ -55,25 +55,25 @@ impl Accelerator {
     const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
-            // One thread for both processors: with two, one may still run the old translation of an
-            // instruction that the other has replaced, and a kernel that switches a tracepoint on or off
-            // meanwhile dies of a breakpoint that is not there any more (seen on Linux 7.3).
+            // One thread for both processors. With two, one may still run the old translation of an
+            // instruction that the other has replaced: a kernel that enables or disables a tracepoint
+            // meanwhile crashes at a breakpoint that has been removed (seen on Linux 7.3).
             Self::Tcg => &["-accel", "tcg,thread=single", "-cpu", "max"],
         }
     }
 }
 
-/// What a guest is made of.
+/// The files and the memory of a guest.
 pub struct Guest {
     /// The kernel image.
     pub image: PathBuf,
-    /// The archive that it starts from.
+    /// The archive that it boots from.
     pub initramfs: PathBuf,
     /// The folder that the guest and this process share.
     pub exchange: PathBuf,
-    /// Where its console is kept.
+    /// The file with its console output.
     pub console: PathBuf,
-    /// Its memory, MiB.
+    /// Its memory in MiB.
     pub memory_mib: u32,
 }
 
@@ -120,32 +120,32 @@ impl Guest {
         Ok(Qemu { child, log })
     }
 
-    /// What it wrote to its console.
+    /// The output on its console.
     pub fn console(&self) -> String {
         let bytes = fs::read(&self.console).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
-/// A path in an option of QEMU's, where a comma is written twice.
+/// A path for an option of QEMU, where a comma is written twice.
 fn option(path: &Path) -> Result<String> {
     let text = path.to_str().with_context(|| path.display().to_string())?;
     Ok(text.replace(',', ",,"))
 }
 
-/// A running QEMU. It does not outlive this handle.
+/// A running QEMU, which is killed when this handle is dropped.
 pub struct Qemu {
     child: Child,
     log: PathBuf,
 }
 
 impl Qemu {
-    /// Whether it has ended, as it does when its guest powers off.
+    /// Whether it has ended; it ends when its guest powers off.
     pub fn ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    /// Waits for its end; an end in disorder is an error.
+    /// Waits for its end. An exit status other than 0 is an error.
     pub fn wait(mut self) -> Result<()> {
         let status = self.child.wait()?;
         let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -156,7 +156,7 @@ impl Qemu {
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        // Both do nothing where it has ended and has been waited for; there is nobody to tell if not.
+        // Both do nothing if it has ended and was waited for. Other errors cannot be reported here.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

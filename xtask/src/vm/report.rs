@@ -1,4 +1,4 @@
-//! What the guests brought back: read, judged, and written into `docs/kernels.md`.
+//! The results of the guests: reads and checks them, and writes the tables of `docs/kernels.md`.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -11,26 +11,26 @@ const DOCUMENT: &str = "docs/kernels.md";
 const BEGIN: &str = "<!-- begin: cargo xtask vm --write-docs -->\n";
 const END: &str = "<!-- end -->\n";
 
-/// How the test binary ends where a test has failed.
+/// The exit code of the test binary if a test has failed.
 const FAILED_EXIT: &str = "101";
 
-/// How many tests ended in which way.
+/// The tests of a guest, by result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tests {
-    /// Passed, if not at once then when it ran again.
+    /// Number of tests that passed, in the first run or when repeated.
     pub passed: usize,
-    /// Those of them that failed first, and what they said then.
+    /// Of these, the tests that failed first, and their messages.
     pub passed_again: Vec<(String, String)>,
-    /// Skipped, which the tests themselves allow only where the table of features does.
+    /// Number of skipped tests; the tests themselves allow that only where the table of features does.
     pub skipped: usize,
-    /// The names of those that failed.
+    /// The names of the tests that failed.
     pub failed: Vec<String>,
-    /// How many there are, as they say at their start; `None` before.
+    /// The number of tests that the binary announces at its start; `None` before.
     pub announced: Option<usize>,
 }
 
 impl Tests {
-    /// Reads what the test binary wrote so far.
+    /// Reads the test binary's output so far.
     pub fn read(log: &str) -> Self {
         let mut tests = Self::default();
         for line in log.lines() {
@@ -53,7 +53,7 @@ impl Tests {
         tests
     }
 
-    /// Takes in what they wrote when those that had failed ran again, after they had written `first`.
+    /// Adds the results of the repetitions (`log`) to those of the first run, whose output was `first`.
     fn repeat(&mut self, first: &str, log: &str) {
         let passes = |name: &str| {
             log.lines().any(|line| {
@@ -74,28 +74,30 @@ impl Tests {
         self.passed += self.passed_again.len();
     }
 
-    /// How many have ended.
+    /// The number of tests that have ended.
     pub fn ended(&self) -> usize {
         self.passed + self.skipped + self.failed.len()
     }
 }
 
-/// What a test said of its failure, in what all of them wrote.
+/// The message of a failed test, from the output of all tests.
 fn failure<'a>(log: &'a str, name: &str) -> &'a str {
     let rest = log.split_once(&format!("\n---- {name} ----\n"));
-    let said = rest.map_or("", |(_, rest)| rest);
-    // The next one's, or the list of all that failed.
-    let end = said.find("\n---- ").or_else(|| said.find("\nfailures:\n"));
-    end.map_or(said, |end| &said[..end]).trim()
+    let message = rest.map_or("", |(_, rest)| rest);
+    // The message of the next test follows, or the list of all that failed.
+    let end = message
+        .find("\n---- ")
+        .or_else(|| message.find("\nfailures:\n"));
+    end.map_or(message, |end| &message[..end]).trim()
 }
 
-/// What is wrong with a guest's run; nothing, if all went well.
+/// Reads and checks the results of a guest. Returns its tests and its errors.
 pub fn judge(kernel: &Kernel, variant: &Variant, exchange: &Path) -> Result<(Tests, Vec<String>)> {
     let read = |name: &str| {
         let path = exchange.join(name);
         fs::read(&path)
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .with_context(|| format!("the guest did not get as far as to write {name}"))
+            .with_context(|| format!("the guest ended before it wrote {name}"))
     };
     let doctor = read("doctor.json")?;
     let mut wrong = features::judge(kernel, variant, &doctor)?;
@@ -103,7 +105,7 @@ pub fn judge(kernel: &Kernel, variant: &Variant, exchange: &Path) -> Result<(Tes
     let mut tests = Tests::read(&log);
     let exit = read("exit")?;
     let explained = exit.trim() == "0" || exit.trim() == FAILED_EXIT && !tests.failed.is_empty();
-    // Where nothing ran again there is none.
+    // There is no such file if no test was repeated.
     tests.repeat(&log, &read("again.log").unwrap_or_default());
     wrong.extend(tests.failed.iter().map(|name| format!("{name} failed")));
     if !explained {
@@ -111,20 +113,20 @@ pub fn judge(kernel: &Kernel, variant: &Variant, exchange: &Path) -> Result<(Tes
     }
     if tests.announced != Some(tests.ended()) {
         wrong.push(format!(
-            "{} tests ended, of {:?}",
+            "{} tests ended, {:?} were announced",
             tests.ended(),
             tests.announced
         ));
     }
-    // Those that the table lets a kernel skip may be all that were asked for.
+    // Not the number that passed: the table may let a kernel skip all tests of the filter.
     if tests.ended() == 0 {
-        wrong.push("there is no such test".to_owned());
+        wrong.push("no test matches the arguments".to_owned());
     }
     Ok((tests, wrong))
 }
 
-/// Shows why a guest failed: what the tests say of their failures, and the end of the console. Where CI
-/// runs, the files are gone afterwards.
+/// Prints the messages of the failed tests and the end of the console, because in CI the files are gone
+/// afterwards.
 pub fn show_failure(console: &str, exchange: &Path, lines: usize) {
     let log = fs::read(exchange.join("tests.log")).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
@@ -132,14 +134,14 @@ pub fn show_failure(console: &str, exchange: &Path, lines: usize) {
         eprintln!("failures:\n{failures}");
     }
     if let Ok(again) = fs::read(exchange.join("again.log")) {
-        eprintln!("when they ran again:\n{}", String::from_utf8_lossy(&again));
+        eprintln!("repetitions:\n{}", String::from_utf8_lossy(&again));
     }
     let all: Vec<_> = console.lines().collect();
     let shown = &all[all.len().saturating_sub(lines)..];
-    eprintln!("the end of its console:\n{}", shown.join("\n"));
+    eprintln!("end of the console:\n{}", shown.join("\n"));
 }
 
-/// Writes the tables into the document. Only a run that agreed with them may.
+/// Writes the tables into the document. The caller has checked that the run agrees with them.
 pub fn write_document() -> Result<()> {
     let path = workspace().join(DOCUMENT);
     let text = fs::read_to_string(&path).with_context(|| DOCUMENT.to_owned())?;
@@ -156,13 +158,13 @@ fn parts(text: &str) -> Result<(&str, &str, &str)> {
     parts.with_context(|| format!("{DOCUMENT} has no place for the tables"))
 }
 
-/// What works where, by kernel and then by set-up.
+/// The tables of features, by kernel and by set-up.
 fn tables() -> String {
     let row = |first: &str, cells: &mut dyn Iterator<Item = String>| {
         format!("| {first} | {} |\n", cells.collect::<Vec<_>>().join(" | "))
     };
     let mut text = row(
-        "what",
+        "feature",
         &mut KERNELS
             .iter()
             .map(|kernel| format!("{}, {}", kernel.name, kernel.debian)),
@@ -177,7 +179,7 @@ fn tables() -> String {
         });
         text += &row(&first, &mut { cells });
     }
-    text += "\n| set-up | takes away |\n|---|---|\n";
+    text += "\n| set-up | removes |\n|---|---|\n";
     let newest = &KERNELS[KERNELS.len() - 1];
     for variant in VARIANTS {
         let lacks = features::lacks(newest, variant);
@@ -193,7 +195,7 @@ fn tables() -> String {
     text
 }
 
-/// Prints what is wrong, guest by guest, and fails if anything is.
+/// Prints the errors of each guest, and fails if there are any.
 pub fn summarize(wrong: &BTreeMap<String, Vec<String>>) -> Result<()> {
     for (guest, lines) in wrong {
         eprintln!("\n{guest}:");
@@ -215,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_shows_the_table_that_guests_are_judged_against() {
+    fn the_document_shows_the_table_that_guests_are_compared_with() {
         let text = fs::read_to_string(workspace().join(DOCUMENT)).unwrap();
         let (_, shown, _) = parts(&text).unwrap();
         assert_eq!(
@@ -248,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_may_pass_when_it_runs_again() {
+    fn a_failed_test_may_pass_when_repeated() {
         let log = "running 3 tests\ntest a ... FAILED\ntest ab ... FAILED\ntest c ... ok\n\nfailures:\n\n\
                    ---- a ----\nthis\n\n---- ab ----\nthat\n\n\nfailures:\n    a\n    ab\n";
         let mut tests = Tests::read(log);

@@ -1,9 +1,9 @@
-//! `vm`: the kernel tests, unchanged, on Debian's kernels in virtual machines.
+//! `vm`: runs the unchanged kernel tests on Debian's kernels in virtual machines.
 //!
-//! A guest starts a kernel from its package (`packages`) with a small archive (`initramfs`) that mounts
-//! this machine's own root file system, read-only and under a layer of memory: so the tests, and
-//! everything that they call, are there as they are here. What the guests say is judged against a table
-//! of what each kernel has (`features`).
+//! A guest boots a kernel from its package (`packages`) with a small archive (`initramfs`) that mounts
+//! this machine's own root file system, read-only and under a layer in memory: so the tests find
+//! everything that they call. The results of a guest are compared with a table of the features of each
+//! kernel (`features`).
 
 mod features;
 mod initramfs;
@@ -33,50 +33,50 @@ use self::{
 };
 use crate::{cargo, workspace};
 
-/// What a guest takes: the tests hold some tens of thousands of sockets, and their files are in memory.
+/// The memory of a guest: the tests hold some tens of thousands of sockets, and their files are in memory.
 const MEMORY_MIB: u32 = 3072;
-/// Emulated, on a machine that does other things too, a kernel is up in 20 seconds.
+/// The limit for booting. An emulated kernel on a busy machine takes 20 seconds.
 const BOOTS_WITHIN: Duration = Duration::from_mins(4);
-/// The tests give up by themselves on what hangs, one after the other; this is for a guest that is lost.
-/// Emulated, a whole guest takes ten minutes where nothing else runs.
+/// The limit for a guest that hangs. Each test has a limit of its own. An emulated guest takes ten minutes
+/// on an idle machine.
 const ENDS_WITHIN: Duration = Duration::from_mins(40);
-/// With more failures than this, none of them is repeated.
+/// The limit of failures above which no test is repeated.
 const REPEATED_TESTS: u32 = 5;
-/// How long each repetition may take: as long as the tests themselves let one take.
+/// The limit for each repetition: the same as for a test in the first run.
 const REPETITION: Duration = Duration::from_mins(4);
-/// How much is shown of what a guest that failed wrote to its console, lines.
+/// The number of lines shown of the console of a guest that failed.
 const CONSOLE_SHOWN: usize = 60;
-/// How often the progress is written where it is no line that can be written over.
+/// The interval of the progress lines where standard error is not a terminal.
 const PROGRESS_EVERY: Duration = Duration::from_mins(1);
 
-/// Which guests to run, and how.
+/// Arguments of `vm`.
 #[derive(clap::Args)]
 pub struct Vm {
-    /// Which kernels: 5.10, 6.1, 6.12, newest; none: all, and the variants on the oldest and the newest
+    /// Kernels to run [default: all, and the variants on the oldest and the newest]
     #[arg(value_parser = named(KERNELS.iter().map(|kernel| kernel.name)))]
     kernels: Vec<String>,
-    /// Which set-ups, instead of the plain one: plain, integrity, confidentiality, no-btf, no-tracefs
+    /// Set-ups of the guests, separated by commas [default with KERNELS: plain]
     #[arg(long, value_delimiter = ',', value_parser = named(VARIANTS.iter().map(|it| it.name)))]
     variant: Vec<String>,
-    /// How many guests at a time; by default as many as there are processors and memory for
+    /// Number of guests that run at the same time [default: as processors and memory allow]
     #[arg(long)]
     jobs: Option<usize>,
-    /// What executes the guests; by default hardware virtualization where it works
+    /// How the guests are executed [default: hardware virtualization where it works]
     #[arg(long, value_enum)]
     accelerator: Option<Accelerator>,
-    /// Look for newer kernels instead of taking those that were fetched before
+    /// Fetch the newest kernels instead of using those fetched before
     #[arg(long)]
     refresh: bool,
-    /// Run a test that fails again, so often at most, and name those that passed only then
+    /// Repeat a failed test up to N times, and name the tests that passed only then
     #[arg(long, value_name = "N", default_value_t = 0)]
     repeat: u32,
-    /// Leave out kernels that cannot be fetched, and say so, instead of failing
+    /// Skip kernels that cannot be fetched, with a message, instead of failing
     #[arg(long)]
     skip_unfetched: bool,
-    /// Write what works where into docs/kernels.md, if the guests agree
+    /// Write the tables of features into docs/kernels.md if the guests agree with them
     #[arg(long, conflicts_with_all = ["kernels", "variant", "skip_unfetched", "arguments"])]
     write_docs: bool,
-    /// Arguments of the test binary, such as the part of a test's name
+    /// Arguments of the test binary, such as a part of a test's name
     #[arg(last = true)]
     arguments: Vec<OsString>,
 }
@@ -85,7 +85,7 @@ fn named(names: impl Iterator<Item = &'static str>) -> clap::builder::PossibleVa
     clap::builder::PossibleValuesParser::new(names)
 }
 
-/// Runs the guests; fails if one of them is not as the table of features says.
+/// Runs the guests; fails if one of them differs from the table of features.
 pub fn run(vm: &Vm) -> Result<()> {
     let matrix = vm.matrix();
     let folder = workspace().join("target/vm");
@@ -140,7 +140,7 @@ pub fn run(vm: &Vm) -> Result<()> {
 }
 
 impl Vm {
-    /// The guests: every kernel as it is, and every variant on the oldest and on the newest.
+    /// The guests: every kernel in the plain set-up, and the oldest and the newest in every set-up.
     fn matrix(&self) -> Vec<(&'static Kernel, &'static Variant)> {
         let asked = |list: &[String], name: &str| list.iter().any(|it| it == name);
         let (oldest, newest) = (KERNELS[0].name, KERNELS[KERNELS.len() - 1].name);
@@ -171,7 +171,7 @@ fn guest_name(kernel: &Kernel, variant: &Variant) -> String {
     format!("{}-{}", kernel.name, variant.name)
 }
 
-/// How many guests this machine can run at a time.
+/// The number of guests that this machine can run at the same time.
 fn room() -> Result<usize> {
     let meminfo = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
     let available_kib = meminfo
@@ -186,7 +186,7 @@ fn room() -> Result<usize> {
         .min(available_kib / each_kib))
 }
 
-/// The tests and the program that they test, built.
+/// The built tests, and the built program that they test.
 struct Build {
     tests: PathBuf,
     tcpstate: PathBuf,
@@ -225,7 +225,7 @@ struct Prepared {
     kernel: &'static Kernel,
     variant: &'static Variant,
     guest: Guest,
-    /// How long it may take.
+    /// The limit for its run.
     ends_within: Duration,
 }
 
@@ -237,7 +237,7 @@ impl Prepared {
         build: &Build,
         vm: &Vm,
     ) -> Result<Self> {
-        // What an earlier run left must not be taken for this one's.
+        // The files of an earlier run must not be taken for those of this one.
         if folder.exists() {
             fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
@@ -245,7 +245,7 @@ impl Prepared {
         fs::create_dir_all(&exchange)?;
         let initramfs = folder.join("initramfs");
         fs::write(&initramfs, initramfs::build(unpacked)?)?;
-        fs::write(exchange.join("guest.sh"), include_str!("guest.sh"))?;
+        fs::write(exchange.join("guest.sh"), include_str!("vm/guest.sh"))?;
         let lacks: Vec<_> = features::lacks(kernel, variant).into_iter().collect();
         let words = vm.arguments.iter().map(|it| quoted(Path::new(it)));
         let words = words.collect::<Result<Vec<_>>>()?.join(" ");
@@ -266,7 +266,7 @@ impl Prepared {
         let guest = Guest {
             image: unpacked.image.clone(),
             initramfs,
-            // A name may have a dot in it, which is no extension.
+            // A dot in a name does not begin an extension.
             console: PathBuf::from(format!("{}.log", folder.display())),
             exchange,
             memory_mib: MEMORY_MIB,
@@ -280,13 +280,13 @@ impl Prepared {
     }
 }
 
-/// A word for the shell.
+/// Quotes a word for the shell.
 fn quoted(word: &Path) -> Result<String> {
     let text = word.to_str().with_context(|| word.display().to_string())?;
     Ok(format!("'{}'", text.replace('\'', r"'\''")))
 }
 
-/// A guest that runs.
+/// A running guest.
 struct Running {
     prepared: Prepared,
     qemu: Qemu,
@@ -316,7 +316,7 @@ impl Running {
         Tests::read(&String::from_utf8_lossy(&log))
     }
 
-    /// Why it is given up, if it is.
+    /// The reason to abandon it, if there is one.
     fn lost(&self) -> Option<String> {
         let elapsed = self.since.elapsed();
         if !self.has_booted() && elapsed > BOOTS_WITHIN {
@@ -327,7 +327,7 @@ impl Running {
     }
 }
 
-/// Runs all, as many at a time as asked for. Gives what is wrong, by guest.
+/// Runs all guests, `jobs` at a time. Returns the errors, by guest.
 fn run_all(
     mut waiting: VecDeque<Prepared>,
     accelerator: Accelerator,
@@ -368,8 +368,8 @@ fn run_all(
     Ok(wrong)
 }
 
-/// Judges a guest that has ended, or is given up. Its console and its tests' output stay if something
-/// is wrong.
+/// Checks a guest that has ended or was abandoned, and prints its result. Returns its errors; if there are
+/// any, their last line names the files to read.
 fn end(guest: Running, lost: Option<String>) -> (String, Vec<String>) {
     let name = guest.name();
     let seconds = guest.since.elapsed().as_secs();
@@ -421,7 +421,7 @@ fn end(guest: Running, lost: Option<String>) -> (String, Vec<String>) {
     (name, wrong)
 }
 
-/// The line that says how far the guests are.
+/// The progress line of the guests.
 #[derive(Default)]
 struct Progress {
     shown: Option<Instant>,
@@ -448,7 +448,7 @@ impl Progress {
         }
     }
 
-    /// Makes room for a line that stays.
+    /// Clears the line, before another one is printed.
     fn clear(&mut self) {
         if self.shown.is_some() && std::io::stderr().is_terminal() {
             eprint!("\r\x1b[K");
