@@ -1,8 +1,8 @@
-//! `churn`: how many connections per second are left with each tool, what it costs, what it loses.
+//! `churn`: the rate of connections with each tool, the tool's cost, and its losses.
 //!
-//! In each round the untraced loop runs before the first tool, between any two, and after the last; a
-//! tool's rate is compared with the mean of the two untraced runs beside it. So are four floors: what the
-//! comparison makes of no tool at all, and what is left where only a BPF program runs and nobody reads.
+//! In each round the untraced loop runs before the first tool, between any two, and after the last, and a
+//! tool's rate is compared with the mean of the two untraced runs beside it. The same is done for four
+//! floors: no tool at all, which shows the error of the comparison, and BPF programs without a reader.
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -18,17 +18,17 @@ use crate::{
     generator::{Churn, PER_CONNECTION},
     process::Running,
     report::Row,
-    tool::{self, Tool},
+    tool::{self, Tool, UNTRACED},
 };
 
-/// What is measured of one tool.
+/// The results of one tool.
 #[derive(Default)]
 struct Measured {
     per_second: Vec<f64>,
     kept: Vec<f64>,
     cpu_us: Vec<f64>,
     lost_percent: Vec<f64>,
-    said_lost: u64,
+    reported_lost: u64,
 }
 
 pub fn run(options: &Options) -> Result<Vec<Row>> {
@@ -37,7 +37,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     let tools: Vec<Tool> = tool::views().into_iter().chain(tool::peers()).collect();
     let mut measured: Vec<Measured> = tools.iter().map(|_| Measured::default()).collect();
     let mut untraced = Vec::new();
-    // The first connections of all find caches cold.
+    // The very first connections run with cold caches.
     churn.run(connections / 4, None)?;
     let host = Host::read();
     let mut floors: Vec<(Vec<f64>, Vec<f64>)> = FLOORS.iter().map(|_| Default::default()).collect();
@@ -75,13 +75,13 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
             measured
                 .lost_percent
                 .push(100.0 * missed as f64 / expected as f64);
-            measured.said_lost += counted.said_lost;
+            measured.reported_lost += counted.reported_lost;
             before = after;
         }
     }
-    let mut rows = vec![Row::new("nothing", "connections/s", &untraced)];
+    let mut rows = vec![Row::new(UNTRACED, "connections/s", &untraced)];
     rows.extend(FLOORS.iter().zip(&floors).map(|(floor, (rates, kept))| {
-        Row::new(floor.name, "connections/s", rates).ratio("nothing", kept)
+        Row::new(floor.name, "connections/s", rates).ratio(UNTRACED, kept)
     }));
     for (tool, measured) in tools.iter().zip(&measured) {
         if let Some(why) = tool.missing() {
@@ -90,17 +90,17 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         }
         rows.push(
             Row::new(tool.name, "connections/s", &measured.per_second)
-                .ratio("nothing", &measured.kept),
+                .ratio(UNTRACED, &measured.kept),
         );
         rows.push(Row::new(
             tool.name,
-            "CPU of its process, us a connection",
+            "CPU of its process, us per connection",
             &measured.cpu_us,
         ));
         rows.push(
             Row::new(tool.name, "events missing, %", &measured.lost_percent).note(format!(
-                "{} said to be lost in all rounds",
-                measured.said_lost
+                "{} reported lost in all rounds",
+                measured.reported_lost
             )),
         );
     }
@@ -108,34 +108,34 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A BPF program without a process that reads.
+/// A BPF program without a reader.
 struct Floor {
     name: &'static str,
-    /// What the program does; `None` where there is none.
+    /// The program's job; `None` for no program.
     job: Option<Job>,
 }
 
 const FLOORS: [Floor; 4] = [
     Floor {
-        name: "nothing, once more",
+        name: "untraced again",
         job: None,
     },
     Floor {
-        name: "an empty program alone",
+        name: "empty program, no reader",
         job: Some(Job::Nothing),
     },
     Floor {
-        name: "a program that counts and reads the clock, alone",
+        name: "counter and clock only, no reader",
         job: Some(Job::Clock),
     },
     Floor {
-        name: "the program that streams, alone",
+        name: "tcpstate's program, no reader",
         job: Some(Job::Stream),
     },
 ];
 
 impl Floor {
-    /// Connections per second while it is attached. The ring holds every record.
+    /// Returns the connections per second while it is attached. The ring holds every record.
     fn rate(&self, host: &Host, churn: &Churn, connections: u64) -> Result<f64> {
         let Some(job) = self.job else {
             return rate(churn, connections);
@@ -161,16 +161,16 @@ fn rate(churn: &Churn, connections: u64) -> Result<f64> {
     Ok(connections as f64 / took.as_secs_f64())
 }
 
-/// Ours must say what they lost; the one that counts in the kernel must find what the generator made.
+/// tcpstate must report its losses; the tool that counts in the kernel must agree with the generator.
 fn check(tool: &Tool, counted: tool::Counted, expected: u64) -> Result<()> {
     let tool::Counted {
         reported,
-        said_lost,
+        reported_lost,
     } = counted;
     if tool.is_ours() {
         ensure!(
-            reported <= expected && reported + said_lost * tool.per_connection >= expected,
-            "{}: reported {reported} of {expected}, said to have lost {said_lost}",
+            reported <= expected && reported + reported_lost * tool.per_connection >= expected,
+            "{}: reported {reported} of {expected}, and {reported_lost} as lost",
             tool.name
         );
     }
@@ -184,13 +184,13 @@ fn check(tool: &Tool, counted: tool::Counted, expected: u64) -> Result<()> {
     Ok(())
 }
 
-/// What each costs where the load is given: 10,000 connections a second, 100,000 transitions.
+/// The cost of each tool at a fixed load: 10,000 connections per second, 100,000 transitions.
 fn paced(options: &Options, churn: &Churn, tools: &[Tool]) -> Result<Vec<Row>> {
     const PER_SECOND: u32 = 10_000;
     let seconds = options.pick(4, 1);
     let connections = u64::from(PER_SECOND) * seconds;
     let mut rows = Vec::new();
-    // The peers' counts are seen by now.
+    // The peers' counts have been checked already.
     let wanted = |tool: &&Tool| tool.missing().is_none() && (tool.is_ours() || !options.quick);
     for tool in tools.iter().filter(wanted) {
         let mut percent = Vec::new();

@@ -1,7 +1,7 @@
-//! `--write-docs`: the tables of `docs/overhead.md`, replaced by those of this run.
+//! `--write-docs`: replaces the tables of `docs/overhead.md` by those of this run.
 //!
-//! A table stands between `<!-- bench NAME -->` and `<!-- end NAME -->`; so does, as `head`, what it was
-//! measured on. What was not measured stays as it is.
+//! A table stands between `<!-- bench NAME -->` and `<!-- end NAME -->`, and the description of the machine
+//! does so with the name `head`. Tables of benchmarks that did not run stay unchanged.
 
 use std::{fs, path::Path};
 

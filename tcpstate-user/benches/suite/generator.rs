@@ -1,6 +1,6 @@
-//! What makes transitions: connections on loopback, and a storm without the network.
+//! The generators of transitions: connections on loopback, and a storm without the network.
 //!
-//! Real sockets, and an exact number of transitions. Knows nothing of who watches.
+//! They use real sockets and make an exact number of transitions. Know nothing of the tools.
 
 use std::{
     io::{Read as _, Write as _},
@@ -14,14 +14,14 @@ use anyhow::{Context as _, Result};
 /// Transitions of one connection, both ends: five each, from CLOSE or LISTEN to CLOSE.
 pub const PER_CONNECTION: u64 = 10;
 
-/// Ports that listen in the churn. Below the ephemeral ones.
+/// Listening ports of the churn, below the ephemeral ones.
 pub const PORTS: std::ops::RangeInclusive<u16> = 5_001..=5_008;
 
-/// Connect, accept, a few bytes, close, in turn on several ports, by IPv4 and IPv6.
+/// Connects, accepts, sends a few bytes and closes, on several ports in turn, by IPv4 and IPv6.
 ///
-/// One loop makes both ends, so that no scheduling comes between: what is measured is the kernel's
-/// work. The listeners are there before and after, so that each connection is [`PER_CONNECTION`]
-/// transitions and there are no others.
+/// One loop makes both ends, so that only the kernel's work is measured and no scheduling. The listeners
+/// exist before and after, so that each connection is [`PER_CONNECTION`] transitions and there are no
+/// others.
 pub struct Churn {
     listeners: Vec<TcpListener>,
 }
@@ -41,7 +41,7 @@ impl Churn {
         Ok(Self { listeners })
     }
 
-    /// Makes so many connections, as fast as it can or so many a second.
+    /// Makes this number of connections, at this rate or else as fast as possible.
     pub fn run(&self, connections: u64, per_second: Option<u32>) -> Result<Duration> {
         let addresses = self
             .listeners
@@ -64,7 +64,7 @@ impl Churn {
     }
 }
 
-/// One connection from its beginning to its end; the client closes first.
+/// Makes one connection and closes it, the client first.
 fn connect(listener: &TcpListener, address: SocketAddr) -> Result<()> {
     let mut client = TcpStream::connect(address).with_context(|| format!("connect {address}"))?;
     let (mut server, _) = listener.accept().context("accept")?;
@@ -72,12 +72,13 @@ fn connect(listener: &TcpListener, address: SocketAddr) -> Result<()> {
     let mut bytes = [0; 16];
     let _ = server.read(&mut bytes)?;
     drop(client);
-    // The end of the stream: the client's FIN is there.
+    // The end of the stream: the client's FIN has arrived.
     let _ = server.read(&mut bytes)?;
     Ok(())
 }
 
-/// `listen` and `shutdown` in turn on one bound socket: two transitions a turn, without the network.
+/// Calls `listen` and `shutdown` in turn on one bound socket: two transitions per turn, without the
+/// network.
 pub struct Storm {
     socket: TcpListener,
 }
@@ -86,12 +87,12 @@ impl Storm {
     pub fn new() -> Result<Self> {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let storm = Self { socket };
-        // Closed, as every turn leaves it.
+        // Closed, as after every turn.
         storm.shutdown();
         Ok(storm)
     }
 
-    /// Two transitions.
+    /// Makes two transitions.
     pub fn turn(&self) {
         // SAFETY: the descriptor is open as long as `socket`.
         unsafe { libc::listen(self.socket.as_raw_fd(), 16) };
@@ -103,10 +104,10 @@ impl Storm {
         unsafe { libc::shutdown(self.socket.as_raw_fd(), libc::SHUT_RDWR) };
     }
 
-    /// Turns for so long, as fast as it can or at so many transitions a second. Gives how many
-    /// transitions there were, and how long they took.
+    /// Makes transitions for this duration, at this rate or else as fast as possible. Returns their number,
+    /// and the time that they took.
     pub fn run(&self, duration: Duration, per_second: Option<f64>) -> (u64, Duration) {
-        /// Between two looks at the clock.
+        /// Number of turns between two readings of the clock.
         const AT_ONCE: u64 = 16;
         let start = Instant::now();
         let mut made = 0;
@@ -121,7 +122,7 @@ impl Storm {
                 }
                 made += 2 * AT_ONCE;
             } else {
-                // The core is the storm's own: waiting on it disturbs nobody.
+                // The storm has the core to itself, so it may wait by spinning.
                 std::hint::spin_loop();
             }
         }

@@ -1,5 +1,5 @@
-//! Sockets that are open, in processes of their own: one process may not have as many files as a host
-//! has sockets.
+//! Open sockets in processes of their own, because one process may not have as many files as a host has
+//! sockets.
 
 use std::{
     env,
@@ -11,17 +11,17 @@ use std::{
 use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Sockets in one process: both ends of half as many connections.
+/// Number of sockets in one process: both ends of half as many connections.
 pub const EACH: usize = 10_000;
 
-/// What it writes when its sockets are there.
+/// Written by the process when its sockets are open.
 const READY: &[u8; 5] = b"ready";
 
 /// A process that holds [`EACH`] sockets until this is dropped.
 pub struct Holder(Child);
 
 impl Holder {
-    /// Starts one, and waits until its sockets are there. Each wants a number of its own.
+    /// Starts one, and waits until its sockets are open. Each needs a number of its own.
     pub fn start(number: u8) -> Result<Self> {
         let child = Command::new(env::current_exe()?)
             .args(["--hold-sockets", &number.to_string()])
@@ -39,14 +39,13 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // Its input ends with us; this only makes it sooner.
+        // It ends with this process anyway, when its input ends; this is only sooner.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The part that runs in a process of its own: opens the sockets, says so, and waits for the end of its
-/// input.
+/// The main function of that process: opens the sockets, reports that, and waits for the end of its input.
 pub fn hold_here(number: u8) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(

@@ -1,6 +1,6 @@
-//! `idle`: what each view costs where nothing happens: CPU, and how often it wakes up.
+//! `idle`: the cost of each view without events: CPU, and the rate of wakeups.
 //!
-//! The host may not be idle, but the network namespace of the benchmark is, and it alone is watched.
+//! The host may not be idle, but the network namespace of the benchmark is, and only that is watched.
 
 use std::{process::Command, thread, time::Duration};
 
@@ -23,7 +23,7 @@ const VIEWS: [&[&str]; 5] = [
 
 pub fn run(options: &Options) -> Result<Vec<Row>> {
     let duration = options.pick(Duration::from_secs(30), Duration::from_secs(2));
-    // At the same time: each is measured by itself.
+    // They run at the same time, and each is measured separately.
     let mut running = Vec::new();
     for view in VIEWS {
         let name = format!("tcpstate {}", view[0]);
@@ -44,7 +44,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     for (running, _) in &running {
         running.await_quiet()?;
     }
-    // What was started last has still woken it.
+    // The start of the last one has woken the others.
     thread::sleep(Duration::from_millis(500));
     let read = |running: &Running| anyhow::Ok((running.cpu()?, running.wakeups()?));
     let before = running

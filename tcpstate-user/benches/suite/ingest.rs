@@ -1,9 +1,9 @@
-//! `ingest`: how fast events become answers, and what a live connection takes.
+//! `ingest`: the rate at which events are processed, and the memory of a live connection.
 //!
-//! A stream of clients' and servers' whole lives is made as the bytes of its records, a block at a time,
-//! as a reader of recordings unpacks them; that is not part of the time. Each block is taken in at once, with more
-//! and more of the tracker switched on, in turns. Then the same stream as a recording: read alone, and
-//! read into the whole tracker.
+//! A stream of complete connections of clients and servers is generated as the bytes of its records, a block
+//! at a time, as a reader of recordings unpacks them; generating is not part of the time. The cases alternate,
+//! with more and more parts of the tracker. Then the same stream is read from a recording: with reading
+//! only, and into the complete tracker.
 
 pub mod memory;
 mod stream;
@@ -33,20 +33,20 @@ use crate::{
     report::{Row, ratios},
 };
 
-/// Events in a block.
+/// Number of events in a block.
 const BLOCK: usize = 16_384;
-/// Events that are handed to the tracker at a time.
+/// Number of events passed to the tracker at a time.
 const BATCH: usize = 1_024;
 
 /// Makes a tracker with some of its parts.
 type Make = fn() -> Tracker;
 
-/// A stream, and how much of the tracker takes it in.
+/// A stream, and the parts of the tracker that process it.
 struct Case {
     name: String,
     live: usize,
     ports: usize,
-    /// `None`: events are decoded only.
+    /// `None` if events are only decoded.
     make: Option<Make>,
 }
 
@@ -95,7 +95,7 @@ fn cases(options: &Options) -> Vec<Case> {
             "decode, connections, histograms",
             Some(|| whole().without_rates()),
         ),
-        ("all together", Some(whole)),
+        ("all parts", Some(whole)),
     ];
     let mut cases: Vec<Case> = parts
         .into_iter()
@@ -115,7 +115,7 @@ fn cases(options: &Options) -> Vec<Case> {
         &[("1,000", 1_000, 20)],
     );
     cases.extend(sizes.iter().map(|&(count, live, ports)| Case {
-        name: format!("all together; {count} live, {ports} ports"),
+        name: format!("all parts; {count} live, {ports} ports"),
         live,
         ports,
         make: Some(whole),
@@ -124,7 +124,7 @@ fn cases(options: &Options) -> Vec<Case> {
 }
 
 impl Case {
-    /// Takes the whole stream in once, a batch after the other as the program does.
+    /// Processes the whole stream once, batch after batch, as the program does.
     fn run(&self, events: usize) -> Result<Duration> {
         let mut tracker = self.make.map(|make| make());
         let mut stream = Stream::new(self.live, self.ports);
@@ -167,7 +167,7 @@ fn apply(tracker: &mut Tracker, batch: &[Event]) {
     }
 }
 
-/// A benchmark of something that does nothing would be fast.
+/// Checks that the tracker did its work: doing nothing would be fast.
 fn check(tracker: &Tracker, events: usize) -> Result<()> {
     let books = tracker.books();
     ensure!(
@@ -177,37 +177,37 @@ fn check(tracker: &Tracker, events: usize) -> Result<()> {
     );
     ensure!(
         (books.gaps, books.superseded, books.evicted) == (0, 0, 0),
-        "the tracker lost its way: {books:?}"
+        "wrong books of the tracker: {books:?}"
     );
     Ok(())
 }
 
-/// The time that this thread has run: the machine may have other work.
+/// The CPU time of this thread, because the machine may have other work.
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
 }
 
-/// The same stream from a file. By the wall clock: reading has a thread of its own.
+/// The same stream from a file, timed by the wall clock because reading has a thread of its own.
 fn from_recording(events: usize, rounds: usize) -> Result<Vec<Row>> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("ingest.rec");
     write(&path, events)?;
-    let (mut read, mut taken_in) = (Vec::new(), Vec::new());
+    let (mut read, mut processed) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let took = read_all(&path, events, |_| ())?;
         read.push(events as f64 / took.as_secs_f64());
         let mut tracker = whole();
         let took = read_all(&path, events, |batch| apply(&mut tracker, batch))?;
         check(&tracker, events)?;
-        taken_in.push(events as f64 / took.as_secs_f64());
+        processed.push(events as f64 / took.as_secs_f64());
     }
     let name = |what| format!("{what}; 10,000 live");
-    let figure = "events/s by the clock";
+    let figure = "events/s, wall clock";
     Ok(vec![
-        Row::new(name("a recording, read alone"), figure, &read),
-        Row::new(name("a recording, all together"), figure, &taken_in)
-            .ratio("read alone", &ratios(&taken_in, &read)),
+        Row::new(name("recording, reading only"), figure, &read),
+        Row::new(name("recording, all parts"), figure, &processed)
+            .ratio("reading only", &ratios(&processed, &read)),
     ])
 }
 

@@ -1,4 +1,4 @@
-//! `latency`: from the kernel's timestamp to the moment at which the line is there to read on a pipe.
+//! `latency`: the time from the kernel's timestamp until the line can be read from a pipe.
 
 use std::{
     io::Read,
@@ -31,7 +31,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
             Some(1_000),
         ),
         (
-            "as many connections as it can",
+            "as many connections as possible",
             options.pick(60_000, 2_000),
             None,
         ),
@@ -50,12 +50,12 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         let what = format!("tcpstate trace --json, {load}");
         rows.push(Row::new(&what, "p50, ms", &[at(0.5)]));
         rows.push(Row::new(&what, "p99, ms", &[at(0.99)]));
-        rows.push(Row::new(what, "longest, ms", &[at(1.0)]));
+        rows.push(Row::new(what, "maximum, ms", &[at(1.0)]));
     }
     Ok(rows)
 }
 
-/// The delay of each line, in milliseconds.
+/// Returns the delay of each line, in milliseconds.
 fn measure(churn: &Churn, connections: u64, per_second: Option<u32>) -> Result<Vec<f64>> {
     let mut child = Command::new(TCPSTATE)
         .args(["trace", "--json", "-P"])
@@ -71,13 +71,13 @@ fn measure(churn: &Churn, connections: u64, per_second: Option<u32>) -> Result<V
         let reader = scope.spawn(move || read_delays(pipe, watches));
         let load = load(&mut child, churn, watches, connections, per_second);
         if load.is_err() {
-            // Or the reader would wait for ever.
+            // Otherwise the reader would wait for ever.
             let _ = child.kill();
             let _ = child.wait();
         }
         let delays = reader.join().expect("the reader does not panic");
         let (warming, mut delays) = (load?, delays?);
-        // Those of the connections before are not of this load: the last ones count.
+        // The first lines belong to the connections made before the load; only the last ones count.
         let of_load = (connections * PER_CONNECTION) as usize;
         let before = delays.len().checked_sub(of_load);
         let before = before.with_context(|| format!("{} lines of {of_load}", delays.len()))?;
@@ -90,7 +90,7 @@ fn measure(churn: &Churn, connections: u64, per_second: Option<u32>) -> Result<V
     })
 }
 
-/// Connections until it watches, then those that count. Gives how many there were before.
+/// Makes connections until tcpstate watches, then those of the load. Returns the number of the former.
 fn load(
     child: &mut Child,
     churn: &Churn,
@@ -99,7 +99,7 @@ fn load(
     per_second: Option<u32>,
 ) -> Result<u64> {
     let mut before = 0;
-    // One after the other until the line of one is there.
+    // One connection after the other, until the line of one has been read.
     while !watches.load(Ordering::Acquire) {
         ensure!(
             child.try_wait()?.is_none(),
@@ -114,7 +114,7 @@ fn load(
     Ok(before)
 }
 
-/// As Ctrl-C: what is on its way is still printed.
+/// Ends it like Ctrl-C: pending events are still printed.
 fn stop(child: &mut Child) -> Result<()> {
     kill_process(Pid::from_child(child), Signal::INT)?;
     let status = child.wait()?;
@@ -122,7 +122,7 @@ fn stop(child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-/// Reads lines as they come; the delay of each, the summary left out.
+/// Reads lines as they arrive. Returns the delay of each line except the summary.
 fn read_delays(mut pipe: impl Read, watches: &AtomicBool) -> Result<Vec<f64>> {
     const TIME: &str = "\"ts_ns\":";
     let mut delays = Vec::new();
@@ -142,9 +142,9 @@ fn read_delays(mut pipe: impl Read, watches: &AtomicBool) -> Result<Vec<f64>> {
             .map_or(0, |at| at + 1);
         let text = std::str::from_utf8(&pending[..whole])?;
         for line in text.lines().filter(|line| line.contains("\"transition\"")) {
-            let (_, rest) = line.split_once(TIME).context("a line without its time")?;
+            let (_, rest) = line.split_once(TIME).context("a line without a time")?;
             let digits = rest.split(',').next().unwrap_or(rest);
-            let ts_ns: i64 = digits.parse().context("a line's time")?;
+            let ts_ns: i64 = digits.parse().context("the time of a line")?;
             delays.push((now_ns - ts_ns) as f64 / 1e6);
             watches.store(true, Ordering::Release);
         }

@@ -1,22 +1,22 @@
-//! The head of a report: on what it was measured, and with which versions.
+//! The head of a report: the machine, and the versions of the compared programs.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, thread};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-/// The machine, its kernel, and the versions of what was compared.
+/// The machine, its kernel, and the versions of the compared programs.
 #[derive(Serialize)]
 pub struct Head {
     pub cpu: String,
     pub cores: usize,
     pub memory_mib: u64,
     pub kernel: String,
-    /// By program.
+    /// The versions, by program.
     pub versions: BTreeMap<String, String>,
 }
 
-/// Reads it.
+/// Reads the head from the machine.
 pub fn head() -> Result<Head> {
     let field = |path: &str, name: &str| -> Result<String> {
         let text = fs::read_to_string(path).with_context(|| path.to_owned())?;

@@ -1,12 +1,12 @@
-//! The measurements of `cargo xtask bench`: what tcpstate costs, beside what others cost.
+//! The benchmarks of `cargo xtask bench`: the costs of tcpstate, beside those of other tools.
 //!
-//! Each module measures one thing and gives [`report::Row`]s. Every comparison is made in turns within
-//! one run, because only the ratio of two things measured side by side means something on a machine
-//! that has its own pace. Counts are asserted (what the generator made is what was seen, or said to be
-//! lost), times never.
+//! Each module is one benchmark and returns [`report::Row`]s. Every comparison alternates its cases
+//! within one run: since machines are differently fast, only ratios of cases measured side by side are
+//! meaningful. Counts are asserted (every transition that the generator made was seen or reported lost),
+//! times never.
 //!
 //! ```text
-//! cargo xtask bench [WHAT ...] [--quick] [--rounds N] [--json FILE] [--write-docs]
+//! cargo xtask bench [WHICH ...] [--quick] [--rounds N] [--json FILE] [--write-docs]
 //! ```
 
 #![expect(
@@ -40,24 +40,24 @@ use clap::{Parser, ValueEnum};
 
 use self::report::{Report, Row};
 
-/// What is measured, in the order in which it is shown.
+/// The benchmarks, in the order in which they are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Which {
-    /// Connections per second on loopback with each tool, beside untraced
+    /// Connections per second on loopback with each tool, and untraced
     Churn,
-    /// One run of each BPF program, beside an empty one
+    /// Cost of one run of each BPF program, and of an empty one
     Probe,
-    /// As many transitions as the machine can make: rate, and where loss begins
+    /// Maximum rate of transitions, and the rate at which loss begins
     Storm,
     /// Decoding, tracker, rates, histograms: events per second, bytes per connection
     Ingest,
     /// Recordings: bytes per event, time to write and to read
     Recording,
-    /// From exec to the first line, with few and many sockets there
+    /// Time from exec to the first line, with few and many existing sockets
     Start,
-    /// CPU and wakeups of each view where nothing happens
+    /// CPU and wakeups of each view without events
     Idle,
-    /// From the kernel's timestamp to the line on a pipe
+    /// Time from the kernel's timestamp to the line on a pipe
     Latency,
 }
 
@@ -96,40 +96,40 @@ impl Which {
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench")]
 struct Options {
-    /// What to measure; nothing named: all
+    /// Benchmarks to run [default: all]
     which: Vec<Which>,
-    /// Short, for its counts: what CI runs. Its times mean little
+    /// Short, to check the counts, as CI does. The times mean little
     #[arg(long)]
     quick: bool,
-    /// Interleaved rounds of each comparison
+    /// Number of interleaved rounds of each comparison
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// Write the rows to this file as well, as JSON
+    /// Also write the rows to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Put the tables into docs/overhead.md in place of those that are there
+    /// Replace the tables in docs/overhead.md
     #[arg(long)]
     write_docs: bool,
-    /// What cargo says to every benchmark
+    /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
-    /// A part of `ingest` that wants a process of its own
+    /// The part of `ingest` that needs a process of its own
     #[arg(long, hide = true, value_name = "CONNECTIONS")]
     live_memory: Option<usize>,
-    /// A part of `start`, likewise
+    /// The part of `start` that needs a process of its own
     #[arg(long, hide = true, value_name = "NUMBER")]
     hold_sockets: Option<u8>,
 }
 
 impl Options {
-    /// Rounds of a comparison that is this many by default.
+    /// The number of rounds of a comparison whose default is `usual`.
     fn rounds(&self, usual: usize) -> usize {
         self.rounds
             .unwrap_or(if self.quick { 1 } else { usual })
             .max(1)
     }
 
-    /// The second where it is to be quick, the first otherwise.
+    /// Returns `quick` in a quick run, `usual` otherwise.
     const fn pick<T: Copy>(&self, usual: T, quick: T) -> T {
         if self.quick { quick } else { usual }
     }
@@ -156,8 +156,8 @@ fn main() -> Result<()> {
     for which in which {
         eprintln!("== {}", which.name());
         if which.needs_the_kernel() {
-            // A new one for each: no connection in TIME_WAIT is left from the one before. All that is
-            // started from here on is in it too.
+            // A new namespace for each benchmark has no connections in TIME_WAIT left from the one before.
+            // Processes started from here on are in it too.
             net::enter_own_namespace()?;
         }
         let rows = which

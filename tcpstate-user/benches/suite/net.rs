@@ -1,4 +1,4 @@
-//! The network namespace that all is measured in: no other traffic, and settings of its own.
+//! The network namespace of the benchmarks, with no other traffic and settings of its own.
 
 use std::{fs, io, os::fd::AsRawFd as _};
 
@@ -8,16 +8,16 @@ use rustix::{
     thread::UnshareFlags,
 };
 
-/// Puts this thread, and what it starts from now on, into a new network namespace with its loopback
-/// up.
+/// Moves this thread, and the threads and processes that it starts from now on, into a new network
+/// namespace, and sets its loopback up.
 pub fn enter_own_namespace() -> Result<()> {
-    // SAFETY: NEWNET shares nothing with other threads that could become inconsistent; file descriptors,
-    // the one thing that this call could pull apart, are not touched by it.
+    // SAFETY: NEWNET separates nothing from other threads that could become inconsistent. The call could
+    // separate file descriptors (NEWFILES), but does not.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
-        .context("make a network namespace (it takes root)")?;
+        .context("make a network namespace (requires root)")?;
     set_up_loopback()?;
-    // As many connections from one address as there are ports, and those just closed no burden: TIME_WAIT
-    // beyond this many is cut short, so that the last round finds what the first found.
+    // Allows many connections from one address, and limits TIME_WAIT, so that the connections of the first
+    // rounds do not slow down the last.
     set("ip_local_port_range", "10000 65000")?;
     set("tcp_max_tw_buckets", "16384")
 }

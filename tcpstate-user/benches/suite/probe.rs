@@ -1,9 +1,9 @@
-//! `probe`: what one run of each BPF program costs, beside the floor: an empty program on the same
+//! `probe`: the cost of one run of each BPF program, beside the floor: an empty program on the same
 //! tracepoint.
 //!
-//! The kernel measures (`BPF_ENABLE_STATS`); the floor contains what its measuring costs. Our program is
-//! loaded here, with a ring that holds everything, so that no reader disturbs; the others run as the
-//! processes that they are. Two loads: a storm without the network, and a churn of connections.
+//! The kernel measures (`BPF_ENABLE_STATS`); the floor includes the cost of measuring. This process loads
+//! tcpstate's program, with a ring that holds everything, so that no reader interferes. Other tools run as
+//! processes. There are two loads: a storm without the network, and a churn of connections.
 
 use anyhow::{Context as _, Result, ensure};
 use tcpstate_capture::{
@@ -22,7 +22,7 @@ use crate::{
     tool::{self, Tool},
 };
 
-/// One thing to measure.
+/// One case to measure.
 struct Case {
     name: String,
     what: What,
@@ -34,18 +34,19 @@ enum What {
         job: Job,
         filter: Filter,
     },
-    /// A process with programs of its own: a peer, or a view of ours that counts in the kernel.
+    /// A process that loads programs: a peer.
     Process(Tool),
 }
 
-/// The floor of ours, and ours, with which others are compared: the first two cases.
+/// The first two cases: the floor for tcpstate's programs, and tcpstate's program, to which the peers are
+/// compared.
 const EMPTY: &str = "empty, btf";
 const FULL: &str = "full record, btf";
 
 pub fn run(options: &Options) -> Result<Vec<Row>> {
     let host = Host::read();
     let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime)
-        .context("let the kernel measure BPF programs (it takes root)")?;
+        .context("make the kernel measure BPF programs (requires root)")?;
     let cases = cases();
     let churn = Churn::new()?;
     let storm = Storm::new()?;
@@ -60,8 +61,10 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         }
         Ok(2 * turns)
     };
-    let loads: [(&str, &dyn Fn() -> Result<u64>); 2] =
-        [("ns a run, storm", &stormed), ("ns a run, churn", &churned)];
+    let loads: [(&str, &dyn Fn() -> Result<u64>); 2] = [
+        ("ns per run, storm", &stormed),
+        ("ns per run, churn", &churned),
+    ];
     let rounds = options.rounds(11);
     let mut rows = Vec::new();
     for (figure, load) in loads {
@@ -94,7 +97,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// [`EMPTY`], [`FULL`], and the others.
+/// [`EMPTY`], [`FULL`] and the other cases.
 fn cases() -> Vec<Case> {
     let ports = |list: &str| Filter {
         port: Some(list.parse::<PortSet>().expect("a list of ports")),
@@ -113,24 +116,19 @@ fn cases() -> Vec<Case> {
     let mut cases = vec![
         ours(EMPTY, Mode::Btf, Job::Nothing, all()),
         ours(FULL, Mode::Btf, stream, all()),
+        ours("counter and clock only, btf", Mode::Btf, Job::Clock, all()),
+        ours("counting in the kernel, btf", Mode::Btf, tally, all()),
         ours(
-            "count and read the clock, btf",
-            Mode::Btf,
-            Job::Clock,
-            all(),
-        ),
-        ours("counted in the kernel, btf", Mode::Btf, tally, all()),
-        ours(
-            "a filter that passes, btf",
+            "filter that passes, btf",
             Mode::Btf,
             stream,
             ports("1-65535"),
         ),
-        ours("a filter that drops, btf", Mode::Btf, stream, ports("1")),
+        ours("filter that drops, btf", Mode::Btf, stream, ports("1")),
         ours("empty, tracepoint", Mode::Tracepoint, Job::Nothing, all()),
         ours("full record, tracepoint", Mode::Tracepoint, stream, all()),
         ours(
-            "a filter that drops, tracepoint",
+            "filter that drops, tracepoint",
             Mode::Tracepoint,
             stream,
             ports("1"),
@@ -154,8 +152,8 @@ impl Case {
         }
     }
 
-    /// Nanoseconds per run of the program under a load that makes at least as many transitions as it
-    /// says; the program has to have run for each.
+    /// Returns the nanoseconds per run of the program under a load. Fails unless the program ran for each
+    /// transition that the load reports to have made.
     fn measure(&self, host: &Host, load: &dyn Fn() -> Result<u64>) -> Result<f64> {
         let (runs, made) = match &self.what {
             What::Ours { mode, job, filter } => measure_ours(host, (*mode, *job, filter), load)?,
@@ -181,7 +179,7 @@ impl Case {
     }
 }
 
-/// Loads our program, or the empty one, for as long as the load lasts.
+/// Attaches tcpstate's program, or the empty one, while the load runs.
 fn measure_ours(
     host: &Host,
     (attach, job, filter): (Mode, Job, &Filter),
@@ -199,7 +197,8 @@ fn measure_ours(
     loaded.attach()?;
     let made = load()?;
     loaded.detach()?;
-    // Nothing is read while it runs: the ring holds it all, and the reader's cost is not the probe's.
+    // Nothing is read while it runs: the ring holds all records, and the reader's cost is not part of the
+    // program's.
     ring.drain(usize::MAX, |_| ());
     let run = loaded.program_run()?;
     let runs = ProgramRuns {

@@ -1,7 +1,7 @@
-//! Tools as processes: start one, wait until it watches, end it, and what it cost meanwhile.
+//! Tools as processes: starts one, waits until it watches, ends it, and measures its cost meanwhile.
 //!
-//! The same for all of them, ours and others': the kernel's figures of the process and of its BPF
-//! programs, never what a tool says of itself.
+//! The figures are the same for tcpstate and the peers: those of the kernel for the process and for its BPF
+//! programs, never a tool's own.
 
 use std::{
     collections::BTreeMap,
@@ -16,39 +16,39 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Our binary, of the same build as this benchmark.
+/// The tcpstate binary of the same build as this benchmark.
 pub const TCPSTATE: &str = env!("CARGO_BIN_EXE_tcpstate");
-/// How long anything that must happen may take: it turns a hang into a message.
+/// The limit for every wait: it turns a hang into a message.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Between two looks at what the kernel has no event for.
+/// The interval of polling where the kernel has no event to wait for.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How one sees that a tool watches.
+/// The sign that a tool watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ready {
     /// Its BPF program runs when there is a transition.
     Runs,
-    /// It writes this on standard error.
+    /// It writes this to standard error.
     Says(&'static str),
 }
 
-/// A tool that watches.
+/// A running tool.
 pub struct Running {
     child: Child,
     name: String,
     output: File,
     errors: File,
     ready: Ready,
-    /// A peer may overhear a signal that comes at the wrong moment (bpftrace does); ours dies of a second
-    /// one without a summary.
+    /// Whether the tool may miss a signal at a bad moment, as bpftrace does. tcpstate must not get a second
+    /// signal, which ends it without a summary.
     overhears: bool,
     cpu_when_ready: Duration,
     ended: bool,
 }
 
-/// What is left of a tool.
+/// The results of a tool that has ended.
 pub struct Ended {
-    /// CPU time from the moment it watched to its end, what it printed last included.
+    /// CPU time from the moment it watched to its end, including its last output.
     pub cpu: Duration,
     pub output: String,
     pub errors: String,
@@ -59,12 +59,12 @@ pub struct Ended {
 pub struct ProgramRuns {
     pub run_ns: u64,
     pub run_count: u64,
-    /// Runs that the kernel skipped, because the program was under way on that CPU.
+    /// Number of runs that the kernel skipped because the program was already running on that CPU.
     pub recursion_misses: u64,
 }
 
 impl Running {
-    /// Starts it with its output in files that have no name, and waits until it watches.
+    /// Starts it with its output in unnamed files, and waits until it watches.
     pub fn start(name: &str, mut command: Command, ready: Ready) -> Result<Self> {
         let (output, errors) = (tempfile::tempfile()?, tempfile::tempfile()?);
         command
@@ -94,9 +94,9 @@ impl Running {
     }
 
     fn await_ready(&mut self) -> Result<()> {
-        // Only while it is waited for: the counting has a cost of its own.
+        // Only while waiting, because counting has a cost of its own.
         let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime)
-            .context("let the kernel count the runs of BPF programs (it takes root)")?;
+            .context("make the kernel count the runs of BPF programs (requires root)")?;
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -107,7 +107,7 @@ impl Running {
             match self.ready {
                 Ready::Runs => {
                     let before = program_runs(self.id())?;
-                    // A transition: it listens, and is closed.
+                    // Listening and closing are transitions.
                     drop(TcpListener::bind("127.0.0.1:0")?);
                     if program_runs(self.id())?.run_count > before.run_count {
                         return Ok(());
@@ -128,12 +128,12 @@ impl Running {
         }
     }
 
-    /// CPU time up to now, of all its threads.
+    /// The CPU time of all its threads up to now.
     pub fn cpu(&self) -> Result<Duration> {
         let mut sum_ns = 0;
         for thread in fs::read_dir(format!("/proc/{}/task", self.id()))? {
             let path = thread?.path().join("schedstat");
-            // A thread that has just ended is no error.
+            // A thread may have just ended.
             let text = fs::read_to_string(path).unwrap_or_default();
             let ran = text.split_ascii_whitespace().next();
             sum_ns += ran.and_then(|ran| ran.parse::<u64>().ok()).unwrap_or(0);
@@ -141,7 +141,7 @@ impl Running {
         Ok(Duration::from_nanos(sum_ns))
     }
 
-    /// How often its threads have gone to sleep and been woken up to now.
+    /// The number of wakeups of its threads up to now.
     pub fn wakeups(&self) -> Result<u64> {
         let mut sum = 0;
         for thread in fs::read_dir(format!("/proc/{}/task", self.id()))? {
@@ -156,10 +156,10 @@ impl Running {
         Ok(sum)
     }
 
-    /// Waits until it has worked off what it has seen: until it hardly runs any more.
+    /// Waits until it has processed all events: until it hardly uses CPU any more.
     pub fn await_quiet(&self) -> Result<()> {
         const WINDOW: Duration = Duration::from_millis(50);
-        // A capture hands its packets over once a second.
+        // A packet capture delivers its packets once a second.
         let enough = match self.ready {
             Ready::Runs => 3,
             Ready::Says(_) => 25,
@@ -176,7 +176,7 @@ impl Running {
         Ok(())
     }
 
-    /// Ends it as Ctrl-C does, once it has worked off what it has seen.
+    /// Ends it like Ctrl-C, after it has processed all events.
     pub fn end(mut self) -> Result<Ended> {
         self.await_quiet()?;
         let used = self.reap()?;
@@ -187,9 +187,9 @@ impl Running {
         })
     }
 
-    /// Interrupts it, waits for its end, and gives the CPU time of its whole life.
+    /// Interrupts it, waits for its end, and returns its CPU time from its start.
     fn reap(&mut self) -> Result<Duration> {
-        /// Until a signal counts as overheard.
+        /// The time after which a signal counts as missed.
         const SOON: Duration = Duration::from_secs(1);
         let start = Instant::now();
         let mut interrupted = 0;
@@ -202,7 +202,7 @@ impl Running {
             // SAFETY: all bytes zero is a `struct rusage`.
             let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
             let pid = libc::pid_t::try_from(self.id())?;
-            // SAFETY: both pointers are to what `wait4` writes.
+            // SAFETY: `wait4` writes to both pointers, and both are to variables of the right type.
             let reaped =
                 unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) };
             if reaped == pid {
@@ -226,25 +226,26 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.ended {
-            // An error is on its way already.
+            // An error is being returned already.
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }
 }
 
-/// All that was written up to now. Read by position: the process writes where the file's own one is.
+/// Returns all output up to now. Reads by position, because the process writes at the position that it
+/// shares with this file.
 fn contents(file: &File) -> Result<String> {
     let mut bytes = vec![0; usize::try_from(file.metadata()?.len())?];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What the kernel says of the BPF programs that a process holds; each once.
+/// Sums the kernel's figures of the BPF programs that a process holds, each program once.
 pub fn program_runs(pid: u32) -> Result<ProgramRuns> {
     let mut programs = BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        // What has just been closed is no error.
+        // A descriptor may have just been closed.
         let text = fs::read_to_string(entry?.path()).unwrap_or_default();
         let field = |name: &str| {
             let value = text.lines().find_map(|line| line.strip_prefix(name));

@@ -1,8 +1,8 @@
-//! `recording`: what recordings take: bytes, write time and read time per event, for streams of known
-//! traffic.
+//! `recording`: bytes, write time and read time per event of recordings, for streams of known traffic.
 //!
-//! Beside the plainest format there could be: the records as they are, in blocks of the same size, under
-//! the same compressor. Times are CPU time of this process: the reader works in a thread of its own.
+//! They are compared with the simplest possible format: the records themselves, in blocks of the same
+//! size, with the same compressor. Times are CPU time of this process, because the reader has a thread of
+//! its own.
 
 #[path = "../../tests/support/stream.rs"]
 mod stream;
@@ -33,10 +33,10 @@ use crate::{
     report::{Row, ratios},
 };
 
-/// Events in a block, as recordings are written unless told otherwise.
+/// Number of events in a block: the default of recordings.
 const BLOCK: usize = 16_384;
 
-/// A way to keep events in a file.
+/// A file format for events.
 struct Way {
     write: fn(&Path, &[Event]) -> Result<()>,
     read: fn(&Path) -> Result<usize>,
@@ -51,7 +51,7 @@ const PLAIN: Way = Way {
 /// One of the figures.
 type Figure = fn(&Taken) -> f64;
 
-/// What a way takes in one round.
+/// The figures of a format in one round.
 struct Taken {
     bytes: f64,
     write_ns: f64,
@@ -76,16 +76,16 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
             ours.push(OURS.measure(&path, &events)?);
         }
         let figures: [(&str, Figure); 3] = [
-            ("bytes an event", |taken| taken.bytes),
-            ("write, ns an event", |taken| taken.write_ns),
-            ("read, ns an event", |taken| taken.read_ns),
+            ("bytes per event", |taken| taken.bytes),
+            ("write, ns per event", |taken| taken.write_ns),
+            ("read, ns per event", |taken| taken.read_ns),
         ];
         for (figure, of) in figures {
             let values: Vec<f64> = ours.iter().map(of).collect();
             let plain: Vec<f64> = plain.iter().map(of).collect();
             rows.push(
                 Row::new(name, figure, &values)
-                    .ratio("plain records under zstd", &ratios(&values, &plain)),
+                    .ratio("plain records with zstd", &ratios(&values, &plain)),
             );
         }
     }
@@ -109,7 +109,7 @@ impl Way {
     }
 }
 
-/// CPU time of this process, nanoseconds.
+/// CPU time of this process in nanoseconds.
 fn cpu_ns() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64

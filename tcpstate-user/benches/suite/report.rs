@@ -1,6 +1,6 @@
-//! What was measured, as rows, and how they are written: Markdown and JSON.
+//! The results as rows, and their formats: Markdown and JSON.
 //!
-//! Knows nothing of how anything is measured.
+//! Knows nothing of the measuring.
 
 use std::fmt::Write as _;
 
@@ -15,12 +15,12 @@ pub struct Spread {
     pub median: f64,
     pub min: f64,
     pub max: f64,
-    /// How many rounds.
+    /// Number of rounds.
     pub rounds: usize,
 }
 
 impl Spread {
-    /// `None` of no value, and where a value is no number.
+    /// Returns `None` if there is no value, or if a value is not a number.
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -51,23 +51,23 @@ impl Spread {
     }
 }
 
-/// One figure of one case, and its ratio to that of another, each pair taken from one round.
+/// One figure of one case, and its ratio to that of another case in the same rounds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// Such as `tcpstate trace`.
+    /// The case, such as `tcpstate trace`.
     pub what: String,
-    /// What the figure is, with its unit, such as `connections/s`.
+    /// The figure with its unit, such as `connections/s`.
     pub figure: &'static str,
-    /// `None` where it could not be measured: the note says why.
+    /// `None` if it could not be measured; the note gives the reason.
     pub value: Option<Spread>,
     pub ratio: Option<Ratio>,
     pub note: Option<String>,
 }
 
-/// How many times another case.
+/// The ratio to another case.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ratio {
-    /// Of which case.
+    /// The other case.
     pub of: &'static str,
     #[serde(flatten)]
     pub spread: Spread,
@@ -89,7 +89,7 @@ impl Row {
         Self::new(what, figure, &[]).note(why)
     }
 
-    /// Its ratio in each round to another case's value in that round.
+    /// Adds its ratio in each round to another case's value in that round.
     #[must_use]
     pub fn ratio(mut self, of: &'static str, ratios: &[f64]) -> Self {
         self.ratio = Spread::of(ratios).map(|spread| Ratio { of, spread });
@@ -103,7 +103,7 @@ impl Row {
     }
 }
 
-/// The value of each round over the other's.
+/// Divides the value of each round by the other's.
 pub fn ratios(values: &[f64], others: &[f64]) -> Vec<f64> {
     values
         .iter()
@@ -120,7 +120,7 @@ pub struct Report {
     pub benches: Vec<Bench>,
 }
 
-/// The rows of one measurement.
+/// The rows of one benchmark.
 #[derive(Serialize)]
 pub struct Bench {
     pub name: &'static str,
@@ -140,13 +140,13 @@ impl Report {
         self.benches.push(Bench { name, rows });
     }
 
-    /// The head and one table of everything.
+    /// The head, and one table of all rows.
     pub fn markdown(&self) -> String {
         let mut text = self.head.markdown();
         if self.quick {
-            text.push_str("\nA quick run: its counts are right, its times mean little.\n");
+            text.push_str("\nA quick run: the counts are checked, the times mean little.\n");
         }
-        text.push_str("\n| bench | what | figure | median (min..max) | ratio | |\n");
+        text.push_str("\n| bench | case | figure | median (min..max) | ratio | note |\n");
         text.push_str("|---|---|---|---|---|---|\n");
         for bench in &self.benches {
             for row in &bench.rows {
@@ -163,10 +163,11 @@ impl Report {
 }
 
 impl Bench {
-    /// A table of these rows alone.
+    /// The table of these rows.
     pub fn table(&self) -> String {
         let mut text =
-            "| what | figure | median (min..max) | ratio | |\n|---|---|---|---|---|\n".to_owned();
+            "| case | figure | median (min..max) | ratio | note |\n|---|---|---|---|---|\n"
+                .to_owned();
         for row in &self.rows {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{}", row.cells());
@@ -191,7 +192,7 @@ impl Row {
     }
 }
 
-/// Three digits that matter, or all before the point, in groups.
+/// Formats three significant digits, or all digits before the point, in groups.
 fn number(value: f64) -> String {
     let size = value.abs();
     if size >= 100.0 {

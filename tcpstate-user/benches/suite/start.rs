@@ -1,7 +1,7 @@
-//! `start`: from exec to the first line, with few and many sockets there.
+//! `start`: the time from exec to the first line, with few and many existing sockets.
 //!
-//! A black box: `tcpstate rates 100ms 1 --json` prints one line at the end of its first interval. What
-//! comes before the interval is loading, attaching and taking in the sockets that are there.
+//! It is a black-box measurement: `tcpstate rates 100ms 1 --json` prints one line at the end of its first
+//! interval. Before the interval it loads and attaches the program, and seeds with the existing sockets.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -47,11 +47,11 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
             none.clone_from(&first);
         }
         rows.push(
-            Row::new(format!("{sockets} sockets there"), FIGURE, &first)
+            Row::new(format!("{sockets} existing sockets"), FIGURE, &first)
                 .ratio("no sockets", &ratios(&first, &none))
-                .note("all of them in that line"),
+                .note("all of them counted in that line"),
         );
-        let what = format!("`ss -tan`, {sockets} sockets there");
+        let what = format!("`ss -tan`, {sockets} existing sockets");
         rows.push(if ss.is_empty() {
             Row::missing(what, "ms", "not installed (Debian: iproute2)")
         } else {
@@ -61,7 +61,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Milliseconds from exec to the first line, and how many sockets it says are ESTABLISHED.
+/// Returns the milliseconds from exec to the first line, and the line's number of ESTABLISHED sockets.
 fn first_line() -> Result<(f64, u64)> {
     let start = Instant::now();
     let mut child = Command::new(TCPSTATE)
@@ -83,7 +83,7 @@ fn first_line() -> Result<(f64, u64)> {
     Ok((took.as_secs_f64() * 1e3, established))
 }
 
-/// How long `ss` takes to list the same, where it is installed.
+/// Returns the milliseconds that `ss`, if installed, takes to list the same sockets.
 fn ss_takes() -> Result<Option<f64>> {
     let start = Instant::now();
     match Command::new("ss").arg("-tan").output() {

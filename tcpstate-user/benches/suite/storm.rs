@@ -1,8 +1,8 @@
-//! `storm`: transitions without the network, as many as the machine can make; and from how many on some
-//! are lost, by the size of the ring.
+//! `storm`: the maximum rate of transitions without the network, and the rate at which loss begins, by the
+//! size of the ring.
 //!
-//! The rate at which loss begins is searched by halves, between what the machine can make and nothing:
-//! a storm of given pace on one core, `tcpstate rates` on the others, a run for each step.
+//! A binary search between zero and the maximum finds the rate at which loss begins: each step is a run with
+//! a storm of fixed rate on one core, and `tcpstate rates` on the others.
 
 use std::{process::Command, sync::Barrier, thread, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::{
     generator::Storm,
     process::{Ready, Running, TCPSTATE},
     report::{Row, ratios},
-    tool,
+    tool::{self, UNTRACED},
 };
 
-/// What `tcpstate` saw of a storm.
+/// The results of a storm that tcpstate watches.
 struct Traced {
     per_second: f64,
     lost_percent: f64,
@@ -29,34 +29,34 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// One storm on each core, so that the reader has none for itself.
+/// One storm on each core, so that no core is free for the reader.
 fn on_every_core(options: &Options) -> Result<Vec<Row>> {
     let cores = thread::available_parallelism()?.get();
     let duration = options.pick(Duration::from_secs(3), Duration::from_millis(500));
-    let (mut alone, mut with_us, mut lost) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut alone, mut traced_rates, mut lost) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..options.rounds(10) {
         let (made, took) = storm(cores, duration, None)?;
         alone.push(made as f64 / took.as_secs_f64());
         let traced = traced(cores, duration, None, "8M")?;
-        with_us.push(traced.per_second);
+        traced_rates.push(traced.per_second);
         lost.push(traced.lost_percent);
     }
-    let case = |what| format!("{what}, a storm on each of {cores} cores");
+    let case = |what| format!("{what}, storms on all {cores} cores");
     Ok(vec![
-        Row::new(case("nothing"), "transitions/s", &alone),
-        Row::new(case("tcpstate rates"), "transitions/s", &with_us)
-            .ratio("nothing", &ratios(&with_us, &alone)),
+        Row::new(case(UNTRACED), "transitions/s", &alone),
+        Row::new(case("tcpstate rates"), "transitions/s", &traced_rates)
+            .ratio(UNTRACED, &ratios(&traced_rates, &alone)),
         Row::new(case("tcpstate rates"), "lost, %", &lost)
-            .note("there is no core left for the reader; each is counted"),
+            .note("no core is free for the reader; every loss is counted"),
     ])
 }
 
-/// The target: nothing lost at 600,000 a second for half a minute.
+/// The target: no loss at 600,000 transitions per second for half a minute.
 fn sustained(options: &Options) -> Result<Vec<Row>> {
     let duration = options.pick(Duration::from_secs(30), Duration::from_secs(2));
     let traced = traced(1, duration, Some(600_000.0), "8M")?;
     let what = format!(
-        "tcpstate rates, 600,000/s asked for on one core for {} s, ring of 8 MiB",
+        "tcpstate rates, 600,000/s requested on one core for {} s, ring of 8 MiB",
         duration.as_secs()
     );
     Ok(vec![
@@ -76,12 +76,13 @@ fn where_loss_begins(options: &Options) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for &size in sizes {
         eprintln!("storm: ring of {size}");
-        let what = format!("where loss begins, ring of {size}iB");
+        let (number, unit) = size.split_at(size.len() - 1);
+        let what = format!("highest rate without loss, ring of {number} {unit}iB");
         let figure = "transitions/s";
         let all = traced(1, duration, None, size)?;
         if all.lost_percent == 0.0 {
             let row = Row::new(what, figure, &[all.per_second]);
-            rows.push(row.note("none lost at what one core can make"));
+            rows.push(row.note("the maximum of one core"));
             continue;
         }
         let (mut kept, mut lost) = (0.0, all.per_second);
@@ -93,16 +94,13 @@ fn where_loss_begins(options: &Options) -> Result<Vec<Row>> {
                 lost = pace;
             }
         }
-        rows.push(
-            Row::new(what, figure, &[kept])
-                .note(format!("none lost at this rate, some at {lost:.0}/s")),
-        );
+        rows.push(Row::new(what, figure, &[kept]).note(format!("loss at {lost:.0}/s")));
     }
     Ok(rows)
 }
 
-/// Storms on so many cores while `tcpstate rates` watches; what it says it lost, with its books checked
-/// against what was made.
+/// Runs storms on this number of cores while `tcpstate rates` watches. Returns the losses that it reports,
+/// after checking its books against the number of transitions made.
 fn traced(
     cores: usize,
     duration: Duration,
@@ -128,14 +126,15 @@ fn traced(
             .with_context(|| name.to_owned())
     };
     let (seen, lost, rejected) = (number("seen")?, number("lost")?, number("rejected")?);
-    ensure!(seen >= made, "{made} transitions were made and {seen} seen");
+    ensure!(seen >= made, "{seen} of {made} transitions were seen");
     Ok(Traced {
         per_second: made as f64 / took.as_secs_f64(),
         lost_percent: 100.0 * (lost + rejected) as f64 / made as f64,
     })
 }
 
-/// Storms on so many cores at once, each pinned to its own: how many transitions, in what time.
+/// Runs storms on this number of cores at the same time, each pinned to its core. Returns the number of
+/// transitions and the time that they took.
 fn storm(cores: usize, duration: Duration, per_second: Option<f64>) -> Result<(u64, Duration)> {
     let barrier = Barrier::new(cores);
     thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! The tools that are compared: our views, and the peers as Debian packages them.
+//! The compared tools: tcpstate's views, and the peers as Debian packages them.
 
 use std::process::Command;
 
@@ -9,28 +9,31 @@ use crate::{
     process::{Ended, Ready, TCPSTATE},
 };
 
-/// A program and how it is used here.
+/// The case without any tool, to which the others are compared.
+pub const UNTRACED: &str = "untraced";
+
+/// A program, and its use here.
 #[derive(Clone)]
 pub struct Tool {
-    /// As it is called in the tables.
+    /// Its name in the tables.
     pub name: &'static str,
     program: &'static str,
     arguments: Vec<String>,
-    /// The Debian package that has it; ours has none.
+    /// The Debian package of a peer; `None` for tcpstate.
     package: Option<&'static str>,
     pub ready: Ready,
-    /// What it reports of one connection of the churn.
+    /// Number of lines, or counts, that it reports for one connection of the churn.
     pub per_connection: u64,
     count: fn(&Ended) -> Result<Counted>,
 }
 
-/// What a tool reported.
+/// The report of a tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counted {
-    /// Lines, or counts, about the churn's ports.
+    /// Number of lines, or counts, for the churn's ports.
     pub reported: u64,
-    /// Events that it says it lost.
-    pub said_lost: u64,
+    /// Number of events that it reports as lost.
+    pub reported_lost: u64,
 }
 
 impl Tool {
@@ -40,17 +43,17 @@ impl Tool {
         command
     }
 
-    /// What it reported of the churn.
+    /// Counts its report of the churn.
     pub fn count(&self, ended: &Ended) -> Result<Counted> {
         (self.count)(ended).with_context(|| {
             format!(
-                "what {} reported: {:.500} {:.500}",
+                "the report of {}: {:.500} {:.500}",
                 self.name, ended.output, ended.errors
             )
         })
     }
 
-    /// Why it cannot be measured here, if it cannot.
+    /// The reason why it cannot be measured here, if there is one.
     pub fn missing(&self) -> Option<String> {
         let package = self.package?;
         let found = Command::new(self.program).arg("--version").output();
@@ -81,8 +84,8 @@ fn ours(
     }
 }
 
-/// Our views of the churn's ports, so that their counts are exact whatever else the host does. The
-/// filter passes all that the churn makes.
+/// tcpstate's views, filtered to the churn's ports so that their counts are exact whatever else happens on
+/// the host. The filter passes every transition of the churn.
 pub fn views() -> Vec<Tool> {
     let ports = format!("-P {}-{}", PORTS.start(), PORTS.end());
     let ours = |name, arguments: &str, per_connection, count| {
@@ -113,7 +116,7 @@ pub fn views() -> Vec<Tool> {
     ]
 }
 
-/// What others use for the same question.
+/// Other tools that answer the same question.
 pub fn peers() -> Vec<Tool> {
     const EACH: &str = "tracepoint:sock:inet_sock_set_state /args->protocol == 6/ { \
         printf(\"%llu %d %d %d %d %d %s\\n\", nsecs, args->sport, args->dport, args->oldstate, \
@@ -157,7 +160,7 @@ pub fn peers() -> Vec<Tool> {
             |ended| count_columns(ended, [3, 5]),
         ),
         peer(
-            "bpftrace, a line an event",
+            "bpftrace, a line per event",
             "bpftrace",
             "bpftrace",
             &["-e", EACH],
@@ -193,11 +196,10 @@ pub fn peers() -> Vec<Tool> {
     ]
 }
 
-/// The one that counts in the kernel and loses nothing: it also says whether the generator makes what
-/// it says it makes.
+/// The tool that counts in the kernel and loses nothing: its count also checks the generator's.
 pub const BPFTRACE_COUNT: &str = "bpftrace, count() in the kernel";
 
-/// Name and version of each peer that is here.
+/// The name and version of each peer.
 pub fn versions() -> Vec<(String, String)> {
     let packages = ["libbpf-tools", "bpftrace", "tcpdump", "iproute2"];
     let query = |package: &str| {
@@ -216,7 +218,7 @@ pub fn versions() -> Vec<(String, String)> {
         .to_vec()
 }
 
-/// A line each, after a header; the summary is on standard error.
+/// Counts a line per event after the header; the summary is on standard error.
 fn count_lines(ended: &Ended) -> Result<Counted> {
     let summary = ended.errors.lines().find(|line| line.contains(" seen "));
     let lost = summary
@@ -225,21 +227,21 @@ fn count_lines(ended: &Ended) -> Result<Counted> {
         .context("no `lost` in the summary")?;
     Ok(Counted {
         reported: ended.output.lines().skip(1).count() as u64,
-        said_lost: lost.replace(',', "").parse()?,
+        reported_lost: lost.replace(',', "").parse()?,
     })
 }
 
-/// What the summary in JSON says has passed.
+/// Reads the count from the summary in JSON.
 fn count_passed(ended: &Ended) -> Result<Counted> {
     let summary = summary(&ended.output)?;
     let number = |pointer| summary.pointer(pointer).and_then(serde_json::Value::as_u64);
     Ok(Counted {
         reported: number("/selection/passed").context("selection.passed")?,
-        said_lost: number("/accounting/lost").context("accounting.lost")?,
+        reported_lost: number("/accounting/lost").context("accounting.lost")?,
     })
 }
 
-/// The summary of a run with `--json`, whose books have to balance.
+/// Reads the summary of a run with `--json`; its books must balance.
 pub fn summary(output: &str) -> Result<serde_json::Value> {
     let last = output.lines().last().context("no output")?;
     let summary: serde_json::Value = serde_json::from_str(last)?;
@@ -257,8 +259,8 @@ fn is_churn_port(field: &str) -> bool {
     field.parse().is_ok_and(|port: u16| PORTS.contains(&port))
 }
 
-/// Lines with a port of the churn in one of these columns, counted from the right: what stands left of
-/// them can contain blanks.
+/// Counts the lines with a port of the churn in one of these columns, numbered from the right because
+/// the columns left of them can contain blanks.
 fn count_columns(ended: &Ended, columns: [usize; 2]) -> Result<Counted> {
     ensure!(ended.output.contains("LPORT"), "no header");
     let of_churn = |line: &&str| {
@@ -277,19 +279,19 @@ fn count_columns(ended: &Ended, columns: [usize; 2]) -> Result<Counted> {
     });
     Ok(Counted {
         reported: ended.output.lines().filter(of_churn).count() as u64,
-        said_lost: lost.sum(),
+        reported_lost: lost.sum(),
     })
 }
 
 fn count_bpftrace_lines(ended: &Ended) -> Result<Counted> {
     ensure!(
         ended.output.contains("Attaching"),
-        "it did not say that it attaches"
+        "it did not report that it attaches"
     );
     let of_churn = |line: &&str| line.split(' ').skip(1).take(2).any(is_churn_port);
     Ok(Counted {
         reported: ended.output.lines().filter(of_churn).count() as u64,
-        said_lost: bpftrace_lost(ended),
+        reported_lost: bpftrace_lost(ended),
     })
 }
 
@@ -300,11 +302,11 @@ fn count_bpftrace_count(ended: &Ended) -> Result<Counted> {
         .find_map(|line| line.strip_prefix("@: "));
     Ok(Counted {
         reported: count.context("no `@: `")?.trim().parse()?,
-        said_lost: bpftrace_lost(ended),
+        reported_lost: bpftrace_lost(ended),
     })
 }
 
-/// It says so in between, wherever it notices: `Lost 123 events`.
+/// Sums the lines `Lost 123 events`, which bpftrace prints among its output.
 fn bpftrace_lost(ended: &Ended) -> u64 {
     let said = ended.output.lines().chain(ended.errors.lines());
     said.filter_map(|line| {
@@ -327,6 +329,6 @@ fn count_tcpdump(ended: &Ended) -> Result<Counted> {
     };
     Ok(Counted {
         reported: number(" packets captured")?,
-        said_lost: number(" packets dropped by kernel")?,
+        reported_lost: number(" packets dropped by kernel")?,
     })
 }

@@ -1,4 +1,4 @@
-//! What a live connection takes: so many are opened and none closed, in a process of its own.
+//! The memory of a live connection: a process of its own opens a number of connections and closes none.
 
 use std::{env, fs, process::Command};
 
@@ -27,9 +27,9 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         );
         let measured: [f64; 3] = serde_json::from_slice(&output.stdout)?;
         let figures = [
-            "resident bytes a connection",
-            "bytes of the tables a connection",
-            "resident at most, MiB",
+            "resident bytes per connection",
+            "table bytes per connection",
+            "peak resident memory, MiB",
         ];
         let what = format!("{connections} live connections");
         for (figure, value) in figures.into_iter().zip(measured) {
@@ -39,7 +39,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The part that runs in a process of its own: prints the figures.
+/// The main function of that process: prints the figures.
 pub fn measure_here(connections: usize) -> Result<()> {
     let before = resident("VmRSS")?;
     let mut tracker = Tracker::new(Limits::default());
@@ -57,7 +57,7 @@ pub fn measure_here(connections: usize) -> Result<()> {
         tracker.books().live
     );
     let after = resident("VmRSS")?;
-    // The benchmark's own.
+    // The benchmark's own memory is subtracted.
     let own = stream.memory();
     let each = |bytes: usize| bytes as f64 / connections as f64;
     let figures = [
@@ -69,7 +69,7 @@ pub fn measure_here(connections: usize) -> Result<()> {
     Ok(())
 }
 
-/// A size of this process in bytes, as the kernel counts it.
+/// A size of this process in bytes, as counted by the kernel.
 fn resident(field: &str) -> Result<usize> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(field));

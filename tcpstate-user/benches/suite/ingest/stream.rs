@@ -1,4 +1,4 @@
-//! A stream of clients' and servers' whole lives, the same every time, as the bytes of its records.
+//! A stream of complete connections of clients and servers, the same every time, as the bytes of its records.
 
 use tcpstate_common::{
     Record, State,
@@ -15,12 +15,12 @@ pub struct Life {
     port: u16,
 }
 
-/// Lives in random order, each of them whole and in its own order.
+/// Connections whose transitions are interleaved at random, each complete and in order.
 pub struct Stream {
     lives: Vec<Life>,
-    /// Ports that are served, the first ones much more than the last.
+    /// Number of service ports; the first have many more connections than the last.
     ports: usize,
-    /// Whose turn it was.
+    /// The connection of each record.
     at: usize,
     next: u64,
     ts_ns: u64,
@@ -58,11 +58,11 @@ impl Stream {
         stream
     }
 
-    /// Puts the next so many records in place of what is there.
+    /// Replaces the content of `bytes` by the next `events` records.
     pub fn fill(&mut self, bytes: &mut Vec<u8>, events: usize) {
         bytes.clear();
         for _ in 0..events {
-            // A listener's child is established at once.
+            // A child of a listener begins in ESTABLISHED.
             if !(self.lives[self.at].server && self.lives[self.at].step == 1) {
                 self.at = (self.random() >> 32) as usize % self.lives.len();
             }
@@ -72,7 +72,7 @@ impl Stream {
 
     fn begin(&mut self) -> Life {
         let random = self.random();
-        // Cubed, so that half of all go to an eighth of the ports.
+        // Cubed, so that half of the connections go to an eighth of the ports.
         let share = (random & 0xffff) as f64 / 65_536.0;
         let port = (share * share * share * self.ports as f64) as u16 + 1;
         self.next += 1;
@@ -84,7 +84,7 @@ impl Stream {
         }
     }
 
-    /// The next transition of this life, or the first of a new one.
+    /// The next transition of this connection, or the first of a new one.
     pub fn advance(&mut self, at: usize) -> Record {
         if usize::from(self.lives[at].step) + 1 == CLIENT.len() {
             self.lives[at] = self.begin();
@@ -177,7 +177,7 @@ fn v4(octets: [u8; 4]) -> [u8; 16] {
 }
 
 impl Stream {
-    /// Bytes that the stream itself holds.
+    /// Number of bytes that the stream itself holds.
     pub fn memory(&self) -> usize {
         self.lives.capacity() * size_of::<Life>()
     }
