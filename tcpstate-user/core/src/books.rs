@@ -1,8 +1,8 @@
-//! The books: where every transition went, from the kernel to the view, and what it cost to watch.
+//! The books: the way of every transition from the kernel to the view, and the cost of watching.
 
 use serde::{Deserialize, Serialize};
 
-/// The books: where every transition that the kernel made went.
+/// The books of a source: every transition that the kernel made is in one of them.
 ///
 /// `seen = filtered + submitted + lost` and `submitted = received + rejected`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,7 +13,7 @@ pub struct Accounting {
     pub filtered: u64,
     /// Written to the ring buffer.
     pub submitted: u64,
-    /// Not written to the ring buffer though they should have been.
+    /// Not written to the ring buffer, although no filter dropped them.
     pub lost: u64,
     /// Read from the ring buffer and handed on.
     pub received: u64,
@@ -25,16 +25,16 @@ pub struct Accounting {
     pub lost_by_reason: LostByReason,
     /// `rejected` by reason.
     pub rejected_by_reason: RejectedByReason,
-    /// The capture's own books are missing: a recording that was cut, or a part of one that is not
-    /// its last. The numbers then speak of the file only; `filtered` and `lost` are unknown, not 0.
+    /// Whether the capture's own books are missing: of a recording that was cut, or of a part that is
+    /// not the last one. The numbers are then those of the file; `filtered` and `lost` are unknown, not 0.
     #[serde(default)]
     pub partial: bool,
 }
 
-/// Why the kernel side dropped a transition on purpose.
+/// The transitions that the kernel side dropped on purpose, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilteredByReason {
-    /// Not TCP: SCTP, MPTCP, DCCP pass the same tracepoint.
+    /// Not TCP: SCTP, MPTCP and DCCP use the same tracepoint.
     pub protocol: u64,
     /// Not the address family asked for.
     pub family: u64,
@@ -45,7 +45,7 @@ pub struct FilteredByReason {
     /// Not in the cgroup asked for, nor below it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cgroup: u64,
-    /// A recording: captured, since the kernel side could not tell yet, and then left out by the
+    /// Of a recording: captured, because the kernel side could not decide, and then dropped by the
     /// filter in user space.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub settled: u64,
@@ -56,7 +56,7 @@ const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// Why the kernel side lost a transition.
+/// The transitions that the kernel side lost, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostByReason {
     /// The ring buffer was full.
@@ -64,55 +64,55 @@ pub struct LostByReason {
     /// The kernel skipped the program because one was already running on that CPU
     /// (`recursion_misses` of the program); `None` where the kernel skips without counting. A BTF
     /// tracepoint counts them since Linux 6.1, and skips none before; a classic one counts them since
-    /// 6.7 only.
+    /// 6.7.
     pub nested: Option<u64>,
 }
 
-/// Why the reader did not hand on a record.
+/// The records that the reader did not hand on, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedByReason {
     /// It could not be decoded.
     pub malformed: u64,
-    /// The queue between the reader and the view was full: the output is too slow.
+    /// The queue between the reader and the view was full, because the output was too slow.
     pub queue_full: u64,
-    /// A recording: it was captured, but this file does not have it: the block was damaged, it is in
-    /// another file of a rotation, or it had left the flight recorder's memory.
+    /// Of a recording: captured, but not in this file. The block was damaged, the event is in another
+    /// file of a rotation, or it had left the flight recorder's memory.
     #[serde(default)]
     pub not_in_file: u64,
 }
 
-/// What the capture itself cost.
+/// The cost of the capture itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureCost {
     /// Run time of the BPF program, nanoseconds, where the kernel keeps it.
     pub bpf_run_ns: Option<u64>,
     /// Runs of the BPF program, where the kernel keeps it.
     pub bpf_run_count: Option<u64>,
-    /// The most bytes seen waiting in the ring buffer.
+    /// The most bytes that have waited in the ring buffer at a time.
     pub ring_high_water_bytes: Option<u64>,
 }
 
-/// Where the events that were received went: `received = passed + dropped + undecided + unread`.
+/// The received events by what became of them: `received = passed + dropped + undecided + unread`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Selection {
-    /// What the filters made of them, and how many went to the view.
+    /// The decisions of the filters; `passed` went to the view.
     #[serde(flatten)]
     pub settled: Settled,
-    /// Received after the view had shown all that it was asked for.
+    /// Received after the view had shown all that was asked for.
     pub unread: u64,
 }
 
-/// What a [`Settler`](crate::filter::Settler) has done so far. Every event that it was given is in one of these, or held.
+/// The decisions of a filter. Every event that it was given is in one of these, or held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Settled {
     /// Events that match.
     pub passed: u64,
     /// Events that do not.
     pub dropped: u64,
-    /// Events of which the socket's next one, which would have told, never came: no later event of
-    /// the socket matched in the kernel, which then dropped it; or it was lost; or the run ended
-    /// first. With `-L` or `-P` nearly all are the first kind, one for each outgoing connection from
-    /// another port. They are not `dropped`: of a single one nobody can say which it was.
+    /// Events that only the socket's next one could have decided, which never came: the kernel dropped
+    /// it as not matching, or it was lost, or the run ended first. With `-L` or `-P` nearly all are of the
+    /// first kind, one for each outgoing connection from another port. They are not `dropped`, because
+    /// the kind of a single one is not known.
     pub undecided: u64,
 }
 
@@ -130,12 +130,12 @@ pub struct RunBooks {
     pub cost: Cost,
 }
 
-/// Our own cost over the run.
+/// The cost of a run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Cost {
     /// CPU time of this process, user and system, nanoseconds.
     pub cpu_ns: u64,
-    /// The largest resident set, bytes, where `/proc` tells.
+    /// The largest resident set, bytes, where `/proc` has it.
     pub max_rss_bytes: Option<u64>,
     /// The capture's part.
     #[serde(flatten)]

@@ -1,28 +1,28 @@
-//! What is kept for each of very many sockets that come and go: a dense list, found by the cookie.
+//! A map by cookie for very many sockets that come and go: a dense list and an index.
 //!
-//! The memory follows the number of them, up and down, and not the time. A hash map that holds the values
-//! itself would take a place for each that it has room for; and where more than half of it is in use it
-//! doubles once more, however long after it was filled, since what is taken out of it leaves marks that must
-//! be cleared, which it does in place only up to half. Here the table holds numbers of four bytes, and has
-//! room for twice as many at once.
+//! Its memory depends on the number of entries, not on how long the map has been in use. A hash map that
+//! holds the values itself has a place for each entry that it has room for. Where more than half of it is
+//! in use it doubles once more, however long after it was filled: removed entries leave tombstones, which
+//! it clears in place only up to half. Here the table holds numbers of four bytes, and has room for twice
+//! as many from the start.
 
 #![expect(
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    reason = "a number in the index is that of an entry; there are fewer than 2^32, more than fit into memory"
+    reason = "a number in the index is that of an entry; 2^32 entries do not fit into memory"
 )]
 
 use hashbrown::{HashTable, hash_table::Entry};
 
 use crate::hash::mix;
 
-/// So much room is not worth giving back, entries.
+/// Entries of room that are not worth giving back.
 const SMALL: usize = 4096;
 
-/// Values by cookie. See the module for how they are kept.
+/// Values by cookie. The module's documentation describes the layout.
 #[derive(Debug)]
 pub struct ByCookie<V> {
-    /// Where in `entries` what belongs to a cookie is.
+    /// The positions in `entries`, by cookie.
     index: HashTable<u32>,
     entries: Vec<(u64, V)>,
 }
@@ -37,12 +37,12 @@ impl<V> Default for ByCookie<V> {
 }
 
 impl<V> ByCookie<V> {
-    /// How many there are.
+    /// The number of entries.
     pub const fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no entries.
     pub const fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -52,12 +52,12 @@ impl<V> ByCookie<V> {
         self.find(cookie).map(|at| &self.entries[at].1)
     }
 
-    /// The value of this cookie, to change.
+    /// The value of this cookie, mutable.
     pub fn get_mut(&mut self, cookie: u64) -> Option<&mut V> {
         self.find(cookie).map(|at| &mut self.entries[at].1)
     }
 
-    /// All values, to change.
+    /// All values, mutable.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.entries.iter_mut().map(|(_, value)| value)
     }
@@ -67,7 +67,7 @@ impl<V> ByCookie<V> {
         self.entries.into_iter().map(|(_, value)| value)
     }
 
-    /// What belongs to the cookie; where there is nothing, `make` makes it. And whether it did.
+    /// The value of this cookie, made by `make` where there is none, and whether it is new.
     pub fn get_or_insert_with(&mut self, cookie: u64, make: impl FnOnce() -> V) -> (&mut V, bool) {
         let entries = &mut self.entries;
         make_room(&mut self.index, entries);
@@ -89,7 +89,7 @@ impl<V> ByCookie<V> {
         (&mut entries[at].1, is_new)
     }
 
-    /// Takes out the value of this cookie.
+    /// Removes the value of this cookie.
     pub fn remove(&mut self, cookie: u64) -> Option<V> {
         let at = self.find(cookie)?;
         let value = self.take_out(at);
@@ -97,14 +97,14 @@ impl<V> ByCookie<V> {
         Some(value)
     }
 
-    /// Takes out all that `keep` does not want to.
+    /// Removes the values that `keep` rejects.
     pub fn retain(&mut self, mut keep: impl FnMut(u64, &mut V) -> bool) {
         let mut at = 0;
         while let Some((cookie, value)) = self.entries.get_mut(at) {
             if keep(*cookie, value) {
                 at += 1;
             } else {
-                // The last one is here now.
+                // The last entry is here now.
                 self.take_out(at);
             }
         }
@@ -121,7 +121,7 @@ impl<V> ByCookie<V> {
         self.index.find(mix(cookie), is_it).map(|&at| at as usize)
     }
 
-    /// Takes out an entry; the last one takes its place.
+    /// Removes an entry; the last one takes its place.
     fn take_out(&mut self, at: usize) -> V {
         let last = self.entries.len() - 1;
         if let Ok(place) = self
@@ -151,11 +151,11 @@ impl<V> ByCookie<V> {
     }
 }
 
-/// Makes the table larger as soon as half of it is in use.
+/// Enlarges the table as soon as half of it is in use.
 fn make_room<V>(index: &mut HashTable<u32>, entries: &[(u64, V)]) {
     let room = index.num_buckets() / 8 * 7;
     if 2 * (index.len() + 1) > room {
-        // More than is free, however it is used; else nothing would be done now.
+        // More than is free, however it is used; otherwise nothing would be done now.
         index.reserve(index.len() + 2, |&at| mix(entries[at as usize].0));
     }
 }
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_a_map() {
+    fn it_behaves_as_a_map() {
         let (mut map, mut oracle) = (ByCookie::default(), BTreeMap::new());
         let mut random = 1_u64;
         for round in 0..50_000 {
@@ -215,8 +215,8 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_follows_the_number_and_not_the_time() {
-        // At every filling, also those at which a hash map would grow later.
+    fn memory_depends_on_the_entries_and_not_on_the_time() {
+        // At every load, also those at which a hash map would grow later.
         for live in [9_000, 13_000, 17_000, 21_000] {
             let mut map = ByCookie::default();
             for cookie in 0..live {

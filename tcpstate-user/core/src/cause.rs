@@ -1,4 +1,4 @@
-//! Why a connection ended, and what the kernel keeps of it afterwards, read from the transition to
+//! The cause of a connection's end, and its state in the kernel afterwards, both from the transition to
 //! CLOSE alone.
 
 use std::{borrow::Cow, fmt};
@@ -12,25 +12,25 @@ use tcpstate_common::{
 
 use crate::event::Event;
 
-/// Why a connection ended.
+/// The cause of a connection's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
     /// Both sides closed in order.
     Fin,
     /// The peer reset it.
     ResetByPeer,
-    /// This side ended it without the orderly close: `SO_LINGER` 0, closed with unread data, the
-    /// listener closed before it was accepted, or given up while still connecting.
+    /// This side ended it without the orderly close: with `SO_LINGER` 0, with unread data, because the
+    /// listener closed before it was accepted, or while still connecting.
     ResetLocally,
     /// Nothing listens there.
     Refused,
     /// No answer in time.
     TimedOut,
-    /// No way there: host or network unreachable.
+    /// Host or network unreachable.
     Unreachable,
     /// Another error of the socket, a positive errno.
     Errno(u16),
-    /// Not told by what the record has.
+    /// The record does not show it.
     Unknown,
 }
 
@@ -41,7 +41,7 @@ const ETIMEDOUT: u16 = 110;
 const ECONNREFUSED: u16 = 111;
 const EHOSTUNREACH: u16 = 113;
 
-/// Names of the errors that a TCP socket ends with besides those that are a cause of their own.
+/// The names of the errors that a TCP socket can end with and that have no cause of their own.
 const ERRNO_NAMES: &[(u16, &str)] = &[
     (1, "EPERM"),
     (4, "EINTR"),
@@ -72,7 +72,7 @@ const ERRNO_NAMES: &[(u16, &str)] = &[
 ];
 
 impl Cause {
-    /// All but the errors, which have names of their own.
+    /// All causes but the errors, which have names of their own.
     pub(crate) const NAMED: [Self; 7] = [
         Self::Fin,
         Self::ResetByPeer,
@@ -97,7 +97,7 @@ impl Cause {
         }
     }
 
-    /// The cause that is written so: in either case, with `-` or `_`.
+    /// The cause of this name: in either case, with `-` or `_`.
     pub fn from_name(name: &str) -> Option<Self> {
         let name = name.replace('-', "_");
         let is = |other: &str| name.eq_ignore_ascii_case(other);
@@ -117,13 +117,13 @@ impl Cause {
             .or_else(|| errno().map(Self::Errno))
     }
 
-    /// Why the connection of this transition ended; `None` where none did: not a transition to
-    /// CLOSE, or a listener's.
+    /// The cause of the end that this transition is; `None` where it ends no connection: it does not
+    /// lead to CLOSE, or is a listener's.
     ///
-    /// Without the fields of the socket ([`flags::SOCKET`]) it is [`Cause::Unknown`]: the states
-    /// alone do not tell an orderly end from an error. `LAST_ACK` -> CLOSE is also a reset or a
-    /// timeout of the last FIN. And a socket that has been closed is given ECONNRESET by data that still
-    /// comes (`tcp_rcv_state_process`), as by a reset: nothing in it tells the two apart.
+    /// Without the fields of the socket ([`flags::SOCKET`]) it is [`Cause::Unknown`]: the states alone
+    /// do not distinguish an orderly end from an error. `LAST_ACK` -> CLOSE is also a reset or a timeout of
+    /// the last FIN. And a closed socket gets ECONNRESET from data that still arrives
+    /// (`tcp_rcv_state_process`), as from a reset: nothing in the socket distinguishes the two.
     ///
     /// *Source:* `net/ipv4/tcp.c` and `tcp_input.c`. With an error: `tcp_reset` (ECONNREFUSED in
     /// `SYN_SENT`, EPIPE in `CLOSE_WAIT`, else ECONNRESET), `tcp_write_err` (ETIMEDOUT or the last ICMP
@@ -138,8 +138,8 @@ impl Cause {
         Some(Self::of_end(oldstate, event.error(), manner))
     }
 
-    /// The same by what [`Cause::of`] looks at: the state before, the socket's error, and what
-    /// [`manner()`] says of its flags.
+    /// The cause by the facts that [`Cause::of`] uses: the state before, the socket's error, and the
+    /// [`manner()`] of its flags.
     pub fn of_end(oldstate: State, error: Option<u16>, manner: u8) -> Self {
         let closed_here = manner & manner::CLOSED_HERE != 0;
         let orphan_or_done = manner & manner::ORPHAN_OR_DONE != 0;
@@ -150,7 +150,7 @@ impl Cause {
                 Some(0),
                 State::ESTABLISHED | State::CLOSE_WAIT | State::FIN_WAIT1 | State::FIN_WAIT2,
             ) => Self::ResetLocally,
-            // Without the shutdown it is connect() itself that failed, and does not say why here.
+            // Without the shutdown connect() itself failed, and left no reason here.
             (Some(0), State::SYN_SENT) if closed_here => Self::ResetLocally,
             (None | Some(0), _) => Self::Unknown,
             (Some(ECONNRESET), _) | (Some(EPIPE), State::CLOSE_WAIT) => Self::ResetByPeer,
@@ -161,7 +161,7 @@ impl Cause {
         }
     }
 
-    /// As JSON and text write it: the cause, or the error's name, or `errno_N` where it has none.
+    /// The name in JSON and text: of the cause, or of the error, or `errno_N` where the error has none.
     #[expect(clippy::indexing_slicing, reason = "at where it was found")]
     pub fn name(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
@@ -188,9 +188,9 @@ impl fmt::Display for Cause {
     }
 }
 
-/// The state in which the kernel keeps a connection after its transition to CLOSE, in a socket that
-/// no tracepoint shows: `FIN_WAIT2` for an orphan whose peer has not closed yet, `TIME_WAIT` when both
-/// have. `None` where it is gone, or where the record does not tell.
+/// The state in which the kernel keeps a connection after its transition to CLOSE, as a minisocket
+/// that no tracepoint shows: `FIN_WAIT2` for an orphan whose peer has not closed yet, `TIME_WAIT` when
+/// both have. `None` where it is gone, or where the record does not show it.
 ///
 /// *Source:* `tcp_time_wait` and its callers `tcp_fin`, `tcp_rcv_state_process`, `__tcp_close`.
 pub fn goes_on(event: &Event) -> Option<State> {
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_close_has_no_cause() {
+    fn a_transition_that_ends_nothing_has_no_cause() {
         let record = Record {
             oldstate: State::ESTABLISHED,
             newstate: State::FIN_WAIT1,
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn where_it_goes_on() {
+    fn a_connection_that_goes_on_has_the_state_of_its_minisocket() {
         const S: u8 = flags::SOCKET;
         for (oldstate, error, flags, expected) in [
             (State::CLOSING, 0, S, Some(State::TIME_WAIT)),

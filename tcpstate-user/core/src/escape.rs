@@ -1,11 +1,11 @@
-//! Text that others chose, made harmless.
+//! Untrusted text, made harmless.
 //!
 //! A process names itself, with any 15 bytes. They must not reach a terminal as they are (escape
-//! sequences, or characters that turn the line around), and not a spreadsheet as a formula.
+//! sequences, or characters that reverse the line), nor a spreadsheet as a formula.
 
 use std::fmt::{self, Write};
 
-/// Whether the character changes how others are shown instead of being shown.
+/// Whether the character is not shown itself but changes how others are shown.
 ///
 /// Controls (C0, DEL, C1), line and paragraph separators, and the invisible ones that reorder or
 /// join text.
@@ -20,14 +20,14 @@ pub const fn is_harmful(c: char) -> bool {
         | '\u{feff}')
 }
 
-/// Bytes as printable text: a backslash is doubled, a harmful character is `\u{1b}`, a byte that is
-/// no UTF-8 is `\xff`. No two different names look alike.
+/// Bytes as printable text: a backslash is doubled, a harmful character becomes `\u{1b}`, a byte that
+/// is not UTF-8 becomes `\xff`. Different names never look alike.
 #[derive(Clone, Copy, Debug)]
 pub struct Printable<'a>(pub &'a [u8]);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Nearly all names are of this kind, and cheaper in one piece.
+        // Nearly all names are plain, and cheaper in one piece.
         let is_plain = |&byte: &u8| matches!(byte, b' '..=b'~') && byte != b'\\';
         if self.0.iter().all(is_plain)
             && let Ok(text) = std::str::from_utf8(self.0)
@@ -50,13 +50,13 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// [`Printable`] text for a spreadsheet: with `'` before what would else be taken for a formula.
+/// [`Printable`] text for a spreadsheet: with `'` before anything that it would take for a formula.
 #[derive(Clone, Copy, Debug)]
 pub struct Cell<'a>(pub &'a [u8]);
 
 impl fmt::Display for Cell<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What comes after a space is still taken for one.
+        // A formula may follow spaces.
         let first = self.0.iter().find(|byte| !byte.is_ascii_whitespace());
         if matches!(first, Some(b'=' | b'+' | b'-' | b'@')) {
             f.write_char('\'')?;
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ordinary_names_stay_as_they_are() {
+    fn ordinary_names_are_unchanged() {
         for name in [
             "curl",
             "Web Content",
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_name_is_made_of_nothing_harmful_is_left() {
+    fn no_harmful_character_of_any_name_is_left() {
         for byte in 0..=255u8 {
             for next in [0x20, 0x80, 0x9b, 0xff] {
                 let text = Printable(&[byte, next]).to_string();

@@ -1,7 +1,7 @@
 //! From the bytes of the ring buffer, or of a recording, to an [`Event`].
 //!
-//! Pure and total: any bytes give an event or a [`DecodeError`], nothing panics, and what comes out
-//! is a copy that owes nothing to the memory it came from.
+//! Pure and total: any bytes give an event or a [`DecodeError`], nothing panics, and an event is a
+//! copy that does not refer to the memory it came from.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,11 +9,11 @@ use tcpstate_common::{Record, State, record};
 
 /// One transition of one TCP socket: a [`Record`] that has been checked.
 ///
-/// The accessors give what is known as `Some` and what is not as `None`; they never make a 0 of it.
+/// The accessors give `None` for a value that is not known, never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event(Record);
 
-/// Why bytes are not a record.
+/// The reason why bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The length is not that of a record.
@@ -24,12 +24,12 @@ pub enum DecodeError {
     Family(u8),
 }
 
-/// What identifies a socket in a stream of events.
+/// The identity of a socket in a stream of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SocketId {
     /// The kernel's socket cookie, unique until the next boot.
     Cookie(u64),
-    /// The address of the `struct sock`, which the kernel uses again once the socket is freed.
+    /// The address of the `struct sock`, which the kernel reuses once the socket is freed.
     Address(u64),
 }
 
@@ -110,7 +110,7 @@ impl Event {
         self.0.rport
     }
 
-    /// Whether the addresses are IPv4 or v4-mapped: what travels on the wire.
+    /// Whether IPv4 travels on the wire: the addresses are IPv4 or v4-mapped.
     pub fn is_ipv4(&self) -> bool {
         self.0.family == record::AF_INET || self.laddr().is_ipv4() || self.raddr().is_ipv4()
     }

@@ -1,19 +1,18 @@
 //! The hash of the tables: one multiplication.
 //!
-//! Live, keys are numbers that the kernel makes up (cookies, addresses, inode numbers, ports), not
-//! what a process or a peer chooses; names that a process chooses are hashed with a key, see
-//! [`super::group`]. Whoever makes up a recording does choose all numbers in it, and can make them
-//! collide: reading that file is then slow, for each event at worst as many steps as
-//! [`super::Limits`] allow connections or listeners. It takes no more memory than another file, and
-//! can be interrupted.
+//! Live, keys are numbers that the kernel chooses (cookies, addresses, inode numbers, ports), not a
+//! process or a peer; names that a process chooses are hashed with a random key (`model/group`). The
+//! author of a forged recording chooses all numbers in it, and can make them collide: reading that
+//! file is then slow, for each event at worst as many steps as the model's limits allow connections or
+//! listeners. It takes no more memory than another file, and can be interrupted.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// An odd number without pattern: 2^64 divided by the golden ratio.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Mixes one word. Both ends of the result are good: the tables use the low bits for the place and
-/// the high ones for the tag.
+/// Mixes one word. The low and the high bits are both well mixed: the tables use the low ones for the
+/// place and the high ones for the tag.
 #[inline]
 #[expect(
     clippy::cast_possible_truncation,

@@ -1,5 +1,5 @@
-//! A histogram as it is read. Its buckets are those of [`tcpstate_common::buckets`]; what is shorter than a
-//! microsecond or longer than a day is in the first or the last of them, and counted as such.
+//! Histograms. The buckets are those of [`tcpstate_common::buckets`]; durations shorter than a
+//! microsecond or longer than a day are in the first or the last of them, and counted as such.
 
 use std::ops::Range;
 
@@ -28,25 +28,25 @@ pub struct Histogram {
     count: u64,
     below: u64,
     above: u64,
-    /// Of no use while `count` is 0.
+    /// Meaningless while `count` is 0.
     min_ns: u64,
     max_ns: u64,
     sum_ns: u128,
 }
 
-/// Some of the durations: those from `lower_ns` up to, and without, `upper_ns`.
+/// The durations from `lower_ns` up to, but not including, `upper_ns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
-    /// The shortest duration that belongs here.
+    /// The shortest duration in it.
     pub lower_ns: u64,
-    /// The shortest that no longer does.
+    /// The shortest duration beyond it.
     pub upper_ns: u64,
-    /// How many.
+    /// The number of durations.
     pub count: u64,
 }
 
 impl Histogram {
-    /// With these buckets, in order, of which none is empty.
+    /// A histogram with these buckets, which are in order and not empty.
     pub(crate) fn from_parts(
         buckets: Vec<(u16, u64)>,
         (below, above): (u64, u64),
@@ -65,8 +65,8 @@ impl Histogram {
         }
     }
 
-    /// With so many durations in each bucket, from the first one on. The shortest, the longest and the sum
-    /// are as exact as the buckets are, which [`Histogram::quantile`] is content with.
+    /// A histogram with these counts, from the first bucket on. The shortest, the longest and the sum
+    /// are as exact as the buckets, which is enough for [`Histogram::quantile`].
     pub fn from_counts(counts: impl IntoIterator<Item = u64>) -> Self {
         let buckets: Vec<(u16, u64)> = (0..).zip(counts).filter(|&(_, count)| count > 0).collect();
         let range = |&(bucket, _): &(u16, u64)| range_of(bucket.into());
@@ -95,8 +95,11 @@ impl Histogram {
         });
     }
 
-    /// Adds what the other one has counted, as if it had been counted here.
-    #[expect(clippy::indexing_slicing, reason = "at where it was found")]
+    /// Adds the durations of another histogram.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "at the position that the search gave"
+    )]
     pub fn merge(&mut self, other: &Self) {
         if other.count == 0 {
             return;
@@ -122,38 +125,38 @@ impl Histogram {
         self.sum_ns += other.sum_ns;
     }
 
-    /// How many durations.
+    /// The number of durations.
     pub const fn count(&self) -> u64 {
         self.count
     }
 
-    /// How many of them are shorter than a microsecond; they are in the first bucket.
+    /// The number of durations shorter than a microsecond; they are in the first bucket.
     pub const fn below(&self) -> u64 {
         self.below
     }
 
-    /// How many of them are longer than a day; they are in the last bucket.
+    /// The number of durations longer than a day; they are in the last bucket.
     pub const fn above(&self) -> u64 {
         self.above
     }
 
-    /// The shortest, exact.
+    /// The shortest duration, exact.
     pub fn min_ns(&self) -> Option<u64> {
         (self.count != 0).then_some(self.min_ns)
     }
 
-    /// The longest, exact.
+    /// The longest duration, exact.
     pub fn max_ns(&self) -> Option<u64> {
         (self.count != 0).then_some(self.max_ns)
     }
 
-    /// All of them together, exact.
+    /// The sum of all durations, exact.
     pub const fn sum_ns(&self) -> u128 {
         self.sum_ns
     }
 
-    /// The duration that the share `q` (0 to 1) of all does not exceed, within 1 % for what lies
-    /// between a microsecond and a day. `None` when nothing is counted.
+    /// The duration that the share `q` (0 to 1) of all does not exceed, within 1 % between a microsecond
+    /// and a day. `None` where nothing is counted.
     ///
     /// It is the middle of the bucket that holds the duration number `ceil(q * count)`.
     pub fn quantile(&self, q: f64) -> Option<u64> {
@@ -166,7 +169,7 @@ impl Histogram {
             clippy::cast_sign_loss,
             reason = "a rank that is off by one in 2^53 is in the same bucket; casts saturate"
         )]
-        // 0.07 * 100 is a little more than 7, and still the seventh is meant.
+        // 0.07 * 100 is a little more than 7, but stands for the seventh.
         let rank = ((q * self.count as f64 * (1.0 - 2.0 * f64::EPSILON)).ceil() as u64)
             .clamp(1, self.count);
         let mut seen = 0;
@@ -179,7 +182,7 @@ impl Histogram {
         Some(middle.clamp(self.min_ns, self.max_ns))
     }
 
-    /// By number, the buckets that are not empty, in order.
+    /// The buckets that are not empty, by number, in order.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
         self.buckets.iter().copied()
     }
@@ -196,8 +199,8 @@ impl Histogram {
         })
     }
 
-    /// The same in whole powers of two, for a chart: from the first that is not empty to the last,
-    /// those in between that are empty included.
+    /// The durations by whole powers of two, for a chart: from the first that is not empty to the last,
+    /// including empty ones in between.
     #[expect(
         clippy::indexing_slicing,
         reason = "there is one for each from the first bucket to the last"
@@ -230,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_out_of_range_is_counted_as_such() {
+    fn durations_out_of_range_are_counted_as_such() {
         let mut histogram = Histogram::default();
         assert_eq!((histogram.quantile(0.5), histogram.max_ns()), (None, None));
         for duration in [0, 999, SHORTEST_NS, LONGEST_NS, LONGEST_NS + 1, u64::MAX] {

@@ -1,7 +1,7 @@
-//! The pure part of tcpstate: what events are, what they mean, and who may ask for what.
+//! The pure part of tcpstate: events, the model that they add up to, and the contracts between the parts.
 //!
-//! Nothing here knows a file, a clock, a thread, the kernel or an output format: time comes in with
-//! the events and as an argument. The manifest holds it to that.
+//! Nothing here knows files, clocks, threads, the kernel or output formats: time comes in with
+//! the events and as an argument. The manifest keeps it that way.
 //!
 //! ```text
 //! event, census ─> source::EventSource ─> (the driver) ─> view::View ─── present::Publisher
@@ -9,16 +9,16 @@
 //!                                                       model::Tracker    present::RunSnapshot ─> consumers
 //! ```
 //!
-//! From the bottom up, each using only what stands above it:
+//! From the bottom up; a module uses only those above it:
 //!
-//! - [`event`], [`owner`], [`service`], [`cause`], [`transition`], [`histogram`]: the words.
+//! - [`event`], [`owner`], [`service`], [`cause`], [`transition`], [`histogram`]: the vocabulary.
 //! - [`census`], [`tally`]: the parts of the stream that are no transitions.
-//! - [`books`], [`origin`], [`names`]: what comes with a stream.
-//! - [`filter`]: which sockets are wanted, decided on events.
-//! - [`model`]: what a stream adds up to.
-//! - [`source`], [`view`], [`present`]: the contracts: where a stream comes from, what sees every step
-//!   of it, and what looks at the present now and then.
-//! - [`options`]: the choices that a command line offers.
+//! - [`books`], [`origin`], [`names`]: the facts that come with a stream.
+//! - [`filter`]: the choice of sockets, made on events.
+//! - [`model`]: connections, rates and histograms, from a stream.
+//! - [`source`], [`view`], [`present`]: the contracts of a source of events, of a view that gets
+//!   every step of the stream, and of a consumer that looks at the present.
+//! - [`options`], [`mode`], [`netns`]: the choices that a command line offers.
 
 // Bad input is counted or reported; it never ends the process.
 #![cfg_attr(

@@ -1,8 +1,8 @@
-//! How a program is attached. Knows nothing of the kernel, so that the command line can name it.
+//! The attach modes. Nothing here knows the kernel, so that the command line can name them.
 
 use std::{fmt, str::FromStr};
 
-/// How a program is attached.
+/// The way in which a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// BTF tracepoint: the socket itself, by direct loads.
@@ -27,13 +27,13 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Which mode to take, as `--attach` says it.
+/// The choice of a mode, as `--attach` states it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Attach {
     /// The best that the host allows: `auto`.
     #[default]
     Auto,
-    /// This one or none.
+    /// This mode or none.
     Only(Mode),
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for Attach {
     }
 }
 
-/// The text names no attach mode.
+/// A text that names no attach mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is auto, btf or tracepoint")]
 pub struct UnknownAttachError;

@@ -1,8 +1,8 @@
-//! What the numbers in events are called. The kernel names a cgroup by a number that says nothing to a
-//! person; its path does.
+//! The names of the numbers in events. The kernel identifies a cgroup by a number; people know it by its
+//! path.
 //!
-//! A view asks when it prints, never for each event. Where names come from (this host, or the recording
-//! that is read) it does not know.
+//! A view looks names up when it prints, not for each event. It does not know whether they come from this
+//! host or from a recording.
 
 use std::{
     fmt,
@@ -11,40 +11,40 @@ use std::{
 
 use hashbrown::HashMap;
 
-/// Knows what the numbers in a stream's events are called.
+/// A lookup of the names of the numbers in a stream's events.
 pub trait Naming: Send + Sync {
     /// The path of the cgroup with this id, as in `/proc/PID/cgroup`: `/system.slice/nginx.service`.
     fn cgroup(&self, id: u64) -> Option<Arc<str>>;
 }
 
-/// A handle on the names of a source's events, cheap to clone. By default nothing has a name.
+/// A handle to the names of the numbers in a source's events, cheap to clone. The default knows none.
 #[derive(Clone, Default)]
 pub struct Names(Option<Arc<dyn Naming>>);
 
 impl Names {
-    /// The names that this one knows.
+    /// The names that this lookup finds.
     pub fn new(naming: Arc<dyn Naming>) -> Self {
         Self(Some(naming))
     }
 
-    /// The path of a cgroup; `None` where it cannot be told.
+    /// The path of a cgroup; `None` where it is not known.
     pub fn cgroup(&self, id: Option<u64>) -> Option<Arc<str>> {
         self.0.as_ref()?.cgroup(id?)
     }
 
-    /// Whether nothing has a name here.
-    pub const fn are_none(&self) -> bool {
+    /// Whether no name is known here.
+    pub const fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 }
 
 impl fmt::Debug for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.are_none() { "no names" } else { "names" })
+        f.write_str(if self.is_empty() { "no names" } else { "names" })
     }
 }
 
-/// Names that were written down, as a recording has them.
+/// Names that were recorded.
 #[derive(Debug, Default)]
 pub struct NameBook(Mutex<Book>);
 
@@ -54,15 +54,15 @@ struct Book {
     bytes: usize,
 }
 
-/// Bytes of names that a [`NameBook`] takes; what comes after stays a number.
+/// Bytes of names that a [`NameBook`] takes; later ones are left out.
 const MAX_BYTES: usize = 64 << 20;
-/// What a name takes beside its text, roughly.
+/// Bytes of a name beside its text, roughly.
 const ENTRY_BYTES: usize = 64;
 
 impl NameBook {
-    /// Writes down the paths of these cgroups. What had a path gets the new one.
+    /// Adds the paths of these cgroups. A cgroup that had a path gets the new one.
     pub fn add_cgroups<T: Into<Arc<str>>>(&self, cgroups: impl IntoIterator<Item = (u64, T)>) {
-        // Nothing that holds the lock can leave the book half written.
+        // No holder of the lock can leave the book half written.
         let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, path) in cgroups {
             let path = path.into();
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_what_was_written_down_last() {
+    fn the_latest_name_of_a_cgroup_counts() {
         let book = Arc::new(NameBook::default());
         book.add_cgroups([(1, "/"), (7, "/old")]);
         book.add_cgroups([(7, "/new")]);

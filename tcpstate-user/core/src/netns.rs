@@ -1,4 +1,4 @@
-//! Which network namespaces are selected, as `--netns` says it. Knows nothing of the kernel, so that the
+//! The choice of network namespaces, as `--netns` states it. Nothing here knows the kernel, so that the
 //! command line can name it.
 
 use std::{
@@ -11,7 +11,7 @@ pub const SELF_PATH: &str = "/proc/self/ns/net";
 /// The directory in which `ip netns` keeps its names.
 pub const NAMED_PATH: &str = "/run/netns";
 
-/// Which network namespaces are selected.
+/// A choice of network namespaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum NetnsSelector {
     /// The one of this process: `self`.

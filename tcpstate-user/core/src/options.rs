@@ -18,7 +18,7 @@ pub enum Until {
     /// At its transition to CLOSE.
     #[default]
     Close,
-    /// When the kernel keeps nothing of it any more: with its whole time in `FIN_WAIT2` and `TIME_WAIT`.
+    /// Once the kernel keeps nothing of it: with its whole time in `FIN_WAIT2` and `TIME_WAIT`.
     Gone,
 }
 
@@ -28,10 +28,10 @@ pub enum HistogramOf {
     /// The time in each state.
     #[default]
     Dwell,
-    /// From the first transition of a connection to its last.
+    /// The time from the first transition of a connection to its last.
     Lifetime,
-    /// Until it is established; of a server, the first round trip.
+    /// The time until it is established; of a server, the first round trip.
     Handshake,
-    /// No time: how often each transition happened.
+    /// No time, but the count of each transition.
     Transitions,
 }

@@ -1,15 +1,15 @@
-//! Where and when a stream of events was seen.
+//! The origin of a stream of events.
 
 use serde::{Deserialize, Serialize};
 
-/// Where and when a stream of events was seen. A recording carries it in its header.
+/// The host and the capture that a stream of events comes from. A recording carries it in its header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// Host name.
     pub host: String,
     /// Kernel release, as `uname -r` prints it.
     pub kernel: String,
-    /// How the programs were attached: `btf` or `tracepoint`.
+    /// The attach mode of the programs: `btf` or `tracepoint`.
     pub attach: String,
     /// The clock anchor: wall-clock nanoseconds since 1970 at monotonic 0 (boot, suspend left out).
     pub wall_at_monotonic_zero_ns: i64,
@@ -17,10 +17,10 @@ pub struct Origin {
     pub started_ns: u64,
     /// The filters in force in the kernel, as the command line gave them; empty is none.
     pub filters: String,
-    /// Whether the stream is being made now, so that the clock runs without events.
+    /// Whether the events happen now, so that time passes without events too.
     pub live: bool,
-    /// How often the kernel was asked for what no transition shows, nanoseconds; `None`: never, so that
-    /// it is unknown.
+    /// The time from one sample to the next, nanoseconds; `None`: no samples are taken, so that what
+    /// no transition shows is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_interval_ns: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! Whom a connection belongs to, and how we know.
+//! The process that a connection belongs to, and how that is known.
 
 use crate::event::Process;
 
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Comm {
     }
 }
 
-/// How an [`Owner`] is known.
+/// The evidence for an [`Owner`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum How {
     /// Not known.
@@ -33,14 +33,14 @@ pub enum How {
     Unknown,
     /// The process made the call that opened the connection or the listener.
     Exact,
-    /// The process that listens where the connection came in.
+    /// The process listens where the connection came in.
     Listener,
-    /// Looked up when the socket was there before us.
+    /// The process was looked up for a socket that was there before the capture.
     Seeded,
 }
 
 impl How {
-    /// As JSON and text write it.
+    /// The name in JSON and text.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -58,12 +58,12 @@ pub struct Owner {
     pub pid: Option<u32>,
     /// The task's name; `None` where it is not known or where several with different names share.
     pub comm: Option<Comm>,
-    /// How we know.
+    /// The evidence.
     pub how: How,
 }
 
 impl Owner {
-    /// Nobody that we know of.
+    /// No owner is known.
     pub const UNKNOWN: Self = Self {
         pid: None,
         comm: None,
@@ -79,7 +79,7 @@ impl Owner {
         })
     }
 
-    /// What this listener's owner is to a connection that came in through it.
+    /// The owner of a connection that came in through a listener of this owner.
     #[must_use]
     pub fn inherited(self) -> Self {
         match self.how {
@@ -91,7 +91,7 @@ impl Owner {
         }
     }
 
-    /// What can be said of a thing that belongs to one of the two, without knowing to which.
+    /// What this owner and another have in common: the owner of a socket that belongs to one of them.
     #[must_use]
     pub fn either(self, other: Self) -> Self {
         Self {

@@ -1,9 +1,9 @@
-//! Which side of a connection a socket is, and the port that a person means by it.
+//! Roles and service ports: the side of a connection that a socket is, and the port of its service.
 
-/// Which side of the connection this socket is.
+/// The side of a connection that a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Role {
-    /// It was there before us, and nothing tells.
+    /// It was there before the capture, and nothing shows its side.
     #[default]
     Unknown,
     /// Active open: it connected.
@@ -13,7 +13,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// As JSON and text write it.
+    /// The name in JSON and text.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -22,7 +22,7 @@ impl Role {
         }
     }
 
-    /// The port a person means: local for a server, remote for a client.
+    /// The port of the service: local for a server, remote for a client.
     pub fn service_port(self, lport: u16, rport: u16) -> Option<u16> {
         let port = match self {
             Self::Unknown => 0,
@@ -33,13 +33,13 @@ impl Role {
     }
 }
 
-/// A service port as figures are grouped by it.
+/// A service port that figures are grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ServicePort {
     /// This one.
     Port(u16),
-    /// One of those that came after [`Limits::max_ports`](crate::model::Limits::max_ports) others.
+    /// A port that came after as many others as the model's limits allow.
     Other,
-    /// Not known, because the role is not.
+    /// Not known, because the role is not known.
     Unknown,
 }

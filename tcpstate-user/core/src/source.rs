@@ -16,33 +16,32 @@ use crate::{
     tally::Tally,
 };
 
-/// One ordered stream of events in the order in which the kernel recorded them, and of what belongs between
-/// them.
+/// One stream of events, in the order in which the kernel recorded them, with the censuses between them.
 pub trait EventSource {
     /// The next step of the stream. [`Step::Events`] appends to `batch`, which is the caller's and is never
     /// cleared here.
     ///
     /// A source that can block returns `Pending` and wakes the context's waker; one that only reads
-    /// returns after a bounded number of events, so that signals are seen in between.
+    /// returns after a bounded number of events, so that signals are handled in between.
     ///
-    /// *Errors:* the source failed and gives nothing more. Events appended before the error are valid.
+    /// *Errors:* the source failed and has no further step. Events appended before the error are valid.
     fn poll_step(
         &mut self,
         cx: &mut Context<'_>,
         batch: &mut Vec<Event>,
     ) -> Poll<Result<Step, SourceError>>;
 
-    /// Stops the flow: after this, the stream has the steps that are on their way, and then [`Step::End`].
+    /// Stops the stream: the steps that are on their way still come, then [`Step::End`].
     fn stop(&mut self);
 
     /// The books up to now. Exact after [`Step::End`].
     fn accounting(&mut self) -> Result<Accounting, SourceError>;
 
-    /// Where and when the events were seen.
+    /// The host and the capture that the events come from.
     fn origin(&self) -> &Origin;
 
-    /// The names of the numbers in the events. The same handle as long as the source lives; it may know
-    /// more names as more has been read.
+    /// The names of the numbers in the events. It is the same handle as long as the source lives; it may
+    /// know more names later.
     fn names(&self) -> Names {
         Names::default()
     }
@@ -52,13 +51,12 @@ pub trait EventSource {
         CaptureCost::default()
     }
 
-    /// How far a source that has an end has been read.
+    /// The progress of a source that has an end.
     fn progress(&self) -> Option<Progress> {
         None
     }
 
-    /// The counters of a source that counts transitions where they happen instead of handing them on:
-    /// its stream has no events.
+    /// The counters of a source that counts transitions in the kernel: its stream has no events.
     fn counting(&mut self) -> Option<&mut dyn Counting> {
         None
     }
@@ -71,12 +69,12 @@ pub enum Step {
     Events,
     /// The result of a dump. It stands behind every event that was made before the dump began.
     Census(Box<Census>),
-    /// Everything that was there at the start has been handed out. Every source says so once; an interval
-    /// that the clock closed before would say that nothing is there.
+    /// Everything that was there at the start has been handed out. It comes once from every source; an
+    /// interval that the clock closed before it would show that nothing is there.
     Settled,
-    /// A whole sentence for the user that is no failure: a recording that was cut, a damaged block.
+    /// A message for the user that is no failure: a recording that was cut, a damaged block.
     Notice(String),
-    /// Nothing more comes.
+    /// The stream has ended.
     End,
 }
 
@@ -86,7 +84,7 @@ pub trait Counting {
     fn take_tally(&mut self) -> Result<Tally, SourceError>;
 }
 
-/// The failure of a source, as its own error type says it.
+/// The failure of a source: an error of the source's own type.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct SourceError(Box<dyn Error + Send + Sync>);
@@ -103,11 +101,11 @@ impl SourceError {
     }
 }
 
-/// How far a source has been read.
+/// The progress of reading a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes read up to now.
     pub read_bytes: u64,
-    /// All bytes, where that is known: a pipe does not tell.
+    /// All bytes; `None` where that is not known, as for a pipe.
     pub total_bytes: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! Transitions that were counted in the kernel, instead of being handed on one by one.
+//! Transitions that were counted in the kernel instead of being handed on one by one.
 
 use tcpstate_common::{
     State,
@@ -12,16 +12,16 @@ use crate::{
     transition::TransitionCount,
 };
 
-/// What was counted in the kernel over some time, instead of being handed on event by event.
+/// The counts of the kernel over some time, instead of events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// What happened, by service; those to which nothing did are left out.
+    /// The counts by service, those that are not all 0.
     pub services: Vec<ServiceTally>,
-    /// How long connections were in the states that they left.
+    /// The time in each state that connections left.
     pub dwell: Vec<(State, Histogram)>,
-    /// Transitions up to now of which no filter could decide yet whether they are wanted.
+    /// Transitions up to now that no filter has been able to decide on.
     pub undecided: u64,
-    /// Connections of which was forgotten since when they are in their state, because there were too many.
+    /// Connections whose time of entry into their state was forgotten, because there were too many.
     pub forgotten: u64,
 }
 
@@ -36,16 +36,16 @@ impl Tally {
     }
 }
 
-/// What happened to the connections of one service.
+/// The counts of the connections of one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceTally {
-    /// The port; not known where the role is not.
+    /// The port; unknown where the role is.
     pub port: ServicePort,
-    /// Which side they are.
+    /// Their side of the connection.
     pub role: Role,
-    /// How often which transition.
+    /// The count of each transition.
     pub transitions: Vec<TransitionCount>,
-    /// How many ended why.
+    /// The count of each cause that ended one.
     pub causes: Vec<(Cause, u64)>,
 }
 
@@ -54,8 +54,7 @@ pub struct ServiceTally {
 pub struct TallySize {
     /// Services, each a port and a role, that are counted separately.
     pub services: u32,
-    /// Sockets for which the program remembers when they entered their state; rounded up to a power of
-    /// two.
+    /// Sockets whose entry into their state the program remembers; rounded up to a power of two.
     pub sockets: u32,
 }
 

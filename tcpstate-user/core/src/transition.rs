@@ -2,13 +2,13 @@
 
 use tcpstate_common::State;
 
-/// A transition and how often it happened.
+/// A transition and its count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TransitionCount {
     /// The state before.
     pub from: State,
     /// The state after.
     pub to: State,
-    /// How often.
+    /// The count.
     pub count: u64,
 }

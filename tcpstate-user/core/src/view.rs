@@ -11,58 +11,55 @@ use crate::{
     tally::Tally,
 };
 
-/// What a view wants of the loop next.
+/// The answer of a view to a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// More events.
+    /// It takes more.
     Continue,
-    /// It has shown all that it was asked for (`--count`).
+    /// It has shown all that was asked for (`--count`).
     Done,
 }
 
-/// A subcommand that watches: it is fed events and writes to standard output.
+/// A view of the stream: it gets every event and writes to standard output.
 ///
 /// Times are monotonic nanoseconds of the host that the events come from. For a recording they
-/// follow the events, so that every view gives on a file what it gave live.
+/// follow the events, so that a view shows of a file what it showed live.
 ///
 /// An event can be older than the one before it: by microseconds when two CPUs raced, by more when
-/// a filter could only be settled by the socket's next event.
+/// a filter could only decide on it with the socket's next event.
 pub trait View {
-    /// Gives the view the names of the numbers in the events: called once, before [`View::start`].
+    /// Takes the names of the numbers in the events. Called once, before [`View::start`].
     fn set_names(&mut self, _names: Names) {}
 
-    /// Called once, before the first event.
+    /// Begins. Called once, before the first event.
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()>;
 
-    /// Prepares for these events, which come next unless a filter leaves them out: a hint, for speed.
+    /// Prepares for these events, which come next unless a filter drops them: a hint, for speed.
     fn look_ahead(&self, _events: &[Event]) {}
 
     /// Takes one event.
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow>;
 
-    /// Takes what asking the kernel for its sockets found, or a part of it: whatever a census says of
-    /// sockets that the filter does not want has been taken out.
+    /// Takes a census or a part of one. Sockets that the filters do not want have been removed from it.
     fn census(&mut self, _census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
         Ok(Flow::Continue)
     }
 
-    /// Takes what the source has counted since the last time: instead of events, from a source that hands
-    /// none on.
+    /// Takes the counts of the source since the last call: instead of events, from a source that counts.
     fn tally(&mut self, _tally: &Tally) {}
 
-    /// Whether the view has a use for what no transition shows (minisockets, half-open connections), so
-    /// that the kernel is asked for it every interval.
+    /// Whether the view uses samples: the minisockets and half-open connections that no transition shows.
     fn wants_samples(&self) -> bool {
         false
     }
 
-    /// The end of an interval, for a view that has one ([`View::interval_ns`]): called before the
-    /// first event at or after `now_ns`, and on a live source also without events.
+    /// Ends an interval, in a view that has intervals ([`View::interval_ns`]). Called before the first
+    /// event at or after `now_ns`; on a live source also without events.
     fn tick(&mut self, _now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {
         Ok(Flow::Continue)
     }
 
-    /// The length of an interval; `None`: never call [`View::tick`].
+    /// The length of an interval; `None`: [`View::tick`] is never called.
     fn interval_ns(&self) -> Option<u64> {
         None
     }
@@ -76,17 +73,17 @@ pub trait View {
     fn books(&mut self, _books: &RunBooks) {}
 
     /// Whether nothing is written to standard output before [`View::finish`], so that a progress bar
-    /// may stand on the terminal until then.
+    /// can be shown until then.
     fn is_silent_until_finish(&self) -> bool {
         false
     }
 
-    /// Whether [`View::usr1`] is to be called; where not, `SIGUSR1` does what it does by default.
+    /// Whether the view handles `SIGUSR1` ([`View::usr1`]); otherwise the signal has its default effect.
     fn takes_usr1(&self) -> bool {
         false
     }
 
-    /// The process got a `SIGUSR1`. What the user has to be told of it goes to `err`.
+    /// Handles a `SIGUSR1`. Messages for the user go to `err`.
     fn usr1(
         &mut self,
         _now_ns: u64,
@@ -96,8 +93,8 @@ pub trait View {
         Ok(Flow::Continue)
     }
 
-    /// Called once, after the last event, with the final books. JSON writes its `summary` line here
-    /// (to `out`), text writes it to `err`.
+    /// Ends. Called once, after the last event, with the final books. JSON writes its `summary` line
+    /// here (to `out`), text writes its summary to `err`.
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()>;
 }
 

@@ -49,7 +49,7 @@ impl Namer {
     /// The names of those of these cgroups that the file has not been told of yet.
     pub(crate) fn learn(&mut self, cgroups: &[u64]) -> Cgroups {
         let mut found = Cgroups::new();
-        if self.names.are_none() {
+        if self.names.is_empty() {
             return found;
         }
         for &id in cgroups {
