@@ -1,16 +1,14 @@
-//! What the kernel answers when it is asked for its sockets: the part of the stream that no
-//! tracepoint makes.
+//! The census: the part of the stream that reports the result of a dump, which no tracepoint shows.
 //!
-//! The tracepoint shows neither what was there before it was attached, nor the small sockets in which
-//! the kernel keeps a connection before it is established (a *request socket*, half-open) and after
-//! its transition to CLOSE (a *minisocket*, in `FIN_WAIT2` or `TIME_WAIT`). So a source asks: once for
-//! all sockets at its start (*seeding*), and then every interval for the small ones (*sampling*).
+//! The tracepoint shows neither the sockets that were there before it was attached, nor the small ones
+//! in which the kernel keeps a connection before it is established (a *request socket*, half-open) and
+//! after its transition to CLOSE (a *minisocket*, in `FIN_WAIT2` or `TIME_WAIT`). So a source dumps them:
+//! all sockets once at its start (*seeding*), and then the small ones every interval (*sampling*).
 //!
-//! A census stands in the stream after every event that was made before its asking began, and the
-//! source has settled the rest: a socket of which an event came while it was being listed is left
-//! out, since the event knows better.
+//! A census stands in the stream after every event that was made before its dump began. A socket that
+//! had an event during the dump is not in [`Census::found`]: the event is newer than the dump.
 //!
-//! Pure: types only. A recording holds them as they are, as JSON.
+//! Pure: types only. A recording has them as JSON.
 
 use std::{mem::take, net::IpAddr};
 
@@ -24,61 +22,62 @@ use crate::{
 
 /// How long the kernel keeps a minisocket in `TIME_WAIT`.
 ///
-/// *Source:* `TCP_TIMEWAIT_LEN` in `include/net/tcp.h`; it is no setting.
+/// *Source:* `TCP_TIMEWAIT_LEN` in `include/net/tcp.h`, which is a constant.
 pub const TIME_WAIT_NS: u64 = 60_000_000_000;
 
-/// Sockets in one part of a census at most: what a block of a recording can hold.
+/// The most sockets in one part of a census: a block of a recording can hold as many.
 pub const PART: usize = 4096;
 
-/// What was found in one network namespace, or a part of it.
+/// The difference between a dump of one network namespace and the one before it, or a part of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Census {
     /// Inode number of the namespace.
     pub netns: u32,
-    /// Monotonic nanoseconds at which the asking began: what was there all the time since is found.
+    /// Monotonic nanoseconds at which the dump began: it has every socket that has been there since.
     pub begin_ns: u64,
-    /// `begin_ns` of the census before this one in the same namespace: the time in between is how
-    /// exact a sampled time is. `None` for the first.
+    /// `begin_ns` of the census before this one in the same namespace: the time in between is the
+    /// uncertainty of a sampled time. `None` for the first.
     pub previous_ns: Option<u64>,
-    /// What it is of.
+    /// The sockets that it covers.
     #[serde(default, skip_serializing_if = "Scope::is_small")]
     pub scope: Scope,
-    /// Sockets that were not in the census before, or are in another state than they were there.
+    /// Sockets that were not in the dump before, or were in another state there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub found: Vec<Found>,
-    /// Minisockets of the census before that are there no more.
+    /// Minisockets of the dump before that are gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<Gone>,
-    /// All connections that are half-open now, by where they came in.
+    /// All connections that are half-open now, by their local end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub half_open: Vec<HalfOpen>,
-    /// What happened to listeners since the census before.
+    /// The counters of listeners since the census before.
     #[serde(default, skip_serializing_if = "ListenFigures::is_nothing")]
     pub listen: ListenFigures,
-    /// Cookies of sockets that were found too, and of which an event came while they were being listed.
+    /// Cookies of further sockets in the dump, which had an event during it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known: Vec<u64>,
-    /// The same census goes on in a later one of this namespace, unless the look into it failed there.
+    /// Whether the census continues in a later part of this namespace; that part is missing where the
+    /// dump failed in between.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
 }
 
-/// What a census is of.
+/// The sockets that a census covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// The small sockets: minisockets and half-open connections. A sample.
     #[default]
     Small,
-    /// All but the small ones: [`Census::found`] and [`Census::known`] have every socket, the parts before
-    /// included, and what is not there has ended.
+    /// All but the small ones: [`Census::found`] and [`Census::known`] of all its parts have every socket;
+    /// one that is in neither has ended.
     All,
-    /// As [`Scope::All`], but some may be missing: it proves no end.
+    /// As [`Scope::All`], but sockets may be missing: it proves no end.
     Some,
-    /// Nothing: the namespace is gone, and all minisockets with it.
+    /// None: the namespace is gone, and its minisockets with it.
     Vanished,
-    /// Nothing: the namespace cannot be asked. It was gone before we could, or we are not let in. How
-    /// long its minisockets are there nobody knows.
+    /// None: the namespace cannot be dumped. It was gone first, or access is denied. The end of its
+    /// minisockets is unknown.
     OutOfReach,
 }
 
@@ -88,14 +87,14 @@ impl Scope {
         matches!(self, Self::Small)
     }
 
-    /// Whether it is of sockets that events tell of.
+    /// Whether it covers the sockets that have events.
     pub const fn is_of_sockets(self) -> bool {
         matches!(self, Self::All | Self::Some)
     }
 }
 
 impl Census {
-    /// How exact a time is that follows from this census: the time since the one before.
+    /// The uncertainty of a time that follows from this census: the time since the one before.
     pub const fn interval_ns(&self) -> Option<u64> {
         match self.previous_ns {
             Some(previous_ns) => Some(self.begin_ns.saturating_sub(previous_ns)),
@@ -103,8 +102,8 @@ impl Census {
         }
     }
 
-    /// In parts of at most [`PART`] sockets, each with room for its own and no more. The last one has all that is
-    /// not of a single socket.
+    /// The census in parts of at most [`PART`] sockets, without spare capacity. The last part has
+    /// everything that does not belong to a single socket.
     pub fn into_parts(mut self) -> Vec<Self> {
         if self.found.len() + self.known.len() + self.gone.len() <= PART {
             return vec![self];
@@ -131,10 +130,10 @@ impl Census {
     }
 }
 
-/// What is in a list, [`PART`] at a time, in order.
+/// A list in chunks of [`PART`], in order.
 fn chunks<T>(mut list: Vec<T>) -> impl Iterator<Item = Vec<T>> {
     let mut chunks = Vec::with_capacity(list.len().div_ceil(PART));
-    // From its end: nothing is moved twice, and the room that is left over is given back at once.
+    // From its end: nothing is moved twice, and spare capacity is given back at once.
     while !list.is_empty() {
         chunks.push(list.split_off((list.len() - 1) / PART * PART));
         list.shrink_to_fit();
@@ -142,7 +141,7 @@ fn chunks<T>(mut list: Vec<T>) -> impl Iterator<Item = Vec<T>> {
     chunks.into_iter().rev()
 }
 
-/// A socket that was found.
+/// A socket in a dump.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// The kernel's socket cookie.
@@ -152,8 +151,8 @@ pub struct Found {
     pub state: State,
     /// What kind of socket it is.
     pub kind: Kind,
-    /// Since when it is in its state, monotonic nanoseconds, where its timer tells: exact to a few
-    /// milliseconds.
+    /// The time at which it entered its state, monotonic nanoseconds, where its timer shows it: exact to
+    /// a few milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ns: Option<u64>,
     /// The address family of the socket: 2 (`AF_INET`) or 10 (`AF_INET6`).
@@ -166,57 +165,57 @@ pub struct Found {
     pub raddr: IpAddr,
     /// Remote port; 0 is none.
     pub rport: u16,
-    /// Which side it is, as far as what listens in the namespace tells.
+    /// Its role, as far as the listeners of the namespace show it.
     #[serde(with = "role", default, skip_serializing_if = "is_unknown")]
     pub role: Role,
-    /// The user it belongs to.
+    /// The user that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
     /// Id of its cgroup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<u64>,
-    /// The process that holds it, where that was looked up.
+    /// The process that has it open, where that was looked up.
     #[serde(with = "owner", default, skip_serializing_if = "is_nobody")]
     pub owner: Owner,
 }
 
-/// What kind of socket was found.
+/// The kinds of sockets in a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// One that a process made or got, and that the tracepoint shows from now on.
+    /// A full socket, which the tracepoint shows from now on.
     Socket,
-    /// What the kernel keeps of a connection after its transition to CLOSE.
+    /// The remainder of a connection after its transition to CLOSE.
     Minisocket,
 }
 
-/// A minisocket that is there no more.
+/// A minisocket that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gone {
     /// The cookie that it had.
     pub cookie: u64,
-    /// When it went, monotonic nanoseconds: when its timer was to expire if that is within the
-    /// interval; if it went late, when this census began; if early, when the first census that missed it did.
+    /// The time of its end, monotonic nanoseconds: of its timer's expiry if that was within the interval;
+    /// of the begin of this census if it went later; of the first census without it if earlier.
     pub at_ns: u64,
 }
 
-/// Connections whose handshake is under way, by the local end where their SYN came in.
+/// The connections at one local end whose handshake is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HalfOpen {
-    /// The local address, of the connections and not of who listens.
+    /// The local address of the connections, not of the listener.
     pub laddr: IpAddr,
     /// The local port.
     pub lport: u16,
-    /// How many there are.
+    /// The number of connections.
     pub count: u64,
-    /// The age of the oldest, nanoseconds, where its timer tells.
+    /// The age of the oldest, nanoseconds, where its timer shows it.
     pub oldest_ns: Option<u64>,
-    /// How often their SYN-ACKs have been sent again, all together.
+    /// Retransmissions of their SYN-ACKs, all together.
     pub synack_retransmits: u64,
 }
 
-/// What happened to listeners and to connections on their way to one. `None` where the kernel does not
-/// count it, or where it is the first look and the time before is not ours.
+/// The counters of listeners and of handshakes. `None` where the kernel does not count it, and in the
+/// first dump, whose counts are from before the capture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenFigures {
     /// Connections that the accept queue had no room for (`ListenOverflows`).
@@ -227,17 +226,17 @@ pub struct ListenFigures {
     pub request_queue_full_drops: Option<u64>,
     /// SYN cookies sent (`SyncookiesSent`).
     pub cookies_sent: Option<u64>,
-    /// SYN-ACKs that were sent again.
+    /// Retransmissions of SYN-ACKs.
     pub synack_retransmits: Option<u64>,
 }
 
 impl ListenFigures {
-    /// Whether it says nothing at all.
+    /// Whether nothing is known.
     fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
 
-    /// With what happened in another namespace, or later.
+    /// Adds the counts of another namespace, or of a later time.
     pub fn add(&mut self, more: &Self) {
         let sum = |sum: &mut Option<u64>, more: Option<u64>| {
             if let Some(more) = more {
@@ -338,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parts_of_a_census_are_the_census_and_have_room_for_no_more() {
+    fn the_parts_of_a_census_are_the_census_without_spare_capacity() {
         let gone = |cookie| Gone { cookie, at_ns: 1 };
         let census = Census {
             netns: 7,
@@ -380,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_census_survives_json_and_says_nothing_of_nothing() {
+    fn a_census_survives_json_which_omits_what_is_empty() {
         let census = Census {
             netns: 7,
             begin_ns: 2_000,

@@ -1,11 +1,11 @@
-//! Which sockets are wanted, decided on the events alone.
+//! Filters: the choice of sockets, made on events alone.
 //!
-//! One rule, applied twice: the BPF programs drop what certainly does not match
+//! One rule is applied twice: the BPF programs drop what certainly does not match
 //! ([`Filter::kernel`]), and user space judges every event again, whatever its source
 //! ([`Filter::judge`], [`Settler`]). So a recording is filtered exactly as the live kernel is, and
-//! the kernel side may let through more than it should, never less.
+//! the kernel side may pass more than it should, never less.
 //!
-//! # What the kernel side must do
+//! # The duty of the kernel side
 //!
 //! An event is dropped if any row drops it.
 //!
@@ -19,20 +19,20 @@
 //! | `-D`     | `rport` is not in the set, unless it is *to come*                                |
 //! | `-P`     | neither port is in the set, unless one is *to come*                              |
 //!
-//! - IPv4: family `AF_INET`, or a v4-mapped local or remote address. All else is IPv6: a dual-stack
+//! - IPv4: family `AF_INET`, or a v4-mapped local or remote address. Everything else is IPv6: a dual-stack
 //!   listener on `[::]` is IPv6, its IPv4 children are IPv4.
-//! - *To come*: the kernel fills it in only after this transition. At which transitions that is so is stated once
-//!   for both sides, by [`Key`].
+//! - *To come*: the kernel fills it in only after this transition. [`Key`] states, once for both sides, at which
+//!   transitions that is so.
 //!
-//! # What user space does with the undecided
+//! # Undecided events in user space
 //!
-//! It holds the event until the same socket's next one, which knows more: both are kept or both are
-//! dropped. What has no next event by the end is counted, and not shown ([`Settled::undecided`]).
+//! User space holds the event until the same socket's next one, which has more: both are kept or both are
+//! dropped. An event without a next one by the end is counted, but not shown ([`Settled::undecided`]).
 //!
-//! *Whose* connections are wanted ([`OwnerFilter`]) takes more than an event; it is decided after this.
+//! The choice of *owners* ([`OwnerFilter`]) takes more than an event; it is made after this.
 //!
-//! Which *states* are wanted ([`StateSet`]) is not part of this: a dwell time takes both of its ends,
-//! so a view looks at the states after it has seen all events of the socket.
+//! The choice of *states* ([`StateSet`]) is not part of this: a dwell time takes both of its ends, so a
+//! view filters by state after it has seen all events of the socket.
 
 mod causes;
 mod owner;
@@ -65,7 +65,7 @@ pub enum Family {
     Ipv6,
 }
 
-/// Which sockets are wanted. The default wants all.
+/// A filter on sockets. The default matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Only this address family.
@@ -76,19 +76,18 @@ pub struct Filter {
     pub rport: Option<PortSet>,
     /// Only these ports, on either side.
     pub port: Option<PortSet>,
-    /// Only this network namespace (inode number). An event that does not know its namespace is not
-    /// in it.
+    /// Only this network namespace (inode number). An event without a namespace is not in it.
     pub netns: Option<u32>,
 }
 
-/// What a filter makes of one event by itself.
+/// The verdict of a filter on one event by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It matches.
     Keep,
-    /// It does not, and no later event of the socket can change that.
+    /// It does not match, and no later event of the socket can change that.
     Drop,
-    /// It depends on what the kernel has not filled in yet.
+    /// It depends on values that the kernel has not filled in yet.
     Undecided,
 }
 
@@ -102,13 +101,13 @@ pub struct KernelFilter<'a> {
 }
 
 impl KernelFilter<'_> {
-    /// The switches for [`config::Config`].
+    /// The filter's part of [`config::Config`].
     pub const fn config(&self) -> config::Filter {
         self.config
     }
 
-    /// The same, and only what is in the cgroup of this id or below; `None`: in any. Which connections these
-    /// are [`OwnerFilter`] decides; the programs drop what certainly is none.
+    /// The same, and only in the cgroup with this id or below; `None`: in any. [`OwnerFilter`] has the final
+    /// decision; the programs drop what certainly does not match.
     #[must_use]
     pub const fn in_cgroup(mut self, id: Option<u64>) -> Self {
         if let Some(id) = id {
@@ -117,7 +116,7 @@ impl KernelFilter<'_> {
         self
     }
 
-    /// What goes into [`config::LOCAL_PORTS`], [`config::REMOTE_PORTS`] and [`config::PORTS`].
+    /// The bitmaps for [`config::LOCAL_PORTS`], [`config::REMOTE_PORTS`] and [`config::PORTS`].
     pub const fn bitmaps(
         &self,
     ) -> (
@@ -157,7 +156,7 @@ impl Filter {
         }
     }
 
-    /// Whether it wants a socket of which all is known.
+    /// Whether a socket matches whose addresses and ports are all known.
     pub fn wants(&self, is_ipv4: bool, lport: u16, rport: u16, netns: u32) -> bool {
         let among = |set: &PortSet| set.contains(lport) || set.contains(rport);
         self.netns.is_none_or(|wanted| wanted == netns)
@@ -169,8 +168,8 @@ impl Filter {
             && self.port.as_ref().is_none_or(among)
     }
 
-    /// Takes out of a census what is not wanted. Who a half-open connection comes from is not in it: where
-    /// that is asked for, it is not known to match.
+    /// Removes from a census what does not match. It does not have the peers of half-open connections: where
+    /// the remote port is filtered, none of them is known to match.
     pub fn census(&self, census: &mut Census) {
         if self.wants_all() {
             return;
@@ -185,7 +184,7 @@ impl Filter {
         });
     }
 
-    /// Judges one event by what it shows.
+    /// Judges one event by itself.
     pub fn judge(&self, event: &Event) -> Verdict {
         let shown = shown(event);
         let to_come = shown.ports_to_come();
@@ -257,7 +256,7 @@ impl Verdict {
 }
 
 impl fmt::Display for Filter {
-    /// As the command line would give it; empty if it wants all.
+    /// As on the command line; empty if it matches all.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = self.family.map(|family| match family {
             Family::Ipv4 => "-4".to_owned(),
@@ -276,23 +275,23 @@ impl fmt::Display for Filter {
     }
 }
 
-/// How many undecided events are held at most: about 20 MiB.
+/// The most undecided events that are held: about 20 MiB.
 const HELD_MAX: usize = 1 << 17;
 
-/// Applies a [`Filter`] to a stream, holding what is undecided until the socket's next event.
+/// Applies a [`Filter`] to a stream, and holds undecided events until the socket's next event.
 #[derive(Debug)]
 pub struct Settler {
     filter: Filter,
     /// Held events by socket address (cookie where there is none). Two generations: when the young
-    /// one is half of the bound, what is left of the old one is given up. An event whose successor
-    /// was lost goes that way, without a search for the oldest.
+    /// one has reached half of the bound, the rest of the old one is given up. So an event whose successor
+    /// was lost goes without a search for the oldest.
     young: HashMap<u64, Event>,
     old: HashMap<u64, Event>,
     half: usize,
     settled: Settled,
 }
 
-/// What is to be shown after one event was given to a [`Settler`], in this order.
+/// The events that a [`Settler`] passes after it was given one, in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
     /// An earlier event of the same socket, held until now.
@@ -302,7 +301,7 @@ pub struct Passed {
 }
 
 impl Settler {
-    /// Settles by this filter.
+    /// A settler with this filter.
     pub fn new(filter: Filter) -> Self {
         Self::with_bound(filter, HELD_MAX)
     }
@@ -321,7 +320,7 @@ impl Settler {
     pub fn push(&mut self, event: &Event) -> Passed {
         let held = self.take(event);
         let verdict = self.filter.judge(event);
-        // Undecided again, so this one knows no more than the one before it.
+        // Undecided again: this one has no more than the one before it.
         let earlier = match (held, verdict) {
             (None, _) => None,
             (Some(held), Verdict::Keep) => {
@@ -354,12 +353,12 @@ impl Settler {
         }
     }
 
-    /// The decisions so far. Events that are held are not in it.
+    /// The decisions so far, without the events that are held.
     pub const fn settled(&self) -> Settled {
         self.settled
     }
 
-    /// Gives up what is still held, at the end of the stream.
+    /// Gives up the events that are still held, at the end of the stream.
     pub fn finish(&mut self) -> Settled {
         self.settled.undecided += count(&self.young) + count(&self.old);
         self.young.clear();
@@ -369,9 +368,9 @@ impl Settler {
 
     /// The held event that this one follows.
     ///
-    /// The address alone does not make the same socket: the kernel uses it again. The states must
+    /// The same address does not mean the same socket: the kernel reuses it. The states must
     /// join, and the cookies must be the same where both are known; at `LISTEN -> SYN_RECV` the first
-    /// is not.
+    /// one is not.
     fn take(&mut self, event: &Event) -> Option<Event> {
         if self.young.is_empty() && self.old.is_empty() {
             return None;

@@ -1,4 +1,4 @@
-//! Sets of causes: the one parser of lists of why connections end.
+//! Sets of causes: the one parser of cause lists.
 
 use std::str::FromStr;
 
@@ -8,7 +8,7 @@ use crate::cause::Cause;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CauseSet(Vec<Cause>);
 
-/// Why a text is no list of causes.
+/// The item that makes a text no list of causes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a cause; the causes are {names}, and other errors by their names, such as ECONNABORTED", names = names())]
 pub struct CauseListError(String);
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cause_is_named_with_what_there_is() {
+    fn a_text_that_is_no_cause_is_refused_with_the_causes_that_there_are() {
         for list in ["", "fin,", "closed", "errno_", "errno_x", "errno_70000"] {
             let error = list.parse::<CauseSet>().unwrap_err().to_string();
             assert!(error.contains("is not a cause"), "{list}: {error}");

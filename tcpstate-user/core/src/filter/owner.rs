@@ -1,8 +1,8 @@
-//! Whose connections are wanted: decided on what is known of a connection, not on one event of it.
+//! The filter on owners: it decides on a connection as a whole, not on one event.
 //!
-//! A server's connection belongs to its listener's process, so no event by itself tells. Who applies
-//! this must have followed the connection from its beginning (`run` does). What is not known matches
-//! nothing: a filter shows what is certainly wanted.
+//! A server's connection belongs to its listener's process, which no event by itself shows. The caller
+//! must have followed the connection from its beginning (the driver does). An unknown value matches
+//! nothing: a filter shows what certainly matches.
 
 use std::{fmt, sync::Arc};
 
@@ -15,18 +15,18 @@ use crate::{
     service::Role,
 };
 
-/// Whose connections are wanted. The default wants all.
+/// A filter on owners. The default matches all connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnerFilter {
-    /// Only of one of these processes; empty is any.
+    /// Only these processes; empty is any.
     pub pids: Vec<u32>,
-    /// Only of processes with one of these names; empty is any.
+    /// Only processes with these names; empty is any.
     pub comms: Vec<Comm>,
-    /// Only of one of these users, as the socket had it when it opened; empty is any.
+    /// Only these users, as of when the socket opened; empty is any.
     pub uids: Vec<u32>,
-    /// Only in this cgroup or one below it.
+    /// Only this cgroup and those below it.
     pub cgroup: Option<CgroupTree>,
-    /// Only of this role.
+    /// Only this role.
     pub role: Option<Role>,
 }
 
@@ -35,7 +35,7 @@ pub struct OwnerFilter {
 pub struct CgroupTree {
     /// Its path, as in `/proc/PID/cgroup`.
     pub path: String,
-    /// Its id, on the host that it is on.
+    /// Its id, where it is on this host.
     pub id: Option<u64>,
 }
 
@@ -45,7 +45,7 @@ impl OwnerFilter {
         *self == Self::default()
     }
 
-    /// The filter at work on a source's events, whose cgroups have these names.
+    /// The filter applied to a source whose cgroups have these names.
     pub fn with(self, names: Names) -> OwnerMatcher {
         OwnerMatcher {
             filter: self,
@@ -56,7 +56,7 @@ impl OwnerFilter {
 }
 
 impl fmt::Display for OwnerFilter {
-    /// As the command line would give it; empty if it wants all.
+    /// As on the command line; empty if it matches all.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fn list<T: ToString>(name: &str, items: impl Iterator<Item = T>) -> Option<String> {
             let items: Vec<String> = items.map(|item| item.to_string()).collect();
@@ -74,15 +74,15 @@ impl fmt::Display for OwnerFilter {
     }
 }
 
-/// Cgroups of which it is remembered whether they are wanted.
+/// The most cgroups whose decision is remembered.
 const MAX_KNOWN: usize = 1 << 16;
 
-/// An [`OwnerFilter`] at work.
+/// An [`OwnerFilter`] applied to a source.
 #[derive(Debug)]
 pub struct OwnerMatcher {
     filter: OwnerFilter,
     names: Names,
-    /// Whether a cgroup is in the tree that is wanted.
+    /// Whether a cgroup is in the tree.
     known: HashMap<u64, bool>,
 }
 
@@ -118,7 +118,7 @@ impl OwnerMatcher {
         if let Some(&known) = self.known.get(&id) {
             return known;
         }
-        // Without a name it is in none that is asked for by name.
+        // A cgroup without a name is in no tree that has one.
         let Some(path) = self.names.cgroup(cgroup) else {
             return false;
         };
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_matches_nothing_but_the_filter_that_wants_all() {
+    fn an_unknown_owner_matches_no_filter_but_the_empty_one() {
         let unknown = |filter: OwnerFilter| {
             let mut matcher = filter.with(names());
             matcher.matches(Role::Unknown, &Owner::UNKNOWN, None, None)
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_must_match_and_one_of_each_list() {
+    fn each_part_must_match_by_one_item_of_its_list() {
         let filter = OwnerFilter {
             pids: vec![7, 8],
             comms: vec![comm("nginx"), comm("php")],
@@ -244,7 +244,7 @@ mod tests {
                 ..OwnerFilter::default()
             };
             let mut matcher = filter.with(names());
-            // Twice: from the name, and from what is remembered.
+            // Twice: from the name, and from memory.
             let mut wants = |id| {
                 let first = matcher.matches(Role::Client, &Owner::UNKNOWN, None, Some(id));
                 let second = matcher.matches(Role::Client, &Owner::UNKNOWN, None, Some(id));
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(found("/system.slice/", None), [2, 3]);
         assert_eq!(found("/", None), [1, 2, 3, 4]);
         assert_eq!(found("/system.slice/web.service", None), [3]);
-        // One that cannot be named is known by its number.
+        // A cgroup without a name matches by its id.
         assert_eq!(found("/gone", Some(5)), [5]);
     }
 }

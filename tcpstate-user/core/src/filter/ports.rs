@@ -1,4 +1,4 @@
-//! Sets of ports: the one parser of port lists, and the bitmap that the kernel side looks into.
+//! Sets of ports: the one parser of port lists, and the bitmap that the kernel side uses.
 
 use std::{fmt, str::FromStr};
 
@@ -8,7 +8,7 @@ use tcpstate_common::config::{PORT_WORDS, PortBitmap};
 #[derive(Clone, PartialEq, Eq)]
 pub struct PortSet(Box<PortBitmap>);
 
-/// Why a text is no list of ports.
+/// The reason why a text is no list of ports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortListError {
     /// Nothing between two commas, or nothing at all.
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_refused_with_the_item() {
+    fn a_text_that_is_no_list_is_refused_with_the_item() {
         let not = |text: &str| PortListError::NotAPort(text.into());
         for (list, error) in [
             ("", PortListError::Empty),

@@ -11,12 +11,12 @@ use crate::event::Event;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateSet(u16);
 
-/// Why a text is no list of states.
+/// The item that makes a text no list of states.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a TCP state; the states are {names} (in either case, also as `ss` spells them) and the kernel's numbers 1 to 13; groups are {groups}", names = names(), groups = GROUPS.map(|(name, _)| name).join(" "))]
 pub struct StateListError(String);
 
-/// What `ss` has other words for, but for `-` and `_`.
+/// The names of states in `ss` that differ in more than `-` and `_`.
 ///
 /// *Source:* `scan_state` and `sstate_name` in `misc/ss.c` of iproute2.
 const SPELLINGS: [(&str, State); 8] = [
@@ -45,12 +45,12 @@ const GROUPS: [(&str, StateSet); 5] = [
 impl StateSet {
     /// Every state that has a name.
     pub const ALL: Self = Self(0x3FFE);
-    /// All but those without a peer.
+    /// The states with a peer.
     const CONNECTED: Self = Self::ALL
         .without(Self::of(State::CLOSE))
         .without(Self::of(State::LISTEN))
         .without(Self::of(State::BOUND_INACTIVE));
-    /// Those that the kernel keeps in minisockets.
+    /// The states of small sockets.
     const BUCKET: Self = Self::of(State::SYN_RECV).with(Self::of(State::TIME_WAIT));
 
     /// The set of this state; empty for one that has no name.
@@ -62,13 +62,13 @@ impl StateSet {
         }
     }
 
-    /// This set and that.
+    /// The union of two sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// This set without that.
+    /// This set without the other one.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_ss_mean_what_they_mean_to_ss() {
+    fn the_words_of_ss_have_their_meaning_in_ss() {
         assert_eq!(members("fin-wait-1,FIN-WAIT-2,Listening"), [4, 5, 10]);
         assert_eq!(members("estab,unconn,syn-rcv"), [1, 3, 7, 12]);
         assert_eq!(members("closed"), members("unconnected"));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_state_is_refused_with_the_item() {
+    fn a_text_that_is_no_state_is_refused_with_the_item() {
         for item in ["", "OPEN", "0", "14", "255", "256", "+1", "ESTABLISH"] {
             assert_eq!(item.parse::<StateSet>(), Err(StateListError(item.into())));
         }
