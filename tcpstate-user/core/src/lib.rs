@@ -34,6 +34,7 @@
 
 pub mod books;
 pub mod by_cookie;
+pub mod catalogue;
 pub mod cause;
 pub mod census;
 pub mod duration;

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use serde::Serialize;
+
 use super::{
     connection::Connection,
     histograms::Series,
@@ -54,9 +56,12 @@ pub struct Snapshot {
 /// What the tracker did and what it could not know.
 ///
 /// `all.opened + first_seen + seeded = all.closed + superseded + evicted + live`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// Serialized, it is `connections` in the last line of JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Books {
-    /// Events applied: the sum of all transitions.
+    /// Events applied: the sum of all transitions. Views have a count of their own.
+    #[serde(skip)]
     pub events: u64,
     /// Connections open now.
     pub live: u64,
@@ -64,20 +69,20 @@ pub struct Books {
     pub first_seen: u64,
     /// Connections that a census found before any event of theirs: neither is theirs.
     pub seeded: u64,
-    /// Connections whose end was not seen: the kernel used the socket for another one, or a census did
-    /// not find it any more.
-    pub superseded: u64,
-    /// Connections forgotten because there were more than [`super::Limits`] allow.
-    pub evicted: u64,
     /// Events that did not follow on what was known of their connection: others in between are
     /// missing.
     pub gaps: u64,
+    /// Connections whose end was not seen: the kernel used the socket for another one, or a census did
+    /// not find it any more.
+    pub superseded: u64,
+    /// Connections evicted: there were more than [`super::Limits`] allow.
+    pub evicted: u64,
     /// Listeners not remembered because there were more than [`super::Limits`] allow.
     pub listeners_refused: u64,
     /// Minisockets that are followed now.
     pub minisockets: u64,
-    /// Minisockets of which nobody knows when they went: there were more than [`super::Limits`] allow, or
-    /// their namespace could not be asked.
+    /// Minisockets whose end is unknown: there were more than [`super::Limits`] allow, or their namespace
+    /// could not be dumped.
     pub unfollowed: u64,
 }
 

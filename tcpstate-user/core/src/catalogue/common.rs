@@ -1,0 +1,235 @@
+//! The columns that several kinds of record share.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{Column, Kind, Value};
+use crate::{
+    owner::{How, Owner},
+    service::Role,
+};
+
+/// The words of `role`.
+pub(super) const ROLES: Kind = Kind::Word(&["client", "server"]);
+
+/// What every record about one socket has.
+#[derive(Clone, Debug)]
+pub struct Common {
+    /// Wall-clock time, nanoseconds since 1970.
+    pub wall_ns: i64,
+    /// Monotonic time.
+    pub ts_ns: u64,
+    /// The socket's cookie.
+    pub cookie: Option<u64>,
+    /// Inode number of the network namespace.
+    pub netns: Option<u32>,
+    /// Whether IPv4 travels on the wire.
+    pub is_ipv4: bool,
+    /// Local address.
+    pub laddr: IpAddr,
+    /// Local port; 0 is none yet.
+    pub lport: u16,
+    /// Remote address.
+    pub raddr: IpAddr,
+    /// Remote port; 0 is none yet.
+    pub rport: u16,
+    /// The port of the service: the server's.
+    pub service_port: Option<u16>,
+    /// Which side it is.
+    pub role: Role,
+    /// The process that it belongs to.
+    pub owner: Owner,
+    /// The user that it belongs to.
+    pub uid: Option<u32>,
+    /// Path of its cgroup.
+    pub cgroup: Option<Arc<str>>,
+    /// Id of its cgroup.
+    pub cgroup_id: Option<u64>,
+}
+
+impl From<Role> for Value<'_> {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Unknown => Self::Unknown,
+            role => Self::Word(role.name()),
+        }
+    }
+}
+
+/// A field of the owner, which is absent as a whole where it is unknown.
+fn of_owner<'a>(owner: &'a Owner, field: impl FnOnce(&'a Owner) -> Value<'a>) -> Value<'a> {
+    match owner.how {
+        How::Unknown => Value::Absent,
+        How::Exact | How::Listener | How::Seeded => field(owner),
+    }
+}
+
+/// The path of a cgroup.
+pub(super) fn path(path: Option<&Arc<str>>) -> Value<'_> {
+    path.map_or(Value::Unknown, |path| Value::Name(path.as_bytes()))
+}
+
+/// The columns of [`Common`].
+pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
+    [
+        Column::<R>::new(
+            "ts",
+            Kind::Time,
+            |row| Value::Time(row.as_ref().wall_ns),
+            "Wall-clock time",
+        ),
+        Column::<R>::new(
+            "ts_ns",
+            Kind::Nanoseconds,
+            |row| row.as_ref().ts_ns.into(),
+            "The same time on the monotonic clock, which counts from boot",
+        ),
+        Column::<R>::new(
+            "cookie",
+            Kind::Number,
+            |row| row.as_ref().cookie.into(),
+            "The kernel's socket cookie, unique until the next boot",
+        )
+        .unknown("the kernel has not given the socket one yet"),
+        Column::<R>::new(
+            "netns",
+            Kind::Number,
+            |row| row.as_ref().netns.into(),
+            "Inode number of the network namespace",
+        )
+        .unknown("the capture cannot read the socket"),
+        Column::<R>::new(
+            "family",
+            Kind::Word(&["ipv4", "ipv6"]),
+            |row| {
+                let is_ipv4 = row.as_ref().is_ipv4;
+                Value::Word(if is_ipv4 { "ipv4" } else { "ipv6" })
+            },
+            "The protocol on the wire; a v4-mapped IPv6 socket is `ipv4`",
+        ),
+        Column::<R>::new(
+            "laddr",
+            Kind::Address,
+            |row| row.as_ref().laddr.into(),
+            "Local address; `0.0.0.0` or `::` before it is chosen",
+        ),
+        Column::<R>::new(
+            "lport",
+            Kind::Port,
+            |row| row.as_ref().lport.into(),
+            "Local port; 0 before it is chosen",
+        ),
+        Column::<R>::new(
+            "raddr",
+            Kind::Address,
+            |row| row.as_ref().raddr.into(),
+            "Remote address; `0.0.0.0` or `::` where there is none",
+        ),
+        Column::<R>::new(
+            "rport",
+            Kind::Port,
+            |row| row.as_ref().rport.into(),
+            "Remote port; 0 where there is none",
+        ),
+        Column::<R>::new(
+            "service_port",
+            Kind::Port,
+            |row| row.as_ref().service_port.into(),
+            "The server's port: local for a server, remote for a client",
+        )
+        .unknown("the role is unknown"),
+        Column::<R>::new(
+            "role",
+            ROLES,
+            |row| row.as_ref().role.into(),
+            "The side of the connection that this socket is",
+        )
+        .unknown("the connection was open before the capture began, and nothing shows its role"),
+        Column::<R>::new(
+            "owner.pid",
+            Kind::Number,
+            |row| of_owner(&row.as_ref().owner, |owner| owner.pid.into()),
+            "Process id, in the initial pid namespace",
+        )
+        .unknown("the owner is unknown, or several processes share the listener"),
+        Column::<R>::new(
+            "owner.comm",
+            Kind::Name,
+            |row| {
+                of_owner(&row.as_ref().owner, |owner| {
+                    let comm = owner.comm.as_ref();
+                    comm.map_or(Value::Unknown, |comm| Value::Name(comm.as_bytes()))
+                })
+            },
+            "Name of the process (`comm`)",
+        )
+        .unknown("the owner is unknown, or processes of several names share the listener"),
+        Column::<R>::new(
+            "owner.how",
+            Kind::Word(&["exact", "listener", "seeded"]),
+            |row| {
+                of_owner(&row.as_ref().owner, |owner| {
+                    Value::Word(owner.how.name())
+                })
+            },
+            "How the owner is known: it made the call itself, it owns the listener, or it was looked up \
+             for a socket that was there before",
+        )
+        .unknown("the owner is unknown"),
+        Column::<R>::new(
+            "uid",
+            Kind::Number,
+            |row| row.as_ref().uid.into(),
+            "User id of the socket's owner",
+        )
+        .unknown("the capture cannot read the socket"),
+        Column::<R>::new(
+            "cgroup",
+            Kind::Name,
+            |row| path(row.as_ref().cgroup.as_ref()),
+            "Path of the socket's cgroup",
+        )
+        .unknown("the cgroup is unknown, or gone"),
+        Column::<R>::new(
+            "cgroup_id",
+            Kind::Number,
+            |row| row.as_ref().cgroup_id.into(),
+            "Id of the socket's cgroup",
+        )
+        .unknown("the capture cannot read the socket"),
+    ]
+}
+
+/// When an interval ended, and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Wall-clock time of the end, nanoseconds since 1970.
+    pub wall_ns: i64,
+    /// Monotonic time of the end.
+    pub ts_ns: u64,
+    /// Length.
+    pub interval_ns: u64,
+}
+
+/// The columns of [`Stamp`].
+pub(super) const fn stamp<R: AsRef<Stamp>>() -> [Column<R>; 3] {
+    [
+        Column::<R>::new(
+            "ts",
+            Kind::Time,
+            |row| Value::Time(row.as_ref().wall_ns),
+            "Wall-clock time of the end of the interval",
+        ),
+        Column::<R>::new(
+            "ts_ns",
+            Kind::Nanoseconds,
+            |row| row.as_ref().ts_ns.into(),
+            "The same time on the monotonic clock, which counts from boot",
+        ),
+        Column::<R>::new(
+            "interval_ns",
+            Kind::Nanoseconds,
+            |row| row.as_ref().interval_ns.into(),
+            "Length of the interval",
+        ),
+    ]
+}

@@ -1,0 +1,260 @@
+//! The fields of a connection.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use tcpstate_common::{State, record};
+
+use super::{
+    Column, Common, Formats, Kind, Table, Value,
+    common::common,
+    transition::{Counted, traffic},
+};
+use crate::{
+    cause::Cause,
+    event::SocketId,
+    model::{Connection, Ended, Stay, Traffic},
+};
+
+/// One connection that has ended, or is open: then its times are those so far.
+#[derive(Clone, Debug)]
+pub struct ConnectionRow {
+    /// When, and which socket.
+    pub common: Common,
+    /// Local address; `None` before it is chosen.
+    pub laddr: Option<IpAddr>,
+    /// Local port; `None` before it is chosen.
+    pub lport: Option<u16>,
+    /// Remote address; `None` where it is not known yet.
+    pub raddr: Option<IpAddr>,
+    /// Remote port; `None` where it is not known yet.
+    pub rport: Option<u16>,
+    /// Monotonic time of the first transition that was seen.
+    pub first_ns: u64,
+    /// From the first transition to the last; of an open one, to now.
+    pub lifetime_ns: Option<u64>,
+    /// The states that it went through.
+    pub states: Vec<Stay>,
+    /// There were more states than are kept.
+    pub truncated: bool,
+    /// Why it ended; `None` while it is open.
+    pub cause: Option<Cause>,
+    /// The state that the kernel keeps it in, without a socket.
+    pub goes_on: Option<State>,
+    /// What the kernel counted.
+    pub traffic: Option<Traffic>,
+    /// How long the handshake took.
+    pub handshake_ns: Option<u64>,
+}
+
+impl ConnectionRow {
+    /// The row of a connection that ended at `ts_ns`.
+    pub fn ended(ended: Ended, ts_ns: u64) -> Self {
+        Self {
+            lifetime_ns: ended.lifetime_ns,
+            cause: Some(ended.cause),
+            goes_on: ended.goes_on,
+            traffic: ended.traffic,
+            ..Self::new(ended.connection, ts_ns)
+        }
+    }
+
+    /// The row of a connection that is open at `now_ns`.
+    pub fn open(mut connection: Connection, now_ns: u64) -> Self {
+        // An event can be later than the clock's reading: they come from several CPUs.
+        let ts_ns = now_ns.max(connection.last_ns.unwrap_or(0));
+        if let Some(last) = connection.states.last_mut() {
+            last.dwell_ns = connection.last_ns.map(|last_ns| ts_ns - last_ns);
+        }
+        let lifetime_ns = connection
+            .opened
+            .then(|| ts_ns.saturating_sub(connection.first_ns));
+        Self {
+            lifetime_ns,
+            ..Self::new(connection, ts_ns)
+        }
+    }
+
+    fn new(connection: Connection, ts_ns: u64) -> Self {
+        let Connection {
+            laddr,
+            lport,
+            raddr,
+            rport,
+            ..
+        } = connection;
+        let mut addresses = [laddr, raddr].into_iter().flatten();
+        let is_ipv4 = connection.family == record::AF_INET || addresses.any(|one| one.is_ipv4());
+        // As the kernel has it where there is none yet.
+        let unspecified = if is_ipv4 {
+            IpAddr::from(Ipv4Addr::UNSPECIFIED)
+        } else {
+            IpAddr::from(Ipv6Addr::UNSPECIFIED)
+        };
+        Self {
+            common: Common {
+                wall_ns: 0,
+                ts_ns,
+                cookie: match connection.id {
+                    SocketId::Cookie(cookie) => Some(cookie),
+                    SocketId::Address(_) => None,
+                },
+                netns: connection.netns,
+                is_ipv4,
+                laddr: laddr.unwrap_or(unspecified),
+                lport: lport.unwrap_or(0),
+                raddr: raddr.unwrap_or(unspecified),
+                rport: rport.unwrap_or(0),
+                service_port: connection.service_port,
+                role: connection.role,
+                owner: connection.owner,
+                uid: connection.uid,
+                cgroup: None,
+                cgroup_id: connection.cgroup,
+            },
+            laddr,
+            lport,
+            raddr,
+            rport,
+            first_ns: connection.first_ns,
+            lifetime_ns: None,
+            states: connection.states,
+            truncated: connection.truncated,
+            cause: None,
+            goes_on: None,
+            traffic: None,
+            handshake_ns: connection.handshake_ns,
+        }
+    }
+
+    /// With its wall-clock time and the path of its cgroup, which come from outside.
+    #[must_use]
+    pub fn with(mut self, wall_ns: i64, cgroup: Option<Arc<str>>) -> Self {
+        self.common.wall_ns = wall_ns;
+        self.common.cgroup = cgroup;
+        self
+    }
+
+    /// Whether it is open.
+    pub const fn is_open(&self) -> bool {
+        self.cause.is_none()
+    }
+
+    /// The time in a state, all stays in it together; `None` if it was in none, or if the time in
+    /// one of them is not known.
+    fn dwell_ns(&self, state: State) -> Option<u64> {
+        self.states
+            .iter()
+            .filter(|stay| stay.state == state)
+            .map(|stay| stay.dwell_ns)
+            .reduce(|sum, dwell| Some(sum?.saturating_add(dwell?)))
+            .flatten()
+    }
+}
+
+impl AsRef<Common> for ConnectionRow {
+    fn as_ref(&self) -> &Common {
+        &self.common
+    }
+}
+
+impl Counted for ConnectionRow {
+    fn traffic(&self) -> Option<&Traffic> {
+        self.traffic.as_ref()
+    }
+}
+
+/// The column of the time in one state.
+const fn dwell<const STATE: u8>(name: &'static str) -> Column<ConnectionRow> {
+    Column::<ConnectionRow>::new(
+        name,
+        Kind::Nanoseconds,
+        |row| row.dwell_ns(State(STATE)).into(),
+        "Time in this state, all stays together",
+    )
+    .unknown("the connection was not in the state, or the time is unknown")
+    .only(Formats::Csv)
+}
+
+/// The fields of a connection.
+pub static CONNECTION: Table<ConnectionRow> = Table {
+    name: "connection",
+    doc: "One connection, when it ends; with `--live` also each that is open at the end of the run.",
+    sections: &[
+        &common(),
+        &[
+            Column::<ConnectionRow>::new(
+                "lifetime_ns",
+                Kind::Nanoseconds,
+                |row| row.lifetime_ns.into(),
+                "Time from the first transition to the last; of an open connection, to now",
+            )
+            .unknown("the connection was open before the capture began"),
+            Column::<ConnectionRow>::new(
+                "states",
+                Kind::Nested("list of `{state, dwell_ns, sampled, interval_ns}`"),
+                |row| Value::Stays(&row.states),
+                "The states that the connection went through, in order, with the time in each. \
+                 `sampled`: the end of the state was found by sampling, and the time is exact to \
+                 `interval_ns`, which is there only then. CSV has the names, separated by spaces",
+            ),
+            dwell::<{ State::ESTABLISHED.0 }>("ESTABLISHED_ns"),
+            dwell::<{ State::SYN_SENT.0 }>("SYN_SENT_ns"),
+            dwell::<{ State::SYN_RECV.0 }>("SYN_RECV_ns"),
+            dwell::<{ State::FIN_WAIT1.0 }>("FIN_WAIT1_ns"),
+            dwell::<{ State::FIN_WAIT2.0 }>("FIN_WAIT2_ns"),
+            dwell::<{ State::TIME_WAIT.0 }>("TIME_WAIT_ns"),
+            dwell::<{ State::CLOSE.0 }>("CLOSE_ns"),
+            dwell::<{ State::CLOSE_WAIT.0 }>("CLOSE_WAIT_ns"),
+            dwell::<{ State::LAST_ACK.0 }>("LAST_ACK_ns"),
+            dwell::<{ State::LISTEN.0 }>("LISTEN_ns"),
+            dwell::<{ State::CLOSING.0 }>("CLOSING_ns"),
+            Column::<ConnectionRow>::new(
+                "truncated",
+                Kind::Bool,
+                |row| row.truncated.into(),
+                "Whether there were more states than are kept, so that some in the middle are missing",
+            ),
+            Column::<ConnectionRow>::new(
+                "cause",
+                Kind::Cause,
+                |row| row.cause.into(),
+                "Why the connection ended",
+            )
+            .unknown("the connection is open, or the kernel does not say why"),
+            Column::<ConnectionRow>::new(
+                "ended",
+                Kind::Bool,
+                |row| (!row.is_open()).into(),
+                "Whether the connection has ended; if not, all times are those so far",
+            ),
+            Column::<ConnectionRow>::new(
+                "goes_on",
+                Kind::State,
+                |row| row.goes_on.into(),
+                "The state in which the kernel keeps the connection in a minisocket, which makes no more \
+                 transitions",
+            )
+            .unknown("the kernel keeps nothing of the connection, or it is open"),
+        ],
+        &traffic(),
+        &[
+            Column::<ConnectionRow>::new(
+                "handshake_ns",
+                Kind::Nanoseconds,
+                |row| row.handshake_ns.into(),
+                "A client's time in `SYN_SENT`, or a server's first round-trip time",
+            )
+            .unknown("the handshake did not succeed, or its beginning was not seen"),
+            Column::<ConnectionRow>::new(
+                "sampled",
+                Kind::State,
+                |row| Value::SampledStays(&row.states),
+                "The states whose end was found by sampling, separated by spaces",
+            )
+            .only(Formats::Csv),
+        ],
+    ],
+};

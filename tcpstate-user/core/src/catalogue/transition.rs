@@ -1,0 +1,246 @@
+//! The fields of a transition.
+
+use std::sync::Arc;
+
+use tcpstate_common::{State, record::flags};
+
+use super::{Column, Common, Kind, Table, common::common};
+use crate::{
+    cause::{Cause, goes_on},
+    event::Event,
+    model::{Applied, Traffic},
+    owner::{How, Owner},
+};
+
+/// One transition: what the event says, and what the tracker knows of its connection.
+#[derive(Clone, Debug)]
+pub struct TransitionRow {
+    /// When, and on which socket.
+    pub common: Common,
+    /// The state before.
+    pub oldstate: State,
+    /// The state after.
+    pub newstate: State,
+    /// Time spent in the state before.
+    pub dwell_ns: Option<u64>,
+    /// Why the connection ended; `None` where it did not.
+    pub cause: Option<Cause>,
+    /// `sk_err`.
+    pub error: Option<u16>,
+    /// What the socket's flags say.
+    pub flags: Option<SocketFlags>,
+    /// The CPU that made the transition.
+    pub cpu: u16,
+    /// What the kernel counted on the connection.
+    pub traffic: Option<Traffic>,
+    /// At -> CLOSE, the state that the kernel keeps the connection in, without a socket.
+    pub goes_on: Option<State>,
+    /// At -> ESTABLISHED, how long the handshake took.
+    pub handshake_ns: Option<u64>,
+}
+
+/// The flags of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketFlags {
+    /// `sk_shutdown`.
+    pub shutdown: u8,
+    /// `SOCK_DEAD`.
+    pub dead: bool,
+    /// `SOCK_DONE`.
+    pub done: bool,
+}
+
+impl TransitionRow {
+    /// The row of an event. Wall-clock time and the path of the cgroup come from outside.
+    pub fn new(
+        event: &Event,
+        applied: &Applied<'_>,
+        wall_ns: i64,
+        cgroup: Option<Arc<str>>,
+    ) -> Self {
+        let owner = applied.owner();
+        Self {
+            common: Common {
+                wall_ns,
+                ts_ns: event.ts_ns(),
+                cookie: event.cookie(),
+                netns: event.netns(),
+                is_ipv4: event.is_ipv4(),
+                laddr: event.laddr(),
+                lport: event.lport(),
+                raddr: event.raddr(),
+                rport: event.rport(),
+                service_port: applied.service_port(),
+                role: applied.role(),
+                // A process that acts on this very socket is better known than one that is inferred.
+                owner: match (owner.how, event.process()) {
+                    (How::Listener | How::Seeded | How::Unknown, Some(process)) => {
+                        Owner::exact(Some(process))
+                    }
+                    _ => owner,
+                },
+                uid: event.uid(),
+                cgroup,
+                cgroup_id: event.cgroup(),
+            },
+            oldstate: event.oldstate(),
+            newstate: event.newstate(),
+            dwell_ns: applied.dwell_ns,
+            cause: applied.cause(),
+            error: event.error(),
+            flags: event.has(flags::SOCKET).then(|| SocketFlags {
+                shutdown: u8::from(event.has(flags::RCV_SHUTDOWN))
+                    | u8::from(event.has(flags::SEND_SHUTDOWN)) << 1,
+                dead: event.has(flags::DEAD),
+                done: event.has(flags::DONE),
+            }),
+            cpu: event.record().cpu,
+            traffic: Traffic::of(event),
+            goes_on: goes_on(event),
+            handshake_ns: applied.handshake_ns(),
+        }
+    }
+}
+
+impl AsRef<Common> for TransitionRow {
+    fn as_ref(&self) -> &Common {
+        &self.common
+    }
+}
+
+/// Rows with the kernel's counters of a connection.
+pub(super) trait Counted {
+    /// The counters.
+    fn traffic(&self) -> Option<&Traffic>;
+}
+
+impl Counted for TransitionRow {
+    fn traffic(&self) -> Option<&Traffic> {
+        self.traffic.as_ref()
+    }
+}
+
+/// The columns of [`Traffic`].
+pub(super) const fn traffic<R: Counted>() -> [Column<R>; 4] {
+    const UNREAD: &str = "the capture cannot read the socket";
+    [
+        Column::<R>::new(
+            "bytes_sent",
+            Kind::Bytes,
+            |row| row.traffic().map(|traffic| traffic.bytes_sent).into(),
+            "Payload sent so far, retransmissions included",
+        )
+        .unknown(UNREAD),
+        Column::<R>::new(
+            "bytes_received",
+            Kind::Bytes,
+            |row| row.traffic().map(|traffic| traffic.bytes_received).into(),
+            "Payload received in order so far",
+        )
+        .unknown(UNREAD),
+        Column::<R>::new(
+            "retransmits",
+            Kind::Count,
+            |row| row.traffic().map(|traffic| traffic.retransmits).into(),
+            "Segments retransmitted so far",
+        )
+        .unknown(UNREAD),
+        Column::<R>::new(
+            "srtt_us",
+            Kind::Microseconds,
+            |row| row.traffic().and_then(|traffic| traffic.srtt_us).into(),
+            "Smoothed round-trip time",
+        )
+        .unknown("no round trip has been measured, or the capture cannot read the socket"),
+    ]
+}
+
+/// The fields of a transition.
+pub static TRANSITION: Table<TransitionRow> = Table {
+    name: "transition",
+    doc: "One change of a socket's state.",
+    sections: &[
+        &common(),
+        &[
+            Column::<TransitionRow>::new(
+                "oldstate",
+                Kind::State,
+                |row| row.oldstate.into(),
+                "State before the transition",
+            ),
+            Column::<TransitionRow>::new(
+                "newstate",
+                Kind::State,
+                |row| row.newstate.into(),
+                "State after the transition",
+            ),
+            Column::<TransitionRow>::new(
+                "dwell_ns",
+                Kind::Nanoseconds,
+                |row| row.dwell_ns.into(),
+                "Time spent in `oldstate`",
+            )
+            .unknown("the beginning of `oldstate` was not seen"),
+            Column::<TransitionRow>::new(
+                "cause",
+                Kind::Cause,
+                |row| row.cause.into(),
+                "Why the connection ended",
+            )
+            .unknown("the connection has not ended, or the kernel does not say why"),
+            Column::<TransitionRow>::new(
+                "error",
+                Kind::Number,
+                |row| row.error.into(),
+                "The socket's error, an errno (`sk_err`); 0 is none",
+            )
+            .unknown("the capture cannot read the socket"),
+            Column::<TransitionRow>::new(
+                "shutdown",
+                Kind::Number,
+                |row| row.flags.map(|flags| flags.shutdown).into(),
+                "Directions that are shut down (`sk_shutdown`): 1 receiving, 2 sending, 3 both",
+            )
+            .unknown("the capture cannot read the socket"),
+            Column::<TransitionRow>::new(
+                "sock_dead",
+                Kind::Bool,
+                |row| row.flags.map(|flags| flags.dead).into(),
+                "Whether the application has closed the socket (`SOCK_DEAD`)",
+            )
+            .unknown("the capture cannot read the socket"),
+            Column::<TransitionRow>::new(
+                "sock_done",
+                Kind::Bool,
+                |row| row.flags.map(|flags| flags.done).into(),
+                "Whether the peer's FIN has arrived (`SOCK_DONE`)",
+            )
+            .unknown("the capture cannot read the socket"),
+            Column::<TransitionRow>::new(
+                "cpu",
+                Kind::Number,
+                |row| row.cpu.into(),
+                "The CPU that made the transition",
+            ),
+        ],
+        &traffic(),
+        &[
+            Column::<TransitionRow>::new(
+                "goes_on",
+                Kind::State,
+                |row| row.goes_on.into(),
+                "At the transition to `CLOSE`: the state in which the kernel keeps the connection in a \
+                 minisocket, which makes no more transitions",
+            )
+            .unknown("the kernel keeps nothing of the connection, or it has not ended"),
+            Column::<TransitionRow>::new(
+                "handshake_ns",
+                Kind::Nanoseconds,
+                |row| row.handshake_ns.into(),
+                "At the transition to `ESTABLISHED`: a client's time in `SYN_SENT`, or a server's first \
+                 round-trip time",
+            )
+            .unknown("no handshake ends here, or its beginning was not seen"),
+        ],
+    ],
+};
