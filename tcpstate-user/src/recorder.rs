@@ -24,7 +24,7 @@ use tcpstate_recording::{
     FlightOptions, FlightRing, Options as WriterOptions, Room, WriteError, Writer, Written,
 };
 use tcpstate_text::{
-    books::tell_books,
+    books::write_books,
     format::{
         json::{Lines, Summary},
         units::{Bytes, Count},
@@ -241,7 +241,7 @@ impl View for Record {
                     writeln!(err, "{} older events had left the memory", Count(dropped))?;
                 }
             }
-            tell_books(end, None, err)?;
+            write_books(end, None, err)?;
         }
         self.failure
             .take()

@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
+use jiff::tz::TimeZone;
 use tcpstate::run::{
     self, Outcome, Outputs, descriptors,
     progress::{self, WithProgress},
@@ -22,18 +23,26 @@ use tcpstate_core::{
     view::View,
 };
 use tcpstate_recording::Reader;
-use tcpstate_text::format::units::Bytes;
+use tcpstate_text::{
+    format::{text::wants_colour, units::Bytes},
+    settings::Settings,
+};
 
 use crate::message::say;
 
-/// The bounds of what a view keeps.
-pub(crate) fn limits(bounds: Bounds) -> Limits {
+/// The settings that all views share.
+pub(crate) fn settings(watch: &Watch, bounds: Bounds) -> Settings {
     // 32 bits fit on every machine that this runs on.
     let number = |number| usize::try_from(number).unwrap_or(usize::MAX);
-    Limits {
-        max_connections: number(bounds.max_connections),
-        max_ports: number(bounds.max_ports),
-        ..Limits::default()
+    Settings {
+        format: watch.output.format(),
+        limits: Limits {
+            max_connections: number(bounds.max_connections),
+            max_ports: number(bounds.max_ports),
+            ..Limits::default()
+        },
+        colour: wants_colour(&io::stdout()),
+        zone: TimeZone::system(),
     }
 }
 

@@ -13,12 +13,14 @@ use jiff::tz::TimeZone;
 use tcpstate_cli::{Cli, HELP_WIDTH};
 use tcpstate_core::{
     books::Accounting,
-    model::Limits,
     options::Format,
     view::{Flow, View},
 };
 use tcpstate_recording::{self, Writer};
-use tcpstate_text::trace::{Options, Trace};
+use tcpstate_text::{
+    settings::Settings,
+    trace::{Options, Trace},
+};
 
 use self::support::{compare, end, events, names, origin};
 
@@ -51,14 +53,14 @@ fn help() {
 
 fn options(format: Format) -> Options {
     Options {
-        format,
+        settings: Settings {
+            zone: TimeZone::fixed(jiff::tz::offset(1)),
+            ..Settings::plain(format)
+        },
         states: None,
         count: None,
         time: false,
         timestamp: false,
-        limits: Limits::default(),
-        colour: false,
-        zone: TimeZone::fixed(jiff::tz::offset(1)),
     }
 }
 

@@ -15,13 +15,15 @@ use serde_json::Value;
 use tcpstate_core::{
     books::Accounting,
     event::Event,
-    model::Limits,
     options::{Format, HistogramOf},
     origin::Origin,
     view::{Flow, View},
 };
 use tcpstate_recording::{self, Writer};
-use tcpstate_text::hist::{Hist, Options};
+use tcpstate_text::{
+    hist::{Hist, Options},
+    settings::Settings,
+};
 
 use self::{
     stream::Traffic,
@@ -30,16 +32,16 @@ use self::{
 
 fn options(format: Format, of: HistogramOf) -> Options {
     Options {
-        format,
+        settings: Settings {
+            zone: TimeZone::fixed(jiff::tz::offset(1)),
+            ..Settings::plain(format)
+        },
         of,
         states: None,
         causes: None,
         interval: None,
         count: None,
-        limits: Limits::default(),
-        colour: false,
         unicode: false,
-        zone: TimeZone::fixed(jiff::tz::offset(1)),
     }
 }
 

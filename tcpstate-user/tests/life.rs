@@ -9,17 +9,22 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 use tcpstate_common::State;
 use tcpstate_core::{
-    model::Limits,
     options::{Format, Until},
     view::{Flow, View},
 };
-use tcpstate_text::life::{Life, Options};
+use tcpstate_text::{
+    life::{Life, Options},
+    settings::Settings,
+};
 
 use self::support::{compare, end, events, names, origin};
 
 fn options(format: Format) -> Options {
     Options {
-        format,
+        settings: Settings {
+            zone: TimeZone::fixed(jiff::tz::offset(1)),
+            ..Settings::plain(format)
+        },
         live: false,
         until: Until::Close,
         states: None,
@@ -27,9 +32,6 @@ fn options(format: Format) -> Options {
         longer_than: None,
         count: None,
         time: false,
-        limits: Limits::default(),
-        colour: false,
-        zone: TimeZone::fixed(jiff::tz::offset(1)),
     }
 }
 
@@ -54,7 +56,10 @@ fn run(options: &Options) -> (String, String) {
 /// The connections of a run, and its summary.
 fn lines(options: &Options) -> (Vec<Value>, Value) {
     let (out, err) = run(&Options {
-        format: Format::Json,
+        settings: Settings {
+            format: Format::Json,
+            ..options.settings.clone()
+        },
         ..options.clone()
     });
     assert_eq!(err, "");
@@ -251,7 +256,7 @@ fn longer_than_with_a_state_is_about_the_time_in_it() {
     // Another one left CLOSE_WAIT after a time that is not known.
     assert_eq!(summary["time_unknown"], 1);
     let text = Options {
-        format: Format::Text,
+        settings: options(Format::Text).settings,
         ..stuck
     };
     let (_, err) = run(&text);

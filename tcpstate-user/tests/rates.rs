@@ -30,7 +30,10 @@ use tcpstate_core::{
     source::{EventSource, SourceError, Step},
 };
 use tcpstate_recording::{self, FlightOptions, FlightRing, Writer};
-use tcpstate_text::rates::{Options, Rates};
+use tcpstate_text::{
+    rates::{Options, Rates},
+    settings::Settings,
+};
 
 /// When the streams of `support/stream.rs` begin, less 3 ms.
 const STARTED_NS: u64 = 86_399_997_000_000;
@@ -105,16 +108,17 @@ impl Interrupts for Never {
 
 fn options(format: Format, by: By) -> Options {
     Options {
-        format,
+        settings: Settings {
+            limits: Limits {
+                max_ports: 2,
+                ..Limits::default()
+            },
+            zone: TimeZone::fixed(jiff::tz::offset(1)),
+            ..Settings::plain(format)
+        },
         interval_ns: INTERVAL_NS,
         by,
         in_kernel: false,
-        limits: Limits {
-            max_ports: 2,
-            ..Limits::default()
-        },
-        colour: false,
-        zone: TimeZone::fixed(jiff::tz::offset(1)),
     }
 }
 

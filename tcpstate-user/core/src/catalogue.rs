@@ -17,6 +17,7 @@ mod common;
 mod connection;
 mod histogram;
 mod rates;
+mod socket;
 mod transition;
 
 use std::net::IpAddr;
@@ -34,7 +35,8 @@ pub use self::{
         FiguresRow, Group, GroupRow, GroupTransitionRow, Place, RATES, RatesRow, group_table,
         group_transition_table, plural,
     },
-    transition::{TRANSITION, TransitionRow},
+    socket::{SOCKET, SocketRow, TimerRow},
+    transition::{SocketFlags, TRANSITION, TransitionRow},
 };
 use crate::{
     cause::Cause, histogram::Histogram, model::Stay, service::ServicePort,
@@ -156,6 +158,8 @@ pub enum Kind {
     Nanoseconds,
     /// A duration.
     Microseconds,
+    /// A duration.
+    Milliseconds,
     /// An amount of data.
     Bytes,
     /// How many or how often.
@@ -188,14 +192,12 @@ impl Kind {
     /// The JSON type.
     pub const fn type_name(self) -> &'static str {
         match self {
-            Self::Time
-            | Self::Address
-            | Self::State
-            | Self::Cause
-            | Self::Word(_)
-            | Self::Name => "string",
+            Self::Time | Self::Address | Self::State | Self::Cause | Self::Word(_) | Self::Name => {
+                "string"
+            }
             Self::Nanoseconds
             | Self::Microseconds
+            | Self::Milliseconds
             | Self::Bytes
             | Self::Count
             | Self::PerSecond
@@ -213,6 +215,7 @@ impl Kind {
             Self::Time => "RFC 3339, UTC",
             Self::Nanoseconds => "ns",
             Self::Microseconds => "µs",
+            Self::Milliseconds => "ms",
             Self::Bytes => "bytes",
             Self::PerSecond => "1/s",
             Self::State => "state",
@@ -389,6 +392,7 @@ mod tests {
     fn tables_are_well_formed() {
         check(&TRANSITION);
         check(&CONNECTION);
+        check(&SOCKET);
         check(&HISTOGRAM);
         check(&HISTOGRAM_TRANSITIONS);
         check(&HISTOGRAM_TRANSITION);

@@ -5,30 +5,27 @@ use std::{
     process::ExitCode,
 };
 
-use jiff::tz::TimeZone;
 use tcpstate_text::{
-    format::{bar::wants_unicode, text::wants_colour},
+    format::bar::wants_unicode,
     hist::{Hist, Options},
 };
 
 use crate::{
     message::say,
-    watch::{limits, watch},
+    watch::{settings, watch},
 };
 
 pub(crate) fn run(arguments: &tcpstate_cli::Hist) -> anyhow::Result<ExitCode> {
-    let limits = limits(arguments.bounds);
+    let settings = settings(&arguments.watch, arguments.bounds);
+    let limits = settings.limits;
     let mut view = Hist::new(&Options {
-        format: arguments.watch.output.format(),
+        settings,
         of: arguments.of,
         states: arguments.state,
         causes: arguments.cause.clone(),
         interval: arguments.interval,
         count: arguments.watch.count,
-        limits,
-        colour: wants_colour(&io::stdout()),
         unicode: wants_unicode(&io::stdout()),
-        zone: TimeZone::system(),
     });
     let watched = &arguments.watch;
     if watched.read.is_none()

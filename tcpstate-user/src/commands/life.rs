@@ -1,19 +1,16 @@
 //! `tcpstate life`.
 
-use std::{io, process::ExitCode};
+use std::process::ExitCode;
 
-use jiff::tz::TimeZone;
-use tcpstate_text::{
-    format::text::wants_colour,
-    life::{Life, Options},
-};
+use tcpstate_text::life::{Life, Options};
 
-use crate::watch::{limits, watch};
+use crate::watch::{settings, watch};
 
 pub(crate) fn run(arguments: &tcpstate_cli::Life) -> anyhow::Result<ExitCode> {
-    let limits = limits(arguments.bounds);
+    let settings = settings(&arguments.watch, arguments.bounds);
+    let limits = settings.limits;
     let mut view = Life::new(&Options {
-        format: arguments.watch.output.format(),
+        settings,
         live: arguments.live,
         until: arguments.until,
         states: arguments.state,
@@ -21,9 +18,6 @@ pub(crate) fn run(arguments: &tcpstate_cli::Life) -> anyhow::Result<ExitCode> {
         longer_than: arguments.longer_than,
         count: arguments.watch.count,
         time: arguments.time,
-        limits,
-        colour: wants_colour(&io::stdout()),
-        zone: TimeZone::system(),
     });
     watch(&arguments.watch, limits, &mut view)
 }

@@ -27,13 +27,12 @@ use tcpstate_capture::{self, Live};
 use tcpstate_core::{
     event::Event,
     filter::Filter,
-    model::Limits,
     options::Format,
     origin::Origin,
     view::{End, Flow, View},
 };
 use tcpstate_core::{mode::Attach, netns::NetnsSelector};
-use tcpstate_text::trace;
+use tcpstate_text::{settings::Settings, trace};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -320,14 +319,11 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
     });
     let mut tee = Tee {
         trace: trace::Trace::new(&trace::Options {
-            format: Format::Json,
+            settings: Settings::plain(Format::Json),
             states: None,
             count: None,
             time: false,
             timestamp: false,
-            limits: Limits::default(),
-            colour: false,
-            zone: jiff::tz::TimeZone::UTC,
         }),
         record: &mut record,
     };

@@ -1,5 +1,5 @@
-//! The end of every run in text and CSV: where every transition went, on standard error. In JSON it is the
-//! last line, [`crate::format::json::Summary`].
+//! The end of every run in text and CSV: the accounting, on standard error. In JSON it is the last line,
+//! [`crate::format::json::Summary`].
 
 use std::io::{self, Write};
 
@@ -9,9 +9,8 @@ use crate::format::{
 };
 use tcpstate_core::{model::Books, view::End};
 
-/// Tells a person where every transition went, what the tracker could not know of connections, and
-/// what the run cost.
-pub fn tell_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> io::Result<()> {
+/// Writes the accounting, what the tracker does not know of connections, and what the run cost.
+pub fn write_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> io::Result<()> {
     let books = &end.accounting;
     if books.partial {
         // A 0 here would say that nothing was lost.
@@ -108,7 +107,6 @@ pub fn tell_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> io
 
 #[cfg(test)]
 mod tests {
-    use jiff::tz::TimeZone;
     use serde_json::{Value, json};
     use tcpstate_common::{
         Record,
@@ -119,6 +117,7 @@ mod tests {
     use crate::{
         life::{self, Life},
         rates::{self, Rates},
+        settings::Settings,
         trace::{self, Trace},
     };
     use tcpstate_common::State;
@@ -179,31 +178,32 @@ mod tests {
         )
     }
 
+    fn settings(format: Format, max_connections: usize) -> Settings {
+        Settings {
+            limits: Limits {
+                max_connections,
+                ..Limits::default()
+            },
+            ..Settings::plain(format)
+        }
+    }
+
     fn rates(format: Format) -> Rates {
         Rates::new(&rates::Options {
-            format,
+            settings: settings(format, 2),
             interval_ns: 1_000_000_000,
             by: By::Port,
             in_kernel: false,
-            limits: Limits {
-                max_connections: 2,
-                ..Limits::default()
-            },
-            colour: false,
-            zone: TimeZone::UTC,
         })
     }
 
     fn trace(format: Format) -> Trace {
         Trace::new(&trace::Options {
-            format,
+            settings: Settings::plain(format),
             states: None,
             count: None,
-            limits: Limits::default(),
             time: false,
             timestamp: false,
-            colour: false,
-            zone: TimeZone::UTC,
         })
     }
 
@@ -239,7 +239,7 @@ mod tests {
     /// What `life` shows of these connections while they are still listed; each goes through these states.
     fn life(until: Until, max_connections: usize, paths: &[(u64, &[State])]) -> Vec<Value> {
         let mut life = Life::new(&life::Options {
-            format: Format::Json,
+            settings: settings(Format::Json, max_connections),
             live: false,
             until,
             states: None,
@@ -247,12 +247,6 @@ mod tests {
             longer_than: None,
             count: None,
             time: false,
-            limits: Limits {
-                max_connections,
-                ..Limits::default()
-            },
-            colour: false,
-            zone: TimeZone::UTC,
         });
         let origin = json!({
             "host": "", "kernel": "", "attach": "btf", "filters": "", "live": true,

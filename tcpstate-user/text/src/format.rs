@@ -1,10 +1,10 @@
-//! How things are written: text, JSON and CSV, times and units.
+//! The formats: text, JSON and CSV, times and units. Fields come from [`tcpstate_core::catalogue`].
 //!
 //! Nothing here knows a subcommand. What holds in all formats:
 //! - Unknown is `-` in text, `null` in JSON, empty in CSV; it is never 0.
-//! - A port 0 is no unknown: the kernel has not chosen one (`CLOSE -> SYN_SENT`), or there is none (a
-//!   listener's remote port). JSON and CSV carry the 0, so that they can be compared with what other
-//!   tools read from the kernel; text, for people, shows `-`.
+//! - A port 0 is not an unknown one: the kernel has not chosen one (`CLOSE -> SYN_SENT`), or there is none
+//!   (a listener's remote port). JSON and CSV carry the 0, so that they can be compared with the output of
+//!   other tools; text, for people, shows `-`.
 //! - An address is shown as the kernel has it, so `0.0.0.0` and `::` are possible; a v4-mapped one is
 //!   shown as IPv4.
 //! - Names that others chose (a process's `comm`) go through [`tcpstate_core::escape`].
@@ -15,3 +15,4 @@ pub mod json;
 pub mod text;
 pub mod time;
 pub mod units;
+mod value;

@@ -1,7 +1,7 @@
-//! `tcpstate hist`: how long it takes, and how often it happens, by service port and role.
+//! `tcpstate hist`: durations, and how often each transition happens, by service port and role.
 //!
-//! A histogram has a time when it is over: what lasts at the end of an interval counts in the one in
-//! which it ends. Every interval begins with empty histograms.
+//! A histogram counts a duration in the interval in which it ends. Every interval begins with empty
+//! histograms.
 
 mod chart;
 mod table;
@@ -13,24 +13,27 @@ use std::{
     time::Duration,
 };
 
-use jiff::tz::TimeZone;
-use serde::Serialize;
-
-use self::{chart::Chart, table::Columns};
-use crate::format::{
-    csv::Rows,
-    json::{Connections, Lines, Summary},
-    time::{Local, Utc},
-    units::{Count, Span},
+use self::{
+    chart::Chart,
+    table::{Csv, Json},
 };
-use crate::{books::tell_books, order::rank};
+use crate::{
+    format::{
+        time::Local,
+        units::{Count, Counted, Span},
+    },
+    order::life_order,
+    printer::Printer,
+    settings::Settings,
+};
 use tcpstate_core::{
+    catalogue::{HistogramHead, Stamp},
     census::Census,
     duration::nanoseconds,
     event::Event,
     filter::{CauseSet, StateSet},
     histogram::Histogram,
-    model::{GroupKey, Include, Limits, Of, Series, Tracker},
+    model::{GroupKey, Include, Of, Series, Tracker},
     options::{Format, HistogramOf},
     origin::Origin,
     service::{Role, ServicePort},
@@ -38,29 +41,23 @@ use tcpstate_core::{
     view::{End, Flow, View},
 };
 
-/// What to print, and how.
+/// The options of `hist`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// In which format.
-    pub format: Format,
-    /// Histograms of what.
+    /// What all views share.
+    pub settings: Settings,
+    /// The subject of the histograms.
     pub of: HistogramOf,
-    /// Only of these states; transitions that leave or enter one of them.
+    /// Only these states; transitions that leave or enter one of them.
     pub states: Option<StateSet>,
-    /// Of lifetimes, only those of connections that ended for one of these causes.
+    /// Only the lifetimes of connections that ended for one of these causes.
     pub causes: Option<CauseSet>,
     /// Print at the end of each interval of this length, and begin anew.
     pub interval: Option<Duration>,
-    /// So many intervals, then no more.
+    /// The number of intervals after which the run ends.
     pub count: Option<u64>,
-    /// The bounds of what is kept.
-    pub limits: Limits,
-    /// In colour.
-    pub colour: bool,
-    /// Bars of more than ASCII.
+    /// Bars of block characters instead of ASCII.
     pub unicode: bool,
-    /// Where local time is.
-    pub zone: TimeZone,
 }
 
 /// The view.
@@ -69,7 +66,7 @@ pub struct Hist {
     states: Option<StateSet>,
     interval_ns: Option<u64>,
     count: Option<u64>,
-    printer: Printer,
+    printer: Printer<Text, Json, Csv>,
     tracker: Tracker,
     origin: Option<Origin>,
     /// Begin of the interval.
@@ -80,31 +77,21 @@ pub struct Hist {
     shown: u64,
 }
 
-enum Printer {
-    Text {
-        chart: Chart,
-        local: Local,
-    },
-    Json {
-        utc: Utc,
-        lines: Lines,
-    },
-    Csv {
-        utc: Utc,
-        rows: Rows,
-        columns: Columns,
-    },
+/// Charts for people.
+struct Text {
+    chart: Chart,
+    local: Local,
 }
 
 /// One histogram.
 struct Item {
     service_port: ServicePort,
     role: Role,
-    what: What,
+    content: Content,
 }
 
-/// What is in a histogram.
-enum What {
+/// The content of a histogram.
+enum Content {
     /// How long it took.
     Durations { of: Of, histogram: Histogram },
     /// How often each transition happened.
@@ -113,53 +100,44 @@ enum What {
 
 impl Item {
     fn count(&self) -> u64 {
-        match &self.what {
-            What::Durations { histogram, .. } => histogram.count(),
-            What::Transitions(transitions) => transitions.iter().map(|one| one.count).sum(),
+        match &self.content {
+            Content::Durations { histogram, .. } => histogram.count(),
+            Content::Transitions(transitions) => transitions.iter().map(|one| one.count).sum(),
         }
     }
 
-    /// Where it stands among those of its service port.
-    fn rank(&self) -> usize {
-        match self.what {
-            What::Durations {
+    /// Its place among those of its service port.
+    fn order(&self) -> usize {
+        match self.content {
+            Content::Durations {
                 of: Of::Dwell(state),
                 ..
-            } => rank(state),
-            What::Durations { .. } | What::Transitions(_) => 0,
+            } => life_order(state),
+            Content::Durations { .. } | Content::Transitions(_) => 0,
         }
     }
 }
 
-/// What is shown of an interval, and what is not.
+/// The histograms of an interval.
 struct Shown {
     items: Vec<Item>,
-    /// Histograms that are not of the states that were asked for.
+    /// The number of histograms that the choice of states leaves out.
     others: usize,
 }
 
 impl Hist {
-    /// A view that prints as these options say.
+    /// A view with these options.
     pub fn new(options: &Options) -> Self {
-        let printer = match options.format {
-            Format::Text => Printer::Text {
-                chart: Chart::new(options.unicode, options.colour),
-                local: Local::new(options.zone.clone()),
-            },
-            Format::Json => Printer::Json {
-                utc: Utc::default(),
-                lines: Lines::default(),
-            },
-            Format::Csv => Printer::Csv {
-                utc: Utc::default(),
-                rows: Rows::default(),
-                columns: match options.of {
-                    HistogramOf::Transitions => Columns::Transitions,
-                    _ => Columns::Durations,
-                },
-            },
+        let settings = &options.settings;
+        let printer = match settings.format {
+            Format::Text => Printer::Text(Text {
+                chart: Chart::new(options.unicode, settings.colour),
+                local: Local::new(settings.zone.clone()),
+            }),
+            Format::Json => Printer::Json(Json::new()),
+            Format::Csv => Printer::Csv(Csv::new()),
         };
-        let mut tracker = Tracker::new(options.limits);
+        let mut tracker = Tracker::new(settings.limits);
         if let Some(causes) = &options.causes {
             tracker = tracker.with_lifetimes_of(causes.clone().into());
         }
@@ -181,8 +159,8 @@ impl Hist {
         }
     }
 
-    /// What was counted in the interval that ends now: the busiest service port first, its states
-    /// in the order of a connection's life.
+    /// The histograms of the interval that ends now: the busiest service port first, its states in the order
+    /// of a connection's life.
     fn take(&mut self, now_ns: u64) -> Shown {
         let all = if self.of == HistogramOf::Transitions {
             self.take_transitions(now_ns)
@@ -200,7 +178,11 @@ impl Hist {
         }
         items.sort_by_cached_key(|item| {
             let service = (item.service_port, item.role);
-            (Reverse(totals.get(&service).copied()), service, item.rank())
+            (
+                Reverse(totals.get(&service).copied()),
+                service,
+                item.order(),
+            )
         });
         Shown {
             others: kinds - items.len(),
@@ -214,7 +196,7 @@ impl Hist {
             histograms: true,
         });
         self.tracker.clear_histograms();
-        let is_wanted = |of| {
+        let is_subject = |of| {
             matches!(
                 (self.of, of),
                 (HistogramOf::Dwell, Of::Dwell(_))
@@ -225,7 +207,7 @@ impl Hist {
         snapshot
             .histograms
             .into_iter()
-            .filter(|series| is_wanted(series.of))
+            .filter(|series| is_subject(series.of))
             .map(
                 |Series {
                      of,
@@ -235,7 +217,7 @@ impl Hist {
                  }| Item {
                     service_port,
                     role,
-                    what: What::Durations { of, histogram },
+                    content: Content::Durations { of, histogram },
                 },
             )
             .collect()
@@ -251,77 +233,67 @@ impl Hist {
                     return None;
                 };
                 let mut transitions = group.figures.transitions;
-                transitions.sort_by_key(|one| (rank(one.from), rank(one.to), one.from, one.to));
+                transitions.sort_by_key(|one| {
+                    (life_order(one.from), life_order(one.to), one.from, one.to)
+                });
                 (!transitions.is_empty()).then_some(Item {
                     service_port,
                     role,
-                    what: What::Transitions(transitions),
+                    content: Content::Transitions(transitions),
                 })
             })
             .collect()
     }
 
-    /// What of this histogram was asked for, if anything.
+    /// The part of this histogram that the choice of states includes, if any.
     fn selected(&self, mut item: Item) -> Option<Item> {
         let Some(states) = self.states else {
             return Some(item);
         };
-        let is_left = match &mut item.what {
-            What::Durations {
+        let is_selected = match &mut item.content {
+            Content::Durations {
                 of: Of::Dwell(state),
                 ..
             } => states.contains(*state),
-            What::Durations { .. } => true,
-            What::Transitions(transitions) => {
+            Content::Durations { .. } => true,
+            Content::Transitions(transitions) => {
                 transitions.retain(|one| states.contains(one.from) || states.contains(one.to));
                 !transitions.is_empty()
             }
         };
-        is_left.then_some(item)
+        is_selected.then_some(item)
     }
 
     /// Ends the interval and prints it.
-    fn print(&mut self, now_ns: u64, shown: &Shown, out: &mut dyn Write) -> io::Result<()> {
-        let length_ns = now_ns.saturating_sub(self.since_ns);
-        let wall_ns = self
-            .origin
-            .as_ref()
-            .map_or(0, |origin| origin.wall_ns(now_ns));
-        match &mut self.printer {
-            Printer::Text { chart, local } => {
-                if self.interval_ns.is_some() {
-                    let time = format!("{}, {}", local.at(wall_ns), Span(length_ns));
-                    chart.heading(&time, out)?;
-                }
-                if shown.items.is_empty() {
-                    chart.remark(&nothing(self.of, self.events, shown.others), out)?;
-                }
-                for item in &shown.items {
-                    chart.item(item, out)?;
-                }
+    fn print(&mut self, now_ns: u64, shown: Shown, out: &mut dyn Write) -> io::Result<()> {
+        let origin = self.origin.as_ref();
+        let stamp = Stamp {
+            wall_ns: origin.map_or(0, |origin| origin.wall_ns(now_ns)),
+            ts_ns: now_ns,
+            interval_ns: now_ns.saturating_sub(self.since_ns),
+        };
+        self.shown += shown.items.len() as u64;
+        if let Printer::Text(Text { chart, local }) = &mut self.printer {
+            if self.interval_ns.is_some() {
+                let length = Span(stamp.interval_ns);
+                chart.heading(&format!("{}, {length}", local.at(stamp.wall_ns)), out)?;
             }
-            Printer::Json { utc, lines } => {
-                for item in &shown.items {
-                    let stamp = table::Stamp {
-                        ts: utc.at(wall_ns),
-                        ts_ns: now_ns,
-                        interval_ns: length_ns,
-                    };
-                    table::json(item, stamp, lines, out)?;
-                }
-            }
-            Printer::Csv { utc, rows, .. } => {
-                for item in &shown.items {
-                    let stamp = table::Stamp {
-                        ts: utc.at(wall_ns),
-                        ts_ns: now_ns,
-                        interval_ns: length_ns,
-                    };
-                    table::csv(item, stamp, rows, out)?;
-                }
+            if shown.items.is_empty() {
+                chart.remark(&why_empty(self.of, self.events, shown.others), out)?;
             }
         }
-        self.shown += shown.items.len() as u64;
+        for item in shown.items {
+            let head = HistogramHead {
+                stamp,
+                service_port: item.service_port,
+                role: item.role,
+            };
+            match &mut self.printer {
+                Printer::Text(Text { chart, .. }) => chart.item(&item, out)?,
+                Printer::Json(json) => json.write(item, head, out)?,
+                Printer::Csv(csv) => csv.write(item, head, out)?,
+            }
+        }
         self.intervals += 1;
         self.since_ns = now_ns;
         self.events = 0;
@@ -341,8 +313,8 @@ impl View for Hist {
             self.tracker.follow();
         }
         match &mut self.printer {
-            Printer::Csv { rows, columns, .. } => columns.titles(rows, out),
-            Printer::Text { .. } | Printer::Json { .. } => Ok(()),
+            Printer::Csv(csv) => csv.titles(self.of == HistogramOf::Transitions, out),
+            Printer::Text(_) | Printer::Json(_) => Ok(()),
         }
     }
 
@@ -366,12 +338,12 @@ impl View for Hist {
     }
 
     fn is_silent_until_finish(&self) -> bool {
-        self.interval_ns.is_none() && !matches!(self.printer, Printer::Csv { .. })
+        self.interval_ns.is_none() && !matches!(self.printer, Printer::Csv(_))
     }
 
     fn tick(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<Flow> {
         let shown = self.take(now_ns);
-        self.print(now_ns, &shown, out)?;
+        self.print(now_ns, shown, out)?;
         Ok(if self.is_full() {
             Flow::Done
         } else {
@@ -384,12 +356,6 @@ impl View for Hist {
     }
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
-        #[derive(Serialize)]
-        struct Lines {
-            /// Lines before this one.
-            shown: u64,
-            connections: Connections,
-        }
         let books = self.tracker.books();
         if !self.is_full() {
             let shown = self.take(end.now_ns);
@@ -397,22 +363,16 @@ impl View for Hist {
             let is_over =
                 self.interval_ns.is_some() && end.now_ns <= self.since_ns && self.events == 0;
             if !is_over || !shown.items.is_empty() {
-                self.print(end.now_ns, &shown, out)?;
+                self.print(end.now_ns, shown, out)?;
             }
         }
-        let shown = self.shown;
-        if let Printer::Json { lines, .. } = &mut self.printer {
-            let connections = Connections::new(&books);
-            return lines.write(&Summary::new(end, Lines { shown, connections }), out);
-        }
-        let plural = if shown == 1 { "" } else { "s" };
-        write!(err, "{} histogram{plural} shown; ", Count(shown))?;
-        tell_books(end, Some(&books), err)
+        let shown = Counted(self.shown, "histogram");
+        self.printer.finish_counted(end, shown, books, out, err)
     }
 }
 
-/// Why there is nothing to show.
-fn nothing(of: HistogramOf, events: u64, others: usize) -> String {
+/// The reason why there is nothing to show.
+fn why_empty(of: HistogramOf, events: u64, others: usize) -> String {
     if others > 0 {
         return format!(
             "None of the {} histograms is of the states asked for.",

@@ -1,7 +1,8 @@
 //! The line views: the output of `trace`, `life`, `rates`, `hist`, `ls` and `doctor`, as text, JSON or CSV.
 //!
-//! A view gets events, or what was taken before, and writes; it knows neither the kernel nor the command line. [`mod@format`] has
-//! how values are written, [`books`] the end that all views share.
+//! A view takes events, or a listing, and writes; it knows neither the kernel nor the command line. The
+//! fields of its records come from [`tcpstate_core::catalogue`]. [`mod@format`] writes values, [`books`] the
+//! end that all views share.
 
 // Bad input is counted or reported; it never ends the process.
 #![cfg_attr(
@@ -22,5 +23,7 @@ pub mod hist;
 pub mod life;
 pub mod ls;
 mod order;
+pub mod printer;
 pub mod rates;
+pub mod settings;
 pub mod trace;

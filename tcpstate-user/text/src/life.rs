@@ -1,53 +1,49 @@
 //! `tcpstate life`: a line per connection, when it ends.
 //!
-//! That is at its transition to CLOSE or, with `--until gone`, when the kernel keeps nothing of it any
-//! more: then what is known of it waits here meanwhile.
+//! The end is its transition to CLOSE or, with `--until gone`, the moment when the kernel keeps nothing of
+//! it any more: until then the view holds it back.
 //!
-//! With `--live` also one for each that is still open at the end of the run: its times are those so
-//! far. A filter on durations only lets through what is known to be long; what is not known is
-//! counted, and told at the end.
-
-mod line;
+//! With `--live` there is also a line for each connection that is still open at the end of the run, with its
+//! times so far. A filter on durations only passes connections that are known to be long enough; those whose
+//! time is unknown are counted and reported at the end.
 
 use std::{
-    fmt::Display,
     io::{self, Write},
     mem::take,
     time::Duration,
 };
 
-use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use self::line::{Line, Path};
-use crate::books::tell_books;
-use crate::format::{
-    csv::Rows,
-    json::{Connections, Lines, Summary},
-    text::{Column, OrDash, Table},
-    time::{Local, Utc},
-    units::{Bytes, Count, Span},
+use crate::{
+    format::{
+        text::{Cell, Column, Endpoint, OrDash},
+        units::{Count, Counted, Span},
+    },
+    printer::{Finish, RecordPrinter},
+    settings::Settings,
 };
 use tcpstate_core::{
     by_cookie::ByCookie,
+    catalogue::{CONNECTION, ConnectionRow},
+    cause::Cause,
     census::Census,
     duration::nanoseconds,
-    escape::Printable,
     event::{Event, SocketId},
     filter::{CauseSet, StateSet},
-    model::{Ended, Include, Limits, Tracker},
+    model::{Books, Ended, Include, Tracker},
     names::Names,
-    options::{Format, Until},
+    options::Until,
     origin::Origin,
     view::{End, Flow, View},
 };
 
-/// What to print, and how.
+/// The options of `life`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// In which format.
-    pub format: Format,
-    /// Also those that are still open at the end.
+    /// What all views share.
+    pub settings: Settings,
+    /// Also connections that are still open at the end.
     pub live: bool,
     /// When a connection is shown.
     pub until: Until,
@@ -57,16 +53,10 @@ pub struct Options {
     pub causes: Option<CauseSet>,
     /// Only connections that lived longer than this or, with `states`, were in one of them longer.
     pub longer_than: Option<Duration>,
-    /// So many lines, then no more.
+    /// The number of lines after which the run ends.
     pub count: Option<u64>,
     /// A column with the local time of day.
     pub time: bool,
-    /// The bounds of what is kept.
-    pub limits: Limits,
-    /// In colour.
-    pub colour: bool,
-    /// Where local time is.
-    pub zone: TimeZone,
 }
 
 /// The view.
@@ -74,38 +64,25 @@ pub struct Life {
     filter: Filter,
     live: bool,
     until: Until,
-    /// Beyond their transition to CLOSE, until they are gone: those that the tracker follows, which bounds them.
+    /// Connections beyond their transition to CLOSE that are not gone: the tracker follows them, which bounds
+    /// them.
     waiting: ByCookie<Ended>,
     count: Option<u64>,
-    printer: Printer,
+    printer: RecordPrinter<ConnectionRow>,
     tracker: Tracker,
     names: Names,
     shown: u64,
-    /// Not shown because a time that the filter asks for is not known.
+    /// Not shown because a time that the filter compares is unknown.
     undecided: u64,
     origin: Option<Origin>,
 }
 
-enum Printer {
-    Text(Text),
-    Json { utc: Utc, lines: Lines },
-    Csv { utc: Utc, rows: Rows },
-}
-
 impl Life {
-    /// A view that prints as these options say.
+    /// A view with these options.
     pub fn new(options: &Options) -> Self {
-        let printer = match options.format {
-            Format::Text => Printer::Text(Text::new(options)),
-            Format::Json => Printer::Json {
-                utc: Utc::default(),
-                lines: Lines::default(),
-            },
-            Format::Csv => Printer::Csv {
-                utc: Utc::default(),
-                rows: Rows::default(),
-            },
-        };
+        let settings = &options.settings;
+        let time = options.time.then_some(Cell::TIME);
+        let cells = time.into_iter().chain(CELLS);
         Self {
             filter: Filter {
                 states: options.states,
@@ -116,8 +93,8 @@ impl Life {
             until: options.until,
             waiting: ByCookie::default(),
             count: options.count,
-            printer,
-            tracker: Tracker::new(options.limits)
+            printer: RecordPrinter::records(settings, &CONNECTION, cells),
+            tracker: Tracker::new(settings.limits)
                 .without_rates()
                 .without_histograms(),
             names: Names::default(),
@@ -127,34 +104,31 @@ impl Life {
         }
     }
 
-    /// Shows a connection, if the filter wants it.
-    fn show(&mut self, mut line: Line, out: &mut dyn Write) -> io::Result<()> {
-        match self.filter.wants(&line) {
-            Verdict::Yes => {}
-            Verdict::No => return Ok(()),
+    /// Shows a connection, if it passes the filter.
+    fn show(&mut self, row: ConnectionRow, out: &mut dyn Write) -> io::Result<()> {
+        match self.filter.verdict(&row) {
+            Verdict::Pass => {}
+            Verdict::Drop => return Ok(()),
             Verdict::Undecided => {
                 self.undecided += 1;
                 return Ok(());
             }
         }
-        let wall_ns = self
-            .origin
-            .as_ref()
-            .map_or(0, |origin| origin.wall_ns(line.ts_ns));
-        if !matches!(self.printer, Printer::Text(_)) {
-            line.cgroup = self.names.cgroup(line.connection.cgroup);
-        }
-        match &mut self.printer {
-            Printer::Text(text) => text.row(&line, wall_ns, out)?,
-            Printer::Json { utc, lines } => lines.write(&line.json(utc.at(wall_ns)), out)?,
-            Printer::Csv { utc, rows } => line.csv(utc.at(wall_ns), rows, out)?,
-        }
+        let origin = self.origin.as_ref();
+        let wall_ns = origin.map_or(0, |origin| origin.wall_ns(row.common.ts_ns));
+        // Text does not show it.
+        let cgroup = if self.printer.is_text() {
+            None
+        } else {
+            self.names.cgroup(row.common.cgroup_id)
+        };
+        self.printer.write(&row.with(wall_ns, cgroup), out)?;
         self.shown += 1;
         Ok(())
     }
 
-    /// Keeps a connection whose end is to be told; gives back one that is to be shown now.
-    fn wait_for(&mut self, ended: Ended) -> Option<Ended> {
+    /// Holds a connection back until it is gone; returns one that can be shown now.
+    fn hold_back(&mut self, ended: Ended) -> Option<Ended> {
         match ended.connection.id {
             // The socket may have had another connection before, which waits by the same cookie.
             SocketId::Cookie(cookie)
@@ -190,18 +164,14 @@ impl View for Life {
 
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
         self.origin = Some(origin.clone());
-        // Without samples nothing would tell that one is gone: it is shown at CLOSE, and says what it
-        // goes on as.
+        // Without samples nothing shows that one is gone: it is printed at CLOSE, with the state that it
+        // goes on in.
         if self.until == Until::Gone && origin.sample_interval_ns.is_some() {
             self.tracker.follow();
         } else {
             self.until = Until::Close;
         }
-        match &mut self.printer {
-            Printer::Text(text) => text.table.titles(out),
-            Printer::Json { .. } => Ok(()),
-            Printer::Csv { rows, .. } => line::csv_titles(rows, out),
-        }
+        self.printer.titles(origin.started_ns, out)
     }
 
     fn look_ahead(&self, events: &[Event]) {
@@ -210,9 +180,9 @@ impl View for Life {
 
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
         if let Some(ended) = self.tracker.apply(event).ended()
-            && let Some(ended) = self.wait_for(ended)
+            && let Some(ended) = self.hold_back(ended)
         {
-            self.show(Line::ended(ended, event.ts_ns()), out)?;
+            self.show(ConnectionRow::ended(ended, event.ts_ns()), out)?;
         }
         Ok(self.flow())
     }
@@ -233,7 +203,7 @@ impl View for Life {
         });
         gone.sort_by_key(|&(at_ns, _)| at_ns);
         for (at_ns, ended) in gone {
-            self.show(Line::ended(ended, at_ns), out)?;
+            self.show(ConnectionRow::ended(ended, at_ns), out)?;
             if self.is_full() {
                 break;
             }
@@ -250,11 +220,11 @@ impl View for Life {
         struct Totals {
             /// Lines before this one.
             shown: u64,
-            /// Connections that are no line because a time that was asked for is not known of them.
+            /// Connections without a line because a time that the filter compares is unknown.
             time_unknown: u64,
             /// With `--until gone`, connections that were not gone at the end.
             not_gone: u64,
-            connections: Connections,
+            connections: Books,
         }
         let books = self.tracker.books();
         let not_gone = self.waiting.len() as u64;
@@ -265,7 +235,7 @@ impl View for Life {
                 break;
             }
             let ts_ns = ended.connection.last_ns.unwrap_or(end.now_ns);
-            self.show(Line::ended(ended, ts_ns), out)?;
+            self.show(ConnectionRow::ended(ended, ts_ns), out)?;
         }
         if self.live {
             let open = self.tracker.snapshot_of(Include {
@@ -276,79 +246,82 @@ impl View for Life {
                 if self.is_full() {
                     break;
                 }
-                self.show(Line::open(connection, end.now_ns), out)?;
+                self.show(ConnectionRow::open(connection, end.now_ns), out)?;
             }
         }
-        if let Printer::Json { lines, .. } = &mut self.printer {
-            let totals = Totals {
-                shown: self.shown,
-                time_unknown: self.undecided,
+        let (shown, undecided) = (self.shown, self.undecided);
+        let finish = Finish {
+            end,
+            books: Some(&books),
+            totals: Totals {
+                shown,
+                time_unknown: undecided,
                 not_gone,
-                connections: Connections::new(&books),
-            };
-            return lines.write(&Summary::new(end, totals), out);
-        }
-        let plural = if self.shown == 1 { "" } else { "s" };
-        write!(err, "{} connection{plural} shown; ", Count(self.shown))?;
-        if self.undecided > 0 {
-            write!(
-                err,
-                "{} not shown because the time asked for is not known; ",
-                Count(self.undecided)
-            )?;
-        }
-        if not_gone > 0 {
-            write!(err, "{} of them not gone yet; ", Count(not_gone))?;
-        }
-        tell_books(end, Some(&books), err)
+                connections: books,
+            },
+        };
+        let sentence = |err: &mut dyn Write| {
+            write!(err, "{} shown; ", Counted(shown, "connection"))?;
+            if undecided > 0 {
+                write!(
+                    err,
+                    "{} not shown because the time asked for is not known; ",
+                    Count(undecided)
+                )?;
+            }
+            if not_gone > 0 {
+                write!(err, "{} of them not gone yet; ", Count(not_gone))?;
+            }
+            Ok(())
+        };
+        self.printer.finish(finish, sentence, out, err)
     }
 }
 
-/// Which connections are wanted.
+/// The filter on whole connections.
 struct Filter {
     states: Option<StateSet>,
     causes: Option<CauseSet>,
     longer_than_ns: Option<u64>,
 }
 
-/// What the filter says of a connection.
+/// The filter's decision on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    Yes,
-    No,
-    /// A time that it depends on is not known.
+    Pass,
+    Drop,
+    /// It depends on a time that is unknown.
     Undecided,
 }
 
 impl Filter {
-    fn wants(&self, line: &Line) -> Verdict {
-        let connection = &line.connection;
+    fn verdict(&self, row: &ConnectionRow) -> Verdict {
         if let Some(causes) = &self.causes
-            && !line.cause.is_some_and(|cause| causes.contains(cause))
+            && !row.cause.is_some_and(|cause| causes.contains(cause))
         {
-            return Verdict::No;
+            return Verdict::Drop;
         }
         match (self.states, self.longer_than_ns) {
-            (None, None) => Verdict::Yes,
-            (None, Some(limit_ns)) => match line.lifetime_ns {
-                Some(lifetime_ns) if lifetime_ns > limit_ns => Verdict::Yes,
-                Some(_) => Verdict::No,
-                // It began before its first transition that was seen: it lived longer than this.
-                None if line.ts_ns.saturating_sub(connection.first_ns) > limit_ns => Verdict::Yes,
+            (None, None) => Verdict::Pass,
+            (None, Some(limit_ns)) => match row.lifetime_ns {
+                Some(lifetime_ns) if lifetime_ns > limit_ns => Verdict::Pass,
+                Some(_) => Verdict::Drop,
+                // It began before the first transition that was seen: it lived longer than this.
+                None if row.common.ts_ns.saturating_sub(row.first_ns) > limit_ns => Verdict::Pass,
                 None => Verdict::Undecided,
             },
-            (Some(states), limit_ns) => connection
+            (Some(states), limit_ns) => row
                 .states
                 .iter()
                 .filter(|stay| states.contains(stay.state))
                 .map(|stay| match (limit_ns, stay.dwell_ns) {
-                    (None, _) => Verdict::Yes,
-                    (Some(limit_ns), Some(dwell_ns)) if dwell_ns > limit_ns => Verdict::Yes,
-                    (Some(_), Some(_)) => Verdict::No,
+                    (None, _) => Verdict::Pass,
+                    (Some(limit_ns), Some(dwell_ns)) if dwell_ns > limit_ns => Verdict::Pass,
+                    (Some(_), Some(_)) => Verdict::Drop,
                     (Some(_), None) => Verdict::Undecided,
                 })
                 .reduce(Verdict::or)
-                .unwrap_or(Verdict::No),
+                .unwrap_or(Verdict::Drop),
         }
     }
 }
@@ -356,65 +329,65 @@ impl Filter {
 impl Verdict {
     fn or(self, other: Self) -> Self {
         match (self, other) {
-            (Self::Yes, _) | (_, Self::Yes) => Self::Yes,
-            (Self::No, Self::No) => Self::No,
+            (Self::Pass, _) | (_, Self::Pass) => Self::Pass,
+            (Self::Drop, Self::Drop) => Self::Drop,
             _ => Self::Undecided,
         }
     }
 }
 
-/// Lines for people.
-struct Text {
-    table: Table,
-    local: Option<Local>,
+/// The lines for people.
+static CELLS: [Cell<ConnectionRow>; 10] = [
+    Cell::field(Column::right("PID", 7), CONNECTION.column("owner.pid")),
+    Cell::field(Column::left("COMM", 12), CONNECTION.column("owner.comm")),
+    Cell::field(Column::left("ROLE", 6), CONNECTION.column("role")),
+    Cell::composed(Column::left("LOCAL", 21), |row, line| {
+        write!(line, "{}", Endpoint(row.laddr, row.lport))
+    }),
+    Cell::composed(Column::left("REMOTE", 21), |row, line| {
+        write!(line, "{}", Endpoint(row.raddr, row.rport))
+    }),
+    Cell::field(
+        Column::right("LIFETIME", 8),
+        CONNECTION.column("lifetime_ns"),
+    ),
+    Cell::composed(Column::left("CAUSE", 7), push_cause),
+    Cell::field(Column::right("SENT", 8), CONNECTION.column("bytes_sent")),
+    Cell::field(
+        Column::right("RECEIVED", 8),
+        CONNECTION.column("bytes_received"),
+    ),
+    Cell::composed(Column::left("STATES", 0), push_states),
+];
+
+fn push_cause(row: &ConnectionRow, line: &mut Vec<u8>) -> io::Result<()> {
+    match row.cause {
+        None => line.write_all(b"(open)"),
+        Some(Cause::Unknown) => line.write_all(b"-"),
+        Some(cause) => line.write_all(cause.name().as_bytes()),
+    }
 }
 
-impl Text {
-    fn new(options: &Options) -> Self {
-        let time = options.time.then_some(Column::left("TIME", 8));
-        let columns = [
-            Column::right("PID", 7),
-            Column::left("COMM", 12),
-            Column::left("ROLE", 6),
-            Column::left("LOCAL", 21),
-            Column::left("REMOTE", 21),
-            Column::right("LIFETIME", 8),
-            Column::left("CAUSE", 7),
-            Column::right("SENT", 8),
-            Column::right("RECEIVED", 8),
-            Column::left("STATES", 0),
-        ];
-        Self {
-            table: Table::new(time.into_iter().chain(columns), options.colour),
-            local: options.time.then(|| Local::new(options.zone.clone())),
-        }
+/// The states and the time in each.
+fn push_states(row: &ConnectionRow, line: &mut Vec<u8>) -> io::Result<()> {
+    for (index, stay) in row.states.iter().enumerate() {
+        let comma = if index > 0 { ", " } else { "" };
+        let about = if stay.sampled && stay.dwell_ns.is_some() {
+            "~"
+        } else {
+            ""
+        };
+        let dwell = OrDash(stay.dwell_ns.map(Span));
+        write!(line, "{comma}{} {about}{dwell}", stay.state)?;
     }
-
-    fn row(&mut self, line: &Line, wall_ns: i64, out: &mut dyn Write) -> io::Result<()> {
-        let connection = &line.connection;
-        let owner = &connection.owner;
-        let comm = owner.comm.as_ref();
-        let traffic = line.traffic.as_ref();
-        let cells: [&dyn Display; 10] = [
-            &OrDash(owner.pid),
-            &OrDash(comm.map(|comm| Printable(comm.as_bytes()))),
-            &OrDash(line.role()),
-            &line.local(),
-            &line.remote(),
-            &OrDash(line.lifetime_ns.map(Span)),
-            &line.end(),
-            &OrDash(traffic.map(|traffic| Bytes(traffic.bytes_sent))),
-            &OrDash(traffic.map(|traffic| Bytes(traffic.bytes_received))),
-            &Path(line),
-        ];
-        match &mut self.local {
-            Some(local) => {
-                let time = local.at(wall_ns);
-                let time: &dyn Display = &time;
-                let cells: Vec<_> = [time].into_iter().chain(cells).collect();
-                self.table.row(&cells, out)
-            }
-            None => self.table.row(&cells, out),
-        }
+    if row.is_open() {
+        line.write_all(b" so far")?;
     }
+    if let Some(state) = row.goes_on {
+        write!(line, ", then {state}")?;
+    }
+    if row.truncated {
+        line.write_all(b" (too many states: some are left out)")?;
+    }
+    Ok(())
 }

@@ -1,9 +1,9 @@
-//! The order in which states are shown.
+//! The order in which people see states.
 
 use tcpstate_common::State;
 
-/// Where a state stands in the life of a connection.
-pub(crate) fn rank(state: State) -> usize {
+/// The place of a state in the life of a connection.
+pub(crate) fn life_order(state: State) -> usize {
     const LIFE: [State; 11] = [
         State::CLOSE,
         State::LISTEN,

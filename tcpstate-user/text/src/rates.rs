@@ -1,13 +1,13 @@
-//! `tcpstate rates`: per interval, how often each transition happened, and to whom.
+//! `tcpstate rates`: per interval, how often each transition happened, and to which group.
 //!
-//! The transitions of all intervals together are all events that this view was given: the run's last
-//! interval is shown however short it was, if something happened in it. Where `COUNT` or `--duration`
-//! ends the run at the end of an interval, that one takes what the kernel had still on its way
-//! (`run`), and none follows it.
+//! The transitions of all intervals add up to all events that this view was given: the run's last interval
+//! is shown however short it was, if something happened in it. Where `COUNT` or `--duration` ends the run at
+//! the end of an interval, that interval also takes the events that were still in the ring (`run`), and none
+//! follows it.
 //!
-//! What is "now" in a state is what was found at the start, and was seen to change since. What no
-//! transition shows (`TIME_WAIT`, orphans in `FIN_WAIT2`, half-open connections in `SYN_RECV`) is
-//! sampled, or unknown.
+//! The number of sockets "now" in a state is the number that was seeded, changed by every transition since.
+//! States that no transition shows (`TIME_WAIT`, orphans in `FIN_WAIT2`, half-open connections in
+//! `SYN_RECV`) are sampled, or unknown.
 
 mod lines;
 mod text;
@@ -16,24 +16,26 @@ mod unseen;
 use std::{
     cmp::Reverse,
     io::{self, Write},
-    sync::Arc,
 };
 
-use jiff::tz::TimeZone;
 use serde::Serialize;
 use tcpstate_common::State;
 
-use self::{lines::Csv, text::Text, unseen::Unseen};
-use crate::books::tell_books;
-use crate::format::{
-    json::{Connections, Lines, Summary},
-    time::Utc,
-    units::Count,
+use self::{
+    lines::{Csv, Json},
+    text::Text,
+    unseen::Unseen,
+};
+use crate::{
+    format::units::{Count, Counted},
+    printer::{Finish, Printer},
+    settings::Settings,
 };
 use tcpstate_core::{
+    catalogue::{Group, Stamp},
     census::Census,
     event::Event,
-    model::{By, Figures, GroupFigures, GroupKey, Include, Interval, Limits, Tracker},
+    model::{Books, By, GroupFigures, GroupKey, Include, Interval, Limits, Tracker},
     names::Names,
     options::Format,
     origin::Origin,
@@ -41,34 +43,28 @@ use tcpstate_core::{
     view::{End, Flow, View},
 };
 
-/// What to count, and how to show it.
+/// The options of `rates`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// In which format.
-    pub format: Format,
+    /// What all views share.
+    pub settings: Settings,
     /// Length of an interval, nanoseconds.
     pub interval_ns: u64,
-    /// What the second table groups by.
+    /// The key that the second table groups by.
     pub by: By,
-    /// The source counts, and no event comes: nothing is known of single connections.
+    /// Whether the source counts, without events: nothing is known of single connections.
     pub in_kernel: bool,
-    /// The bounds of what is kept.
-    pub limits: Limits,
-    /// In colour.
-    pub colour: bool,
-    /// Where local time is.
-    pub zone: TimeZone,
 }
 
 /// The view.
 pub struct Rates {
     interval_ns: u64,
     by: By,
-    /// Connections whose times were lost, as there were too many to count in the kernel; `None`: it does not.
-    forgotten: Option<u64>,
+    /// Connections whose times the kernel evicted while it counted; `None`: it does not count.
+    evicted: Option<u64>,
     tracker: Tracker,
     unseen: Unseen,
-    printer: Printer,
+    printer: Printer<Text, Json, Csv>,
     names: Names,
     /// The cgroup that the last event was in.
     last_cgroup: Option<u64>,
@@ -79,41 +75,37 @@ pub struct Rates {
     last_states: Vec<(State, u64)>,
 }
 
-enum Printer {
-    Text(Text),
-    Json { utc: Utc, lines: Lines },
-    Csv { utc: Utc, csv: Csv },
-}
-
 impl Rates {
-    /// Rates that are shown as these options say.
+    /// A view with these options.
     pub fn new(options: &Options) -> Self {
-        let printer = match options.format {
-            Format::Text => Printer::Text(Text::new(
-                options.by,
-                options.interval_ns,
-                options.zone.clone(),
-                options.colour,
-            )),
-            Format::Json => Printer::Json {
-                utc: Utc::default(),
-                lines: Lines::default(),
-            },
-            Format::Csv => Printer::Csv {
-                utc: Utc::default(),
-                csv: Csv::new(options.by),
-            },
+        let Options {
+            settings,
+            interval_ns,
+            by,
+            in_kernel,
+        } = options;
+        let printer = match settings.format {
+            Format::Text => Printer::Text(Text::new(*by, *interval_ns, settings)),
+            Format::Json => Printer::Json(Json::new(*by)),
+            Format::Csv => Printer::Csv(Csv::new(*by)),
         };
-        let mut tracker = Tracker::new(options.limits)
-            .by(options.by)
-            .without_histograms();
+        let limits = if *in_kernel {
+            // The bound is that of the kernel's table; here it would hide sockets that a dump has.
+            Limits {
+                max_connections: usize::MAX,
+                ..settings.limits
+            }
+        } else {
+            settings.limits
+        };
+        let mut tracker = Tracker::new(limits).by(options.by).without_histograms();
         if options.in_kernel {
             tracker = tracker.without_events();
         }
         Self {
             interval_ns: options.interval_ns,
             by: options.by,
-            forgotten: options.in_kernel.then_some(0),
+            evicted: options.in_kernel.then_some(0),
             tracker,
             unseen: Unseen::default(),
             printer,
@@ -131,14 +123,15 @@ impl Rates {
         let origin = self.origin.as_ref();
         let wall_ns = origin.map_or(0, |origin| origin.wall_ns(interval.end_ns));
         let groups = busiest_first(&interval.groups, &self.names);
+        let stamp = Stamp {
+            wall_ns,
+            ts_ns: interval.end_ns,
+            interval_ns: length_ns(interval),
+        };
         match &mut self.printer {
             Printer::Text(text) => text.block(interval, groups, &self.unseen, wall_ns, out)?,
-            Printer::Json { utc, lines } => {
-                let ts = utc.at(wall_ns);
-                let line = lines::Line::new(interval, &groups, self.by, &self.unseen, ts);
-                lines.write(&line, out)?;
-            }
-            Printer::Csv { utc, csv } => csv.rows(interval, &groups, utc.at(wall_ns), out)?,
+            Printer::Json(json) => json.write(interval, groups, &self.unseen, stamp, out)?,
+            Printer::Csv(csv) => csv.write(groups, stamp, out)?,
         }
         self.unseen.next_interval();
         Ok(())
@@ -159,8 +152,8 @@ impl View for Rates {
         }
         self.origin = Some(origin.clone());
         match &mut self.printer {
-            Printer::Csv { csv, .. } => csv.titles(out),
-            Printer::Text(_) | Printer::Json { .. } => Ok(()),
+            Printer::Csv(csv) => csv.titles(out),
+            Printer::Text(_) | Printer::Json(_) => Ok(()),
         }
     }
 
@@ -171,7 +164,7 @@ impl View for Rates {
     fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
         self.tracker.apply(event);
         if self.by == By::Cgroup && event.cgroup() != self.last_cgroup {
-            // Asked for now and not at the end of the interval: the cgroup may be gone by then.
+            // Looked up now and not at the end of the interval: the cgroup may be gone by then.
             self.last_cgroup = event.cgroup();
             self.names.cgroup(self.last_cgroup);
         }
@@ -180,8 +173,8 @@ impl View for Rates {
 
     fn tally(&mut self, tally: &Tally) {
         self.tracker.add(tally);
-        if let Some(forgotten) = &mut self.forgotten {
-            *forgotten += tally.forgotten;
+        if let Some(evicted) = &mut self.evicted {
+            *evicted += tally.forgotten;
         }
     }
 
@@ -212,44 +205,47 @@ impl View for Rates {
         if rest.all.total() > 0 || (has_news && length_ns(&rest) > 0) {
             self.show(&rest, out)?;
         }
-        let books = Some(self.tracker.books()).filter(|_| self.forgotten.is_none());
+        let books = Some(self.tracker.books()).filter(|_| self.evicted.is_none());
         let total = self.tracker.snapshot_of(Include::FIGURES).all;
-        if let Printer::Json { lines, .. } = &mut self.printer {
-            let more = Totals {
+        let finish = Finish {
+            end,
+            books: books.as_ref(),
+            totals: Totals {
                 intervals: self.shown,
                 transitions: total.total(),
                 opened: total.opened,
                 established: total.established,
                 closed: total.closed,
                 failed: total.failed,
-                connections: books.as_ref().map(Connections::new),
-                forgotten: self.forgotten,
-            };
-            return lines.write(&Summary::new(end, more), out);
-        }
-        let plural = if self.shown == 1 { "" } else { "s" };
-        writeln!(
-            err,
-            "{} interval{plural}, {} transitions: opened {}, established {}, closed {}, failed {}",
-            Count(self.shown),
-            Count(total.total()),
-            Count(total.opened),
-            Count(total.established),
-            Count(total.closed),
-            Count(total.failed),
-        )?;
-        if let Some(forgotten) = self.forgotten.filter(|&count| count > 0) {
+                connections: books,
+                evicted: self.evicted,
+            },
+        };
+        let (intervals, evicted) = (Counted(self.shown, "interval"), self.evicted);
+        let sentence = |err: &mut dyn Write| {
             writeln!(
                 err,
-                "{} times in a state are missing: more connections than --max-connections has room for",
-                Count(forgotten)
+                "{intervals}, {} transitions: opened {}, established {}, closed {}, failed {}",
+                Count(total.total()),
+                Count(total.opened),
+                Count(total.established),
+                Count(total.closed),
+                Count(total.failed),
             )?;
-        }
-        tell_books(end, books.as_ref(), err)
+            if let Some(evicted) = evicted.filter(|&count| count > 0) {
+                writeln!(
+                    err,
+                    "{} times in a state are missing: more connections than --max-connections has room for",
+                    Count(evicted)
+                )?;
+            }
+            Ok(())
+        };
+        self.printer.finish(finish, sentence, out, err)
     }
 }
 
-/// What the summary says beyond the books.
+/// The fields of the last line of JSON that are not in all views.
 #[derive(Serialize)]
 struct Totals {
     /// Lines before this one.
@@ -261,42 +257,34 @@ struct Totals {
     closed: u64,
     failed: u64,
     /// `None`: the kernel counted, and nothing is known of single connections.
-    connections: Option<Connections>,
-    /// Connections whose times were lost, where the kernel counted, as there were too many.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    forgotten: Option<u64>,
+    connections: Option<Books>,
+    /// Connections whose times the kernel evicted while it counted.
+    #[serde(rename = "forgotten", skip_serializing_if = "Option::is_none")]
+    evicted: Option<u64>,
 }
 
 fn length_ns(interval: &Interval) -> u64 {
     interval.end_ns.saturating_sub(interval.start_ns)
 }
 
-/// A group, and what it is called where its key is only a number.
-struct Group<'a> {
-    key: &'a GroupKey,
-    figures: &'a Figures,
-    /// The path of a cgroup.
-    path: Option<Arc<str>>,
-}
-
-/// By transitions, those with as many in the order of their keys.
-fn busiest_first<'a>(groups: &'a [GroupFigures], names: &Names) -> Vec<Group<'a>> {
-    let mut groups: Vec<Group<'_>> = groups
+/// The groups with the most transitions first, those with as many in the order of their keys.
+fn busiest_first<'a>(groups: &'a [GroupFigures], names: &Names) -> Vec<(Group, &'a GroupFigures)> {
+    let mut groups: Vec<_> = groups
         .iter()
-        .map(|group| Group {
-            key: &group.key,
-            figures: &group.figures,
-            path: match group.key {
+        .map(|group| {
+            let path = match group.key {
                 GroupKey::Cgroup(id) => names.cgroup(id),
                 _ => None,
-            },
+            };
+            let key = group.key;
+            (Group { key, path }, group)
         })
         .collect();
-    groups.sort_by_cached_key(|group| Reverse(group.figures.total()));
+    groups.sort_by_cached_key(|(_, group)| Reverse(group.figures.total()));
     groups
 }
 
-/// What part of a total this is, to four decimals; `None` of nothing.
+/// The share that `part` has in `total`, to four decimals; `None` of nothing.
 fn share(part: u64, total: u64) -> Option<f64> {
     let parts = (u128::from(part) * 10_000 + u128::from(total / 2)).checked_div(total.into())?;
     #[expect(clippy::cast_precision_loss, reason = "at most 10,000")]

@@ -225,7 +225,8 @@ const fn listen(
     get: for<'a> fn(&'a RatesRow) -> Value<'a>,
     doc: &'static str,
 ) -> Column<RatesRow> {
-    Column::<RatesRow>::new(name, Kind::Count, get, doc).unknown("the kernel does not count it, or nothing is sampled")
+    Column::<RatesRow>::new(name, Kind::Count, get, doc)
+        .unknown("the kernel does not count it, or nothing is sampled")
 }
 
 /// The fields of an interval. In JSON a list of the groups follows, under the name that [`plural`] gives;

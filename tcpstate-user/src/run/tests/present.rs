@@ -13,7 +13,10 @@ use tcpstate_core::{
     service::{Role, ServicePort},
     view::{End, Flow},
 };
-use tcpstate_text::rates::{self, Rates};
+use tcpstate_text::{
+    rates::{self, Rates},
+    settings::Settings,
+};
 
 use super::*;
 
@@ -229,13 +232,10 @@ async fn the_snapshots_are_what_rates_prints_and_what_a_tracker_knows() {
     let all = &witness.all;
 
     let mut rates = Rates::new(&rates::Options {
-        format: Format::Json,
+        settings: Settings::plain(Format::Json),
         interval_ns: SECOND,
         by: By::Port,
         in_kernel: false,
-        limits: Limits::default(),
-        colour: false,
-        zone: jiff::tz::TimeZone::UTC,
     });
     let out = drive_all(&mut script(), &mut rates, &Options::default()).await;
     let lines: Vec<Value> = out

@@ -1,53 +1,127 @@
 //! Comma-separated values as RFC 4180 has them, with `\n` at the end of a line.
 
-use std::{
-    fmt::{self, Display, Write as _},
-    io::{self, Write},
+use std::io::{self, Write};
+
+use tcpstate_common::State;
+use tcpstate_core::{
+    catalogue::{Column, Formats, Table, Value},
+    escape::Cell,
+    service::ServicePort,
 };
 
-/// A value, or nothing where it is unknown.
-#[derive(Clone, Copy, Debug)]
-pub struct OrEmpty<T>(pub Option<T>);
+use super::{
+    time::Utc,
+    units::PerSecond,
+    value::{OTHER, push_address, push_number, push_state},
+};
 
-impl<T: Display> Display for OrEmpty<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.as_ref().map_or(Ok(()), |value| value.fmt(f))
+/// Writes the records of one kind.
+pub struct Records<R: 'static> {
+    columns: Vec<&'static Column<R>>,
+    utc: Utc,
+    // Kept, so that a row costs no allocation; whole, so that no half row is left in the output.
+    line: Vec<u8>,
+}
+
+impl<R> Records<R> {
+    /// Writes rows with the columns of this table.
+    pub fn new(table: &Table<R>) -> Self {
+        Self {
+            columns: table
+                .columns()
+                .filter(|column| column.formats != Formats::Json)
+                .collect(),
+            utc: Utc::default(),
+            line: Vec::new(),
+        }
+    }
+
+    /// Writes the titles.
+    pub fn titles(&self, out: &mut dyn Write) -> io::Result<()> {
+        let titles: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| column.name.replace('.', "_"))
+            .collect();
+        writeln!(out, "{}", titles.join(","))
+    }
+
+    /// Writes a row.
+    pub fn write(&mut self, row: &R, out: &mut dyn Write) -> io::Result<()> {
+        self.line.clear();
+        for (index, column) in self.columns.iter().enumerate() {
+            if index > 0 {
+                self.line.push(b',');
+            }
+            push(&mut self.line, &mut self.utc, (column.get)(row))?;
+        }
+        self.line.push(b'\n');
+        out.write_all(&self.line)
     }
 }
 
-/// Writes rows.
-#[derive(Debug, Default)]
-pub struct Rows {
-    // Kept, so that a row costs no allocation.
-    line: String,
-    field: String,
-}
-
-impl Rows {
-    /// Writes a row. Text that others chose must come as [`super::escape::Cell`].
-    pub fn row(&mut self, fields: &[&dyn Display], out: &mut dyn Write) -> io::Result<()> {
-        self.line.clear();
-        for (index, field) in fields.iter().enumerate() {
-            self.field.clear();
-            write!(self.field, "{field}").map_err(io::Error::other)?;
-            if index > 0 {
-                self.line.push(',');
-            }
-            if self.field.contains([',', '"', '\n', '\r']) {
-                self.line.push('"');
-                for part in self.field.split_inclusive('"') {
-                    self.line.push_str(part);
-                    if part.ends_with('"') {
-                        self.line.push('"');
-                    }
-                }
-                self.line.push('"');
-            } else {
-                self.line.push_str(&self.field);
+fn push(line: &mut Vec<u8>, utc: &mut Utc, value: Value<'_>) -> io::Result<()> {
+    match value {
+        Value::Unknown | Value::Absent | Value::ServicePort(ServicePort::Unknown) => {}
+        Value::Number(number) => push_number(line, number),
+        Value::Bool(true) => line.extend_from_slice(b"true"),
+        Value::Bool(false) => line.extend_from_slice(b"false"),
+        Value::Word(word) => line.extend_from_slice(word.as_bytes()),
+        Value::Name(name) => push_name(line, name)?,
+        Value::Time(wall_ns) => utc.push(wall_ns, line),
+        Value::Address(address) => push_address(line, address)?,
+        Value::State(state) => push_state(line, state),
+        Value::Cause(cause) => line.extend_from_slice(cause.name().as_bytes()),
+        Value::ServicePort(ServicePort::Port(port)) => push_number(line, port.into()),
+        Value::ServicePort(ServicePort::Other) => line.extend_from_slice(OTHER.as_bytes()),
+        Value::PerSecond { count, interval_ns } => {
+            if let Some(rate) = (PerSecond { count, interval_ns }).value() {
+                write!(line, "{rate}")?;
             }
         }
-        self.line.push('\n');
-        out.write_all(self.line.as_bytes())
+        Value::Share(share) => write!(line, "{share}")?,
+        Value::Stays(stays) => push_states(line, stays.iter().map(|stay| stay.state)),
+        Value::SampledStays(stays) => {
+            let sampled = stays.iter().filter(|stay| stay.sampled);
+            push_states(line, sampled.map(|stay| stay.state));
+        }
+        // They have no column: a cell has no room for a structure.
+        Value::Transitions { .. }
+        | Value::States { .. }
+        | Value::Causes(_)
+        | Value::Dwell(_)
+        | Value::Buckets(_)
+        | Value::HalfOpen(_) => {}
+    }
+    Ok(())
+}
+
+/// Appends names with spaces between them.
+fn push_states(line: &mut Vec<u8>, states: impl Iterator<Item = State>) {
+    for (index, state) in states.enumerate() {
+        if index > 0 {
+            line.push(b' ');
+        }
+        push_state(line, state);
+    }
+}
+
+/// Appends text that others chose, printable, harmless to a spreadsheet, and quoted where it must be.
+fn push_name(line: &mut Vec<u8>, name: &[u8]) -> io::Result<()> {
+    // Nearly all names are of this kind.
+    let is_plain = |&byte: &u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'.' | b':' | b'-')
+    };
+    if name.first().is_some_and(|&first| first != b'-') && name.iter().all(is_plain) {
+        line.extend_from_slice(name);
+        return Ok(());
+    }
+    let cell = Cell(name).to_string();
+    if cell.contains([',', '"', '\n', '\r']) {
+        write!(line, "\"{}\"", cell.replace('"', "\"\""))
+    } else {
+        line.extend_from_slice(cell.as_bytes());
+        Ok(())
     }
 }
 
@@ -57,33 +131,26 @@ mod tests {
 
     #[test]
     fn a_reader_gets_back_what_was_written() {
-        let rows = [
-            ["plain", "", "12"],
-            ["a,b", "say \"hi\"", "\""],
-            ["two\nlines", "\r", "\"\",\"\""],
-            ["", "", ""],
-        ];
+        let names = ["plain", "a,b", "say \"hi\"", "\"", "\"\",\"\"", "", "x-y/z"];
         let mut out = Vec::new();
-        let mut writer = Rows::default();
-        for row in &rows {
-            let fields: Vec<&dyn Display> = row.iter().map(|field| field as &dyn Display).collect();
-            writer.row(&fields, &mut out).unwrap();
+        for name in names {
+            push_name(&mut out, name.as_bytes()).unwrap();
+            out.push(b',');
         }
-        let read: Vec<Vec<String>> = csv::ReaderBuilder::new()
+        let mut reader = csv::ReaderBuilder::new()
             .has_headers(false)
-            .from_reader(out.as_slice())
-            .records()
-            .map(|record| record.unwrap().iter().map(str::to_owned).collect())
-            .collect();
-        assert_eq!(read, rows);
+            .from_reader(out.as_slice());
+        let record = reader.records().next().unwrap().unwrap();
+        let read: Vec<&str> = record.iter().take(names.len()).collect();
+        assert_eq!(read, names);
     }
 
     #[test]
-    fn unknown_is_empty() {
-        let mut out = Vec::new();
-        Rows::default()
-            .row(&[&OrEmpty(Some(1)), &OrEmpty(None::<u8>), &3], &mut out)
-            .unwrap();
-        assert_eq!(out, b"1,,3\n");
+    fn formulas_and_control_characters_are_harmless() {
+        for (name, cell) in [("-1", "'-1"), ("=1+1", "'=1+1"), ("a\nb", "a\\u{a}b")] {
+            let mut out = Vec::new();
+            push_name(&mut out, name.as_bytes()).unwrap();
+            assert_eq!(out, cell.as_bytes());
+        }
     }
 }

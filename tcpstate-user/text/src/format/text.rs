@@ -1,11 +1,15 @@
 //! Tables for people: columns that widen as wider cells come, and never shrink again.
 
+mod records;
+
 use std::{
     env,
-    fmt::{self, Display, Write as _},
+    fmt::{self, Display},
     io::{self, IsTerminal, Write},
     net::IpAddr,
 };
+
+pub use self::records::{Cell, Records};
 
 /// A value, or `-` where it is unknown.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +78,8 @@ pub struct Table {
     /// The title line in bold.
     colour: bool,
     // Kept, so that a row costs no allocation.
-    line: String,
-    cell: String,
+    line: Vec<u8>,
+    cell: Vec<u8>,
 }
 
 impl Table {
@@ -85,54 +89,70 @@ impl Table {
         Self {
             columns,
             colour,
-            line: String::new(),
-            cell: String::new(),
+            line: Vec::new(),
+            cell: Vec::new(),
         }
     }
 
     /// Writes the titles.
     #[expect(clippy::indexing_slicing, reason = "by the number of a column")]
     pub fn titles(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        self.line.clear();
+        self.begin();
         for index in 0..self.columns.len() {
             let title = self.columns[index].title;
-            self.push_cell(index, &title).map_err(io::Error::other)?;
+            self.push(index, |line| write!(line, "{title}"))?;
         }
-        let line = self.line.trim_end();
-        if self.colour {
-            writeln!(out, "\x1b[1m{line}\x1b[0m")
+        let line = self.line.trim_ascii_end();
+        let (bold, off) = if self.colour {
+            ("\x1b[1m", "\x1b[0m")
         } else {
-            writeln!(out, "{line}")
-        }
+            ("", "")
+        };
+        out.write_all(&[bold.as_bytes(), line, off.as_bytes(), b"\n"].concat())
     }
 
-    /// Writes a row. What has no column is not shown.
+    /// Writes a row. A cell without a column is not shown.
     pub fn row(&mut self, cells: &[&dyn Display], out: &mut dyn Write) -> io::Result<()> {
-        self.line.clear();
+        self.begin();
         for (index, cell) in (0..self.columns.len()).zip(cells) {
-            self.push_cell(index, cell).map_err(io::Error::other)?;
+            self.push(index, |line| write!(line, "{cell}"))?;
         }
-        self.line.truncate(self.line.trim_end().len());
-        self.line.push('\n');
-        out.write_all(self.line.as_bytes())
+        self.end(out)
     }
 
+    /// Begins a row.
+    fn begin(&mut self) {
+        self.line.clear();
+    }
+
+    /// Writes the row.
+    fn end(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        self.line.truncate(self.line.trim_ascii_end().len());
+        self.line.push(b'\n');
+        out.write_all(&self.line)
+    }
+
+    /// Appends the cell of this column, which `content` appends to a line.
     #[expect(
         clippy::indexing_slicing,
-        clippy::string_slice,
         reason = "by the number of a column, and from where the line ended"
     )]
-    fn push_cell(&mut self, index: usize, cell: &dyn Display) -> fmt::Result {
+    fn push(
+        &mut self,
+        index: usize,
+        content: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<()> {
         let column = &mut self.columns[index];
         if index > 0 {
-            self.line.push(' ');
+            self.line.push(b' ');
         }
-        let mut padding = |cell: &str| {
+        let mut padding = |cell: &[u8]| {
             // Whether it is ASCII is told eight bytes at a time.
             let width = if cell.is_ascii() {
                 cell.len()
             } else {
-                cell.chars().count()
+                // Every character has one byte that does not continue another.
+                cell.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
             };
             column.width = column.width.max(width);
             column.width - width
@@ -141,29 +161,19 @@ impl Table {
             // Written in its place.
             Align::Left => {
                 let start = self.line.len();
-                write!(self.line, "{cell}")?;
+                content(&mut self.line)?;
                 let padding = padding(&self.line[start..]);
-                push_spaces(&mut self.line, padding);
+                self.line.resize(self.line.len() + padding, b' ');
             }
             Align::Right => {
                 self.cell.clear();
-                write!(self.cell, "{cell}")?;
-                push_spaces(&mut self.line, padding(&self.cell));
-                self.line.push_str(&self.cell);
+                content(&mut self.cell)?;
+                let padding = padding(&self.cell);
+                self.line.resize(self.line.len() + padding, b' ');
+                self.line.extend_from_slice(&self.cell);
             }
         }
         Ok(())
-    }
-}
-
-/// Not one by one: most of a line are spaces.
-#[expect(clippy::string_slice, reason = "spaces, and no more than there are")]
-fn push_spaces(line: &mut String, mut count: usize) {
-    const SPACES: &str = "                                ";
-    while count > 0 {
-        let now = count.min(SPACES.len());
-        line.push_str(&SPACES[..now]);
-        count -= now;
     }
 }
 

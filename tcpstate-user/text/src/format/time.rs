@@ -1,4 +1,4 @@
-//! Times of day. Each formatter keeps the second that it wrote last: events come in bursts.
+//! Times of day. Each formatter keeps the second that it wrote last, because events come in bursts.
 
 use std::fmt;
 
@@ -10,41 +10,33 @@ const SECOND_NS: i64 = 1_000_000_000;
 #[derive(Debug, Default)]
 pub struct Utc {
     second: Option<i64>,
-    /// The time up to the second.
+    /// The time up to the second, with the dot behind it.
     text: String,
 }
 
-/// A time that is ready to be written.
-#[derive(Clone, Copy, Debug)]
-pub struct Rfc3339<'a> {
-    to_second: &'a str,
-    nanoseconds: i64,
-}
-
-impl fmt::Display for Rfc3339<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:09}Z", self.to_second, self.nanoseconds)
-    }
-}
-
-impl serde::Serialize for Rfc3339<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 impl Utc {
-    /// The time of so many nanoseconds since 1970.
-    pub fn at(&mut self, wall_ns: i64) -> Rfc3339<'_> {
+    /// Appends the time that is `wall_ns` nanoseconds after 1970 began.
+    pub fn push(&mut self, wall_ns: i64, line: &mut Vec<u8>) {
         let second = wall_ns.div_euclid(SECOND_NS);
         if self.second != Some(second) {
-            self.text = at(second).strftime("%Y-%m-%dT%H:%M:%S").to_string();
+            self.text = at(second).strftime("%Y-%m-%dT%H:%M:%S.").to_string();
             self.second = Some(second);
         }
-        Rfc3339 {
-            to_second: &self.text,
-            nanoseconds: wall_ns.rem_euclid(SECOND_NS),
+        line.extend_from_slice(self.text.as_bytes());
+        let mut rest = wall_ns.rem_euclid(SECOND_NS);
+        let mut digits = *b"000000000Z";
+        for digit in digits.iter_mut().take(9).rev() {
+            // Below 10.
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a digit"
+            )]
+            let value = (rest % 10) as u8;
+            *digit = b'0' + value;
+            rest /= 10;
         }
+        line.extend_from_slice(&digits);
     }
 }
 
@@ -66,7 +58,7 @@ impl Local {
         }
     }
 
-    /// The time of so many nanoseconds since 1970.
+    /// The time of day, `wall_ns` nanoseconds after 1970 began.
     pub fn at(&mut self, wall_ns: i64) -> &str {
         let second = wall_ns.div_euclid(SECOND_NS);
         if self.second != Some(second) {
@@ -78,12 +70,12 @@ impl Local {
     }
 }
 
-/// Seconds of one monotonic time after another, with microseconds: `12.000345`.
+/// Seconds from one monotonic time to another, with microseconds: `12.000345`.
 #[derive(Clone, Copy, Debug)]
 pub struct Since {
     /// The time, nanoseconds.
     pub ns: u64,
-    /// What it is counted from, nanoseconds.
+    /// The time that it is counted from, nanoseconds.
     pub from_ns: u64,
 }
 
@@ -116,7 +108,9 @@ mod tests {
             (i64::MAX, "2262-04-11T23:47:16.854775807Z"),
             (i64::MIN, "1677-09-21T00:12:43.145224192Z"),
         ] {
-            assert_eq!(utc.at(wall_ns).to_string(), text);
+            let mut line = Vec::new();
+            utc.push(wall_ns, &mut line);
+            assert_eq!(line, text.as_bytes());
         }
     }
 

@@ -111,6 +111,22 @@ impl fmt::Display for Count {
     }
 }
 
+/// A count of things: `1 socket`, `2,000 sockets`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted(
+    /// The count.
+    pub u64,
+    /// The things, in the singular.
+    pub &'static str,
+);
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.0 == 1 { "" } else { "s" };
+        write!(f, "{} {}{plural}", Count(self.0), self.1)
+    }
+}
+
 /// How often something happened per second: a whole number as one (`1,234`), others with three
 /// significant digits or more (`0.33`, `33.3`, `1,234`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +236,9 @@ mod tests {
             assert_eq!(Count(count).to_string(), text);
         }
         assert_eq!(format!("{:>8}|", Count(1_234)), "   1,234|");
+        for (count, text) in [(0, "0 lines"), (1, "1 line"), (1_000, "1,000 lines")] {
+            assert_eq!(Counted(count, "line").to_string(), text);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
 };
 
-use super::{Item, What};
+use super::{Content, Item};
 use crate::format::{
     bar::Bar,
     text::OrDash,
@@ -21,14 +21,14 @@ use tcpstate_core::{
 /// Columns of a bar beside the bounds of its bucket, or beside a transition.
 const BUCKET_BAR: usize = 47;
 const TRANSITION_BAR: usize = 38;
-/// So many empty rows in a row are one: nothing is there to be seen.
+/// The number of empty rows from which on one row stands for all of them.
 const GAP: usize = 3;
 
 /// Draws charts.
 pub(super) struct Chart {
     unicode: bool,
     colour: bool,
-    /// Something stands above.
+    /// Whether there is output above.
     below: bool,
 }
 
@@ -44,7 +44,7 @@ impl Chart {
     /// The title of an interval.
     pub(super) fn heading(&mut self, text: &str, out: &mut dyn Write) -> io::Result<()> {
         self.space(out)?;
-        // What comes next belongs to it.
+        // The next chart belongs to it.
         self.below = false;
         self.title(&format!("== {text} =="), out)
     }
@@ -58,24 +58,24 @@ impl Chart {
     pub(super) fn item(&mut self, item: &Item, out: &mut dyn Write) -> io::Result<()> {
         self.space(out)?;
         let (service, count) = (Service(item.service_port, item.role), Count(item.count()));
-        match &item.what {
-            What::Durations { of, histogram } => {
-                let what: &dyn Display = match of {
+        match &item.content {
+            Content::Durations { of, histogram } => {
+                let subject: &dyn Display = match of {
                     Of::Dwell(state) => state,
                     Of::Lifetime => &"lifetime",
                     Of::Handshake => &"handshake",
                 };
-                self.title(&format!("{service}, {what}: {count}"), out)?;
+                self.title(&format!("{service}, {subject}: {count}"), out)?;
                 self.durations(histogram, out)
             }
-            What::Transitions(transitions) => {
+            Content::Transitions(transitions) => {
                 self.title(&format!("{service}: {count}"), out)?;
                 self.transitions(transitions, out)
             }
         }
     }
 
-    /// An empty line below what stands above.
+    /// An empty line, if there is output above.
     fn space(&mut self, out: &mut dyn Write) -> io::Result<()> {
         if std::mem::replace(&mut self.below, true) {
             writeln!(out)?;
@@ -160,8 +160,8 @@ impl Display for Service {
     }
 }
 
-/// From when to when, in 18 columns. What is too short or too long for any bucket is in the first or
-/// the last one, so that those reach as far.
+/// The bounds of a bucket, in 18 columns. The first and the last bucket hold what is too short or too long
+/// for any, and reach as far.
 struct Bounds<'a> {
     octave: &'a Bucket,
     below: bool,

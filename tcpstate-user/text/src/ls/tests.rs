@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use tcpstate_common::record::{AF_INET, AF_INET6};

@@ -1,45 +1,46 @@
 //! The rates for people: a block each interval that fits on 80 columns.
 //!
 //! ```text
-//! TIME  what began and ended, per second
-//! now   how many sockets are in which state
-//! half-open  where handshakes are under way, and what happened to listeners
-//! ended of what, where it was not the orderly way
-//! p50..p99  how long connections were in the states that they left
+//! TIME       connections that began and ended, per second
+//! now        the number of sockets in each state
+//! half-open  the places where handshakes are under way
+//! listeners  overflows and drops
+//! ended      the causes, if there are others than `fin`
+//! p50..p99   the time that connections spent in the states that they left
 //! a table: the transitions on the left, the busiest groups on the right
 //! ```
 //!
-//! What is 0 is left out, so that a quiet host's block is a line or two.
+//! Zeros are left out, so that a quiet host's block is a line or two.
 
 use std::{
     fmt::{self, Display},
     io::{self, Write},
 };
 
-use jiff::tz::TimeZone;
-
-use super::{Group, length_ns, share, unseen::Unseen};
+use super::{length_ns, share, unseen::Unseen};
 use crate::{
     format::{
         text::{Column, Endpoint, OrDash, Table},
         time::Local,
         units::{Count, PerSecond, Span},
     },
-    order::rank,
+    order::life_order,
+    settings::Settings,
 };
 use tcpstate_core::{
+    catalogue::Group,
     cause::Cause,
     escape::Printable,
-    model::{By, GroupKey, Interval},
+    model::{By, GroupFigures, GroupKey, Interval},
     service::{Role, ServicePort},
     transition::TransitionCount,
 };
 
 /// Columns of a block.
 const WIDTH: usize = 80;
-/// Where a line's content begins, below the time of day.
+/// The column where a line's content begins, below the time of day.
 const INDENT: usize = 10;
-/// Groups that are shown at least, if there are as many; more where the transitions take more lines.
+/// The number of groups that are always shown; more where the transitions take more lines.
 const GROUPS: usize = 5;
 /// Columns of the left part of the table, and the gap.
 const LEFT: usize = 4;
@@ -57,7 +58,8 @@ pub(super) struct Text {
 }
 
 impl Text {
-    pub(super) fn new(by: By, interval_ns: u64, zone: TimeZone, colour: bool) -> Self {
+    pub(super) fn new(by: By, interval_ns: u64, settings: &Settings) -> Self {
+        let colour = settings.colour;
         let left = [
             Column::left("TRANSITION", 26),
             Column::right("COUNT", 9),
@@ -74,7 +76,7 @@ impl Text {
         Self {
             by,
             interval_ns,
-            local: Local::new(zone),
+            local: Local::new(settings.zone.clone()),
             table: Table::new(left.into_iter().chain(key).chain(right), colour),
             colour,
             first: true,
@@ -84,7 +86,7 @@ impl Text {
     pub(super) fn block(
         &mut self,
         interval: &Interval,
-        groups: Vec<Group<'_>>,
+        groups: Vec<(Group, &GroupFigures)>,
         unseen: &Unseen,
         wall_ns: i64,
         out: &mut dyn Write,
@@ -106,7 +108,7 @@ impl Text {
             write_wrapped("ended", causes, out)?;
         }
         let mut dwell: Vec<_> = interval.dwell.iter().collect();
-        dwell.sort_by_key(|&&(state, _)| rank(state));
+        dwell.sort_by_key(|&&(state, _)| life_order(state));
         let dwell = dwell.into_iter().filter_map(|(state, times)| {
             let (usual, longest) = (times.quantile(0.5)?, times.quantile(0.99)?);
             Some(format!("{state} {}..{}", Span(usual), Span(longest)).into())
@@ -145,7 +147,7 @@ impl Text {
     fn table(
         &mut self,
         interval: &Interval,
-        groups: Vec<Group<'_>>,
+        groups: Vec<(Group, &GroupFigures)>,
         out: &mut dyn Write,
     ) -> io::Result<()> {
         let transitions = &interval.all.transitions;
@@ -154,7 +156,8 @@ impl Text {
         }
         let interval_ns = length_ns(interval);
         let mut transitions: Vec<&TransitionCount> = transitions.iter().collect();
-        transitions.sort_by_key(|transition| (rank(transition.from), rank(transition.to)));
+        transitions
+            .sort_by_key(|transition| (life_order(transition.from), life_order(transition.to)));
         let mut transitions: Vec<[String; LEFT]> = transitions
             .into_iter()
             .map(|transition| {
@@ -182,14 +185,14 @@ impl Text {
         Ok(())
     }
 
-    /// The right part of the table: the busiest groups, and in its last line what they leave.
+    /// The right part of the table: the busiest groups, and in its last line the rest together.
     fn groups(
         &self,
         interval: &Interval,
-        mut groups: Vec<Group<'_>>,
+        mut groups: Vec<(Group, &GroupFigures)>,
         lines: usize,
     ) -> Vec<Vec<String>> {
-        groups.retain(|group| group.figures.total() > 0);
+        groups.retain(|(_, group)| group.figures.total() > 0);
         let shown = if groups.len() > lines {
             lines - 1
         } else {
@@ -205,10 +208,10 @@ impl Text {
         };
         let mut table: Vec<Vec<String>> = groups
             .into_iter()
-            .map(|group| line(key(&group), group.figures.total()))
+            .map(|(group, of)| line(key(&group), of.figures.total()))
             .collect();
         if !rest.is_empty() {
-            let count = rest.iter().map(|group| group.figures.total()).sum();
+            let count = rest.iter().map(|(_, group)| group.figures.total()).sum();
             let key = match self.by {
                 By::Port => vec![format!("+{}", rest.len()), "more".to_owned()],
                 By::Role | By::Comm | By::Cgroup => vec![format!("+{} more", rest.len())],
@@ -219,7 +222,7 @@ impl Text {
     }
 }
 
-/// The places with the most half-open connections, and how many the others have.
+/// The places with the most half-open connections, and the total of the others.
 fn half_open(unseen: &Unseen) -> Vec<Item> {
     const PLACES: usize = 3;
     let mut places = unseen.half_open().unwrap_or_default();
@@ -243,7 +246,7 @@ fn half_open(unseen: &Unseen) -> Vec<Item> {
     items
 }
 
-/// What happened to listeners in the interval, if anything did.
+/// The events of listeners in the interval, if there were any.
 fn listen(unseen: &Unseen) -> Vec<Item> {
     let listen = unseen.listen();
     [
@@ -259,26 +262,26 @@ fn listen(unseen: &Unseen) -> Vec<Item> {
     .collect()
 }
 
-fn key(group: &Group<'_>) -> Vec<String> {
+fn key(group: &Group) -> Vec<String> {
     let role = |role: Role| OrDash((role != Role::Unknown).then(|| role.name())).to_string();
     match group.key {
-        GroupKey::Port(ServicePort::Port(port), of) => vec![port.to_string(), role(*of)],
-        GroupKey::Port(ServicePort::Other, of) => vec!["other".to_owned(), role(*of)],
-        GroupKey::Port(ServicePort::Unknown, of) => vec!["-".to_owned(), role(*of)],
-        GroupKey::Role(of) => vec![role(*of)],
+        GroupKey::Port(ServicePort::Port(port), of) => vec![port.to_string(), role(of)],
+        GroupKey::Port(ServicePort::Other, of) => vec!["other".to_owned(), role(of)],
+        GroupKey::Port(ServicePort::Unknown, of) => vec!["-".to_owned(), role(of)],
+        GroupKey::Role(of) => vec![role(of)],
         GroupKey::Comm(comm) => {
             let name = comm.as_ref().map(|comm| Printable(comm.as_bytes()));
             vec![OrDash(name).to_string()]
         }
         GroupKey::Cgroup(id) => vec![match &group.path {
             Some(path) => right_end(&Printable(path.as_bytes()).to_string(), CGROUP),
-            None => OrDash(*id).to_string(),
+            None => OrDash(id).to_string(),
         }],
         GroupKey::Other => vec!["other".to_owned()],
     }
 }
 
-/// The end of a path, which says most, in so many columns: whole names if the last one fits.
+/// The end of a path, its most telling part, in at most `width` columns: whole names if the last one fits.
 fn right_end(path: &str, width: usize) -> String {
     const CUT: &str = "..";
     let length = path.chars().count();
@@ -287,14 +290,14 @@ fn right_end(path: &str, width: usize) -> String {
     }
     let room = width - CUT.len();
     let end: String = path.chars().skip(length - room).collect();
-    // A name that is cut in two says less than none; but the last one must stay.
+    // A name cut in two says less than none; but the last one must stay.
     match end.split_once('/') {
         Some((cut, whole)) if !cut.is_empty() => format!("{CUT}/{whole}"),
         _ => format!("{CUT}{end}"),
     }
 }
 
-/// A part of one as a percentage; `<1%` is not nothing.
+/// A share as a percentage; a small one is `<1%`, not 0.
 struct Percent(Option<f64>);
 
 impl Display for Percent {
@@ -307,7 +310,7 @@ impl Display for Percent {
     }
 }
 
-/// A piece of a line, and its columns: colour takes none.
+/// A piece of a line, and its width in columns: colour has none.
 struct Item {
     text: String,
     width: usize,
@@ -320,7 +323,7 @@ impl From<String> for Item {
     }
 }
 
-/// Writes items behind a label, on as many lines as they take; nothing where there are none.
+/// Writes items behind a label, wrapped; nothing where there are none.
 fn write_wrapped(
     label: &str,
     items: impl Iterator<Item = Item>,
@@ -350,10 +353,7 @@ mod tests {
     use tcpstate_common::State;
 
     use super::{super::busiest_first, *};
-    use tcpstate_core::{
-        model::{Figures, GroupFigures},
-        names::Names,
-    };
+    use tcpstate_core::{model::Figures, names::Names, options::Format};
 
     fn block(text: &mut Text, interval: &Interval, wall_ns: i64, out: &mut Vec<u8>) {
         let groups = busiest_first(&interval.groups, &Names::default());
@@ -408,7 +408,7 @@ mod tests {
             dwell: Vec::new(),
         };
         let mut out = Vec::new();
-        let mut text = Text::new(By::Port, 1_000_000_000, TimeZone::UTC, false);
+        let mut text = Text::new(By::Port, 1_000_000_000, &Settings::plain(Format::Text));
         block(&mut text, &interval, 0, &mut out);
         let quiet = Interval {
             start_ns: 0,
@@ -465,7 +465,11 @@ SYN_SENT    -> CLOSE               5      2.50       - -               1    1%
         };
         let written = |colour| {
             let mut out = Vec::new();
-            let mut text = Text::new(By::Port, 1_000_000_000, TimeZone::UTC, colour);
+            let settings = Settings {
+                colour,
+                ..Settings::plain(Format::Text)
+            };
+            let mut text = Text::new(By::Port, 1_000_000_000, &settings);
             block(&mut text, &interval, 0, &mut out);
             String::from_utf8(out).unwrap()
         };

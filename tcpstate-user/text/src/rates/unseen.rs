@@ -1,29 +1,22 @@
-//! What `rates` shows of what no transition shows: half-open connections and what happened to
-//! listeners, from the censuses of an interval.
+//! What `rates` shows although no transition does: half-open connections, and the events of listeners. They
+//! come from the censuses of an interval.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
-use tcpstate_core::census::{Census, HalfOpen, ListenFigures};
+use tcpstate_core::{
+    catalogue::Place,
+    census::{Census, HalfOpen, ListenFigures},
+};
 
 /// From the censuses up to now.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unseen {
-    /// How often the kernel is asked; `None`: never, and nothing here is known.
+    /// The interval between samples; `None`: there are none, and nothing here is known.
     pub(super) sample_interval_ns: Option<u64>,
-    /// By namespace, as its latest census has them.
+    /// By namespace, from its latest census.
     half_open: BTreeMap<u32, Vec<HalfOpen>>,
     /// Since the last interval.
     listen: ListenFigures,
-}
-
-/// Half-open connections of a namespace, as JSON has them.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Place {
-    netns: u32,
-    #[serde(flatten)]
-    pub(super) half_open: HalfOpen,
 }
 
 impl Unseen {
@@ -46,7 +39,7 @@ impl Unseen {
         self.listen = ListenFigures::default();
     }
 
-    /// Where connections are half-open now, most first; `None` where that is not known.
+    /// The half-open connections by place, most first; `None` where they are unknown.
     pub(super) fn half_open(&self) -> Option<Vec<Place>> {
         self.sample_interval_ns?;
         let mut places: Vec<Place> = self
@@ -58,7 +51,7 @@ impl Unseen {
         Some(places)
     }
 
-    /// What happened to listeners in this interval.
+    /// The events of listeners in this interval.
     pub(super) const fn listen(&self) -> &ListenFigures {
         &self.listen
     }

@@ -1,0 +1,128 @@
+//! Output in one of the three formats.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use tcpstate_core::{
+    catalogue::{Common, Table},
+    model::Books,
+    options::Format,
+    view::End,
+};
+
+use crate::{
+    books::write_books,
+    format::{
+        csv,
+        json::{self, Lines, Summary},
+        text::{self, Cell},
+        units::Counted,
+    },
+    settings::Settings,
+};
+
+/// What a view prints with: `T` in text, `J` in JSON, `C` in CSV.
+pub enum Printer<T, J, C> {
+    /// Text.
+    Text(T),
+    /// JSON.
+    Json(J),
+    /// CSV.
+    Csv(C),
+}
+
+/// The printer of a view with a line for each record.
+pub type RecordPrinter<R> = Printer<text::Records<R>, json::Records<R>, csv::Records<R>>;
+
+impl<R: AsRef<Common>> RecordPrinter<R> {
+    /// Prints the records of a table; in text, with these cells.
+    pub fn records(
+        settings: &Settings,
+        table: &Table<R>,
+        cells: impl IntoIterator<Item = Cell<R>>,
+    ) -> Self {
+        match settings.format {
+            Format::Text => Self::Text(text::Records::new(cells, settings)),
+            Format::Json => Self::Json(json::Records::lines(table)),
+            Format::Csv => Self::Csv(csv::Records::new(table)),
+        }
+    }
+
+    /// Writes the titles, where there are any. The capture started at this monotonic time.
+    pub fn titles(&mut self, started_ns: u64, out: &mut dyn Write) -> io::Result<()> {
+        match self {
+            Self::Text(records) => records.titles(started_ns, out),
+            Self::Json(_) => Ok(()),
+            Self::Csv(records) => records.titles(out),
+        }
+    }
+
+    /// Writes a record.
+    pub fn write(&mut self, row: &R, out: &mut dyn Write) -> io::Result<()> {
+        match self {
+            Self::Text(records) => records.write(row, out),
+            Self::Json(records) => records.write(row, out),
+            Self::Csv(records) => records.write(row, out),
+        }
+    }
+}
+
+/// How a run ended, for a view.
+pub struct Finish<'a, S> {
+    /// The end.
+    pub end: &'a End,
+    /// The tracker's books, where there is one.
+    pub books: Option<&'a Books>,
+    /// What the view adds to the last line of JSON.
+    pub totals: S,
+}
+
+impl<T, J, C> Printer<T, J, C> {
+    /// Whether it is for people.
+    pub const fn is_text(&self) -> bool {
+        matches!(self, Self::Text(_))
+    }
+
+    /// Ends the output of a view whose totals are the number of its lines.
+    pub fn finish_counted(
+        &self,
+        end: &End,
+        shown: Counted,
+        connections: Books,
+        out: &mut dyn Write,
+        err: &mut dyn Write,
+    ) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Totals {
+            /// Lines before this one.
+            shown: u64,
+            connections: Books,
+        }
+        let finish = Finish {
+            end,
+            books: Some(&connections),
+            totals: Totals {
+                shown: shown.0,
+                connections,
+            },
+        };
+        let sentence = |err: &mut dyn Write| write!(err, "{shown} shown; ");
+        self.finish(finish, sentence, out, err)
+    }
+
+    /// Ends the output: JSON with a last line, text and CSV with `sentence` and the books on standard error.
+    pub fn finish(
+        &self,
+        finish: Finish<'_, impl Serialize>,
+        sentence: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+        out: &mut dyn Write,
+        err: &mut dyn Write,
+    ) -> io::Result<()> {
+        let Finish { end, books, totals } = finish;
+        if matches!(self, Self::Json(_)) {
+            return Lines::default().write(&Summary::new(end, totals), out);
+        }
+        sentence(err)?;
+        write_books(end, books, err)
+    }
+}
