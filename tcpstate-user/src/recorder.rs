@@ -1,9 +1,8 @@
-//! `tcpstate record`: the events to a file, for any view to read again with `-r`.
+//! The view that records: it writes the stream to a file, for any view to read again with `-r`; or, as a
+//! flight recorder, keeps it in memory, and writes the file on request.
 //!
-//! Or, as a flight recorder, to memory, and to the file when it is asked for.
-//!
-//! When the file cannot be written any more the view is done: the run ends in good order, tells its
-//! books, and fails with what was wrong.
+//! When the file cannot be written any more the view is done: the run ends in good order, prints its
+//! books, and fails with the reason.
 
 use std::{
     io::{self, Write},
@@ -31,27 +30,26 @@ use tcpstate_text::{
     },
 };
 
-/// How often old blocks are looked for. With as much for a block's age this bounds what a crash can
-/// lose.
+/// Interval at which unwritten blocks are flushed. Twice this time bounds the loss of a crash.
 const INTERVAL_NS: u64 = 1_000_000_000;
 
-/// Where to record, and how.
+/// The options of a recording.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The file; `-` is standard output.
     pub path: PathBuf,
-    /// How the summary is told. CSV has none.
+    /// The format of the summary. CSV has none.
     pub format: Format,
-    /// Straight to the file, or to memory first.
+    /// The first destination of the events.
     pub to: To,
 }
 
-/// Where events go first.
+/// The first destination of events.
 #[derive(Clone, Debug)]
 pub enum To {
-    /// To the file.
+    /// The file.
     File(WriterOptions),
-    /// To memory; to the file on `SIGUSR1` and at the end.
+    /// Memory; the file on `SIGUSR1` and at the end.
     Memory(FlightOptions),
 }
 
@@ -60,22 +58,22 @@ pub struct Record {
     options: Options,
     sink: Option<Sink>,
     names: Names,
-    /// So many events, then no more.
+    /// The number of events after which the recording ends.
     count: Option<u64>,
     taken: u64,
     dumps: u64,
-    /// What ended the recording.
+    /// The failure that ended the recording.
     failure: Option<WriteError>,
 }
 
 enum Sink {
-    // Boxed, as it is much the larger: it carries what the next file of a rotation needs.
+    // Boxed, as it is much the larger: it keeps the state for the next file of a rotation.
     File(Box<Writer>),
     Memory(Box<FlightRing>),
 }
 
 impl Record {
-    /// Records as these options say. Nothing is created yet.
+    /// A view with these options. It creates nothing yet.
     pub fn new(options: Options) -> Self {
         Self {
             options,
@@ -88,14 +86,14 @@ impl Record {
         }
     }
 
-    /// Ends after so many events.
+    /// Ends after this number of events.
     #[must_use]
     pub const fn ending_after(mut self, count: u64) -> Self {
         self.count = Some(count);
         self
     }
 
-    /// What to do after a write: a full file ends the recording, so does a failure.
+    /// The flow after a write: a full file ends the recording, and so does a failure.
     fn flow(&mut self, written: Result<Room, WriteError>) -> Flow {
         match written {
             Ok(Room::Left) => Flow::Continue,
@@ -154,7 +152,7 @@ impl View for Record {
     }
 
     fn is_silent_until_finish(&self) -> bool {
-        // Else standard output is the recording, and no terminal.
+        // Otherwise standard output is the recording, and no terminal.
         true
     }
 
@@ -164,7 +162,7 @@ impl View for Record {
 
     fn tick(&mut self, now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {
         let written = match &mut self.sink {
-            // However young: the next look would come when it is too old.
+            // However young: at the next tick it would be too old.
             Some(Sink::File(writer)) => writer.flush(),
             Some(Sink::Memory(ring)) => ring.tick(now_ns).map(|()| Room::Left),
             None => Ok(Room::Left),
@@ -176,7 +174,7 @@ impl View for Record {
         matches!(self.options.to, To::Memory(_))
     }
 
-    /// Writes what is in memory. A failure is told and is not the end: the events are still there.
+    /// Writes the memory to the file. A failure is reported and ends nothing: the events are still there.
     fn usr1(&mut self, now_ns: u64, _out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Flow> {
         if let Some(Sink::Memory(ring)) = &mut self.sink {
             let dumped = ring
@@ -185,7 +183,7 @@ impl View for Record {
             match dumped {
                 Ok(written) => {
                     self.dumps += 1;
-                    tell_written(&self.options.path, &written, err)?;
+                    report_written(&self.options.path, &written, err)?;
                 }
                 Err(error) => writeln!(err, "tcpstate: {error}")?,
             }
@@ -199,7 +197,7 @@ impl View for Record {
         let (finished, dropped) = match &mut self.sink {
             Some(Sink::File(writer)) => {
                 let finished = writer.finish(books, cost);
-                // What is in whole blocks is there, also where the books found no room.
+                // Whole blocks are in the file even where the books found no room.
                 let written = writer.written();
                 (finished.map(|_| written), written.not_written)
             }
@@ -233,7 +231,7 @@ impl View for Record {
             };
             Lines::default().write(&Summary::new(end, recorded), out)?;
         } else {
-            tell_written(&self.options.path, &written, err)?;
+            report_written(&self.options.path, &written, err)?;
             match self.options.to {
                 _ if dropped == 0 => {}
                 To::File(_) => writeln!(err, "{} events found no room", Count(dropped))?,
@@ -249,8 +247,8 @@ impl View for Record {
     }
 }
 
-/// The books as the file has them: what the filter left out was never to be in it, and so was
-/// filtered, wherever that was decided.
+/// The books as the file has them: events that a filter in user space removed count as filtered, since they were
+/// never to be in it.
 fn books_of_file(end: &End) -> Accounting {
     let mut books = end.accounting;
     let settled = end.selection.settled;
@@ -262,12 +260,12 @@ fn books_of_file(end: &End) -> Accounting {
     books
 }
 
-/// What the summary says beyond the books.
+/// The summary's fields besides the books.
 #[derive(Serialize)]
 struct Recorded {
     /// The file; the newest of a rotation.
     file: String,
-    /// Files begun, those that the rotation has dropped included.
+    /// Files begun, including those that the rotation has removed.
     files: u32,
     /// Events in the files.
     events: u64,
@@ -279,7 +277,7 @@ struct Recorded {
     dumps: u64,
 }
 
-fn tell_written(path: &std::path::Path, written: &Written, err: &mut dyn Write) -> io::Result<()> {
+fn report_written(path: &std::path::Path, written: &Written, err: &mut dyn Write) -> io::Result<()> {
     let plural = if written.events == 1 { "" } else { "s" };
     write!(
         err,

@@ -46,7 +46,7 @@ pub(crate) fn settings(watch: &Watch, bounds: Bounds) -> Settings {
     }
 }
 
-/// Feeds a view until it ends.
+/// Runs a view on the source that the arguments name.
 pub(crate) fn watch(
     arguments: &Watch,
     limits: Limits,
@@ -55,20 +55,20 @@ pub(crate) fn watch(
     watch_or_count(arguments, limits, None, view)
 }
 
-/// The same, or with so much counted in the kernel instead.
+/// The same; with a `tally`, the kernel counts instead of streaming.
 pub(crate) fn watch_or_count(
     arguments: &Watch,
     limits: Limits,
     tally: Option<TallySize>,
     view: &mut dyn View,
 ) -> anyhow::Result<ExitCode> {
-    // The runtime panics where it meets the limit itself.
+    // The runtime would panic at the limit.
     descriptors::check()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        // Before the source, which takes a while to start and would leave a Ctrl-C unheard.
+        // Before the source, which takes a while to start: a Ctrl-C must not be lost meanwhile.
         let reader_gone = stdout::reader_gone().context("cannot watch standard output")?;
         let mut interrupts = signals::Process::install(view.takes_usr1(), reader_gone)
             .context("cannot handle signals")?;
@@ -95,7 +95,7 @@ pub(crate) fn watch_or_count(
     })
 }
 
-/// The filter on owners. A cgroup must be there, if it is one of this host.
+/// The filter on owners. A cgroup of this host must exist.
 pub(crate) fn owner_filter(owner: &OwnerArgs, is_here: bool) -> anyhow::Result<OwnerFilter> {
     let find = |path: &PathBuf| -> Result<CgroupTree, CgroupError> {
         if is_here {
@@ -146,7 +146,7 @@ fn open(
             .to_owned(),
         sample_interval: Some(sample_interval)
             .filter(|interval| view.wants_samples() && !interval.is_zero()),
-        // Else nothing that was there before, and nothing that comes in at such a listener, would match.
+        // Without it, no older socket and no connection to an older listener would match.
         resolve_owners: resolve_owners || arguments.sockets.owner.needs_process(),
         bpf_log,
         bpf_stats,
@@ -177,6 +177,6 @@ fn open(
     Ok(Box::new(live))
 }
 
-/// What `--sample-interval 0` costs.
-const NOT_SAMPLED: &str = "--sample-interval 0: what makes no event is unknown: TIME_WAIT, how long closed \
-    sockets stay in FIN_WAIT2, and half-open connections";
+/// The cost of `--sample-interval 0`.
+const NOT_SAMPLED: &str = "--sample-interval 0: TIME_WAIT, half-open connections and the time of closed sockets in \
+    FIN_WAIT2 make no event, and stay unknown";
