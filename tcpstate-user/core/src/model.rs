@@ -1,17 +1,20 @@
-//! From a stream of transitions to answers: connections with their dwell times, rates, histograms.
+//! The model: connections with their dwell times, rates and histograms, from a stream of transitions.
 //!
-//! Pure: no I/O, no clock (time comes in with the events and as an argument), nothing of the kernel
-//! or of what is printed. Everything is bounded by [`Limits`]; what a bound costs is counted.
+//! Pure: it knows neither I/O nor a clock (time comes in with the events and as an argument), neither
+//! the kernel nor output. Everything is bounded by [`Limits`]; what a bound costs is counted.
 //!
 //! ```text
-//! Event ─> Tracker::apply ─> Applied        what this event meant: dwell, owner, a connection's end
+//! Event  ─> Tracker::apply    ─> Applied     the meaning of the event: dwell, owner, a connection's end
+//! Census ─> Tracker::census   ─> StateExit   the end of a time in a state that no event shows
+//! Tally  ─> Tracker::add                     counts of the kernel, instead of events
 //!               │
-//!               ├─ connections, listeners   who is there now
-//!               ├─ rates                    what happened, by service port (or role, comm, cgroup)
-//!               └─ histograms               how long it took
-//! Census ─> Tracker::census ─> StateExit    when a connection left a state that no event shows
-//!          Tracker::tick     ─> Interval    the rates since the last tick
-//!          Tracker::snapshot ─> Snapshot    all of it, owned
+//!               ├─ connections, listeners    the sockets that are there now
+//!               ├─ rates                     the count of each transition, by service port (or role,
+//!               │                            comm, cgroup)
+//!               └─ histograms                the time in each state, of a life, of a handshake
+//!
+//!           Tracker::tick     ─> Interval    the rates since the last tick
+//!           Tracker::snapshot ─> Snapshot    all of it, owned
 //! ```
 
 mod address;

@@ -61,7 +61,7 @@ const LISTENS: (State, State) = (State::CLOSE, State::LISTEN);
 const LISTENED: (State, State) = (State::LISTEN, State::CLOSE);
 
 #[test]
-fn the_default_wants_all_and_asks_nothing_of_the_kernel() {
+fn the_default_matches_all_and_leaves_the_kernel_nothing_to_do() {
     let filter = Filter::default();
     assert!(filter.wants_all());
     assert_eq!(filter.kernel().config(), config::Filter::default());
@@ -294,7 +294,7 @@ fn all_criteria_must_match() {
     assert_eq!(filter.judge(&connect(81)), Verdict::Drop);
 }
 
-/// What the settler shows for these events, and its books.
+/// The events that the settler passes, and its decisions.
 fn settle(filter: Filter, events: &[Event]) -> (Vec<Event>, Settled) {
     let mut settler = Settler::new(filter);
     let mut shown = Vec::new();
@@ -388,7 +388,7 @@ fn an_address_used_again_is_another_socket() {
 }
 
 #[test]
-fn what_never_settles_is_counted_and_not_shown() {
+fn an_event_that_is_never_decided_is_counted_and_not_shown() {
     let connect = event(CONNECT, "0.0.0.0", 0, "192.0.2.1", 80);
     let filter = Filter {
         lport: Some(ports("40000")),

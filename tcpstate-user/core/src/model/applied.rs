@@ -1,4 +1,4 @@
-//! What one event meant, for the view that shows it. Reading it costs only what is asked for.
+//! The meaning of one event, for the view that shows it. Each value is looked up when it is asked for.
 
 use tcpstate_common::State;
 
@@ -8,11 +8,11 @@ use super::{
 };
 use crate::{cause::Cause, event::Event, owner::Owner, service::Role};
 
-/// What one event meant.
+/// The meaning of one event.
 pub struct Applied<'a> {
-    /// Time spent in the event's old state; `None` where it is not known.
+    /// The time in the event's old state; `None` where it is not known.
     pub dwell_ns: Option<u64>,
-    /// Events of this connection before this one are missing.
+    /// Whether events of this connection are missing in front of this one.
     pub gap: bool,
     pub(super) subject: Subject,
     pub(super) table: &'a Table,
@@ -20,21 +20,21 @@ pub struct Applied<'a> {
     pub(super) event: &'a Event,
 }
 
-/// What an event is about.
+/// The subject of an event.
 #[derive(Clone, Copy)]
 pub(super) enum Subject {
-    /// Nothing that is kept: CLOSE -> CLOSE.
+    /// Nothing that is tracked: CLOSE -> CLOSE.
     Nothing,
     /// The connection in this slot.
     Connection(u32),
     /// The connection in this slot, which this event ended.
     Ended(u32),
-    /// A listener, of the owner in [`Applied::listener`].
+    /// A listener, whose owner is in [`Applied::listener`].
     Listener,
 }
 
 impl Applied<'_> {
-    /// Which side it is.
+    /// The side of the connection that the socket is.
     pub fn role(&self) -> Role {
         match self.subject {
             Subject::Nothing => Role::Unknown,
@@ -43,7 +43,7 @@ impl Applied<'_> {
         }
     }
 
-    /// The port a person means, where the role is known.
+    /// The port of the service, where the role is known.
     pub fn service_port(&self) -> Option<u16> {
         match self.subject {
             Subject::Nothing => None,
@@ -55,7 +55,7 @@ impl Applied<'_> {
         }
     }
 
-    /// Whom it belongs to.
+    /// The process that the socket belongs to.
     pub fn owner(&self) -> Owner {
         match self.subject {
             Subject::Nothing => Owner::UNKNOWN,
@@ -87,20 +87,20 @@ impl Applied<'_> {
         }
     }
 
-    /// Why the connection ended; `None` where none did.
+    /// The cause of the connection's end; `None` where none ended.
     pub fn cause(&self) -> Option<Cause> {
         Cause::of(self.event)
     }
 
-    /// How long the handshake took that this event ends: a client's time in `SYN_SENT`, a server's first
-    /// smoothed round trip time. `None` where no handshake ends, or it is not known.
+    /// The duration of the handshake that this event ends: a client's time in `SYN_SENT`, a server's first
+    /// smoothed round trip time. `None` where no handshake ends, or its duration is not known.
     pub fn handshake_ns(&self) -> Option<u64> {
         let event = self.event;
         let ends = event.newstate() == State::ESTABLISHED && !self.gap;
         ends.then(|| handshake_ns(event, event.oldstate().folded(), self.dwell_ns))?
     }
 
-    /// The connection that this event belongs to, whole; `None` for a listener's.
+    /// The whole connection that this event belongs to; `None` for a listener.
     pub fn connection(&self) -> Option<Connection> {
         match self.subject {
             Subject::Connection(slot) | Subject::Ended(slot) => Some(self.table.show(slot)),
@@ -113,7 +113,7 @@ impl Applied<'_> {
         matches!(self.subject, Subject::Ended(_))
     }
 
-    /// The connection that this event ended, whole.
+    /// The whole connection that this event ended.
     pub fn ended(&self) -> Option<Ended> {
         match self.subject {
             Subject::Ended(slot) => Some(self.table.show_ended(slot, self.event)),

@@ -1,4 +1,4 @@
-//! One connection, whole, as it is shown. [`super::packed`] has how it is kept.
+//! A whole connection, as it is shown. [`super::packed`] has the form in which it is kept.
 
 use std::net::IpAddr;
 
@@ -12,10 +12,10 @@ use crate::{
     service::Role,
 };
 
-/// A connection as it is known, open or ended.
+/// A connection, open or ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// What the kernel calls it.
+    /// The identity of its socket.
     pub id: SocketId,
     /// Inode number of the network namespace.
     pub netns: Option<u32>,
@@ -25,34 +25,34 @@ pub struct Connection {
     pub laddr: Option<IpAddr>,
     /// Local port; `None` before it is chosen.
     pub lport: Option<u16>,
-    /// Remote address; `None` where the kernel did not say yet.
+    /// Remote address; `None` before the kernel has filled it in.
     pub raddr: Option<IpAddr>,
-    /// Remote port; `None` where the kernel did not say yet.
+    /// Remote port; `None` before the kernel has filled it in.
     pub rport: Option<u16>,
-    /// Which side it is.
+    /// The side that the socket is.
     pub role: Role,
-    /// The port a person means; `None` while the role is unknown.
+    /// The port of the service; `None` while the role is unknown.
     pub service_port: Option<u16>,
-    /// Whom it belongs to.
+    /// The process that it belongs to.
     pub owner: Owner,
     /// The user that the socket belongs to.
     pub uid: Option<u32>,
     /// Id of its cgroup.
     pub cgroup: Option<u64>,
-    /// The states that it went through, in order. Of an open connection the last one is the state
-    /// it is in, with no dwell yet.
+    /// The states that it went through, in order. The last one of an open connection is its present
+    /// state, without a dwell.
     pub states: Vec<Stay>,
-    /// There were more states than are kept; the ones in the middle are missing.
+    /// Whether there were more states than are kept; those in the middle are missing.
     pub truncated: bool,
-    /// Monotonic time of the first transition that was seen of it.
+    /// Monotonic time of its first transition that was seen.
     pub first_ns: u64,
-    /// Whether that one opened it. If not, it was there before.
+    /// Whether that transition opened it. If not, it was there before.
     pub opened: bool,
-    /// Monotonic time of the last transition: since when it is in its state, or when it ended. `None`
-    /// where none was seen: it was there before us.
+    /// Monotonic time of its last transition: into its present state, or its end. `None` where none was
+    /// seen: it was there before the capture.
     pub last_ns: Option<u64>,
-    /// How long the handshake took: a client's time in `SYN_SENT`; a server's smoothed round trip time
-    /// when it was established, since its socket is made when the handshake is over.
+    /// The duration of the handshake: a client's time in `SYN_SENT`; a server's smoothed round trip time
+    /// when it was established, because its socket is made when the handshake is over.
     pub handshake_ns: Option<u64>,
 }
 
@@ -61,16 +61,16 @@ pub struct Connection {
 pub struct Stay {
     /// The state.
     pub state: State,
-    /// For how long; `None` where it is not known, and while it lasts.
+    /// The dwell; `None` where it is not known, and while it lasts.
     pub dwell_ns: Option<u64>,
-    /// Its end was not seen, but looked for at intervals.
+    /// Whether its end was sampled, not seen.
     pub sampled: bool,
-    /// Of a sampled one, how exact the time is: the length of the interval in which it ended.
+    /// The uncertainty of a sampled dwell: the length of the interval in which it ended.
     pub interval_ns: Option<u64>,
 }
 
 impl Stay {
-    /// As events tell of it.
+    /// A stay whose end, if it has one, was an event.
     pub(super) const fn seen(state: State, dwell_ns: Option<u64>) -> Self {
         Self {
             state,
@@ -80,7 +80,7 @@ impl Stay {
         }
     }
 
-    /// A client's handshake is its time in `SYN_SENT`, if that ended in `ESTABLISHED`.
+    /// A client's handshake: its time in `SYN_SENT`, if that ended in `ESTABLISHED`.
     pub(super) fn client_handshake_ns(states: &[Self]) -> Option<u64> {
         states.windows(2).find_map(|pair| match pair {
             [sent, next] if sent.state == State::SYN_SENT && next.state == State::ESTABLISHED => {
@@ -91,7 +91,7 @@ impl Stay {
     }
 }
 
-/// What the kernel counted on a connection.
+/// The kernel's counters of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traffic {
     /// Payload bytes sent, retransmissions included.
@@ -100,12 +100,12 @@ pub struct Traffic {
     pub bytes_received: u64,
     /// Segments retransmitted.
     pub retransmits: u32,
-    /// Smoothed round trip time in microseconds; `None` if none was ever measured.
+    /// Smoothed round trip time in microseconds; `None` where none was measured.
     pub srtt_us: Option<u32>,
 }
 
 impl Traffic {
-    /// What the record of a transition says; `None` where it has not got those fields.
+    /// The counters in the record of a transition; `None` where it does not have them.
     pub fn of(event: &Event) -> Option<Self> {
         let record = event.record();
         event.has(record::flags::TCP).then_some(Self {
@@ -120,23 +120,23 @@ impl Traffic {
     }
 }
 
-/// A connection that has just ended, whole.
+/// A whole connection that has just ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// The connection.
     pub connection: Connection,
-    /// From its first transition to its last; `None` if it was there before us.
+    /// The time from its first transition to its last; `None` if it was there before the capture.
     pub lifetime_ns: Option<u64>,
-    /// Why.
+    /// The cause of its end.
     pub cause: Cause,
-    /// The state that the kernel keeps it in from now on, unseen; see [`crate::cause::goes_on`].
+    /// The state in which the kernel keeps it as a minisocket; see [`crate::cause::goes_on`].
     pub goes_on: Option<State>,
-    /// What the kernel counted on it, where it says so.
+    /// The kernel's counters, where the record has them.
     pub traffic: Option<Traffic>,
 }
 
 impl Ended {
-    /// Adds a state that it left after its transition to CLOSE, as a census found.
+    /// Adds a state that it left after its transition to CLOSE, as a census reported.
     pub fn add_exit(&mut self, exit: &StateExit) {
         let connection = &mut self.connection;
         let stay = Stay {
@@ -146,11 +146,11 @@ impl Ended {
             interval_ns: exit.interval_ns,
         };
         match connection.states.last_mut() {
-            // The one in which it was as a socket too.
+            // The state that it already had as a socket.
             Some(last) if last.state == exit.state && last.dwell_ns.is_none() => *last = stay,
             _ => connection.states.push(stay),
         }
-        // Where the time in the state is not known, its end is not either.
+        // Where the time in the state is not known, the time of its end is not either.
         let is_known = connection.opened && exit.dwell_ns.is_some();
         self.lifetime_ns = is_known.then(|| exit.at_ns.saturating_sub(connection.first_ns));
         connection.last_ns = Some(exit.at_ns);
@@ -158,7 +158,7 @@ impl Ended {
     }
 }
 
-/// The time of the handshake that this transition to ESTABLISHED completes, where it is known.
+/// The duration of the handshake that this transition to ESTABLISHED completes, where it is known.
 pub(super) fn handshake_ns(event: &Event, old: State, dwell_ns: Option<u64>) -> Option<u64> {
     match old {
         State::SYN_SENT => dwell_ns,

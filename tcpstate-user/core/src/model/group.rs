@@ -1,9 +1,9 @@
-//! What figures are grouped by: service ports, roles, commands, cgroups. Bounded: what comes after
-//! the bound is counted under `other`.
+//! The groups of figures: service ports, roles, commands, cgroups. Bounded: groups beyond the bound
+//! are counted as `other`.
 
 #![expect(
     clippy::indexing_slicing,
-    reason = "by port, in tables of 65,536, and by numbers that this gave out itself"
+    reason = "by port, in tables of 65,536, and by numbers that were given out here"
 )]
 
 use std::hash::{Hash, RandomState};
@@ -16,7 +16,7 @@ use crate::{
     service::{Role, ServicePort},
 };
 
-/// What rates are grouped by.
+/// The grouping of rates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum By {
     /// Service port and role.
@@ -41,25 +41,25 @@ pub enum GroupKey {
     Comm(Option<Comm>),
     /// [`By::Cgroup`], by its id; `None` where it is not known.
     Cgroup(Option<u64>),
-    /// What came after the bound, of [`By::Comm`] and [`By::Cgroup`].
+    /// The groups beyond the bound, of [`By::Comm`] and [`By::Cgroup`].
     Other,
 }
 
-/// Keys by number: the numbers of the groups are small and never change, so that figures are kept
-/// in arrays and a connection carries its groups in two bytes each.
+/// Keys by number. The numbers are small and never change, so that figures are kept in arrays and a
+/// connection has its groups in two bytes each.
 #[derive(Debug)]
 pub(super) struct Registry<K> {
     keys: Vec<K>,
-    /// Hashed with a key of its own: [`GroupKey::Comm`] is text that a process chooses.
+    /// Hashed with a random key: [`GroupKey::Comm`] is text that a process chooses.
     ids: HashMap<K, u16, RandomState>,
     max: usize,
 }
 
-/// Numbers that a [`Registry`] leaves below the top of `u16`.
+/// The most numbers that a [`Registry`] gives out, far below the end of `u16`.
 const MAX_IDS: usize = 1 << 15;
 
 impl<K: Copy + Eq + Hash> Registry<K> {
-    /// With these keys, which do not count against `max`.
+    /// A registry with these keys, which do not count towards `max`.
     fn new(reserved: &[K], max: usize) -> Self {
         let mut registry = Self {
             keys: Vec::new(),
@@ -80,7 +80,7 @@ impl<K: Copy + Eq + Hash> Registry<K> {
         id
     }
 
-    /// The number of this key, new or not; `None` when it is new and the bound is reached.
+    /// The number of this key, which may be new; `None` where it is new and the bound is reached.
     fn get_or_insert(&mut self, key: K) -> Option<u16> {
         if let Some(&id) = self.ids.get(&key) {
             return Some(id);
@@ -93,23 +93,23 @@ impl<K: Copy + Eq + Hash> Registry<K> {
     }
 }
 
-/// Service ports with roles, numbered.
+/// The numbers of service ports with their roles.
 #[derive(Debug)]
 pub(super) struct Services {
     keys: Vec<(ServicePort, Role)>,
-    /// The numbers of a client's and a server's ports, by port; 0 is none. What is never looked at
-    /// of these is not resident.
+    /// The numbers of a client's and a server's ports, by port; 0 is none. Pages of these that are
+    /// never used are not resident.
     client: Vec<u16>,
     server: Vec<u16>,
-    /// How many ports have a number.
+    /// Ports that have a number.
     ports: usize,
     max_ports: usize,
 }
 
 impl Services {
-    /// Nothing known.
+    /// Nothing is known.
     pub(super) const UNKNOWN: u16 = 0;
-    /// The first number that is a port of its own.
+    /// The first number of a single port.
     pub(super) const FIRST_PORT: u16 = 5;
     const RESERVED: [(ServicePort, Role); Self::FIRST_PORT as usize] = [
         (ServicePort::Unknown, Role::Unknown),
@@ -148,13 +148,13 @@ impl Services {
             }
             self.ports += 1;
         }
-        // Below MAX_IDS and the reserved ones.
+        // Below the sum of MAX_IDS and the reserved ones.
         *number = u16::try_from(self.keys.len()).unwrap_or(other);
         self.keys.push((ServicePort::Port(port), role));
         *number
     }
 
-    /// The number of a service as a tally has it, where the port may be one of several.
+    /// The number of a service of a tally, whose port may stand for several.
     pub(super) fn number(&mut self, port: ServicePort, role: Role) -> u16 {
         match port {
             ServicePort::Port(port) => self.id(Some(port), role),
@@ -166,7 +166,7 @@ impl Services {
         }
     }
 
-    /// Where the figures of a port go that has no room of its own.
+    /// The number for the figures of a port that has no room of its own.
     pub(super) fn other(&self, id: u16) -> u16 {
         match self.key(id).1 {
             Role::Unknown => Self::UNKNOWN,
@@ -185,14 +185,14 @@ impl Services {
     }
 }
 
-/// The groups that rates are kept by, numbered. By port they are the services.
+/// The numbers of the groups of rates. By port they are those of the services.
 #[derive(Debug)]
 pub(super) struct Groups {
     by: By,
     registry: Registry<GroupKey>,
 }
 
-/// What a connection is grouped by.
+/// The properties that a connection is grouped by.
 #[derive(Clone, Copy)]
 pub(super) struct Traits {
     pub(super) service: u16,
@@ -211,7 +211,7 @@ impl Groups {
         }
     }
 
-    /// Whether a group is a service, with the same number.
+    /// Whether the groups are the services, with the same numbers.
     pub(super) const fn are_services(&self) -> bool {
         matches!(self.by, By::Port)
     }

@@ -1,14 +1,13 @@
-//! All histograms that are kept: dwell by state, lifetime and handshake, each by service port and
-//! role.
+//! The histograms: dwell by state, lifetime and handshake, each by service port and role.
 //!
 //! Each has buckets only from the first to the last power of two that it has seen, because most only
 //! see a few. A histogram is admitted only while it and all admitted before would fit in the bound
-//! with every bucket in use; so one that is admitted is never cut short, and what is not admitted
-//! goes, whole, to that of the port `other`.
+//! with every bucket in use. So an admitted one is never cut short, and all durations of one that is not
+//! admitted go to the port `other`.
 
 #![expect(
     clippy::indexing_slicing,
-    reason = "by numbers that this and `Services` gave out, after room for them is made; by buckets, of which a histogram has as many as it says"
+    reason = "by numbers that were given out here and by `Services`, after room for them is made; by buckets between the first and the last of a histogram"
 )]
 
 use hashbrown::HashMap;
@@ -24,12 +23,12 @@ use crate::{
     service::{Role, ServicePort},
 };
 
-/// What a histogram is of.
+/// The kind of durations in a histogram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Of {
-    /// The time in this state. Numbers from 15 on, which no kernel uses, are taken together as 255.
+    /// The time in this state. Numbers from 15 on, which no kernel uses, are counted together as 255.
     Dwell(State),
-    /// From the first transition to the last.
+    /// The time from the first transition to the last.
     Lifetime,
     /// A client's time in `SYN_SENT`; a server's smoothed round trip time when it was established,
     /// because its handshake is over before there is a socket to see.
@@ -59,11 +58,11 @@ impl Of {
 /// One histogram of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Series {
-    /// What it is of.
+    /// The kind of durations.
     pub of: Of,
-    /// Of which service port.
+    /// The service port of the connections.
     pub service_port: ServicePort,
-    /// In which role.
+    /// The role of the sockets.
     pub role: Role,
     /// The durations.
     pub histogram: Histogram,
@@ -78,9 +77,9 @@ struct Kept {
     sum_ns: u128,
     min_ns: u64,
     max_ns: u64,
-    /// Of whole powers of two. Small counters, so that more of them are in the cache.
+    /// The buckets of whole powers of two. Small counters, so that more of them are in the cache.
     buckets: Box<[u16]>,
-    /// Which power of two the buckets begin with.
+    /// The power of two that the buckets begin with.
     first: usize,
 }
 
@@ -94,26 +93,26 @@ struct Pending {
     kind: u8,
 }
 
-/// Durations that wait at most.
+/// The most durations that wait.
 const PENDING: usize = 256;
 
 pub(super) struct Histograms {
     /// Durations are put into their histograms many at a time: each of them misses the cache two or
-    /// three times, and only in a loop that does nothing else these misses overlap.
+    /// three times, and these misses overlap only in a loop that does nothing else.
     pending: Vec<Pending>,
-    /// By service: the numbers of its histograms.
+    /// The numbers of the histograms, by service.
     services: Vec<[u32; Of::KINDS]>,
     kept: Vec<Kept>,
-    /// How many durations of a histogram were too short and too long for its buckets.
+    /// The counts of durations that were too short and too long for the buckets, by histogram.
     outside: HashMap<u32, (u64, u64), BuildMixer>,
-    /// Buckets that have wrapped, and how often.
+    /// The number of times that a bucket has wrapped.
     wraps: HashMap<(u32, u16), u64, BuildMixer>,
     bucket_bytes: usize,
-    /// How many histograms of ports may still be admitted.
+    /// Histograms of ports that may still be admitted.
     room: usize,
 }
 
-/// What a histogram takes with every block in use.
+/// Bytes of a histogram with every bucket in use.
 const FULL_BYTES: usize = size_of::<Kept>() + OCTAVES * DIVISIONS * size_of::<u16>();
 
 impl Histograms {
@@ -147,10 +146,10 @@ impl Histograms {
         }
     }
 
-    /// Puts what is pending into its histograms.
+    /// Puts the pending durations into their histograms.
     ///
-    /// In two passes, the second being as short as it can be: the buckets are what misses the cache,
-    /// and the shorter the loop, the more misses are under way at a time.
+    /// In two passes, the second as short as possible: the buckets miss the cache, and the shorter the
+    /// loop, the more misses are under way at a time.
     pub(super) fn flush(&mut self, services: &Services) {
         let mut pending = std::mem::take(&mut self.pending);
         let mut places = [(0, 0); PENDING];
@@ -175,7 +174,7 @@ impl Histograms {
         self.pending = pending;
     }
 
-    /// Takes in a duration all but its bucket, which it makes sure is there.
+    /// Adds a duration to everything but its bucket; ensures that the bucket exists.
     #[inline]
     fn bucket(&mut self, number: u32, duration_ns: u64) -> u16 {
         let kept = &mut self.kept[number as usize - 1];
@@ -188,14 +187,14 @@ impl Histograms {
             *above += u64::from(duration_ns > LONGEST_NS);
         }
         let (octave, part) = bucket_of(duration_ns);
-        // One that is before the first is far behind the last, because the subtraction wraps.
+        // An octave before the first is far behind the last, because the subtraction wraps.
         if octave.wrapping_sub(kept.first) >= kept.buckets.len() / DIVISIONS {
             self.bucket_bytes += kept.extend(octave);
         }
         bucket_number(octave, part)
     }
 
-    /// The number of a histogram that has none yet.
+    /// Gives a number to a histogram that has none.
     #[cold]
     fn admit(&mut self, kind: usize, service: u16, services: &Services) -> u32 {
         if self.services.len() <= usize::from(service) {
@@ -203,7 +202,7 @@ impl Histograms {
                 .resize(usize::from(service) + 1, [NONE; Of::KINDS]);
         }
         let number = if service >= Services::FIRST_PORT && self.room == 0 {
-            // Recursion ends here: the place of what is over the bound is below FIRST_PORT.
+            // Recursion ends here: the number of `other` is below FIRST_PORT.
             let other = services.other(service);
             match self.services[usize::from(other)][kind] {
                 NONE => self.admit(kind, other, services),
@@ -226,7 +225,7 @@ impl Histograms {
         number
     }
 
-    /// All of them, in the order of port, role and kind. Nothing may be pending.
+    /// All histograms, in the order of port, role and kind. Nothing may be pending.
     pub(super) fn show(&self, services: &Services) -> Vec<Series> {
         let mut series = Vec::new();
         let mut shown = vec![false; self.kept.len()];
@@ -282,8 +281,8 @@ impl Histograms {
 }
 
 impl Kept {
-    /// Makes buckets for this power of two and all between it and those that are there. Gives the
-    /// bytes that it takes more.
+    /// Makes buckets for this power of two and all between it and the present ones. Returns the bytes
+    /// that were added.
     #[cold]
     fn extend(&mut self, octave: usize) -> usize {
         let len = self.buckets.len();
@@ -306,7 +305,7 @@ impl Kept {
     }
 }
 
-/// The number of the last of so many histograms.
+/// The number of the last of `len` histograms.
 fn number_of(len: usize) -> u32 {
     // There are at most 2^16 services with 18 histograms each.
     u32::try_from(len).unwrap_or(u32::MAX)
@@ -363,7 +362,7 @@ mod tests {
             "{}",
             histograms.memory()
         );
-        // A port that was admitted has all that it saw.
+        // A port that was admitted has all its durations.
         let of_port = |wanted: ServicePort| {
             let of =
                 |series: &&Series| series.service_port == wanted && series.role == Role::Server;

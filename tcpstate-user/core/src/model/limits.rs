@@ -1,18 +1,18 @@
-//! The bounds of everything that is kept.
+//! The bounds of the tracker.
 
 /// The bounds of everything that a [`Tracker`](super::Tracker) keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections; the ones longest without an event go first, roughly.
+    /// Open connections; those longest without an event are evicted first, roughly.
     pub max_connections: usize,
-    /// Service ports with figures of their own, or commands or cgroups ([`By`](super::By)); the rest is `other`.
+    /// Service ports with figures of their own, or commands or cgroups; the rest is `other`.
     pub max_ports: usize,
     /// Listeners.
     pub max_listeners: usize,
-    /// Connections between a listener's first event for them and their next one: microseconds, so
-    /// that only lost events, or many handshakes with TCP Fast Open, make many.
+    /// Connections between a listener's first event for them and their next one. That takes
+    /// microseconds, so only lost events, or many handshakes with TCP Fast Open, make many.
     pub max_embryos: usize,
-    /// Bytes of all histograms; ports that come after go into the histograms of `other`.
+    /// Bytes of all histograms; later ports go into the histograms of `other`.
     pub max_histogram_bytes: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The sockets that listen: who owns what comes in, and which local ports are a server's.
+//! The listeners: the owners of incoming connections, and the local ports of servers.
 
 use hashbrown::{HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use crate::{
     owner::Owner,
 };
 
-/// Where a socket listens.
+/// The place where a socket listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     netns: u32,
@@ -39,21 +39,21 @@ impl Place {
         !is_set(&self.laddr)
     }
 
-    /// Whether a socket that listens here, on any address, is reached there: on any address of
-    /// IPv6 also by IPv4.
+    /// Whether a socket that listens here, on any address, is reached there: any address of IPv6
+    /// includes IPv4.
     fn covers(&self, other: &Self) -> bool {
         (self.netns, self.port) == (other.netns, other.port) && (other.is_v4() || !self.is_v4())
     }
 }
 
-/// A listening socket whose CLOSE -> LISTEN was seen, or that was found.
+/// A listening socket whose CLOSE -> LISTEN was seen, or that a dump had.
 #[derive(Clone, Debug)]
 pub(super) struct Listener {
     pub(super) place: Place,
     pub(super) owner: Owner,
     pub(super) uid: Option<u32>,
     pub(super) cgroup: Option<u64>,
-    /// `None`: it listened before us.
+    /// `None`: it listened before the capture.
     pub(super) since_ns: Option<u64>,
     pub(super) service: u16,
     pub(super) group: u16,
@@ -73,23 +73,23 @@ impl Listener {
     }
 }
 
-/// All that listens in one place: one socket, or several with `SO_REUSEPORT`.
+/// The listeners of one place: one socket, or several with `SO_REUSEPORT`.
 #[derive(Debug)]
 struct Shared {
-    /// Sockets that we saw begin to listen.
+    /// Sockets that were seen to begin.
     sockets: u32,
-    /// One that listened before us: connections came in.
+    /// Whether another one listened before the capture: connections came in.
     earlier: bool,
-    /// What can be said of the owner of what comes in here.
+    /// The owner of the connections that come in here, as far as it is known.
     owner: Owner,
 }
 
-/// The listening sockets, at most `max`.
+/// The listening sockets, at most [`Listeners::max`].
 #[derive(Debug)]
 pub(super) struct Listeners {
     sockets: HashMap<SocketId, Listener, BuildMixer>,
     places: HashMap<Place, Shared, BuildMixer>,
-    /// How many places a port of a namespace is listened on.
+    /// The number of places, by namespace and port.
     ports: HashMap<(u32, u16), u32, BuildMixer>,
     max: usize,
     /// Listeners that there was no room for.
@@ -107,8 +107,7 @@ impl Listeners {
         }
     }
 
-    /// A socket begins to listen, or is found to (then nobody knows since when). `false` where there is
-    /// no room to remember it.
+    /// Adds a listener, whose beginning is not known if a dump had it. `false` where there is no room.
     pub(super) fn open(
         &mut self,
         event: &Event,
@@ -117,13 +116,13 @@ impl Listeners {
         (service, group): (u16, u16),
     ) -> bool {
         let place = Place::of(event);
-        // Without bind() the port is chosen after this event: there is no place to know it by yet.
+        // Without bind() the port is chosen after this event: its place is not known yet.
         let has_place = place.port != 0;
         if self.sockets.len() >= self.max || (has_place && !self.ensure_place(place)) {
             self.refused += 1;
             return false;
         }
-        // There is none for port 0.
+        // Port 0 has no place.
         if let Some(shared) = self.places.get_mut(&place) {
             shared.owner = if shared.earlier {
                 Owner::UNKNOWN
@@ -147,16 +146,16 @@ impl Listeners {
         true
     }
 
-    /// The socket that this event calls a listener, if it is one that we know.
+    /// The listener with this identity.
     pub(super) fn get(&self, id: SocketId) -> Option<&Listener> {
         self.sockets.get(&id)
     }
 
-    /// The socket of this event listens no more. Gives it back where it was known.
+    /// Removes the listener of this event, where it is known.
     pub(super) fn close(&mut self, event: &Event) -> Option<Listener> {
         let listener = self.remove(event.id())?;
         if listener.port() == 0 {
-            // It began without a port; what came in since was taken for an earlier one's.
+            // It began without a port; its connections were taken for those of an earlier listener.
             self.close_earlier(event);
         }
         Some(listener)
@@ -172,7 +171,7 @@ impl Listeners {
         if shared.sockets == 0 && !shared.earlier {
             self.forget_place(place);
         } else if shared.sockets > 0 && !shared.earlier {
-            // The one that is gone may have been what made the owner ambiguous.
+            // The one that is gone may have made the owner ambiguous.
             let left = self.sockets.values().filter(|other| other.place == place);
             if let Some(owner) = left.map(|other| other.owner).reduce(Owner::either) {
                 shared.owner = owner;
@@ -181,7 +180,7 @@ impl Listeners {
         Some(listener)
     }
 
-    /// Forgets the listeners of a namespace that a list of all its sockets does not have; gives their
+    /// Removes the listeners of a namespace that a dump of all its sockets does not have. Returns their
     /// groups.
     pub(super) fn not_listed(
         &mut self,
@@ -195,7 +194,7 @@ impl Listeners {
             .filter(|(id, listener)| {
                 let is_listed = match id {
                     SocketId::Cookie(cookie) => listed.contains(cookie),
-                    // A list has no addresses.
+                    // A dump has no addresses of sockets.
                     SocketId::Address(_) => true,
                 };
                 let is_older = listener
@@ -209,9 +208,9 @@ impl Listeners {
         ended.map(|listener| listener.group).collect()
     }
 
-    /// A socket that we never saw begin listens no more.
+    /// Removes a listener that was not seen to begin.
     ///
-    /// One that listened on any address may be known only by the addresses of what came in there.
+    /// A listener on any address may be known only by the local addresses of its connections.
     pub(super) fn close_earlier(&mut self, event: &Event) {
         let place = Place::of(event);
         if place.is_any() && self.ports.contains_key(&(place.netns, place.port)) {
@@ -244,7 +243,7 @@ impl Listeners {
         }
     }
 
-    /// The owner of a connection that comes in here. Learns that somebody listens.
+    /// The owner of a connection that comes in here. Notes that its place has a listener.
     pub(super) fn accept(&mut self, event: &Event) -> Owner {
         if let Some(owner) = self.find(event) {
             return owner;
@@ -259,13 +258,13 @@ impl Listeners {
         Owner::UNKNOWN
     }
 
-    /// The owner of an incoming connection by its local end: of who listens on that address, else
-    /// on any address of its family, else on any address at all (a dual-stack socket).
+    /// The owner of an incoming connection by its local end: the listener's on that address, else on any
+    /// address of its family, else on any address at all (a dual-stack socket).
     ///
-    /// A place known only by what came in there says least: that may have been a listener on any
-    /// address, so one that is known to listen on any address goes before it.
+    /// A place that is known only by its connections counts least: they may have come in through a
+    /// listener on any address, so a listener that is known to be on any address goes before it.
     ///
-    /// `None` where nobody is known to listen there.
+    /// `None` where no listener is known.
     pub(super) fn find(&self, event: &Event) -> Option<Owner> {
         let place = Place::of(event);
         let any_v4 = place.is_v4().then_some(ANY_V4);
@@ -283,7 +282,7 @@ impl Listeners {
         inferred
     }
 
-    /// Whether somebody listens on this local port: then a connection on it is a server's.
+    /// Whether this local port has a listener: a connection on it is then a server's.
     pub(super) fn is_listening(&self, event: &Event) -> bool {
         let record = event.record();
         record.lport != 0 && self.ports.contains_key(&(record.netns, record.lport))
@@ -303,7 +302,7 @@ impl Listeners {
             + self.ports.allocation_size()
     }
 
-    /// Makes the place; `false` where there is no room.
+    /// Ensures that the place exists; `false` where there is no room.
     fn ensure_place(&mut self, place: Place) -> bool {
         if self.places.contains_key(&place) {
             return true;

@@ -1,9 +1,8 @@
-//! What the kernel keeps of connections in sockets that no tracepoint shows: minisockets, after the
-//! transition to CLOSE, and half-open connections, before there is a socket.
+//! The minisockets, after a connection's transition to CLOSE, and the half-open connections, before there
+//! is a socket: no tracepoint shows them.
 //!
-//! Their beginnings come with events (a connection that goes on) or with a census; their ends only
-//! with a census. Here they are kept; what a census means to the rest is the tracker's business
-//! ([`super::on_census`]).
+//! They begin with an event (a connection that goes on) or with a census; they end with a census. Here they
+//! are stored; the meaning of a census for the rest is in `on_census`.
 
 use std::collections::VecDeque;
 
@@ -12,27 +11,27 @@ use tcpstate_common::State;
 
 use crate::{by_cookie::ByCookie, hash::BuildMixer};
 
-/// A minisocket that no census has found is forgotten after this long: its namespace cannot be asked.
-/// Longer than the kernel keeps one with the usual settings.
+/// The time after which a minisocket is forgotten that no dump has had: its namespace cannot be dumped.
+/// The kernel keeps none that long with the usual settings.
 const FORGET_NS: u64 = 180_000_000_000;
 
-/// Censuses that must miss a minisocket that none has found yet, before it counts as gone: a list in
-/// pieces can miss a single socket.
+/// The dumps that must be without a minisocket that none has had yet, before it counts as gone: a dump
+/// in pieces can miss a single socket.
 const MISSES: u8 = 2;
 
 /// A minisocket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mini {
-    /// Since when the connection is in this state.
+    /// The time at which the connection entered this state.
     pub(super) since_ns: Option<u64>,
-    /// Since when there is a minisocket, or it was found: it can have been in its state as a socket long
-    /// before.
+    /// The time at which the minisocket was made, or first dumped: the connection can have been in its
+    /// state as a socket long before.
     there_ns: u64,
     pub(super) netns: u32,
     pub(super) service: u16,
     pub(super) group: u16,
     pub(super) state: State,
-    /// Censuses that should have found it and did not; [`Mini::FOUND`] once one has.
+    /// Dumps that should have had it and did not; [`Mini::FOUND`] once one has.
     misses: u8,
 }
 
@@ -58,24 +57,24 @@ impl Mini {
         }
     }
 
-    /// A census has found it.
+    /// Notes that a dump has it.
     pub(super) const fn mark_found(&mut self) {
         self.misses = Self::FOUND;
     }
 }
 
-/// How many connections are half-open, in one group.
+/// The number of half-open connections of one group.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counted {
     pub(super) group: u16,
     pub(super) count: u32,
 }
 
-/// The minisockets, by cookie, and how many connections are half-open.
+/// The minisockets, by cookie, and the numbers of half-open connections.
 #[derive(Debug, Default)]
 pub(super) struct Minisockets {
     minis: ByCookie<Mini>,
-    /// By namespace, those that no census had found when they were put here, the oldest first.
+    /// Those that no dump had when they were put here, by namespace, the oldest first.
     awaited: HashMap<u32, VecDeque<u64>, BuildMixer>,
     half_open: HashMap<u32, Vec<Counted>, BuildMixer>,
     max: usize,
@@ -93,7 +92,7 @@ impl Minisockets {
         self.minis.len()
     }
 
-    /// Takes in a minisocket that no census has found yet. `false` where there is no room.
+    /// Adds a minisocket that no dump has had yet. `false` where there is no room.
     pub(super) fn await_found(&mut self, cookie: u64, mini: Mini) -> bool {
         if !self.insert(cookie, mini) {
             return false;
@@ -105,7 +104,7 @@ impl Minisockets {
         true
     }
 
-    /// Takes in a minisocket. `false` where there is no room.
+    /// Adds a minisocket. `false` where there is no room, or it is there already.
     pub(super) fn insert(&mut self, cookie: u64, mini: Mini) -> bool {
         if self.minis.len() >= self.max {
             return false;
@@ -126,10 +125,8 @@ impl Minisockets {
         self.minis.remove(cookie)
     }
 
-    /// Takes out what this census should have found and did not, as others before it, and what no
-    /// census will ever find.
-    ///
-    /// `gone` gets the first, `forgotten` the second.
+    /// Removes the minisockets that this dump and one before should have had and did not (`gone`), and
+    /// those whose namespace cannot be dumped (`forgotten`).
     pub(super) fn judge(
         &mut self,
         netns: u32,
@@ -146,7 +143,7 @@ impl Minisockets {
                 if mini.misses == Mini::FOUND {
                     return false;
                 }
-                // It may have come while the list was made.
+                // It may have been made during the dump.
                 if mini.there_ns >= begin_ns {
                     return true;
                 }
@@ -180,7 +177,7 @@ impl Minisockets {
         self.awaited.retain(|_, awaited| !awaited.is_empty());
     }
 
-    /// Takes out all of a namespace that is gone.
+    /// Removes all minisockets of a namespace.
     pub(super) fn vanish(&mut self, netns: u32, mut gone: impl FnMut(u64, Mini)) {
         self.awaited.remove(&netns);
         self.minis.retain(|cookie, mini| {
@@ -192,7 +189,7 @@ impl Minisockets {
         });
     }
 
-    /// The half-open connections of a namespace are these now; gives those that were.
+    /// Replaces the half-open connections of a namespace. Returns the former ones.
     pub(super) fn replace_half_open(&mut self, netns: u32, now: Vec<Counted>) -> Vec<Counted> {
         if now.is_empty() {
             return self.half_open.remove(&netns).unwrap_or_default();
@@ -240,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_censuses_miss_is_gone_and_what_came_meanwhile_is_not() {
+    fn a_minisocket_that_two_dumps_miss_is_gone_and_a_new_one_is_not() {
         let mut minisockets = Minisockets::new(10);
         for (cookie, since_ns) in [(1, 1), (2, 2), (3, 10)] {
             assert!(minisockets.await_found(cookie, mini(since_ns)));
@@ -253,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_ask_for_is_forgotten() {
+    fn a_minisocket_that_cannot_be_dumped_is_forgotten() {
         let mut minisockets = Minisockets::new(10);
         assert!(minisockets.await_found(1, mini(SECOND)));
         assert_eq!(judged(&mut minisockets, 2, 181 * SECOND), (vec![], vec![]));
@@ -262,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_bound() {
+    fn minisockets_are_bounded() {
         let mut minisockets = Minisockets::new(1);
         assert!(minisockets.await_found(1, mini(1)));
         assert!(!minisockets.await_found(2, mini(1)));

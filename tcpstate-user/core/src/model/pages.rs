@@ -1,37 +1,37 @@
-//! Storage for very many things of one size: pages of fixed size that never move.
+//! Storage for very many items of one size: pages of fixed size that never move.
 //!
 //! A `Vec` of a million connections would be copied each time it grows, with both copies resident,
-//! and would never shrink. Here a page is added when the others are full and given back when nothing
+//! and would never shrink. Here a page is added when the others are full and freed when nothing
 //! on it is in use; the lowest page with room is filled first, so that the high ones empty.
 
 #![expect(
     clippy::indexing_slicing,
-    reason = "a slot is one that this gave out, so its page and its place there exist"
+    reason = "a slot is one that was given out here, so its page and its place there exist"
 )]
 
 /// Items on a page.
 const PAGE: usize = 1 << 10;
 
-/// Ends the list of the free items of a page.
+/// The end of the list of a page's free items.
 const NONE: u16 = u16::MAX;
 
-/// What [`Pages`] can hold: a free item keeps the number of the next free one.
+/// An item of [`Pages`]: while it is free it holds the number of the next free one.
 pub(super) trait Item: Clone {
     /// A free item.
     fn free(next: u16) -> Self;
-    /// What [`Item::free`] was given, of a free item.
+    /// The number that [`Item::free`] was given, of a free item.
     fn next(&self) -> u16;
 }
 
 struct Page<H, C> {
-    /// Both empty when the page is given back.
+    /// Both empty when the page has been freed.
     hot: Box<[H]>,
     cold: Box<[C]>,
     free: u16,
     live: u16,
 }
 
-/// Two arrays with one numbering: what every event touches, and the rest.
+/// Two arrays with one numbering: the part that every event touches, and the rest.
 pub(super) struct Pages<H, C> {
     all: Vec<Page<H, C>>,
     /// A bit for each page with a free item.
@@ -78,7 +78,7 @@ impl<H: Item, C: Clone + Default> Pages<H, C> {
         slot_at(number, item)
     }
 
-    /// Gives an item back.
+    /// Frees an item.
     pub(super) fn give(&mut self, slot: u32) {
         let (number, item) = place(slot);
         let page = &mut self.all[number];
@@ -91,7 +91,7 @@ impl<H: Item, C: Clone + Default> Pages<H, C> {
         self.room[number / 64] |= 1 << (number % 64);
         self.live -= 1;
         if page.live == 0 {
-            // One empty page stays, so that a connection that comes and goes costs no allocation.
+            // One empty page stays, so that a single connection that comes and goes costs no allocation.
             if self.spare == 0 {
                 self.spare = 1;
             } else {
@@ -115,7 +115,7 @@ impl<H: Item, C: Clone + Default> Pages<H, C> {
         &mut self.all[number].hot[item]
     }
 
-    /// As [`Pages::hot`], of an item that may be long gone, with its page.
+    /// As [`Pages::hot`], of an item that may have been freed with its page.
     pub(super) fn get_hot(&self, slot: u32) -> Option<&H> {
         let (number, item) = place(slot);
         self.all.get(number)?.hot.get(item)
@@ -139,7 +139,7 @@ impl<H: Item, C: Clone + Default> Pages<H, C> {
         self.live
     }
 
-    /// The numbers of all items of the pages in memory, in use and free.
+    /// The slots of all items on the pages in memory, in use and free.
     pub(super) fn slots(&self) -> impl Iterator<Item = u32> + '_ {
         self.all
             .iter()
@@ -151,7 +151,7 @@ impl<H: Item, C: Clone + Default> Pages<H, C> {
             })
     }
 
-    /// The item after this one, in use or free, going round. There must be one in use.
+    /// The slot after this one, in use or free; after the last comes the first. One must be in use.
     pub(super) fn after(&self, slot: u32) -> u32 {
         let mut number = slot as usize / PAGE;
         let next = slot as usize + 1;
@@ -222,14 +222,14 @@ mod tests {
             u64::from(next)
         }
 
-        #[expect(clippy::cast_possible_truncation, reason = "free() put it there")]
+        #[expect(clippy::cast_possible_truncation, reason = "free() stored it")]
         fn next(&self) -> u16 {
             *self as u16
         }
     }
 
     #[test]
-    fn memory_grows_by_pages_and_is_given_back() {
+    fn memory_grows_by_pages_and_is_freed() {
         let mut pages = Pages::<u64, u64>::new();
         let slots: Vec<u32> = (0..10 * PAGE).map(|_| pages.take()).collect();
         assert_eq!(pages.live(), 10 * PAGE);

@@ -1,9 +1,9 @@
-//! How often what happened: transitions counted by group, in the interval and in total, and how many
-//! connections are in each state.
+//! Rates: the count of each transition by group, in the interval and in total, and the number of
+//! connections in each state.
 
 #![expect(
     clippy::indexing_slicing,
-    reason = "by slot of a state, bucket of a time and kind of a cause, which the tables are made for; by group, after room for it is made"
+    reason = "by slot of a state, bucket of a time and place of a cause, which the tables are made for; by group, after room for it is made"
 )]
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use crate::{
     transition::TransitionCount,
 };
 
-/// The transitions that Linux makes. They are counted in an array; any other is too, but slower.
+/// The transitions that Linux makes. They are counted in an array, others in a map.
 const USUAL: [(State, State); 31] = [
     (State::CLOSE, State::SYN_SENT),
     (State::SYN_SENT, State::ESTABLISHED),
@@ -58,7 +58,7 @@ const USUAL: [(State, State); 31] = [
     (State::ESTABLISHED, State::LAST_ACK),
 ];
 
-/// From the slots of a transition to its place in [`USUAL`], or past it.
+/// The place in [`USUAL`] of a transition, by the slots of its states; the length of it for others.
 #[expect(clippy::cast_possible_truncation, reason = "USUAL is short")]
 const PLACES: [[u8; SLOTS]; SLOTS] = {
     let mut places = [[USUAL.len() as u8; SLOTS]; SLOTS];
@@ -70,7 +70,7 @@ const PLACES: [[u8; SLOTS]; SLOTS] = {
     places
 };
 
-/// How often each transition happened.
+/// The count of each transition.
 #[derive(Clone, Debug, Default)]
 struct Matrix {
     usual: [u64; USUAL.len()],
@@ -104,7 +104,7 @@ impl Matrix {
     }
 }
 
-/// How often each cause ended a connection.
+/// The count of each cause that ended a connection.
 #[derive(Clone, Debug, Default)]
 struct Causes {
     named: [u64; Cause::NAMED.len()],
@@ -132,22 +132,22 @@ impl Causes {
     }
 }
 
-/// What happened to some connections over some time, and where they are at its end.
+/// The transitions of some connections over some time, and their states at its end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Every transition that happened, by its states.
+    /// The count of each transition, those that are not 0.
     pub transitions: Vec<TransitionCount>,
     /// Connections that began: out of CLOSE (not to LISTEN), or a child of a listener.
     pub opened: u64,
-    /// Those that completed the handshake.
+    /// Connections that completed the handshake.
     pub established: u64,
-    /// Those that ended, for whatever cause.
+    /// Connections that ended, for any cause.
     pub closed: u64,
     /// Those of `closed` that ended before they were established.
     pub failed: u64,
-    /// `closed` by cause, those that occurred.
+    /// `closed` by cause, those that are not 0.
     pub causes: Vec<(Cause, u64)>,
-    /// Sockets now in each state, those that occur. Listeners are in LISTEN.
+    /// Sockets in each state at the end, those that are not 0. Listeners are in LISTEN.
     pub states: Vec<(State, u64)>,
 }
 
@@ -183,7 +183,7 @@ impl Figures {
         figures
     }
 
-    /// All transitions together.
+    /// The sum of all transitions.
     pub fn total(&self) -> u64 {
         self.transitions
             .iter()
@@ -195,28 +195,29 @@ impl Figures {
 /// The figures of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupFigures {
-    /// Which group.
+    /// The group.
     pub key: GroupKey,
     /// Its figures.
     pub figures: Figures,
 }
 
-/// What happened between two ticks.
+/// The figures between two ticks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interval {
     /// Monotonic time of its begin: the tick before, or the first event.
     pub start_ns: u64,
     /// Monotonic time of its end.
     pub end_ns: u64,
-    /// Over all.
+    /// The figures over all.
     pub all: Figures,
-    /// By group; their sums are `all`. Groups in which nothing happened and nothing is are left out.
+    /// The figures by group; their sums are `all`. Groups without a transition and without a socket
+    /// are left out.
     pub groups: Vec<GroupFigures>,
-    /// How long connections were in the states that they left, where that is known.
+    /// The time in each state that connections left, where it is known.
     pub dwell: Vec<(State, Histogram)>,
 }
 
-/// What is counted over some time.
+/// The counters of some time.
 #[derive(Clone, Debug, Default)]
 struct Counts {
     matrix: Matrix,
@@ -240,9 +241,9 @@ impl Counts {
 
 #[derive(Clone, Debug, Default)]
 struct Group {
-    /// Since the last tick.
+    /// The time since the last tick.
     interval: Counts,
-    /// Up to the last tick.
+    /// The time up to the last tick.
     before: Counts,
     now: [u64; SLOTS],
 }
@@ -262,11 +263,11 @@ impl Group {
 /// The times of one state in an interval, by bucket.
 type Times = Box<[u64]>;
 
-/// The rates of all groups. The figures over all are the sums of theirs.
+/// The rates of all groups. The figures over all are their sums.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
     groups: Vec<Group>,
-    /// By state, over all groups; `None` where there is nothing.
+    /// The times by state, over all groups; `None` where there are none.
     dwell: [Option<Times>; SLOTS],
 }
 
@@ -286,12 +287,12 @@ impl Rates {
         self.group(group).interval.matrix.add(from, to, 1);
     }
 
-    /// Counts why a connection ended.
+    /// Counts the cause of a connection's end.
     pub(super) fn ended(&mut self, group: u16, cause: Cause) {
         self.group(group).interval.causes.add(cause, 1);
     }
 
-    /// Counts how long a connection was in a state.
+    /// Counts a time in a state.
     #[inline]
     pub(super) fn dwelt(&mut self, state: State, dwell_ns: u64) {
         let (octave, part) = bucket_of(dwell_ns);
@@ -302,7 +303,7 @@ impl Rates {
         self.dwell[slot_of(state)].get_or_insert_with(|| vec![0; BUCKETS].into())
     }
 
-    /// Counts what has been counted elsewhere already.
+    /// Adds counts that were made elsewhere.
     pub(super) fn add(
         &mut self,
         group: u16,
@@ -318,7 +319,7 @@ impl Rates {
         }
     }
 
-    /// The same of times.
+    /// Adds times in a state that were counted elsewhere.
     pub(super) fn add_dwell(&mut self, state: State, times: &Histogram) {
         let counts = self.times(state);
         for (bucket, count) in times.counts() {
@@ -326,7 +327,7 @@ impl Rates {
         }
     }
 
-    /// How long connections were in the states that they have left since the last time.
+    /// The times in the states that connections have left since the last call.
     pub(super) fn end_dwell(&mut self) -> Vec<(State, Histogram)> {
         let states = self.dwell.iter_mut().enumerate();
         states
@@ -337,30 +338,30 @@ impl Rates {
             .collect()
     }
 
-    /// A socket is in this state from now on.
+    /// Counts a socket as in this state from now on.
     #[inline]
     pub(super) fn enter(&mut self, group: u16, state: State) {
         self.enter_all(group, state, 1);
     }
 
-    /// So many sockets are.
+    /// Counts `count` sockets as in this state from now on.
     #[inline]
     pub(super) fn enter_all(&mut self, group: u16, state: State, count: u32) {
         self.group(group).now[slot_of(state)] += u64::from(count);
     }
 
-    /// So many sockets that were counted in this state no longer are.
+    /// Counts `count` sockets as no longer in this state.
     pub(super) fn leave_all(&mut self, group: u16, state: State, count: u32) {
         self.group(group).now[slot_of(state)] -= u64::from(count);
     }
 
-    /// A socket that was counted in this state no longer is.
+    /// Counts a socket as no longer in this state.
     #[inline]
     pub(super) fn leave(&mut self, group: u16, state: State) {
         self.leave_all(group, state, 1);
     }
 
-    /// What happened since the last time, over all and by group; begins a new interval.
+    /// The figures since the last call, over all and by group. Begins a new interval.
     pub(super) fn end_interval(
         &mut self,
         groups: &Groups,
@@ -374,7 +375,7 @@ impl Rates {
         shown
     }
 
-    /// What happened since the beginning, over all and by group.
+    /// The figures since the beginning, over all and by group.
     pub(super) fn total(
         &self,
         groups: &Groups,
@@ -383,7 +384,7 @@ impl Rates {
         self.show(groups, services, Group::total)
     }
 
-    /// Groups in which nothing happened and nothing is are left out.
+    /// The figures, without groups that have neither a transition nor a socket.
     fn show(
         &self,
         groups: &Groups,
@@ -411,7 +412,7 @@ impl Rates {
         (Figures::new(&all, &all_now), shown)
     }
 
-    /// Bytes held, up to the few of transitions that Linux never makes.
+    /// Bytes held, without the few of transitions that Linux never makes.
     pub(super) fn memory(&self) -> usize {
         self.groups.capacity() * size_of::<Group>()
             + self.dwell.iter().flatten().count() * BUCKETS * size_of::<u64>()

@@ -1,4 +1,4 @@
-//! All that a view shows, owned: nothing of it changes while it is being printed.
+//! What the tracker knows at one moment, owned: nothing of it changes while it is shown.
 
 use std::net::IpAddr;
 
@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{event::SocketId, owner::Owner};
 
-/// What to put into a [`Snapshot`] beside the figures. A million connections are worth leaving out
-/// when nobody looks at them.
+/// The parts of a [`Snapshot`] beside the figures. A million connections are worth leaving out where
+/// they are not shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Include {
     /// The open connections and the listeners, one by one.
@@ -37,23 +37,23 @@ impl Include {
 /// The state of the tracker at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Monotonic time of it: of the latest event or tick.
+    /// Monotonic time of the latest event or tick.
     pub now_ns: u64,
     /// The tracker's own books.
     pub books: Books,
-    /// Since the beginning, over all.
+    /// The figures since the beginning, over all.
     pub all: Figures,
-    /// Since the beginning, by group; their sums are `all`.
+    /// The figures since the beginning, by group; their sums are `all`.
     pub groups: Vec<GroupFigures>,
-    /// By port, role and kind.
+    /// The histograms, by port, role and kind.
     pub histograms: Vec<Series>,
     /// The open connections, the oldest first.
     pub connections: Vec<Connection>,
-    /// The listeners whose beginning was seen, the oldest first.
+    /// The listeners, the oldest first.
     pub listeners: Vec<ListenerInfo>,
 }
 
-/// What the tracker did and what it could not know.
+/// The tracker's own books: what it did, and what it could not know.
 ///
 /// `all.opened + first_seen + seeded = all.closed + superseded + evicted + live`
 ///
@@ -65,58 +65,57 @@ pub struct Books {
     pub events: u64,
     /// Connections open now.
     pub live: u64,
-    /// Connections that were there before their first event: their beginning is not known.
+    /// Connections that were there before their first event, so that their beginning is not known.
     pub first_seen: u64,
-    /// Connections that a census found before any event of theirs: neither is theirs.
+    /// Connections that a dump had before any event of theirs, whose beginning is not known either.
     pub seeded: u64,
-    /// Events that did not follow on what was known of their connection: others in between are
-    /// missing.
+    /// Events that did not join the known state of their connection: others in between are missing.
     pub gaps: u64,
-    /// Connections whose end was not seen: the kernel used the socket for another one, or a census did
-    /// not find it any more.
+    /// Connections whose end was not seen: the kernel reused the socket, or a dump was without it.
     pub superseded: u64,
-    /// Connections evicted: there were more than [`super::Limits`] allow.
+    /// Connections evicted because of [`Limits::max_connections`](super::Limits::max_connections) or
+    /// [`Limits::max_embryos`](super::Limits::max_embryos).
     pub evicted: u64,
-    /// Listeners not remembered because there were more than [`super::Limits`] allow.
+    /// Listeners not kept because of [`Limits::max_listeners`](super::Limits::max_listeners).
     pub listeners_refused: u64,
-    /// Minisockets that are followed now.
+    /// Minisockets now.
     pub minisockets: u64,
-    /// Minisockets whose end is unknown: there were more than [`super::Limits`] allow, or their namespace
-    /// could not be dumped.
+    /// Minisockets whose end is unknown: there were more than the limits allow, or their namespace could
+    /// not be dumped.
     pub unfollowed: u64,
 }
 
 /// A listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerInfo {
-    /// What the kernel calls it.
+    /// The identity of its socket.
     pub id: SocketId,
     /// Inode number of the network namespace.
     pub netns: Option<u32>,
-    /// The address it listens on; `None` is any.
+    /// The address that it listens on; `None` is any.
     pub laddr: Option<IpAddr>,
-    /// The port it listens on.
+    /// The port that it listens on.
     pub lport: u16,
-    /// Whom it belongs to.
+    /// The process that it belongs to.
     pub owner: Owner,
     /// The user that the socket belongs to.
     pub uid: Option<u32>,
     /// Id of its cgroup.
     pub cgroup: Option<u64>,
-    /// Monotonic time at which it began to listen; `None` if that was before us.
+    /// Monotonic time at which it began to listen; `None` if that was before the capture.
     pub since_ns: Option<u64>,
 }
 
-/// Bytes that the tracker holds, by what for.
+/// Bytes that the tracker holds, by purpose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// The connections with all that it takes to find them.
+    /// The connections and their indexes.
     pub connections: usize,
     /// The listeners.
     pub listeners: usize,
     /// Minisockets and half-open connections.
     pub minisockets: usize,
-    /// The rates and the names of their groups.
+    /// The rates and the keys of their groups.
     pub rates: usize,
     /// The histograms.
     pub histograms: usize,

@@ -2,7 +2,7 @@
 
 use tcpstate_common::State;
 
-/// A connection has left a state without an event. The time is a sampled one.
+/// The exit of a connection from a state without an event. Its time is sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateExit {
     /// The connection, by the cookie that its socket had.
@@ -11,10 +11,10 @@ pub struct StateExit {
     pub state: State,
     /// The time in it, where its beginning is known.
     pub dwell_ns: Option<u64>,
-    /// The state after it; `None`: the connection is gone.
+    /// The next state; `None`: the connection is gone.
     pub then: Option<State>,
-    /// When, monotonic nanoseconds.
+    /// The time of the exit, monotonic nanoseconds.
     pub at_ns: u64,
-    /// How exact the time is: the length of the interval in which it was seen to have happened.
+    /// The uncertainty of the time: the length of the interval in which it happened.
     pub interval_ns: Option<u64>,
 }
