@@ -1,7 +1,7 @@
-//! What a census means: sockets that were there before us, and the ends of what no event shows.
+//! The effect of a census: sockets that were there before the capture, and the ends that no event shows.
 //!
-//! Events know better than a census: what an event has told of a socket stays, unless the census
-//! proves that events of it were lost.
+//! Events have precedence over a census: facts from events stay, unless the census proves that events
+//! of the socket were lost.
 
 use tcpstate_common::{
     Record, State,
@@ -24,7 +24,8 @@ use crate::{
 };
 
 impl Tracker {
-    /// Takes a census, or a part of one. `on_exit` is called for each state that a connection left without an event.
+    /// Takes a census, or a part of one. Calls `on_exit` for each state that a connection left without
+    /// an event.
     pub fn census(&mut self, census: &Census, mut on_exit: impl FnMut(&StateExit)) {
         self.table.release();
         self.now_ns = self.now_ns.max(census.begin_ns);
@@ -71,7 +72,7 @@ impl Tracker {
         }
     }
 
-    /// A socket that a process has or had, in a list of all of them.
+    /// A full socket in a dump of all sockets.
     fn found_socket(&mut self, found: &Found, census: &Census) {
         self.listed.insert(found.cookie);
         let Some(event) = as_event(found, census) else {
@@ -79,7 +80,7 @@ impl Tracker {
         };
         match found.state {
             State::LISTEN => self.found_listener(&event, found.owner),
-            // Bound and no more; or a handshake that is counted by [`Census::half_open`].
+            // Only bound; or a handshake that is counted by [`Census::half_open`].
             State::CLOSE | State::BOUND_INACTIVE | State::SYN_RECV | State::NEW_SYN_RECV => {}
             state => {
                 if let Some(slot) = self.table.find(event.id()) {
@@ -111,7 +112,7 @@ impl Tracker {
         }
     }
 
-    /// Events of this connection are missing if it is in another state than they say.
+    /// Corrects the state of a connection: events of it are missing if the census has another state.
     fn correct(&mut self, slot: u32, state: State, census: &Census) {
         let hot = self.table.hot(slot);
         let held = hot.state;
@@ -131,8 +132,8 @@ impl Tracker {
         }
     }
 
-    /// What was there before the census began and is not in it has ended, and the events that said so
-    /// are missing.
+    /// Ends the sockets that were there before the dump began and are not in it: events of theirs are
+    /// missing.
     fn end_what_is_not_listed(&mut self, census: &Census) {
         let listed = std::mem::take(&mut self.listed);
         let settled_ns = census.begin_ns.saturating_sub(self.settles_after_ns);
@@ -143,11 +144,11 @@ impl Tracker {
                 let hot = self.table.hot(slot);
                 let is_listed = match hot.id() {
                     SocketId::Cookie(cookie) => listed.contains(&cookie),
-                    // A list has no addresses.
+                    // A dump has no addresses of sockets.
                     SocketId::Address(_) => true,
                 };
                 !is_listed
-                    // Half-open, which is counted elsewhere.
+                    // Half-open connections are counted elsewhere.
                     && hot.state != State::SYN_RECV
                     && self.table.cold(slot).netns() == census.netns
                     && hot.is_older_than(settled_ns)
@@ -177,7 +178,7 @@ impl Tracker {
                 return;
             }
             let before = *mini;
-            // Its own clock can be a tick before ours.
+            // The kernel's timer can be a tick before our clock.
             let at_ns = found
                 .since_ns
                 .unwrap_or(census.begin_ns)
@@ -199,7 +200,7 @@ impl Tracker {
             return;
         }
         if self.table.find(SocketId::Cookie(found.cookie)).is_some() {
-            // Its transition to CLOSE is on its way: the minisocket is there a moment before.
+            // Its transition to CLOSE is on its way: the minisocket is there a moment earlier.
             return;
         }
         let service = found.role.service_port(found.lport, found.rport);
@@ -281,7 +282,7 @@ impl Tracker {
             |cookie, mini| forgotten.push((cookie, mini)),
         );
         for (cookie, mini) in gone {
-            // Never found: it came and went within an interval.
+            // No dump had it: it came and went within an interval.
             let at_ns = census.previous_ns.unwrap_or(census.begin_ns);
             self.leave(cookie, mini, at_ns, census, on_exit);
         }
@@ -327,8 +328,8 @@ impl Tracker {
         })
     }
 
-    /// Whose a socket of a census is, its role, owner, user and cgroup: what events have told of it, and
-    /// what the census says only where they have told nothing.
+    /// The role, owner, user and cgroup of a socket in a census: from its events, or from the census where
+    /// it had none.
     pub fn whose(&self, found: &Found) -> (Role, Owner, Option<u32>, Option<u64>) {
         let id = SocketId::Cookie(found.cookie);
         if let Some(slot) = self.table.find(id) {
@@ -341,7 +342,7 @@ impl Tracker {
         }
     }
 
-    /// Whom half-open connections belong to: who listens where they came in.
+    /// The owner of half-open connections: that of the listener where they came in.
     pub fn listener_of(&self, half_open: &HalfOpen, netns: u32) -> Owner {
         let event = Event::try_from(Record {
             laddr: to_wire(half_open.laddr),
@@ -355,7 +356,7 @@ impl Tracker {
     }
 }
 
-/// A socket that was found as an event would have it: what a table takes in.
+/// A socket of a dump in the form of an event, as the tables take it.
 fn as_event(found: &Found, census: &Census) -> Option<Event> {
     let uid = found.uid.map_or(0, |_| flags::SOCKET);
     Event::try_from(Record {

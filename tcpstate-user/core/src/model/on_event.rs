@@ -1,6 +1,6 @@
-//! What an event means to the tracker: a connection begins, goes on or ends, a listener comes or goes.
+//! The effect of an event: a connection begins, continues or ends, a listener comes or goes.
 //!
-//! What a census means is in [`super::on_census`].
+//! The effect of a census is in [`super::on_census`].
 
 use tcpstate_common::{
     State,
@@ -24,7 +24,7 @@ use crate::{
     service::Role,
 };
 
-/// What was found out about an event.
+/// The result of an event.
 pub(super) struct Step {
     subject: Subject,
     service: u16,
@@ -73,7 +73,7 @@ impl Tracker {
         }
     }
 
-    /// A connection begins: out of CLOSE, or as a listener's child.
+    /// Begins a connection: out of CLOSE, or as a listener's child.
     fn open(&mut self, event: &Event, new: State) -> Step {
         let child = event.oldstate() == State::LISTEN;
         let id = event.id();
@@ -93,12 +93,12 @@ impl Tracker {
         self.insert(event, new, (role, owner), Known::Opened { embryo }, gap)
     }
 
-    /// A connection that was there before its first event.
+    /// Takes in a connection that was there before its first event.
     #[cold]
     fn first_seen(&mut self, event: &Event, old: State, new: State) -> Step {
         self.books.first_seen += 1;
         let (role, owner) = if old == State::SYN_SENT {
-            // Only a socket that connects is ever there.
+            // Only a socket that connects is ever in this state.
             (Role::Client, Owner::UNKNOWN)
         } else if self.listeners.is_listening(event) {
             (
@@ -158,8 +158,8 @@ impl Tracker {
         }
     }
 
-    /// The connection in this slot is now in this state, perhaps at its end, after it was in another
-    /// since `since_ns`.
+    /// Puts the connection in this slot into a state, perhaps CLOSE, after another one that it had since
+    /// `since_ns`.
     #[inline]
     fn enter(
         &mut self,
@@ -182,14 +182,14 @@ impl Tracker {
         Subject::Connection(slot)
     }
 
-    /// The connection in this slot ends as a socket; perhaps it goes on as a minisocket.
+    /// Follows the connection in this slot beyond its transition to CLOSE, if it continues as a minisocket.
     fn follow_on(&mut self, event: &Event, slot: u32, group: u16, since_ns: Option<u64>) {
         let (Some(state), SocketId::Cookie(cookie)) = (goes_on(event), self.table.hot(slot).id())
         else {
             return;
         };
         let since_ns = if state == State::FIN_WAIT2 {
-            // It stays in the state that it was in.
+            // It stays in its state.
             since_ns
         } else {
             Some(event.ts_ns())
@@ -210,11 +210,11 @@ impl Tracker {
         }
     }
 
-    /// A connection goes from one state to another, or to its end.
+    /// Takes a connection from one state to another, or to its end.
     #[inline]
     fn go_on(&mut self, event: &Event, old: State, new: State) -> Step {
         if old == State::LISTEN {
-            // A listener that becomes something else than closed.
+            // A listener that does not become CLOSE.
             self.forget_listener(event);
         }
         let Some(slot) = self.held(event, old) else {
@@ -225,7 +225,7 @@ impl Tracker {
             };
         };
         if old == State::CLOSE {
-            // CLOSE -> CLOSE of what we hold in another state: its end was not seen.
+            // CLOSE -> CLOSE of a connection in another state: its end was not seen.
             self.supersede(Some(slot));
             return self.nothing(event, true);
         }
@@ -237,7 +237,7 @@ impl Tracker {
         if gap {
             self.step_over_gap(slot, old, new, event.ts_ns());
         } else {
-            // An orphan's socket goes at once; the connection stays in FIN_WAIT2.
+            // An orphan's socket goes at once, but the connection stays in FIN_WAIT2.
             let stays = new == State::CLOSE && goes_on(event) == Some(State::FIN_WAIT2);
             let (dwell, spilled) = hot.step(new, event.ts_ns(), stays);
             dwell_ns = dwell;
@@ -274,7 +274,7 @@ impl Tracker {
         }
     }
 
-    /// An event that says nothing of any connection: CLOSE -> CLOSE.
+    /// An event that has no effect on any connection: CLOSE -> CLOSE.
     #[cold]
     fn nothing(&mut self, event: &Event, gap: bool) -> Step {
         let traits = Traits {
@@ -326,10 +326,10 @@ impl Tracker {
         }
     }
 
-    /// The connection of this event's name; no embryo.
+    /// The connection of this event's identity; no embryo.
     ///
-    /// An address is used again at once: where an end and a beginning were lost, nothing but the ports tells
-    /// one connection from the next.
+    /// The kernel reuses an address at once: where an end and a beginning were lost, only the ports
+    /// distinguish one connection from the next.
     #[inline]
     fn find(&mut self, event: &Event) -> Option<u32> {
         let id = event.id();
@@ -341,7 +341,7 @@ impl Tracker {
         Some(slot)
     }
 
-    /// A socket begins to listen.
+    /// Begins a listener.
     #[cold]
     fn listen(&mut self, event: &Event) -> Step {
         let held = self.held(event, event.oldstate());
@@ -374,7 +374,7 @@ impl Tracker {
         }
     }
 
-    /// A socket listens no more.
+    /// Ends a listener.
     #[cold]
     fn unlisten(&mut self, event: &Event) -> Step {
         if let Some(listener) = self.listeners.get(event.id()) {
@@ -410,7 +410,7 @@ impl Tracker {
         }
     }
 
-    /// Whether there was one.
+    /// Removes the listener of this event. Returns whether there was one.
     fn forget_listener(&mut self, event: &Event) -> bool {
         let Some(listener) = self.listeners.close(event) else {
             return false;
@@ -421,7 +421,7 @@ impl Tracker {
         true
     }
 
-    /// The kernel uses the socket for something else: what we hold has ended unseen.
+    /// Drops a connection whose socket the kernel has reused: its end was not seen.
     fn supersede(&mut self, slot: Option<u32>) {
         if let Some(slot) = slot {
             self.books.superseded += 1;
@@ -429,7 +429,7 @@ impl Tracker {
         }
     }
 
-    /// Puts what was found out into the rates and the histograms.
+    /// Counts the result of an event in the rates and the histograms.
     #[inline]
     fn count(&mut self, event: &Event, old: State, new: State, step: &Step) {
         let (service, group) = (step.service, step.group);

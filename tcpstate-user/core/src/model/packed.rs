@@ -1,7 +1,8 @@
-//! How a connection is kept: in as few bytes as its truth takes, and those that every event needs together.
+//! The form in which a connection is kept: as few bytes as possible, and those that every event needs
+//! together.
 //!
-//! [`Hot`] is one cache line, [`Cold`] has what is needed at the beginning and the end. Both are as large as the
-//! constant assertions say.
+//! [`Hot`] is one cache line, [`Cold`] has the rest, which is needed at the beginning and the end. Constant
+//! assertions keep their sizes.
 
 use tcpstate_common::{State, record};
 
@@ -17,11 +18,11 @@ use crate::{
     service::Role,
 };
 
-/// States before the current one that are kept in place. Only a simultaneous open and lost events
+/// States before the present one that are kept in place. Only a simultaneous open and lost events
 /// make more.
 const PAST: usize = 4;
 
-/// States before the current one that are kept at all. Only lost events make more than [`PAST`].
+/// States before the present one that are kept at all. Only lost events make more than [`PAST`].
 pub(super) const MAX_PAST: usize = 32;
 
 /// A state and its dwell in one word: 8 bits and 56. 2^56 ns are 833 days.
@@ -51,20 +52,20 @@ impl PackedStay {
     }
 }
 
-/// What every event of a connection touches: one cache line.
+/// The part of a connection that every event touches: one cache line.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub(super) struct Hot {
     /// The cookie, or the address where [`Hot::ADDRESS`] is set.
     key: u64,
     first_ns: u64,
-    /// Since when it is in its state, or [`Hot::NOT_KNOWN`].
+    /// The time of its entry into its state, or [`Hot::NOT_KNOWN`].
     since_ns: u64,
     past: [PackedStay; PAST],
     pub(super) state: State,
     past_len: u8,
     bits: u16,
-    /// Here because it is often all that the first event did not know.
+    /// Here because it is often the only value that the first event did not have.
     lport: u16,
     /// Number of its service port and role.
     pub(super) service: u16,
@@ -78,7 +79,7 @@ impl std::fmt::Debug for PackedStay {
     }
 }
 
-/// Who it is: needed when it opens and when it is shown.
+/// The identity and owner of a connection: needed when it opens and when it is shown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cold {
     cgroup: u64,
@@ -91,18 +92,18 @@ pub(super) struct Cold {
     /// A server's handshake, microseconds; 0 is not known.
     handshake_us: u32,
     rport: u16,
-    /// Number of the group that its rates go to.
+    /// Number of the group of its rates.
     pub(super) group: u16,
 }
 
 const _: () = assert!(size_of::<Cold>() == 80);
 
-/// What is found out about a connection when its first event comes.
+/// The facts about a connection at its first event.
 #[derive(Clone, Copy)]
 pub(super) struct Opening {
-    /// Its state from now on.
+    /// Its new state.
     pub(super) state: State,
-    /// How the first event finds it.
+    /// The knowledge of its past.
     pub(super) known: Known,
     pub(super) role: Role,
     pub(super) owner: Owner,
@@ -110,17 +111,17 @@ pub(super) struct Opening {
     pub(super) group: u16,
 }
 
-/// How the first event of a connection finds it.
+/// The knowledge of a connection's past at its first event.
 #[derive(Clone, Copy)]
 pub(super) enum Known {
-    /// It is the one that opened it.
+    /// The event opened it.
     Opened {
-        /// Its final name is not known yet.
+        /// Its final cookie is not known yet.
         embryo: bool,
     },
-    /// It had been in this state for a time that is not known.
+    /// It was in this state, for a time that is not known.
     Midway { old: State },
-    /// There is none: it was found in its state.
+    /// There is no event: a dump had it in its state.
     Seeded,
 }
 
@@ -150,13 +151,13 @@ impl Hot {
     const LIVE: u16 = 1 << 0;
     /// `key` is an address.
     const ADDRESS: u16 = 1 << 1;
-    /// Touched since the clock hand last passed.
+    /// It was touched since the clock hand last passed.
     const TOUCHED: u16 = 1 << 2;
     /// Its first transition was seen.
     const OPENED: u16 = 1 << 3;
-    /// Addresses and the remote port are all there.
+    /// Both addresses and the remote port are known.
     const ADDRESSED: u16 = 1 << 4;
-    /// Part of the past is in the table of long ones.
+    /// Part of its past is in [`Table::long`](super::table::Table).
     pub(super) const SPILLED: u16 = 1 << 5;
     pub(super) const TRUNCATED: u16 = 1 << 6;
     const UID: u16 = 1 << 7;
@@ -263,7 +264,7 @@ impl Hot {
     }
 
     /// Takes the local port, which is chosen after the first event. Until then a socket that has connected
-    /// before has the port of that time.
+    /// before has its earlier port.
     #[inline]
     pub(super) fn learn_lport(&mut self, lport: u16) {
         if self.lport == 0 || (self.state == State::SYN_SENT && lport != 0) {
@@ -271,7 +272,7 @@ impl Hot {
         }
     }
 
-    /// Since when it is in its state.
+    /// The time of its entry into its state.
     pub(super) const fn since_ns(&self) -> Option<u64> {
         if self.since_ns == Self::NOT_KNOWN {
             None
@@ -280,7 +281,7 @@ impl Hot {
         }
     }
 
-    /// It is in its state since `ts_ns`, or since the time that it has, if that is later.
+    /// Sets the time of its entry into its state, unless it has a later one.
     #[inline]
     const fn enter_at(&mut self, ts_ns: u64) {
         if self.since_ns == Self::NOT_KNOWN {
@@ -291,12 +292,12 @@ impl Hot {
         }
     }
 
-    /// Whether all that is known of it happened before `ts_ns`.
+    /// Whether its last known change was before `ts_ns`.
     pub(super) fn is_older_than(&self, ts_ns: u64) -> bool {
         self.since_ns().unwrap_or(self.first_ns) < ts_ns
     }
 
-    /// It was found in this state, on the way to which all is unknown.
+    /// Puts it into a state that a dump had; its way there is unknown.
     pub(super) fn put_into(&mut self, state: State) -> Option<PackedStay> {
         let spilled = self.push(self.state, None);
         self.state = state;
@@ -304,13 +305,13 @@ impl Hot {
         spilled
     }
 
-    /// From the first transition to the last one; `None` if the first was not seen.
+    /// The time from the first transition to the last; `None` if the first was not seen.
     pub(super) fn lifetime_ns(&self) -> Option<u64> {
         self.has(Self::OPENED)
             .then(|| self.since_ns.saturating_sub(self.first_ns))
     }
 
-    /// Whether it was touched since this was last asked.
+    /// Whether it was touched since the last call.
     pub(super) fn take_touched(&mut self) -> bool {
         let touched = self.has(Self::TOUCHED);
         self.set(Self::TOUCHED, false);
@@ -334,12 +335,12 @@ impl Hot {
         }
     }
 
-    /// Leaves the current state for `next` at `ts_ns` and gives the dwell, where it is known.
+    /// Leaves the present state for `next` at `ts_ns` and returns the dwell, where it is known.
     ///
     /// `unseen`: only the socket goes, the connection stays in its state, so there is no dwell yet.
     ///
-    /// Time that runs backwards between two CPUs gives a dwell of 0 and the later of the two times,
-    /// so that the dwells still sum to the lifetime.
+    /// Time that runs backwards between two CPUs gives a dwell of 0 and the later of the two times, so
+    /// that the dwells still add up to the lifetime.
     #[inline]
     pub(super) fn step(
         &mut self,
@@ -358,8 +359,8 @@ impl Hot {
         (dwell, spilled)
     }
 
-    /// As [`Hot::step`], but events in between are missing: neither the dwell in the state that was
-    /// held nor that in `old`, which the kernel says it left, is known.
+    /// As [`Hot::step`], but events in between are missing: neither the dwell in the present state nor
+    /// that in `old`, which it left according to the event, is known.
     pub(super) fn step_over_gap(
         &mut self,
         old: State,
@@ -373,7 +374,7 @@ impl Hot {
         spilled
     }
 
-    /// Puts a state into the past; gives it back where there is no place for it here.
+    /// Puts a state into the past; returns it where there is no place for it here.
     #[inline]
     pub(super) fn push(&mut self, state: State, dwell_ns: Option<u64>) -> Option<PackedStay> {
         let stay = PackedStay::new(state, dwell_ns);
@@ -394,7 +395,7 @@ impl Hot {
 }
 
 impl Cold {
-    /// Who it is as the first event has it.
+    /// The identity and owner at the first event.
     #[inline]
     pub(super) fn open(event: &Event, opening: &Opening) -> Self {
         let record = event.record();
@@ -412,7 +413,7 @@ impl Cold {
         }
     }
 
-    /// Takes what the event knows of the socket. What it does not know stays.
+    /// Takes the facts about the socket that the event has.
     pub(super) fn learn(&mut self, event: &Event, hot: &mut Hot) {
         let record = event.record();
         if is_set(&record.laddr) {
@@ -441,7 +442,7 @@ impl Cold {
         hot.set(Hot::ADDRESSED, addressed);
     }
 
-    /// Takes what the kernel measured of a server's handshake.
+    /// Takes the kernel's measurement of a server's handshake.
     pub(super) fn learn_handshake(&mut self, event: &Event) {
         self.handshake_us = Traffic::of(event)
             .and_then(|traffic| traffic.srtt_us)
@@ -480,7 +481,7 @@ impl Cold {
     pub(super) fn show(&self, hot: &Hot, long: &[PackedStay]) -> Connection {
         let past = &hot.past[..usize::from(hot.past_len)];
         let mut states: Vec<Stay> = past.iter().chain(long).map(|stay| stay.unpack()).collect();
-        // An ended connection is in CLOSE, which is no part of its life.
+        // An ended connection is in CLOSE, which is not part of its life.
         if hot.state != State::CLOSE {
             states.push(Stay::seen(hot.state, None));
         }
@@ -513,11 +514,11 @@ impl Cold {
         }
     }
 
-    /// The whole connection at its end, with what the closing record adds.
+    /// The whole connection at its end, with the facts of the closing record.
     pub(super) fn show_ended(&self, hot: &Hot, long: &[PackedStay], event: &Event) -> Ended {
         let connection = self.show(hot, long);
         Ended {
-            // Who accepted it owns it by now; the first event did not know yet.
+            // By now it belongs to the process that accepted it, which the first event did not have.
             connection: Connection {
                 uid: event.uid().or(connection.uid),
                 cgroup: event.cgroup().or(connection.cgroup),

@@ -1,4 +1,4 @@
-//! What the tracker knows at one moment, owned: nothing of it changes while it is shown.
+//! A snapshot of the tracker, owned: nothing of it changes while it is shown.
 
 use std::net::IpAddr;
 
@@ -122,7 +122,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// All of it.
+    /// The sum.
     pub const fn total(&self) -> usize {
         self.connections + self.listeners + self.minisockets + self.rates + self.histograms
     }

@@ -1,7 +1,5 @@
-//! The connections that are open, found by what the kernel calls them.
-//!
-//! Where they are kept and found, and how the number of them is bounded. What an event means to a
-//! connection is the tracker's business.
+//! The table of open connections: how they are stored, found by the identity of their sockets, and
+//! bounded. The effect of an event is the tracker's business.
 
 use std::collections::VecDeque;
 
@@ -18,27 +16,28 @@ use crate::{
     hash::{BuildMixer, mix},
 };
 
-/// Connections from which on looking ahead costs less than the misses: fewer are in the cache anyway.
+/// The number of connections from which on looking ahead costs less than the misses: fewer are in the
+/// cache anyway.
 const LOOK_AHEAD_FROM: usize = 4_096;
 
 pub(super) struct Table {
     pages: Pages<Hot, Cold>,
     /// All but the embryos, by cookie or address.
     index: HashTable<u32>,
-    /// How many of them by address: none, where the kernel gives cookies.
+    /// The number of those by address: 0 where the kernel has cookies.
     by_address: usize,
-    /// Listeners' children after LISTEN -> `SYN_RECV` and before their next event, by address.
+    /// Embryos: listeners' children after LISTEN -> `SYN_RECV` and before their next event, by address.
     ///
-    /// The kernel gives the child its final cookie right after that first event, so the second one
-    /// is found by the address of the socket, and only it: addresses are used again.
+    /// The kernel gives the child its final cookie right after that first event. So the second event, and
+    /// only that one, is matched by the address of the socket: addresses are reused.
     embryos: HashTable<u32>,
-    /// Slot and address of embryos, the oldest first, among others that are none any more.
+    /// Slot and address of embryos, the oldest first, mixed with former embryos.
     embryo_order: VecDeque<(u32, u64)>,
-    /// What does not fit into [`Hot`] of the past of a few connections.
+    /// The part of the past that does not fit into [`Hot`], of a few connections.
     long: HashMap<u32, Vec<PackedStay>, BuildMixer>,
-    /// Ended, no longer found, but still readable until [`Table::release`].
+    /// A connection that has ended and is not found any more, but readable until [`Table::release`].
     ended: Option<u32>,
-    /// Where the search for a victim stopped.
+    /// The slot where the search for a victim stopped.
     hand: u32,
     max: usize,
     max_embryos: usize,
@@ -93,7 +92,7 @@ impl Table {
         self.pages.live() - usize::from(self.ended.is_some())
     }
 
-    /// The open connection of this name; no embryo.
+    /// The open connection of this identity; no embryo.
     #[inline]
     pub(super) fn find(&self, id: SocketId) -> Option<u32> {
         if self.by_address == 0 && matches!(id, SocketId::Address(_)) {
@@ -104,10 +103,10 @@ impl Table {
             .copied()
     }
 
-    /// Brings what the table holds of these events' connections into the cache, all at a time.
+    /// Brings the entries of these events' connections into the cache, all at a time.
     ///
-    /// Each lookup misses the cache several times in a row where there are many connections; in a loop
-    /// that does nothing else, the misses of one lookup overlap with those of the next ones.
+    /// With many connections, each lookup misses the cache several times in a row; in a loop that does
+    /// nothing else, the misses of one lookup overlap with those of the next ones.
     pub(super) fn look_ahead(&self, events: &[Event]) {
         if self.index.len() < LOOK_AHEAD_FROM {
             return;
@@ -117,9 +116,9 @@ impl Table {
         }
     }
 
-    /// Whether the event's ports are not those of the connection that has its address, as far as that has
-    /// ports of its own: who connects may have the local port of an earlier time, and a child whose remote port
-    /// is not known its listener's, which need not be the one that the client asked for.
+    /// Whether the event's ports differ from those of the connection that has its address, where that has
+    /// ports of its own. A socket that connects may still have an earlier local port; a child without a
+    /// remote port has its listener's local port, which need not be the one that the client asked for.
     pub(super) fn is_of_another(&self, slot: u32, event: &Event) -> bool {
         let differ = |held: u16, said: u16| held != 0 && said != 0 && held != said;
         let (hot, rport) = (self.hot(slot), self.cold(slot).rport());
@@ -138,12 +137,12 @@ impl Table {
             .copied()
     }
 
-    /// Whether one must go before the next one comes, and which.
+    /// The connection that must be evicted before the next one comes, if one must.
     pub(super) fn victim(&mut self) -> Option<u32> {
         if self.live() < self.max {
             return None;
         }
-        // The clock algorithm: one that was touched since the hand last passed gets another round.
+        // The clock algorithm: a connection that was touched since the hand last passed stays for another turn.
         loop {
             self.hand = self.pages.after(self.hand);
             let hot = self.pages.hot_mut(self.hand);
@@ -153,12 +152,12 @@ impl Table {
         }
     }
 
-    /// Takes in a connection at its first event. The caller has made room and has no other of that
-    /// name.
+    /// Adds a connection at its first event. The caller has made room, and there is no other of that
+    /// identity.
     #[inline]
     pub(super) fn insert(&mut self, event: &Event, opening: &Opening) -> u32 {
         let slot = self.pages.take();
-        // In place, not by way of the stack: that is a third of what opening a connection costs.
+        // In place, not by way of the stack, which would be a third of the cost of opening a connection.
         let (hot, cold) = self.pages.both_mut(slot);
         *hot = Hot::open(event, opening);
         *cold = Cold::open(event, opening);
@@ -206,7 +205,7 @@ impl Table {
         None
     }
 
-    /// The embryo has got its name.
+    /// Gives an embryo its identity.
     pub(super) fn name_embryo(&mut self, slot: u32, id: SocketId) {
         self.forget_embryo(slot);
         let hot = self.pages.hot_mut(slot);
@@ -226,14 +225,14 @@ impl Table {
         let long = self.long.entry(slot).or_default();
         let full = long.len() >= MAX_PAST;
         if full {
-            // The beginning and the end say most.
+            // The beginning and the end matter most.
             long.remove(0);
         }
         long.push(stay);
         self.pages.hot_mut(slot).mark_spilled(full);
     }
 
-    /// Takes a connection out. It stays readable until [`Table::release`].
+    /// Removes a connection. It stays readable until [`Table::release`].
     pub(super) fn remove(&mut self, slot: u32) {
         self.release();
         let hot = self.pages.hot(slot);
@@ -247,7 +246,7 @@ impl Table {
         self.ended = Some(slot);
     }
 
-    /// Frees what [`Table::remove`] left readable.
+    /// Frees the connection that [`Table::remove`] left readable.
     #[inline]
     pub(super) fn release(&mut self) {
         if self.ended.is_some() {
@@ -270,21 +269,21 @@ impl Table {
         }
     }
 
-    /// One connection, whole.
+    /// A whole connection.
     pub(super) fn show(&self, slot: u32) -> Connection {
         self.pages
             .cold(slot)
             .show(self.pages.hot(slot), self.long_past(slot))
     }
 
-    /// One connection at its end.
+    /// A whole connection at its end.
     pub(super) fn show_ended(&self, slot: u32, event: &Event) -> Ended {
         self.pages
             .cold(slot)
             .show_ended(self.pages.hot(slot), self.long_past(slot), event)
     }
 
-    /// All that are open, the oldest first.
+    /// All open connections, the oldest first.
     pub(super) fn show_all(&self) -> Vec<Connection> {
         let mut all: Vec<Connection> = self.open_slots().map(|slot| self.show(slot)).collect();
         all.sort_by_key(|connection| (connection.first_ns, connection.id));
@@ -330,7 +329,7 @@ impl Table {
     }
 }
 
-/// Whether an event of this state before can belong to an embryo: it has just been made, so it is in
+/// Whether an event out of this state can be an embryo's: that has just been made, so it is in
 /// `SYN_RECV`.
 pub(super) const fn may_be_embryo(oldstate: State) -> bool {
     matches!(oldstate, State::SYN_RECV)

@@ -1,6 +1,6 @@
-//! The tracker: all that is kept of connections, and what it can be asked.
+//! The tracker: its state, and the queries on it.
 //!
-//! What an event means to it is in [`super::on_event`], what a census means in [`super::on_census`].
+//! The effect of an event is in [`super::on_event`], that of a census in [`super::on_census`].
 
 use hashbrown::HashSet;
 
@@ -17,13 +17,12 @@ use super::{
 };
 use crate::{cause::Cause, event::Event, hash::BuildMixer, owner::Owner, tally::Tally};
 
-/// How long before a list a transition must have been made for the list to know better: a socket that
-/// connects changes its state a moment before the kernel can list it.
+/// The age from which on a transition gives way to a dump that contradicts it: a socket that connects
+/// changes its state a moment before the kernel can dump it.
 const SETTLED_NS: u64 = 10_000_000;
 
-/// Connections, rates and histograms, fed event by event.
-///
-/// How events change it is in [`super::on_event`], how a census does in [`super::on_census`].
+/// Connections, rates and histograms, fed event by event ([`Tracker::apply`]) and census by census
+/// ([`Tracker::census`]).
 pub struct Tracker {
     pub(super) table: Table,
     pub(super) listeners: Listeners,
@@ -31,26 +30,26 @@ pub struct Tracker {
     pub(super) groups: Groups,
     pub(super) rates: Option<Rates>,
     pub(super) histograms: Option<Histograms>,
-    /// Lifetimes of connections that ended so; `None` is all.
+    /// The causes whose connections' lifetimes are kept; `None` is all.
     pub(super) lifetimes_of: Option<Vec<Cause>>,
     /// Whether connections are followed beyond their transition to CLOSE.
     pub(super) follows: bool,
     pub(super) minisockets: Minisockets,
-    /// How much older than a list must be what it contradicts, nanoseconds.
+    /// The age from which on a transition gives way to a dump, nanoseconds.
     pub(super) settles_after_ns: u64,
-    /// Cookies of the census that is being taken in.
+    /// The cookies of the dump whose parts come in.
     pub(super) listed: HashSet<u64, BuildMixer>,
     limits: Limits,
     pub(super) books: Books,
-    /// The owner of the listener that the last event was about, if it was about one.
+    /// The owner of the listener of the last event, if it was a listener's.
     pub(super) listener: Owner,
     pub(super) now_ns: u64,
-    /// Begin of the interval; `None` before the first event or tick.
+    /// The begin of the interval; `None` before the first event or tick.
     pub(super) interval_ns: Option<u64>,
 }
 
 impl Tracker {
-    /// With everything that it can keep, rates by port.
+    /// A tracker that keeps everything, rates by port.
     pub fn new(limits: Limits) -> Self {
         Self {
             table: Table::new(&limits),
@@ -72,55 +71,54 @@ impl Tracker {
         }
     }
 
-    /// With the rates grouped in another way. To be said before the first event.
+    /// Groups the rates in another way. Call it before the first event.
     #[must_use]
     pub fn by(mut self, by: By) -> Self {
         self.groups = Groups::new(by, &self.limits);
         self
     }
 
-    /// Without rates: [`Tracker::tick`] and the figures of the snapshot have nothing to say.
+    /// Keeps no rates: [`Tracker::tick`] and the figures of the snapshot are empty.
     #[must_use]
     pub fn without_rates(mut self) -> Self {
         self.rates = None;
         self
     }
 
-    /// Without events: what is known of connections is what the latest list says, and [`Tracker::add`] has
-    /// the rest.
+    /// Gets no events: connections are those of the latest dump, and [`Tracker::add`] has the rest.
     #[must_use]
     pub const fn without_events(mut self) -> Self {
         self.settles_after_ns = 0;
         self
     }
 
-    /// Without histograms.
+    /// Keeps no histograms.
     #[must_use]
     pub fn without_histograms(mut self) -> Self {
         self.histograms = None;
         self
     }
 
-    /// With the lifetimes of only those connections that end for one of these causes.
+    /// Keeps only the lifetimes of connections that end for one of these causes.
     #[must_use]
     pub fn with_lifetimes_of(mut self, causes: Vec<Cause>) -> Self {
         self.lifetimes_of = Some(causes);
         self
     }
 
-    /// Follows connections beyond their transition to CLOSE until they are really gone. Only a census
-    /// tells when that is: without one to come they would stay for ever.
+    /// Follows connections beyond their transition to CLOSE until they are gone. Only a census shows
+    /// that: without samples they would stay forever.
     pub const fn follow(&mut self) {
         self.follows = true;
     }
 
-    /// Prepares for these events, which will be applied next: with many connections it is faster.
-    /// A few dozen at a time are best.
+    /// Prepares for these events, which are applied next: a hint, for speed with many connections. A few
+    /// dozen at a time are best.
     pub fn look_ahead(&self, events: &[Event]) {
         self.table.look_ahead(events);
     }
 
-    /// Ends an interval and gives what happened in it.
+    /// Ends an interval and returns its figures.
     pub fn tick(&mut self, now_ns: u64) -> Interval {
         self.now_ns = self.now_ns.max(now_ns);
         let start_ns = self.interval_ns.replace(now_ns).unwrap_or(now_ns);
@@ -140,8 +138,8 @@ impl Tracker {
         }
     }
 
-    /// Takes what was counted in the kernel instead of handed on. What it adds up to is the same as if all
-    /// of it had been given to [`Tracker::apply`], but for what takes connections one by one.
+    /// Takes counts of the kernel instead of events. The rates are the same as if the events had been given
+    /// to [`Tracker::apply`]; there is nothing else, as single connections are not known.
     pub fn add(&mut self, tally: &Tally) {
         let Some(rates) = &mut self.rates else {
             return;
@@ -161,12 +159,12 @@ impl Tracker {
         }
     }
 
-    /// All of it as it is now.
+    /// Everything as it is now.
     pub fn snapshot(&mut self) -> Snapshot {
         self.snapshot_of(Include::ALL)
     }
 
-    /// As [`Tracker::snapshot`], without what is not asked for.
+    /// As [`Tracker::snapshot`], with only the parts that are included.
     pub fn snapshot_of(&mut self, include: Include) -> Snapshot {
         let (all, groups) = self
             .rates
@@ -191,14 +189,15 @@ impl Tracker {
         snapshot
     }
 
-    /// Empties the histograms: the next ones are of what comes from now on.
+    /// Empties the histograms.
     pub fn clear_histograms(&mut self) {
         if let Some(histograms) = &mut self.histograms {
             *histograms = Histograms::new(self.limits.max_histogram_bytes);
         }
     }
 
-    /// Whether the connection with this cookie goes on as a minisocket, whose end will be told ([`super::Left`]).
+    /// Whether the connection with this cookie continues as a minisocket, so that a [`super::StateExit`]
+    /// will follow.
     pub fn is_followed(&self, cookie: u64) -> bool {
         self.minisockets.contains(cookie)
     }
@@ -230,12 +229,13 @@ impl Tracker {
     #[inline]
     pub(super) fn group_of(&self, slot: u32) -> u16 {
         if self.groups.are_services() {
-            // Spares looking at the other half of it.
+            // Without a cache miss for the other half of it.
             return self.table.hot(slot).service;
         }
         self.table.cold(slot).group
     }
 
+    /// Removes a connection that has not ended by an event.
     #[cold]
     pub(super) fn drop_connection(&mut self, slot: u32) {
         let (group, state) = (self.group_of(slot), self.table.hot(slot).state);
