@@ -118,13 +118,13 @@ pub struct Settled {
 
 /// The books of a run: those of its source, those of the filters, and the cost.
 ///
-/// While the run goes on they are read at a tick: an event that a filter still holds, or that was
-/// received behind the tick, is `received` and nothing else yet. At the end they are exact.
+/// During a run they are read at a tick: an event that a filter still holds, or that was received after
+/// the tick, is `received` and nothing else yet. At the end they are exact.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunBooks {
     /// The books of the source.
     pub accounting: Accounting,
-    /// Where the received events went.
+    /// The received events by what became of them.
     pub selection: Selection,
     /// The cost of the run.
     pub cost: Cost,

@@ -20,7 +20,7 @@ use crate::{
     service::Role,
 };
 
-/// How long the kernel keeps a minisocket in `TIME_WAIT`.
+/// The time for which the kernel keeps a minisocket in `TIME_WAIT`.
 ///
 /// *Source:* `TCP_TIMEWAIT_LEN` in `include/net/tcp.h`, which is a constant.
 pub const TIME_WAIT_NS: u64 = 60_000_000_000;
@@ -149,7 +149,7 @@ pub struct Found {
     /// Its state.
     #[serde(with = "number")]
     pub state: State,
-    /// What kind of socket it is.
+    /// The kind of socket.
     pub kind: Kind,
     /// The time at which it entered its state, monotonic nanoseconds, where its timer shows it: exact to
     /// a few milliseconds.

@@ -12,7 +12,7 @@ pub enum Format {
     Csv,
 }
 
-/// When a connection is printed.
+/// The moment at which a connection is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Until {
     /// At its transition to CLOSE.

@@ -91,7 +91,7 @@ impl Owner {
         }
     }
 
-    /// What this owner and another have in common: the owner of a socket that belongs to one of them.
+    /// The facts that are true of both owners: the owner of a socket that belongs to one of them.
     #[must_use]
     pub fn either(self, other: Self) -> Self {
         Self {

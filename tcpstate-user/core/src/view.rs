@@ -105,7 +105,7 @@ pub struct End {
     pub now_ns: u64,
     /// The books of the source.
     pub accounting: Accounting,
-    /// Where the received events went.
+    /// The received events by what became of them.
     pub selection: Selection,
     /// The cost of the run.
     pub cost: Cost,

@@ -1,4 +1,4 @@
-//! What holds of the model whatever events come: nothing panics, and the books add up.
+//! Properties of the model for any events: nothing panics, and the books add up.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,7 +16,7 @@ use tcpstate_core::{
     service::Role,
 };
 
-/// What comes to the tracker.
+/// An input of the tracker.
 #[derive(Clone, Debug)]
 enum Input {
     Event(Box<Record>),
@@ -24,7 +24,7 @@ enum Input {
     Tick,
 }
 
-/// Censuses that fit the events, and many that do not.
+/// Censuses that match the events, and many that do not.
 fn censuses() -> impl Strategy<Value = Input> {
     let state = select(vec![
         State::ESTABLISHED,
@@ -74,7 +74,7 @@ fn censuses() -> impl Strategy<Value = Input> {
         |((found, gone, half_open), (begin_ns, previous, netns), (scope, more))| {
             Input::Census(Box::new(Census {
                 netns,
-                // Far enough apart that what nobody finds is forgotten.
+                // Far enough apart that a minisocket which is in no dump is forgotten.
                 begin_ns: begin_ns * 100,
                 previous_ns: previous.map(u64::from),
                 found,
@@ -88,7 +88,7 @@ fn censuses() -> impl Strategy<Value = Input> {
     )
 }
 
-/// Changes that happen, and some that do not.
+/// Transitions that happen, and some that do not.
 fn changes() -> impl Strategy<Value = (State, State)> {
     let usual = select(vec![
         (State::CLOSE, State::SYN_SENT),
@@ -174,7 +174,7 @@ fn limits() -> impl Strategy<Value = Limits> {
         )
 }
 
-/// Adds up figures. `states` says what is there now and is taken from the last ones.
+/// Adds up figures. `states` has the sockets of the end and is taken from the last ones.
 fn sum<'a>(figures: impl IntoIterator<Item = &'a Figures>) -> Figures {
     let (mut transitions, mut causes) = (BTreeMap::new(), BTreeMap::new());
     let mut total = Figures::default();
@@ -345,8 +345,8 @@ proptest! {
         sorted.sort_unstable();
         let rank = (permille * sorted.len()).div_ceil(1_000).max(1);
         let exact = sorted[rank - 1];
-        let told = histogram.quantile(f64::from(u32::try_from(permille)?) / 1_000.0).expect("there are some");
-        prop_assert!(told.abs_diff(exact) * 100 <= exact, "{told} for {exact}");
+        let quantile = histogram.quantile(f64::from(u32::try_from(permille)?) / 1_000.0).expect("there are some");
+        prop_assert!(quantile.abs_diff(exact) * 100 <= exact, "{quantile} for {exact}");
         prop_assert_eq!(histogram.min_ns(), sorted.first().copied());
         prop_assert_eq!(histogram.max_ns(), sorted.last().copied());
         prop_assert_eq!(histogram.sum_ns(), sorted.iter().map(|&ns| u128::from(ns)).sum::<u128>());
@@ -371,7 +371,7 @@ proptest! {
     }
 }
 
-/// So many connections to port 80, each opened by an event of its own.
+/// Opens connections to port 80, each by an event of its own.
 fn open(tracker: &mut Tracker, connections: u64) {
     for cookie in 1..=connections {
         let event = Event::try_from(Record {
@@ -422,7 +422,7 @@ fn memory_is_freed_as_connections_end() {
     assert!(left < full / 10, "{left} of {full} bytes");
 }
 
-/// A transition of the listener's child at this address, which gets the same number for a cookie.
+/// A transition of the listener's child at this address, whose cookie is the same number.
 fn child(tracker: &mut Tracker, number: u64, oldstate: State, newstate: State) {
     let event = Event::try_from(Record {
         cookie: number,

@@ -204,7 +204,7 @@ fn consumers_in_threads_get_the_end_and_whatever_they_have_time_for() {
     }
     let (before, after) = slow.join().unwrap();
     assert_eq!((before.number, after.number), (1, TICKS + 1));
-    // What it held all the while has not changed.
+    // The snapshot that it held all the time has not changed.
     assert_eq!(before.tracker.connections.len(), 1);
     assert_eq!(absent.latest().unwrap().number, TICKS + 1);
 }

@@ -52,7 +52,7 @@ impl Gate {
         let (matcher, going_on) = (&mut self.matcher, &mut self.going_on);
         let tracker = &self.tracker;
         census.found.retain(|found| {
-            let (role, owner, uid, cgroup) = tracker.whose(found);
+            let (role, owner, uid, cgroup) = tracker.attributes(found);
             going_on.contains(&found.cookie) || matcher.matches(role, &owner, uid, cgroup)
         });
         for cookie in gone {

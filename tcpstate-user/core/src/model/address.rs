@@ -1,4 +1,4 @@
-//! Addresses as records have them: 16 bytes, of which some values mean none.
+//! Addresses in the form of records: 16 bytes, some values of which mean that there is none.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -1,8 +1,8 @@
 //! The minisockets, after a connection's transition to CLOSE, and the half-open connections, before there
 //! is a socket: no tracepoint shows them.
 //!
-//! They begin with an event (a connection that goes on) or with a census; they end with a census. Here they
-//! are stored; the meaning of a census for the rest is in `on_census`.
+//! They begin with an event (a connection that continues) or with a census; they end with a census. Here
+//! they are stored; the effect of a census on the rest of the tracker is in `on_census`.
 
 use std::collections::VecDeque;
 

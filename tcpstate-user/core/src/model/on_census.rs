@@ -87,8 +87,8 @@ impl Tracker {
                     self.correct(slot, state, census);
                 } else {
                     self.books.seeded += 1;
-                    let whose = (found.role, found.owner);
-                    self.insert(&event, state, whose, Known::Seeded, false);
+                    let (role, owner) = (found.role, found.owner);
+                    self.insert(&event, state, (role, owner), Known::Seeded, false);
                 }
             }
         }
@@ -330,7 +330,7 @@ impl Tracker {
 
     /// The role, owner, user and cgroup of a socket in a census: from its events, or from the census where
     /// it had none.
-    pub fn whose(&self, found: &Found) -> (Role, Owner, Option<u32>, Option<u64>) {
+    pub fn attributes(&self, found: &Found) -> (Role, Owner, Option<u32>, Option<u64>) {
         let id = SocketId::Cookie(found.cookie);
         if let Some(slot) = self.table.find(id) {
             let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));

@@ -157,7 +157,7 @@ impl Hot {
     const OPENED: u16 = 1 << 3;
     /// Both addresses and the remote port are known.
     const ADDRESSED: u16 = 1 << 4;
-    /// Part of its past is in [`Table::long`](super::table::Table).
+    /// Part of its past is elsewhere, in the long past.
     pub(super) const SPILLED: u16 = 1 << 5;
     pub(super) const TRUNCATED: u16 = 1 << 6;
     const UID: u16 = 1 << 7;

@@ -87,7 +87,7 @@ impl Table {
         self.pages.slots().filter(is_open)
     }
 
-    /// Connections that are open.
+    /// The number of open connections.
     pub(super) fn live(&self) -> usize {
         self.pages.live() - usize::from(self.ended.is_some())
     }
@@ -214,7 +214,7 @@ impl Table {
         self.index_slot(id, slot);
     }
 
-    /// Takes what the event knows of the socket.
+    /// Takes the facts about the socket from the event.
     pub(super) fn learn(&mut self, slot: u32, event: &Event) {
         let (hot, cold) = self.pages.both_mut(slot);
         cold.learn(event, hot);

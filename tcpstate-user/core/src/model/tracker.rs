@@ -37,7 +37,7 @@ pub struct Tracker {
     pub(super) minisockets: Minisockets,
     /// The age from which on a transition gives way to a dump, nanoseconds.
     pub(super) settles_after_ns: u64,
-    /// The cookies of the dump whose parts come in.
+    /// The cookies of the dump that comes in, part by part.
     pub(super) listed: HashSet<u64, BuildMixer>,
     limits: Limits,
     pub(super) books: Books,

@@ -1,7 +1,7 @@
-//! The way from the publisher to its consumers: a place for the latest snapshot, and who waits for it.
+//! The channel from the publisher to its consumers: a place for the latest snapshot, and the wakers of
+//! those that wait for the next.
 //!
-//! The lock is held for a few instructions only, by either side, and never while a snapshot is made,
-//! freed or looked at.
+//! Either side holds the lock for a few instructions only, never while a snapshot is made, read or freed.
 
 use std::{
     future::poll_fn,
@@ -16,9 +16,9 @@ struct State {
     latest: Option<Arc<RunSnapshot>>,
     /// No snapshot follows.
     ended: bool,
-    /// The subscribers that wait, each once, by number.
+    /// The wakers of the subscribers that wait, one each, by number.
     waiting: Vec<(u64, Waker)>,
-    /// How many subscribers there have been.
+    /// Subscribers that there have been.
     subscribers: u64,
 }
 
@@ -27,7 +27,7 @@ struct Shared(Mutex<State>);
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that holds the lock can leave the state half changed.
+        // No holder of the lock can leave the state half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -37,7 +37,7 @@ impl Shared {
 pub(super) struct Sender(Arc<Shared>);
 
 impl Sender {
-    /// Replaces the latest snapshot, and wakes those who wait.
+    /// Replaces the latest snapshot and wakes the subscribers that wait.
     pub(super) fn publish(&self, snapshot: RunSnapshot) {
         let is_final = snapshot.is_final;
         let snapshot = Arc::new(snapshot);
@@ -45,7 +45,7 @@ impl Sender {
         let before = state.latest.replace(snapshot);
         state.ended |= is_final;
         wake(state);
-        // It can be large, and nobody else may hold it.
+        // Freeing it can take a while: it is large, and this may be the last reference.
         drop(before);
     }
 
@@ -63,7 +63,7 @@ impl Drop for Sender {
     }
 }
 
-/// Wakes all that wait, after the lock is free: a waker may run anything.
+/// Wakes all that wait, after the lock is released: a waker may run any code.
 fn wake(mut state: MutexGuard<'_, State>) {
     let waiting = std::mem::take(&mut state.waiting);
     drop(state);
@@ -103,7 +103,7 @@ impl Subscriber {
     /// The next snapshot: the latest one, as soon as it is newer than the one before. `None` at the end
     /// of the run, after the last snapshot.
     ///
-    /// May be dropped while it waits: the snapshot is then that of the next call.
+    /// It may be dropped while it waits: no snapshot is lost by that.
     pub async fn next(&mut self) -> Option<Arc<RunSnapshot>> {
         poll_fn(|cx| self.poll_next(cx)).await
     }

@@ -1,4 +1,4 @@
-//! The part of a snapshot that only samples report: handshakes under way, and what happened to listeners.
+//! The part of a snapshot that only samples report: handshakes under way, and the counters of listeners.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -7,7 +7,7 @@ use crate::census::{Census, HalfOpen, ListenFigures};
 /// Half-open connections and the counters of listeners, as the samples reported them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Handshakes {
-    /// The half-open connections by where they came in, the most first.
+    /// The half-open connections by their local end, the most first.
     pub half_open: Vec<HalfOpenAt>,
     /// The counters of listeners since the tick before.
     pub listen: ListenFigures,

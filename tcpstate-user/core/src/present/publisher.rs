@@ -21,17 +21,17 @@ use crate::{
     view::{End, Flow, View},
 };
 
-/// What a [`Publisher`] puts into its snapshots.
+/// The contents of a [`Publisher`]'s snapshots.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The time from one snapshot to the next, nanoseconds.
     pub interval_ns: u64,
-    /// What rates are grouped by.
+    /// The grouping of rates.
     pub by: By,
     /// The parts that cost more than figures.
     pub include: Include,
-    /// The source counts in the kernel and hands on no event: nothing is known of single connections
-    /// but what the latest dump says.
+    /// Whether the source counts in the kernel and hands on no event: single connections are then known
+    /// only from the latest dump.
     pub in_kernel: bool,
     /// The bounds of what is kept.
     pub limits: Limits,

@@ -1,4 +1,4 @@
-//! A snapshot of a run: what the tracker knows, and what stands beside it.
+//! The snapshot of a run: that of the tracker, and the books, rates and origin beside it.
 
 use std::sync::Arc;
 

@@ -1,111 +1,22 @@
-//! The model, specified by example: each `tests/scenarios/*.toml` has events and the whole snapshot
-//! that they make. The README.md there says how to read and write one.
+//! The expected end of a scenario: a snapshot as text that people can read.
 
-#[path = "support/census_spec.rs"]
-mod census_spec;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use std::{collections::BTreeMap, env, fs, net::IpAddr, path::Path};
-
-use libtest_mimic::{Arguments, Failed, Trial};
 use serde::{Deserialize, Serialize};
-use tcpstate_common::{
-    Record, State,
-    record::{AF_INET, AF_INET6, flags},
-};
+use tcpstate_common::record::AF_INET6;
 use tcpstate_core::{
-    event::{Event, SocketId},
-    model::{
-        By, Connection, Ended, Figures, GroupKey, Limits, ListenerInfo, Of, Series, Snapshot,
-        Tracker,
-    },
+    event::SocketId,
+    model::{Connection, Ended, Figures, GroupKey, ListenerInfo, Of, Series, Snapshot, StateExit},
     owner::{Comm, Owner},
     service::{Role, ServicePort},
 };
 
-use census_spec::{CensusSpec, show_exit};
-
-fn main() -> anyhow::Result<()> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
-    let mut trials = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "toml")
-        {
-            let name = path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .replace('-', "_");
-            trials.push(Trial::test(name, move || check(&path)));
-        }
-    }
-    anyhow::ensure!(!trials.is_empty(), "there are no scenarios");
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
-}
-
-/// A file.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Scenario {
-    /// What happens, and what to learn from it.
-    #[expect(dead_code, reason = "for the reader")]
-    about: String,
-    #[serde(default)]
-    limits: LimitsSpec,
-    /// What rates are grouped by: port, role, comm or cgroup.
-    by: Option<String>,
-    /// What each event has that does not say otherwise.
-    #[serde(default)]
-    defaults: EventSpec,
-    #[serde(default)]
-    event: Vec<EventSpec>,
-    /// What asking the kernel found in between.
-    #[serde(default)]
-    census: Vec<CensusSpec>,
-    expect: Expected,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-#[expect(clippy::struct_field_names, reason = "the names of `Limits`")]
-struct LimitsSpec {
-    max_connections: Option<usize>,
-    max_ports: Option<usize>,
-    max_listeners: Option<usize>,
-    max_embryos: Option<usize>,
-}
-
-#[derive(Deserialize, Default, Clone)]
-#[serde(deny_unknown_fields)]
-struct EventSpec {
-    at: Option<String>,
-    change: Option<String>,
-    cookie: Option<u64>,
-    address: Option<u64>,
-    laddr: Option<IpAddr>,
-    lport: Option<u16>,
-    raddr: Option<IpAddr>,
-    rport: Option<u16>,
-    netns: Option<u32>,
-    cgroup: Option<u64>,
-    uid: Option<u32>,
-    process: Option<String>,
-    error: Option<u16>,
-    flags: Option<Vec<String>>,
-    /// The fields of the socket are not known, as in attach mode `tracepoint`.
-    bare: Option<bool>,
-    bytes_sent: Option<u64>,
-    bytes_received: Option<u64>,
-    retransmits: Option<u32>,
-    srtt_us: Option<u32>,
-}
+use crate::text::{show, time};
 
 /// The snapshot and the connections that ended, as text that people can read.
 #[derive(Deserialize, Serialize, PartialEq, Debug)]
 #[serde(deny_unknown_fields)]
-struct Expected {
+pub struct Expected {
     now: String,
     /// Those of the books that are not 0; `events` always.
     books: BTreeMap<String, u64>,
@@ -120,7 +31,7 @@ struct Expected {
     connection: Vec<ExpectedConnection>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ended: Vec<ExpectedConnection>,
-    /// What left a state without an event, in that order.
+    /// The exits from a state without an event, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     left: Vec<String>,
 }
@@ -153,183 +64,8 @@ struct ExpectedConnection {
     also: BTreeMap<String, String>,
 }
 
-fn check(path: &Path) -> Result<(), Failed> {
-    let scenario: Scenario = toml::from_str(&fs::read_to_string(path)?)?;
-    let default = Limits::default();
-    let spec = &scenario.limits;
-    let limits = Limits {
-        max_connections: spec.max_connections.unwrap_or(default.max_connections),
-        max_ports: spec.max_ports.unwrap_or(default.max_ports),
-        max_listeners: spec.max_listeners.unwrap_or(default.max_listeners),
-        max_embryos: spec.max_embryos.unwrap_or(default.max_embryos),
-        ..default
-    };
-    let by = match scenario.by.as_deref() {
-        None | Some("port") => By::Port,
-        Some("role") => By::Role,
-        Some("comm") => By::Comm,
-        Some("cgroup") => By::Cgroup,
-        Some(other) => return Err(format!("by {other}?").into()),
-    };
-    let mut tracker = Tracker::new(limits).by(by);
-    if !scenario.census.is_empty() {
-        tracker.follow();
-    }
-    let (mut ended, mut left) = (Vec::new(), Vec::new());
-    let mut censuses = scenario.census.iter().peekable();
-    let mut take_in = |tracker: &mut Tracker, before_ns| -> Result<(), Failed> {
-        while let Some(spec) = censuses.peek()
-            && spec.at_ns()? <= before_ns
-        {
-            tracker.census(&spec.census()?, |one| left.push(show_exit(one)));
-            censuses.next();
-        }
-        Ok(())
-    };
-    for spec in &scenario.event {
-        let event = spec.event(&scenario.defaults)?;
-        take_in(&mut tracker, event.ts_ns())?;
-        ended.extend(tracker.apply(&event).ended());
-    }
-    take_in(&mut tracker, u64::MAX)?;
-    let snapshot = tracker.snapshot();
-    let actual = Expected {
-        left,
-        ..Expected::of(&snapshot, &ended)
-    };
-    if actual == scenario.expect {
-        return Ok(());
-    }
-    let text = toml::to_string(&BTreeMap::from([("expect", &actual)]))?;
-    Err(format!(
-        "expected {:#?}\n\nbut it is, as the file would have it:\n\n{text}",
-        scenario.expect
-    )
-    .into())
-}
-
-impl EventSpec {
-    fn event(&self, defaults: &Self) -> Result<Event, Failed> {
-        macro_rules! field {
-            ($name:ident) => {
-                self.$name.clone().or(defaults.$name.clone())
-            };
-        }
-        let change = field!(change).ok_or("an event without `change`")?;
-        let (old, new) = change
-            .split_once(" -> ")
-            .ok_or(format!("{change}: not `OLD -> NEW`"))?;
-        let mut flag = 0;
-        for name in field!(flags).unwrap_or_default() {
-            flag |= match name.as_str() {
-                "dead" => flags::DEAD,
-                "done" => flags::DONE,
-                "rcv_shutdown" => flags::RCV_SHUTDOWN,
-                "send_shutdown" => flags::SEND_SHUTDOWN,
-                other => return Err(format!("no flag is called {other}").into()),
-            };
-        }
-        let cookie = self.cookie.or(defaults.cookie);
-        // 0 says that there is none though the defaults have one.
-        let cookie = cookie.filter(|&cookie| cookie != 0);
-        if cookie.is_some() {
-            flag |= flags::COOKIE;
-        }
-        if !field!(bare).unwrap_or(false) {
-            flag |= flags::SOCKET;
-        }
-        let (mut pid, mut comm) = (0, [0; 16]);
-        if let Some(process) = field!(process) {
-            let (name, number) = process
-                .split_once('/')
-                .ok_or(format!("{process}: not `comm/pid`"))?;
-            pid = number.parse()?;
-            comm.get_mut(..name.len())
-                .ok_or("a comm is too long")?
-                .copy_from_slice(name.as_bytes());
-            flag |= flags::PROCESS;
-        }
-        let traffic = (
-            field!(bytes_sent),
-            field!(bytes_received),
-            field!(retransmits),
-            field!(srtt_us),
-        );
-        if traffic != (None, None, None, None) {
-            flag |= flags::TCP;
-        }
-        let (laddr, raddr) = (field!(laddr), field!(raddr));
-        let is_v6 = laddr.or(raddr).is_some_and(|addr| addr.is_ipv6());
-        Ok(Event::try_from(Record {
-            ts_ns: parse_time(&field!(at).ok_or("an event without `at`")?)?,
-            cookie: cookie.unwrap_or(0),
-            skaddr: field!(address).unwrap_or(0),
-            cgroup: field!(cgroup).unwrap_or(0),
-            bytes_sent: traffic.0.unwrap_or(0),
-            bytes_received: traffic.1.unwrap_or(0),
-            laddr: wire(laddr, is_v6),
-            raddr: wire(raddr, is_v6),
-            netns: field!(netns).unwrap_or(0),
-            uid: field!(uid).unwrap_or(0),
-            pid,
-            srtt_us: traffic.3.unwrap_or(0),
-            retransmits: traffic.2.unwrap_or(0),
-            lport: field!(lport).unwrap_or(0),
-            rport: field!(rport).unwrap_or(0),
-            error: field!(error).unwrap_or(0),
-            cpu: 0,
-            oldstate: parse_state(old)?,
-            newstate: parse_state(new)?,
-            family: if is_v6 { AF_INET6 } else { AF_INET },
-            flags: flag,
-            comm,
-        })?)
-    }
-}
-
-fn wire(addr: Option<IpAddr>, is_v6: bool) -> [u8; 16] {
-    match addr {
-        None if is_v6 => [0; 16],
-        None => wire(Some(IpAddr::from([0; 4])), false),
-        Some(IpAddr::V4(addr)) => addr.to_ipv6_mapped().octets(),
-        Some(IpAddr::V6(addr)) => addr.octets(),
-    }
-}
-
-fn parse_state(name: &str) -> Result<State, Failed> {
-    match (State::from_name(name), name.parse()) {
-        (Some(state), _) => Ok(state),
-        (None, Ok(number)) => Ok(State(number)),
-        (None, Err(_)) => Err(format!("no state is called {name}").into()),
-    }
-}
-
-/// The units of time in these files, in nanoseconds.
-const UNITS: [(&str, u64); 4] = [
-    ("ns", 1),
-    ("us", 1_000),
-    ("ms", 1_000_000),
-    ("s", 1_000_000_000),
-];
-
-fn parse_time(text: &str) -> Result<u64, Failed> {
-    let (unit, factor) = UNITS
-        .iter()
-        .find(|(unit, _)| text.ends_with(unit))
-        .ok_or(format!("{text}: no unit"))?;
-    let number: u64 = text.trim_end_matches(unit).parse()?;
-    Ok(number * factor)
-}
-
-/// The largest unit that gives a whole number.
-fn time(ns: u64) -> String {
-    let fits = |&&(_, factor): &&(&str, u64)| ns.is_multiple_of(factor);
-    let (unit, factor) = UNITS.iter().rev().find(fits).unwrap_or(&UNITS[0]);
-    format!("{}{unit}", ns / factor)
-}
-
 impl Expected {
-    fn of(snapshot: &Snapshot, ended: &[Ended]) -> Self {
+    pub fn of(snapshot: &Snapshot, ended: &[Ended], left: Vec<String>) -> Self {
         let Snapshot {
             now_ns,
             books,
@@ -376,7 +112,7 @@ impl Expected {
             listener: listeners.iter().map(show_listener).collect(),
             connection: connections.iter().map(ExpectedConnection::of).collect(),
             ended: ended.iter().map(ExpectedConnection::of_ended).collect(),
-            left: Vec::new(),
+            left,
         }
     }
 }
@@ -504,10 +240,6 @@ fn known<const N: usize>(fields: [(&str, Option<String>); N]) -> BTreeMap<String
         .collect()
 }
 
-fn show<T: ToString>(value: Option<T>) -> String {
-    value.map_or("-".to_owned(), |value| value.to_string())
-}
-
 fn show_id(id: SocketId) -> String {
     match id {
         SocketId::Cookie(cookie) => format!("cookie {cookie}"),
@@ -603,4 +335,23 @@ fn show_series(series: &Series) -> (String, String) {
         outside.collect::<String>()
     );
     (format!("{} {of}", show_port(*service_port, *role)), text)
+}
+
+/// An exit from a state without an event, as the files have it.
+pub fn show_exit(exit: &StateExit) -> String {
+    let StateExit {
+        cookie,
+        state,
+        dwell_ns,
+        then,
+        at_ns,
+        interval_ns,
+    } = exit;
+    format!(
+        "cookie {cookie} {state} {} then {} at {} within {}",
+        show(dwell_ns.map(time)),
+        show(*then),
+        time(*at_ns),
+        show(interval_ns.map(time)),
+    )
 }

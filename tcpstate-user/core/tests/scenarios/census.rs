@@ -1,4 +1,4 @@
-//! Censuses in scenario files: what asking the kernel found between two events.
+//! Censuses in scenario files: the results of dumps between two events.
 
 use std::net::IpAddr;
 
@@ -7,20 +7,19 @@ use serde::Deserialize;
 use tcpstate_common::record::{AF_INET, AF_INET6};
 use tcpstate_core::{
     census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, Scope},
-    model::StateExit,
     owner::{Comm, How, Owner},
     service::Role,
 };
 
-use crate::{parse_state, parse_time, show, time};
+use crate::text::{parse_state, parse_time};
 
 /// A census. It is taken in before the first event at or after its time.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CensusSpec {
-    /// When the asking began.
+    /// The begin of the dump.
     at: String,
-    /// When that of the census before did.
+    /// The begin of the dump before.
     previous: Option<String>,
     netns: u32,
     #[serde(default)]
@@ -29,10 +28,10 @@ pub struct CensusSpec {
     gone: Vec<GoneSpec>,
     #[serde(default)]
     half_open: Vec<HalfOpenSpec>,
-    /// Cookies that were found too, and had an event meanwhile.
+    /// Cookies of further sockets in the dump, which had an event during it.
     #[serde(default)]
     known: Vec<u64>,
-    /// `all`, `some`, `vanished`, `out_of_reach`; without, it is a sample.
+    /// `all`, `some`, `vanished`, `out_of_reach`; without it, the census is a sample.
     #[serde(default)]
     scope: Scope,
 }
@@ -72,12 +71,12 @@ struct HalfOpenSpec {
 }
 
 impl CensusSpec {
-    /// When it is taken in.
+    /// The time at which the tracker gets it.
     pub fn at_ns(&self) -> Result<u64, Failed> {
         parse_time(&self.at)
     }
 
-    /// What the tracker is given.
+    /// The census for the tracker.
     pub fn census(&self) -> Result<Census, Failed> {
         Ok(Census {
             netns: self.netns,
@@ -169,23 +168,4 @@ impl FoundSpec {
             owner,
         })
     }
-}
-
-/// What left a state without an event, as the files have it.
-pub fn show_exit(exit: &StateExit) -> String {
-    let StateExit {
-        cookie,
-        state,
-        dwell_ns,
-        then,
-        at_ns,
-        interval_ns,
-    } = exit;
-    format!(
-        "cookie {cookie} {state} {} then {} at {} within {}",
-        show(dwell_ns.map(time)),
-        show(*then),
-        time(*at_ns),
-        show(interval_ns.map(time)),
-    )
 }
