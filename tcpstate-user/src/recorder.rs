@@ -277,7 +277,11 @@ struct Recorded {
     dumps: u64,
 }
 
-fn report_written(path: &std::path::Path, written: &Written, err: &mut dyn Write) -> io::Result<()> {
+fn report_written(
+    path: &std::path::Path,
+    written: &Written,
+    err: &mut dyn Write,
+) -> io::Result<()> {
     let plural = if written.events == 1 { "" } else { "s" };
     write!(
         err,

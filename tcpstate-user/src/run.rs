@@ -1,29 +1,29 @@
 //! The one loop that drives an event source into a view.
 //!
-//! It owns what all views share: waiting, signals, `--duration`, the filter on sockets, intervals,
-//! flushing, the closed pipe and the summary at the end. It knows neither the kernel nor what a view
-//! prints.
+//! It implements the parts common to all views: waiting, signals, `--duration`, the filter on sockets,
+//! intervals, flushing, the closed pipe and the summary at the end. It knows neither the kernel nor the
+//! output of a view.
 //!
 //! # The end of a run
 //!
-//! | because of                        | then                                                        |
+//! | cause                             | effect                                                      |
 //! |-----------------------------------|-------------------------------------------------------------|
-//! | `SIGINT`, `SIGTERM`, `SIGHUP`     | stop the source, show what is on its way, [`View::finish`]  |
+//! | `SIGINT`, `SIGTERM`, `SIGHUP`     | stop the source, show pending events, [`View::finish`]      |
 //! | `--duration`, live                | the same                                                    |
-//! | `--duration`, recording           | the events from that time on are not shown, `finish`        |
+//! | `--duration`, recording           | show no events from that time on, `finish`                  |
 //! | the source's end                  | `finish`                                                    |
-//! | [`Flow::Done`]                    | stop the source, count what is on its way, `finish`         |
-//! | the source or the output failed   | the same, and the error is returned                         |
-//! | the reader of our output is gone  | nothing more: nobody is there to be told                    |
-//! | a second `SIGINT`                 | the process dies of it (`signals`)                          |
+//! | [`Flow::Done`]                    | stop the source, count pending events, `finish`             |
+//! | the source or the output failed   | the same, and return the error                              |
+//! | the output was closed             | end without a summary, which would have no reader           |
+//! | a second `SIGINT`                 | it kills the process (`signals`)                            |
 //!
 //! # Intervals
 //!
-//! They are counted from the start of the capture. An interval ends before the first event at or
-//! after its end; live it also ends by the clock, a little late ([`GRACE`]), so that events that
-//! are still on their way from the ring buffer land where they belong. With `--duration` the last
-//! interval takes everything that came until the source had stopped: a run of five intervals of a
-//! second that ends after five seconds counts every event that was received.
+//! Intervals begin at the start of the capture. An interval is closed before the first event at or after
+//! its end; live it is also closed by the clock, a little late ([`GRACE`]), so that events that are still
+//! in the ring buffer are counted in their interval. With `--duration` the last interval takes all events
+//! until the source has stopped: a run of five intervals of a second that ends after five seconds counts
+//! every event that was received.
 
 mod clock;
 mod cost;

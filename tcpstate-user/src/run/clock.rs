@@ -1,4 +1,4 @@
-//! Now, in the time of the events.
+//! The current time, on the clock of the events.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tcpstate_core::duration::nanoseconds;
 use tokio::time::Instant;
 
-/// `CLOCK_MONOTONIC`, tied to the runtime's clock, so that a test which holds the one holds both.
+/// `CLOCK_MONOTONIC`, tied to the runtime's clock, so that a test that pauses one pauses both.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     instant: Instant,
@@ -16,7 +16,7 @@ pub(super) struct Clock {
 impl Clock {
     pub(super) fn start() -> Self {
         let now = clock_gettime(ClockId::Monotonic);
-        // Neither part of this clock is ever negative.
+        // No part of this clock is ever negative.
         let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
         let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
         Self {
@@ -25,13 +25,13 @@ impl Clock {
         }
     }
 
-    /// Monotonic nanoseconds.
+    /// The current time in monotonic nanoseconds.
     pub(super) fn now_ns(&self) -> u64 {
         self.monotonic_ns
             .saturating_add(nanoseconds(self.instant.elapsed()))
     }
 
-    /// When a monotonic time is reached; at once for the past, in a year for the far future.
+    /// The instant of a monotonic time: now for the past, in a year for the far future.
     pub(super) fn instant(&self, ns: u64) -> Instant {
         const YEAR: Duration = Duration::from_hours(365 * 24);
         let ahead = Duration::from_nanos(ns.saturating_sub(self.monotonic_ns));

@@ -1,9 +1,9 @@
-//! What this process has cost so far.
+//! The cost of this process so far.
 
 use rustix::time::{ClockId, clock_gettime};
 use tcpstate_core::books::{CaptureCost, Cost};
 
-/// The cost of this process so far, without a capture's.
+/// The cost of this process so far, without that of a capture.
 pub fn own_cost() -> Cost {
     read(CaptureCost::default())
 }
@@ -19,7 +19,7 @@ pub(super) fn read(capture: CaptureCost) -> Cost {
     }
 }
 
-/// `VmHWM`, not `getrusage`: that one includes what the process was before it became us by `exec`.
+/// Reads `VmHWM`, because `getrusage` includes the memory of the process before `exec`.
 fn max_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_has_cost_something() {
+    fn a_process_has_a_cost() {
         let cost = read(CaptureCost::default());
         assert!(cost.cpu_ns > 0);
         assert!(cost.max_rss_bytes.unwrap() > 100_000);

@@ -1,5 +1,5 @@
-//! The part of the loop that is for a source that counts where transitions happen ([`Counting`]): its
-//! counters are read at the end of each interval, and now and then between.
+//! The part of the loop for a source that counts transitions where they happen ([`Counting`]): its counters
+//! are read at the end of each interval, and in between if intervals are long.
 //!
 //! [`Counting`]: tcpstate_core::source::Counting
 
@@ -15,7 +15,7 @@ use tcpstate_core::{
 /// The longest time between two reads: the counters have 32 bits.
 const MAX_AGE: Duration = Duration::from_mins(1);
 
-/// When the counters are to be read.
+/// The schedule of reading the counters.
 pub(super) struct Counters {
     due_ns: u64,
 }
@@ -27,12 +27,12 @@ impl Counters {
         }
     }
 
-    /// The latest time at which they have to be read.
+    /// The latest time for the next read.
     pub(super) const fn due_ns(&self) -> u64 {
         self.due_ns
     }
 
-    /// Reads the counters and gives them to the view.
+    /// Reads the counters and passes them to the view.
     pub(super) fn read(
         &mut self,
         now_ns: u64,
@@ -51,8 +51,8 @@ impl Counters {
         Ok(())
     }
 
-    /// The end of the interval that is closed at `now_ns`, where the one that is open ends at `end_ns`. A
-    /// count has no times, so intervals that were missed become one that is as long.
+    /// The end of the interval that is closed at `now_ns`, when the open one ends at `end_ns`. Counts have no
+    /// times, so missed intervals become one long interval.
     pub(super) const fn interval_end(end_ns: u64, now_ns: u64, interval_ns: u64) -> u64 {
         let missed = now_ns.saturating_sub(end_ns) / interval_ns;
         end_ns.saturating_add(missed.saturating_mul(interval_ns))

@@ -28,7 +28,7 @@ use super::{
     options::{GRACE, LOOK_AHEAD, Options, Outcome, Outputs, RunError},
 };
 
-/// Ticks in a row at most before signals are looked at: a recording can jump years.
+/// The maximum number of ticks in a row without checking signals: a recording can jump years.
 pub(super) const TICKS_AT_ONCE: u32 = 1024;
 
 /// Drives `source` into `view` until one of them, the clock or the user ends it.
@@ -44,24 +44,24 @@ pub async fn drive<'a>(
         .await
 }
 
-/// What the loop woke up for.
+/// The reason for which the loop woke up.
 enum Wake {
     Interrupt(Interrupt),
     /// The clock has reached [`Driver::due_ns`].
     Clock,
-    /// Something that came has not been shown yet.
+    /// A part of the batch has not been shown yet.
     Rest,
     /// The source's next step.
     Step(Result<Step, SourceError>),
-    /// All has been shown.
+    /// Everything has been shown.
     End,
 }
 
-/// What is still to be expected of the source.
+/// The input that the source may still deliver.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Supply {
     Flowing,
-    /// It was told to stop: what is on its way.
+    /// It was stopped: pending events.
     Stopping,
     /// Nothing.
     Ended,
@@ -85,34 +85,34 @@ struct Driver<'a> {
     err: &'a mut dyn Write,
     origin: Origin,
     clock: Clock,
-    /// `None` where everything passes: the common case pays nothing.
+    /// `None` if everything passes, so that the common case costs nothing.
     settler: Option<Settler>,
-    /// What of a census the view is to see.
+    /// The filter for the sockets of a census.
     filter: Filter,
-    /// `None` where everybody's pass.
+    /// `None` if there is no filter on owners.
     gate: Option<Gate>,
     selection: Selection,
     flush_each_batch: bool,
-    /// The batch, and how much of it has been shown.
+    /// The batch, and the number of its events that have been shown.
     batch: Vec<Event>,
     position: usize,
     /// A census that has not been shown yet.
     census: Option<Box<Census>>,
     interval_ns: Option<u64>,
-    /// `None` where the source hands on events.
+    /// `None` if the source delivers events.
     counters: Option<Counters>,
-    /// The end of the interval that is open; `None` without intervals, or at the end of time.
+    /// The end of the open interval; `None` without intervals, or at the end of time.
     next_tick_ns: Option<u64>,
-    /// The end of the run as far as it is known: intervals that end here or later are closed after
-    /// the last event, not by one.
+    /// The end of the run, if known: intervals that end here or later are closed after the last event, not
+    /// by an event.
     limit_ns: Option<u64>,
-    /// The latest time that an event had.
+    /// The latest time of an event.
     latest_ns: u64,
     supply: Supply,
-    /// The source knows what was there at its start.
+    /// Whether the source has finished seeding.
     settled: bool,
     intake: Intake,
-    /// The first failure, which is the one to tell.
+    /// The first failure, which is the one to report.
     failure: Option<RunError>,
 }
 
@@ -187,7 +187,7 @@ impl<'a> Driver<'a> {
                     timer.as_mut().reset(self.clock.instant(ns));
                 }
             }
-            // The runtime looks at signals and timers when all has to wait; a recording never has.
+            // The runtime checks signals and timers only when the loop waits, and a recording never waits.
             tokio::task::yield_now().await;
             let wake = poll_fn(|cx| {
                 if let Poll::Ready(interrupt) = interrupts.poll_interrupt(cx) {
@@ -209,7 +209,7 @@ impl<'a> Driver<'a> {
             step = match wake.await {
                 Wake::Interrupt(Interrupt::ReaderGone) => return Ok(Outcome::ReaderGone),
                 Wake::Interrupt(Interrupt::Stop) => {
-                    // A recording has all its events on their way; it ends here.
+                    // All further events of a recording are pending, so it ends here.
                     if !self.origin.live {
                         self.intake = self.intake.max(Intake::Ticks);
                     }
@@ -240,7 +240,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Takes a step of the source.
+    /// Processes a step of the source.
     fn take(&mut self, step: Result<Step, SourceError>) -> io::Result<Flow> {
         match step {
             Ok(Step::Events) => return self.show(),
@@ -250,7 +250,7 @@ impl<'a> Driver<'a> {
             }
             Ok(Step::Settled) => self.settled = true,
             Ok(Step::Notice(notice)) => {
-                // A standard error that is closed has no reader to miss it.
+                // An error means that standard error is closed, and then the notice has no reader.
                 let _ = writeln!(self.err, "tcpstate: {notice}");
             }
             Ok(Step::End) => self.supply = Supply::Ended,
@@ -268,7 +268,7 @@ impl<'a> Driver<'a> {
         self.position < self.batch.len() || self.census.is_some()
     }
 
-    /// Shows the rest of the batch, or as much of it as comes before very many intervals.
+    /// Shows the rest of the batch, or the part that fits into the budget of intervals.
     #[expect(
         clippy::indexing_slicing,
         reason = "position < the length of the batch"
@@ -315,8 +315,7 @@ impl<'a> Driver<'a> {
         Ok(Flow::Continue)
     }
 
-    /// Gives the view the census that stands behind the batch, without the sockets that the filters do not
-    /// want.
+    /// Passes the census behind the batch to the view, without the sockets that the filters exclude.
     fn show_census(&mut self, ticks: &mut u32) -> io::Result<Flow> {
         let Some(mut census) = self.census.take() else {
             return Ok(Flow::Continue);
@@ -324,7 +323,7 @@ impl<'a> Driver<'a> {
         if self.intake != Intake::All {
             return Ok(Flow::Continue);
         }
-        // Sockets that were there at the start belong to the first interval, however long the dump took.
+        // Seeded sockets belong to the first interval, however long the dump took.
         let at_ns = if census.scope.is_of_sockets() {
             0
         } else {
@@ -344,7 +343,7 @@ impl<'a> Driver<'a> {
         self.view.census(&census, self.out)
     }
 
-    /// Gives the event at `index` of the batch to the view, if the filters want it.
+    /// Passes the event at `index` of the batch to the view, if the filters let it through.
     #[expect(
         clippy::indexing_slicing,
         reason = "by the number of an event of the batch"
@@ -376,7 +375,7 @@ impl<'a> Driver<'a> {
         Ok(Flow::Continue)
     }
 
-    /// Ends the intervals that end at `ts_ns` or before, as long as `budget` lasts.
+    /// Closes the intervals that end at `ts_ns` or before, up to `budget` of them.
     fn close_intervals(&mut self, ts_ns: u64, budget: &mut u32) -> io::Result<Flow> {
         while let Some(end_ns) = self.next_tick_ns
             && end_ns <= ts_ns
@@ -391,10 +390,10 @@ impl<'a> Driver<'a> {
         Ok(Flow::Continue)
     }
 
-    /// Ends what ends by `now_ns`, and writes all out, so that it stands before the summary.
+    /// Closes the intervals that end by `now_ns` and flushes, so that all output precedes the summary.
     ///
-    /// No signal is looked at meanwhile. All events have been shown, so every interval but the first
-    /// is empty: those beyond so many are ended as one.
+    /// Signals are not checked meanwhile. All events have been shown, so every interval but the first is
+    /// empty, and those beyond the budget are closed as one.
     fn close_last_intervals(&mut self, now_ns: u64) -> io::Result<()> {
         let mut budget = TICKS_AT_ONCE;
         while let Some(end_ns) = self.next_tick_ns.filter(|&end_ns| end_ns <= now_ns)
@@ -412,7 +411,7 @@ impl<'a> Driver<'a> {
         self.out.flush()
     }
 
-    /// The end of the interval that is closed at `now_ns`, where the next one is `end_ns`.
+    /// The end of the interval that is closed at `now_ns`, when the next end is `end_ns`.
     fn last_end(&self, end_ns: u64, now_ns: u64) -> u64 {
         match (&self.counters, self.interval_ns) {
             (Some(_), Some(interval_ns)) => Counters::interval_end(end_ns, now_ns, interval_ns),
@@ -420,7 +419,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Gives the view the transitions that the source has counted, where it counts.
+    /// Passes the counted transitions to the view, if the source counts.
     fn read_counters(&mut self) {
         let now_ns = self.now_ns();
         let Some(counters) = &mut self.counters else {
@@ -461,7 +460,7 @@ impl<'a> Driver<'a> {
         })
     }
 
-    /// Where the events went that have been received and decided.
+    /// The destinations of the events that have been received and decided.
     fn selection(&self) -> Selection {
         let mut selection = self.selection;
         if let (None, Some(settler)) = (&self.counters, &self.settler) {
@@ -475,7 +474,7 @@ impl<'a> Driver<'a> {
         selection
     }
 
-    /// How long an interval waits for events that are still on their way.
+    /// The time for which an interval waits for pending events.
     fn grace_ns(&self) -> u64 {
         if self.counters.is_some() {
             0
@@ -484,7 +483,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// When the clock has something to do; `None` for a recording, whose clock is its events.
+    /// The next time at which the clock must act; `None` for a recording, whose clock is its events.
     fn due_ns(&self) -> Option<u64> {
         if !self.origin.live || self.supply != Supply::Flowing {
             return None;
@@ -526,7 +525,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// The view wants nothing more.
+    /// Stops passing events to the view, and stops the source.
     fn end_view(&mut self) {
         self.intake = Intake::Nothing;
         self.stop(self.now_ns());
@@ -537,7 +536,7 @@ impl<'a> Driver<'a> {
         let now_ns = self
             .limit_ns
             .map_or(now_ns, |limit_ns| limit_ns.min(now_ns));
-        // A disk that is full is no reason to keep the books back.
+        // The books are printed even if the disk is full.
         match self.close_last_intervals(now_ns) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 self.failure.get_or_insert(RunError::Output(error));
@@ -570,7 +569,7 @@ impl<'a> Driver<'a> {
         self.out.flush()
     }
 
-    /// Now, on the clock of the host that the events come from.
+    /// The current time on the clock of the host of the events.
     fn now_ns(&self) -> u64 {
         if self.origin.live {
             self.clock.now_ns()

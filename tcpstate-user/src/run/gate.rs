@@ -1,7 +1,8 @@
-//! Lets through the events of the connections whose owner is wanted.
+//! The filter on owners: passes the events of connections with a selected owner.
 //!
-//! Whose a connection is takes more than an event: a server's belongs to whoever listens there. So this
-//! follows all connections, as a view does, and a view behind it sees each of its connections whole.
+//! An event alone does not give the owner of a connection: a server's connection belongs to the process
+//! that listens there. So the gate tracks all connections, as a view does, and a view behind it sees each of
+//! its connections completely.
 
 use hashbrown::HashSet;
 use tcpstate_core::{
@@ -13,19 +14,19 @@ use tcpstate_core::{
     service::Role,
 };
 
-/// The stage before a view where a filter on owners was given.
+/// The stage before a view, if there is a filter on owners.
 pub(super) struct Gate {
     tracker: Tracker,
     matcher: OwnerMatcher,
-    /// Cookies of wanted connections that went on as minisockets.
+    /// The cookies of selected connections that continued as minisockets.
     going_on: HashSet<u64>,
     max_going_on: usize,
-    /// Events that it kept back.
+    /// Number of events dropped.
     pub(super) dropped: u64,
 }
 
 impl Gate {
-    /// `follows`: censuses will tell when minisockets are gone.
+    /// Creates a gate; `follows` says that censuses will report the end of minisockets.
     pub(super) fn new(matcher: OwnerMatcher, limits: Limits, follows: bool) -> Self {
         let mut tracker = Tracker::new(limits).without_rates().without_histograms();
         if follows {
@@ -40,8 +41,8 @@ impl Gate {
         }
     }
 
-    /// Takes out of a census what the view is not to see. A minisocket is its connection's; whose a
-    /// half-open connection is follows from who listens there.
+    /// Removes the entries with other owners from a census. A minisocket has the owner of its connection, and
+    /// a half-open connection that of its listener.
     pub(super) fn census(&mut self, census: &mut Census) {
         let mut gone = Vec::new();
         self.tracker.census(census, |left| {
@@ -65,7 +66,7 @@ impl Gate {
         });
     }
 
-    /// Whether the view is to see this event. To be asked of every event, in their order.
+    /// Whether the view gets this event. Must be called for every event, in order.
     pub(super) fn passes(&mut self, event: &Event) -> bool {
         let applied = self.tracker.apply(event);
         let passes = self.matcher.matches(
@@ -113,7 +114,7 @@ mod tests {
         })
     }
 
-    /// A client's, by a process of this name.
+    /// An event of a client, by a process of this name.
     fn event(cookie: u64, name: &[u8; 16], (oldstate, newstate): (State, State)) -> Event {
         let opens = oldstate == State::CLOSE;
         let process = if opens { flags::PROCESS } else { 0 };
@@ -166,10 +167,10 @@ mod tests {
 
     const OPENS: (State, State) = (State::CLOSE, State::SYN_SENT);
 
-    /// A list does not say who opened a connection; the events have. What it leaves out has ended, so
-    /// to take a wanted one out of it would end that.
+    /// A dump does not say who opened a connection, but its events did. A connection that is missing from a
+    /// dump has ended, so removing a selected one would end it.
     #[test]
-    fn a_list_keeps_what_events_have_told_to_be_wanted() {
+    fn a_dump_keeps_connections_selected_by_their_events() {
         let mut gate = of_curl();
         assert!(gate.passes(&event(1, CURL, OPENS)));
         assert!(!gate.passes(&event(2, b"wget\0\0\0\0\0\0\0\0\0\0\0\0", OPENS)));
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_connection_goes_on_as_is_as_wanted_as_it_was() {
+    fn a_minisocket_is_selected_with_its_connection() {
         let mut gate = of_curl();
         let steps = [
             OPENS,
@@ -196,7 +197,7 @@ mod tests {
         let mini = |cookie| found(cookie, State::FIN_WAIT2, Kind::Minisocket);
         let both = || vec![mini(1), mini(2)];
         assert_eq!(left(&mut gate, Scope::Small, both()), [1]);
-        // Found again, as TIME_WAIT.
+        // Found again in TIME_WAIT.
         assert_eq!(left(&mut gate, Scope::Small, both()), [1]);
     }
 }

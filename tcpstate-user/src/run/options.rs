@@ -14,8 +14,8 @@ use tcpstate_core::{
 /// Time after its end at which the clock closes an interval that no event has closed.
 pub const GRACE: Duration = Duration::from_millis(100);
 
-/// Number of events that a view is told of before they come: enough for their cache misses to overlap, few
-/// enough for the nearest cache.
+/// The number of events that a view can look up ahead: enough for their cache misses to overlap, few
+/// enough for the fetched lines to stay in the nearest cache.
 pub const LOOK_AHEAD: usize = 32;
 
 /// The options of a run.

@@ -1,7 +1,7 @@
-//! How far a recording has been read, as a bar on a terminal.
+//! The progress bar of reading a recording on a terminal.
 //!
-//! Only where it disturbs nothing: standard error is a terminal, and what goes to standard output goes
-//! elsewhere or comes at the end. It is gone before anything else is written.
+//! It is shown only if it does not interfere with other output: standard error is a terminal, and standard
+//! output is not one or is written at the end. It is removed before anything else is written.
 
 use std::{
     io::{self, IsTerminal},
@@ -20,7 +20,7 @@ use tcpstate_core::{
 
 use super::stdout;
 
-/// Whether there is an end to go to, and a terminal to show it on.
+/// Whether the source has a known length, and there is a terminal to show its progress on.
 pub fn is_wanted(source: &dyn EventSource, view: &dyn View) -> bool {
     let ends = source
         .progress()
@@ -44,7 +44,7 @@ impl WithProgress {
     fn on(source: Box<dyn EventSource>, target: ProgressDrawTarget) -> Self {
         let total = source.progress().and_then(|progress| progress.total_bytes);
         let bar = ProgressBar::with_draw_target(total, target);
-        // The template is a constant, and a test has it parsed.
+        // The template is a constant, and a test parses it.
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
             bar.set_style(style.progress_chars("## "));
         }
@@ -70,7 +70,7 @@ impl EventSource for WithProgress {
                     self.bar.set_position(progress.read_bytes);
                 }
             }
-            // It is written next; the bar comes again with the next events.
+            // The notice is written next; the bar is drawn again with the next events.
             Poll::Ready(Ok(Step::Notice(_) | Step::End) | Err(_)) => self.bar.finish_and_clear(),
             Poll::Ready(Ok(Step::Settled)) | Poll::Pending => {}
         }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_template_is_one() {
+    fn the_template_is_valid() {
         ProgressStyle::with_template(TEMPLATE).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! The signals and the hangup that end a run.
+//! The signals that end a run, and the closed output.
 
 use std::{
     fs,
@@ -18,27 +18,27 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::interrupts::{Interrupt, Interrupts};
 
-/// So soon after the first signal another one is the same: `timeout -s INT` sends it to the process and
+/// A signal this soon after the first one counts as the same: `timeout -s INT` sends it to the process and
 /// again to its group.
 const SAME: Duration = Duration::from_millis(200);
 
-/// The process's signals, and its output's reader.
+/// The process's signals, and the reader of its output.
 pub struct Process {
-    /// Those that end a run.
+    /// The signals that end a run.
     stops: Vec<Signal>,
     usr1: Option<Signal>,
     reader_gone: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 impl Process {
-    /// Takes over `SIGINT`, `SIGTERM` and `SIGHUP`, and `SIGUSR1` where the view wants it.
+    /// Handles `SIGINT`, `SIGTERM` and `SIGHUP`, and `SIGUSR1` if the view takes it.
     ///
-    /// `reader_gone` ends when nobody reads our output any more.
+    /// `reader_gone` completes when the reader of the output has closed it.
     ///
-    /// A second `SIGINT`, [`SAME`] later or more, kills the process as if nobody had taken the signal
-    /// over, so that a run whose output is blocked can always be ended. `SIGHUP` stays ignored where it was (`nohup`).
+    /// A second `SIGINT`, at least [`SAME`] later, kills the process as without a handler, so that a run
+    /// whose output is blocked can always be ended. `SIGHUP` stays ignored if it was (`nohup`).
     ///
-    /// *Errors:* the operating system refuses a handler, or this is not called inside a runtime.
+    /// *Errors:* the operating system refuses a handler, or the caller is not inside a runtime.
     pub fn install(
         takes_usr1: bool,
         reader_gone: impl Future<Output = ()> + 'static,
@@ -52,14 +52,14 @@ impl Process {
             .copied()
             .map(signal)
             .collect::<io::Result<_>>()?;
-        // After those: a signal in between is heard, and only not taken for the first. When that came;
-        // 0 is not yet.
+        // The time of the first signal, 0 before it. Set up after the handlers above: a signal in between
+        // is handled, and only not counted as the first.
         let first_ns = Arc::new(AtomicU64::new(0));
         for kind in &kinds {
             let (number, first_ns) = (kind.as_raw_value(), Arc::clone(&first_ns));
             let handler = move || on_stop(number, &first_ns);
-            // SAFETY: the handler reads a clock and an atomic, and calls what is made to be called in one;
-            // it takes no lock and allocates nothing.
+            // SAFETY: the handler reads a clock and an atomic, and calls an async-signal-safe function; it
+            // takes no lock and allocates nothing.
             unsafe { signal_hook::low_level::register(number, handler) }?;
         }
         Ok(Self {
@@ -75,7 +75,7 @@ impl Process {
 impl Interrupts for Process {
     fn poll_interrupt(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
         if self.reader_gone.as_mut().poll(cx).is_ready() {
-            // It is not polled again: this ends the run.
+            // This ends the run, so it is not polled again.
             return Poll::Ready(Interrupt::ReaderGone);
         }
         for stop in &mut self.stops {
@@ -90,7 +90,7 @@ impl Interrupts for Process {
     }
 }
 
-/// A signal that ends a run has come. Runs in the signal handler.
+/// Handles a signal that ends a run, inside the signal handler.
 fn on_stop(signal: i32, first_ns: &AtomicU64) {
     let now = clock_gettime(ClockId::Monotonic);
     let now_ns = (now.tv_sec.unsigned_abs())
@@ -101,7 +101,7 @@ fn on_stop(signal: i32, first_ns: &AtomicU64) {
         && let Err(first_ns) = first
         && u128::from(now_ns.saturating_sub(first_ns)) >= SAME.as_nanos()
     {
-        // It fails only for a signal that cannot be handled.
+        // Fails only for a signal that cannot be handled.
         let _ = signal_hook::low_level::emulate_default_handler(signal);
     }
 }

@@ -1,4 +1,4 @@
-//! Standard output as a view wants it: large writes, and a word when its reader has gone.
+//! Standard output with large writes, and a notification when its reader has closed it.
 
 use std::{
     fs::File,
@@ -10,32 +10,32 @@ use std::{
 use rustix::fs::{FileType, fstat};
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Bytes gathered before they are written.
+/// Size of the write buffer.
 const BUFFER: usize = 64 << 10;
 
-/// Standard output without the line buffer of the standard library, which would cost a system call a
-/// line.
+/// Opens standard output without the line buffer of the standard library, which would cost a system call
+/// per line.
 pub fn open() -> io::Result<impl Write> {
     Ok(BufWriter::with_capacity(BUFFER, File::from(duplicate()?)))
 }
 
-/// Whether a person looks at it.
+/// Whether standard output is a terminal.
 pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Ends when standard output is a pipe or a socket that nobody reads any more; else never.
+/// Completes when standard output is a pipe or a socket whose reader has closed it; otherwise never.
 ///
-/// A write would tell as well, but on a quiet host the next one is far away: `tcpstate trace | head
+/// A write would fail too, but on a quiet host the next write may be far away: so `tcpstate trace | head
 /// -3` ends when `head` does.
 ///
-/// *Errors:* the operating system refuses to watch it, or this is not called inside a runtime.
+/// *Errors:* the operating system refuses to watch it, or the caller is not inside a runtime.
 pub fn reader_gone() -> io::Result<impl Future<Output = ()> + 'static> {
     let fd = duplicate()?;
     let kind = FileType::from_raw_mode(fstat(&fd)?.st_mode);
     let watched = if matches!(kind, FileType::Fifo | FileType::Socket) {
-        // SAFETY: an `OwnedFd` that nobody else has stays open, and the same, until the `AsyncFd` that
-        // owns it is dropped.
+        // SAFETY: the `AsyncFd` is the only owner of the `OwnedFd`, which stays open and unchanged until it
+        // is dropped.
         Some(unsafe { AsyncFd::register_with_interest(fd, Interest::ERROR) }?)
     } else {
         None

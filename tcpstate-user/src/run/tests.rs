@@ -1,4 +1,4 @@
-//! The loop on a scripted source, a view that notes what it is told, and a clock that stands still.
+//! Tests of the loop on a scripted source, with a view that records its calls and a paused clock.
 
 mod doubles;
 mod present;
@@ -52,7 +52,7 @@ async fn run_with(
     (result, String::from_utf8(err).unwrap())
 }
 
-/// Runs to an orderly end and gives what the view was told.
+/// Runs to an orderly end, and returns the calls of the view.
 async fn run(
     source: &mut Script,
     view: &mut Log,
@@ -79,7 +79,7 @@ async fn intervals_of_a_recording_follow_its_events() {
         interval_ns: Some(10),
         ..Log::default()
     };
-    let told = run(
+    let calls = run(
         &mut source,
         &mut view,
         &mut Timed::none(),
@@ -87,7 +87,7 @@ async fn intervals_of_a_recording_follow_its_events() {
     )
     .await;
     assert_eq!(
-        told,
+        calls,
         "event 1, event 9, tick 10, event 10, tick 20, event 25, tick 30, tick 40, event 45"
     );
     assert_eq!(view.check_the_books().now_ns, 45);
@@ -100,14 +100,14 @@ async fn a_late_event_goes_into_the_open_interval() {
         interval_ns: Some(10),
         ..Log::default()
     };
-    let told = run(
+    let calls = run(
         &mut source,
         &mut view,
         &mut Timed::none(),
         &Options::default(),
     )
     .await;
-    assert_eq!(told, "tick 10, event 11, event 9, tick 20, event 21");
+    assert_eq!(calls, "tick 10, event 11, event 9, tick 20, event 21");
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,8 +118,8 @@ async fn a_duration_cuts_a_recording_by_the_time_of_its_events() {
         ..Log::default()
     };
     let options = lasting(Duration::from_nanos(20));
-    let told = run(&mut source, &mut view, &mut Timed::none(), &options).await;
-    assert_eq!(told, "event 1, tick 10, event 19, tick 20");
+    let calls = run(&mut source, &mut view, &mut Timed::none(), &options).await;
+    assert_eq!(calls, "event 1, tick 10, event 19, tick 20");
     let end = view.check_the_books();
     assert_eq!((end.now_ns, end.selection.unread), (20, 3));
 }
@@ -132,14 +132,14 @@ async fn a_duration_beyond_the_end_of_a_recording_adds_nothing() {
         ..Log::default()
     };
     let options = lasting(Duration::from_secs(1));
-    let told = run(&mut source, &mut view, &mut Timed::none(), &options).await;
-    assert_eq!(told, "event 1, tick 10, event 15");
+    let calls = run(&mut source, &mut view, &mut Timed::none(), &options).await;
+    assert_eq!(calls, "event 1, tick 10, event 15");
     assert_eq!(view.check_the_books().now_ns, 15);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_that_is_done_is_told_nothing_more_but_the_books_balance() {
-    for (view, told) in [
+async fn a_view_that_is_done_gets_no_more_events_but_the_books_balance() {
+    for (view, calls) in [
         (
             Log {
                 events: Some(2),
@@ -167,7 +167,7 @@ async fn a_view_that_is_done_is_told_nothing_more_but_the_books_balance() {
             &Options::default(),
         )
         .await;
-        assert_eq!(lines, told);
+        assert_eq!(lines, calls);
         assert!(source.stopped);
         view.check_the_books();
     }
@@ -191,9 +191,9 @@ async fn a_live_run_ticks_by_the_clock_and_its_last_interval_takes_the_rest() {
         ..Log::default()
     };
     let options = lasting(Duration::from_secs(3));
-    let told = run(&mut source, &mut view, &mut Timed::none(), &options).await;
+    let calls = run(&mut source, &mut view, &mut Timed::none(), &options).await;
     assert_eq!(
-        told,
+        calls,
         "tick 1000000000, event 1500000000, tick 2000000000, event 2999999999, event 3000000001, \
          tick 3000000000"
     );
@@ -201,7 +201,7 @@ async fn a_live_run_ticks_by_the_clock_and_its_last_interval_takes_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_on_its_way_lands_in_its_interval() {
+async fn a_pending_event_is_counted_in_its_interval() {
     let mut source = Script::live(|now| {
         vec![
             Act::Until(Duration::from_millis(1_050)),
@@ -213,18 +213,18 @@ async fn an_event_on_its_way_lands_in_its_interval() {
         ticks: Some(1),
         ..Log::default()
     };
-    let told = run(
+    let calls = run(
         &mut source,
         &mut view,
         &mut Timed::none(),
         &Options::default(),
     )
     .await;
-    assert_eq!(told, "event 999999999, tick 1000000000");
+    assert_eq!(calls, "event 999999999, tick 1000000000");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_shows_what_is_on_its_way() {
+async fn a_stop_shows_pending_events() {
     let mut source = Script::live(|now| vec![Act::Batch(vec![at(now + 1)])]);
     source.in_flight = vec![at(source.origin.started_ns + 2)];
     let mut interrupts = Timed::new([
@@ -232,8 +232,8 @@ async fn a_stop_shows_what_is_on_its_way() {
         (Duration::from_millis(20), Interrupt::Stop),
     ]);
     let mut view = Log::default();
-    let told = run(&mut source, &mut view, &mut interrupts, &Options::default()).await;
-    assert_eq!(told, "event 1, usr1, event 2");
+    let calls = run(&mut source, &mut view, &mut interrupts, &Options::default()).await;
+    assert_eq!(calls, "event 1, usr1, event 2");
     view.check_the_books();
 }
 
@@ -241,7 +241,7 @@ async fn a_stop_shows_what_is_on_its_way() {
 async fn a_stop_ends_a_recording_at_once() {
     let mut source = Script::new(false, 0, [Act::Endless(at(1))]);
     let mut view = Log::default();
-    let mut interrupts = StopAfterLooks(100);
+    let mut interrupts = StopAfterPolls(100);
     run(&mut source, &mut view, &mut interrupts, &Options::default()).await;
     assert!(view.check_the_books().selection.settled.passed > 10);
 }
@@ -253,14 +253,14 @@ async fn a_stop_is_seen_in_the_middle_of_very_many_intervals() {
         interval_ns: Some(10),
         ..Log::default()
     };
-    let mut interrupts = StopAfterLooks(10);
+    let mut interrupts = StopAfterPolls(10);
     run(&mut source, &mut view, &mut interrupts, &Options::default()).await;
     assert_eq!(view.check_the_books().selection.unread, 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_very_many_empty_intervals_as_one() {
-    // Far more than could be told one by one: behind from the start, and by the clock ever further.
+    // Far more intervals than can be shown one by one: late from the start, and ever later by the clock.
     let now_ns = Clock::start().now_ns();
     let started_ns = now_ns.saturating_sub(SECOND / 100);
     let mut source = Script::new(true, started_ns, [Act::Batch(vec![at(now_ns)])]);
@@ -280,7 +280,7 @@ async fn a_stop_ends_very_many_empty_intervals_as_one() {
     assert_eq!(result.unwrap(), Outcome::Finished);
     let ticks = view.lines.iter().filter(|line| line.starts_with("tick"));
     assert!(ticks.count() <= 3 * TICKS_AT_ONCE as usize);
-    // None is left out: the last ends where the run does.
+    // None is left out: the last one ends with the run.
     let end_ns = view.check_the_books().now_ns;
     let last = format!("tick {}", end_ns - started_ns);
     assert_eq!(view.lines.last(), Some(&last));
@@ -315,7 +315,7 @@ async fn the_filter_decides_what_the_view_sees() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_source_has_to_tell_goes_to_standard_error() {
+async fn notices_of_the_source_go_to_standard_error() {
     let mut source = Script::recording([1]);
     source.notices.push("the recording was cut".into());
     let mut out = Vec::new();
@@ -362,7 +362,7 @@ async fn a_reader_that_has_gone_ends_the_run_quietly() {
     assert_eq!((result.unwrap(), err.as_str()), (Outcome::ReaderGone, ""));
     assert!(view.end.is_none());
 
-    // Without anything to write, it is the interrupt that tells.
+    // Without anything to write, the interrupt ends the run.
     let mut source = Script::live(|_| Vec::new());
     let mut interrupts = Timed::new([(Duration::from_secs(1), Interrupt::ReaderGone)]);
     let (result, err) = run_with(
@@ -377,14 +377,14 @@ async fn a_reader_that_has_gone_ends_the_run_quietly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_disk_fails_the_run_and_the_books_are_told_all_the_same() {
+async fn a_full_disk_fails_the_run_and_the_books_are_printed_all_the_same() {
     let full = std::fs::File::options()
         .write(true)
         .open("/dev/full")
         .unwrap();
     let mut source = Script::recording([1, 2, 3]);
     let mut view = Log::default();
-    // The first write fails, and so does every other one: the error that is told is that of the first.
+    // Every write fails, and the error of the first one is reported.
     let mut out = io::LineWriter::new(full);
     let mut interrupts = Timed::none();
     let (result, err) = run_with(
@@ -401,7 +401,7 @@ async fn a_full_disk_fails_the_run_and_the_books_are_told_all_the_same() {
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
     assert_eq!(view.lines, ["event 1"]);
     assert_eq!(view.check_the_books().selection.unread, 2);
-    // The view's own last word goes to the full disk first.
+    // The view's own last output goes to the full disk first.
     assert_eq!(err, "");
 }
 

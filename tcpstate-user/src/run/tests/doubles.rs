@@ -1,4 +1,4 @@
-//! What stands in for a source, a view and the user's interrupts.
+//! Test doubles for a source, a view and the user's interrupts.
 
 use std::{
     collections::VecDeque,
@@ -21,29 +21,29 @@ use tokio::time::{Instant, sleep_until};
 use super::super::{Interrupt, Interrupts, clock::Clock};
 use super::at;
 
-/// A source that does as it is told.
+/// A scripted source.
 pub(super) struct Script {
     pub(super) origin: Origin,
     pub(super) steps: VecDeque<Act>,
-    /// What is on its way when the source is stopped.
+    /// The pending events when the source is stopped.
     pub(super) in_flight: Vec<Event>,
     pub(super) timer: Option<Pin<Box<tokio::time::Sleep>>>,
     pub(super) started: Instant,
     pub(super) stopped: bool,
     pub(super) received: u64,
-    /// What it has to tell.
+    /// Its notices.
     pub(super) notices: Vec<String>,
     /// Its books cannot be read.
     pub(super) fails_to_account: bool,
     pub(super) settled: bool,
 }
 
-/// What a [`Script`] does next.
+/// A step of a [`Script`].
 pub(super) enum Act {
     Batch(Vec<Event>),
-    /// Nothing until this long after the start.
+    /// Waits until this long after the start.
     Until(Duration),
-    /// The same event for ever, always ready.
+    /// Delivers the same event for ever, always ready.
     Endless(Event),
     Fail,
 }
@@ -161,11 +161,11 @@ impl EventSource for Script {
     }
 }
 
-/// A view that writes down what it is told, times from the start of the capture.
+/// A view that records its calls, with times from the start of the capture.
 #[derive(Default)]
 pub(super) struct Log {
     pub(super) interval_ns: Option<u64>,
-    /// Done after this many events, or ticks.
+    /// The number of events, or of ticks, after which it is done.
     pub(super) events: Option<usize>,
     pub(super) ticks: Option<usize>,
     pub(super) started_ns: u64,
@@ -193,7 +193,7 @@ impl Log {
         let sum = settled.passed + settled.dropped + settled.undecided + unread;
         assert_eq!(
             end.accounting.received, sum,
-            "every event is somewhere: {end:?}"
+            "an event is missing in the books: {end:?}"
         );
         let shown = self
             .lines
@@ -277,10 +277,10 @@ impl Interrupts for Timed {
     }
 }
 
-/// Stops at the last of so many looks, where the clock stands still.
-pub(super) struct StopAfterLooks(pub(super) u32);
+/// Stops at the last of this number of polls, with a paused clock.
+pub(super) struct StopAfterPolls(pub(super) u32);
 
-impl Interrupts for StopAfterLooks {
+impl Interrupts for StopAfterPolls {
     fn poll_interrupt(&mut self, _cx: &mut Context<'_>) -> Poll<Interrupt> {
         let last = self.0 == 1;
         self.0 = self.0.saturating_sub(1);
