@@ -1,6 +1,6 @@
-//! Any text in an argument is a value or an error, and any command line is one or is explained.
+//! Any text in an argument is a value or an error, and any words are a command line or an error.
 //!
-//! The first byte says which parser gets the rest.
+//! The first byte selects the parser of the rest.
 #![no_main]
 
 use clap::Parser as _;
@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
         0 => match text.parse::<PortSet>() {
             Ok(ports) => {
                 assert!(!ports.contains(0));
-                // As the header of a recording has it, and a reader of that understands it.
+                // The header of a recording has this text, and its reader parses it.
                 assert_eq!(ports.to_string().parse(), Ok(ports));
             }
             Err(error) => assert!(!error.to_string().is_empty()),

@@ -1,4 +1,4 @@
-//! Any bytes are BTF that has what the programs read, or a refusal.
+//! Any bytes are BTF with the members that the programs read, or are refused.
 #![no_main]
 
 use btf_rs::Btf;

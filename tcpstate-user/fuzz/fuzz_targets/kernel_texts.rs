@@ -1,4 +1,4 @@
-//! Any text in the place of one of the kernel's is understood, or as good as absent.
+//! Any text in place of a kernel's text is parsed, or treated as absent.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,13 +1,13 @@
-//! Any bytes are read to an end, and the books add up.
+//! Reading any bytes ends, and the books balance.
 //!
-//! Checksums would keep a fuzzer from ever getting past them. So the first byte of the input says
-//! what the rest is: a file as it is, or blocks that are given valid headers here.
+//! A fuzzer would never get past the checksums. So the first byte of the input selects the meaning of the
+//! rest: a file, or blocks that get valid headers here.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use tcpstate_recording::{MAX_BLOCK_RECORDS, read_in_place};
 
-/// A whole recording, for its header.
+/// A complete recording, used for its header.
 const WHOLE: &[u8] = include_bytes!("../seeds/recording_reader/whole");
 
 fuzz_target!(|input: &[u8]| {
@@ -23,7 +23,7 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     assert!(most <= MAX_BLOCK_RECORDS);
-    // A file may claim any books; those that we make ourselves add up.
+    // A file may contain any books, but the reader's own must balance.
     if books.partial {
         assert_eq!(books.seen, books.filtered + books.submitted + books.lost);
         assert_eq!(books.submitted, books.received + books.rejected);
@@ -31,7 +31,7 @@ fuzz_target!(|input: &[u8]| {
     assert!(notices.len() <= 30);
 });
 
-/// The input as blocks: kind, coding, count and length, then the payload.
+/// Builds a file from blocks in the input: kind, coding, count and length, then the payload.
 fn with_headers(mut input: &[u8]) -> Vec<u8> {
     let metadata = u32::from_le_bytes([WHOLE[13], WHOLE[14], WHOLE[15], WHOLE[16]]) as usize;
     let mut file = WHOLE[1..25 + metadata].to_vec();

@@ -1,11 +1,11 @@
-//! Any bytes are messages of the kernel, sockets, or an error.
+//! Any bytes are messages of the kernel, with sockets, or an error.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use tcpstate_capture::sockdiag::wire::{Content, messages, socket};
 
 fuzz_target!(|bytes: &[u8]| {
-    // As the payload of a message by itself: the mutator need not find a header first.
+    // Also parsed as the payload of a message, so that the mutator need not find a header first.
     parse_socket(bytes);
     let mut failed = false;
     for message in messages(bytes) {

@@ -1,4 +1,4 @@
-//! Any text is a layout that the program can read, or a refusal.
+//! Any text is a layout that the program can read, or is refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
