@@ -1,4 +1,4 @@
-//! The documents and the code say the same.
+//! The documents agree with the code.
 
 use std::{io, path::Path};
 
@@ -24,8 +24,8 @@ fn document(path: &str) -> String {
     std::fs::read_to_string(workspace.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Whether a heading of the page is this message. `...` in a heading stands for any text; a heading
-/// may end before the message does.
+/// Whether the page has a heading for this message. `...` in a heading stands for any text, and a heading
+/// may be shorter than the message.
 fn has_heading(page: &str, message: &str) -> bool {
     page.lines()
         .filter_map(|line| line.strip_prefix("### "))
@@ -238,7 +238,7 @@ fn too_few_descriptors_are_explained() {
 }
 
 #[test]
-fn a_message_that_is_not_there_is_not_found() {
+fn a_heading_matches_only_its_message() {
     let page = "### the kernel's `struct ...` has no member `...`; try\n### cannot ...\n";
     assert!(has_heading(
         page,
@@ -253,7 +253,7 @@ fn a_message_that_is_not_there_is_not_found() {
 }
 
 #[test]
-fn links_between_the_documents_lead_somewhere() {
+fn links_between_the_documents_resolve() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for path in [
         "README.md",

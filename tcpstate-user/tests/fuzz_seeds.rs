@@ -1,7 +1,7 @@
-//! What the fuzz targets start from is what their parsers accept: a seed that is refused at its first
-//! byte gets a fuzzer nowhere.
+//! The seeds of the fuzz targets are valid input for their parsers: a fuzzer gains nothing from a seed
+//! that is refused at its first byte.
 //!
-//! The seeds of the formats that this project makes itself are checked where those are tested.
+//! The seeds of the project's own formats are checked by the tests of those formats.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
 }
 
-/// The names in a folder, without what follows the last dot.
+/// The file names in a folder, without their extension.
 fn names(folder: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(folder).expect("the folder is there");
     entries
@@ -63,12 +63,12 @@ fn every_target_is_built_described_and_has_seeds() {
 }
 
 #[test]
-fn the_seeds_of_arguments_are_understood() {
+fn the_seeds_of_arguments_are_valid() {
     let folder = fuzz().join("seeds/arguments");
     let mut parsers = BTreeSet::new();
     for name in names(&folder) {
         let seed = seed(&format!("arguments/{name}"));
-        // As the target takes them apart.
+        // The first byte selects the parser, as in the target.
         let (which, text) = seed.split_at(1);
         let which = which.as_bytes()[0];
         let is_good = match which {
@@ -87,7 +87,7 @@ fn the_seeds_of_arguments_are_understood() {
 }
 
 #[test]
-fn the_seeds_of_the_kernels_texts_are_understood() {
+fn the_seeds_of_the_kernels_texts_are_valid() {
     parse_tracepoint_format(&seed("tracepoint_format/linux-6.18")).expect("a layout");
     let counters = ListenCounters::parse(&seed("kernel_texts/netstat"));
     assert_eq!(

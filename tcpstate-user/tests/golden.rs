@@ -1,7 +1,7 @@
-//! What is written, compared byte for byte with what stands in `tests/golden`.
+//! The output, compared byte for byte with the files in `tests/golden`.
 //!
-//! `TCPSTATE_BLESS=1 cargo test --test golden` writes those files anew; read the difference before
-//! you commit it.
+//! `TCPSTATE_BLESS=1 cargo test --test golden` rewrites those files; read the difference before you commit
+//! it.
 
 #[path = "support/golden.rs"]
 mod support;
@@ -116,7 +116,7 @@ fn trace_json() {
 fn trace_csv() {
     let (out, err) = run(&options(Format::Csv));
     compare("trace.csv", &out);
-    // Only the first words differ from text.
+    // Only the first words differ from those in text.
     assert_eq!(err, run(&options(Format::Text)).1);
 }
 
@@ -144,7 +144,7 @@ fn trace_shows_as_many_lines_as_asked_for() {
     assert!(err.starts_with("3 transitions shown; "), "{err}");
 }
 
-/// `-r` shows of a recording what was shown live, and takes the books from it.
+/// `-r` shows a recording as it was shown live, and takes the books from it.
 #[test]
 fn trace_of_a_recording() {
     let directory = tempfile::tempdir().unwrap();
@@ -187,7 +187,7 @@ fn trace_of_a_recording() {
 }
 
 #[test]
-fn what_is_no_recording_fails_with_its_name() {
+fn a_file_that_is_no_recording_is_named_in_the_error() {
     let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
         .args(["trace", "-r", "/dev/null"])
         .output()
@@ -200,7 +200,7 @@ fn what_is_no_recording_fails_with_its_name() {
     assert!(message.starts_with("tcpstate: /dev/null "), "{message}");
 }
 
-/// CSV and JSON say the same under the same names.
+/// CSV and JSON have the same values under the same names.
 #[test]
 fn csv_has_the_fields_of_json() {
     let json = run(&options(Format::Json)).0;
@@ -212,7 +212,7 @@ fn csv_has_the_fields_of_json() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(rows.len() + 1, lines.len(), "and the summary");
+    assert_eq!(rows.len() + 1, lines.len(), "JSON has a summary too");
     for (row, line) in rows.iter().zip(&lines) {
         let mut fields = 0;
         for (title, value) in titles.iter().zip(row) {
@@ -222,7 +222,7 @@ fn csv_has_the_fields_of_json() {
             };
             match expected {
                 serde_json::Value::Null => assert_eq!(value, "", "{title}"),
-                // Escaped in its own way.
+                // Has an escape syntax of its own.
                 serde_json::Value::String(_) if title == "owner_comm" => assert_ne!(value, ""),
                 serde_json::Value::String(text) => assert_eq!(value, text, "{title}"),
                 other => assert_eq!(value, other.to_string(), "{title}"),
@@ -230,7 +230,7 @@ fn csv_has_the_fields_of_json() {
             fields += 1;
         }
         let object = line.as_object().unwrap();
-        // Without `type`, and with `owner` in three parts.
+        // CSV has no `type`, and has `owner` in three columns.
         assert_eq!(fields, object.len() - 1 + 2);
     }
 }

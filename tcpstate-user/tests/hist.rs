@@ -1,10 +1,10 @@
-//! `tcpstate hist`: what is written, compared with `tests/golden`, and whether the figures are right:
-//! compared with those of every single state change that `tcpstate trace` prints.
+//! `tcpstate hist`: its output is compared with `tests/golden`, and its figures with those computed from
+//! every state change that `tcpstate trace` prints.
 
 #[path = "support/golden.rs"]
 mod support;
 
-#[expect(dead_code, reason = "other tests want other traffic")]
+#[expect(dead_code, reason = "other tests use other traffic")]
 #[path = "support/stream.rs"]
 mod stream;
 
@@ -172,7 +172,7 @@ fn as_many_intervals_as_asked_for() {
     assert!(all.0.starts_with(&out) && out.len() < all.0.len(), "{out}");
 }
 
-/// An interval that ends with the run is not followed by one of nothing.
+/// An interval that ends with the run is not followed by an empty one.
 #[test]
 fn no_interval_is_shown_twice() {
     let options = Options {
@@ -199,7 +199,7 @@ fn charts_fit_into_80_columns() {
 }
 
 #[test]
-fn nothing_is_said_to_be_nothing() {
+fn a_run_without_events_says_so() {
     let of_nothing = |options: &Options| {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut hist = Hist::new(options);
@@ -224,7 +224,7 @@ fn nothing_is_said_to_be_nothing() {
         assert_eq!(out, text);
         assert!(err.starts_with("0 histograms shown; "), "{err}");
         let (out, _) = of_nothing(&options(Format::Csv, of));
-        assert_eq!(out.lines().count(), 1, "the titles: {out}");
+        assert_eq!(out.lines().count(), 1, "only the header: {out}");
         let (out, _) = of_nothing(&options(Format::Json, of));
         let summary: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(
@@ -244,10 +244,10 @@ fn nothing_is_said_to_be_nothing() {
     );
 }
 
-/// What of a histogram must be told apart: state, service port, role.
+/// The key of a histogram: state, service port, role.
 type Key = (String, String, String);
 
-/// Writes a recording of these events.
+/// Writes these events to a recording.
 fn record(path: &Path, events: &[Event]) {
     let origin = Origin {
         started_ns: events[0].ts_ns(),
@@ -268,7 +268,7 @@ fn record(path: &Path, events: &[Event]) {
     writer.finish(Some(&accounting), None).unwrap();
 }
 
-/// Standard output of a run on a recording.
+/// The standard output of a run on a recording.
 fn output(arguments: &[&str], recording: &Path) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
         .args(arguments)
@@ -280,7 +280,7 @@ fn output(arguments: &[&str], recording: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Every dwell time that trace prints, by what hist groups them, in order.
+/// Every dwell time that trace prints, by the key of hist, sorted.
 fn exact_dwells(recording: &Path) -> BTreeMap<Key, Vec<u64>> {
     let csv = output(&["trace", "--csv"], recording);
     let mut rows = csv::Reader::from_reader(csv.as_bytes());
@@ -313,7 +313,7 @@ fn exact_dwells(recording: &Path) -> BTreeMap<Key, Vec<u64>> {
     dwells
 }
 
-/// The duration that this share of all does not exceed, in thousandths.
+/// The exact quantile of sorted durations.
 fn exact_quantile(sorted: &[u64], thousandths: usize) -> u64 {
     sorted[(sorted.len() * thousandths).div_ceil(1_000).max(1) - 1]
 }
@@ -323,7 +323,7 @@ fn percentiles_of_100_000_connections_are_within_1_percent_of_the_exact_ones() {
     const CONNECTIONS: u64 = 100_000;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("recording");
-    // Five transitions a connection; 4,000 are open at the end.
+    // There are five transitions per connection, and 4,000 connections are open at the end.
     record(&path, &stream::events(Traffic::WebServer, 530_000, 3));
 
     let exact = exact_dwells(&path);
@@ -366,9 +366,9 @@ fn percentiles_of_100_000_connections_are_within_1_percent_of_the_exact_ones() {
             let exact = exact_quantile(exact, thousandths);
             assert!(
                 found.abs_diff(exact) * 100 <= exact,
-                "{key:?}: {name} is {found}, and {exact} exactly"
+                "{key:?}: {name} is {found}, the exact value is {exact}"
             );
-            #[expect(clippy::cast_precision_loss, reason = "it is only told")]
+            #[expect(clippy::cast_precision_loss, reason = "it is only printed")]
             let error = found.abs_diff(exact) as f64 / exact as f64;
             worst = worst.max(error);
         }

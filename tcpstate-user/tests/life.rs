@@ -1,4 +1,4 @@
-//! `tcpstate life`: what is written, compared with `tests/golden`, and which connections are chosen.
+//! `tcpstate life`: its output is compared with `tests/golden`, and its selection of connections is tested.
 
 #[path = "support/golden.rs"]
 mod support;
@@ -109,7 +109,7 @@ fn json_and_csv() {
     }
 }
 
-/// CSV and JSON say the same under the same names, and the dwells sum to the lifetime.
+/// CSV and JSON have the same values under the same names, and the dwells sum to the lifetime.
 #[test]
 fn csv_has_the_fields_of_json() {
     let all = Options {
@@ -130,7 +130,7 @@ fn csv_has_the_fields_of_json() {
                 continue;
             }
             if title == "sampled" {
-                // Marked at each of `states`.
+                // Marked in each element of `states`.
                 let stays = line["states"].as_array().unwrap().iter();
                 let sampled = stays.filter(|stay| stay["sampled"] == true);
                 let names = sampled.map(|stay| stay["state"].as_str().unwrap());
@@ -151,18 +151,18 @@ fn csv_has_the_fields_of_json() {
                     });
                     assert_eq!(value, path.collect::<Vec<_>>().join(" "));
                 }
-                // Escaped in its own way.
+                // Has an escape syntax of its own.
                 Value::String(_) if title == "owner_comm" => assert_ne!(value, ""),
                 Value::String(text) => assert_eq!(value, text, "{title}"),
                 other => assert_eq!(value, other.to_string(), "{title}"),
             }
         }
-        // Without `type`, and with `owner` in three parts.
+        // CSV has no `type`, and has `owner` in three columns.
         assert_eq!(fields, line.as_object().unwrap().len() - 1 + 2);
     }
 }
 
-/// All stays in the state together, as CSV has them.
+/// The sum of all stays in the state, in the format of CSV.
 fn dwell(line: &Value, state: State) -> String {
     let stays = line["states"].as_array().unwrap();
     let stays: Vec<&Value> = stays
@@ -188,7 +188,7 @@ fn the_dwells_sum_to_the_lifetime() {
         let stays = line["states"].as_array().unwrap();
         let sum: Option<u64> = stays.iter().map(|stay| stay["dwell_ns"].as_u64()).sum();
         if line["goes_on"] == "FIN_WAIT2" {
-            // Only the socket went.
+            // Only the socket was freed.
             let last = stays.last().unwrap();
             assert_eq!(
                 (&last["state"], &last["dwell_ns"]),
@@ -196,7 +196,7 @@ fn the_dwells_sum_to_the_lifetime() {
             );
             continue;
         }
-        // Known of the whole life or not at all: this run has no gaps.
+        // All dwells are known or none is: this run has no gaps.
         assert_eq!(line["lifetime_ns"].as_u64(), sum, "{line}");
         whole += u64::from(sum.is_some());
     }
@@ -227,18 +227,18 @@ fn longer_than_is_about_the_lifetime() {
         longer_than: Some(time),
         ..options(Format::Json)
     };
-    // It was there before us for a time that is not known, and then for 60 s.
+    // It existed before the capture, for an unknown time, and then for 60 s.
     let (lines, summary) = lines(&longer(Duration::from_secs(59)));
     let found: Vec<_> = lines.iter().map(|line| &line["cookie"]).collect();
     assert_eq!(found, [1_234_567_890, 4_102]);
     assert_eq!(lines[0]["lifetime_ns"], Value::Null);
     assert_eq!(summary["time_unknown"], 0);
-    // 60.4985 s: exactly as long is not longer.
+    // 60.4985 s is exactly the limit, and not longer.
     let exactly = Duration::from_micros(60_498_500);
     let shorter = Duration::from_micros(60_498_499);
     assert_eq!(cookies(&longer(exactly)), []);
     assert_eq!(cookies(&longer(shorter)), [Some(4_102)]);
-    // Of the first one it is not known any more.
+    // The dwell of the first one is unknown.
     let (_, summary) = self::lines(&longer(exactly));
     assert_eq!(summary["time_unknown"], 1);
 }
@@ -253,7 +253,7 @@ fn longer_than_with_a_state_is_about_the_time_in_it() {
     let (lines, summary) = lines(&stuck);
     let found: Vec<_> = lines.iter().map(|line| &line["cookie"]).collect();
     assert_eq!(found, [4_102]);
-    // Another one left CLOSE_WAIT after a time that is not known.
+    // Another one left CLOSE_WAIT after an unknown time.
     assert_eq!(summary["time_unknown"], 1);
     let text = Options {
         settings: options(Format::Text).settings,
@@ -268,7 +268,7 @@ fn longer_than_with_a_state_is_about_the_time_in_it() {
     );
 }
 
-/// The leak hunter's line: what has been in a state for long is found while it is there.
+/// Finds leaks: a connection that has been in a state for long is shown while it is there.
 #[test]
 fn what_is_open_is_chosen_by_its_age_in_the_state() {
     let stuck = |state: &str, time| Options {
@@ -278,7 +278,7 @@ fn what_is_open_is_chosen_by_its_age_in_the_state() {
         ..options(Format::Json)
     };
     let second = Duration::from_secs(1);
-    // Postgres' is in LAST_ACK since 62.1 s, the run ends at 65 s.
+    // The connection of Postgres is in LAST_ACK since 62.1 s, and the run ends at 65 s.
     let (lines, _) = lines(&stuck("LAST_ACK", 2 * second));
     let open = lines.last().unwrap();
     assert_eq!(
@@ -310,7 +310,7 @@ fn connections_are_chosen_by_the_cause_of_their_end() {
         of("reset_by_peer,fin"),
         [Some(4_101), Some(1_234_567_890), Some(4_102), Some(4_105)]
     );
-    // What is open has not ended.
+    // An open connection has no cause of its end.
     assert!(of("timed_out,unknown").is_empty());
 }
 

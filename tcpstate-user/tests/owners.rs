@@ -1,8 +1,8 @@
-//! The filters on owners, on a recording: exactly the events of the connections that are meant, whatever
-//! view they go to, and the books of the rest.
+//! The filters on owners, on a recording: every view gets exactly the events of the selected connections,
+//! and the books count the others.
 
 #[path = "support/golden.rs"]
-#[expect(dead_code, reason = "nothing is compared with a file here")]
+#[expect(dead_code, reason = "these tests compare no files")]
 mod support;
 
 use std::{
@@ -55,7 +55,7 @@ fn lines(file: &Path, arguments: &str) -> (Vec<Value>, Value) {
     (lines, summary)
 }
 
-/// When the client's cookie appears again, nobody knows of whom.
+/// False for the events in which the client's cookie appears again, whose owner is unknown.
 fn is_known(event: &Event) -> bool {
     event.oldstate().0 <= 12
 }
@@ -68,7 +68,7 @@ fn is_curl(event: &Event) -> bool {
     event.rport() == 443 && is_known(event)
 }
 
-/// What connects and says so.
+/// The events of the clients whose role is known.
 fn is_client(event: &Event) -> bool {
     is_curl(event) || event.rport() == 9
 }
@@ -87,7 +87,7 @@ const CASES: &[(&str, Keeps)] = &[
     ("--comm ngin", |_| false),
     ("--pid 1234", is_curl),
     ("--pid 800", is_nginx),
-    // One that acts on a connection without being its owner.
+    // A process that acts on a connection without owning it.
     ("--pid 812", |_| false),
     ("--pid 1234,4000", |event| {
         is_client(event) && event.lport() != 40_003
@@ -174,7 +174,7 @@ fn a_part_of_a_recording_is_a_recording() {
 }
 
 #[test]
-fn what_is_no_path_of_a_cgroup_is_refused() {
+fn a_cgroup_that_is_no_path_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.rec");
     write(&file);

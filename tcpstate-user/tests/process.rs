@@ -1,7 +1,7 @@
-//! What a run does with signals and with its output, in a process of its own.
+//! The reaction of a run to signals and to its closed output, in a process of its own.
 //!
-//! The same executable is both the tests and, if [`CHILD`] is set, the process that they watch: a
-//! trace over a source that does what the test needs. It needs no kernel part.
+//! The same executable is both the tests and, if [`CHILD`] is set, the process that they watch: a trace of a
+//! scripted source. The tests do not need the kernel side.
 
 use std::{
     env,
@@ -23,7 +23,7 @@ use tcpstate_core::{
     view::{End, Flow, View},
 };
 
-/// The variable that says which source the child is to have.
+/// The variable that selects the child's source.
 const CHILD: &str = "TCPSTATE_TEST_CHILD";
 
 fn main() -> ExitCode {
@@ -61,14 +61,14 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// Says on standard error what happens, a word a line.
+/// Reports an event on standard error, one word per line.
 fn say(word: &str) {
     writeln!(io::stderr(), "{word}").expect("the parent reads standard error");
 }
 
 struct Source {
     origin: Origin,
-    /// `quiet`: no events. `busy`: one after the other. `stuck`: does not end when it is stopped.
+    /// `quiet` has no events, `busy` has one after the other, and `stuck` does not end when it is stopped.
     kind: String,
     said_ready: bool,
     stopped: bool,
@@ -97,7 +97,7 @@ impl EventSource for Source {
             batch.push(Event::try_from(record).expect("a valid record"));
             return Poll::Ready(Ok(Step::Events));
         }
-        // Only a signal goes on from here.
+        // Only a signal ends this wait.
         Poll::Pending
     }
 
@@ -187,7 +187,7 @@ fn child(kind: &str) -> ExitCode {
     }
 }
 
-/// The child as a test sees it.
+/// The child, as seen by a test.
 struct Watched {
     child: Child,
     words: BufReader<ChildStderr>,
@@ -209,7 +209,7 @@ impl Watched {
     }
 
     fn quiet() -> io::Result<Self> {
-        // Who runs the tests with `nohup` leaves SIGHUP ignored.
+        // SIGHUP is ignored if the tests run under `nohup`.
         let mut as_usual = Command::new("env");
         as_usual
             .arg("--default-signal=HUP")
@@ -221,14 +221,14 @@ impl Watched {
         Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
-    /// The next thing it says; empty at its end.
+    /// The next word that it writes; empty at its end.
     fn word(&mut self) -> io::Result<String> {
         let mut word = String::new();
         self.words.read_line(&mut word)?;
         Ok(word.trim_end().to_owned())
     }
 
-    /// Waits for its end: how, and what else it said.
+    /// Waits for its end. Returns its exit status and the rest of its standard error.
     fn end(mut self) -> io::Result<(ExitStatus, String)> {
         let mut rest = String::new();
         self.words.read_to_string(&mut rest)?;
@@ -251,7 +251,7 @@ fn dies_of_sigint_after(first: Signal) -> Result<(), Failed> {
     let mut child = Watched::start(Command::new(env::current_exe()?), "stuck")?;
     child.signal(first)?;
     assert_eq!(child.word()?, "stopping");
-    // Soon after the first one it does nothing.
+    // A signal soon after the first one has no effect.
     while child.child.try_wait()?.is_none() {
         child.signal(Signal::INT)?;
         std::thread::sleep(std::time::Duration::from_millis(10));
@@ -264,7 +264,7 @@ fn dies_of_sigint_after(first: Signal) -> Result<(), Failed> {
     Ok(())
 }
 
-/// `timeout -s INT` sends it to the process and to its group.
+/// `timeout -s INT` sends the signal to the process and to its group.
 fn the_same_sigint_twice_ends_with_the_summary() -> Result<(), Failed> {
     for _ in 0..20 {
         let child = Watched::quiet()?;
@@ -294,7 +294,7 @@ fn an_ignored_sighup_stays_ignored() -> Result<(), Failed> {
         .arg(env::current_exe()?);
     let mut child = Watched::start(nohup, "quiet")?;
     child.signal(Signal::HUP)?;
-    // Were the first one heard, it would stop before it says this.
+    // If it took the first signal, it would stop before it writes this.
     child.signal(Signal::USR1)?;
     assert_eq!(child.word()?, "usr1");
     child.signal(Signal::TERM)?;

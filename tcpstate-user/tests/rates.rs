@@ -1,10 +1,10 @@
-//! What `rates` writes, byte for byte, live and of a recording, and that its numbers add up.
+//! The output of `rates`, byte for byte, live and from a recording; and the consistency of its numbers.
 
 #[path = "support/golden.rs"]
-#[expect(dead_code, reason = "the events of these tests are others")]
+#[expect(dead_code, reason = "these tests have events of their own")]
 mod golden;
 #[path = "support/stream.rs"]
-#[expect(dead_code, reason = "one of its kinds of traffic is enough here")]
+#[expect(dead_code, reason = "these tests use one kind of traffic")]
 mod stream;
 
 use std::{
@@ -35,7 +35,7 @@ use tcpstate_text::{
     settings::Settings,
 };
 
-/// When the streams of `support/stream.rs` begin, less 3 ms.
+/// An origin 3 ms before the streams of `support/stream.rs` begin.
 const STARTED_NS: u64 = 86_399_997_000_000;
 const INTERVAL_NS: u64 = 50_000_000;
 
@@ -91,7 +91,7 @@ impl EventSource for Events {
     }
 }
 
-/// What the cgroup of the streams is called.
+/// The name of the streams' cgroup.
 fn names() -> Names {
     let book = NameBook::default();
     book.add_cgroups([(7_411, "/system.slice/web.service")]);
@@ -158,7 +158,7 @@ fn show(options: &Options, events: &[Event], duration: Option<Duration>) -> (Str
     )
 }
 
-/// Fifty times slower than the stream is made, for a few intervals.
+/// A few intervals of a stream that is slowed down fifty times.
 fn web_server() -> Vec<Event> {
     let slower = |event: &Event| {
         let mut record = *event.record();
@@ -172,7 +172,7 @@ fn web_server() -> Vec<Event> {
         .collect()
 }
 
-/// What the process cost differs from run to run.
+/// Removes the cost of the process, which differs from run to run.
 fn without_cost(err: &str) -> String {
     let lines = err.lines().filter(|line| !line.starts_with("cost: "));
     lines.flat_map(|line| [line, "\n"]).collect()
@@ -237,7 +237,7 @@ fn counts(transitions: &Value) -> u64 {
     counts.map(|one| one["count"].as_u64().unwrap()).sum()
 }
 
-/// Every event is in one interval, and in one group of it; also in CSV.
+/// Every event is in one interval and in one group of it, in CSV too.
 #[test]
 fn all_intervals_together_are_all_events() {
     let events = web_server();
@@ -274,7 +274,7 @@ fn all_intervals_together_are_all_events() {
     }
 }
 
-/// The figures of the groups are those over all, state by state.
+/// The figures of the groups sum to the totals, state by state.
 #[test]
 fn groups_add_up() {
     let out = show(&options(Format::Json, By::Port), &web_server(), None).0;
@@ -319,10 +319,10 @@ fn an_end_at_an_intervals_end_leaves_no_rest() {
     assert_eq!(summary["transitions"], expected);
     assert_eq!(summary["selection"]["passed"], expected);
     let all = show(&options, &events, None).0;
-    assert!(all.starts_with(lines), "the same as of a longer run");
+    assert!(all.starts_with(lines), "not the beginning of a longer run");
 }
 
-/// Nothing happened, and no time passed: there is nothing to show.
+/// Without events and without time there is nothing to show.
 #[test]
 fn nothing_gives_only_the_summary() {
     let (out, err) = show(&options(Format::Text, By::Port), &[], None);
@@ -330,7 +330,7 @@ fn nothing_gives_only_the_summary() {
     assert!(err.starts_with("0 intervals, 0 transitions: "), "{err}");
 }
 
-/// The binary shows of a recording what the view showed of the events, and no bar on a pipe.
+/// The output of the binary for a recording is that of the view for the events, without a bar on a pipe.
 #[test]
 fn a_recording_gives_the_same() {
     let directory = tempfile::tempdir().unwrap();
@@ -366,7 +366,7 @@ fn a_recording_gives_the_same() {
     }
 }
 
-/// What a flight recorder had after days does not begin with days of nothing.
+/// The recording of a flight recorder after days does not begin with days of empty intervals.
 #[test]
 fn a_part_of_a_capture_begins_with_its_first_event() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Why connections end. What `tcpstate` says of each end is compared with what the application was told
-//! (`errno`) and, where it was told nothing, with the segments that tcpdump saw.
+//! Close causes. The cause that `tcpstate` reports for each end is compared with the `errno` that the
+//! application got and, without an error, with the segments that tcpdump saw.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
-    // Why a connection ended stands in its socket, which is read by the kernel's types in either mode.
+    // The cause comes from fields of the socket, which either mode locates by BTF.
     for mode in ATTACH_MODES {
         for &(name, ends) in CASES {
             let programs = [Need::Program("nft"), Need::Program("tcpdump")];
@@ -52,29 +52,29 @@ pub fn add(trials: &mut Vec<Trial>) {
 #[derive(Debug)]
 struct End {
     role: &'static str,
-    /// The last thing that the application heard of it.
-    told: Option<Errno>,
-    /// Why it ended, by what the test did.
+    /// The last error that the application got.
+    errno: Option<Errno>,
+    /// The cause that follows from the test's actions.
     cause: &'static str,
 }
 
-const fn client(told: Option<Errno>, cause: &'static str) -> End {
+const fn client(errno: Option<Errno>, cause: &'static str) -> End {
     End {
         role: "client",
-        told,
+        errno,
         cause,
     }
 }
 
-const fn server(told: Option<Errno>, cause: &'static str) -> End {
+const fn server(errno: Option<Errno>, cause: &'static str) -> End {
     End {
         role: "server",
-        told,
+        errno,
         cause,
     }
 }
 
-/// Makes connections to this port end in one way, and says how each end of them did.
+/// Makes connections to this port end in one way, and returns the expected result of each end.
 type Ends = fn(u16) -> Result<Vec<End>>;
 
 const CASES: &[(&str, Ends)] = &[
@@ -116,7 +116,7 @@ fn causes(mode: &str, make: Ends) -> Result<()> {
         let oracle = by_oracle(end, &packets)?;
         ensure!(
             oracle == end.cause,
-            "{end:?}: the oracle says {oracle}: {packets:?}"
+            "{end:?}: by the oracle {oracle}: {packets:?}"
         );
     }
     check(&ends, &file).with_context(|| format!("{}", summary["accounting"]))
@@ -130,18 +130,18 @@ fn record(mode: &str, port: u16, file: &Path) -> Result<Tcpstate> {
     ])
 }
 
-/// Why this end ended, without `tcpstate`.
+/// The cause of this end, found without `tcpstate`.
 fn by_oracle(end: &End, packets: &Packets) -> Result<&'static str> {
-    match end.told {
+    match end.errno {
         Some(Errno::CONNRESET | Errno::PIPE) => return Ok("reset_by_peer"),
         Some(Errno::CONNREFUSED) => return Ok("refused"),
         Some(Errno::TIMEDOUT) => return Ok("timed_out"),
         Some(Errno::HOSTUNREACH | Errno::NETUNREACH) => return Ok("unreachable"),
         Some(Errno::ACCESS) => return Ok("EACCES"),
-        Some(other) => bail!("nobody expected {other}"),
+        Some(other) => bail!("unexpected {other}"),
         None => {}
     }
-    // It was told nothing: what it sent first to end the connection, and what came back.
+    // Without an error, the first segment by which it ended the connection decides, and the answer.
     let is_server = end.role == "server";
     let segments = &packets.segments;
     let sent = |flag| {
@@ -150,7 +150,7 @@ fn by_oracle(end: &End, packets: &Packets) -> Result<&'static str> {
             .position(|segment| segment.from_server == is_server && segment.flags.contains(flag))
     };
     let (fin, rst) = (sent('F'), sent('R'));
-    // What came just before a reset that follows a FIN is what it answers: nobody was there any more.
+    // A reset after a FIN answers the segment just before it, which came too late for the socket.
     let heard = match (fin, rst) {
         (Some(fin), Some(rst)) if fin < rst => &segments[..rst - 1],
         _ => segments,
@@ -172,7 +172,7 @@ fn by_oracle(end: &End, packets: &Packets) -> Result<&'static str> {
     })
 }
 
-/// All views tell the causes of these ends.
+/// Checks that all views report the causes of these ends.
 fn check(ends: &[End], file: &Path) -> Result<()> {
     let read = |view: &[&str]| -> Result<Vec<Value>> {
         let file = file.to_str().context("no text")?;
@@ -214,7 +214,7 @@ fn check(ends: &[End], file: &Path) -> Result<()> {
 
     let rates = read(&["rates", "1h"])?;
     let [rates] = &rates[..] else {
-        bail!("not one interval: {rates:?}")
+        bail!("expected one interval: {rates:?}")
     };
     let mut counts = BTreeMap::<&str, u64>::new();
     for end in ends {
@@ -231,7 +231,7 @@ fn check(ends: &[End], file: &Path) -> Result<()> {
     ensure!(rates["failed"] == failed.count(), "{rates}");
     ensure!(rates["closed"] == ends.len(), "{rates}");
 
-    // And each is what is chosen by its cause.
+    // The filter on causes selects each of them.
     for (cause, count) in counts {
         let chosen = read(&["life", "--cause", cause])?;
         ensure!(chosen.len() as u64 == count, "{cause}: {chosen:?}");
@@ -242,7 +242,7 @@ fn check(ends: &[End], file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The segments cross, so both ends go through CLOSING.
+/// The FINs cross, so both ends go through CLOSING.
 fn simultaneous_close(mode: &str) -> Result<()> {
     let port = unused_port();
     let directory = tempfile::tempdir()?;
@@ -280,7 +280,7 @@ fn nft(script: &str) -> Result<()> {
     Ok(())
 }
 
-/// What arrives and matches is treated so.
+/// Adds a rule for arriving packets.
 fn on_arrival(rule: &str) -> Result<()> {
     nft(&format!(
         "add table inet test; \
@@ -331,10 +331,10 @@ fn client_lingers_not(port: u16) -> Result<Vec<End>> {
         server: mut second,
     } = connection(port)?;
     reset(first)?;
-    let told = error(second.read(&mut [0]))?;
+    let errno = error(second.read(&mut [0]))?;
     Ok(vec![
         client(None, "reset_locally"),
-        server(Some(told), "reset_by_peer"),
+        server(Some(errno), "reset_by_peer"),
     ])
 }
 
@@ -345,9 +345,9 @@ fn server_lingers_not(port: u16) -> Result<Vec<End>> {
         server: first,
     } = connection(port)?;
     reset(first)?;
-    let told = error(second.read(&mut [0]))?;
+    let errno = error(second.read(&mut [0]))?;
     Ok(vec![
-        client(Some(told), "reset_by_peer"),
+        client(Some(errno), "reset_by_peer"),
         server(None, "reset_locally"),
     ])
 }
@@ -361,9 +361,9 @@ fn unread_data(port: u16) -> Result<Vec<End>> {
     second.write_all(b"nobody reads this")?;
     first.peek(&mut [0])?;
     drop(first);
-    let told = error(second.read(&mut [0]))?;
+    let errno = error(second.read(&mut [0]))?;
     Ok(vec![
-        client(Some(told), "reset_by_peer"),
+        client(Some(errno), "reset_by_peer"),
         server(None, "reset_locally"),
     ])
 }
@@ -376,15 +376,15 @@ fn disconnected(port: u16) -> Result<Vec<End>> {
         server: mut second,
     } = connection(port)?;
     rustix::net::connect_unspec(&first)?;
-    let told = error(second.read(&mut [0]))?;
+    let errno = error(second.read(&mut [0]))?;
     Ok(vec![
         client(None, "reset_locally"),
-        server(Some(told), "reset_by_peer"),
+        server(Some(errno), "reset_by_peer"),
     ])
 }
 
-/// The client has closed in order, and what the server still has for it comes too late: it learns that
-/// by a broken pipe. Its reset comes from what the kernel has kept of the client, whose close was orderly.
+/// The client has closed in order, and the server's data comes too late: the server gets a broken pipe. The
+/// reset comes from the client's minisocket; the client's own close was orderly.
 fn written_to_what_is_closed(port: u16) -> Result<Vec<End>> {
     let Connection {
         listener: _listener,
@@ -392,8 +392,8 @@ fn written_to_what_is_closed(port: u16) -> Result<Vec<End>> {
         server: mut second,
     } = connection(port)?;
     shutdown_write(&first)?;
-    // Else what the server writes could also be the acknowledgement of the client's FIN. And where that
-    // comes during the close, the kernel keeps the whole socket, and what the server writes resets it.
+    // Otherwise the server's data could also acknowledge the client's FIN. If that happens during the
+    // close, the kernel keeps the full socket, and the data resets it.
     await_that("the client's FIN is acknowledged", || {
         Ok(!sockets(State::FIN_WAIT2)?.is_empty())
     })?;
@@ -402,10 +402,10 @@ fn written_to_what_is_closed(port: u16) -> Result<Vec<End>> {
     await_that("the reset has come", || {
         Ok(sockets(State::CLOSE_WAIT)?.is_empty())
     })?;
-    let told = sockopt::socket_error(&second)?.err();
+    let errno = sockopt::socket_error(&second)?.err();
     Ok(vec![
         client(None, "fin"),
-        server(Some(told.context("nothing was told")?), "reset_by_peer"),
+        server(Some(errno.context("no error")?), "reset_by_peer"),
     ])
 }
 
@@ -414,16 +414,16 @@ fn never_accepted(port: u16) -> Result<Vec<End>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     let mut second = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     drop(listener);
-    let told = error(second.read(&mut [0]))?;
+    let errno = error(second.read(&mut [0]))?;
     Ok(vec![
-        client(Some(told), "reset_by_peer"),
+        client(Some(errno), "reset_by_peer"),
         server(None, "reset_locally"),
     ])
 }
 
 fn refused(port: u16) -> Result<Vec<End>> {
-    let told = error(TcpStream::connect((Ipv4Addr::LOCALHOST, port)))?;
-    Ok(vec![client(Some(told), "refused")])
+    let errno = error(TcpStream::connect((Ipv4Addr::LOCALHOST, port)))?;
+    Ok(vec![client(Some(errno), "refused")])
 }
 
 /// The application does not wait for an answer.
@@ -436,19 +436,19 @@ fn given_up(port: u16) -> Result<Vec<End>> {
 fn connect_timed_out(port: u16) -> Result<Vec<End>> {
     sysctl("ipv4/tcp_syn_retries", "1")?;
     on_arrival(&format!("tcp dport {port} drop"))?;
-    let told = error(TcpStream::connect((Ipv4Addr::LOCALHOST, port)))?;
-    Ok(vec![client(Some(told), "timed_out")])
+    let errno = error(TcpStream::connect((Ipv4Addr::LOCALHOST, port)))?;
+    Ok(vec![client(Some(errno), "timed_out")])
 }
 
-/// The server comes back to find that nobody is there any more.
+/// The server sends to a client that no longer exists.
 fn comes_back(mut second: TcpStream) -> Result<End> {
     as_before()?;
     second.write_all(b"are you there?")?;
-    let told = error(second.read(&mut [0]))?;
-    Ok(server(Some(told), "reset_by_peer"))
+    let errno = error(second.read(&mut [0]))?;
+    Ok(server(Some(errno), "reset_by_peer"))
 }
 
-/// What is sent is not acknowledged.
+/// The client's data is not acknowledged.
 fn peer_vanished(port: u16) -> Result<Vec<End>> {
     let Connection {
         listener: _listener,
@@ -458,8 +458,8 @@ fn peer_vanished(port: u16) -> Result<Vec<End>> {
     sockopt::set_tcp_user_timeout(&first, 300)?;
     on_arrival(&format!("tcp dport {port} drop"))?;
     first.write_all(b"are you there?")?;
-    let told = error(first.read(&mut [0]))?;
-    Ok(vec![client(Some(told), "timed_out"), comes_back(second)?])
+    let errno = error(first.read(&mut [0]))?;
+    Ok(vec![client(Some(errno), "timed_out"), comes_back(second)?])
 }
 
 /// Keepalive probes are not answered.
@@ -474,11 +474,12 @@ fn peer_vanished_while_idle(port: u16) -> Result<Vec<End>> {
     sockopt::set_tcp_keepcnt(&first, 1)?;
     sockopt::set_socket_keepalive(&first, true)?;
     on_arrival(&format!("tcp dport {port} drop"))?;
-    let told = error(first.read(&mut [0]))?;
-    Ok(vec![client(Some(told), "timed_out"), comes_back(second)?])
+    let errno = error(first.read(&mut [0]))?;
+    Ok(vec![client(Some(errno), "timed_out"), comes_back(second)?])
 }
 
-/// The client has closed, and nobody acknowledges that: the kernel gives up without anybody to tell.
+/// The client has closed, and its FIN is not acknowledged: the kernel gives up, and no application gets an
+/// error.
 fn last_fin_lost(port: u16) -> Result<Vec<End>> {
     sysctl("ipv4/tcp_orphan_retries", "1")?;
     let Connection {
@@ -496,8 +497,8 @@ fn last_fin_lost(port: u16) -> Result<Vec<End>> {
 
 fn rejected(to: SocketAddr, with: &str, cause: &'static str) -> Result<Vec<End>> {
     on_arrival(&format!("tcp dport {} reject with {with}", to.port()))?;
-    let told = error(TcpStream::connect(to))?;
-    Ok(vec![client(Some(told), cause)])
+    let errno = error(TcpStream::connect(to))?;
+    Ok(vec![client(Some(errno), cause)])
 }
 
 fn host_unreachable(port: u16) -> Result<Vec<End>> {
@@ -515,7 +516,7 @@ fn prohibited(port: u16) -> Result<Vec<End>> {
     rejected(to, "icmp type admin-prohibited", "unreachable")
 }
 
-/// The kernel's word for it is that of a refusal.
+/// The kernel reports it with the error of a refusal.
 fn port_unreachable(port: u16) -> Result<Vec<End>> {
     let to = (Ipv4Addr::LOCALHOST, port).into();
     rejected(to, "icmp type port-unreachable", "refused")
@@ -531,7 +532,7 @@ fn prohibited_by_ipv6(port: u16) -> Result<Vec<End>> {
     rejected(to, "icmpv6 type admin-prohibited", "EACCES")
 }
 
-/// Of a connection that stands, the kernel believes it only when it gives up.
+/// For an established connection, the kernel reports the error only when it gives up.
 fn established_then_unreachable(port: u16) -> Result<Vec<End>> {
     let Connection {
         listener: _listener,
@@ -543,11 +544,14 @@ fn established_then_unreachable(port: u16) -> Result<Vec<End>> {
         "tcp dport {port} reject with icmp type host-unreachable"
     ))?;
     first.write_all(b"are you there?")?;
-    let told = error(first.read(&mut [0]))?;
-    Ok(vec![client(Some(told), "unreachable"), comes_back(second)?])
+    let errno = error(first.read(&mut [0]))?;
+    Ok(vec![
+        client(Some(errno), "unreachable"),
+        comes_back(second)?,
+    ])
 }
 
-/// To close it is no failure, and no connection has ended.
+/// Closing a listener is no failure, and no connection has ended.
 fn only_a_listener(port: u16) -> Result<Vec<End>> {
     drop(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?);
     Ok(Vec::new())

@@ -1,5 +1,5 @@
-//! What no transition shows, beside `ss`, the clock, and what the test made: sockets that were there
-//! before, minisockets, half-open connections.
+//! Sockets that no transition shows: seeded sockets, minisockets and half-open connections, compared with
+//! `ss`, the clock, and the test's own actions.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use serde_json::Value;
 use tcpstate_common::State;
 
 use crate::{
-    every_state::{NO_ACK, ONE_OF_EACH, OPEN, one_of_each, weather as drops},
+    every_state::{NO_ACK, ONE_OF_EACH, OPEN, drop_packets as drops, one_of_each},
     ls::list,
     need::{Need, trial},
     net::{Connection, Netns, allow_open_files, await_fin, joined, socket},
@@ -44,7 +44,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     ));
 }
 
-/// How often the tests sample, where it is to be short.
+/// The sample interval of the tests that need a short one.
 const SHORT: &str = "50ms";
 
 /// Starts `tcpstate` on one namespace.
@@ -54,7 +54,7 @@ fn start(netns: &Netns, args: &[&str]) -> Result<Tcpstate> {
     Tcpstate::start(&[args, &["--json", "--netns", path]].concat())
 }
 
-/// How many sockets are in each state, of the last line of `rates`.
+/// The number of sockets in each state, from the last line of `rates`.
 fn last_states(tcpstate: Tcpstate) -> Result<BTreeMap<State, usize>> {
     let (lines, _) = tcpstate.stop()?.json()?;
     states(lines.last().context("no interval")?)
@@ -64,7 +64,7 @@ fn states(line: &Value) -> Result<BTreeMap<State, usize>> {
     let all = line["states"].as_object().context("no states")?;
     let mut found = BTreeMap::new();
     for (name, count) in all {
-        // Nobody is in CLOSE who is a connection.
+        // No connection is in CLOSE.
         let Some(count) = count.as_u64().filter(|&count| count > 0) else {
             continue;
         };
@@ -73,8 +73,8 @@ fn states(line: &Value) -> Result<BTreeMap<State, usize>> {
     Ok(found)
 }
 
-/// All states, in both families: who saw them come about and who found them there count them as `ss`
-/// does.
+/// All states, in both families: a run that saw the transitions and a run that seeded with the sockets both
+/// count them as `ss` does.
 fn every_state() -> Result<()> {
     let netns = Netns::new()?;
     netns.run(drops)?;
@@ -148,12 +148,12 @@ fn orphan() -> Result<()> {
         await_states("both are in TIME_WAIT", |count| {
             count.get(&State::TIME_WAIT) == Some(&2)
         })?;
-        // Long enough to be seen there.
+        // Long enough to be sampled in that state.
         thread::sleep(HELD + INTERVAL);
         let again = connect(REUSED)?;
         let reused_after = time_wait.elapsed();
         let second = listener.accept()?.0;
-        // Orderly from the other side, so that nothing of it is left here.
+        // An orderly close by the other side, so that no minisocket is left here.
         drop(second);
         await_fin(&again)?;
         drop(again);
@@ -207,18 +207,21 @@ fn orphan() -> Result<()> {
     Ok(())
 }
 
-/// As [`await_that`], for what the kernel takes more than a minute for.
+/// Like [`await_that`], for kernel actions that take more than a minute.
 fn await_minutes(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !is_so()? {
-        ensure!(start.elapsed() < Duration::from_mins(3), "in vain: {what}");
+        ensure!(
+            start.elapsed() < Duration::from_mins(3),
+            "waited in vain: {what}"
+        );
         thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }
 
-/// A thousand handshakes without their last ACK: `rates` counts as many as `ss`, by listener, and they
-/// decay as the kernel's timers say.
+/// A thousand handshakes without their last ACK: `rates` counts the same number as `ss`, by listener, and
+/// they expire by the kernel's timers.
 fn half_open() -> Result<()> {
     const COUNT: usize = 1000;
     let netns = Netns::new()?;
@@ -265,17 +268,17 @@ fn half_open() -> Result<()> {
     let found = states(line)?;
     ensure!(found == of_ss, "{found:?}, of ss: {of_ss:?}");
     let again = line["listen"]["synack_retransmits"].as_u64();
-    ensure!(again.is_some(), "it is counted: {line}");
+    ensure!(again.is_some(), "it is not counted: {line}");
     Ok(())
 }
 
-/// 10,000 connections that were there before: known at once, their ages unknown; and nobody counts
-/// wrong when their clients close, also while they are being listed.
+/// 10,000 connections that exist at the start: known at once, with unknown ages. The counts stay right when
+/// their clients close, also during the seeding.
 fn ten_thousand() -> Result<()> {
     const COUNT: usize = 10_000;
     allow_open_files(COUNT as u64 + 500)?;
     let netns = Netns::new()?;
-    // Nobody accepts them: the other ends take no file descriptors.
+    // They are not accepted, so that the other ends need no file descriptors.
     let (_listener, clients) = netns.run(|| {
         fs::write("/proc/sys/net/core/somaxconn", "20000")?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, OPEN));
@@ -293,7 +296,7 @@ fn ten_thousand() -> Result<()> {
     for line in &lines {
         ensure!(
             line["lifetime_ns"].is_null() && line["states"][0]["dwell_ns"].is_null(),
-            "it was there before: {line}"
+            "it existed before: {line}"
         );
     }
     let (listed, _) = netns.run(|| list(&["--state", "established"]))?;
@@ -302,7 +305,7 @@ fn ten_thousand() -> Result<()> {
         "{} in ls",
         listed.len()
     );
-    // Attached, and listing.
+    // It is attached, and seeding.
     let second = start(&netns, &["rates", "100ms", "--sample-interval", SHORT])?;
     drop(clients);
     let of_ss = BTreeMap::from([
@@ -331,7 +334,7 @@ fn ten_thousand() -> Result<()> {
     Ok(())
 }
 
-/// A recording has what was found, and shows it as it was live.
+/// A recording contains the censuses, and shows them as they were shown live.
 fn recorded() -> Result<()> {
     let netns = Netns::new()?;
     let folder = tempfile::tempdir()?;
@@ -364,7 +367,7 @@ fn recorded() -> Result<()> {
     Ok(())
 }
 
-/// The handshake of a server took as long as the test held the last ACK back.
+/// The duration of a server's handshake is the time for which the test held the last ACK.
 fn handshake() -> Result<()> {
     const HOLD: Duration = Duration::from_millis(300);
     let (near, far) = (Netns::new()?, Netns::new()?);
@@ -387,7 +390,7 @@ fn handshake() -> Result<()> {
     let at_least = HOLD;
     ensure!(
         at_most < Duration::from_secs(1),
-        "the SYN-ACK was sent again: the machine was too slow for this test ({:?})",
+        "the SYN-ACK was retransmitted: the machine was too slow for this test ({:?})",
         held_since.elapsed()
     );
     let handshake = |tcpstate: Tcpstate, role: &str| -> Result<Duration> {
@@ -402,7 +405,7 @@ fn handshake() -> Result<()> {
         of_server + Duration::from_millis(1) >= at_least && of_server <= at_most,
         "{of_server:?} is not between {at_least:?} and {at_most:?}"
     );
-    // Its SYN and the answer were not held.
+    // The client's SYN and its answer were not held.
     let of_client = handshake(client_life, "client")?;
     ensure!(of_client + HOLD <= at_most, "{of_client:?}");
     drop((client, server));

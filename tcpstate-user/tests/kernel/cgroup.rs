@@ -1,4 +1,4 @@
-//! Cgroups of a test's own.
+//! Cgroups for tests.
 //!
 //! Knows nothing of `tcpstate`.
 
@@ -6,14 +6,14 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
-/// A cgroup (v2), gone with this handle.
+/// A cgroup (v2), removed when this handle is dropped.
 pub struct Cgroup {
     folder: PathBuf,
     path: String,
 }
 
 impl Cgroup {
-    /// One below the root of the hierarchy; `/` in the name is one below another.
+    /// Makes a cgroup below the root of the hierarchy; `/` in the name separates nested cgroups.
     pub fn new(name: &str) -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let mount = mounts
@@ -30,17 +30,17 @@ impl Cgroup {
         })
     }
 
-    /// As `/proc/PID/cgroup` shows it.
+    /// Its path as in `/proc/PID/cgroup`.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The file to which a process's number is written to move it here.
+    /// The file that moves a process here when its number is written to it.
     pub fn processes(&self) -> PathBuf {
         self.folder.join("cgroup.procs")
     }
 
-    /// By which the kernel knows it: the inode number of its directory.
+    /// The kernel's ID for it: the inode number of its directory.
     pub fn id(&self) -> Result<u64> {
         Ok(fs::metadata(&self.folder)?.ino())
     }

@@ -1,7 +1,7 @@
-//! Sockets held in each state for a while, and the dwell times that `tcpstate` reports of them.
+//! Sockets held in each state for a while, and the dwell times that `tcpstate` reports for them.
 //!
-//! The oracle is the clock of the test. Each transition happens between two readings of it, so a dwell
-//! time lies between two bounds, however slow the machine is: what could be a tolerance is a proof.
+//! The oracle is the test's clock. Each transition happens between two readings of it, so a dwell time lies
+//! between two exact bounds, however slow the machine is, and no tolerance is needed.
 
 use std::{net::TcpListener, ops::RangeInclusive, thread, time::Duration};
 
@@ -20,8 +20,8 @@ use crate::{
     wire::Wire,
 };
 
-/// How long a socket is held in a state: long against what the bounds leave open, short against the
-/// kernel's time-outs.
+/// The time for which a socket is held in a state: long compared with the distance of the bounds, and short
+/// compared with the kernel's timeouts.
 pub const HOLD: Duration = Duration::from_millis(50);
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -40,10 +40,10 @@ pub fn add(trials: &mut Vec<Trial>) {
     }
 }
 
-/// Makes a connection on this port, holds it in states, and says what it did.
+/// Makes a connection on this port, holds it in states, and returns its stays.
 pub type Hold = fn(u16) -> Result<Vec<Stay>>;
 
-/// The two readings of the clock, nanoseconds, between which something happened.
+/// Two readings of the clock in nanoseconds, between which something happened.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     not_before_ns: u64,
@@ -51,12 +51,12 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// The durations, nanoseconds, that may lie between this moment and a later one.
+    /// The possible durations in nanoseconds between this moment and a later one.
     pub fn until(self, later: Self) -> RangeInclusive<u64> {
         later.not_before_ns - self.not_after_ns..=later.not_after_ns - self.not_before_ns
     }
 
-    /// The longest that anything within this moment can have taken, nanoseconds.
+    /// The maximum duration in nanoseconds of anything within this moment.
     pub fn longest_ns(self) -> u64 {
         self.not_after_ns - self.not_before_ns
     }
@@ -70,7 +70,7 @@ impl Moment {
     }
 }
 
-/// Does something, and takes the time.
+/// Performs an action between two readings of the clock.
 pub fn moment<T>(act: impl FnOnce() -> Result<T>) -> Result<(Moment, T)> {
     let not_before_ns = monotonic_ns()?;
     let value = act()?;
@@ -88,7 +88,7 @@ fn monotonic_ns() -> Result<u64> {
     Ok(u64::try_from(time.tv_sec)? * 1_000_000_000 + u64::try_from(time.tv_nsec)?)
 }
 
-/// A stay of one socket in a state, as the test knows it.
+/// A stay of one socket in a state, as made by the test.
 #[derive(Debug)]
 pub struct Stay {
     pub state: State,
@@ -113,14 +113,14 @@ pub fn dwell_is_what_the_clock_says(mode: &str, hold: Hold) -> Result<()> {
         let bounds = stay.entered.until(stay.left);
         ensure!(
             bounds.contains(&dwell_ns),
-            "{dwell_ns} is not in {bounds:?}: {stay:?}, {line}"
+            "{dwell_ns} ns is outside {bounds:?}: {stay:?}, {line}"
         );
         let ts_ns = line["ts_ns"]
             .as_u64()
             .with_context(|| format!("no ts_ns in {line}"))?;
         ensure!(
             (stay.left.not_before_ns..=stay.left.not_after_ns).contains(&ts_ns),
-            "{ts_ns} is not when it happened: {stay:?}, {line}"
+            "{ts_ns} is not the time of the transition: {stay:?}, {line}"
         );
     }
     Ok(())
@@ -137,7 +137,7 @@ fn the_line<'a>(lines: &'a [Value], stay: &Stay, port: u16) -> Result<&'a Value>
         .with_context(|| format!("{stay:?} is missing in {lines:?}"))?;
     ensure!(
         found.next().is_none(),
-        "{stay:?} is there twice in {lines:?}"
+        "{stay:?} appears twice in {lines:?}"
     );
     Ok(line)
 }
@@ -152,7 +152,7 @@ fn in_turn(port: u16) -> Result<Vec<Stay>> {
             moment(|| near.run(|| start_connecting(None, Wire::second(port))))?;
         wire.await_held(|held| held.iter().any(|segment| segment.syn))?;
         thread::sleep(HOLD);
-        // Both ends: the client sees it a little before the server.
+        // For both ends: the client is established a little before the server.
         let (established, server) = moment(|| {
             wire.release()?;
             Ok(listener.accept()?.0)

@@ -1,7 +1,7 @@
-//! A socket in each of TCP's states, for as long as a test looks at them.
+//! A socket in each of TCP's states, for the duration of a test.
 //!
-//! Knows nothing of `tcpstate`. What keeps a socket in a state that it would leave at once is a packet that is
-//! dropped on its way in ([`weather`]).
+//! Knows nothing of `tcpstate`. A socket stays in a state that it would leave at once because a packet is
+//! dropped on arrival ([`drop_packets`]).
 
 use std::{
     net::{IpAddr, TcpListener, TcpStream},
@@ -22,7 +22,7 @@ pub const NO_ACK: u16 = 1002;
 const NO_CLIENT_FIN: u16 = 1003;
 const NO_SERVER_FIN: u16 = 1004;
 
-pub fn weather() -> Result<()> {
+pub fn drop_packets() -> Result<()> {
     drop_incoming(&[
         &format!("tcp dport {NO_SYN} tcp flags & syn == syn"),
         &format!("tcp dport {NO_ACK} tcp flags & (syn|ack) == ack"),
@@ -31,7 +31,7 @@ pub fn weather() -> Result<()> {
     ])
 }
 
-/// What [`one_of_each`] makes.
+/// The number of sockets in each state that [`one_of_each`] makes.
 pub const ONE_OF_EACH: [(State, usize); 10] = [
     (State::ESTABLISHED, 4),
     (State::SYN_SENT, 1),
@@ -45,19 +45,20 @@ pub const ONE_OF_EACH: [(State, usize); 10] = [
     (State::CLOSING, 1),
 ];
 
-/// A socket in each state, on this address. They stay in it as long as what is returned.
+/// Makes a socket in each state, on this address. They stay in their states until the returned sockets are
+/// closed.
 pub fn one_of_each(addr: IpAddr) -> Result<Vec<OwnedFd>> {
     let mut kept: Vec<OwnedFd> = Vec::new();
     let connect = |port: u16| Connection::new((addr, port));
 
-    // LISTEN, ESTABLISHED twice, and CLOSE_WAIT with FIN_WAIT2.
+    // LISTEN, ESTABLISHED twice, CLOSE_WAIT and FIN_WAIT2.
     let one = connect(OPEN)?;
     let other = TcpStream::connect((addr, OPEN))?;
     shutdown_write(&other)?;
     let (accepted, _) = one.listener.accept()?;
     await_fin(&accepted)?;
     await_state(&other, State::FIN_WAIT2)?;
-    // TIME_WAIT, and a minisocket in FIN_WAIT2: an orphan.
+    // TIME_WAIT, and a minisocket in FIN_WAIT2 (an orphan).
     let client = TcpStream::connect((addr, OPEN))?;
     let (server, _) = one.listener.accept()?;
     drop(client);
@@ -75,7 +76,7 @@ pub fn one_of_each(addr: IpAddr) -> Result<Vec<OwnedFd>> {
     let half_open = TcpStream::connect((addr, NO_ACK))?;
     kept.extend([syn_sent, listener.into(), half_open.into()]);
 
-    // FIN_WAIT1, whose peer knows nothing of it; CLOSING: the same, but the peer's FIN came.
+    // FIN_WAIT1, whose FIN is lost; CLOSING, the same with a FIN from the peer.
     let fin_wait1 = connect(NO_CLIENT_FIN)?;
     shutdown_write(&fin_wait1.client)?;
     let closing = TcpStream::connect((addr, NO_CLIENT_FIN))?;

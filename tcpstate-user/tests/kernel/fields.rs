@@ -1,4 +1,4 @@
-//! What a line says of its socket, compared with what the kernel tells by other ways.
+//! The fields of a line about its socket, compared with other interfaces of the kernel.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -26,7 +26,7 @@ pub fn add(trials: &mut Vec<Trial>) {
             attach_needs(mode),
             move || nested_is_known_where_it_is_counted(mode),
         ));
-        // Both read the socket at the places that BTF gives.
+        // Both modes read the socket at offsets from BTF.
         let needs = [attach_needs(mode), &[Need::Btf]].concat();
         trials.push(trial(
             format!("{mode}::cookie_namespace_and_user"),
@@ -52,8 +52,8 @@ pub fn add(trials: &mut Vec<Trial>) {
     ));
 }
 
-/// A BTF tracepoint counts what it skips, or skips nothing; a classic one counts since Linux 6.7. The
-/// program goes by the kernel's types, this test by its release.
+/// A BTF tracepoint counts skipped runs, or skips none; a classic one counts since Linux 6.7. The program
+/// decides by the kernel's types, this test by its release.
 fn nested_is_known_where_it_is_counted(mode: &str) -> Result<()> {
     let tcpstate = Tcpstate::start(&["trace", "--json", "--attach", mode])?;
     let (_, summary) = tcpstate.stop()?.transitions()?;
@@ -79,7 +79,7 @@ fn cookie_namespace_and_user(mode: &str) -> Result<()> {
     let tcpstate =
         Tcpstate::start(&["trace", "--json", "--attach", mode, "-P", &port.to_string()])?;
     let (listener, client, server) = netns.run_until_quiet(|| {
-        // Of this thread alone, which ends with the closure.
+        // Only for this thread, which ends with the closure.
         rustix::thread::set_thread_uid(Uid::from_raw(USER)).context("setuid")?;
         let sockets = Connection::new((Ipv4Addr::LOCALHOST, port))?;
         let cookies = (
@@ -104,14 +104,17 @@ fn cookie_namespace_and_user(mode: &str) -> Result<()> {
             } else {
                 client
             };
-        // Only a BTF tracepoint may ask for it.
+        // Only a BTF tracepoint may call the helper.
         if has_cookies && mode == "btf" {
             ensure!(
                 line["cookie"] == cookie || birth && cookie_is_late(line),
                 "SO_COOKIE is {cookie}: {line}"
             );
         } else {
-            ensure!(line["cookie"].is_null(), "there are no cookies: {line}");
+            ensure!(
+                line["cookie"].is_null(),
+                "a cookie without the helper: {line}"
+            );
         }
         ensure!(
             line["netns"] == netns.inode()?,
@@ -123,7 +126,8 @@ fn cookie_namespace_and_user(mode: &str) -> Result<()> {
     Ok(())
 }
 
-/// Older kernels give a child its cookie, and its peer, right after its birth.
+/// Whether the cookie is missing because older kernels set a child's cookie and peer right after its first
+/// transition.
 fn cookie_is_late(line: &Value) -> bool {
     line["cookie"].is_null() && line["rport"] == 0
 }
@@ -137,7 +141,7 @@ fn cgroup_and_owner(mode: &str) -> Result<()> {
         Tcpstate::start(&["trace", "--json", "--attach", mode, "-D", &port.to_string()])?;
     let pid = netns.run_until_quiet(|| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-        // The shell's number stays when it becomes bash.
+        // `exec` keeps the process ID.
         let script = format!(
             "echo $$ > {} && exec bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'",
             cgroup.processes().display()
@@ -166,7 +170,7 @@ fn cgroup_and_owner(mode: &str) -> Result<()> {
     Ok(())
 }
 
-/// Why a connection ended, what it carried, and how long its way is stand in the socket.
+/// The close cause, the traffic and the round-trip time come from fields of the socket.
 fn cause_and_traffic(mode: &str) -> Result<()> {
     const REQUEST: &[u8] = &[1; 1000];
     const ANSWER: &[u8] = &[2; 300];
@@ -180,12 +184,12 @@ fn cause_and_traffic(mode: &str) -> Result<()> {
         server.write_all(ANSWER)?;
         client.read_exact(&mut [0; ANSWER.len()])?;
         reset(client)?;
-        let error = server.read(&mut [0]).err().context("no reset came")?;
+        let error = server.read(&mut [0]).err().context("no reset arrived")?;
         ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
         Ok(())
     })?;
     let (lines, _) = tcpstate.stop()?.json()?;
-    ensure!(lines.len() == 2, "not two ends: {lines:?}");
+    ensure!(lines.len() == 2, "expected two ends: {lines:?}");
     for line in &lines {
         let (cause, sent, received) = if line["role"] == "client" {
             ("reset_locally", REQUEST.len(), ANSWER.len())
@@ -197,17 +201,17 @@ fn cause_and_traffic(mode: &str) -> Result<()> {
             line["bytes_sent"] == sent && line["bytes_received"] == received,
             "{sent} bytes were sent, {received} received: {line}"
         );
-        ensure!(line["retransmits"] == 0, "none on loopback: {line}");
+        ensure!(line["retransmits"] == 0, "retransmits on loopback: {line}");
         ensure!(
             line["srtt_us"].as_u64().is_some_and(|srtt_us| srtt_us > 0),
-            "data was acknowledged: {line}"
+            "no round-trip time, though data was acknowledged: {line}"
         );
     }
     Ok(())
 }
 
-/// Without the kernel's BTF the classic tracepoint tells only what stands in its record. What it cannot
-/// know is null, not 0; a filter that needs it is refused, and the reason is said.
+/// Without the kernel's BTF the classic tracepoint has only the fields of its record. Unknown fields are
+/// null, not 0; a filter that needs one is refused with a reason.
 fn unknown_is_null() -> Result<()> {
     let port = unused_port();
     let ports = port.to_string();
@@ -227,7 +231,7 @@ fn unknown_is_null() -> Result<()> {
     let output = tcpstate.stop()?;
     ensure!(
         output.stderr.contains("cannot read the sockets") && output.stderr.contains("vmlinux"),
-        "it does not say what is missing and why: {}",
+        "it does not report what is missing and why: {}",
         output.stderr
     );
     let (lines, summary) = output.transitions()?;
@@ -253,8 +257,8 @@ fn unknown_is_null() -> Result<()> {
     Ok(())
 }
 
-/// A command that is `tcpstate` where the kernel's BTF cannot be read: an empty file hides it, in a mount
-/// namespace that goes with the process.
+/// A command that runs `tcpstate` without the kernel's BTF: an empty file hides it, in a mount namespace
+/// that ends with the process.
 fn without_btf() -> Command {
     let mut command = Command::new("unshare");
     let script = "btf=/sys/kernel/btf/vmlinux

@@ -1,5 +1,5 @@
-//! The filters keep what they should: compared with the same choice made among what bpftrace saw of
-//! the same traffic, all at the same time.
+//! The filters on transitions, compared with the same selection from the transitions that bpftrace saw at
+//! the same time.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
@@ -52,7 +52,7 @@ fn filters(mode: &str) -> Result<Option<()>> {
             },
         ),
     ];
-    // In both modes it stands in the socket, at the place that BTF gives.
+    // In both modes the namespace is read from the socket at an offset from BTF.
     if Need::Btf.missing().is_none() {
         cases.push((vec!["--netns", &inode], |_, _| true));
         cases.push((vec!["--netns", "self", "-P", &server_port], |_, _| false));
@@ -88,8 +88,8 @@ fn filters(mode: &str) -> Result<Option<()>> {
             .map(|(transition, count)| (*transition, *count))
             .collect();
         let mut ours = multiset(&lines).with_context(|| arguments.join(" "))?;
-        // Where a child gets its addresses only after its birth, the oracle cannot tell whose birth it
-        // is, and `tcpstate` has it from the child's next transition: so many as these are kept.
+        // If a child gets its addresses only after its first transition, the oracle cannot attribute that
+        // transition. `tcpstate` attributes it by the child's next one, so this number of them is kept.
         expected.retain(|transition, _| !is_birth_of_unknown(transition));
         let births: u64 = ours
             .extract_if(.., |transition, _| is_birth_of_unknown(transition))
@@ -116,14 +116,14 @@ fn filters(mode: &str) -> Result<Option<()>> {
     Ok(Some(()))
 }
 
-/// Whether it is the birth of a child that has no peer yet.
+/// Whether it is the first transition of a child that has no peer yet.
 fn is_birth_of_unknown(transition: &Transition) -> bool {
     transition.oldstate == State::LISTEN
         && transition.newstate == State::SYN_RECV
         && transition.remote.port() == 0
 }
 
-/// The birth that came before a child's first transition, with the addresses of that one.
+/// The transition that created a child, with the addresses of the child's next one.
 fn birth_of(child: &Transition) -> Transition {
     Transition {
         oldstate: State::LISTEN,
@@ -136,7 +136,7 @@ fn is_ipv4(transition: &Transition) -> bool {
     transition.local.is_ipv4() || transition.remote.is_ipv4()
 }
 
-/// A dual-stack listener, and a client by IPv6, by IPv4, and by IPv4 from an IPv6 socket.
+/// A dual-stack listener, with a client by IPv6, by IPv4, and by IPv4 from an IPv6 socket.
 fn clients_of_every_family(port: u16) -> Result<()> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
     for addr in [

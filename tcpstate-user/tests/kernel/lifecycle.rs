@@ -1,4 +1,4 @@
-//! How a run ends: by itself, by Ctrl-C, by a closed pipe, by force.
+//! The end of a run: by itself, by Ctrl-C, by a closed pipe, by SIGKILL.
 
 use std::{
     collections::BTreeSet,
@@ -32,19 +32,19 @@ pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("bpf_stats", &[Need::Root], bpf_stats));
     trials.push(trial("interrupted", &[], interrupted));
     trials.push(trial("count", &[], count));
-    // Without it there is something to say.
+    // Without it there is a message.
     trials.push(trial("duration", &[Need::Btf], duration));
     trials.push(trial("closed_pipe", &[Need::Btf], closed_pipe));
 }
 
-/// After SIGKILL the kernel has nothing of ours any more.
+/// After SIGKILL the kernel frees all programs and maps.
 fn killed(mode: &str) -> Result<()> {
     let mut tcpstate = Tcpstate::start(&["trace", "--attach", mode])?;
     let programs = bpf_ids(tcpstate.child.id(), "prog_id:")?;
     let maps = bpf_ids(tcpstate.child.id(), "map_id:")?;
     ensure!(
         !programs.is_empty() && !maps.is_empty(),
-        "it says that it is attached, with what?"
+        "it is attached, but holds no programs or maps"
     );
     ensure!(
         programs.iter().all(|id| exists("prog", id)),
@@ -67,7 +67,7 @@ fn killed(mode: &str) -> Result<()> {
 fn bpf_ids(pid: u32, key: &str) -> Result<BTreeSet<String>> {
     let mut ids = BTreeSet::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        // A descriptor that was closed meanwhile is none that it holds.
+        // A descriptor may have been closed meanwhile.
         let info = fs::read_to_string(entry?.path()).unwrap_or_default();
         ids.extend(
             info.lines()
@@ -85,7 +85,7 @@ fn exists(kind: &str, id: &str) -> bool {
     show.is_ok_and(|output| output.status.success())
 }
 
-/// With `--bpf-stats` the kernel counts and times the program's runs, and the summary has what it says.
+/// With `--bpf-stats` the kernel counts and times the program's runs, and the summary contains the result.
 fn bpf_stats() -> Result<()> {
     let tcpstate = Tcpstate::start(&["trace", "--json", "--bpf-stats"])?;
     on_loopback(|| storm(unused_port(), 500))?;
@@ -101,7 +101,7 @@ fn bpf_stats() -> Result<()> {
     Ok(())
 }
 
-/// Ctrl-C ends with the summary: in text on standard error, in JSON as the last line.
+/// Ctrl-C ends the run with the summary: in text on standard error, in JSON as the last line.
 fn interrupted() -> Result<()> {
     let port = unused_port();
     let text = Tcpstate::start(&["trace", "-P", &port.to_string()])?;
@@ -139,7 +139,7 @@ fn interrupted() -> Result<()> {
     Ok(())
 }
 
-/// `--count 10` prints ten, whatever more there is.
+/// `--count 10` prints ten lines, even if there are more events.
 fn count() -> Result<()> {
     let port = unused_port();
     let tcpstate = Tcpstate::start(&["trace", "--json", "--count", "10", "-P", &port.to_string()])?;
@@ -149,14 +149,14 @@ fn count() -> Result<()> {
     Ok(())
 }
 
-/// Whether standard error has nothing but, on kernels without socket cookies, what that costs.
+/// Whether standard error is empty, except for the notice on kernels without socket cookies.
 fn says_nothing(stderr: &str) -> bool {
     let mut lines = stderr.lines();
     let notice = Need::Cookie.missing().and_then(|_| lines.next());
     notice.is_none_or(|line| line.contains("no socket cookie")) && lines.next().is_none()
 }
 
-/// `--duration` ends by itself, also when nothing happens.
+/// `--duration` ends the run by itself, also without events.
 fn duration() -> Result<()> {
     let port = unused_port().to_string();
     let output = run(
@@ -169,7 +169,7 @@ fn duration() -> Result<()> {
     Ok(())
 }
 
-/// `tcpstate trace | head -3` ends at once and says nothing.
+/// `tcpstate trace | head -3` ends at once and without a message.
 fn closed_pipe() -> Result<()> {
     for format in [&[][..], &["--json"], &["--csv"]] {
         let port = unused_port();
@@ -185,7 +185,7 @@ fn closed_pipe() -> Result<()> {
         let pid = Pid::from_child(&child);
         let ended = AtomicBool::new(false);
         let status = thread::scope(|scope| {
-            // Transitions all the time: the reader leaves in the midst of them.
+            // Transitions never stop, so the reader leaves in the middle of them.
             let traffic = scope.spawn(|| {
                 let result = on_loopback(|| {
                     while !ended.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! `tcpstate ls` beside `ss`: the same sockets in the same states, in a namespace at rest.
+//! `tcpstate ls`, compared with `ss`: the same sockets in the same states, in a namespace at rest.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use tcpstate_capture::host::Host;
 use tcpstate_common::State;
 
 use crate::{
-    every_state::{NO_ACK, ONE_OF_EACH, OPEN, one_of_each, weather},
+    every_state::{NO_ACK, ONE_OF_EACH, OPEN, drop_packets, one_of_each},
     need::{Need, trial},
     net::{Netns, allow_open_files, socket},
     process::{BINARY, Output, run, state},
@@ -31,15 +31,15 @@ pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("ls::bound_only", &[ip], bound_only));
 }
 
-/// Whether a filter wants it.
+/// Whether a filter selects the line.
 type NetnsSelector = fn(&Line) -> bool;
 
-/// The lines of `tcpstate ls --json` in the namespace of the calling thread, and the summary.
+/// Runs `tcpstate ls --json` in the namespace of the calling thread. Returns its lines and the summary.
 pub fn list(args: &[&str]) -> Result<(Vec<Value>, Value)> {
     read_list(&run(BINARY, &[&["ls", "--json"], args].concat())?)
 }
 
-/// The lines and the summary, after a look at the books.
+/// Reads the lines and the summary, and checks the books.
 pub fn read_list(output: &Output) -> Result<(Vec<Value>, Value)> {
     ensure!(
         output.status.code() == Some(0) && output.stderr.is_empty(),
@@ -69,7 +69,7 @@ pub fn read_list(output: &Output) -> Result<(Vec<Value>, Value)> {
     Ok((lines, summary))
 }
 
-/// What is compared with `ss`, of each line.
+/// The part of each line that is compared with `ss`.
 pub fn lines(values: &[Value]) -> Result<Vec<Line>> {
     let mut lines = values
         .iter()
@@ -90,11 +90,11 @@ pub fn lines(values: &[Value]) -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// Every state, in both families and v4-mapped: counts, addresses and ports, and what the filters on
-/// states and ports leave of them.
+/// Every state, in both families and v4-mapped: counts, addresses and ports, and the results of the filters
+/// on states and ports.
 fn every_state() -> Result<()> {
     Netns::new()?.run(|| {
-        weather()?;
+        drop_packets()?;
         let _v4 = one_of_each(Ipv4Addr::LOCALHOST.into())?;
         let _v6 = one_of_each(Ipv6Addr::LOCALHOST.into())?;
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 2000))?;
@@ -152,7 +152,7 @@ fn every_state() -> Result<()> {
     })
 }
 
-/// All listeners are still there, so every role is known, and the service port is below 32768.
+/// Checks the roles: all listeners still exist, so every role is known, and the service port is below 32768.
 fn roles(values: &[Value]) -> Result<()> {
     for value in values {
         let service = |port: u64| port < 32_768 && port != 0;
@@ -173,10 +173,10 @@ fn roles(values: &[Value]) -> Result<()> {
 /// A thousand handshakes without their last ACK; then they expire.
 fn half_open() -> Result<()> {
     const COUNT: usize = 1000;
-    // Asked for one state only, `ss` does not write it.
+    // With a filter on one state, `ss` omits the column.
     const OF_SS: [&str; 4] = ["state", "syn-recv", "state", "listening"];
     Netns::new()?.run(|| {
-        weather()?;
+        drop_packets()?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, NO_ACK));
         let listener = socket(AddressFamily::INET, None)?;
         rustix::net::bind(&listener, &addr)?;
@@ -204,7 +204,8 @@ fn half_open() -> Result<()> {
             .as_u64()
             .context("no age")?;
         let oldest_ms = u128::from(oldest_ms);
-        // A jiffy of at most 10 ms at each end; an expired timer was late by an eighth at most.
+        // There is an error of one jiffy, at most 10 ms, at each end, and an expired timer is late by an eighth
+        // at most.
         ensure!(
             oldest_ms <= at_most.as_millis() + 20 && oldest_ms * 8 / 7 + 20 >= at_least.as_millis(),
             "{oldest_ms} ms is not between {at_least:?} and {at_most:?}"
@@ -220,7 +221,7 @@ fn half_open() -> Result<()> {
     })
 }
 
-/// Ten thousand connections, both ends; nobody accepts, which saves half of the file descriptors.
+/// Both ends of ten thousand connections, which are not accepted to save half of the file descriptors.
 fn many() -> Result<()> {
     const COUNT: usize = 10_000;
     allow_open_files(COUNT as u64 + 500)?;
@@ -249,7 +250,7 @@ fn many() -> Result<()> {
     })
 }
 
-/// A socket that is bound and no more: `CLOSE`, which only newer kernels list.
+/// A socket that is only bound is in `CLOSE`, and only newer kernels list it.
 fn bound_only() -> Result<()> {
     Netns::new()?.run(|| {
         let bound = socket(AddressFamily::INET, None)?;

@@ -1,9 +1,9 @@
-//! Tests on the kernel that runs: real sockets in namespaces of their own, watched by `tcpstate` and,
-//! beside it, by something that is not this project.
+//! Tests on the running kernel: real sockets in namespaces of their own, watched by `tcpstate` and by an
+//! independent oracle.
 //!
-//! They need root, and say `skipped: why` where that or something else is missing; with
-//! `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure. `cargo xtask test` runs them on this machine's kernel,
-//! `cargo xtask vm` on others, which it tells with `TCPSTATE_KERNEL_LACKS` what they may miss (`need`).
+//! They need root, and print `skipped: REASON` if that or another requirement is missing; with
+//! `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure. `cargo xtask test` runs them on this machine's kernel, and
+//! `cargo xtask vm` on others, where `TCPSTATE_KERNEL_LACKS` names the features that may be missing (`need`).
 
 mod causes;
 mod census;
@@ -15,7 +15,7 @@ mod fields;
 mod filters;
 mod lifecycle;
 mod ls;
-mod ls_told;
+mod ls_fields;
 mod need;
 mod net;
 mod oracle;
@@ -27,13 +27,13 @@ mod programs;
 mod rates;
 mod ring;
 mod same_as_oracle;
+mod slow_network;
 mod soak;
 mod ss;
 mod synack;
 mod tally;
 mod traffic;
 mod views;
-mod weather;
 mod wire;
 
 use libtest_mimic::Arguments;
@@ -41,10 +41,10 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::need::Need;
 
-/// How `tcpstate` can be attached.
+/// The attach modes of `tcpstate`.
 const ATTACH_MODES: [&str; 2] = ["btf", "tracepoint"];
 
-/// What the machine must have for an attach mode.
+/// The requirements of an attach mode.
 fn attach_needs(mode: &str) -> &'static [Need] {
     if mode == "btf" {
         &[Need::Btf]
@@ -62,16 +62,16 @@ fn main() {
             std::process::exit(1);
         }
     }
-    // Before Linux 5.11 BPF maps count against it, and what is started here with few capabilities cannot raise it.
-    // Where we cannot either, there is nothing to do: since then it does not matter.
+    // Before Linux 5.11 BPF maps count against this limit, and processes that are started here with few
+    // capabilities cannot raise it. An error is ignored, because newer kernels do not need it.
     let unlimited = Rlimit {
         current: None,
         maximum: None,
     };
     let _ = setrlimit(Resource::Memlock, unlimited);
     let mut arguments = Arguments::from_args();
-    // One at a time. A process that one test starts has, until its `exec`, a copy of every socket of
-    // the tests beside it: these would close later than they say.
+    // One test at a time: a process that a test starts holds, until its `exec`, a copy of every socket of
+    // concurrent tests, whose sockets would then close too late.
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
     same_as_oracle::add(&mut trials);
@@ -84,11 +84,11 @@ fn main() {
     privileges::add(&mut trials);
     views::add(&mut trials);
     ls::add(&mut trials);
-    ls_told::add(&mut trials);
+    ls_fields::add(&mut trials);
     causes::add(&mut trials);
     census::add(&mut trials);
     owners::add(&mut trials);
-    weather::add(&mut trials);
+    slow_network::add(&mut trials);
     faults::add(&mut trials);
     soak::add(&mut trials);
     synack::add(&mut trials);

@@ -1,4 +1,4 @@
-//! What a test needs of the machine, and what happens where that is missing.
+//! The requirements of a test on the machine, and the result if one is missing.
 
 use std::{
     collections::BTreeMap,
@@ -17,14 +17,14 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::{
     net::{joined, socket},
+    slow_network,
     traffic::mptcp_protocol,
-    weather,
 };
 
-/// Something that a machine may lack.
+/// A requirement that a machine may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// User id 0, with what a container may have taken from it.
+    /// User ID 0, in a container perhaps without all its capabilities.
     Root,
     /// The kernel's BTF, for `--attach btf`.
     Btf,
@@ -36,17 +36,17 @@ pub enum Need {
     Program(&'static str),
     /// `/dev/net/tun`, for a wire between namespaces.
     Tun,
-    /// `CONFIG_MPTCP`, switched on.
+    /// `CONFIG_MPTCP`, enabled.
     Mptcp,
-    /// `sch_netem`, and veth devices to put it on.
+    /// `sch_netem`, and veth devices for it.
     Netem,
-    /// A memory controller of cgroups, whichever version.
+    /// A memory controller of cgroups, of either version.
     MemoryLimit,
 }
 
 impl Need {
-    /// The feature by which `TCPSTATE_KERNEL_LACKS` names it; what a machine has by its set-up and not
-    /// by its kernel has none.
+    /// Its feature name in `TCPSTATE_KERNEL_LACKS`; `None` if it depends on the machine's set-up and not on
+    /// the kernel.
     const fn feature(self) -> Option<&'static str> {
         match self {
             Self::Btf => Some("btf"),
@@ -58,7 +58,7 @@ impl Need {
         }
     }
 
-    /// Why it is not met; `None` if it is.
+    /// The reason why it is not met; `None` if it is.
     pub fn missing(self) -> Option<String> {
         match self {
             Self::Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned()),
@@ -78,14 +78,14 @@ impl Need {
             Self::Mptcp => socket(rustix::net::AddressFamily::INET, Some(mptcp_protocol()))
                 .err()
                 .map(|error| format!("no MPTCP sockets: {error}")),
-            Self::Netem => weather::missing_netem(),
+            Self::Netem => slow_network::missing_netem(),
             Self::MemoryLimit => Self::memory_cgroups()
                 .is_none()
                 .then(|| "no memory controller of cgroups is mounted".to_owned()),
         }
     }
 
-    /// Where cgroups with a limit to their memory can be made, and the file that sets it.
+    /// The folder for cgroups with a memory limit, and the name of the file that sets the limit.
     pub fn memory_cgroups() -> Option<(PathBuf, &'static str)> {
         const FIRST: &str = "/sys/fs/cgroup/memory";
         let first = Path::new(FIRST).join("memory.limit_in_bytes").exists();
@@ -106,20 +106,20 @@ fn unreadable(path: &str, meaning: &str) -> Option<String> {
     Some(format!("{meaning} ({path}: {error})"))
 }
 
-/// Tried once each: some take a second to start on a slow machine, and most tests need them.
+/// Checks each program once: some take a second to start on a slow machine, and most tests need them.
 fn missing_program(name: &'static str) -> Option<String> {
     static TRIED: Mutex<BTreeMap<&str, Option<String>>> = Mutex::new(BTreeMap::new());
     let mut tried = TRIED.lock().unwrap_or_else(PoisonError::into_inner);
     let missing = tried.entry(name).or_insert_with(|| {
-        // Any exit code will do: it is there.
+        // Any exit code shows that it is installed.
         let output = Command::new(name).arg("--version").output();
         output.err().map(|error| format!("{name}: {error}"))
     });
     missing.clone()
 }
 
-/// The program may call the helper where the kernel has the function that it came with; its name is
-/// then among the strings of the kernel's BTF.
+/// The program may call the helper if the kernel has the function that was added with it; the function's
+/// name is then among the strings of the kernel's BTF.
 fn missing_cookie() -> Option<String> {
     static MISSING: LazyLock<Option<String>> = LazyLock::new(|| {
         const NAME: &[u8] = b"bpf_get_socket_ptr_cookie";
@@ -133,12 +133,12 @@ fn missing_cookie() -> Option<String> {
     MISSING.clone()
 }
 
-/// What is known of the machine beforehand.
+/// The settings of the environment.
 struct Known {
-    /// `TCPSTATE_REQUIRE_KERNEL=1`: whatever is not known to be lacking has to be there.
+    /// `TCPSTATE_REQUIRE_KERNEL=1`: every requirement not listed as missing must be met.
     required: bool,
-    /// `TCPSTATE_KERNEL_LACKS`: the features that the kernel has not. Where it is set, it is all of
-    /// them, and one that is there after all is a failure too.
+    /// `TCPSTATE_KERNEL_LACKS`: the features that the kernel lacks. If it is set, the list is complete, and
+    /// a listed feature that exists is a failure too.
     lacks: Option<String>,
 }
 
@@ -155,12 +155,12 @@ impl Known {
         lacks.into_iter().any(|lacking| lacking == feature)
     }
 
-    /// Whether a test may be skipped for this.
+    /// Whether a test may be skipped because of this requirement.
     fn allows_to_miss(&self, need: Need) -> bool {
         match need.feature() {
             _ if !self.required => true,
-            // Many kernels are built without it. Where nobody says which, it is no part of what a
-            // machine has to have.
+            // Many kernels are built without it, so it is required only if the missing features are
+            // listed.
             Some("netem") if self.lacks.is_none() => true,
             Some(feature) => self.is_lacking(feature),
             None => false,
@@ -168,9 +168,9 @@ impl Known {
     }
 }
 
-/// A test that runs if the machine has what it needs, and otherwise says `skipped: why`. With
-/// `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure, except for what `TCPSTATE_KERNEL_LACKS` names; and
-/// then a test that could run although it needs something of that list is a failure too.
+/// A test that runs if the machine meets its requirements, and otherwise prints `skipped: REASON`. With
+/// `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure, except for the features in `TCPSTATE_KERNEL_LACKS`; and a
+/// test that could run although it requires one of those is a failure too.
 pub fn trial(
     name: impl Into<String>,
     needs: &[Need],
@@ -179,7 +179,7 @@ pub fn trial(
     trial_within(HANGS, name, needs, test)
 }
 
-/// A [`trial`] that may take as long as `limit`.
+/// A [`trial`] with a time limit of its own.
 pub fn trial_within(
     limit: Duration,
     name: impl Into<String>,
@@ -197,13 +197,13 @@ pub fn trial_within(
             None if lacking => {
                 return failing(
                     name,
-                    format!("{need:?} is there, and TCPSTATE_KERNEL_LACKS says that it is not"),
+                    format!("{need:?} is available, but TCPSTATE_KERNEL_LACKS lists it"),
                 );
             }
             Some(why) if !known.allows_to_miss(need) => {
                 return failing(
                     name,
-                    format!("skipped: {why}, and TCPSTATE_REQUIRE_KERNEL=1 forbids to skip"),
+                    format!("skipped: {why}, and TCPSTATE_REQUIRE_KERNEL=1 forbids skipping"),
                 );
             }
             missing => skipped = skipped.or(missing),
@@ -222,10 +222,10 @@ fn failing(name: String, why: String) -> Trial {
     Trial::test(name, move || Err(Failed::from(why)))
 }
 
-/// No test takes as long as this, on any machine, unless it is told to.
+/// The default time limit, which no test reaches on any machine.
 pub const HANGS: Duration = Duration::from_mins(4);
 
-/// Runs a test on a thread of its own, so that one that hangs fails, and says where it hangs.
+/// Runs a test on a thread of its own, so that a test that hangs fails and reports where it hangs.
 fn watched(
     limit: Duration,
     test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
@@ -233,7 +233,7 @@ fn watched(
     let (sender, ended) = channel();
     let thread = thread::spawn(move || {
         let result = test();
-        // Nobody waits any more for one that was given up.
+        // The receiver is gone if the test was given up.
         let _ = sender.send(());
         result
     });

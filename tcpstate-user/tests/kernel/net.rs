@@ -1,6 +1,6 @@
 //! Network namespaces and the sockets in them.
 //!
-//! Knows nothing of `tcpstate`: it only makes the kernel do things.
+//! Knows nothing of `tcpstate`.
 
 use std::{
     fs::{self, File},
@@ -22,21 +22,20 @@ use rustix::{
 };
 use tcpstate_common::State;
 
-/// How long anything that must happen may take before the test gives up on it. Far longer than it
-/// ever takes: it turns a hang into a message.
+/// The limit for every wait, far longer than any wait takes: it turns a hang into a message.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A network namespace of its own, with its loopback up. It lives as long as this handle.
+/// A network namespace with its loopback up, deleted when this handle is dropped.
 pub struct Netns {
     file: File,
 }
 
 impl Netns {
     pub fn new() -> Result<Self> {
-        // A thread of its own: a namespace belongs to a thread, and this one ends here.
+        // On a thread of its own, because a namespace belongs to a thread; this thread ends here.
         let made = thread::spawn(|| -> Result<Self> {
-            // SAFETY: NEWNET shares nothing with other threads that could become inconsistent; file
-            // descriptors, the one thing that this call could pull apart, are not touched by it.
+            // SAFETY: NEWNET separates nothing from other threads that could become inconsistent. The
+            // call could separate file descriptors (NEWFILES), but does not.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.context("unshare")?;
             Interface::named("lo")?.up()?;
             Ok(Self {
@@ -46,7 +45,7 @@ impl Netns {
         joined(made.join())
     }
 
-    /// Runs `f` on a thread that is in this namespace. Sockets and threads that it makes stay in it.
+    /// Runs `f` on a thread in this namespace. Sockets and threads that it makes stay in the namespace.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
@@ -66,15 +65,15 @@ impl Netns {
         Ok(rustix::fs::fstat(&self.file)?.st_ino)
     }
 
-    /// A path that leads to it.
+    /// A path to it.
     pub fn path(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
     }
 
     /// Runs `f` in this namespace, then waits until every socket that it made is gone.
     ///
-    /// The kernel takes a socket off `sockets: used` when it frees it, which is after its last
-    /// transition: once the count is back where it was, nothing more is to come.
+    /// The kernel decrements `sockets: used` when it frees a socket, which is after its last transition: when
+    /// the count is as before, no further transition follows.
     pub fn run_until_quiet<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let before = self.sockets_used()?;
         let value = self.run(f)?;
@@ -98,12 +97,12 @@ impl Netns {
     }
 }
 
-/// Hands on what a thread returned, its panic included.
+/// Returns the result of a thread, or resumes its panic.
 pub fn joined<T>(result: thread::Result<T>) -> T {
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Polls for what the kernel has no event for.
+/// Polls for a condition that the kernel has no event for.
 pub fn await_that(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !is_so()? {
@@ -116,10 +115,10 @@ pub fn await_that(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result
     Ok(())
 }
 
-/// A network interface in the namespace of the thread that named it.
+/// A network interface in the namespace of the thread that created this handle.
 ///
-/// By `ioctl` and not by netlink: the kernel frees a netlink socket some time after it was closed, and
-/// [`Netns::run_until_quiet`] would take it for one of the test's.
+/// Uses `ioctl` instead of netlink: the kernel frees a netlink socket some time after it was closed, and
+/// [`Netns::run_until_quiet`] would take it for a socket of the test.
 pub struct Interface {
     socket: OwnedFd,
     name: [u8; libc::IFNAMSIZ],
@@ -152,7 +151,7 @@ impl Interface {
             .context("set the peer's address")
     }
 
-    /// Calls `ioctl` with a `struct ifreq`: the name, then what is asked for.
+    /// Calls `ioctl` with a `struct ifreq`: the name, then the value of the request.
     fn set(&self, request: libc::Ioctl, value: &[u8]) -> Result<()> {
         let mut ifreq = [0u8; size_of::<libc::ifreq>()];
         ifreq[..libc::IFNAMSIZ].copy_from_slice(&self.name);
@@ -184,7 +183,7 @@ pub fn ip(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Drops what matches these rules on its way in.
+/// Drops incoming packets that match these rules.
 pub fn drop_incoming(rules: &[&str]) -> Result<()> {
     let rules: String = rules.iter().flat_map(|rule| [rule, " drop;\n"]).collect();
     let script =
@@ -215,10 +214,10 @@ pub fn allow_open_files(wanted: u64) -> Result<()> {
     Ok(())
 }
 
-/// A port that no other test uses, on this machine at this time: the observers see every namespace,
-/// so only the port keeps one test's traffic from another's.
+/// A port that no other test on this machine uses at this time: the observers see every namespace, so only
+/// the port separates the traffic of tests.
 pub fn unused_port() -> u16 {
-    // Under the ephemeral ports; a block of 100 for each process, in case several run at once.
+    // Below the ephemeral ports; a block of 100 for each process, in case several run at the same time.
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let block = u16::try_from(std::process::id() % 200).unwrap_or_default();
     10_000 + block * 100 + NEXT.fetch_add(1, Ordering::Relaxed) % 100
@@ -246,8 +245,8 @@ impl Connection {
     }
 }
 
-/// A stream socket as `socket(2)` makes it. Programs that other tests start do not inherit it: they
-/// would keep it open long after the test.
+/// A stream socket from `socket(2)`. Programs that other tests start do not inherit it, because they would
+/// keep it open long after the test.
 pub fn socket(family: AddressFamily, protocol: Option<Protocol>) -> Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
     let stream = SocketType::STREAM;
@@ -261,7 +260,7 @@ pub fn reset(socket: impl Into<OwnedFd>) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the peer has closed: the socket has read its FIN.
+/// Waits until the socket has read the peer's FIN.
 pub fn await_fin(socket: impl AsFd) -> Result<()> {
     let mut byte = [0; 1];
     let (read, _) = rustix::net::recv(socket, &mut byte, rustix::net::RecvFlags::empty())?;
@@ -269,24 +268,24 @@ pub fn await_fin(socket: impl AsFd) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the socket is in `state` by its own account (`TCP_INFO`).
+/// Waits until the socket is in `state`, by `TCP_INFO`.
 pub fn await_state(socket: impl AsFd, state: State) -> Result<()> {
     await_that(&format!("a socket reaches {state}"), || {
         Ok(tcp_state(socket.as_fd())? == state)
     })
 }
 
-/// `shutdown(2)` of the sending half.
+/// Calls `shutdown(2)` for the sending half.
 pub fn shutdown_write(socket: impl AsFd) -> Result<()> {
     Ok(rustix::net::shutdown(socket, Shutdown::Write)?)
 }
 
-/// The state of a socket by its own account (`getsockopt(TCP_INFO)`).
+/// The state of a socket, by `getsockopt(TCP_INFO)`.
 fn tcp_state(socket: BorrowedFd<'_>) -> Result<State> {
-    // `tcpi_state` is the first byte of `struct tcp_info`; the kernel cuts it to what is asked for.
+    // `tcpi_state` is the first byte of `struct tcp_info`, which the kernel truncates to the given length.
     let mut state = 0u8;
     let mut len: libc::socklen_t = 1;
-    // SAFETY: the kernel writes at most `len` bytes to `state`, which is one, and sets `len`.
+    // SAFETY: the kernel writes at most `len` bytes, which is 1, to `state`, and sets `len`.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

@@ -1,7 +1,7 @@
-//! The oracle: bpftrace on the same tracepoint, counting in the kernel.
+//! The oracle: bpftrace counting in the kernel on the same tracepoint.
 //!
-//! Shares nothing with `tcpstate` but the tracepoint itself, and reads the classic record's fields
-//! by the names that the kernel gives them.
+//! It shares only the tracepoint with `tcpstate`, and reads the fields of the classic record by their
+//! names in the kernel.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,10 +24,10 @@ use crate::{
     process::Running,
 };
 
-/// What the oracle needs.
+/// The requirements of the oracle.
 pub const NEEDS: [Need; 2] = [Need::Tracefs, Need::Program("bpftrace")];
 
-/// What is compared of a transition.
+/// The compared fields of a transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Transition {
     pub oldstate: State,
@@ -36,19 +36,19 @@ pub struct Transition {
     pub remote: SocketAddr,
 }
 
-/// How often each transition was seen.
+/// The number of times that each transition was seen.
 pub type Multiset = BTreeMap<Transition, u64>;
 
 /// A running bpftrace.
 pub struct Oracle {
     child: Running,
     lines: Receiver<io::Result<String>>,
-    /// A transition on this port ends it. A signal would not do: bpftrace 0.17 only looks for one where
-    /// it happens to wait, and one that comes a moment earlier is lost.
+    /// A transition on this port ends it. A signal is not reliable: bpftrace 0.17 notices signals only while
+    /// it waits, and loses one that comes a moment earlier.
     stop: Bell,
 }
 
-/// A port of the oracle's own: transitions on it are a message to the script.
+/// A port of the oracle, on which transitions are messages to the script.
 struct Bell {
     netns: Netns,
     port: u16,
@@ -70,13 +70,13 @@ impl Bell {
 }
 
 impl Oracle {
-    /// Starts to watch the TCP transitions that have this port on either side, and returns once the
-    /// probe is known to fire.
+    /// Starts to watch the TCP transitions with this port on either side, and returns when the probe is
+    /// known to fire.
     ///
-    /// It can count `keys` distinct transitions; more cost memory and time at the start.
+    /// It can count `keys` distinct transitions; a larger number costs memory and time at the start.
     pub fn start(port: u16, keys: u32) -> Result<Self> {
         let (start, stop) = (Bell::new()?, Bell::new()?);
-        // The scalar tells whether the map was large enough for all.
+        // The scalar shows whether the map was large enough for all.
         let script = format!(
             "tracepoint:sock:inet_sock_set_state /args->protocol == 6/ {{
                 if (args->sport == {}) {{ printf(\"attached\\n\"); }}
@@ -102,7 +102,7 @@ impl Oracle {
         let mut child = Running::new(&mut command)?;
         let stdout = child.stdout.take().context("bpftrace without a stdout")?;
         let (sender, lines) = channel();
-        // Ends with the pipe, or when nobody wants more.
+        // Ends with the pipe, or when the receiver is gone.
         thread::spawn(move || {
             BufReader::new(stdout)
                 .lines()
@@ -113,8 +113,8 @@ impl Oracle {
         Ok(oracle)
     }
 
-    /// Rings until bpftrace has heard it: its BEGIN fires, and it
-    /// says `Attaching`, before its probes are attached.
+    /// Rings until bpftrace reacts: its BEGIN fires, and it prints `Attaching`, before its probes are
+    /// attached.
     fn await_attached(&mut self, bell: &Bell) -> Result<()> {
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
@@ -130,10 +130,7 @@ impl Oracle {
             }
         }
         self.child.kill()?;
-        bail!(
-            "the oracle did not start; bpftrace says: {}",
-            self.stderr()?
-        )
+        bail!("the oracle did not start; bpftrace: {}", self.stderr()?)
     }
 
     fn stderr(&mut self) -> Result<String> {
@@ -141,14 +138,14 @@ impl Oracle {
         Ok(stderr.transpose()?.unwrap_or_default())
     }
 
-    /// Stops and returns what was seen, and how many transitions of the whole host the kernel did not
-    /// show to the oracle, because another BPF program was running on that CPU.
+    /// Stops, and returns the transitions seen, and the number of transitions of the whole host that the
+    /// kernel did not show to the oracle because another BPF program was running on that CPU.
     pub fn stop(self) -> Result<(Multiset, u64)> {
         let stopped = self.stop_with_tasks()?;
         Ok((stopped.seen, stopped.missed))
     }
 
-    /// As [`Oracle::stop`]; and on top of which tasks the transitions were made.
+    /// Like [`Oracle::stop`], and also returns the tasks during which the transitions were made.
     pub fn stop_with_tasks(mut self) -> Result<Stopped> {
         let missed = recursion_misses(self.child.id())?;
         await_that("bpftrace ends", || {
@@ -201,12 +198,12 @@ impl Oracle {
     }
 }
 
-/// What an oracle has to say at its end.
+/// The results of an oracle.
 pub struct Stopped {
     pub seen: Multiset,
-    /// Transitions of the whole host that it was not shown.
+    /// The number of transitions of the whole host that it was not shown.
     pub missed: u64,
-    /// How many were made on top of which task.
+    /// The number of transitions made during each task.
     pub tasks: BTreeMap<String, u64>,
 }
 
@@ -225,12 +222,12 @@ fn parse(key: &str) -> Result<Transition> {
     })
 }
 
-/// How often the kernel has skipped the process's BPF programs because one was running already.
-/// Kernels that do not count it have no such line, and give 0.
+/// The number of times that the kernel skipped the process's BPF programs because one was already running.
+/// Kernels that do not count this have no such line, and give 0.
 fn recursion_misses(pid: u32) -> Result<u64> {
     let mut misses = 0;
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        // A descriptor that was closed meanwhile is no program's.
+        // A descriptor may have been closed meanwhile.
         let info = fs::read_to_string(entry?.path()).unwrap_or_default();
         for line in info.lines() {
             if let Some(count) = line.strip_prefix("recursion_misses:") {
@@ -241,18 +238,19 @@ fn recursion_misses(pid: u32) -> Result<u64> {
     Ok(misses)
 }
 
-/// Makes traffic and compares, until the kernel has shown all of it; `None` is an attempt in which it
-/// skipped a BPF program, and says so, since one was running on that CPU already, or since somebody was
-/// changing a BPF map there (`bpf_prog_active`).
+/// Repeats an attempt until the kernel has shown all of its traffic. An attempt returns `None` if the kernel
+/// skipped, and counted as skipped, a BPF program because one was already running on that CPU, or because a
+/// BPF map was being changed there (`bpf_prog_active`).
 ///
-/// No other reason may repeat anything: whatever else is wrong with an attempt is an error.
+/// Nothing else may cause a repetition: any other problem of an attempt is an error.
 pub fn until_all_is_seen<T>(attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     attempts(attempt)?.context("the kernel skipped transitions in every attempt")
 }
 
-/// The same, and `None` where it skipped some in every attempt: for whoever looks at those too.
+/// Like [`until_all_is_seen`], but returns `None` if the kernel skipped some in every attempt, for callers
+/// that check those attempts too.
 pub fn attempts<T>(mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
-    // Where the processor is emulated a program runs so long that an interrupt often falls into it.
+    // On an emulated processor a program takes so long that interrupts often occur during its run.
     const ATTEMPTS: u32 = 20;
     for _ in 0..ATTEMPTS {
         if let Some(seen) = attempt()? {
@@ -262,7 +260,7 @@ pub fn attempts<T>(mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<Opt
     Ok(None)
 }
 
-/// What two observers disagree about, one transition a line.
+/// Lists the differences between two observers, one transition per line.
 pub fn difference(oracle: &Multiset, ours: &Multiset) -> String {
     let count = |set: &Multiset, key| set.get(key).copied().unwrap_or(0);
     let keys: BTreeSet<_> = oracle.keys().chain(ours.keys()).collect();
@@ -286,7 +284,7 @@ pub fn difference(oracle: &Multiset, ours: &Multiset) -> String {
     format!("{} transitions differ; the first are\n{shown}", lines.len())
 }
 
-/// How many transitions are in `these` and not in `others`.
+/// The number of transitions in `these` that are not in `others`.
 pub fn surplus(these: &Multiset, others: &Multiset) -> u64 {
     these
         .iter()

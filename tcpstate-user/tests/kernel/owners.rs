@@ -1,7 +1,7 @@
-//! Whose connections are: processes that fork, users, cgroups and namespaces of their own, on a machine
-//! that is busy with something else; and the filters on all of that.
+//! Owners of connections: forking processes, users, cgroups and namespaces, on a machine that is busy with
+//! other work; and the filters on owners.
 //!
-//! The oracle is the test itself: it made the processes and knows what they did.
+//! The oracle is the test itself, which made the processes and their connections.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,8 +28,7 @@ use crate::{
 
 pub fn add(trials: &mut Vec<Trial>) {
     for mode in ATTACH_MODES {
-        // The user, the cgroup and the namespace stand in the socket, which is read by the kernel's types in
-        // either mode.
+        // The user, the cgroup and the namespace come from fields of the socket, which either mode locates by BTF.
         let needs = [attach_needs(mode), &[Need::Btf]].concat();
         trials.push(trial(
             format!("{mode}::owners_of_a_thousand_connections"),
@@ -42,10 +41,10 @@ pub fn add(trials: &mut Vec<Trial>) {
             move || until_all_is_seen(|| filters_by_owner(mode)),
         ));
     }
-    // What was there before is joined with the events by its cookie, which the other mode has not.
+    // Events are joined with seeded sockets by the cookie, which the other mode lacks.
     trials.push(trial(
         "btf::owner_of_a_server_that_was_there",
-        // Without it nothing that was there is listed.
+        // Without it there is no seeding.
         &[Need::Btf, Need::Cookie],
         owner_of_a_server_that_was_there,
     ));
@@ -53,16 +52,16 @@ pub fn add(trials: &mut Vec<Trial>) {
 }
 
 const CONNECTIONS: u32 = 1_000;
-/// Transitions of one connection, both ends.
+/// Number of transitions of both ends of a connection.
 const PER_CONNECTION: u64 = 10;
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 
-/// Which CPUs handle what new interfaces of a namespace receive. Since Linux 6.3.
+/// The setting for the CPUs that handle packets received by new interfaces of a namespace. Since Linux 6.3.
 const RPS_DEFAULT_MASK: &str = "/proc/sys/net/core/rps_default_mask";
 
-/// Whether what arrives in the thread's namespace is from now on handled by either of two CPUs, and so on
-/// top of whatever runs there.
+/// Spreads the packets that arrive in the thread's namespace over two CPUs, so that they are processed
+/// during unrelated tasks. Returns whether that is possible.
 fn spread_packets() -> Result<bool> {
     if !Path::new(RPS_DEFAULT_MASK).exists() || thread::available_parallelism()?.get() < 2 {
         return Ok(false);
@@ -71,7 +70,7 @@ fn spread_packets() -> Result<bool> {
     Ok(true)
 }
 
-/// Two namespaces with a wire between them, and whether packets are spread.
+/// Makes two namespaces joined by a veth pair. Returns also whether packets are spread.
 fn joined_by_veth() -> Result<(Netns, Netns, bool)> {
     let (first, second) = (Netns::new()?, Netns::new()?);
     let spread = first.run(spread_packets)? && second.run(spread_packets)?;
@@ -91,7 +90,7 @@ fn joined_by_veth() -> Result<(Netns, Netns, bool)> {
     Ok((first, second, spread))
 }
 
-/// What a side of all connections is expected to be.
+/// The expected fields of one side of all connections.
 struct Side {
     role: &'static str,
     owner: Value,
@@ -100,8 +99,8 @@ struct Side {
     netns: u64,
 }
 
-/// A forked server, a client in another cgroup and another namespace, and packets of somebody else on
-/// top of whose work the kernel makes many of the changes.
+/// A forking server, a client in another cgroup and namespace, and unrelated processes, during whose work
+/// the kernel makes many of the transitions.
 fn owners_of_a_thousand_connections(mode: &str) -> Result<()> {
     let port = unused_port();
     let cgroup = |name| Cgroup::new(&format!("tcpstate-test-{port}-{name}"));
@@ -135,13 +134,13 @@ fn owners_of_a_thousand_connections(mode: &str) -> Result<()> {
     let shown: u64 = seen.values().sum();
     ensure!(
         !spread || tasks.contains_key("arsonist"),
-        "nothing was made on top of a stranger: {tasks:?}"
+        "no transition was made during an unrelated task: {tasks:?}"
     );
     let (_, summary) = recorder.stop()?.json()?;
     let mut skipped = nested(&summary)?;
     if mode == "tracepoint" {
-        // There the kernel has been seen to leave out more than it counts. Then the oracle, which is at the same
-        // tracepoint, did not get them either. The listener has two changes of its own.
+        // In this mode the kernel sometimes skips more than it counts. The oracle on the same tracepoint misses
+        // those transitions too. The listener has two further transitions.
         let happened = u64::from(CONNECTIONS) * PER_CONNECTION + 2;
         let left_out = happened.checked_sub(shown).context("the oracle saw more")?;
         skipped = skipped.max(left_out);
@@ -170,10 +169,10 @@ fn owners_of_a_thousand_connections(mode: &str) -> Result<()> {
     check_changes(&trace, &customer, skipped)
 }
 
-/// Both ends of all connections are there, and say of each side what it is.
+/// Checks that both ends of all connections are there, with the fields of their side.
 ///
-/// A change that the kernel did not show, since the program was running on that CPU already, can leave
-/// one end unknown, or without its line. It can make nobody else of anybody.
+/// A transition that the kernel did not show, because the program was already running on that CPU, can
+/// leave one end unknown or without its line. It must not give an end another owner.
 fn check_ends(
     life: &[Value],
     trace: &[Value],
@@ -183,7 +182,7 @@ fn check_ends(
 ) -> Result<()> {
     let made = customer.ports.len();
     ensure!(made == CONNECTIONS as usize, "{made} connections");
-    // On a slow machine the kernel gives a port twice: it begins elsewhere among them every ten seconds.
+    // On a slow machine the kernel assigns a port twice, because it changes its start offset every ten seconds.
     let mut expected = BTreeMap::<(&str, u16), u32>::new();
     for &port in &customer.ports {
         for side in sides {
@@ -198,24 +197,24 @@ fn check_ends(
             continue;
         }
         let side = sides.iter().find(|side| line["role"] == side.role);
-        let side = side.with_context(|| format!("which side is it? {line}"))?;
+        let side = side.with_context(|| format!("unknown side: {line}"))?;
         ensure!(
             line["owner"] == side.owner
                 && line["uid"] == side.who.uid
                 && line["cgroup"] == side.cgroup.path()
                 && line["cgroup_id"] == side.cgroup.id()?
                 && line["netns"] == side.netns,
-            "not {}, {:?}, in {}: {line}",
+            "expected {}, {:?}, in {}: {line}",
             side.owner,
             side.who,
             side.netns
         );
         let port = customers_port(line)?;
         let left = expected.get_mut(&(side.role, port));
-        let left = left.with_context(|| format!("nobody made it: {line}"))?;
+        let left = left.with_context(|| format!("not a connection of the test: {line}"))?;
         *left = left
             .checked_sub(1)
-            .with_context(|| format!("once too often: {line}"))?;
+            .with_context(|| format!("a duplicate: {line}"))?;
         found += 1;
     }
     let ends: u64 = found + unknown;
@@ -223,19 +222,19 @@ fn check_ends(
     let missing = missing.context("more ends than there were")?;
     ensure!(
         missing + unknown <= skipped,
-        "{missing} ends are missing and {unknown} unknown, for {skipped} changes not shown; among them {}",
+        "{missing} ends are missing and {unknown} unknown, with {skipped} transitions not shown; missing: {}",
         changes_of_missing(&expected, trace)
     );
     Ok(())
 }
 
-/// Of some of the ends that are missing, the changes that were shown.
+/// The transitions that were shown of some of the missing ends.
 fn changes_of_missing(missing: &BTreeMap<(&str, u16), u32>, trace: &[Value]) -> String {
     let mut changes = BTreeMap::<_, Vec<String>>::new();
     for line in trace {
         let role = line["role"].as_str().unwrap_or("unknown");
         let change = format!("{} > {}", line["oldstate"], line["newstate"]);
-        // The first one of a client has no port yet.
+        // The first transition of a client has no port yet.
         if let Ok(port) = customers_port(line) {
             changes.entry((role, port)).or_default().push(change);
         }
@@ -245,25 +244,25 @@ fn changes_of_missing(missing: &BTreeMap<(&str, u16), u32>, trace: &[Value]) -> 
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// No single change is said to be of anybody else's.
+/// Checks that no transition has another owner.
 fn check_changes(trace: &[Value], customer: &Client, skipped: u64) -> Result<()> {
     for line in trace {
         let owner = &line["owner"];
         let is_theirs = if line["role"] == "client" {
             owner["comm"] == "customer" && owner["pid"] == customer.pid
         } else {
-            // The process that listens, or one that it has forked and that acts on the connection.
+            // The process that listens, or a child of it that acts on the connection.
             owner["comm"] == "prefork"
         };
         ensure!(
             is_theirs || (skipped > 0 && owner.is_null()),
-            "whose is it? {line}"
+            "another owner: {line}"
         );
     }
     Ok(())
 }
 
-/// The client's port, on whichever side this end is.
+/// The client's port, for an end of either side.
 fn customers_port(line: &Value) -> Result<u16> {
     let name = if line["role"] == "client" {
         "lport"
@@ -274,7 +273,7 @@ fn customers_port(line: &Value) -> Result<u16> {
     Ok(u16::try_from(port)?)
 }
 
-/// One end of a connection, as the test knows it.
+/// One end of a connection, as made by the test.
 #[derive(Clone, Debug)]
 struct Known {
     role: &'static str,
@@ -286,9 +285,9 @@ struct Known {
     cgroup: String,
 }
 
-/// Cgroups for two programs each, one within the other.
+/// Two nested cgroups, each for two programs.
 struct Cgroups {
-    // Dropped in this order: an inner one goes before the one around it.
+    // Dropped in this order: the inner one before the outer one.
     inner: Cgroup,
     outer: Cgroup,
     other: Cgroup,
@@ -301,13 +300,13 @@ impl Cgroups {
         Ok(Self {
             inner: Cgroup::new(&format!("{name}/inner"))?,
             outer,
-            // Its name begins as the other's does.
+            // Its name begins with the name of the other one.
             other: Cgroup::new(&format!("{name}-other"))?,
         })
     }
 }
 
-/// Who runs in them.
+/// The programs in the cgroups.
 struct Cast {
     first: Identity,
     second: Identity,
@@ -326,7 +325,7 @@ impl Cast {
     }
 }
 
-/// Whether a filter keeps an end.
+/// Whether a filter selects an end.
 type Keeps = fn(&Known, &Cgroups) -> bool;
 
 fn filters(cgroups: &Cgroups) -> Result<Vec<(String, Keeps)>> {
@@ -396,13 +395,13 @@ fn filters_by_owner(mode: &str) -> Result<Option<()>> {
         let in_kernel = &summary["accounting"]["filtered_by_reason"]["cgroup"];
         ensure!(
             in_kernel.is_u64() == (mode == "btf" && filter.contains("--cgroup")),
-            "{filter}: the kernel side is to choose by the cgroup in btf mode: {summary}"
+            "{filter}: in btf mode the kernel side must filter by cgroup: {summary}"
         );
         let expected = chosen(&|end| keeps(end, &cgroups));
         check(&expected, &lines).with_context(|| filter.clone())?;
         check(&expected, &read(file, filter)?).with_context(|| format!("-r {filter}"))?;
     }
-    // Whose number is not known before it runs can be asked for afterwards.
+    // The process ID is not known before the run, but can be given afterwards.
     for pid in known.iter().map(|end| end.pid).collect::<BTreeSet<_>>() {
         let filter = format!("--pid {pid}");
         check(&chosen(&|end| end.pid == pid), &read(file, &filter)?).context(filter)?;
@@ -410,7 +409,7 @@ fn filters_by_owner(mode: &str) -> Result<Option<()>> {
     Ok(Some(()))
 }
 
-/// Two clients connect to two servers, each pair another number of times; returns all ends.
+/// Two clients connect to two servers, each pair a different number of times. Returns all ends.
 fn traffic(
     cast: &Cast,
     cgroups: &Cgroups,
@@ -480,11 +479,11 @@ fn read(file: &str, filter: &str) -> Result<Vec<Value>> {
     Ok(run(BINARY, &words)?.json()?.0)
 }
 
-/// The lines are these ends, each once, and say of each what is known.
+/// Checks that the lines are these ends, each once, with the expected fields.
 fn check(expected: &[Known], lines: &[Value]) -> Result<()> {
     ensure!(
         lines.len() == expected.len(),
-        "{} lines and not {}: {lines:?}",
+        "{} lines, expected {}: {lines:?}",
         lines.len(),
         expected.len()
     );
@@ -504,8 +503,8 @@ fn check(expected: &[Known], lines: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// Who asks for a server's connections means also one that listened before. Its processes share the
-/// listener: which of them it is nobody can say, but what they are called.
+/// A filter on a server's connections also selects those of a server that already listened. Its processes
+/// share the listener: which of them owns a connection is unknown, but their name is known.
 fn owner_of_a_server_that_was_there() -> Result<()> {
     let port = unused_port();
     let cgroups = Cgroups::new(port)?;
@@ -516,7 +515,7 @@ fn owner_of_a_server_that_was_there() -> Result<()> {
     let mut tcpstate = Tcpstate::start(&[
         "life", "--json", "--attach", "btf", "-P", &of, "--comm", "first", "--count", "1",
     ])?;
-    // It lists what is there while it watches already; until then it does not know whose it is.
+    // It seeds while it watches already; the owner is unknown until then.
     await_that("a connection is the server's", || {
         netns.run(|| client(&cast.alice, Ipv4Addr::LOCALHOST, port, 1))?;
         Ok(tcpstate.child.try_wait()?.is_some())
@@ -531,7 +530,7 @@ fn owner_of_a_server_that_was_there() -> Result<()> {
     Ok(())
 }
 
-/// `ls` chooses by the same words among what is there.
+/// `ls` has the same filters for existing sockets.
 fn filters_of_ls() -> Result<()> {
     let [first_port, second_port] = [unused_port(), unused_port()];
     let cgroups = Cgroups::new(first_port)?;
@@ -568,7 +567,7 @@ fn filters_of_ls() -> Result<()> {
             }
             let expected = expected.iter().copied().collect();
             if ports != expected {
-                bail!("{filter}: {ports:?} is not {expected:?}");
+                bail!("{filter}: {ports:?}, expected {expected:?}");
             }
         }
         first.stop()?;

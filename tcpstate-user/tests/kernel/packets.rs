@@ -1,4 +1,4 @@
-//! What goes over the wire, as tcpdump reads it.
+//! The packets on the wire, read by tcpdump.
 
 use std::{
     io::{self, BufRead as _, BufReader},
@@ -20,15 +20,15 @@ use crate::{
 pub struct Segment {
     /// Whether it comes from the server's port.
     pub from_server: bool,
-    /// As tcpdump writes them: `S`, `F.`, `R`.
+    /// The flags in tcpdump's format: `S`, `F.`, `R`.
     pub flags: String,
 }
 
-/// What was on the wire.
+/// The packets that were on the wire.
 #[derive(Debug, Default)]
 pub struct Packets {
     pub segments: Vec<Segment>,
-    /// Messages that something could not be delivered.
+    /// Number of ICMP messages that a packet could not be delivered.
     pub unreachable: usize,
 }
 
@@ -37,12 +37,12 @@ pub struct Tcpdump {
     child: Running,
     lines: Receiver<io::Result<String>>,
     port: u16,
-    /// A datagram to itself is the last thing that tcpdump is to see.
+    /// The socket for a datagram to itself, the last packet for tcpdump.
     bell: UdpSocket,
 }
 
 impl Tcpdump {
-    /// Starts it in the namespace of the calling thread, for connections to this port; returns once it
+    /// Starts it in the namespace of the calling thread, for connections to this port; returns when it
     /// captures.
     pub fn start(port: u16) -> Result<Self> {
         let bell = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -65,7 +65,7 @@ impl Tcpdump {
                 break;
             }
         }
-        // Whatever more it says, it must not wait for somebody to read it.
+        // Drains the rest of its messages, so that it never blocks.
         thread::spawn(move || said.by_ref().for_each(drop));
         let stdout = child.stdout.take().context("tcpdump without a stdout")?;
         let (sender, lines) = channel();
@@ -82,7 +82,7 @@ impl Tcpdump {
         })
     }
 
-    /// Ends it, and gives all that was on the wire up to now.
+    /// Ends it, and returns all packets up to now.
     pub fn stop(mut self) -> Result<Packets> {
         let to = self.bell.local_addr()?;
         self.bell.send_to(b"end", to)?;
@@ -91,7 +91,7 @@ impl Tcpdump {
             let line = self
                 .lines
                 .recv_timeout(PATIENCE)
-                .context("tcpdump is silent")??;
+                .context("tcpdump prints nothing")??;
             if line.contains(" UDP, ") {
                 break;
             }

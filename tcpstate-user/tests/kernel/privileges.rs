@@ -1,5 +1,4 @@
-//! What an ordinary user can do, with and without the two capabilities on the binary; and root, with few
-//! capabilities left.
+//! An ordinary user, with and without the two capabilities on the binary; and root with few capabilities.
 
 use std::{
     fs,
@@ -23,7 +22,7 @@ use crate::{
 /// `nobody`.
 const USER: &str = "65534";
 
-/// What the refusal of tracefs says: no capability that `setcap` could give opens it, but there is another way.
+/// Words of the refusal of tracefs: no capability by `setcap` opens it, but another mode works.
 const TRACEFS: [&str; 3] = ["/sys/kernel/tracing", "root", "--attach btf"];
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -69,7 +68,7 @@ fn ordinary_user_with_capabilities() -> Result<()> {
     let (_folder, binary) = copy_with("cap_bpf,cap_perfmon=ep")?;
     let port = unused_port();
     let mut command = as_user(&binary);
-    // `auto` has to find by itself that it is `btf` that works here: tracefs is for root.
+    // `auto` must select `btf` by itself, because tracefs is for root.
     command.args(["trace", "--json", "-P", &port.to_string()]);
     let tcpstate = Tcpstate::start_command(command)?;
     let status = fs::read_to_string(format!("/proc/{}/status", tcpstate.child.id()))?;
@@ -98,13 +97,13 @@ fn ordinary_user_without_capabilities() -> Result<()> {
         let output = run_as_user(&binary, &["trace", "--attach", mode])?;
         expect_refusal(&output, &words).context(mode)?;
     }
-    // Not everything takes privileges.
+    // Some commands need no privileges.
     let Output { status, stderr, .. } = run_as_user(&binary, &["--version"])?;
     ensure!(status.success(), "{stderr}");
     Ok(())
 }
 
-/// The two capabilities suffice (above), and neither does alone.
+/// Neither of the two capabilities suffices alone.
 fn each_capability_is_needed() -> Result<()> {
     const COMMANDS: [&[&str]; 5] = [
         &["trace"],
@@ -125,7 +124,7 @@ fn each_capability_is_needed() -> Result<()> {
     Ok(())
 }
 
-/// Tracefs is root's, and an event of a tracepoint may take a capability of its own.
+/// Tracefs is for root, and an event of a tracepoint may need a further capability.
 fn tracepoint_mode_takes_root_and_capabilities() -> Result<()> {
     let watch = ["trace", "--attach", "tracepoint", "--duration", "100ms"];
     let enough = if perf_is_restricted()? {
@@ -145,7 +144,7 @@ fn tracepoint_mode_takes_root_and_capabilities() -> Result<()> {
     expect_refusal(&output, &TRACEFS)
 }
 
-/// Whether Debian's patch to the kernel takes the events of tracepoints from everybody without `CAP_SYS_ADMIN`.
+/// Whether Debian's kernel patch restricts tracepoint events to `CAP_SYS_ADMIN`.
 fn perf_is_restricted() -> Result<bool> {
     let level: i32 = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid")?
         .trim()
@@ -161,7 +160,7 @@ fn bpf_stats_takes_another_capability() -> Result<()> {
     expect_refusal(&output, &["CAP_SYS_ADMIN"])
 }
 
-/// To find the namespace of another user's process, and to enter it.
+/// One capability to find the namespace of another user's process, and one to enter it.
 fn other_namespaces_take_two_capabilities() -> Result<()> {
     let netns = Netns::new()?;
     let port = unused_port();
@@ -220,18 +219,18 @@ fn what_takes_no_privileges() -> Result<()> {
     Ok(())
 }
 
-/// Runs the binary as root, with no other capabilities than these.
+/// Runs the binary as root with only these capabilities.
 fn as_root_with(capabilities: &str, arguments: &[&str]) -> Result<Output> {
     let names = capabilities.split(',').filter(|name| !name.is_empty());
     let set = names.fold("-all".to_owned(), |set, name| set + ",+" + name);
-    // The build's folders may be closed to a root who may not override that.
+    // The build folders may be inaccessible to root without CAP_DAC_OVERRIDE.
     let (_folder, binary) = copy_of_the_binary()?;
     let binary = binary.to_str().context("a path in UTF-8")?;
     let few = ["--bounding-set", &set, "--inh-caps", &set, "--", binary];
     run("setpriv", &[&few, arguments].concat())
 }
 
-/// It failed, with nothing on standard output, and says these words.
+/// Checks that it failed, with these words and with no output on standard output.
 fn expect_refusal(output: &Output, words: &[&str]) -> Result<()> {
     let Output {
         status,
@@ -246,7 +245,7 @@ fn expect_refusal(output: &Output, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A copy that anybody may run: the build's folders may be closed to others.
+/// A copy of the binary that every user may run, because the build folders may be inaccessible to others.
 pub fn copy_of_the_binary() -> Result<(TempDir, PathBuf)> {
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
@@ -256,7 +255,7 @@ pub fn copy_of_the_binary() -> Result<(TempDir, PathBuf)> {
     Ok((folder, binary))
 }
 
-/// That copy, with these capabilities, as `setcap` writes them.
+/// That copy with these capabilities, in the format of `setcap`.
 fn copy_with(capabilities: &str) -> Result<(TempDir, PathBuf)> {
     let (folder, binary) = copy_of_the_binary()?;
     let output = Command::new("setcap")
@@ -267,7 +266,7 @@ fn copy_with(capabilities: &str) -> Result<(TempDir, PathBuf)> {
     Ok((folder, binary))
 }
 
-/// That binary as `nobody`.
+/// A command that runs that binary as `nobody`.
 pub fn as_user(binary: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(user_arguments(binary, &[])).current_dir("/");

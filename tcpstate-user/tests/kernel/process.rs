@@ -1,4 +1,4 @@
-//! The binary under test as a running process, and what it wrote.
+//! The binary under test as a running process, and its output.
 
 use std::{
     ffi::OsStr,
@@ -23,7 +23,7 @@ use crate::{
     oracle::{Multiset, Transition},
 };
 
-/// The binary that this test was built with.
+/// The binary that was built with this test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tcpstate");
 
 /// Sends SIGINT, as Ctrl-C does.
@@ -47,8 +47,8 @@ pub fn await_exit(child: &mut Child) -> Result<ExitStatus> {
     }
 }
 
-/// What each thread of a process is doing: its name, its state and signals, its system call and where in
-/// the kernel it waits.
+/// The activity of each thread of a process: its name, state and signals, its system call and its kernel
+/// stack.
 fn threads(pid: u32) -> Vec<String> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
@@ -76,7 +76,7 @@ fn threads(pid: u32) -> Vec<String> {
         .collect()
 }
 
-/// A process that does not outlive the test, however that ends.
+/// A process that is killed when the test ends, however it ends.
 pub struct Running(Child);
 
 impl Running {
@@ -89,7 +89,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both do nothing where it has ended and has been waited for; there is nobody to tell if not.
+        // Both do nothing if it has ended and was reaped. Other errors cannot be reported here.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -117,16 +117,16 @@ pub struct Tcpstate {
 }
 
 impl Tcpstate {
-    /// Starts it with these arguments and `-v`, and returns once it says that it is attached.
+    /// Starts it with these arguments and `-v`, and returns when it reports that it is attached.
     pub fn start(args: &[&str]) -> Result<Self> {
         let mut command = Command::new(BINARY);
         command.args(args);
         Self::start_command(command)
     }
 
-    /// The same by any command that ends up as `tcpstate`.
+    /// The same for any command that finally executes `tcpstate`.
     pub fn start_command(mut command: Command) -> Result<Self> {
-        // A file: whatever the rate is, the test never is the slow reader.
+        // Its output goes to a file, so that the test is never the slow reader, at any rate.
         let stdout = tempfile::NamedTempFile::new()?;
         command
             .arg("-v")
@@ -141,7 +141,7 @@ impl Tcpstate {
             for line in BufReader::new(stderr).lines() {
                 let line = line?;
                 if line.starts_with("tcpstate: attached") {
-                    // Nobody waits any more if it says so twice.
+                    // The receiver is gone after the first report.
                     let _ = sender.send(());
                 }
                 all.push_str(&line);
@@ -163,12 +163,12 @@ impl Tcpstate {
         Ok(this)
     }
 
-    /// What it has written up to now.
+    /// Its output up to now.
     pub fn written(&self) -> Result<String> {
         Ok(fs::read_to_string(self.stdout.path())?)
     }
 
-    /// Presses Ctrl-C and waits for the end.
+    /// Sends SIGINT and waits for the end.
     pub fn stop(self) -> Result<Output> {
         interrupt(&self.child)?;
         self.finish()
@@ -191,7 +191,7 @@ impl Tcpstate {
 fn await_attached(attached: &Receiver<()>) -> Result<()> {
     match attached.recv_timeout(PATIENCE) {
         Ok(()) => Ok(()),
-        Err(RecvTimeoutError::Timeout) => bail!("it did not say `tcpstate: attached`"),
+        Err(RecvTimeoutError::Timeout) => bail!("it did not print `tcpstate: attached`"),
         Err(RecvTimeoutError::Disconnected) => bail!("it ended before it was attached"),
     }
 }
@@ -209,7 +209,7 @@ pub fn run<S: AsRef<OsStr>>(program: impl AsRef<Path>, args: &[S]) -> Result<Out
     })
 }
 
-/// What a run left behind.
+/// The results of a run.
 #[derive(Debug)]
 pub struct Output {
     pub status: ExitStatus,
@@ -218,8 +218,8 @@ pub struct Output {
 }
 
 impl Output {
-    /// The lines of a `--json` run that ended well: the objects before the summary, and the summary,
-    /// whose books are balanced.
+    /// The lines of a successful `--json` run: the objects before the summary, and the summary, whose books
+    /// were checked.
     pub fn json(&self) -> Result<(Vec<Value>, Value)> {
         ensure!(
             self.status.code() == Some(0),
@@ -251,8 +251,8 @@ impl Output {
     }
 }
 
-/// `seen = filtered + submitted + lost`, `submitted = received + rejected`, each the sum of its
-/// reasons, and `received = passed + dropped + undecided + unread`.
+/// Checks `seen = filtered + submitted + lost` and `submitted = received + rejected`, each with the sum of
+/// its reasons, and `received = passed + dropped + undecided + unread`.
 pub fn check_books(summary: &Value) -> Result<()> {
     let books = &summary["accounting"];
     let of = |name: &str| {
@@ -272,12 +272,12 @@ pub fn check_books(summary: &Value) -> Result<()> {
     let selected: Option<u64> = selection.values().map(Value::as_u64).sum();
     ensure!(
         selected == Some(of("received")?),
-        "received and not selected: {summary}"
+        "the selection is not the sum of its parts: {summary}"
     );
     for name in ["filtered", "lost", "rejected"] {
         let reasons = books[format!("{name}_by_reason")].as_object();
         let reasons = reasons.with_context(|| format!("no {name}_by_reason in {books}"))?;
-        // Unknown is no part of the sum.
+        // An unknown count is not part of the sum.
         let known = reasons.values().filter(|value| !value.is_null());
         let sum: Option<u64> = known.map(Value::as_u64).sum();
         ensure!(
@@ -288,8 +288,8 @@ pub fn check_books(summary: &Value) -> Result<()> {
     Ok(())
 }
 
-/// How many transitions the kernel did not show to `tcpstate`, by its own count; 0 where it has none, so
-/// that no test excuses what is missing by it.
+/// The number of transitions that the kernel did not show to `tcpstate`, by the kernel's count; 0 without
+/// such a count, so that no test can excuse losses by it.
 pub fn nested(summary: &Value) -> Result<u64> {
     let nested = summary["accounting"]["lost_by_reason"].get("nested");
     let nested = nested.with_context(|| format!("no lost_by_reason.nested in {summary}"))?;
@@ -312,7 +312,7 @@ pub fn multiset(lines: &[Value]) -> Result<Multiset> {
 
 fn transition(line: &Value) -> Result<Transition> {
     let port = |name: &str| -> Result<u16> {
-        // Not chosen yet: null here, 0 in the kernel.
+        // A port that has not been chosen yet is null here and 0 in the kernel.
         Ok(u16::try_from(line[name].as_u64().unwrap_or(0))?)
     };
     let addr = |name: &str| -> Result<IpAddr> {
@@ -329,10 +329,10 @@ fn transition(line: &Value) -> Result<Transition> {
     })
 }
 
-/// A state as JSON has it.
+/// Parses a state from JSON.
 pub fn state(value: &Value) -> Result<State> {
     let name = value
         .as_str()
-        .with_context(|| format!("{value} is no state"))?;
+        .with_context(|| format!("{value} is not a state"))?;
     State::from_name(name).with_context(|| format!("no state {name}"))
 }

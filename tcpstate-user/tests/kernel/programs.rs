@@ -1,6 +1,6 @@
-//! Programs that tests start: this binary once more, told by a variable of its environment to be one.
+//! Programs that tests start: this binary again, with an environment variable that selects the program.
 //!
-//! What has a process, a user, a cgroup or a name of its own cannot be a thread of the test.
+//! A thread of the test cannot have a process, a user, a cgroup or a name of its own.
 
 use std::{
     env,
@@ -27,16 +27,16 @@ use crate::{
     process::{Running, await_exit},
 };
 
-/// Says which program to be.
+/// The variable that selects the program.
 const VARIABLE: &str = "TCPSTATE_TEST_PROGRAM";
 
-/// Processes that accept on one listener.
+/// Number of processes that accept on one listener.
 const CHILDREN: usize = 4;
 
-/// Who a program is.
+/// The identity of a program.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Its name, as `/proc/PID/comm` has it.
+    /// Its name, as in `/proc/PID/comm`.
     pub comm: &'static str,
     pub uid: u32,
     /// The file that moves a process into its cgroup.
@@ -53,7 +53,7 @@ impl Identity {
     }
 }
 
-/// Is the program that the environment asks for; `false` if it asks for none.
+/// Runs the program that the environment selects; returns `false` if it selects none.
 pub fn run_if_asked() -> Result<bool> {
     let Ok(program) = env::var(VARIABLE) else {
         return Ok(false);
@@ -62,7 +62,7 @@ pub fn run_if_asked() -> Result<bool> {
     let [comm, uid, cgroup, address, port, count] = &arguments[..] else {
         bail!("not six arguments: {arguments:?}")
     };
-    // One thread so far: whatever is set is set for the process.
+    // There is only one thread yet, so that these settings apply to the whole process.
     fs::write(cgroup, "0").context("enter the cgroup")?;
     rustix::thread::set_thread_uid(Uid::from_raw(uid.parse()?)).context("setuid")?;
     rustix::thread::set_name(&CString::new(comm.as_str())?)?;
@@ -92,13 +92,13 @@ fn command(program: &str, who: &Identity, address: Ipv4Addr, port: u16, count: u
 pub struct Server(Running);
 
 impl Server {
-    /// Starts it in the namespace of the calling thread; returns once it listens.
+    /// Starts it in the namespace of the calling thread; returns when it listens.
     pub fn start(who: &Identity, address: Ipv4Addr, port: u16) -> Result<Self> {
         let mut child = Running::new(&mut command("server", who, address, port, 0))?;
         let mut line = String::new();
         let stdout = child.stdout.take().context("no stdout")?;
         BufReader::new(stdout).read_line(&mut line)?;
-        ensure!(line == "ready\n", "the server said {line:?}");
+        ensure!(line == "ready\n", "the server printed {line:?}");
         Ok(Self(child))
     }
 
@@ -116,15 +116,15 @@ impl Server {
     }
 }
 
-/// What a client did.
+/// The results of a client.
 pub struct Client {
     pub pid: u32,
     /// The local port of each of its connections.
     pub ports: Vec<u16>,
 }
 
-/// Runs a client in the namespace of the calling thread: so many connections, one after the other,
-/// every other one closed by the server first.
+/// Runs a client in the namespace of the calling thread: it makes this number of connections, one after the
+/// other, every other one closed by the server first.
 pub fn client(who: &Identity, address: Ipv4Addr, port: u16, count: u32) -> Result<Client> {
     let mut child = Running::new(&mut command("client", who, address, port, count))?;
     let pid = child.id();
@@ -138,7 +138,7 @@ pub fn client(who: &Identity, address: Ipv4Addr, port: u16, count: u32) -> Resul
     Ok(Client { pid, ports })
 }
 
-/// Keeps a CPU busy with packets of its own, in softirq, until this is dropped.
+/// Keeps a CPU busy with packets in softirq, until this is dropped.
 pub fn start_flood(who: &Identity) -> Result<Running> {
     Running::new(&mut command("flood", who, Ipv4Addr::LOCALHOST, 0, 0))
 }
@@ -147,7 +147,7 @@ fn serve(address: IpAddr, port: u16) -> Result<()> {
     let listener = TcpListener::bind((address, port)).context("listen")?;
     let mut children = Vec::new();
     for _ in 0..CHILDREN {
-        // SAFETY: this process has one thread, so nothing is half done by another in the copy.
+        // SAFETY: this process has one thread, so the copy has no inconsistent state of another thread.
         let pid = unsafe { libc::fork() };
         match pid {
             0 => {
@@ -202,7 +202,7 @@ fn flood() -> Result<()> {
     let at_once = Timespec::try_from(Duration::ZERO)?;
     while start.elapsed() < PATIENCE {
         for _ in 0..256 {
-            // A full queue is as good as an empty one.
+            // A full queue keeps the CPU busy too.
             let _ = socket.send(&[0; 64]);
             let _ = socket.recv(&mut [0; 64]);
         }

@@ -1,5 +1,5 @@
-//! Rates that add up, and recordings of real events: under a churn of connections, against what the
-//! test knows to have made.
+//! The sums of rates, and recordings of real events, under a churn of connections, compared with the
+//! connections that the test made.
 
 use std::{
     fs,
@@ -55,8 +55,8 @@ pub fn add(trials: &mut Vec<Trial>) {
     ));
 }
 
-/// Connects and closes, one connection after the other, as long as it `goes_on`; the client closes
-/// first. Returns how many.
+/// Connects and closes, one connection after the other, while `goes_on` returns true; the client closes
+/// first. Returns the number of connections.
 fn churn(port: u16, mut goes_on: impl FnMut(u64) -> bool) -> Result<u64> {
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let listener = TcpListener::bind(addr)?;
@@ -77,7 +77,8 @@ fn count(line: &Value) -> Result<u64> {
     counts.map(|count| count.as_u64().context("no count")).sum()
 }
 
-/// The transitions of all intervals, which are those of all groups; checks that the intervals join.
+/// The number of transitions of all intervals. Checks that it is the sum over all groups, and that the
+/// intervals are contiguous.
 fn total(lines: &[Value], groups: &str) -> Result<u64> {
     let mut total = 0;
     let mut end_ns = None;
@@ -86,12 +87,15 @@ fn total(lines: &[Value], groups: &str) -> Result<u64> {
         let all = count(line)?;
         let groups = line[groups].as_array().context("no groups")?;
         let of_groups = groups.iter().map(count).sum::<Result<u64>>()?;
-        ensure!(all == of_groups, "{all} is not {of_groups}: {line}");
+        ensure!(
+            all == of_groups,
+            "{all}, but {of_groups} in the groups: {line}"
+        );
         let ts_ns = line["ts_ns"].as_u64().context("no ts_ns")?;
         let interval_ns = line["interval_ns"].as_u64().context("no interval_ns")?;
         ensure!(
             end_ns.is_none_or(|end_ns| end_ns == ts_ns - interval_ns),
-            "it does not begin where the one before ended: {line}"
+            "it does not begin at the end of the one before: {line}"
         );
         end_ns = Some(ts_ns);
         total += all;
@@ -99,16 +103,16 @@ fn total(lines: &[Value], groups: &str) -> Result<u64> {
     Ok(total)
 }
 
-/// Five intervals hold every event that was received, or that the filter let through, while the
-/// connections come and go all the time.
+/// Five intervals contain every event that was received, or that passed the filter, while connections come
+/// and go all the time.
 fn add_up_to_received() -> Result<()> {
     let port = unused_port();
     let filtered = ["rates", "1", "5", "--json", "-P", &port.to_string()];
     let netns = Netns::new()?;
     let ended = AtomicBool::new(false);
     let (all, filtered, made) = thread::scope(|scope| {
-        // It goes on before the first is there and until the last is gone: how long they take to start
-        // is nobody's business.
+        // The churn begins before the runs start and ends after them, so that their start-up time does not
+        // matter.
         let churn = scope.spawn(|| netns.run(|| churn(port, |_| !ended.load(Ordering::Relaxed))));
         let all = Tcpstate::start(&["rates", "1", "5", "--json", "--by", "comm"]);
         let filtered = Tcpstate::start(&filtered);
@@ -155,7 +159,7 @@ fn are_what_was_made() -> Result<()> {
     on_loopback(|| churn(port, |made| made < MADE))?;
     let (lines, summary) = tcpstate.stop()?.json()?;
     let [line] = lines.as_slice() else {
-        anyhow::bail!("one interval, cut short: {lines:?}");
+        anyhow::bail!("expected one interval, cut short: {lines:?}");
     };
     let mut found: Vec<(String, u64)> = Vec::new();
     for transition in line["transitions"].as_array().context("no transitions")? {
@@ -198,7 +202,7 @@ fn are_what_was_made() -> Result<()> {
     }
     ensure!(ports.len() == 2, "{line}");
     for (state, now) in line["states"].as_object().context("no states")? {
-        // Who enters CLOSE is a connection no more. What no transition shows is known by its cookie.
+        // A socket in CLOSE is not a connection. Sampled states are known only with cookies.
         let is_sampled = ["FIN_WAIT2", "TIME_WAIT", "SYN_RECV"].contains(&state.as_str());
         let is_known = state != "CLOSE" && !(is_sampled && Need::Cookie.missing().is_some());
         ensure!(now.as_u64() == is_known.then_some(0), "{state}: {now}");
@@ -210,7 +214,7 @@ fn are_what_was_made() -> Result<()> {
     Ok(())
 }
 
-/// Two views on the same events.
+/// A view that passes its events to two views.
 struct Tee<'a> {
     trace: trace::Trace,
     record: &'a mut recorder::Record,
@@ -256,8 +260,8 @@ impl Interrupts for WhenDone {
     }
 }
 
-/// What a trace printed of the kernel's events while they were recorded, `trace -r` prints of the
-/// recording, byte for byte.
+/// `trace -r` prints a recording as `trace` printed the kernel's events while they were recorded, byte for
+/// byte.
 fn same_as_live() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("recording");
@@ -280,7 +284,7 @@ fn same_as_live() -> Result<()> {
     ensure!(lines.len() == 10 * 1_000 + 2, "{} lines", lines.len());
     ensure!(
         summary["accounting"]["rejected"] == 0,
-        "all of the capture is in the file: {summary}"
+        "the file does not contain the whole capture: {summary}"
     );
     let without_summary = |text: &str| {
         let end = text.trim_end().rfind('\n').unwrap_or_default();
@@ -308,7 +312,7 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
     let (done, receiver) = oneshot::channel();
     let traffic = thread::spawn(move || {
         let made = on_loopback(|| churn(port, |made| made < 1_000));
-        // Nobody waits for it any more if the run has failed.
+        // The receiver is gone if the run has failed.
         let _ = done.send(());
         made
     });
@@ -351,7 +355,7 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
     Ok(String::from_utf8(out)?)
 }
 
-/// The flight recorder writes nothing until it is asked to, then what it has, and goes on.
+/// The flight recorder writes nothing until it gets the signal; then it writes its events, and continues.
 fn on_sigusr1() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("recording");
@@ -375,11 +379,11 @@ fn on_sigusr1() -> Result<()> {
     for storms in 1..=2 {
         on_loopback(|| storm(port, 5))?;
         if storms == 1 {
-            ensure!(!path.exists(), "nobody asked for it yet");
+            ensure!(!path.exists(), "written before the signal");
         }
         let pid = Pid::from_child(&recorder.child);
         await_that("the events are in the file", || {
-            // The events may still be on their way when it gets the signal.
+            // The events may still be pending when it gets the signal.
             kill_process(pid, Signal::USR1)?;
             Ok(path.exists() && lines()? == 10 * storms)
         })?;
@@ -387,11 +391,11 @@ fn on_sigusr1() -> Result<()> {
     on_loopback(|| storm(port, 5))?;
     let output = recorder.stop()?;
     ensure!(output.status.success(), "{output:?}");
-    ensure!(lines()? == 30, "at the end it writes all: {output:?}");
+    ensure!(lines()? == 30, "not all written at the end: {output:?}");
     Ok(())
 }
 
-/// Whoever may read the file may look at it with every view.
+/// A user who may read the file can show it with every view.
 fn read_without_privileges() -> Result<()> {
     let (folder, binary) = copy_of_the_binary()?;
     let path = folder.path().join("recording");

@@ -1,4 +1,4 @@
-//! A ring buffer that is far too small loses transitions, and says exactly how many.
+//! A ring buffer that is far too small loses transitions, and reports their exact number.
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -11,7 +11,7 @@ use crate::{
     traffic::{on_loopback, storm},
 };
 
-/// CLOSE -> LISTEN -> CLOSE this often.
+/// Number of rounds CLOSE -> LISTEN -> CLOSE.
 const ROUNDS: u32 = 200_000;
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -47,10 +47,10 @@ fn ring_of_one_page(mode: &str) -> Result<()> {
     };
     ensure!(
         of("lost")? > 0,
-        "nothing was lost: this is no storm: {books}"
+        "nothing was lost, so this was no storm: {books}"
     );
-    // At least: sockets of others that have no local port yet pass this filter too, until user space
-    // knows better.
+    // At least, because unrelated sockets without a local port pass this filter too, until user space can
+    // decide.
     let ours = u64::from(ROUNDS) * 2;
     ensure!(
         of("submitted")? + of("lost")? >= ours,

@@ -1,5 +1,5 @@
-//! What `tcpstate trace` reports is what bpftrace sees, transition by transition, in both attach modes;
-//! and what both see is what the traffic claims to be.
+//! `tcpstate trace` reports the transitions that bpftrace sees, in both attach modes; and both see the
+//! transitions that the scenario claims.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -36,17 +36,17 @@ pub fn add(trials: &mut Vec<Trial>) {
     }
 }
 
-/// What both observers report of the same traffic.
+/// The reports of both observers about the same traffic.
 struct Observed<T> {
     value: T,
     oracle: Multiset,
-    /// What the oracle knows that it did not see.
+    /// The number of transitions that the oracle knows it missed.
     missed: u64,
     lines: Vec<Value>,
     summary: Value,
 }
 
-/// Has both observers watch the port while `make_traffic` runs.
+/// Runs `make_traffic` while both observers watch the port.
 fn observe<T>(
     mode: &str,
     keys: u32,
@@ -81,11 +81,10 @@ fn observe<T>(
 }
 
 impl<T> Observed<T> {
-    /// Whether both saw all. `false` where the kernel says that it did not run a BPF program for some
-    /// transition, as it does when it is running one on that CPU already; then what they saw is the
-    /// same but for these.
+    /// Whether both saw everything. Returns `false` if the kernel counted a skipped run of a BPF program,
+    /// because one was already running on that CPU; then the reports are the same except for those.
     ///
-    /// *Errors:* the two disagree, or something else was lost.
+    /// *Errors:* the reports disagree, or a transition was lost otherwise.
     fn check_equal(&self) -> Result<bool> {
         let Self {
             oracle,
@@ -138,24 +137,24 @@ fn check_claims(
     }
     ensure!(
         seen == claimed,
-        "the traffic is not what it claims\nclaimed {claimed:?}\nseen {seen:?}"
+        "the traffic is not the claimed one\nclaimed {claimed:?}\nseen {seen:?}"
     );
     if scenario.needs.contains(&Need::Mptcp) {
         let books = &observed.summary["accounting"];
         let others = books["filtered_by_reason"]["protocol"].as_u64();
         ensure!(
             others > Some(0),
-            "MPTCP's own sockets did not pass by: {books}"
+            "MPTCP's own sockets were not seen: {books}"
         );
     }
-    // The classic tracepoint knows no cookie, and an older kernel gives it to no tracing program.
+    // The classic tracepoint has no cookie, and an older kernel gives none to tracing programs.
     if mode == "btf" && Need::Cookie.missing().is_none() {
         check_paths(&observed.lines, paths, scenario.repeats)?;
     }
     Ok(())
 }
 
-/// Each cookie's transitions, in the order reported, are the path of one of the sockets.
+/// Checks that the transitions of each cookie, in reported order, are the path of one of the sockets.
 fn check_paths(
     lines: &[Value],
     mut claimed: Vec<Vec<(State, State)>>,
@@ -171,7 +170,7 @@ fn check_paths(
                 .push(step);
         }
     }
-    // Older kernels give a child its cookie right after its birth.
+    // Older kernels set the cookie of a child right after its first transition.
     let birth = (State::LISTEN, State::SYN_RECV);
     let without = by_cookie.remove(&None).unwrap_or_default();
     ensure!(
@@ -201,7 +200,7 @@ fn run_churn(mode: &str) -> Result<()> {
         on_loopback(|| churn(port, Duration::from_secs(5)))
     })?;
     observed.check_equal()?;
-    // Each connection is an attempt, which the oracle saw or knows that it did not.
+    // For each connection there was an attempt that the oracle saw or knows it missed.
     let opened = by_states(&observed.oracle)
         .get(&(State::CLOSE, State::SYN_SENT))
         .copied();

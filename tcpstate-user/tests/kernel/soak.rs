@@ -2,12 +2,12 @@
 //!
 //! `cargo xtask soak --minutes N` runs it; without [`MINUTES`] it is skipped, whatever else is required.
 //!
-//! *Flat* means: over the first third of the time it may grow (tables fill, the state `TIME_WAIT` reaches
-//! its number). In the last third the memory in use is no more than in the second one and a twentieth and
-//! [`SLACK_BYTES`]. What is in use is what is exceeded only for [`PEAKS`], and then by no more than half: what a
-//! look into many minisockets tells waits a moment until it is taken. Files, threads and maps are as many in the
-//! last third as in the second one, each counted when they are fewest: while the sampler lists a namespace, it has
-//! this open and a socket in it.
+//! Growth is allowed in the first third of the time, in which tables fill and `TIME_WAIT` reaches its number
+//! of sockets. In the last third the memory in use must not exceed that of the second third by more than a
+//! twentieth and [`SLACK_BYTES`]. The memory in use is the level that is exceeded only for [`PEAKS`], and by at
+//! most half, because the result of dumping many minisockets is queued for a moment. The minimum numbers of
+//! files, threads and maps must be the same in the last third as in the second; the minimum counts because
+//! the sampler has a namespace and a socket open during a dump.
 
 use std::{
     collections::BTreeSet,
@@ -31,14 +31,14 @@ use crate::{
     traffic::storm,
 };
 
-/// The variable that says how long.
+/// The variable with the duration.
 const MINUTES: &str = "TCPSTATE_SOAK_MINUTES";
-/// What the memory may vary by in any case: an allocator's leftovers.
+/// The variation of memory that is always allowed, for the allocator's free lists.
 const SLACK_BYTES: u64 = 2 << 20;
-/// For how long more may be in use, in a third of the time.
+/// The time in each third of the run for which more memory may be in use.
 const PEAKS: Duration = Duration::from_secs(4);
-/// How often it is looked at what the processes have.
-const LOOK: Duration = Duration::from_millis(500);
+/// The interval at which the holdings of the processes are read.
+const READ_INTERVAL: Duration = Duration::from_millis(500);
 
 pub fn add(trials: &mut Vec<Trial>) {
     let Ok(minutes) = env::var(MINUTES) else {
@@ -46,17 +46,17 @@ pub fn add(trials: &mut Vec<Trial>) {
         trials.push(Trial::test("soak", || Ok(())).with_ignored_flag(true));
         return;
     };
-    // Not by `trial`, whose watchdog would end it.
+    // Not a `trial`, whose time limit would end it.
     trials.push(Trial::test("soak", move || {
         let minutes: u64 = minutes.parse().map_err(|_| Failed::from(MINUTES))?;
         soak(Duration::from_secs(60 * minutes)).map_err(|error| Failed::from(format!("{error:#}")))
     }));
 }
 
-/// A load: what it does in one go, over and over; its rate, and how much it has done.
+/// A load, which repeats an action at a rate, and counts its repetitions.
 struct Load {
     name: &'static str,
-    /// Goes a second.
+    /// Repetitions per second.
     rate: u32,
     done: AtomicU64,
 }
@@ -70,8 +70,8 @@ impl Load {
         }
     }
 
-    /// Does it at its rate until `ended`; late is not made up for, so that a slow machine is not
-    /// driven harder for being slow.
+    /// Repeats the action at its rate until `ended`. Delays are not made up for, so that a slow machine is not
+    /// driven harder.
     fn run(&self, ended: &AtomicBool, mut go: impl FnMut(u64) -> Result<()>) -> Result<()> {
         let interval = Duration::from_secs(1) / self.rate;
         let mut next = Instant::now();
@@ -84,8 +84,8 @@ impl Load {
     }
 }
 
-/// Address number `number` of the loopback. Many of them, so that a new connection seldom meets the
-/// `TIME_WAIT` of an earlier one.
+/// The loopback address with this number. Many addresses are used, so that a new connection seldom meets
+/// the `TIME_WAIT` of an earlier one.
 fn address(number: u64) -> Ipv4Addr {
     Ipv4Addr::new(
         127,
@@ -95,7 +95,7 @@ fn address(number: u64) -> Ipv4Addr {
     )
 }
 
-/// Connects, accepts and closes, in turn from either end, and every twentieth by a reset.
+/// Connects, accepts and closes, from either end in turn, and every twentieth connection by a reset.
 fn churn(load: &Load, ended: &AtomicBool, port: u16) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
     load.run(ended, |number| {
@@ -115,10 +115,10 @@ fn churn(load: &Load, ended: &AtomicBool, port: u16) -> Result<()> {
     })
 }
 
-/// Half-open connections: the last ACK of each handshake is dropped, and so is the reset after it.
+/// Makes half-open connections: the last ACK of each handshake is dropped, and so is the reset after it.
 fn half_open(load: &Load, ended: &AtomicBool, port: u16) -> Result<()> {
     drop_incoming(&[&format!("tcp dport {port} tcp flags & (syn|ack) == ack")])?;
-    // A second each: the backlog must not fill, or `connect` would wait.
+    // They are closed after a second: the backlog must not fill, or `connect` would wait.
     fs::write("/proc/sys/net/ipv4/tcp_synack_retries", "0")?;
     let listener = crate::net::socket(rustix::net::AddressFamily::INET, None)?;
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -127,7 +127,7 @@ fn half_open(load: &Load, ended: &AtomicBool, port: u16) -> Result<()> {
     load.run(ended, |_| reset(TcpStream::connect(addr)?))
 }
 
-/// What a process has.
+/// The memory, files, threads and maps of a process.
 #[derive(Clone, Copy, Debug)]
 struct Holdings {
     rss_bytes: u64,
@@ -149,7 +149,7 @@ impl Holdings {
         };
         let mut maps = BTreeSet::new();
         for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-            // A file that was closed meanwhile is none that it has.
+            // A file may have been closed meanwhile.
             let info = fs::read_to_string(entry?.path()).unwrap_or_default();
             let id = info.lines().find_map(|line| line.strip_prefix("map_id:"));
             maps.extend(id.map(str::to_owned));
@@ -163,12 +163,12 @@ impl Holdings {
     }
 }
 
-/// A process that is watched for what it holds.
+/// A process whose holdings are watched.
 struct Watched {
     command: &'static str,
     child: Running,
     stderr: BufReader<ChildStderr>,
-    /// The lines that it wrote, and the last of them.
+    /// The number of lines that it wrote, and the last of them.
     output: JoinHandle<Result<(u64, String)>>,
     seen: Vec<Holdings>,
 }
@@ -206,13 +206,13 @@ impl Watched {
         })
     }
 
-    fn look(&mut self) -> Result<()> {
+    fn read_holdings(&mut self) -> Result<()> {
         let holdings = Holdings::of(self.child.id());
         self.seen.push(holdings.context(self.command)?);
         Ok(())
     }
 
-    /// Ends it: its summary, and what it said beside that.
+    /// Ends it. Returns its summary and its standard error.
     fn end(mut self) -> Result<(Value, String)> {
         interrupt(&self.child)?;
         let status = await_exit(&mut self.child)?;
@@ -227,24 +227,24 @@ impl Watched {
     }
 }
 
-/// The memory in use, KiB, at some thirty times.
+/// The memory in use in KiB, at about thirty times.
 fn samples(seen: &[Holdings]) -> Vec<u64> {
     let some = seen.iter().step_by((seen.len() / 30).max(1));
     some.map(|one| one.rss_bytes >> 10).collect()
 }
 
-/// What is exceeded only for [`PEAKS`], and the most, bytes.
+/// The memory in bytes that is exceeded only for [`PEAKS`], and the maximum.
 fn in_use(seen: &[Holdings]) -> (u64, u64) {
     let mut bytes: Vec<_> = seen.iter().map(|one| one.rss_bytes).collect();
     bytes.sort_unstable();
-    let peaks = usize::try_from(PEAKS.as_millis() / LOOK.as_millis()).unwrap_or(0);
+    let peaks = usize::try_from(PEAKS.as_millis() / READ_INTERVAL.as_millis()).unwrap_or(0);
     let last = bytes.len() - 1;
     (bytes[last.saturating_sub(peaks)], bytes[last])
 }
 
 fn check_flat(seen: &[Holdings]) -> Result<()> {
     let third = seen.len() / 3;
-    ensure!(third > 0, "too few looks");
+    ensure!(third > 0, "too few readings");
     let (middle, _) = in_use(&seen[third..2 * third]);
     let (end, most) = in_use(&seen[2 * third..]);
     ensure!(
@@ -262,12 +262,12 @@ fn check_flat(seen: &[Holdings]) -> Result<()> {
     });
     ensure!(
         warm == last,
-        "not the same files, threads and maps: {warm:?}, then {last:?}"
+        "the files, threads and maps differ: {warm:?}, then {last:?}"
     );
     Ok(())
 }
 
-/// The sockets in `TIME_WAIT` in the namespace of the calling thread.
+/// The number of sockets in `TIME_WAIT` in the namespace of the calling thread.
 fn time_wait() -> Result<u64> {
     let text = fs::read_to_string("/proc/thread-self/net/sockstat")?;
     let line = text.lines().find_map(|line| line.strip_prefix("TCP:"));
@@ -278,8 +278,8 @@ fn time_wait() -> Result<u64> {
 
 fn soak(length: Duration) -> Result<()> {
     let netns = Netns::new()?;
-    // A short run has as many in `TIME_WAIT` as are there after a third of it; a long one a million, if the machine
-    // makes 17,000 connections a second.
+    // A short run has the number of sockets in `TIME_WAIT` that it reaches after a third of it; a long one has a
+    // million if the machine makes 17,000 connections per second.
     let is_long = length > Duration::from_mins(3);
     let (time_waits, churn_rate) = if is_long {
         ("1000000", 12_000)
@@ -287,8 +287,8 @@ fn soak(length: Duration) -> Result<()> {
         ("20000", 1_500)
     };
     netns.run(|| {
-        // Many ports for clients, and none that `unused_port` gives: a client that happens to have one would keep
-        // a load from binding it, or connect to itself.
+        // Many ports for clients, but none that `unused_port` returns: a client with such a port would keep a load
+        // from binding it, or connect to itself.
         fs::write("/proc/sys/net/ipv4/ip_local_port_range", "30000 65535")?;
         Ok(fs::write(
             "/proc/sys/net/ipv4/tcp_max_tw_buckets",
@@ -321,7 +321,7 @@ fn soak(length: Duration) -> Result<()> {
                         3 => half_open(load, ended, port),
                         _ => load.run(ended, |number| {
                             let result = TcpStream::connect((address(number), port));
-                            ensure!(result.is_err(), "somebody listens");
+                            ensure!(result.is_err(), "a socket listens on the port");
                             Ok(())
                         }),
                     })
@@ -331,8 +331,8 @@ fn soak(length: Duration) -> Result<()> {
         let mut watch = || -> Result<u64> {
             let mut most = 0;
             while start.elapsed() < length {
-                thread::sleep(LOOK);
-                watched.iter_mut().try_for_each(Watched::look)?;
+                thread::sleep(READ_INTERVAL);
+                watched.iter_mut().try_for_each(Watched::read_holdings)?;
                 most = most.max(netns.run(time_wait)?);
                 ensure!(
                     !threads.iter().any(thread::ScopedJoinHandle::is_finished),
@@ -368,11 +368,11 @@ fn soak(length: Duration) -> Result<()> {
     Ok(())
 }
 
-/// The command that cannot ask for sockets.
+/// The command that cannot dump sockets.
 const OUT_OF_REACH: &str = "rates 1s --by role";
 
-/// What there is, and `rates` once more where it cannot ask for sockets: the namespace is held by a file and by
-/// single threads, and those who know but its number do not find it.
+/// Starts all commands, and `rates` again without access to the namespace: only a file and single threads
+/// hold it, so that a process that knows only its number cannot find it.
 fn start_all(file: &Path, netns: &Netns) -> Result<Vec<Watched>> {
     let file = file.to_str().context("a path in UTF-8")?;
     let (path, inode) = (netns.path(), netns.inode()?.to_string());

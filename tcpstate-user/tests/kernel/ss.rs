@@ -1,6 +1,6 @@
 //! The oracle of `tcpstate ls`: `ss`, run in the namespace of the calling thread.
 //!
-//! It asks the kernel by the same way, with code of its own.
+//! It uses the same kernel interface, with code of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,10 +12,10 @@ use tcpstate_common::State;
 
 use crate::{net::await_that, process::run};
 
-/// What is compared of a socket.
+/// The compared fields of a socket.
 pub type Line = (State, SocketAddr, SocketAddr);
 
-/// What `ss -tan` says in the namespace of the calling thread.
+/// Runs `ss -tan` in the namespace of the calling thread.
 pub fn oracle(more: &[&str]) -> Result<Vec<Line>> {
     let output = run("ss", &[&["-HOtan"], more].concat())?;
     ensure!(output.status.success(), "ss: {}", output.stderr);
@@ -51,7 +51,7 @@ fn ss_line(line: &str) -> Result<Line> {
     let end = |text: &str| -> Result<SocketAddr> {
         let (addr, port) = text.rsplit_once(':').context("no port")?;
         let addr = match addr {
-            // A socket that is not for IPv6 only.
+            // The socket is not for IPv6 only.
             "*" => IpAddr::from(Ipv6Addr::UNSPECIFIED),
             addr => addr.trim_matches(['[', ']']).parse::<IpAddr>()?,
         };
@@ -61,7 +61,7 @@ fn ss_line(line: &str) -> Result<Line> {
     Ok((state, end(local)?, end(remote)?))
 }
 
-/// Both agree, and the namespace was at rest meanwhile.
+/// Checks that both agree, and that the namespace was at rest meanwhile.
 pub fn compare(ours: impl FnOnce() -> Result<Vec<Line>>, ss: &[&str]) -> Result<Vec<Line>> {
     let before = oracle(ss)?;
     let ours = ours()?;
@@ -70,7 +70,7 @@ pub fn compare(ours: impl FnOnce() -> Result<Vec<Line>>, ss: &[&str]) -> Result<
     if ours != after {
         let (a, b): (BTreeSet<_>, BTreeSet<_>) = (ours.iter().collect(), after.iter().collect());
         bail!(
-            "ours {}, of ss {}; only ours: {:?}; only of ss: {:?}",
+            "{} sockets, {} in ss; only here: {:?}; only in ss: {:?}",
             ours.len(),
             after.len(),
             a.difference(&b).take(20).collect::<Vec<_>>(),
@@ -88,7 +88,7 @@ pub fn by_state(lines: &[Line]) -> BTreeMap<State, usize> {
     count
 }
 
-/// Waits until `ss` counts the sockets of the namespace so.
+/// Waits until the counts of `ss` in the namespace meet a condition.
 pub fn await_states(what: &str, is_so: impl Fn(&BTreeMap<State, usize>) -> bool) -> Result<()> {
     await_that(what, || Ok(is_so(&by_state(&oracle(&[])?))))
 }

@@ -1,4 +1,4 @@
-//! SYN-ACKs that were sent again, compared with the namespace's own count of retransmitted segments.
+//! Retransmitted SYN-ACKs, compared with the namespace's count of retransmitted segments.
 
 use std::{
     fs,
@@ -32,7 +32,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     }
 }
 
-/// As the command line has it.
+/// Its name on the command line.
 fn name(mode: Mode) -> &'static str {
     ATTACH_MODES[usize::from(mode == Mode::Tracepoint)]
 }
@@ -53,23 +53,27 @@ fn synack_retransmits(mode: Mode) -> Result<()> {
     let inode = u32::try_from(netns.inode()?)?;
     let ours = || -> Result<Vec<SynackRetransmit>> {
         let mut all = counts.read()?;
-        // Other namespaces may have theirs.
+        // Other namespaces may have counts of their own.
         all.retain(|listener| listener.netns == inode);
         Ok(all)
     };
-    ensure!(ours()?.is_empty(), "before there was any: {:?}", ours()?);
+    ensure!(
+        ours()?.is_empty(),
+        "counted before there was any: {:?}",
+        ours()?
+    );
     netns.run(|| {
         drop_incoming(&[&format!("tcp dport {port} tcp flags & (syn|ack) == ack")])?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-        // To the client they are established; the listener never sees that it was heard.
+        // The clients are established, but the listener never gets their ACK.
         let _clients = [0; 3]
             .iter()
             .map(|_| Ok(TcpStream::connect(listener.local_addr()?)?))
             .collect::<Result<Vec<_>>>()?;
-        await_that("the SYN-ACKs were sent again twice", || {
+        await_that("the SYN-ACKs were retransmitted twice", || {
             Ok(retransmitted()? >= 6)
         })?;
-        // Nothing else was sent again here: no client had anything to send.
+        // There are no other retransmissions, because no client has data to send.
         await_that("both count the same", || {
             let expected = SynackRetransmit {
                 netns: inode,
@@ -81,8 +85,8 @@ fn synack_retransmits(mode: Mode) -> Result<()> {
     })
 }
 
-/// Segments sent again in the namespace of the calling thread, as `nstat` shows them
-/// (`TcpRetransSegs`).
+/// The number of retransmitted segments in the namespace of the calling thread: `TcpRetransSegs` of
+/// `nstat`.
 fn retransmitted() -> Result<u64> {
     let text = fs::read_to_string("/proc/thread-self/net/snmp")?;
     let mut tcp = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));

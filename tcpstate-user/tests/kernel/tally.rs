@@ -1,5 +1,5 @@
-//! `rates --in-kernel`: what the kernel has counted, against what was streamed from the same traffic, and
-//! against `ss`.
+//! `rates --in-kernel`: the kernel's counts, compared with the streamed events of the same traffic, and with
+//! `ss`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,7 +45,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("in_kernel::chooses_as_streamed", needs, chooses));
     trials.push(trial("in_kernel::intervals_add_up", needs, intervals));
     trials.push(trial("in_kernel::states_are_those_of_ss", needs, states));
-    // Streamed, their roles are known by their cookies.
+    // With streaming, their roles are known by their cookies.
     trials.push(trial(
         "in_kernel::there_before",
         &[needs, &[Need::Cookie]].concat(),
@@ -66,12 +66,12 @@ fn a_storm(port: u16) -> Result<()> {
     Netns::new()?.run(|| storm(port, 20_000))
 }
 
-/// `rates` with one interval, however long it takes.
+/// Starts `rates` with one interval for the whole run.
 fn rates(more: &[&str]) -> Result<Tcpstate> {
     Tcpstate::start(&[&["rates", "1h", "--json"], more].concat())
 }
 
-/// Both ways of counting watch what is made, and are told to end.
+/// Runs both ways of counting while traffic is made, and interrupts them.
 fn both(arguments: &[&str], make: &dyn Fn() -> Result<()>) -> Result<[Output; 2]> {
     let streamed = rates(arguments)?;
     let counted = rates(&[arguments, &["--in-kernel"]].concat())?;
@@ -87,7 +87,7 @@ fn one_interval(output: &Output) -> Result<(Value, Value)> {
     Ok((line, summary))
 }
 
-/// What a line says happened, and nothing of what is now.
+/// The fields of a line about its interval, without those about its end.
 fn happened(line: &Value) -> Value {
     let names = [
         "transitions",
@@ -101,7 +101,7 @@ fn happened(line: &Value) -> Value {
         let all = names.iter().map(|&name| {
             let mut value = value[name].clone();
             for transition in value.as_array_mut().into_iter().flatten() {
-                // Over intervals that are not equally long.
+                // Rates differ because the intervals are not equally long.
                 if let Some(fields) = transition.as_object_mut() {
                     fields.remove("rate");
                 }
@@ -125,7 +125,7 @@ fn happened(line: &Value) -> Value {
     serde_json::json!([of(line), ports])
 }
 
-/// The times by state; those that no transition ends are sampled, if they are known at all.
+/// The dwell times by state. Stays that no transition ends are sampled, or unknown.
 fn dwell(line: &Value) -> Result<BTreeMap<String, Value>> {
     let all = line["dwell"].as_object().context("no dwell")?;
     let known = all.iter().filter(|(state, _)| *state != "TIME_WAIT");
@@ -134,7 +134,7 @@ fn dwell(line: &Value) -> Result<BTreeMap<String, Value>> {
         .collect())
 }
 
-/// How often each transition was seen.
+/// The number of times that each transition was seen.
 fn transitions(line: &Value) -> Result<BTreeMap<String, u64>> {
     let all = line["transitions"].as_array().context("no transitions")?;
     all.iter()
@@ -145,7 +145,8 @@ fn transitions(line: &Value) -> Result<BTreeMap<String, u64>> {
         .collect()
 }
 
-/// `None`: the kernel skipped one of the programs, and they differ by no more than that.
+/// Compares both outputs. Returns `None` if the kernel skipped one of the programs, and the outputs differ
+/// by no more than that.
 fn same(streamed: &Output, counted: &Output) -> Result<Option<()>> {
     let ((streamed, summary), (counted, in_kernel)) =
         (one_interval(streamed)?, one_interval(counted)?);
@@ -179,7 +180,7 @@ fn same(streamed: &Output, counted: &Output) -> Result<Option<()>> {
     for (state, times) in &expected {
         let other = found.get(state);
         if state == "FIN_WAIT2" {
-            // Streamed, orphans are followed, and their ends are sampled.
+            // With streaming, orphans are followed, and their ends are sampled.
             let count = |times: &Value| times["count"].as_u64().unwrap_or(0);
             ensure!(
                 other.map_or(0, count) <= count(times),
@@ -193,13 +194,13 @@ fn same(streamed: &Output, counted: &Output) -> Result<Option<()>> {
             "{state}: {times}, {other}"
         );
         if times["count"].as_u64() < Some(1_000) {
-            // The two programs read the clock one after the other. Of few times one that an interrupt came in
-            // between is the median.
+            // The two programs read the clock one after the other. With few dwell times, one that includes an
+            // interrupt between the readings may be the median.
             continue;
         }
         let (a, b) = (times["p50_ns"].as_u64(), other["p50_ns"].as_u64());
         let (a, b) = (a.context("no time")?, b.context("no time")?);
-        // A bucket apart, and what it takes one program to run after the other.
+        // One bucket, and the time between the runs of the two programs.
         ensure!(a.abs_diff(b) <= a / 20 + 5_000, "{state}: {times}, {other}");
     }
     ensure!(
@@ -209,8 +210,8 @@ fn same(streamed: &Output, counted: &Output) -> Result<Option<()>> {
     Ok(Some(()))
 }
 
-/// Where the kernel skips some of the transitions in every attempt, as a slow one does of many connections at once
-/// on two programs, they were within that of each other in every attempt.
+/// If the kernel skips some transitions in every attempt, as a slow machine does with many concurrent
+/// connections and two programs, the outputs agreed up to the skipped ones in every attempt.
 fn same_as_streamed(make: &dyn Fn(u16) -> Result<()>) -> Result<()> {
     attempts(|| {
         let port = unused_port();
@@ -220,7 +221,7 @@ fn same_as_streamed(make: &dyn Fn(u16) -> Result<()>) -> Result<()> {
     .map(drop)
 }
 
-/// The filters let the same through, also where the kernel cannot decide at once.
+/// The filters pass the same events, also if the kernel cannot decide at once.
 fn chooses() -> Result<()> {
     let (port, other) = (unused_port(), unused_port());
     let made = || -> Result<()> {
@@ -254,7 +255,7 @@ fn chooses() -> Result<()> {
     Ok(())
 }
 
-/// The counts of all intervals are those of the whole run.
+/// The counts of all intervals sum to those of the whole run.
 fn intervals() -> Result<()> {
     until_all_is_seen(|| {
         let port = unused_port();
@@ -278,7 +279,7 @@ fn intervals() -> Result<()> {
 }
 
 fn add_up(lines: &[Value], summary: &Value, one: &Value) -> Result<()> {
-    // How many there are depends on the machine.
+    // Their number depends on the machine.
     ensure!(lines.len() > 1, "{} intervals", lines.len());
     let mut sums = BTreeMap::<(String, String), u64>::new();
     let (mut causes, mut without_cause) = (BTreeMap::<String, u64>::new(), 0);
@@ -290,7 +291,7 @@ fn add_up(lines: &[Value], summary: &Value, one: &Value) -> Result<()> {
         without_cause += line["closed"].as_i64().context("no closed")?;
         for (cause, count) in line["causes"].as_object().context("no causes")? {
             *causes.entry(cause.clone()).or_default() += count.as_u64().context("no count")?;
-            // What ended in the last moment of an interval may have its cause in the next one.
+            // The cause of an end in the last moment of an interval may be counted in the next one.
             without_cause -= count.as_i64().context("no count")?;
         }
     }
@@ -314,7 +315,7 @@ fn add_up(lines: &[Value], summary: &Value, one: &Value) -> Result<()> {
     Ok(())
 }
 
-/// At rest the sockets in each state are those that `ss` has.
+/// At rest, the number of sockets in each state is that of `ss`.
 fn states() -> Result<()> {
     let netns = Netns::new()?;
     let path = netns.path();
@@ -331,7 +332,7 @@ fn states() -> Result<()> {
                 client,
                 server,
             } = connection;
-            // Of a third the client goes, of a third both do.
+            // A third is closed by the client only, and a third by both ends.
             match at % 3 {
                 0 => held.push((listener, Some(client), Some(server))),
                 1 => held.push((listener, None, Some(server))),
@@ -354,7 +355,7 @@ fn states() -> Result<()> {
     Ok(())
 }
 
-/// Connections that were there before the program was: their role follows from who listens.
+/// Connections that existed before the program: their role follows from the listener.
 fn there_before() -> Result<()> {
     until_all_is_seen(|| {
         let netns = Netns::new()?;
@@ -368,7 +369,7 @@ fn there_before() -> Result<()> {
             Ok((held.collect::<Result<Vec<_>>>()?, listener))
         })?;
         let path = netns.path();
-        // Nobody else can find it: only sockets are in it.
+        // A process could not be found in it: it contains only sockets.
         let path = path.to_str().context("a path in UTF-8")?;
         let [streamed, counted] = both(&["--netns", path], &|| {
             netns.run(|| {
@@ -377,7 +378,7 @@ fn there_before() -> Result<()> {
                     await_fin(server)?;
                     rustix::net::shutdown(server, Shutdown::Both)?;
                 }
-                // The other end's last transition is made by the peer's last segment.
+                // The last segment of the peer makes the other end's last transition.
                 await_that("all are closed", || {
                     Ok(!ss::by_state(&ss::oracle(&[])?).contains_key(&State::LAST_ACK))
                 })
@@ -387,7 +388,8 @@ fn there_before() -> Result<()> {
     })
 }
 
-/// Whatever has no room is told apart less, and counted all the same; what is not wanted takes none.
+/// Without room, connections are grouped less finely but still counted; connections that the filter excludes
+/// take no room.
 fn no_room() -> Result<()> {
     let bounds = ["--max-connections", "8", "--max-ports", "1"];
     until_all_is_seen(|| {
@@ -417,7 +419,7 @@ fn no_room() -> Result<()> {
         ensure!(ports.len() <= 6, "{ports:#?}");
         ensure!(ports.iter().any(|port| port["other"] == true), "{ports:#?}");
         ensure!(summary["forgotten"].as_u64() > Some(0), "{summary}");
-        // A hundred clients that nobody could decide on at first.
+        // The filter could not decide at first on a hundred clients.
         ensure!(
             unwanted["forgotten"] == 0 && unwanted["selection"]["undecided"] == 100,
             "{unwanted}"

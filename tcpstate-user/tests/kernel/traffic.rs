@@ -1,8 +1,8 @@
-//! What the tests make TCP do, and the path through the states that each socket takes by it.
+//! Scenarios of TCP traffic, with the path through the states of each socket.
 //!
-//! A scenario makes its own namespaces, uses the one server port that it is given, and returns when
-//! the last of its sockets is gone. Its paths are a claim about the kernel, checked against the oracle
-//! as everything else: a scenario that does not produce what its name says fails its test.
+//! A scenario makes its own namespaces, uses the given server port, and returns when the last of its sockets
+//! is gone. Its paths are a claim about the kernel, which the oracle checks: a scenario that does not produce
+//! the behaviour in its name fails its test.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -27,18 +27,18 @@ use crate::{
     wire::{Segment, Wire},
 };
 
-/// One thing that TCP can do.
+/// One behaviour of TCP.
 pub struct Scenario {
     pub name: &'static str,
     pub needs: &'static [Need],
-    /// Does it, with this server port; returns the path of every socket, as [`steps`] reads it.
+    /// Runs it with this server port; returns the path of every socket in the format of [`steps`].
     pub run: fn(u16) -> Result<Vec<&'static str>>,
-    /// Whether the kernel may, besides, set a state that a socket has already: how often depends on
-    /// its timing, so the paths leave it out.
+    /// Whether the kernel may also set a state that a socket has already. The number of times depends on
+    /// timing, so the paths leave this out.
     pub repeats: bool,
 }
 
-/// A scenario over the loopback, whose paths are all there is.
+/// A scenario over the loopback with complete paths.
 const fn plain(name: &'static str, run: fn(u16) -> Result<Vec<&'static str>>) -> Scenario {
     Scenario {
         name,
@@ -48,7 +48,7 @@ const fn plain(name: &'static str, run: fn(u16) -> Result<Vec<&'static str>>) ->
     }
 }
 
-/// A scenario over a wire.
+/// A scenario over a [`Wire`].
 const fn wired(name: &'static str, run: fn(u16) -> Result<Vec<&'static str>>) -> Scenario {
     Scenario {
         name,
@@ -86,7 +86,7 @@ pub const SCENARIOS: &[Scenario] = &[
     wired("connect_timed_out", connect_timed_out),
 ];
 
-/// The transitions of a path: its neighbours.
+/// The transitions of a path.
 pub fn steps(path: &str) -> Vec<(State, State)> {
     let states: Vec<_> = path
         .split(' ')
@@ -115,7 +115,7 @@ pub fn over_wire<T: Send>(
 ) -> Result<T> {
     let (near, far) = (Netns::new()?, Netns::new()?);
     let wire = Wire::new(&near, &far)?;
-    // The wire outlives the sockets: they need it to say goodbye.
+    // The wire must outlive the sockets, which need it for closing.
     far.run_until_quiet(|| near.run_until_quiet(|| run(&wire, &near, &far)))
 }
 
@@ -201,7 +201,7 @@ fn half_close(port: u16) -> Result<Vec<&'static str>> {
     })
 }
 
-/// `close` after `shutdown`: the kernel sets the state that the socket has already, and says so.
+/// `close` after `shutdown`: the kernel sets, and reports, the state that the socket has already.
 ///
 /// *Source:* `tcp_close_state`, whose table maps `FIN_WAIT2` to itself.
 fn shutdown_then_close(port: u16) -> Result<Vec<&'static str>> {
@@ -290,8 +290,8 @@ fn listen_and_close(port: u16) -> Result<Vec<&'static str>> {
     })
 }
 
-/// The connection's own socket (protocol 262) passes the same tracepoint; what the user sees are the
-/// TCP sockets under it, once.
+/// The MPTCP socket (protocol 262) passes the same tracepoint; the user sees the TCP sockets below it,
+/// once each.
 fn mptcp(port: u16) -> Result<Vec<&'static str>> {
     on_loopback(|| {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -301,7 +301,7 @@ fn mptcp(port: u16) -> Result<Vec<&'static str>> {
         let client = socket(AddressFamily::INET, Some(mptcp_protocol()))?;
         rustix::net::connect(&client, &addr)?;
         let server = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC)?;
-        // The other side of a MPTCP connection is known to speak it once data has come back.
+        // An MPTCP connection is complete when data has come back from the other side.
         let (mut client, mut server) = (TcpStream::from(client), TcpStream::from(server));
         client.write_all(b"a")?;
         server.read_exact(&mut [0])?;
@@ -319,7 +319,7 @@ pub fn mptcp_protocol() -> Protocol {
     const { Protocol::from_raw(NonZeroU32::new(262).expect("262 is not 0")) }
 }
 
-/// A socket whose SYN comes back to itself: simultaneous open and simultaneous close by one socket.
+/// A socket that connects to itself: simultaneous open and simultaneous close by one socket.
 fn connect_to_itself(port: u16) -> Result<Vec<&'static str>> {
     on_loopback(|| {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -332,7 +332,7 @@ fn connect_to_itself(port: u16) -> Result<Vec<&'static str>> {
     })
 }
 
-/// A socket that is disconnected and connected again is still the same socket.
+/// A socket that is disconnected and connected again stays the same socket.
 fn socket_used_twice(port: u16) -> Result<Vec<&'static str>> {
     on_loopback(|| {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -355,7 +355,7 @@ fn socket_used_twice(port: u16) -> Result<Vec<&'static str>> {
     })
 }
 
-/// All open at the same time, from 20 threads; every other one is closed by the server first.
+/// 200 concurrent connections from 20 threads; every other one is closed by the server first.
 fn two_hundred_connections(port: u16) -> Result<Vec<&'static str>> {
     const THREADS: usize = 20;
     const EACH: usize = 10;
@@ -370,7 +370,7 @@ fn two_hundred_connections(port: u16) -> Result<Vec<&'static str>> {
                     scope.spawn(move || -> Result<()> {
                         let clients = (0..EACH).map(|_| TcpStream::connect(addr));
                         let clients = clients.collect::<std::io::Result<Vec<_>>>();
-                        // Before any `?`: whoever does not come leaves the others waiting.
+                        // Before any `?`, because the other threads would wait for a thread that returned early.
                         all_open.wait();
                         for mut client in clients? {
                             client.write_all(&[u8::from(thread % 2 == 0)])?;
@@ -385,7 +385,7 @@ fn two_hundred_connections(port: u16) -> Result<Vec<&'static str>> {
             let servers = (0..THREADS * EACH).map(|_| listener.accept());
             let servers = servers.collect::<std::io::Result<Vec<_>>>();
             all_open.wait();
-            // A connection of its own thread each: whose turn it is depends on its client.
+            // Each connection closes on its own thread, and its client decides the order.
             let servers: Vec<_> = servers?
                 .into_iter()
                 .map(|(mut server, _)| {
@@ -446,7 +446,7 @@ fn simultaneous_close(port: u16) -> Result<Vec<&'static str>> {
         shutdown_write(&server)?;
         wire.await_held(|held| crossing(held, |segment| segment.fin))?;
         wire.release()?;
-        // Until the last acknowledgement has come: a close before it says CLOSING -> CLOSING.
+        // Waits for the last acknowledgement: a close before it would report CLOSING -> CLOSING.
         net::await_state(&client, State::CLOSE)?;
         net::await_state(&server, State::CLOSE)?;
         drop((listener, client, server));
@@ -470,14 +470,14 @@ pub fn connect_over(
     Ok((listener, client, server))
 }
 
-/// Whether there are such segments in both directions.
+/// Whether there are matching segments in both directions.
 pub fn crossing(held: &[Segment], which: impl Fn(&Segment) -> bool) -> bool {
     [true, false]
         .into_iter()
         .all(|forth| held.iter().any(|s| s.forth == forth && which(s)))
 }
 
-/// A non-blocking socket whose SYN is under way.
+/// A non-blocking socket that has sent its SYN.
 pub fn start_connecting(from: Option<SocketAddr>, to: SocketAddr) -> Result<OwnedFd> {
     let family = if to.is_ipv4() {
         AddressFamily::INET
@@ -500,7 +500,7 @@ fn await_fin_nonblocking(socket: &OwnedFd) -> Result<()> {
     await_fin(socket.as_fd())
 }
 
-/// The SYN is lost and the application does not wait.
+/// The SYN is lost, and the application closes the socket.
 fn connect_given_up(port: u16) -> Result<Vec<&'static str>> {
     over_wire(|wire, near, _far| {
         wire.hold(|segment| segment.syn);
@@ -509,7 +509,7 @@ fn connect_given_up(port: u16) -> Result<Vec<&'static str>> {
     })
 }
 
-/// The SYN is lost and the kernel gives up.
+/// The SYN is lost, and the kernel gives up.
 fn connect_timed_out(port: u16) -> Result<Vec<&'static str>> {
     over_wire(|wire, near, _far| {
         wire.hold(|segment| segment.syn);
@@ -519,7 +519,7 @@ fn connect_timed_out(port: u16) -> Result<Vec<&'static str>> {
             let result = rustix::net::connect(&socket, &Wire::second(port));
             ensure!(
                 result == Err(Errno::TIMEDOUT),
-                "expected a time-out, got {result:?}"
+                "expected a timeout, got {result:?}"
             );
             Ok(())
         })?;
@@ -530,8 +530,8 @@ fn connect_timed_out(port: u16) -> Result<Vec<&'static str>> {
 /// Transitions without a network: `rounds` times CLOSE -> LISTEN -> CLOSE on one bound socket.
 pub fn storm(port: u16, rounds: u32) -> Result<()> {
     let socket = socket(AddressFamily::INET, None)?;
-    // The socket of the storm before this one may still be open for a moment, in a process that
-    // another test is just starting.
+    // The socket of the previous storm may still be open for a moment, in a process that another test is
+    // just starting.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port))).context("bind")?;
     for _ in 0..rounds {
@@ -541,17 +541,17 @@ pub fn storm(port: u16, rounds: u32) -> Result<()> {
     Ok(())
 }
 
-/// Connections a second in a [`churn`].
+/// Connections per second of a [`churn`].
 const CHURN_RATE: u32 = 3_000;
 
-/// Connects, accepts and closes at a steady rate for that long, from two threads with a listener each;
-/// returns the number of connections.
+/// Connects, accepts and closes at a steady rate for this duration, on two threads with a listener each.
+/// Returns the number of connections.
 pub fn churn(port: u16, length: Duration) -> Result<u64> {
     const THREADS: u8 = 2;
     let interval = Duration::from_secs(1) * u32::from(THREADS) / CHURN_RATE;
     let start = Instant::now();
     let churn = |thread: u8| -> Result<u64> {
-        // Few enough connections to one address that none meets the `TIME_WAIT` of another.
+        // There are few enough connections to one address that none meets the `TIME_WAIT` of another.
         let addr = SocketAddr::from((Ipv4Addr::new(127, 0, 0, thread + 1), port));
         let listener = TcpListener::bind(addr).context("listen")?;
         let mut connections = 0u32;

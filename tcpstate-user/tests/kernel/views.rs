@@ -1,7 +1,7 @@
-//! The views that sum up, on real connections: to a real nginx, and to sockets that are held.
+//! The views that summarize, on real connections: to a real nginx, and to sockets that are held in states.
 //!
-//! The oracle is the clock of the test, read before and after what moves a socket from one state to
-//! the next, and the kernel's own list of sockets (`/proc/net/tcp`).
+//! The oracle is the test's clock, read before and after each action that changes a state, and the kernel's
+//! own list of sockets (`/proc/net/tcp`).
 
 use std::{
     fs,
@@ -28,9 +28,9 @@ use crate::{
     traffic::on_loopback,
 };
 
-/// How long the client of nginx stays connected.
+/// The time for which the client of nginx stays connected.
 const HOLD: Duration = Duration::from_millis(300);
-/// How long a socket is left in `CLOSE_WAIT`.
+/// The time for which a socket is left in `CLOSE_WAIT`.
 const LEAK: Duration = Duration::from_millis(50);
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -66,7 +66,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// Starts it in the namespace of the calling thread, and returns once it listens.
+    /// Starts it in the namespace of the calling thread, and returns when it listens.
     fn start(port: u16) -> Result<Self> {
         let files = tempfile::tempdir()?;
         let root = files.path().display();
@@ -108,7 +108,7 @@ impl Nginx {
         self.child.id()
     }
 
-    /// Lets it finish what it is at, and waits for its end.
+    /// Lets it finish its work, and waits for its end.
     fn quit(mut self) -> Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::QUIT)?;
         await_exit(&mut self.child)?;
@@ -116,8 +116,8 @@ impl Nginx {
     }
 }
 
-/// The local and remote ports of the IPv4 sockets of the calling thread's namespace that are in this
-/// state, as the kernel lists them.
+/// The local and remote ports of the IPv4 sockets in this state in the calling thread's namespace, as
+/// listed by the kernel.
 pub fn sockets(state: State) -> Result<Vec<(u16, u16)>> {
     let text = fs::read_to_string("/proc/thread-self/net/tcp")?;
     let port = |address: &str| -> Result<u16> {
@@ -175,7 +175,7 @@ fn life_of_a_connection_to_nginx(mode: &str) -> Result<()> {
         ))
     })?;
     let (lines, _) = tcpstate.stop()?.json()?;
-    ensure!(lines.len() == 2, "not two ends: {lines:?}");
+    ensure!(lines.len() == 2, "expected two ends: {lines:?}");
     let end = |role: &str| {
         lines
             .iter()
@@ -204,7 +204,7 @@ fn life_of_a_connection_to_nginx(mode: &str) -> Result<()> {
         owner["pid"] == std::process::id() && owner["how"] == "exact",
         "the client is not this process: {client}"
     );
-    // Which of the workers it was the kernel does not say: the listener is the master's.
+    // The kernel does not say which worker it was; the listener belongs to the master.
     ensure!(
         server["owner"] == json!({"pid": nginx_pid, "comm": "nginx", "how": "listener"}),
         "the server is not nginx {nginx_pid}: {server}"
@@ -212,19 +212,22 @@ fn life_of_a_connection_to_nginx(mode: &str) -> Result<()> {
     Ok(())
 }
 
-/// An ended connection that went through these states, and was established for as long as this.
+/// Checks an ended connection: its states, and its dwell in ESTABLISHED.
 fn check_life(line: &Value, port: u16, path: &[&str], bounds: &RangeInclusive<u64>) -> Result<()> {
     ensure!(
         line["type"] == "connection"
             && line["ended"] == true
-            // The cause stands in the socket, which is read at the places that BTF gives.
+            // The cause comes from fields of the socket, which are located by BTF.
             && (line["cause"] == "fin" || line["cause"].is_null() && Need::Btf.missing().is_some()),
         "no end: {line}"
     );
-    ensure!(line["service_port"] == port, "not of {port}: {line}");
+    ensure!(
+        line["service_port"] == port,
+        "another service port than {port}: {line}"
+    );
     let stays = line["states"].as_array().context("no states")?;
     let states: Vec<_> = stays.iter().map(|stay| &stay["state"]).collect();
-    ensure!(states == path, "not by {path:?}: {line}");
+    ensure!(states == path, "another path than {path:?}: {line}");
     let dwells: Option<Vec<u64>> = stays.iter().map(|stay| stay["dwell_ns"].as_u64()).collect();
     let dwells = dwells.with_context(|| format!("an unknown time: {line}"))?;
     ensure!(
@@ -234,15 +237,15 @@ fn check_life(line: &Value, port: u16, path: &[&str], bounds: &RangeInclusive<u6
     let held_ns = dwells[1];
     ensure!(
         bounds.contains(&held_ns),
-        "{held_ns} is not in {bounds:?}: {line}"
+        "{held_ns} ns is outside {bounds:?}: {line}"
     );
     Ok(())
 }
 
-/// The leak hunter's line, while the socket is still there.
+/// `life --live` shows a leaked connection while its socket exists.
 fn life_finds_what_is_left_in_close_wait(mode: &str) -> Result<()> {
     let port = unused_port();
-    // Shorter than the socket is left there, so that it must be found.
+    // Shorter than the stay of the socket, so that it must be found.
     let longer_than = format!("{}ms", LEAK.as_millis());
     let tcpstate = Tcpstate::start(&[
         "life",
@@ -273,11 +276,11 @@ fn life_finds_what_is_left_in_close_wait(mode: &str) -> Result<()> {
         Ok((left, ended, output))
     })?;
     let (lines, summary) = output.json()?;
-    ensure!(lines.len() == 1, "not one: {lines:?}, {summary}");
+    ensure!(lines.len() == 1, "expected one line: {lines:?}, {summary}");
     let line = &lines[0];
     ensure!(
         line["ended"] == false && line["role"] == "server" && line["lport"] == port,
-        "not the one that leaks: {line}"
+        "not the leaked connection: {line}"
     );
     let stay = line["states"]
         .as_array()
@@ -288,12 +291,12 @@ fn life_finds_what_is_left_in_close_wait(mode: &str) -> Result<()> {
     let bounds = left.until(ended);
     ensure!(
         bounds.contains(&age_ns),
-        "{age_ns} is not in {bounds:?}: {line}"
+        "{age_ns} ns is outside {bounds:?}: {line}"
     );
     Ok(())
 }
 
-/// Each state of each side is there as often as there were connections, no time beyond the whole.
+/// `hist` counts each state of each side once for each connection, and no time exceeds that of the test.
 fn hist_counts_every_stay(mode: &str) -> Result<()> {
     const CONNECTIONS: u64 = 20;
     let port = unused_port();
@@ -347,6 +350,6 @@ fn hist_counts_every_stay(mode: &str) -> Result<()> {
     .collect();
     expected.push(("server".to_owned(), "LISTEN".to_owned(), 1));
     expected.sort();
-    ensure!(found == expected, "{found:?} is not {expected:?}");
+    ensure!(found == expected, "{found:?}, expected {expected:?}");
     Ok(())
 }

@@ -1,8 +1,7 @@
-//! A wire between two network namespaces that the test holds in its hands.
+//! A wire between two network namespaces, controlled by the test.
 //!
-//! Two TUN devices, and a thread that carries packets from one to the other unless it is told to
-//! hold them back. So segments cross, are late or are lost when the test says so, and not when the
-//! scheduler happens to agree.
+//! It consists of two TUN devices, and a thread that carries packets from one to the other unless it holds
+//! them back. So the test, and not the scheduler, decides which segments cross, are late or are lost.
 
 use std::{
     collections::VecDeque,
@@ -19,7 +18,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::net::{Interface, Netns, await_that, joined};
 
-/// A TCP segment on its way, as far as the tests choose by it.
+/// A TCP segment on the wire, with the fields by which tests select.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
     /// Whether it goes from the first namespace to the second.
@@ -47,7 +46,7 @@ impl Segment {
     }
 }
 
-/// Says which segments to hold back.
+/// A rule that selects the segments to hold back.
 type Rule = Box<dyn Fn(Segment) -> bool + Send>;
 
 #[derive(Default)]
@@ -56,9 +55,9 @@ struct Hands {
     held: VecDeque<(Segment, Vec<u8>)>,
 }
 
-/// The wire; it is cut when this is dropped.
+/// The wire, which is cut when this is dropped.
 pub struct Wire {
-    /// The devices, of the first namespace and of the second.
+    /// The devices of the first and the second namespace.
     ends: [File; 2],
     hands: Arc<Mutex<Hands>>,
     stop: OwnedFd,
@@ -92,17 +91,17 @@ impl Wire {
         })
     }
 
-    /// Where a listener in the second namespace is reached.
+    /// The address of a listener in the second namespace.
     pub fn second(port: u16) -> SocketAddr {
         (Self::SECOND, port).into()
     }
 
-    /// From now on holds back the segments for which `rule` says so.
+    /// Holds back the segments selected by `rule` from now on.
     pub fn hold(&self, rule: impl Fn(Segment) -> bool + Send + 'static) {
         self.hands().rule = Some(Box::new(rule));
     }
 
-    /// Waits until segments are held for which `enough` is satisfied.
+    /// Waits until the held segments satisfy `enough`.
     pub fn await_held(&self, enough: impl Fn(&[Segment]) -> bool) -> Result<()> {
         await_that("the segments are on the wire", || {
             let segments: Vec<_> = self
@@ -115,12 +114,12 @@ impl Wire {
         })
     }
 
-    /// Lets everything through again, what was held first.
+    /// Delivers the held segments, and then all others.
     pub fn release(&self) -> Result<()> {
         self.release_and(None)
     }
 
-    /// Lets through what was held; from then on holds back the segments for which `rule` says so.
+    /// Delivers the held segments, and holds back the segments selected by `rule` from then on.
     pub fn release_and_hold(&self, rule: impl Fn(Segment) -> bool + Send + 'static) -> Result<()> {
         self.release_and(Some(Box::new(rule)))
     }
@@ -195,7 +194,7 @@ fn carry(ends: &[File; 2], hands: &Mutex<Hands>, stop: &OwnedFd) -> Result<()> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error).context("read from a TUN device"),
             };
-            // Held over the delivery: what is released goes before what comes after it.
+            // The lock is held during the delivery, so that released segments precede later ones.
             let mut hands = hands.lock().unwrap_or_else(PoisonError::into_inner);
             match Segment::parse(forth, &packet[..len]) {
                 Some(segment) if hands.rule.as_ref().is_some_and(|rule| rule(segment)) => {

@@ -1,5 +1,5 @@
-//! What the golden tests of all views share: a run of a host on which everything happens once, and
-//! the comparison with what stands in `tests/golden`.
+//! Shared by the golden tests of all views: a run on a host where everything happens once, and the
+//! comparison with the files in `tests/golden`.
 
 use std::{env, fs, net::IpAddr, path::Path, sync::Arc};
 
@@ -18,7 +18,7 @@ use tcpstate_core::{
     view::End,
 };
 
-/// Compares what is written with the file of this name, or writes it.
+/// Compares the output with the file of this name, or writes the file.
 pub fn compare(name: &str, written: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
@@ -31,7 +31,7 @@ pub fn compare(name: &str, written: &str) {
         .unwrap_or_else(|error| panic!("{}: {error}; TCPSTATE_BLESS=1 writes it", path.display()));
     assert!(
         golden == written,
-        "{} is not what is written now:\n{written}",
+        "{} differs from the output:\n{written}",
         path.display()
     );
 }
@@ -52,7 +52,7 @@ pub fn origin() -> Origin {
     }
 }
 
-/// What the run's cgroup is called.
+/// The name of the run's cgroup.
 pub fn names() -> Names {
     let book = NameBook::default();
     book.add_cgroups([(CGROUP, "/system.slice/nginx.service")]);
@@ -61,7 +61,7 @@ pub fn names() -> Names {
 
 const CGROUP: u64 = 4_242;
 
-/// A socket whose events follow one another.
+/// A socket with a sequence of events.
 struct Socket(Record);
 
 impl Socket {
@@ -89,7 +89,7 @@ impl Socket {
         })
     }
 
-    /// The next event, so many microseconds after the start.
+    /// The next event, this number of microseconds after the start.
     fn event(&self, us: u64, oldstate: u8, newstate: u8, edit: impl FnOnce(&mut Record)) -> Event {
         let mut record = self.0;
         record.ts_ns = STARTED_NS + us * 1_000 + 789;
@@ -109,7 +109,7 @@ fn process(pid: u32, name: &[u8]) -> impl FnOnce(&mut Record) {
 
 fn plain(_: &mut Record) {}
 
-/// Every kind of line there is.
+/// Events that give every kind of line.
 pub fn events() -> Vec<Event> {
     let client = Socket::new(4_101, "192.0.2.10", 40_000, "198.51.100.20", 443);
     let listener = Socket::new(12, "::", 80, "::", 0);
@@ -150,7 +150,7 @@ pub fn events() -> Vec<Event> {
             record.laddr[10..12].fill(0xff);
         }),
         client.event(1_040, 2, 1, plain),
-        // The clone of its listener: no cookie, no peer.
+        // A fresh clone of its listener has no cookie and no peer.
         server.event(1_500, 10, 3, |record| {
             (record.cookie, record.rport) = (0, 0);
             record.flags = flags::SOCKET;
@@ -166,14 +166,14 @@ pub fn events() -> Vec<Event> {
         }),
         client.event(301_110, 4, 5, plain),
         client.event(301_150, 5, 7, closed(1_000, 20_000, both | flags::DEAD)),
-        // Seen first in the middle of its life; longer addresses widen the columns.
+        // First seen in the middle of its lifetime; longer addresses widen the columns.
         ipv6.event(400_000, 8, 9, process(77, b"sshd")),
         ipv6.event(60_400_000, 9, 7, closed(1, 2, both)),
         server.event(60_500_000, 8, 7, |record| {
             closed(20_000, 1_000, both)(record);
             record.error = 104;
         }),
-        // Accepted by another process than the one that listens.
+        // Accepted by a process other than the one that listens.
         worker.event(60_600_000, 10, 3, |record| {
             (record.cookie, record.flags) = (0, flags::SOCKET);
         }),
@@ -181,17 +181,17 @@ pub fn events() -> Vec<Event> {
         worker.event(60_600_002, 1, 8, plain),
         worker.event(60_600_003, 8, 9, process(812, b"nginx")),
         worker.event(60_600_004, 9, 7, closed(5, 6, both)),
-        // A name that would clear the screen, and a formula.
+        // Names with an escape sequence that clears the screen, and with a formula.
         hostile.event(61_000_000, 7, 2, process(4_000, b"\x1b[2J\xff,\"")),
         hostile.event(61_000_020, 2, 7, |record| record.error = 111),
         formula.event(61_000_030, 7, 2, process(4_001, b"=1+1")),
-        // The classic tracepoint knows little.
+        // The classic tracepoint has few fields.
         bare.event(62_000_000, 1, 8, without_socket),
         bare.event(62_100_000, 8, 9, |record| {
             without_socket(record);
             process(900, b"postgres")(record);
         }),
-        // States of a kernel to come.
+        // States of a future kernel.
         client.event(63_000_000, 14, 255, plain),
         listener.event(64_000_010, 10, 7, process(800, b"nginx")),
     ]

@@ -1,5 +1,5 @@
-//! Streams of events that look like a host's, made from a seed: what the tests of recordings write
-//! and what their benchmark measures. The same seed gives the same bytes everywhere.
+//! Streams of events like those of a host, generated from a seed, for the tests of recordings and their
+//! benchmark. The same seed gives the same bytes everywhere.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -13,21 +13,21 @@ use tcpstate_core::event::Event;
 /// The traffic of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Traffic {
-    /// One process connecting to itself over loopback and closing again, as fast as it can.
+    /// One process that connects to itself over loopback and closes, as fast as it can.
     Churn,
-    /// A web server: thousands of clients on port 443 at a time, a few backends behind it, several
-    /// worker processes and CPUs.
+    /// A web server with thousands of concurrent clients on port 443, a few backends, several worker
+    /// processes and CPUs.
     WebServer,
-    /// Every field but the time is noise: what cannot be compressed.
+    /// Every field but the time is noise, which cannot be compressed.
     Noise,
 }
 
-/// A small generator of pseudo-random numbers (xorshift64*): the streams must not change with the
-/// version of a crate.
+/// A small pseudo-random generator (xorshift64*), so that the streams do not change with the version of a
+/// crate.
 pub struct Random(u64);
 
 impl Random {
-    /// Starts from a seed; 0 is as good as any other.
+    /// Starts from a seed, which may be 0.
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
@@ -40,19 +40,19 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    /// A number below `bound`, which is not 0.
+    /// A number below `bound`, which must not be 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next_u64() % bound
     }
 
-    /// A waiting time around `mean`, most of them shorter, a few much longer.
+    /// A waiting time with this mean: most are shorter, and a few are much longer.
     fn wait(&mut self, mean: u64) -> u64 {
         let exponent = self.below(8);
         (mean >> exponent) * 2 + self.below(mean / 4 + 1)
     }
 }
 
-/// `count` events of that traffic.
+/// Generates `count` events of this traffic.
 pub fn events(traffic: Traffic, count: usize, seed: u64) -> Vec<Event> {
     let mut random = Random::new(seed);
     match traffic {
@@ -75,7 +75,7 @@ fn noise(at_ns: u64, random: &mut Random) -> Event {
     Event::try_from(record).expect("the family is AF_INET6")
 }
 
-/// One end of a connection on its way through the states.
+/// One end of a connection, with its path through the states.
 #[derive(Clone)]
 struct End {
     record: Record,
@@ -253,7 +253,7 @@ impl<'a> Host<'a> {
             self.ends.push(end);
             self.ends.len() - 1
         };
-        // A slab: objects of 2,368 bytes, 13 in eight pages, pages scattered over memory.
+        // Addresses as in a slab: objects of 2,368 bytes, 13 in eight pages, pages scattered over memory.
         let (slab, object) = (index as u64 / 13, index as u64 % 13);
         self.ends[index].record.skaddr = 0xffff_8881_0000_0000
             + (slab.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44) * 32_768

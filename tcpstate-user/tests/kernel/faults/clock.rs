@@ -1,4 +1,4 @@
-//! The wall clock is set while a run goes on.
+//! The wall clock is set during a run.
 
 use std::{
     env,
@@ -17,7 +17,7 @@ use crate::{
     process::Tcpstate,
 };
 
-/// The variable that allows it, with `1`: it is the whole machine's clock.
+/// The variable that allows it if it is `1`, because it is the whole machine's clock.
 const MAY_STEP: &str = "TCPSTATE_MAY_STEP_CLOCK";
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -25,13 +25,13 @@ pub fn add(trials: &mut Vec<Trial>) {
     if env::var_os(MAY_STEP).is_some_and(|value| value == "1") {
         trials.push(trial(name, &[], clock_stepped));
     } else {
-        // No failure even where the kernel is required: nobody's clock is set without being asked.
+        // Not a failure even if kernel tests are required: a clock is set only with permission.
         eprintln!("{name}: skipped: it sets the machine's clock, which {MAY_STEP}=1 allows");
         trials.push(Trial::test(name, || Ok(())).with_ignored_flag(true));
     }
 }
 
-/// Sets the clock forward or back, and back again when this is dropped.
+/// Sets the clock forward or back, and undoes that when dropped.
 struct Step(Duration, bool);
 
 impl Step {
@@ -43,7 +43,7 @@ impl Step {
 
 impl Drop for Step {
     fn drop(&mut self) {
-        // Nobody is left to tell; the next one to look at the clock will see.
+        // An error cannot be reported here.
         let _ = set(self.0, !self.1);
     }
 }
@@ -59,7 +59,7 @@ fn set(by: Duration, forward: bool) -> Result<()> {
     clock_settime(ClockId::Realtime, Timespec { tv_sec, tv_nsec }).context("clock_settime")
 }
 
-/// A state's time is what it was, and times go forward, whatever the wall clock does meanwhile.
+/// Dwell times stay right, and times stay monotonic, when the wall clock is set.
 fn clock_stepped() -> Result<()> {
     for forward in [true, false] {
         let (netns, port) = (Netns::new()?, unused_port());

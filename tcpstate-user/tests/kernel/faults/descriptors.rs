@@ -1,4 +1,4 @@
-//! Too few file descriptors for what a run needs.
+//! Too few file descriptors for a run.
 
 use std::process::{Command, Stdio};
 
@@ -19,8 +19,8 @@ pub fn add(trials: &mut Vec<Trial>) {
     ));
 }
 
-/// With a limit of 3 descriptors to 40 a command works, or says that there are too few; it never
-/// panics, and never works in part.
+/// With a limit of 3 to 40 descriptors a command works or reports that there are too few; it never panics,
+/// and never works only in part.
 fn few_descriptors() -> Result<()> {
     let port = unused_port().to_string();
     let commands: [&[&str]; 4] = [
@@ -49,16 +49,16 @@ fn few_descriptors() -> Result<()> {
             let stderr = String::from_utf8(output.stderr)?;
             let context = || format!("{command:?} with {limit}: {}: {stderr}", output.status);
             match output.status.code().with_context(context)? {
-                // More descriptors never make worse.
+                // With more descriptors the result is never worse.
                 0 => worked = true,
-                // It lists what does not work.
+                // doctor lists the features that do not work.
                 1 if command == ["doctor"] => ensure!(!worked, "{}", context()),
                 1 => ensure!(
                     !worked && stderr.contains("Too many open files"),
                     "{}",
                     context()
                 ),
-                // Too few for its shared libraries: nothing of ours has run yet.
+                // Too few for the shared libraries: the program has not started yet.
                 127 => ensure!(!worked && stderr.contains("shared"), "{}", context()),
                 _ => ensure!(false, "{}", context()),
             }

@@ -1,4 +1,4 @@
-//! Lists of sockets while what is listed comes and goes.
+//! `ls` while sockets and namespaces come and go.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     ));
 }
 
-/// A list that ended well: the sockets, and the summary.
+/// The sockets and the summary of a successful `ls`.
 fn list(arguments: &[&str]) -> Result<(Vec<Value>, Value)> {
     let output = run(BINARY, &[&["ls", "--json"], arguments].concat())?;
     ensure!(output.status.success(), "{output:?}");
@@ -39,7 +39,7 @@ fn list(arguments: &[&str]) -> Result<(Vec<Value>, Value)> {
     Ok((lines, summary))
 }
 
-/// Runs `list` while `disturb` is done over and over on a thread of its own.
+/// Runs `list` while a thread of its own repeats `disturb`.
 fn meanwhile<T>(
     disturb: impl Fn() -> Result<()> + Sync,
     list: impl FnOnce() -> Result<T>,
@@ -59,7 +59,7 @@ fn meanwhile<T>(
     })
 }
 
-/// What is there all the time is in every list, once, whatever else comes and goes.
+/// Permanent sockets are in every list exactly once, while others come and go.
 fn churning() -> Result<()> {
     const HELD: usize = 200;
     const LISTS: u32 = 20;
@@ -72,7 +72,7 @@ fn churning() -> Result<()> {
             Ok((client, listener.accept()?.0))
         });
         let _pairs = pairs.collect::<Result<Vec<_>>>()?;
-        // Bound once: there is no moment in which the port is somebody else's.
+        // Bound only once, so that no other socket can take the port.
         let churned = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), other));
         let churned = TcpListener::bind(churned)?;
         let disturb = || {
@@ -81,7 +81,7 @@ fn churning() -> Result<()> {
                     let client = TcpStream::connect(churned.local_addr()?)?;
                     Ok((client, churned.accept()?.0))
                 });
-                // Closed by a reset: else the clients' ports would be used up.
+                // Closed by a reset, otherwise the clients' ports would be used up.
                 for (client, server) in clients.collect::<Result<Vec<_>>>()? {
                     crate::net::reset(client)?;
                     drop(server);
@@ -109,12 +109,12 @@ fn churning() -> Result<()> {
     })
 }
 
-/// `ls --netns all` lists what stays, whatever becomes of the others.
+/// `ls --netns all` lists permanent namespaces while others are deleted.
 fn vanishing() -> Result<()> {
     const LISTS: u32 = 20;
     let name = format!("tcpstate-test-{}", std::process::id());
     let (netns, port) = (Netns::new()?, unused_port());
-    // A namespace is found by a process in it; this one reads from us until it is closed.
+    // A namespace is found by a process in it; this process reads from a pipe until that is closed.
     let _listener = netns.run(|| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         let inside = crate::process::Running::new(

@@ -1,4 +1,4 @@
-//! More transitions than the ring has room for, or than its reader takes.
+//! More transitions than the ring can hold, or than its reader can read.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -28,9 +28,8 @@ pub fn add(trials: &mut Vec<Trial>) {
     ));
 }
 
-/// How many transitions of `made` the summary accounts for: no more than were made, and missing are
-/// only runs of the program that the kernel skipped, which have no namespace by which to tell whose
-/// they were.
+/// Checks that the summary accounts for all transitions made: no more than `made`, and fewer only by the runs
+/// of the program that the kernel skipped, whose namespace is unknown.
 fn check_all_are_counted(summary: &Value, made: u64) -> Result<()> {
     let submitted = number(summary, &["accounting", "submitted"])?;
     let ring_full = number(summary, &["accounting", "lost_by_reason", "ring_full"])?;
@@ -43,16 +42,16 @@ fn check_all_are_counted(summary: &Value, made: u64) -> Result<()> {
     Ok(())
 }
 
-/// By its path from LISTEN or CLOSE to CLOSE: five of the client and five of the server.
+/// Transitions of a connection from LISTEN or CLOSE to CLOSE: five of the client and five of the server.
 const TRANSITIONS_EACH: u64 = 10;
-/// Of a listener.
+/// Transitions of a listener.
 const LISTENER: u64 = 2;
 
-/// A ring of 64 KiB under a storm, with connections in the midst of it: what is lost is counted to the
-/// transition, and connections that begin after it are whole again, up to their end.
+/// A ring of 64 KiB under a storm, with connections in the middle of it: losses are counted exactly, and
+/// connections that begin afterwards are complete, up to their end.
 fn ring_full() -> Result<()> {
     const ROUNDS: u32 = 100_000;
-    // Those after the storm all find room in the ring at once, should its reader be kept waiting.
+    // The ring has room for all connections after the storm, even if its reader is delayed.
     const CONNECTIONS: u64 = 20;
     let netns = Netns::new()?;
     let [noisy, busy, probe, quiet] = [(); 4].map(|()| unused_port());
@@ -82,7 +81,7 @@ fn ring_full() -> Result<()> {
     check_all_are_counted(&summary, made)?;
     ensure!(
         number(&summary, &["accounting", "lost_by_reason", "ring_full"])? > 0,
-        "nothing was lost: this is no storm: {summary}"
+        "nothing was lost, so this was no storm: {summary}"
     );
     let healed: Vec<_> = lines
         .iter()
@@ -99,14 +98,14 @@ fn ring_full() -> Result<()> {
             line["ended"] == true
                 && line["cause"] == "fin"
                 && states.iter().all(|state| state["dwell_ns"].is_u64()),
-            "not whole: {line}"
+            "not complete: {line}"
         );
     }
     Ok(())
 }
 
-/// Waits until the reader has emptied the ring: it shows both ends of a connection that was the last
-/// thing to happen. Returns how many connections that took; each but the last found no room.
+/// Waits until the reader has emptied the ring, by making connections until both ends of the last one are
+/// shown. Returns the number of connections; the ring had no room for all but the last.
 fn await_room(tcpstate: &Tcpstate, port: u16) -> Result<u64> {
     const A_WHILE: Duration = Duration::from_millis(200);
     let start = Instant::now();
@@ -117,7 +116,7 @@ fn await_room(tcpstate: &Tcpstate, port: u16) -> Result<u64> {
         let made = Instant::now();
         while made.elapsed() < A_WHILE {
             let written = tcpstate.written()?;
-            // A line is whole once its end is there.
+            // A line is complete when its end has been written.
             let whole = written.rsplit_once('\n').map_or("", |(whole, _)| whole);
             if whole.lines().filter(|line| line.contains(&end)).count() == 2 {
                 return Ok(probe.into());
@@ -129,14 +128,14 @@ fn await_room(tcpstate: &Tcpstate, port: u16) -> Result<u64> {
     anyhow::bail!("the ring stays full")
 }
 
-/// So many connections one after the other, each closed by its client first.
+/// Makes connections one after the other, each closed by its client first.
 fn connect_and_close(address: Ipv4Addr, port: u16, connections: u64) -> Result<()> {
     let addr = SocketAddr::from((address, port));
     let listener = TcpListener::bind(addr)?;
     for _ in 0..connections {
         let client = TcpStream::connect(addr)?;
         let (server, _) = listener.accept()?;
-        // Not by `close`: an orphan goes on in FIN_WAIT2 if the other FIN comes a moment later.
+        // Not by `close`: an orphan would continue in FIN_WAIT2 if the other FIN arrives a moment later.
         shutdown_write(&client)?;
         await_fin(&server)?;
         drop(server);
@@ -145,8 +144,8 @@ fn connect_and_close(address: Ipv4Addr, port: u16, connections: u64) -> Result<(
     Ok(())
 }
 
-/// A `tcpstate` that does not run for as long as a storm lasts misses what its ring has no room for,
-/// and no more: all else is shown once it goes on.
+/// A `tcpstate` that is stopped during a storm loses only the transitions for which its ring has no room;
+/// the others are shown when it continues.
 fn reader_stopped() -> Result<()> {
     const ROUNDS: u32 = 60_000;
     let (netns, port) = (Netns::new()?, unused_port());
@@ -173,9 +172,9 @@ fn reader_stopped() -> Result<()> {
     check_all_are_counted(&summary, u64::from(ROUNDS) * 2)?;
     ensure!(
         number(&summary, &["accounting", "lost_by_reason", "ring_full"])? > 0,
-        "all found room: {summary}"
+        "the ring had room for all: {summary}"
     );
-    // A record takes its 128 bytes and a header of 8, so the ring kept at least so many.
+    // A record takes its 128 bytes and a header of 8, so the ring kept at least this number.
     ensure!(
         lines.len() >= (1 << 20) / 136 - 1,
         "only {} are shown: {summary}",

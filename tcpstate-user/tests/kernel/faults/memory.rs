@@ -1,4 +1,4 @@
-//! Less memory than a run would like to have.
+//! Less memory than a run needs.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     }
 }
 
-/// A cgroup with a limit to its memory, as long as this is there.
+/// A cgroup with a memory limit, removed when this is dropped.
 struct Limit {
     folder: PathBuf,
 }
@@ -47,7 +47,7 @@ impl Limit {
         Ok(this)
     }
 
-    /// A command that runs the binary in it.
+    /// A command that runs the binary in the cgroup.
     fn command(&self) -> Command {
         let mut command = Command::new("sh");
         command
@@ -61,13 +61,13 @@ impl Limit {
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        // Its processes have been waited for. There is nobody to tell of a failure.
+        // Its processes have been reaped. An error cannot be reported here.
         let _ = fs::remove_dir(&self.folder);
     }
 }
 
-/// More connections than there is memory for: with a bound on the table the run ends well and says
-/// how many it had to forget; without, the kernel ends it, which shows that the limit is one.
+/// More connections than the memory can hold: with a bound on the table the run succeeds and reports the
+/// number of evicted connections; without, the kernel kills it, which proves that the limit is effective.
 fn on_a_recording() -> Result<()> {
     const CONNECTIONS: u64 = 300_000;
     const KEPT: u64 = 10_000;
@@ -99,11 +99,14 @@ fn on_a_recording() -> Result<()> {
         "{summary}"
     );
     let unbounded = run(CONNECTIONS)?;
-    ensure!(unbounded.status.code().is_none(), "no limit: {unbounded:?}");
+    ensure!(
+        unbounded.status.code().is_none(),
+        "the limit has no effect: {unbounded:?}"
+    );
     Ok(())
 }
 
-/// The same on the living kernel, in the memory that the program needs for itself and little more.
+/// The same live, in little more than the memory that the program needs for itself.
 fn live() -> Result<()> {
     let (netns, port) = (Netns::new()?, unused_port());
     let limit = Limit::new(48 << 20)?;
@@ -123,7 +126,7 @@ fn live() -> Result<()> {
         netns.run_until_quiet(|| churn(port, std::time::Duration::from_millis(500)))?;
     let (lines, summary) = tcpstate.stop()?.json()?;
     let lost = number(&summary, &["accounting", "lost"])?;
-    // Two ends each, and two listeners.
+    // Two ends for each connection, and two listeners.
     ensure!(
         lines.len() as u64 + lost >= 2 * connections,
         "{connections} connections, {} lines: {summary}",

@@ -1,4 +1,4 @@
-//! Processes that call themselves what a terminal or a spreadsheet would obey.
+//! Process names that a terminal or a spreadsheet would execute.
 
 use std::{
     ffi::CString,
@@ -25,7 +25,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("faults::names_in_ls", &[], in_ls));
 }
 
-/// At most 15 bytes each, which is all that the kernel keeps.
+/// The names, of at most 15 bytes each, which is all that the kernel keeps.
 const NAMES: [&[u8]; 9] = [
     b"\x1b[2J\x1b[1;31m",
     b"\x1b]0;title\x07",
@@ -38,10 +38,10 @@ const NAMES: [&[u8]; 9] = [
     "\u{202e}evil\u{9b}".as_bytes(),
 ];
 
-/// Some process with that name makes a connection.
+/// Makes a connection by a thread with this name.
 fn connect_as(name: &[u8], port: u16) -> Result<()> {
     let name = CString::new(name)?;
-    // A name is a thread's, and this one ends here.
+    // The name belongs to the thread, which ends here.
     std::thread::spawn(move || -> Result<()> {
         rustix::thread::set_name(&name)?;
         let Connection {
@@ -75,7 +75,7 @@ fn of_processes() -> Result<()> {
         }
     }
     for (name, port) in NAMES.into_iter().zip(ports) {
-        // The thread inherits nothing of a namespace from us but being in it.
+        // The thread inherits the namespace.
         Netns::new()?.run_until_quiet(|| {
             let name = name.to_owned();
             connect_as(&name, port)
@@ -86,7 +86,7 @@ fn of_processes() -> Result<()> {
         ensure!(output.status.success(), "{command}: {output:?}");
         check(&output, format).with_context(|| command.clone())?;
         if command.starts_with("trace") || command.starts_with("life") {
-            // A byte that is no UTF-8 is the replacement character in JSON.
+            // In JSON, an invalid UTF-8 byte becomes the replacement character.
             let invalid = if format == ["--json"] {
                 "\u{fffd}\u{fffd}"
             } else {
@@ -103,13 +103,13 @@ fn of_processes() -> Result<()> {
     Ok(())
 }
 
-/// `ls` has the names from /proc.
+/// `ls` reads names from /proc.
 fn in_ls() -> Result<()> {
-    /// Gives the process its name back.
+    /// Restores the name of the process when dropped.
     struct Named(Vec<u8>);
     impl Drop for Named {
         fn drop(&mut self) {
-            // Whatever it is called then, no test asks for it.
+            // No other test needs the name, so an error does not matter.
             let _ = fs::write(OWN_NAME, self.0.trim_ascii_end());
         }
     }
@@ -135,10 +135,10 @@ fn in_ls() -> Result<()> {
     Ok(())
 }
 
-/// The name of this process: of its first thread.
+/// The name of this process, which is that of its first thread.
 const OWN_NAME: &str = "/proc/self/comm";
 
-/// Nothing in the output does anything but to be shown.
+/// Checks that the output contains nothing that a terminal or a spreadsheet would execute.
 fn check(output: &Output, format: &[&str]) -> Result<()> {
     for text in [&output.stdout, &output.stderr] {
         let harmful = text

@@ -1,4 +1,4 @@
-//! Others on the same tracepoint: instances of ours, and other tools.
+//! Other users of the same tracepoint: further instances of tcpstate, and other tools.
 
 use std::{
     collections::BTreeSet,
@@ -38,7 +38,7 @@ fn scenario() -> Result<&'static Scenario> {
     SCENARIOS.iter().find(named).context("the scenario")
 }
 
-/// Every instance sees everything, as if it were alone.
+/// Every instance sees all transitions, as if it were alone.
 fn side_by_side(instances: usize) -> Result<()> {
     let scenario = scenario()?;
     until_all_is_seen(|| {
@@ -68,7 +68,7 @@ fn side_by_side(instances: usize) -> Result<()> {
     })
 }
 
-/// With bpftrace and `tcpstates` attached too, ours and bpftrace see the same.
+/// With bpftrace and `tcpstates` attached too, tcpstate and bpftrace see the same.
 fn other_tools() -> Result<()> {
     let scenario = scenario()?;
     until_all_is_seen(|| {
@@ -97,7 +97,7 @@ fn other_tools() -> Result<()> {
 fn tcpstates() -> Result<Running> {
     let before = tcpstates_links()?;
     let mut command = Command::new("tcpstates");
-    // It complains there of what it loses, which is its business.
+    // It reports its own losses there, which do not matter here.
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -109,7 +109,7 @@ fn tcpstates() -> Result<Running> {
     Ok(child)
 }
 
-/// Where the program of `tcpstates` is attached, by bpftool.
+/// The BPF links of `tcpstates`, by bpftool.
 fn tcpstates_links() -> Result<BTreeSet<u64>> {
     let list = |kind: &str| -> Result<Vec<Value>> {
         let output = run("bpftool", &["--json", kind, "list"])?;

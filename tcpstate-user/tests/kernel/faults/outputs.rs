@@ -1,4 +1,4 @@
-//! Files and pipes that take no more, are not there any more, or never were.
+//! Outputs that are full, have vanished, or never existed.
 
 use std::{
     fs,
@@ -35,7 +35,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     }
 }
 
-/// A small file system in memory, mounted as long as this is there.
+/// A small file system in memory, unmounted when this is dropped.
 struct Disk(TempDir);
 
 impl Disk {
@@ -55,13 +55,13 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: whoever still has a file open there keeps it. There is nobody to tell of a failure.
+        // A lazy unmount works even if files are open. An error cannot be reported here.
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }
 
-/// Starts the binary, which gets `-v` among its arguments, with pipes for its output, and waits until it
-/// is attached. Nobody reads its standard output yet.
+/// Starts the binary, which gets `-v` among its arguments, with pipes for its output, and waits until it is
+/// attached. Its standard output is not read yet.
 fn start(arguments: &[&str]) -> Result<(Running, BufReader<ChildStderr>)> {
     let mut command = Command::new(BINARY);
     command
@@ -81,14 +81,15 @@ fn path(file: &Path) -> Result<&str> {
     file.to_str().context("a path in UTF-8")
 }
 
-/// What a recording says when it is read, summary last.
+/// Reads a recording. Returns the output and its summary.
 fn read(file: &Path) -> Result<(Output, serde_json::Value)> {
     let output = run(BINARY, &["rates", "--json", "-r", path(file)?])?;
     let (_, summary) = output.json().with_context(|| format!("{output:?}"))?;
     Ok((output, summary))
 }
 
-/// The recording ends where the disk did, says so, and can be read; the run fails, with its books.
+/// The disk gets full: the recording ends there, reports that, and is readable; the run fails, with its
+/// books.
 fn disk_full() -> Result<()> {
     const ROUNDS: u32 = 150_000;
     let disk = Disk::new("size=64k")?;
@@ -110,15 +111,12 @@ fn disk_full() -> Result<()> {
     ensure!(said.stderr.contains("was broken off"), "{said:?}");
     let [received, not_in_file] = [&["received"][..], &["rejected_by_reason", "not_in_file"]]
         .map(|path| number(&summary, &[&["accounting"], path].concat()));
-    ensure!(
-        received? > 0 && not_in_file? > 0,
-        "not a part of it: {summary}"
-    );
+    ensure!(received? > 0 && not_in_file? > 0, "not partial: {summary}");
     Ok(())
 }
 
-/// A flight recorder that finds no room says so and keeps what it has: once there is room, all is
-/// written.
+/// A flight recorder without room on the disk reports that and keeps its events: when there is room, it
+/// writes all of them.
 fn disk_full_at_a_dump() -> Result<()> {
     const ROUNDS: u32 = 50_000;
     let disk = Disk::new("size=1m")?;
@@ -134,7 +132,7 @@ fn disk_full_at_a_dump() -> Result<()> {
     for words in ["No space left on device", "still in memory"] {
         ensure!(said.contains(words), "no `{words}`: {said}");
     }
-    ensure!(!file.exists(), "a part of a dump was left");
+    ensure!(!file.exists(), "a partial file was left");
     fs::remove_file(&other)?;
     interrupt(&child)?;
     let status = await_exit(&mut child)?;
@@ -164,8 +162,8 @@ fn disk_read_only() -> Result<()> {
     Ok(())
 }
 
-/// Somebody moves the recording away and puts another file in its place: the recording goes on where
-/// it was moved to, whole, and the other file is left alone.
+/// The recording is renamed and replaced by another file: the complete recording is in the renamed file, and
+/// the other file is unchanged.
 fn file_replaced() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let [file, moved] = ["a.rec", "b.rec"].map(|name| folder.path().join(name));
@@ -179,7 +177,7 @@ fn file_replaced() -> Result<()> {
     ensure!(output.status.success(), "{output:?}");
     ensure!(
         fs::read(&file)? == b"not yours",
-        "the other file is written to"
+        "the other file was changed"
     );
     let (_, summary) = read(&moved)?;
     let (all, nested) = (
@@ -190,14 +188,14 @@ fn file_replaced() -> Result<()> {
     Ok(())
 }
 
-/// A recording that gets shorter under its reader is read up to there: no crash, and its books say
-/// that they are not whole.
+/// A recording that is truncated during reading is read up to its new end, without a crash, and its books
+/// are partial.
 fn file_cut_while_read() -> Result<()> {
     const EVENTS: u64 = 100_000;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("a.rec");
     let mut random = Random::new(1);
-    // Addresses that do not compress: the file is much longer than what is read of it at once.
+    // The addresses do not compress, so that the file is much longer than one read.
     write_recording(&file, EVENTS, |record| {
         record.skaddr = random.next();
         record.bytes_sent = random.next();
@@ -211,7 +209,7 @@ fn file_cut_while_read() -> Result<()> {
             .stderr(Stdio::piped()),
     )?;
     let mut stdout = child.stdout.take().context("stdout")?;
-    // It has begun, and waits for us to read on.
+    // It has begun, and waits because its output is not read.
     stdout.read_exact(&mut [0; 10])?;
     let length = file.metadata()?.len();
     fs::OpenOptions::new()
@@ -262,17 +260,17 @@ fn stdout_full() -> Result<()> {
     Ok(())
 }
 
-/// Nobody reads the pipe for as long as a storm lasts: the queue takes what it has room for, the rest
-/// is counted, and all that was taken arrives.
+/// The pipe is not read during a storm: the queue takes the events for which it has room, the others are
+/// counted, and all queued events arrive.
 fn stdout_slow() -> Result<()> {
-    // Twice what the queue holds.
+    // Twice the size of the queue.
     const ROUNDS: u32 = 500_000;
     let port = unused_port();
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("a.rec");
     let (mut child, stderr) = start(&["record", "-v", "-w", "-", "-P", &port.to_string()])?;
     on_loopback(|| storm(port, ROUNDS))?;
-    // Heard only once it can write again.
+    // It handles the signal only when it can write again.
     interrupt(&child)?;
     let mut stdout = child.stdout.take().context("stdout")?;
     io::copy(&mut stdout, &mut fs::File::create(&file)?)?;
@@ -295,8 +293,8 @@ fn stdout_slow() -> Result<()> {
     Ok(())
 }
 
-/// Started with its standard streams closed it does its work, or says why not; no file that it opens
-/// gets its output instead.
+/// With closed standard streams it works, or reports why not; no file that it opens gets the output
+/// instead.
 fn stdout_closed() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file: PathBuf = folder.path().join("a.rec");

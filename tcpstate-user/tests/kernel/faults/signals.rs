@@ -1,4 +1,4 @@
-//! Signals at any moment of a run.
+//! Signals at random moments of a run.
 
 use std::{
     collections::BTreeSet,
@@ -28,11 +28,11 @@ use crate::{
     traffic::storm,
 };
 
-/// The variable that says how many signals to send: 1,000 in the full run.
+/// The variable with the number of signals to send: 1,000 in the full run.
 const COUNT: &str = "TCPSTATE_FAULT_SIGNALS";
-/// How many otherwise.
+/// The default number of signals.
 const FEW: u64 = 30;
-/// The longest that a process lives until its signal: it has attached and written by then.
+/// The maximum time until the signal, in which a process attaches and writes.
 const LONGEST: Duration = Duration::from_millis(600);
 
 const SIGNALS: [Signal; 5] = [
@@ -56,7 +56,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("faults::terminal_as_before", &[], terminal));
 }
 
-/// Commands that watch; `FILE` stands for a recording of their own.
+/// The commands that watch; `FILE` stands for a recording of their own.
 const COMMANDS: [&[&str]; 6] = [
     &["trace", "--json"],
     &["life", "--json"],
@@ -66,7 +66,7 @@ const COMMANDS: [&[&str]; 6] = [
     &["record", "--ring", "1m", "-w", "FILE"],
 ];
 
-/// How many signals to send.
+/// The number of signals to send.
 fn count() -> Result<u64> {
     env::var(COUNT).map_or(Ok(FEW), |count| count.parse().context(COUNT))
 }
@@ -79,7 +79,7 @@ fn at_random(count: u64) -> Result<()> {
             netns.run(|| {
                 while !ended.load(Ordering::Relaxed) {
                     storm(unused_port(), 10)?;
-                    // Not more than can be shown in time, however slow the machine.
+                    // Few enough to be shown in time on a slow machine.
                     thread::sleep(Duration::from_millis(1));
                 }
                 Ok(())
@@ -92,12 +92,12 @@ fn at_random(count: u64) -> Result<()> {
         result.and(joined(traffic.join()).context("the traffic"))
     })?;
     // The kernel frees them a little later, when no CPU can be running them any more.
-    await_that("no program of ours is left", || {
+    await_that("no program of tcpstate is left", || {
         Ok(programs()?.is_subset(&before))
     })
 }
 
-/// The programs in the kernel that have a name of ours, by bpftool.
+/// The programs in the kernel with tcpstate's names, by bpftool.
 fn programs() -> Result<BTreeSet<u64>> {
     let output = run("bpftool", &["--json", "prog", "list"])?;
     let all: Vec<Value> = serde_json::from_str(&output.stdout).context("bpftool prog list")?;
@@ -109,7 +109,7 @@ fn programs() -> Result<BTreeSet<u64>> {
         .collect()
 }
 
-/// Starts a command and sends it a signal, which of them and when depending on the seed.
+/// Starts a command and sends it a signal; the seed selects the command, the signal and the time.
 fn one(seed: u64) -> Result<()> {
     let mut random = Random::new(seed);
     let mut pick = |bound: usize| usize::try_from(random.below(bound as u64));
@@ -126,7 +126,7 @@ fn one(seed: u64) -> Result<()> {
         argument => argument.as_ref(),
     });
     let mut child = Running::new(
-        // Who runs the tests with `nohup` leaves it ignored, and then it ends nothing.
+        // If the tests run under `nohup`, SIGHUP is ignored and has no effect.
         Command::new("env")
             .args(["--default-signal=HUP", BINARY])
             .args(arguments)
@@ -135,12 +135,12 @@ fn one(seed: u64) -> Result<()> {
             .stderr(fs::File::create(&stderr)?),
     )?;
     let pid = Pid::from_child(&child);
-    // No event is awaited here: that it comes at any moment is the point.
+    // No event is awaited here, because the signal must come at a random moment.
     thread::sleep(wait);
-    // It cannot have ended: it is our child, and nobody has waited for it.
+    // Its process ID is still valid: it is a child that has not been reaped.
     kill_process(pid, signal)?;
     if signal == Signal::PIPE {
-        // Whoever runs Rust's `main` ignores it, and goes on.
+        // Rust's runtime ignores SIGPIPE, so the process continues.
         kill_process(pid, Signal::TERM)?;
     }
     let output = Output {
@@ -153,8 +153,8 @@ fn one(seed: u64) -> Result<()> {
         .with_context(|| format!("{command:?}, {signal:?} after {wait:?}: {output:?}"))
 }
 
-/// It ended with its summary, or by the signal: before it had a handler for it, or because there is
-/// none.
+/// Checks that it ended with its summary, or by the signal: before it had a handler for it, or because there
+/// is none.
 fn check(output: &Output, signal: Signal) -> Result<()> {
     match (output.status.code(), output.status.signal()) {
         (Some(0), None) if signal != Signal::KILL => {
@@ -180,7 +180,7 @@ fn check(output: &Output, signal: Signal) -> Result<()> {
     }
 }
 
-/// What there is of a recording can be read, or it is said that there is nothing.
+/// Checks that the recording can be read, or is reported as empty.
 fn check_recording(path: &Path) -> Result<()> {
     let Ok(metadata) = fs::metadata(path) else {
         return Ok(());
@@ -200,7 +200,8 @@ fn check_recording(path: &Path) -> Result<()> {
             "an empty recording: {read:?}"
         );
     } else if read.stdout.contains("\"partial\":true") {
-        // Killed: it reads up to its last whole block, and says that its end is missing.
+        // It was killed: the recording is read up to its last complete block, and the missing end is
+        // reported.
         ensure!(
             read.status.code() == Some(0) && !read.stderr.is_empty(),
             "a recording without its end: {read:?}"
@@ -211,7 +212,7 @@ fn check_recording(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A terminal of our own: the end that a person sits at, and the one that a program gets.
+/// A pseudo-terminal: the side of the user, and the side of the program.
 fn terminal_pair() -> Result<(fs::File, fs::File)> {
     let person = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
     rustix::pty::grantpt(&person)?;
@@ -225,8 +226,8 @@ fn terminal_pair() -> Result<(fs::File, fs::File)> {
     Ok((person.into(), program))
 }
 
-/// A watched terminal's modes are as before, and its cursor is to be seen, whatever ended the run: live,
-/// and while the bar shows how much of a recording has been read.
+/// After the run the terminal's modes are as before and its cursor is visible, whatever ended the run: live,
+/// and with the progress bar of a recording.
 fn terminal() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let recording = folder.path().join("a.rec");
@@ -249,17 +250,17 @@ fn terminal() -> Result<()> {
                     .stdout(program.try_clone()?)
                     .stderr(program.try_clone()?),
             )?;
-            // Read all the time, so that the program never waits for the person.
+            // It is read all the time, so that the program never blocks on the terminal.
             let reader = thread::spawn(move || {
                 let (mut all, mut some) = (Vec::new(), [0; 4096]);
-                // It ends with an error once nobody has the other end open any more.
+                // Reading ends with an error when the other side has been closed.
                 while let Ok(count @ 1..) = person.read(&mut some) {
                     all.extend_from_slice(&some[..count]);
                 }
                 all
             });
             let pid = Pid::from_child(&child);
-            // As in `one`: the moment is not to be a chosen one.
+            // As in `one`: the signal must come at a random moment.
             thread::sleep(LONGEST * u32::try_from(random.below(1000))? / 1000);
             kill_process(pid, signal)?;
             kill_process(pid, Signal::TERM)?;

@@ -1,5 +1,5 @@
-//! What `tcpstate ls` tells that `ss` does not, or not to everybody: compared with what the sockets themselves say
-//! (`getsockopt`) and with `/proc`; of other namespaces, and to an ordinary user.
+//! The fields of `tcpstate ls` that `ss` lacks or hides, compared with `getsockopt` and `/proc`; other
+//! namespaces, and an ordinary user.
 
 use std::{
     collections::BTreeMap,
@@ -41,7 +41,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     ));
 }
 
-/// The cookie is the one that the socket itself says, also after its end.
+/// The cookie is that of `getsockopt`, also after the socket's end.
 fn cookies() -> Result<()> {
     Netns::new()?.run(|| {
         let Connection {
@@ -93,7 +93,7 @@ fn cookies() -> Result<()> {
     })
 }
 
-/// Who holds a socket; before it is accepted, who listens.
+/// The process that holds a socket or, before it is accepted, the one that listens.
 fn owners() -> Result<()> {
     Netns::new()?.run(|| {
         let connection = Connection::new((Ipv4Addr::LOCALHOST, OPEN))?;
@@ -117,7 +117,7 @@ fn owners() -> Result<()> {
             );
             ensure!(value["uid"].is_null() || value["uid"] == 0, "{value}");
         }
-        // An end that was handed to another process.
+        // This end was passed to another process.
         let holder = Holder::start(Some(connection.client.into()))?;
         let (values, _) = list(&["--resolve-owners", "-L", &client.to_string()])?;
         ensure!(values.len() == 1, "{values:?}");
@@ -127,7 +127,7 @@ fn owners() -> Result<()> {
             "{owner}"
         );
         drop(holder);
-        // Without being asked, nobody is looked for.
+        // Owners are searched only with the option.
         let (values, _) = list(&[])?;
         ensure!(
             values.iter().all(|value| value["owner"].is_null()),
@@ -137,12 +137,12 @@ fn owners() -> Result<()> {
     })
 }
 
-/// A process that waits, in the namespace of the thread that started it, and perhaps holds a socket.
+/// A waiting process in the namespace of the thread that started it, which may hold a socket.
 struct Holder(Child);
 
 impl Holder {
     fn start(socket: Option<OwnedFd>) -> Result<Self> {
-        // Waits for the end of its standard input, which is this process's end of a pipe.
+        // It waits for the end of its standard input, a pipe from this process.
         let mut command = Command::new("cat");
         command.stdin(Stdio::piped());
         command.stdout(socket.map_or_else(Stdio::null, Stdio::from));
@@ -152,13 +152,13 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // It ends with its input; then nothing is left of it.
+        // It ends with its input, and is reaped here.
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
 }
 
-/// Bytes as they were sent; and cgroup and uid of the socket.
+/// The bytes sent and received, and the socket's cgroup and user.
 fn info() -> Result<()> {
     Netns::new()?.run(|| {
         let Connection {
@@ -211,7 +211,7 @@ fn own_cgroup() -> Result<(String, u64)> {
     Ok((path.to_owned(), folder.st_ino))
 }
 
-/// A namespace with a name of `ip netns`, for as long as this lives.
+/// A namespace with a name in `ip netns`, deleted when this is dropped.
 struct Named(String);
 
 impl Named {
@@ -224,12 +224,12 @@ impl Named {
 
 impl Drop for Named {
     fn drop(&mut self) {
-        // Nobody is there to be told.
+        // An error cannot be reported here.
         let _ = crate::net::ip(&["netns", "del", &self.0]);
     }
 }
 
-/// Another namespace by path, by number and by name, and all of them at once.
+/// Another namespace by path, by number and by name, and all namespaces at once.
 fn namespaces() -> Result<()> {
     let netns = Netns::new()?;
     let inode = netns.inode()?;
@@ -263,7 +263,8 @@ fn namespaces() -> Result<()> {
     Ok(())
 }
 
-/// An ordinary user sees the same of its own namespace, and is told what it does not see of others.
+/// An ordinary user gets the same lines for its own namespace, and a notice about the parts that it cannot
+/// see in others.
 fn ordinary_user() -> Result<()> {
     let (_folder, binary) = copy_of_the_binary()?;
     let named = Named::new()?;

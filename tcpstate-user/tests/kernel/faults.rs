@@ -1,7 +1,7 @@
-//! Faults: what is promised when something goes wrong, each promise a test.
+//! Faults: the promises for when something goes wrong, with a test for each.
 //!
-//! `docs/reliability.md` is the table of them; [`are_documented`] compares the two. Whatever happens,
-//! the books are right: every test here that gets a summary has them checked by [`Output::json`].
+//! `docs/reliability.md` has the table of them; [`are_documented`] compares the two. The books are right
+//! in all cases: [`Output::json`] checks them in every test here that gets a summary.
 //!
 //! [`Output::json`]: crate::process::Output::json
 
@@ -28,8 +28,8 @@ use tcpstate_core::{books::Accounting, event::Event, origin::Origin};
 use tcpstate_recording::{Options, Writer};
 
 pub fn add(trials: &mut Vec<Trial>) {
-    // Set in the guests of `cargo xtask vm`, which are slow. What user space does when something breaks
-    // is the same on every kernel; only the clock is theirs to set.
+    // This is set in the guests of `cargo xtask vm`, which are slow. The reaction of user space to faults is
+    // the same on every kernel; only the clock may be set there and not elsewhere.
     if env::var_os("TCPSTATE_KERNEL_LACKS").is_some() {
         clock::add(trials);
         return;
@@ -52,7 +52,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     }));
 }
 
-/// Every test that the table names is one of `tests`, and the other way round.
+/// Checks that the table names exactly these tests.
 fn are_documented(tests: &BTreeSet<String>) -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reliability.md");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -64,14 +64,14 @@ fn are_documented(tests: &BTreeSet<String>) -> Result<()> {
         .collect();
     ensure!(
         &named == tests,
-        "only in docs/reliability.md: {:?}; not in it: {:?}",
+        "only in docs/reliability.md: {:?}; missing in it: {:?}",
         named.difference(tests).collect::<Vec<_>>(),
         tests.difference(&named).collect::<Vec<_>>()
     );
     Ok(())
 }
 
-/// A number in a JSON line, by the path to it.
+/// The number at this path in a JSON line.
 fn number(line: &Value, path: &[&str]) -> Result<u64> {
     let mut value = line;
     for key in path {
@@ -82,8 +82,8 @@ fn number(line: &Value, path: &[&str]) -> Result<u64> {
         .with_context(|| format!("no number {path:?} in {line}"))
 }
 
-/// Writes a recording in which so many connections begin, one after the other, and none ends; `change`
-/// changes each event before it is written.
+/// Writes a recording in which this number of connections begin, one after the other, and none ends;
+/// `change` edits each event before it is written.
 fn write_recording(
     file: &Path,
     connections: u64,
@@ -125,7 +125,7 @@ fn write_recording(
     Ok(())
 }
 
-/// Pseudo-random numbers from a seed (xorshift64*), so that a failure can be had again.
+/// Pseudo-random numbers from a seed (xorshift64*), so that a failure can be reproduced.
 struct Random(u64);
 
 impl Random {
@@ -140,7 +140,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    /// A number below `bound`, which is not 0.
+    /// A number below `bound`, which must not be 0.
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }

@@ -1,4 +1,4 @@
-//! Networks and settings under which TCP takes its time: dwell times stay true.
+//! Slow networks and long timeouts: dwell times stay right.
 
 use std::{
     fs,
@@ -46,8 +46,8 @@ pub fn add(trials: &mut Vec<Trial>) {
     }
 }
 
-/// With `tcp_fin_timeout` above a minute an orphan stays a whole socket in `FIN_WAIT2` for what is more
-/// than that; only below does it become a minisock at once, which the tracepoint shows as its end.
+/// With `tcp_fin_timeout` above a minute, an orphan stays a full socket in `FIN_WAIT2` for the excess over
+/// a minute. Otherwise it becomes a minisocket at once, which the tracepoint shows as its end.
 fn orphan_that_stays(port: u16) -> Result<Vec<Stay>> {
     on_loopback(|| {
         fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "120")?;
@@ -66,7 +66,7 @@ fn orphan_that_stays(port: u16) -> Result<Vec<Stay>> {
         thread::sleep(HOLD);
         let (left, ()) = moment(|| {
             drop(server);
-            ss::await_states("the orphan has got the FIN", |count| {
+            ss::await_states("the orphan has received the FIN", |count| {
                 !count.contains_key(&State::FIN_WAIT2)
             })
         })?;
@@ -82,7 +82,7 @@ fn orphan_that_stays(port: u16) -> Result<Vec<Stay>> {
 
 const NEAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-/// What a packet waits for at least, one way: the delay less its variation.
+/// The minimum delay of a packet one way: the delay less its variation.
 const AT_LEAST: Duration = Duration::from_millis(20);
 /// Packets overtake each other by the variation of their delay.
 const REORDERING: &[&str] = &["delay", "40ms", "20ms"];
@@ -94,8 +94,8 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    /// Called in `near`, whose sockets [`Netns::run_until_quiet`] counts already: it then waits for
-    /// those of `ip` and `tc` too.
+    /// Must be called in `near`, after [`Netns::run_until_quiet`] has counted its sockets, so that it also
+    /// waits for those of `ip` and `tc`.
     fn new(near: &'a Netns, far: &'a Netns) -> Result<Self> {
         let path = far.path();
         let path = path.to_str().context("a path that is no text")?;
@@ -105,7 +105,7 @@ impl<'a> Link<'a> {
         let link = Self { ends: [near, far] };
         for (end, address) in [(near, NEAR), (far, FAR)] {
             end.run(|| {
-                // Each segment a packet of its own, to be delayed and lost for itself.
+                // Each segment is a packet of its own, to be delayed and lost separately.
                 ip(&["link", "set", "end", "gso_max_segs", "1", "up"])?;
                 ip(&["addr", "add", &format!("{address}/24"), "dev", "end"])
             })?;
@@ -114,10 +114,10 @@ impl<'a> Link<'a> {
         Ok(link)
     }
 
-    fn netem(&self, action: &str, weather: &[&str]) -> Result<()> {
+    fn netem(&self, action: &str, conditions: &[&str]) -> Result<()> {
         let words = [
             &["qdisc", action, "dev", "end", "root", "netem"][..],
-            weather,
+            conditions,
         ];
         for end in self.ends {
             end.run(|| {
@@ -132,7 +132,7 @@ impl<'a> Link<'a> {
     }
 }
 
-/// Why [`Need::Netem`] is not met; tried.
+/// The reason why [`Need::Netem`] is not met, found by trying.
 pub fn missing_netem() -> Option<String> {
     static MISSING: LazyLock<Option<String>> = LazyLock::new(|| {
         let tried = || {
@@ -144,8 +144,8 @@ pub fn missing_netem() -> Option<String> {
     MISSING.clone()
 }
 
-/// What must be acknowledged takes two ways, each as long as netem makes it at least; and no dwell is
-/// longer than the test's own clock says.
+/// A state that waits for an acknowledgement takes at least two delays of netem; and no dwell is longer
+/// than the test's own clock allows.
 fn dwell_in_netem(mode: &str) -> Result<()> {
     const BYTES: usize = 100_000;
     let port = unused_port();
@@ -165,7 +165,7 @@ fn dwell_in_netem(mode: &str) -> Result<()> {
                     let reader = scope.spawn(move || -> Result<usize> {
                         let mut received = Vec::new();
                         server.read_to_end(&mut received)?;
-                        // With nothing unread, closing is orderly.
+                        // The close is orderly only if all data was read.
                         drop(server);
                         Ok(received.len())
                     });
@@ -183,7 +183,7 @@ fn dwell_in_netem(mode: &str) -> Result<()> {
     let at_least = u64::try_from(2 * AT_LEAST.as_nanos())?;
     let at_most = all.longest_ns();
     if mode == "btf" {
-        // What the server's handshake took is what the child has measured of it.
+        // The child has measured the duration of the server's handshake.
         let born = lines
             .iter()
             .find(|line| line["oldstate"] == "SYN_RECV" && line["newstate"] == "ESTABLISHED");
@@ -191,7 +191,7 @@ fn dwell_in_netem(mode: &str) -> Result<()> {
         let measured_ns = srtt_us.with_context(|| format!("no srtt_us: {born:?}"))? * 1_000;
         ensure!(
             (at_least..=at_most).contains(&measured_ns),
-            "{measured_ns} ns for a handshake that takes {at_least} ns at least: {lines:?}"
+            "{measured_ns} ns for a handshake that takes at least {at_least} ns: {lines:?}"
         );
     }
     for (state, at_server) in [
@@ -202,13 +202,13 @@ fn dwell_in_netem(mode: &str) -> Result<()> {
         let dwell_ns = dwell(&lines, state, at_server, port)?;
         ensure!(
             (at_least..=at_most).contains(&dwell_ns),
-            "{state}: {dwell_ns} ns, and two ways through netem take {at_least} ns at least: {lines:?}"
+            "{state}: {dwell_ns} ns, but two ways through netem take at least {at_least} ns: {lines:?}"
         );
     }
     Ok(())
 }
 
-/// How long the socket was in the state, by the one line that says that it left it.
+/// The socket's dwell in the state, from the only line on which it leaves it.
 fn dwell(lines: &[Value], state: State, at_server: bool, port: u16) -> Result<u64> {
     let mut found = lines.iter().filter(|line| {
         line["oldstate"] == state.to_string()
@@ -217,7 +217,7 @@ fn dwell(lines: &[Value], state: State, at_server: bool, port: u16) -> Result<u6
     });
     let line = found
         .next()
-        .with_context(|| format!("nobody left {state}: {lines:?}"))?;
+        .with_context(|| format!("no line leaves {state}: {lines:?}"))?;
     ensure!(found.next().is_none(), "{state} left twice: {lines:?}");
     let dwell_ns = line["dwell_ns"].as_u64();
     dwell_ns.with_context(|| format!("no dwell in {line}"))
