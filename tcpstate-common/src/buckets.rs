@@ -1,12 +1,12 @@
-//! How durations are put in buckets.
+//! Buckets for durations.
 //!
-//! Log-linear: every power of two is divided into 128 equal buckets, so a bucket is never wider than
-//! 1/128 (0.8 %) of the values in it. What is shorter than a microsecond or longer than a day is
-//! put in the first or the last bucket.
+//! Log-linear: every power of two is divided into 128 equal buckets, so no bucket is wider than 1/128
+//! (0.8 %) of the values in it. Durations below a microsecond or above a day count as a microsecond or
+//! a day.
 
-/// Buckets to a power of two, as a power of two.
+/// Base-2 logarithm of [`DIVISIONS`].
 const DIVISIONS_LOG2: u32 = 7;
-/// Buckets to a power of two.
+/// Buckets per power of two.
 pub const DIVISIONS: usize = 1 << DIVISIONS_LOG2;
 /// The shortest duration that has a bucket of its own: a microsecond.
 pub const SHORTEST_NS: u64 = 1_000;
@@ -15,11 +15,11 @@ pub const LONGEST_NS: u64 = 24 * 60 * 60 * 1_000_000_000;
 const FIRST_OCTAVE: u32 = SHORTEST_NS.ilog2();
 /// Powers of two that the buckets span.
 pub const OCTAVES: usize = (LONGEST_NS.ilog2() - FIRST_OCTAVE + 1) as usize;
-/// All buckets.
+/// Number of buckets.
 pub const BUCKETS: usize = OCTAVES * DIVISIONS;
 
-/// The bucket of a duration: which power of two, which part of it. Below [`SHORTEST_NS`] it is that of
-/// [`SHORTEST_NS`], above [`LONGEST_NS`] that of [`LONGEST_NS`].
+/// The bucket of a duration: the index of its power of two, and the index within that. Durations outside
+/// [`SHORTEST_NS`] to [`LONGEST_NS`] are clamped.
 #[inline]
 pub const fn bucket_of(duration_ns: u64) -> (usize, usize) {
     let duration_ns = clamped(duration_ns);
@@ -29,7 +29,7 @@ pub const fn bucket_of(duration_ns: u64) -> (usize, usize) {
     ((octave - FIRST_OCTAVE) as usize, part)
 }
 
-/// A bucket as one number.
+/// The bucket's number: both indices as one.
 #[inline]
 pub const fn bucket_number(octave: usize, part: usize) -> usize {
     octave * DIVISIONS + part
@@ -47,15 +47,15 @@ const fn clamped(duration_ns: u64) -> u64 {
     }
 }
 
-/// The power of two below.
+/// The exponent of the largest power of two that is not above the duration.
 #[cfg(not(target_arch = "bpf"))]
 #[inline]
 const fn octave_of(duration_ns: u64) -> u32 {
     duration_ns.ilog2()
 }
 
-/// The same for a machine without an instruction for it, and without a way to panic at 0: what `ilog2` would
-/// be made of takes longer than six branches that are nearly always taken the same way.
+/// The same for the BPF target, which has no instruction to count leading zeros and must not panic at 0. The
+/// code generated for `ilog2` takes longer than these six branches, which nearly always go the same way.
 #[cfg(target_arch = "bpf")]
 #[inline]
 const fn octave_of(duration_ns: u64) -> u32 {
@@ -71,7 +71,9 @@ const fn octave_of(duration_ns: u64) -> u32 {
     octave
 }
 
-/// The shortest duration of a bucket, by its [number](bucket_number), and the shortest that no longer is in it.
+/// The bounds of a bucket, by its [number](bucket_number): from the first, inclusive, to the second, exclusive.
+///
+/// *Units:* nanoseconds.
 pub const fn bounds_of(bucket: usize) -> (u64, u64) {
     #[expect(clippy::cast_possible_truncation, reason = "a bucket's number fits")]
     let octave = (bucket / DIVISIONS) as u32 + FIRST_OCTAVE;
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_join_without_gap_or_overlap() {
+    fn buckets_have_neither_gaps_nor_overlaps() {
         let (first, last) = (number_of(SHORTEST_NS), number_of(LONGEST_NS));
         for bucket in 0..BUCKETS {
             let (lower, upper) = bounds_of(bucket);
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range_is_in_the_first_or_the_last_bucket() {
+    fn durations_out_of_range_are_clamped() {
         assert_eq!(number_of(0), number_of(SHORTEST_NS));
         assert_eq!(number_of(u64::MAX), number_of(LONGEST_NS));
     }

@@ -1,7 +1,8 @@
-//! What user space fixes before the BPF programs are loaded.
+//! The configuration that user space sets before it loads the BPF programs, and the names of their globals,
+//! maps and programs.
 //!
-//! All of it lands in read-only globals. The verifier knows their values, so an offset costs what a
-//! constant costs and a branch that is switched off is not even in the program.
+//! The configuration consists of read-only globals (`.rodata`). The verifier knows their values, so an offset
+//! costs no more than a constant, and a branch that is switched off is removed from the program.
 
 /// Words in a [`PortBitmap`].
 pub const PORT_WORDS: usize = 65_536 / 64;
@@ -22,54 +23,54 @@ pub const PORTS: &str = "PORTS";
 pub const RING: &str = "RING";
 /// The per-CPU array map with one [`crate::Counters`].
 pub const COUNTERS: &str = "COUNTERS";
-/// The array map with one `u32`: 1 while the reader sleeps until it is woken.
+/// The array map with one `u32`: 1 while the reader sleeps and waits for a wakeup.
 pub const READER_SLEEPS: &str = "READER_SLEEPS";
 
-/// The per-CPU array map with room for a copy of a socket's members, [`SCRATCH_BYTES`] long.
+/// The per-CPU array map with one buffer of [`SCRATCH_BYTES`] for a copy of a socket's members.
 pub const SCRATCH: &str = "SCRATCH";
 
-/// The per-CPU hash map from [`Listener`] to the number of SYN-ACKs that were sent again, a `u64`.
+/// The per-CPU hash map from [`Listener`] to its number of retransmitted SYN-ACKs, a `u64`.
 pub const SYNACK_RETRANSMITS: &str = "SYNACK_RETRANSMITS";
-/// Listeners that are told apart there at most; what comes after is counted under [`Listener::OTHER`].
+/// Maximum number of listeners counted separately there; all others share [`Listener::OTHER`].
 pub const MAX_LISTENERS: u32 = 4096;
 
-/// The array map with a [`crate::tally::PlaceSet`] for each value of the hash function.
+/// The array map with a [`crate::tally::PlaceSet`] for each hash value.
 pub const PLACES: &str = "PLACES";
 /// The array map with the [`crate::tally::RowsByPort`] of each [`crate::tally::side`].
 pub const ROWS_BY_PORT: &str = "ROWS_BY_PORT";
-/// The queue map with the numbers of the rows that are free, each a `u32`.
+/// The queue map with the numbers of the free rows, each a `u32`.
 pub const FREE_ROWS: &str = "FREE_ROWS";
 /// The array map with the [`crate::tally::service`] of each row, a `u32`.
 pub const SERVICES: &str = "SERVICES";
 /// The array map of [`crate::tally::Row`]s: [`Config::rows`] for each CPU.
 pub const ROWS: &str = "ROWS";
-/// The array map of [`crate::tally::Times`]: one a state for each CPU.
+/// The array map of [`crate::tally::Times`]: one for each state of each CPU.
 pub const TIMES: &str = "TIMES";
-/// The per-CPU hash map from [`crate::tally::Failure`] to how often, a `u64`.
+/// The per-CPU hash map from [`crate::tally::Failure`] to its count, a `u64`.
 pub const ERRORS: &str = "ERRORS";
 
-/// The program that counts SYN-ACKs that are sent again, for a BTF tracepoint.
+/// The BTF tracepoint program that counts retransmitted SYN-ACKs.
 pub const PROGRAM_SYNACK: &str = "synack_btf";
-/// The program for the BTF tracepoint that counts in the kernel.
+/// The BTF tracepoint program that counts in the kernel.
 pub const PROGRAM_TALLY: &str = "tally_btf";
-/// The program for the BTF tracepoint.
+/// The BTF tracepoint program that streams records.
 pub const PROGRAM_BTF: &str = "tcpstate_btf";
-/// The program for the classic tracepoint whose record has `skaddr` at [`TP_BASE`].
+/// The classic tracepoint program for records with `skaddr` at [`TP_BASE`].
 pub const PROGRAM_TRACEPOINT: &str = "tcpstate_tp";
-/// The program for the classic tracepoint whose record has `skaddr` at [`TP_BASE_LAZY`].
+/// The classic tracepoint program for records with `skaddr` at [`TP_BASE_LAZY`].
 pub const PROGRAM_TRACEPOINT_LAZY: &str = "tcpstate_tp_lazy";
-/// A BTF tracepoint program that counts and reads the clock: the least that one takes that says when.
+/// A BTF tracepoint program that counts its runs and reads the clock: the floor for one that timestamps.
 pub const PROGRAM_CLOCK: &str = "clock_btf";
-/// A BTF tracepoint program that does nothing: the floor that costs are measured against.
+/// A BTF tracepoint program that does nothing: the floor against which costs are measured.
 pub const PROGRAM_EMPTY_BTF: &str = "empty_btf";
-/// A classic tracepoint program that does nothing: the floor that costs are measured against.
+/// A classic tracepoint program that does nothing: the floor against which costs are measured.
 pub const PROGRAM_EMPTY_TRACEPOINT: &str = "empty_tp";
 
 /// Byte offsets inside the kernel's structures, read from its BTF.
 ///
-/// `sk_*` count from `struct sock`, `inet_*` and `tcp_*` from `struct tcp_sock`, `net_*` from `struct net`,
-/// `cgroup_*` from `struct cgroup`, `css_*` from `struct cgroup_subsys_state`, `kn_*` from `struct kernfs_node`, `task_*` from
-/// `struct task_struct`.
+/// `sk_*` are offsets in `struct sock`, `inet_*` and `tcp_*` in `struct tcp_sock`, `net_*` in `struct net`,
+/// `cgroup_*` in `struct cgroup`, `css_*` in `struct cgroup_subsys_state`, `kn_*` in `struct kernfs_node`, and
+/// `task_*` in `struct task_struct`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 #[expect(missing_docs, reason = "the names are the kernel's")]
@@ -103,7 +104,7 @@ pub struct Offsets {
     pub task_tgid: u32,
 }
 
-/// What SYN-ACK retransmits are counted by.
+/// The key by which retransmitted SYN-ACKs are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Listener {
@@ -111,12 +112,12 @@ pub struct Listener {
     pub netns: u32,
     /// Local port, host byte order.
     pub lport: u16,
-    /// 0.
+    /// Always 0.
     pub padding: u16,
 }
 
 impl Listener {
-    /// Those for which there was no more room.
+    /// All listeners for which the map had no room.
     pub const OTHER: Self = Self {
         netns: 0,
         lport: 0,
@@ -124,26 +125,26 @@ impl Listener {
     };
 }
 
-/// A run of bytes of a `struct tcp_sock` that `tracepoint` mode copies at once, with one call of
+/// A range of bytes of a `struct tcp_sock` that `tracepoint` mode copies with one call of
 /// `bpf_probe_read_kernel`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Span {
-    /// Where it begins in the socket, bytes.
+    /// Offset in the socket, bytes.
     pub from: u32,
-    /// Where it is copied to in [`SCRATCH`], bytes.
+    /// Offset in the copy ([`SCRATCH`]), bytes.
     pub to: u32,
-    /// Its length in bytes; 0: there is no such span.
+    /// Length in bytes; 0: the span is not used.
     pub bytes: u32,
 }
 
-/// Spans that `tracepoint` mode reads of a socket at most.
+/// Maximum number of spans that `tracepoint` mode copies of a socket.
 pub const MAX_SPANS: usize = 4;
-/// Bytes that all spans together have room for.
+/// Size of the buffer for all spans together, bytes.
 pub const SCRATCH_BYTES: usize = 2048;
 
-/// How `tracepoint` mode reads a socket: what it copies, and where a member is in the copy. The
-/// members are those of [`Offsets`].
+/// The copy that `tracepoint` mode makes of a socket: the spans to copy, and the members' offsets in the copy.
+/// The members are those of [`Offsets`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 #[expect(missing_docs, reason = "the names are the kernel's")]
@@ -161,53 +162,52 @@ pub struct SocketCopy {
     pub tcp_total_retrans: u32,
 }
 
-/// How many cgroups the kernel side looks at on the way up from a socket's. What is deeper is kept, and
-/// user space decides.
+/// Maximum number of cgroups that the kernel side checks on the path from a socket's cgroup to the root.
+/// Sockets in deeper ones are kept, and user space decides.
 pub const MAX_CGROUP_DEPTH: usize = 16;
 
-/// Which filters run in the kernel. 0 is off.
+/// The filters that run in the kernel. 0 switches a filter off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Filter {
-    /// Keep only what is in this cgroup (its id) or below it, as far as [`MAX_CGROUP_DEPTH`] tells.
+    /// Keep only sockets in this cgroup (its id) or below it, within [`MAX_CGROUP_DEPTH`] levels.
     /// `btf` mode only, and only where [`Config::has_cgroup`] is 1.
     pub cgroup: u64,
-    /// Keep only this network namespace (inode number). Not where `tracepoint` mode cannot read the
+    /// Keep only this network namespace (inode number). No effect where `tracepoint` mode cannot read the
     /// socket.
     pub netns: u32,
     /// Keep only this address family (2 or 10), v4-mapped addresses counted as IPv4.
     pub family: u8,
-    /// 1: keep what has its local port in `LOCAL_PORTS`.
+    /// 1: keep only sockets whose local port is in `LOCAL_PORTS`.
     pub lport: u8,
-    /// 1: keep what has its remote port in `REMOTE_PORTS`.
+    /// 1: keep only sockets whose remote port is in `REMOTE_PORTS`.
     pub rport: u8,
-    /// 1: keep what has either port in `PORTS`.
+    /// 1: keep only sockets with either port in `PORTS`.
     pub port: u8,
 }
 
-/// Everything that is fixed at load.
+/// Everything that is fixed at load time, except the sets of ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
-    /// What to keep.
+    /// The filters.
     pub filter: Filter,
-    /// Where the kernel keeps things. In `tracepoint` mode only if [`Config::reads_socket`] is 1.
+    /// Offsets in the kernel's structures. In `tracepoint` mode only if [`Config::reads_socket`] is 1.
     pub offsets: Offsets,
-    /// What `tracepoint` mode copies of a socket, if [`Config::reads_socket`] is 1.
+    /// The copy that `tracepoint` mode makes of a socket, if [`Config::reads_socket`] is 1.
     pub copy: SocketCopy,
     /// Wake the reader once this many bytes wait in the ring buffer.
     pub wake_bytes: u32,
-    /// A CPU looks how much waits when the records that it has submitted have none of these bits:
-    /// one less than a power of two.
+    /// A CPU checks the fill level of the ring when its count of submitted records has none of these bits set.
+    /// One less than a power of two.
     pub look_mask: u32,
-    /// Counting in the kernel: rows of a CPU.
+    /// Counting in the kernel: rows per CPU.
     pub rows: u32,
     /// Counting in the kernel: one less than the number of place sets, a power of two.
     pub place_mask: u32,
-    /// Counting in the kernel: the first port that the kernel chooses for who connects; 0 where that is not
-    /// known.
+    /// Counting in the kernel: the first ephemeral port; 0 if not known.
     pub ephemeral_first: u16,
-    /// Counting in the kernel: the last such port; 0 where that is not known.
+    /// Counting in the kernel: the last ephemeral port; 0 if not known.
     pub ephemeral_last: u16,
     /// 1: the kernel lets a tracing program call `bpf_get_socket_cookie`. *Since:* Linux 5.12.
     pub has_cookie: u8,
@@ -215,11 +215,11 @@ pub struct Config {
     pub has_task_btf: u8,
     /// 1: `sk_cgroup` points at a `struct cgroup`. *Since:* Linux 5.15.
     pub has_cgroup: u8,
-    /// 1: some filter of [`Config::filter`] is on.
+    /// 1: at least one filter of [`Config::filter`] is on.
     pub has_filter: u8,
-    /// 1: `tracepoint` mode reads the socket that its record points at.
+    /// 1: `tracepoint` mode reads the socket that its record points to.
     pub reads_socket: u8,
-    /// Not used.
+    /// Always 0.
     pub padding: [u8; 3],
 }
 
@@ -231,15 +231,15 @@ const _: () = {
     assert!(size_of::<Config>() == 240 && align_of::<Config>() == 8);
 };
 
-/// `skaddr`'s offset in the classic tracepoint's record on nearly every kernel.
+/// Offset of `skaddr` in the classic tracepoint's record on nearly every kernel.
 pub const TP_BASE: u32 = 8;
-/// `skaddr`'s offset where the common header has grown by `common_preempt_lazy_count`.
+/// Offset of `skaddr` where the common header also has `common_preempt_lazy_count`.
 pub const TP_BASE_LAZY: u32 = 16;
 
 /// The classic tracepoint's record after its common header, as of Linux 5.6.
 ///
-/// *Source:* `include/trace/events/sock.h`, `TRACE_EVENT(inet_sock_set_state)`. What a kernel really
-/// has stands in `events/sock/inet_sock_set_state/format` and is compared with this at start.
+/// *Source:* `include/trace/events/sock.h`, `TRACE_EVENT(inet_sock_set_state)`. The layout of the running
+/// kernel, in `events/sock/inet_sock_set_state/format`, is compared with this one at start.
 #[derive(Clone, Copy)]
 #[repr(C)]
 #[expect(missing_docs, reason = "the names are the kernel's")]
@@ -258,7 +258,7 @@ pub struct TracepointRecord {
 }
 
 impl TracepointRecord {
-    /// Field name, offset from `skaddr` and size in bytes, in order.
+    /// Name, offset from `skaddr` and size of each field, in order. *Units:* bytes.
     pub const FIELDS: [(&'static str, usize, usize); 11] = {
         use core::mem::offset_of;
         [

@@ -1,10 +1,10 @@
-//! What the BPF programs count, per CPU.
+//! The per-CPU counters of the BPF programs.
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident,)*) => {
-        /// The books of one CPU. On every CPU, at rest, [`Counters::seen`] is the sum of the others.
+        /// The counters of one CPU. While no program runs there, [`Counters::seen`] is the sum of the others.
         ///
-        /// *Layout:* one `u64` a field; the value of the per-CPU array map `COUNTERS`, key 0.
+        /// *Layout:* one `u64` per field; the value of the per-CPU array map `COUNTERS`, key 0.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[repr(C)]
         pub struct Counters {
@@ -12,7 +12,7 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Adds another CPU's books to these.
+            /// Adds another CPU's counters to these.
             pub const fn add(&mut self, other: &Self) {
                 $(self.$field = self.$field.wrapping_add(other.$field);)*
             }
@@ -21,17 +21,17 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Times the program ran.
+    /// Runs of the program.
     seen,
     /// Dropped: the protocol is not TCP.
     filtered_protocol,
-    /// Dropped: not the address family asked for.
+    /// Dropped: not the selected address family.
     filtered_family,
-    /// Dropped: not one of the ports asked for.
+    /// Dropped: not one of the selected ports.
     filtered_port,
-    /// Dropped: not the network namespace asked for.
+    /// Dropped: not the selected network namespace.
     filtered_netns,
-    /// Dropped: not in the cgroup asked for, nor below it.
+    /// Dropped: not in the selected cgroup or below it.
     filtered_cgroup,
     /// Written to the ring buffer.
     submitted,
@@ -42,7 +42,7 @@ counters! {
 const _: () = assert!(size_of::<Counters>() == 64 && align_of::<Counters>() == 8);
 
 impl Counters {
-    /// All that was dropped by a filter.
+    /// Transitions dropped by any filter.
     pub const fn filtered(&self) -> u64 {
         self.filtered_protocol
             + self.filtered_family

@@ -1,19 +1,19 @@
-//! What a transition cannot tell a filter yet.
+//! Transitions that a filter cannot decide on yet.
 //!
-//! Both sides filter: the BPF programs, and user space once more. At some transitions the kernel has not
-//! filled in yet what a filter asks for. Neither side may drop those: they are *undecided* until the socket's
-//! next transition.
+//! Both sides filter: the BPF programs first, then user space. At some transitions the kernel has not yet set
+//! a field that a filter tests. Neither side may drop those transitions: they are *undecided* until the
+//! socket's next one.
 
 use crate::{State, record::AF_INET, transition::is_new_child};
 
-/// What the filters on ports and on the address family look at.
+/// The part of a transition that the filters on ports and address family test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Address family of the socket: 2 (`AF_INET`) or 10 (`AF_INET6`).
     pub family: u8,
-    /// Local port, host byte order; 0 where not chosen yet.
+    /// Local port, host byte order; 0 until it is chosen.
     pub lport: u16,
-    /// Remote port, host byte order; 0 where there is none yet.
+    /// Remote port, host byte order; 0 until there is one.
     pub rport: u16,
     /// The state before.
     pub oldstate: State,
@@ -21,7 +21,7 @@ pub struct Key {
     pub newstate: State,
 }
 
-/// The ports that the kernel fills in only after a transition. A filter on one of them is undecided until then.
+/// The ports that the kernel sets only after a transition. A filter on one of them is undecided until then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortsToCome {
     /// The local port.
@@ -31,7 +31,7 @@ pub struct PortsToCome {
 }
 
 impl PortsToCome {
-    /// Whether either is: a filter on both sides is undecided.
+    /// Whether either port is: a filter on either side is then undecided.
     #[inline]
     pub const fn either(self) -> bool {
         self.lport || self.rport
@@ -39,8 +39,8 @@ impl PortsToCome {
 }
 
 impl Key {
-    /// Which ports are still to come: the local one, if a socket that was never bound connects or begins to
-    /// listen; the remote one, if a child is being cloned from its listener.
+    /// The ports that are not set yet: the local one if an unbound socket connects or begins to listen; the
+    /// remote one if a child is being cloned from its listener.
     ///
     /// *Source:* `tcp_v4_connect`, `tcp_v6_connect` and `inet_csk_listen_start` set the state, then choose the
     /// port; for the child see [`is_new_child`].
@@ -52,9 +52,9 @@ impl Key {
         }
     }
 
-    /// Whether the address family is still to come: until its next transition, an `AF_INET6` child has the
-    /// addresses of its listener, which may be a dual-stack one. The arguments: whether the local and the
-    /// remote address are `::`.
+    /// Whether the address family is not known yet: until its next transition, an `AF_INET6` child has the
+    /// addresses of its listener, which may be dual-stack. `laddr_is_any` and `raddr_is_any` say whether the
+    /// address is `::`.
     #[inline]
     pub const fn is_family_to_come(&self, laddr_is_any: bool, raddr_is_any: bool) -> bool {
         self.family != AF_INET
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_was_not_bound_has_no_local_port_yet() {
+    fn an_unbound_socket_has_no_local_port_yet() {
         for newstate in [State::SYN_SENT, State::LISTEN] {
             let unbound = key(State::CLOSE, newstate, 0, 443).ports_to_come();
             assert_eq!((unbound.lport, unbound.rport), (true, false));
@@ -88,7 +88,7 @@ mod tests {
             let bound = key(State::CLOSE, newstate, 50_000, 443).ports_to_come();
             assert!(!bound.either());
         }
-        // What never gets one: a socket that was not bound is closed.
+        // An unbound socket that is closed never gets a port.
         let closed = key(State::CLOSE, State::CLOSE, 0, 0).ports_to_come();
         assert!(!closed.either());
     }
@@ -100,7 +100,7 @@ mod tests {
         assert!(child.either());
         let named = key(State::LISTEN, State::SYN_RECV, 80, 50_000).ports_to_come();
         assert!(!named.either());
-        // A listener has none, and none comes.
+        // A listener never gets one.
         for (oldstate, newstate) in [(State::LISTEN, State::CLOSE), (State::CLOSE, State::LISTEN)] {
             assert!(!key(oldstate, newstate, 80, 0).ports_to_come().either());
         }
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_is_known_where_it_cannot_change() {
+    fn the_family_is_known_where_it_cannot_change() {
         let cloned = key(State::LISTEN, State::SYN_RECV, 80, 0);
         // The listener has an address of its own.
         assert!(!cloned.is_family_to_come(false, true));

@@ -1,13 +1,13 @@
 //! The ABI between the BPF programs (`tcpstate-ebpf`) and their reader (`tcpstate-user`).
 //!
-//! Both sides compile this crate, so a type that crosses the kernel boundary is written down once:
-//! what travels through the ring buffer ([`Record`]), what is counted per CPU ([`Counters`]), what
-//! is fixed before the programs are loaded ([`Config`]), what is counted where nothing travels ([`tally`])
-//! and the TCP states ([`State`]). So is a rule that both sides apply: what a transition means
-//! ([`transition`]), what a filter cannot decide yet ([`filter`]), how durations are put in buckets
+//! Both sides compile this crate, so each type that crosses the kernel boundary is defined once: the record
+//! in the ring buffer ([`Record`]), the per-CPU counters ([`Counters`]), the configuration that is fixed at
+//! load time ([`Config`]), the counts kept in the kernel where nothing is streamed ([`tally`]), and the TCP
+//! states ([`State`]). So is each rule that both sides apply: the meaning of a transition ([`transition`]),
+//! the transitions that a filter cannot decide on yet ([`filter`]), and the buckets for durations
 //! ([`buckets`]).
 //!
-//! What may go in here: types that cross that boundary, rules that hold on both sides of it, and nothing that
+//! Only types that cross that boundary and rules that hold on both sides of it belong here. Nothing here
 //! needs `std`, allocates, or does I/O.
 #![no_std]
 
@@ -25,13 +25,13 @@ pub use counters::Counters;
 pub use record::Record;
 pub use state::State;
 
-// SAFETY: `#[repr(C)]`, integers only, no padding (asserted where it is defined).
+// SAFETY: `#[repr(C)]`, integers only, no padding (asserted at its definition).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Config {}
-// SAFETY: `#[repr(C)]`, integers only, no padding (asserted where it is defined).
+// SAFETY: `#[repr(C)]`, integers only, no padding (asserted at its definition).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for config::Listener {}
-// SAFETY: `#[repr(C)]`, integers only, no padding (asserted where it is defined).
+// SAFETY: `#[repr(C)]`, integers only, no padding (asserted at its definition).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for tally::Failure {}
 // SAFETY: `#[repr(C)]`, `u64` fields only.

@@ -1,9 +1,9 @@
-//! The record that travels through the ring buffer: one transition, of fixed size.
+//! The record in the ring buffer: one transition, of fixed size.
 
 use crate::State;
 
-/// Defines a `#[repr(C)]` struct of integers and byte arrays together with its conversion from and
-/// to bytes, little-endian, so that the layout stands in one place.
+/// Defines a `#[repr(C)]` struct of integers and byte arrays together with its conversion from and to
+/// little-endian bytes, so that the layout is written down once.
 macro_rules! wire {
     (
         $(#[$meta:meta])*
@@ -18,7 +18,7 @@ macro_rules! wire {
             $($(#[$fmeta])* pub $field: wire!(@type $kind $(<$len>)?),)*
         }
 
-        // The ABI: a change here is a change of the recording format too.
+        // The ABI: a change here also changes the recording format.
         const _: () = {
             assert!(size_of::<$name>() == $size);
             assert!(align_of::<$name>() == 8);
@@ -29,18 +29,18 @@ macro_rules! wire {
             /// Size in bytes.
             pub const SIZE: usize = $size;
 
-            /// Field name, offset and size in bytes, in order: the layout for file headers and docs.
+            /// Name, offset and size of each field, in order, for file headers and docs. *Units:* bytes.
             pub const LAYOUT: &'static [(&'static str, usize, usize)] = &[
                 $((stringify!($field), $offset, size_of::<wire!(@type $kind $(<$len>)?)>()),)*
             ];
 
-            /// Copies the record out of its little-endian bytes.
+            /// Decodes the record from its little-endian bytes.
             #[inline]
             pub fn from_bytes(bytes: &[u8; $size]) -> Self {
                 Self { $($field: wire!(@read bytes, $offset, $kind $(<$len>)?),)* }
             }
 
-            /// The record's little-endian bytes.
+            /// Encodes the record in little-endian bytes.
             pub fn to_bytes(&self) -> [u8; $size] {
                 let mut bytes = [0; $size];
                 $(wire!(@write bytes, $offset, self.$field, $kind);)*
@@ -74,8 +74,8 @@ macro_rules! wire {
 wire! {
     /// One transition of one TCP socket.
     ///
-    /// *Layout:* 128 bytes, little-endian, aligned to 8, the same in both attach modes. A field that
-    /// the attach mode cannot know is 0 and [`Record::flags`] says so.
+    /// *Layout:* 128 bytes, little-endian, aligned to 8, the same in both attach modes. A field that the
+    /// attach mode cannot provide is 0, and [`Record::flags`] says so.
     ///
     /// *Source:* the tracepoint `sock:inet_sock_set_state` (`include/trace/events/sock.h`) and, in
     /// `btf` mode, `struct sock` and `struct tcp_sock`.
@@ -84,7 +84,7 @@ wire! {
         0 ts_ns: u64,
         /// The socket's cookie; 0 when [`flags::COOKIE`] is not set.
         8 cookie: u64,
-        /// Kernel address of the `struct sock`. Reused by the kernel as soon as the socket is freed.
+        /// Kernel address of the `struct sock`. The kernel reuses it as soon as the socket is freed.
         16 skaddr: u64,
         /// Id of the socket's cgroup (v2), the inode number of its directory; 0 is unknown.
         24 cgroup: u64,
@@ -106,13 +106,13 @@ wire! {
         92 srtt_us: u32,
         /// Segments retransmitted so far (`tcp_sock.total_retrans`).
         96 retransmits: u32,
-        /// Local port, host byte order; 0 where not chosen yet.
+        /// Local port, host byte order; 0 until it is chosen.
         100 lport: u16,
-        /// Remote port, host byte order; 0 where there is none yet.
+        /// Remote port, host byte order; 0 until there is one.
         102 rport: u16,
         /// `sk_err`: a positive errno, 0 for none.
         104 error: u16,
-        /// The CPU that it happened on.
+        /// The CPU on which the transition happened.
         106 cpu: u16,
         /// The state before.
         108 oldstate: state,
@@ -120,7 +120,7 @@ wire! {
         109 newstate: state,
         /// Address family of the socket: 2 (`AF_INET`) or 10 (`AF_INET6`).
         110 family: u8,
-        /// What is known, see [`flags`].
+        /// Bits that describe the socket, and bits that say which fields are valid; see [`flags`].
         111 flags: u8,
         /// Name of the running task, NUL-padded; zeros unless [`flags::PROCESS`] is set.
         112 comm: bytes<16>,
@@ -129,7 +129,7 @@ wire! {
 
 /// The bits of [`Record::flags`].
 pub mod flags {
-    /// `SOCK_DEAD` of `sk_flags`: the application has closed the socket, it is an orphan.
+    /// `SOCK_DEAD` of `sk_flags`: the application has closed the socket, which is now an orphan.
     pub const DEAD: u8 = 1 << 0;
     /// `SOCK_DONE` of `sk_flags`: the peer's FIN has been received.
     pub const DONE: u8 = 1 << 1;
@@ -139,25 +139,25 @@ pub mod flags {
     pub const SEND_SHUTDOWN: u8 = 1 << 3;
     /// `cookie` is the socket's cookie.
     pub const COOKIE: u8 = 1 << 4;
-    /// The transition runs in a process that acts on this socket: `pid` and `comm` are valid.
+    /// The running task is the one that acts on this socket: `pid` and `comm` are valid.
     pub const PROCESS: u8 = 1 << 5;
     /// The fields of `struct tcp_sock` are valid: `bytes_*`, `srtt_us`, `retransmits`.
     pub const TCP: u8 = 1 << 6;
-    /// The fields of `struct sock` are valid: `netns`, `uid`, `error`, and the bits 0 to 3.
+    /// The fields of `struct sock` are valid: `netns`, `uid`, `error`, and bits 0 to 3.
     pub const SOCKET: u8 = 1 << 7;
 
-    /// The bits 0 to 3, out of the socket's own members.
+    /// Bits 0 to 3, from the socket's own members.
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the low bits are wanted")]
+    #[expect(clippy::cast_possible_truncation, reason = "only the low bits matter")]
     pub const fn of_socket(sk_flags: u64, sk_shutdown: u8) -> u8 {
         // SOCK_DEAD and SOCK_DONE are bits 0 and 1 in both.
         sk_flags as u8 & (DEAD | DONE) | (sk_shutdown & 3) << 2
     }
 }
 
-/// `AF_INET` as [`Record::family`] has it.
+/// `AF_INET`, as in [`Record::family`].
 pub const AF_INET: u8 = 2;
-/// `AF_INET6` as [`Record::family`] has it.
+/// `AF_INET6`, as in [`Record::family`].
 pub const AF_INET6: u8 = 10;
 
 #[cfg(test)]
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_sockets_own_bits_become_flags() {
-        // SOCK_KEEPOPEN (bit 3) and others beside them are left out.
+        // SOCK_KEEPOPEN (bit 3) and all other bits are left out.
         assert_eq!(of_socket(0b1001, 0), DEAD);
         assert_eq!(of_socket(0b1010, 0), DONE);
         assert_eq!(of_socket(0, 1), RCV_SHUTDOWN);

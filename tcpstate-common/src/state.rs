@@ -2,8 +2,8 @@
 
 /// A TCP state as the kernel numbers it.
 ///
-/// A newtype and not an `enum`: a number that this version does not know stays what it is and is
-/// shown as a number, instead of being refused or mapped to something it is not.
+/// A newtype, not an `enum`: a number that this version does not know is kept and shown as a number, neither
+/// refused nor mapped to another state.
 ///
 /// *Source:* `include/net/tcp_states.h`; the eleven states of RFC 9293, section 3.3.2, and the
 /// kernel's own `NEW_SYN_RECV` and `BOUND_INACTIVE`.
@@ -16,8 +16,8 @@ macro_rules! states {
         impl State {
             $($(#[$doc])* pub const $name: Self = Self($number);)*
 
-            /// The name that the kernel prints, without its `TCP_`; `None` for a number that
-            /// this version does not know.
+            /// The kernel's name without the prefix `TCP_`; `None` for a number that this version does not
+            /// know.
             pub const fn name(self) -> Option<&'static str> {
                 match self {
                     $(Self::$name => Some(stringify!($name)),)*
@@ -25,7 +25,7 @@ macro_rules! states {
                 }
             }
 
-            /// The state of that name, spelled as [`State::name`] does, in either case.
+            /// The state with this [name](State::name), in upper or lower case.
             pub fn from_name(name: &str) -> Option<Self> {
                 $(if name.eq_ignore_ascii_case(stringify!($name)) {
                     return Some(Self::$name);
@@ -39,15 +39,15 @@ macro_rules! states {
 states! {
     /// Both sides may send.
     ESTABLISHED = 1;
-    /// Active open: the SYN is sent, no answer yet.
+    /// Active open: the SYN is sent, and not answered yet.
     SYN_SENT = 2;
-    /// Passive open: the handshake is under way.
+    /// Passive open: the handshake is in progress.
     SYN_RECV = 3;
     /// We closed first; our FIN is not acknowledged yet.
     FIN_WAIT1 = 4;
     /// Our FIN is acknowledged; the peer has not closed yet.
     FIN_WAIT2 = 5;
-    /// Both sides closed; waiting for segments that are still under way (60 s on Linux).
+    /// Both sides closed; waiting for segments still in flight (60 s on Linux).
     TIME_WAIT = 6;
     /// No connection.
     CLOSE = 7;
@@ -59,7 +59,7 @@ states! {
     LISTEN = 10;
     /// Both sides closed at once; our FIN is not acknowledged yet.
     CLOSING = 11;
-    /// A request socket: a handshake before it has a socket of its own. Counts as `SYN_RECV`.
+    /// A request socket: a handshake that has no full socket yet. Counts as `SYN_RECV`.
     NEW_SYN_RECV = 12;
     /// Bound, not connected, not listening. *Since:* Linux 6.8, in `sock_diag` only.
     BOUND_INACTIVE = 13;
@@ -92,7 +92,7 @@ impl State {
 }
 
 impl core::fmt::Display for State {
-    /// The name, or the number where there is none.
+    /// The name, or the number if it has none.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self.name() {
             Some(name) => f.pad(name),

@@ -1,26 +1,26 @@
-//! What `rates --in-kernel` keeps in the kernel: transitions counted by service, times counted by state, and
-//! of each connection no more than that takes.
+//! The counts that `rates --in-kernel` keeps in the kernel: transitions by service, dwell times by state, and
+//! as little about each connection as these need.
 //!
-//! Counts are 32 bits wide and wrap. Their reader adds up all CPUs, wrapping too, and takes the difference
-//! from the time before.
+//! Counts are 32 bits wide and wrap. The reader adds up all CPUs, wrapping too, and takes the difference from
+//! its previous reading.
 
 use crate::{State, buckets::BUCKETS, record::flags};
 
-/// States that are told apart: the kernel's 1 to 11, and 0 for any other number.
+/// Number of states counted separately: the kernel's 1 to 11, and 0 for any other number.
 pub const STATES: usize = 12;
-/// Ways of ending that are told apart, see [`manner()`].
+/// Number of kinds of ends counted separately, see [`manner()`].
 pub const MANNERS: usize = 4;
-/// Places in a [`PlaceSet`].
+/// Places in a [`PlaceSet`], the associativity of the table.
 pub const WAYS: usize = 8;
 
-/// Where a state is counted. A request socket is in `SYN_RECV`.
+/// The index at which a state is counted. A request socket counts as `SYN_RECV`.
 #[inline]
 pub const fn index_of(state: State) -> usize {
     let number = state.folded().0 as usize;
     if number < STATES { number } else { 0 }
 }
 
-/// What is counted there; 255 stands for all numbers that have no place of their own.
+/// The state counted at an index; 255 stands for all numbers without an index of their own.
 #[expect(clippy::cast_possible_truncation, reason = "below STATES")]
 pub const fn state_at(index: usize) -> State {
     match index {
@@ -33,11 +33,11 @@ pub const fn state_at(index: usize) -> State {
 pub mod manner {
     /// Both directions were shut down.
     pub const CLOSED_HERE: u8 = 1 << 0;
-    /// No process had the socket any more, or the peer's FIN had come.
+    /// The socket was an orphan, or the peer's FIN had arrived.
     pub const ORPHAN_OR_DONE: u8 = 1 << 1;
 }
 
-/// What [`flags`] say of how a connection without an error ended.
+/// The kind of end of a connection without an error, from the [`flags`] of its record.
 #[inline]
 pub const fn manner(known: u8) -> u8 {
     const BOTH: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
@@ -51,31 +51,31 @@ pub const fn manner(known: u8) -> u8 {
     bits
 }
 
-/// Rows that no single service has: their numbers, and the number of the first that one has.
+/// The numbers of the rows that belong to no single service, and of the first row that does.
 pub mod row {
-    /// The role is not known, and so neither is the port.
+    /// The role is not known, and so neither is the service port.
     pub const UNKNOWN: u32 = 0;
-    /// A client's, to a port that is not known.
+    /// Clients whose service port is not known.
     pub const CLIENT: u32 = 1;
-    /// A server's, at a port that is not known.
+    /// Servers whose service port is not known.
     pub const SERVER: u32 = 2;
-    /// Of clients, what came when there was no row left.
+    /// Clients for which no row was left.
     pub const OTHER_CLIENT: u32 = 3;
-    /// Of servers, what came when there was no row left.
+    /// Servers for which no row was left.
     pub const OTHER_SERVER: u32 = 4;
-    /// The first row of one service: a role and a port.
+    /// The first row of a single service: a role and a port.
     pub const FIRST: u32 = 5;
 }
 
-/// Which side of a connection a service is, as an index.
+/// The side of a connection, as an index.
 pub mod side {
-    /// It connects: the service port is the remote one.
+    /// The side that connects: its service port is the remote one.
     pub const CLIENT: u32 = 0;
-    /// It listens: the service port is the local one.
+    /// The side that listens: its service port is the local one.
     pub const SERVER: u32 = 1;
 }
 
-/// The service of a row, as one number: [`side`] above, port below.
+/// The service of a row as one number: the [`side`] in the high half, the port in the low half.
 pub const fn service(side: u32, port: u16) -> u32 {
     side << 16 | port as u32
 }
@@ -86,41 +86,41 @@ pub const fn side_and_port(service: u32) -> (u32, u16) {
     (service >> 16, service as u16)
 }
 
-/// Where a row is in the map [`crate::config::ROWS`]: all rows of the first CPU, then those of the next.
+/// The index of a row in the map [`crate::config::ROWS`]: all rows of the first CPU, then those of the next.
 #[inline]
 pub const fn row_index(cpu: u32, rows_of_cpu: u32, row: u32) -> u32 {
     cpu * rows_of_cpu + row
 }
 
-/// Where a state's times are in the map [`crate::config::TIMES`]: all states of the first CPU, then those of
-/// the next. `state`: as [`index_of`] gives it.
+/// The index of a state's dwell times in the map [`crate::config::TIMES`]: all states of the first CPU, then
+/// those of the next. `state` is an index from [`index_of`].
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "at most 12")]
 pub const fn times_index(cpu: u32, state: usize) -> u32 {
     cpu * STATES as u32 + state as u32
 }
 
-/// The row of each port, of one side; 0: it has none yet.
+/// The row of each port on one side; 0: the port has none yet.
 pub type RowsByPort = [u16; 1 << 16];
 
-/// What happened to the connections of one service, on one CPU.
+/// The counts of one service, on one CPU.
 ///
 /// *Layout:* `u32` only, indexed by [`index_of`] and [`manner()`].
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Row {
-    /// By the state before and the state after.
+    /// Transitions, by the state before and the state after.
     pub transitions: [[u32; STATES]; STATES],
-    /// Ends of connections without an error, by the state before and the manner.
+    /// Ends of connections without an error, by the state before and [`manner()`].
     pub ends: [[u32; MANNERS]; STATES],
-    /// Transitions that no filter can decide on yet; of [`row::UNKNOWN`] only. What is settled later on
-    /// another CPU is taken off there.
+    /// Transitions that the filters cannot decide on yet; in [`row::UNKNOWN`] only. One that is decided later
+    /// on another CPU is subtracted there.
     pub pending: u32,
-    /// Sockets forgotten because others had the same hash value; of [`row::UNKNOWN`] only.
+    /// Sockets forgotten because their set was full; in [`row::UNKNOWN`] only.
     pub forgotten: u32,
 }
 
-/// Ends of connections with an error: the key of the map [`crate::config::ERRORS`].
+/// The key of the map [`crate::config::ERRORS`]: an end of a connection with an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Failure {
@@ -132,48 +132,48 @@ pub struct Failure {
     pub oldstate: State,
     /// See [`manner()`].
     pub manner: u8,
-    /// 0.
+    /// Always 0.
     pub padding: u16,
 }
 
-/// How long connections were in one state, on one CPU.
+/// The dwell times in one state, on one CPU.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Times {
-    /// Bit `n`: some bucket of the power of two number `n` has been counted in.
+    /// Bit `n` is set once any bucket of the `n`th power of two has been incremented.
     pub octaves: u64,
-    /// By bucket, see [`crate::buckets`].
+    /// Counts by bucket, see [`crate::buckets`].
     pub buckets: [u32; BUCKETS],
 }
 
-/// What is remembered of a socket between two of its transitions.
+/// A socket as it is remembered between two of its transitions.
 ///
-/// Two CPUs may take the same place at the same time, and what is written there is then a mixture:
-/// [`Place::check`] tells.
+/// Two CPUs may write to the same place at the same time and leave a mixture there, which [`Place::check`]
+/// reveals.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Place {
     /// Kernel address of the socket; 0: the place is free.
     pub skaddr: u64,
-    /// When it came into [`Place::state`], monotonic nanoseconds.
+    /// `CLOCK_MONOTONIC` at the entry into [`Place::state`], nanoseconds.
     pub since_ns: u64,
-    /// The row of its service.
+    /// The row of the socket's service.
     pub row: u16,
-    /// The state it is in.
+    /// The state that the socket is in.
     pub state: State,
-    /// 1: its first transition waits until a filter can decide on it.
+    /// 1: the socket's first transition is still undecided.
     pub pending: u8,
-    /// A digest of all the others.
+    /// A digest of all other fields.
     pub check: u32,
 }
 
 impl Place {
-    /// What [`Place::check`] has to be.
+    /// The value that [`Place::check`] must have.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "a digest")]
     pub const fn digest(&self) -> u32 {
         let rest = (self.row as u32) << 16 | (self.state.0 as u32) << 8 | self.pending as u32;
-        // The low bits of an address are 0, its high ones those of all.
+        // The low bits of an address are 0, and the high bits are the same for all sockets.
         (self.skaddr >> 4) as u32 ^ self.since_ns as u32 ^ rest
     }
 }
@@ -181,7 +181,7 @@ impl Place {
 /// The places of all sockets whose addresses have the same hash value.
 pub type PlaceSet = [Place; WAYS];
 
-/// The hash value of an address: as many low bits of it as are wanted are well mixed.
+/// The hash value of an address. Its low bits are well mixed, so a mask selects as many as are needed.
 #[inline]
 pub const fn hash(skaddr: u64) -> u32 {
     (skaddr.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_is_found_where_it_is_counted() {
+    fn a_state_is_at_its_index() {
         for state in State::ALL {
             assert_eq!(state_at(index_of(state)), state);
         }
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_its_side_and_port() {
+    fn a_service_has_its_side_and_port() {
         for side in [side::CLIENT, side::SERVER] {
             for port in [0, 1, 443, u16::MAX] {
                 assert_eq!(side_and_port(service(side, port)), (side, port));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manner_tells_who_closed() {
+    fn the_kind_of_end_says_who_closed() {
         const BOTH: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
         assert_eq!(manner(flags::SOCKET), 0);
         assert_eq!(manner(flags::RCV_SHUTDOWN), 0);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_map_do_not_overlap() {
+    fn the_parts_of_two_cpus_are_adjacent() {
         assert_eq!(row_index(0, 100, 99) + 1, row_index(1, 100, 0));
         assert_eq!(times_index(0, STATES - 1) + 1, times_index(1, 0));
     }

@@ -1,4 +1,4 @@
-//! What the two states of a transition say of the connection.
+//! The meaning of a transition, from its two states.
 
 use crate::{State, record::flags};
 
@@ -20,15 +20,15 @@ pub const fn closes(oldstate: State, newstate: State) -> bool {
 
 /// Whether the socket is a child that has just been cloned from its listener.
 ///
-/// *Source:* `inet_csk_clone_lock`. On older kernels it fills in the remote port, the addresses and the cookie
-/// only after this transition.
+/// *Source:* `inet_csk_clone_lock`. On older kernels it sets the remote port, the addresses and the cookie only
+/// after this transition.
 #[inline]
 pub const fn is_new_child(oldstate: State, newstate: State) -> bool {
     matches!((oldstate, newstate), (State::LISTEN, State::SYN_RECV))
 }
 
-/// Whether the transition is made by a process acting on the socket, so that the running task says
-/// something about the connection. All others may run in softirq on top of anybody.
+/// Whether a process acting on the socket makes the transition, so that the running task says something about
+/// the connection. All other transitions may happen in softirq context, on top of an unrelated task.
 ///
 /// *Source:* `tcp_v4_connect`, `tcp_v6_connect` (`CLOSE -> SYN_SENT`), `inet_csk_listen_start`
 /// (`CLOSE -> LISTEN`), `__tcp_close` and `tcp_disconnect` (`LISTEN -> CLOSE`), `tcp_close_state`, which
@@ -43,9 +43,9 @@ pub const fn in_process(oldstate: State, newstate: State) -> bool {
     )
 }
 
-/// Whether a transition to CLOSE leaves the connection in `FIN_WAIT2` all the same: no process has the socket
-/// any more, the peer has not closed yet, and from here on the kernel keeps a minisocket for it, which
-/// no tracepoint shows. `known` are the [`flags`] of the record.
+/// Whether a transition to CLOSE leaves the connection in `FIN_WAIT2` nevertheless: the socket is an orphan, the
+/// peer has not closed yet, and from now on the kernel keeps a minisocket, which no tracepoint shows. `known`
+/// are the [`flags`] of the record.
 ///
 /// *Source:* `tcp_time_wait` and its callers `tcp_rcv_state_process`, `__tcp_close`.
 #[inline]
@@ -68,17 +68,17 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_begins_out_of_close_or_as_a_child() {
+    fn a_connection_begins_from_close_or_as_a_child() {
         assert!(opens(State::CLOSE, State::SYN_SENT));
         assert!(opens(State::LISTEN, State::SYN_RECV));
         assert!(!opens(State::CLOSE, State::LISTEN));
         assert!(!opens(State::CLOSE, State::CLOSE));
-        // All states but these two out of CLOSE, and the child.
+        // From CLOSE to all states but these two, and the child.
         assert_eq!(pairs(opens).count(), State::ALL.len() - 2 + 1);
     }
 
     #[test]
-    fn a_connection_ends_in_close_and_a_listener_is_none() {
+    fn a_connection_ends_in_close_and_a_listener_does_not_count() {
         assert!(closes(State::LAST_ACK, State::CLOSE));
         assert!(closes(State::SYN_SENT, State::CLOSE));
         assert!(!closes(State::LISTEN, State::CLOSE));
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_comes_out_of_listen_into_syn_recv_alone() {
+    fn only_listen_to_syn_recv_makes_a_child() {
         assert!(pairs(is_new_child).eq([(State::LISTEN, State::SYN_RECV)]));
     }
 

@@ -1,5 +1,5 @@
-//! The body that both attach modes share: count, filter, fill, submit. Its first half is also that of
-//! `tally`.
+//! The body that both attach modes share: count, filter, fill, submit. `tally` shares the first two
+//! steps.
 
 use aya_ebpf::{
     EbpfContext,
@@ -19,13 +19,13 @@ use crate::{
 /// `IPPROTO_TCP`.
 const TCP: u16 = 6;
 
-/// One call of the tracepoint, as an attach mode sees it.
+/// One call of the tracepoint, as one attach mode sees it.
 pub(crate) trait Transition {
     /// `sk_protocol`.
     fn protocol(&self) -> u16;
-    /// Whether the network namespace is the one asked for; true where it cannot be known.
+    /// Whether the network namespace is the selected one; true if it cannot be read.
     fn keeps_netns(&self) -> bool;
-    /// Whether the socket is in the cgroup asked for, or below; true where it cannot be known.
+    /// Whether the socket is in the selected cgroup or below it; true if that cannot be decided.
     fn keeps_cgroup(&self) -> bool;
     /// Ports, family and states.
     fn key(&self) -> Key;
@@ -33,8 +33,8 @@ pub(crate) trait Transition {
     fn addresses(&self, family: u8) -> ([u64; 2], [u64; 2]);
     /// Kernel address of the socket.
     fn skaddr(&self) -> u64;
-    /// Fills what only this attach mode knows: `cookie` to `bytes_received`, `netns`, `uid`,
-    /// `srtt_us`, `retransmits`, `error`; returns the [`flags`] that say so.
+    /// Fills the fields that depend on the attach mode: `cookie` to `bytes_received`, `netns`, `uid`,
+    /// `srtt_us`, `retransmits`, `error`. Returns the [`flags`] that say which of them are valid.
     ///
     /// # Safety
     ///
@@ -42,18 +42,18 @@ pub(crate) trait Transition {
     unsafe fn fill(&self, key: &Key, record: *mut Record) -> u8;
 }
 
-/// Adds one. Since Linux 6.1 the program does not run twice at once on a CPU (the kernel skips the inner
-/// run and counts it as a recursion miss), so a plain add on a per-CPU value loses nothing. Before, a
-/// run inside this very instruction pair would lose one count; the target has no atomic add to use.
+/// Increments a per-CPU counter. Since Linux 6.1 the kernel prevents recursion (it skips a nested run on the
+/// same CPU and counts a recursion miss), so a plain add loses nothing. Before 6.1, a run nested between
+/// the load and the store would lose one count; the target has no atomic add to use.
 macro_rules! count {
     ($counters:ident.$field:ident) => {
-        // SAFETY: the map lookup gave a valid pointer to this CPU's value.
+        // SAFETY: the map lookup returned a valid pointer to this CPU's value.
         unsafe { (*$counters).$field += 1 }
     };
 }
 pub(crate) use count;
 
-/// Counts the run: the books of this CPU, if the transition is one of TCP.
+/// Counts the run. Returns this CPU's counters if the socket is a TCP socket.
 #[inline(always)]
 pub(crate) fn begin<T: Transition>(transition: &T) -> Option<*mut Counters> {
     let counters: *mut Counters = COUNTERS.get_ptr_mut(0)?;
@@ -65,7 +65,7 @@ pub(crate) fn begin<T: Transition>(transition: &T) -> Option<*mut Counters> {
     Some(counters)
 }
 
-/// Counts the run, and reads the clock as the other bodies do.
+/// Counts the run and reads the clock, as the other bodies do.
 #[inline(always)]
 pub(crate) fn read_clock<T: Transition>(transition: &T) {
     if let Some(counters) = begin(transition) {
@@ -75,7 +75,7 @@ pub(crate) fn read_clock<T: Transition>(transition: &T) {
     }
 }
 
-/// Whether the filters keep the transition; if not, it is counted.
+/// Whether the filters keep the transition; counts it as filtered if they do not.
 #[inline(always)]
 pub(crate) fn keeps<T: Transition>(transition: &T, key: &Key, counters: *mut Counters) -> bool {
     if !transition.keeps_netns() {
@@ -97,6 +97,7 @@ pub(crate) fn keeps<T: Transition>(transition: &T, key: &Key, counters: *mut Cou
     true
 }
 
+/// Counts the run, applies the filters, and submits a record of the transition.
 #[inline(always)]
 pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
     let Some(counters) = begin(transition) else {
@@ -106,7 +107,7 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
     if config!(has_filter) != 0 && !keeps(transition, &key, counters) {
         return;
     }
-    // The time of the transition, not of the moment in which the ring gave us room.
+    // Before the reservation, so that a wait for the ring's lock does not delay the timestamp.
     // SAFETY: the helper has no preconditions.
     let ts_ns = unsafe { bpf_ktime_get_ns() };
     let Some(mut entry) = RING.reserve::<Record>(0) else {
@@ -114,8 +115,7 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
         return;
     };
     let record = entry.as_mut_ptr();
-    // SAFETY: `record` points at the reserved entry, which is as large as a `Record` and ours until
-    // it is submitted; all of it is written.
+    // SAFETY: `record` points to the reserved `Record`, ours until it is submitted; every field is written.
     unsafe {
         (*record).ts_ns = ts_ns;
         (*record).skaddr = transition.skaddr();
@@ -135,23 +135,23 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
         ctx,
         "{} -> {} lport {} rport {}", key.oldstate.0, key.newstate.0, key.lport, key.rport
     );
-    // SAFETY: the map lookup gave a valid pointer to this CPU's value.
+    // SAFETY: the map lookup returned a valid pointer to this CPU's value.
     let submitted = unsafe { (*counters).submitted };
     entry.submit(wakeup(submitted));
     count!(counters.submitted);
 }
 
-/// Fills `pid` and `comm` where the running task is the one that acts on the socket.
+/// Fills `pid` and `comm` if the running task is the one that acts on the socket.
 ///
 /// # Safety
 ///
 /// `record` is valid for writes.
 #[inline(always)]
 unsafe fn process(oldstate: State, newstate: State, record: *mut Record) -> u8 {
-    // SAFETY: the caller vouches for `record`.
+    // SAFETY: `record` is valid for writes, as the caller guarantees.
     let comm = unsafe { &raw mut (*record).comm }.cast::<[u64; 2]>();
     if !in_process(oldstate, newstate) {
-        // SAFETY: as above; the task is not read.
+        // SAFETY: as above.
         unsafe {
             (*record).pid = 0;
             comm.write([0; 2]);
@@ -159,7 +159,7 @@ unsafe fn process(oldstate: State, newstate: State, record: *mut Record) -> u8 {
         return 0;
     }
     if config!(has_task_btf) != 0 {
-        // Two direct loads instead of two helpers.
+        // One helper call and two direct loads, cheaper than two helper calls.
         // SAFETY: the verifier checks these loads against the type of the task.
         unsafe {
             let task = generated::bpf_get_current_task_btf().cast::<u8>();
@@ -167,7 +167,7 @@ unsafe fn process(oldstate: State, newstate: State, record: *mut Record) -> u8 {
             comm.write(load(task, config!(offsets.task_comm)));
         }
     } else {
-        // SAFETY: `comm` is 16 bytes long; the helper always ends it with a NUL.
+        // SAFETY: `comm` is 16 bytes long; the helper always NUL-terminates it.
         unsafe {
             (*record).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
             comm.write([0; 2]);
@@ -177,27 +177,27 @@ unsafe fn process(oldstate: State, newstate: State, record: *mut Record) -> u8 {
     flags::PROCESS
 }
 
-/// Reads a `T` at a constant offset of a kernel structure.
+/// Reads a `T` at a constant offset in a kernel structure by a direct load.
 ///
 /// # Safety
 ///
-/// The verifier checks the load against the structure's type; where it may not hold an address, the
-/// kernel turns a fault into zeros.
+/// The verifier checks the load against the structure's type; where the pointer may be invalid, the kernel
+/// turns a fault into zeros.
 #[inline(always)]
 pub(crate) unsafe fn load<T: Copy>(base: *const u8, offset: u32) -> T {
     // SAFETY: see above.
     unsafe { core::ptr::read_volatile(base.add(offset as usize).cast::<T>()) }
 }
 
-/// Whether this record is the one that wakes the reader.
+/// The flags for submitting a record: whether it wakes the reader.
 ///
-/// A wakeup at every record costs twenty times the record. So: none while the reader looks by itself
-/// every few milliseconds; one when it has gone to sleep because nothing happened; and one each time
-/// that another `wake_bytes` have piled up, so that a storm does not wait for the reader's tick.
+/// A wakeup costs twenty times as much as a record. So there is none while the reader polls the ring every few
+/// milliseconds; one when the reader sleeps because nothing happened; and one each time that another
+/// `wake_bytes` have accumulated, so that a burst does not wait for the reader's next poll.
 #[inline(always)]
 fn wakeup(submitted: u64) -> u64 {
     if let Some(sleeps) = READER_SLEEPS.get_ptr_mut(0) {
-        // SAFETY: the map lookup gave a valid pointer. Two CPUs may both see the 1: the reader is
+        // SAFETY: the map lookup returned a valid pointer. Two CPUs may both read the 1; the reader is
         // then woken twice.
         unsafe {
             if sleeps.read_volatile() != 0 {

@@ -1,13 +1,13 @@
-//! Which transitions are kept, decided on what the event shows.
+//! The filters of the kernel side, which see only the transition itself.
 //!
-//! What cannot be decided yet ([`tcpstate_common::filter`]) is kept: the socket's next transition settles it, in
-//! user space or in `tally`.
+//! A transition that cannot be decided on yet ([`tcpstate_common::filter`]) is kept: the socket's next transition
+//! settles it, in user space or in `tally`.
 
 use tcpstate_common::{filter::Key, record::AF_INET};
 
 use crate::maps::{LOCAL_PORTS, PORTS, REMOTE_PORTS, config};
 
-/// Whether the ports are among those asked for.
+/// Whether the ports pass the filters.
 #[inline(always)]
 pub(crate) fn keeps_ports(key: &Key) -> bool {
     let to_come = key.ports_to_come();
@@ -27,7 +27,7 @@ pub(crate) fn keeps_ports(key: &Key) -> bool {
     true
 }
 
-/// Whether the address family is the one asked for.
+/// Whether the address family passes the filter.
 #[inline(always)]
 pub(crate) fn keeps_family(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u64; 2])) -> bool {
     let wanted = config!(filter.family);
@@ -42,7 +42,7 @@ pub(crate) fn keeps_family(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u6
     (wanted == AF_INET) == ipv4 || is_family_to_come(key, (laddr, raddr))
 }
 
-/// Whether a transition that is kept is kept only because nothing can be decided yet.
+/// Whether a kept transition was kept only because the filters cannot decide on it yet.
 #[inline(always)]
 pub(crate) fn is_undecided(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u64; 2])) -> bool {
     let to_come = key.ports_to_come();

@@ -1,4 +1,4 @@
-//! The maps and the read-only globals that user space fills before it loads the programs.
+//! The maps, and the read-only globals that user space sets before it loads the programs.
 
 use core::mem::MaybeUninit;
 
@@ -13,47 +13,46 @@ use tcpstate_common::{
     tally::{Failure, PlaceSet, Row, RowsByPort, Times},
 };
 
-/// The records. User space sets the size.
+/// The ring buffer of records. User space sets its size.
 #[map]
 pub(crate) static RING: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
-/// The books, key 0.
+/// The per-CPU counters, at key 0.
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
-/// Key 0 is 1 while the reader sleeps until it is woken.
+/// Key 0 holds 1 while the reader sleeps and waits for a wakeup.
 #[map]
 pub(crate) static READER_SLEEPS: Array<u32> = Array::with_max_entries(1, 0);
 
-/// SYN-ACKs sent again, by listener.
+/// Retransmitted SYN-ACKs, by listener.
 #[map]
 pub(crate) static SYNACK_RETRANSMITS: PerCpuHashMap<Listener, u64> =
     PerCpuHashMap::with_max_entries(MAX_LISTENERS, 0);
 
-/// Room for a copy of a socket's members, or for its address, key 0. No two runs share it: the kernel does not
-/// run a program of the classic tracepoint inside another one on the same CPU, nor since Linux 6.1 one of a BTF
-/// tracepoint.
+/// A buffer for a copy of a socket's members, or for its address, at key 0. No two runs share it: on one CPU the
+/// kernel does not nest runs of classic tracepoint programs, nor, since Linux 6.1, of a BTF tracepoint program.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<[u64; SCRATCH_BYTES / 8]> =
     PerCpuArray::with_max_entries(1, 0);
 
-// What `tally` keeps. User space sets the sizes, and the smallest ones where it does not run. These are no
-// per-CPU maps: a value of those cannot be as large, nor be mapped, which spares the reader a system call for
-// each; every CPU has its own values all the same.
+// The maps of `tally`. User space sets their sizes; where `tally` does not run they stay minimal. They are not
+// per-CPU maps: per-CPU values can be neither that large nor mapped into memory, and a mapping saves the reader
+// a system call per value. Each CPU has values of its own nevertheless.
 
-/// The sockets, by hash value.
+/// The remembered sockets, by hash value.
 #[map]
 pub(crate) static PLACES: Array<PlaceSet> = Array::with_max_entries(1, 0);
 
-/// Where the ports of each side are counted.
+/// The rows in which the ports of each side are counted.
 #[map]
 pub(crate) static ROWS_BY_PORT: Array<RowsByPort> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 
-/// Numbers of rows that nobody has yet.
+/// The numbers of the free rows.
 #[map]
 pub(crate) static FREE_ROWS: Queue<u32> = Queue::with_max_entries(1, 0);
 
-/// Whose a row is.
+/// The service of each row.
 #[map]
 pub(crate) static SERVICES: Array<u32> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
@@ -61,39 +60,39 @@ pub(crate) static SERVICES: Array<u32> = Array::with_max_entries(1, BPF_F_MMAPAB
 #[map]
 pub(crate) static ROWS: Array<Row> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// The times: all states of the first CPU, then those of the next.
+/// The dwell times: all states of the first CPU, then those of the next.
 #[map]
 pub(crate) static TIMES: Array<Times> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Ends with an error.
+/// Connections that ended with an error.
 #[map]
 pub(crate) static ERRORS: PerCpuHashMap<Failure, u64> = PerCpuHashMap::with_max_entries(1, 0);
 
-/// Adds one to the count of a key, if it has an entry.
+/// Increments the count of a key. Returns false if the key has no entry.
 #[inline(always)]
 pub(crate) fn add<K>(map: &PerCpuHashMap<K, u64>, key: &K) -> bool {
     let Some(count) = map.get_ptr_mut(key) else {
         return false;
     };
-    // SAFETY: the map lookup gave a valid pointer to this CPU's value.
+    // SAFETY: the map lookup returned a valid pointer to this CPU's value.
     unsafe { *count += 1 };
     true
 }
 
-/// Adds one to the count of a key, and makes an entry for it if it has none. Returns false if there is no room.
+/// Increments the count of a key, inserting an entry if it has none. Returns false if the map is full.
 #[inline(always)]
 pub(crate) fn add_or_insert<K>(map: &PerCpuHashMap<K, u64>, key: &K) -> bool {
     if add(map, key) {
         return true;
     }
-    // Another CPU may have made the entry meanwhile.
+    // Another CPU may have inserted the entry in the meantime.
     let _ = map.insert(key, 0, u64::from(BPF_NOEXIST));
     add(map, key)
 }
 
-/// A global that user space sets before the load and nobody changes after it.
+/// A read-only global (`.rodata`): user space sets it before the load, and it never changes afterwards.
 ///
-/// Reads are volatile: the value is not the one that the compiler sees.
+/// Reads are volatile: the value at run time is not the one that the compiler sees.
 #[repr(transparent)]
 pub(crate) struct ReadOnly<T>(MaybeUninit<T>);
 
@@ -117,7 +116,7 @@ pub(crate) static REMOTE_PORTS: ReadOnly<PortBitmap> = ReadOnly::zeroed();
 #[unsafe(no_mangle)]
 pub(crate) static PORTS: ReadOnly<PortBitmap> = ReadOnly::zeroed();
 
-/// Reads one field of [`CONFIG`], by its path.
+/// Reads one field of [`CONFIG`], given by its path.
 macro_rules! config {
     ($($path:ident).+) => {
         $crate::maps::config_at(
@@ -131,8 +130,8 @@ pub(crate) use config;
 /// Reads the field of [`CONFIG`] at `offset`; `_field` only names its type.
 #[inline(always)]
 pub(crate) fn config_at<T: Copy>(offset: usize, _field: fn(&Config) -> T) -> T {
-    // SAFETY: `config!`, the only caller, gives the offset of a field of this type, an integer; the
-    // static is never written.
+    // SAFETY: the callers, `config!` and `span`, pass the offset of a field of this type, an integer;
+    // the static is never written.
     unsafe { core::ptr::read_volatile(CONFIG.as_ptr().cast::<u8>().add(offset).cast::<T>()) }
 }
 
@@ -157,7 +156,7 @@ impl ReadOnly<PortBitmap> {
     #[inline(always)]
     pub(crate) fn contains(&self, port: u16) -> bool {
         let word = usize::from(port >> 6);
-        // The verifier wants to see the bound; the compiler knows that it holds.
+        // Shows the verifier the bound, which always holds.
         let word = word & (PORT_WORDS - 1);
         // SAFETY: `word` is below `PORT_WORDS`, and the static is never written.
         let bits = unsafe { core::ptr::read_volatile(self.as_ptr().cast::<u64>().add(word)) };

@@ -1,4 +1,4 @@
-//! A socket as a BTF tracepoint sees it: a pointer that the verifier knows the type of, read by direct loads.
+//! Sockets as a BTF tracepoint sees them: pointers whose type the verifier knows, read by direct loads.
 //!
 //! *Source:* `include/trace/events/sock.h`: `TP_PROTO(const struct sock *sk, const int oldstate,
 //! const int newstate)`.
@@ -22,14 +22,14 @@ use crate::{
 /// One call of the tracepoint `inet_sock_set_state`.
 pub(crate) struct Call {
     sk: *const u8,
-    /// The same socket as a `struct tcp_sock`; null if it is none, or was not asked for.
+    /// The same socket as a `struct tcp_sock`; null if it is none, or before [`Call::with_tcp`].
     tcp: *const u8,
     oldstate: State,
     newstate: State,
 }
 
 impl Call {
-    /// The arguments of the tracepoint.
+    /// Reads the arguments of the tracepoint.
     #[inline(always)]
     pub(crate) fn new(ctx: &BtfTracePointContext) -> Self {
         Self {
@@ -40,7 +40,8 @@ impl Call {
         }
     }
 
-    /// With what takes a call to find: the local port at `-> CLOSE`, and all that is counted of a connection.
+    /// Adds the `struct tcp_sock`, which takes a helper call: it has the local port at `-> CLOSE` and the
+    /// connection's counters.
     #[inline(always)]
     pub(crate) fn with_tcp(&self) -> Self {
         Self {
@@ -62,7 +63,7 @@ impl Call {
         self.sk::<u32>(config!(offsets.sk_err)) as u16
     }
 
-    /// The bits of [`flags`] that the socket's own flags and its shutdowns give.
+    /// The bits of [`flags`] that come from `sk_flags` and `sk_shutdown`.
     #[inline(always)]
     pub(crate) fn flags(&self) -> u8 {
         flags::of_socket(
@@ -74,7 +75,7 @@ impl Call {
     #[inline(always)]
     fn netns(&self) -> u32 {
         let net: *const u8 = self.sk(config!(offsets.sk_net));
-        // SAFETY: a pointer that the verifier knows the type of.
+        // SAFETY: a pointer whose type the verifier knows.
         unsafe { load(net, config!(offsets.net_inum)) }
     }
 
@@ -84,14 +85,14 @@ impl Call {
             return 0;
         }
         let cgroup: *const u8 = self.sk(config!(offsets.sk_cgroup));
-        // SAFETY: pointers that the verifier knows the types of; a null one reads as 0.
+        // SAFETY: pointers whose types the verifier knows; a null pointer reads as 0.
         unsafe {
             let kn: *const u8 = load(cgroup, config!(offsets.cgroup_kn));
             load(kn, config!(offsets.kn_id))
         }
     }
 
-    /// Reads a `T` in the `struct sock`.
+    /// Reads a `T` from the `struct sock`.
     #[inline(always)]
     fn sk<T: Copy>(&self, offset: u32) -> T {
         // SAFETY: `sk` is the tracepoint's argument.
@@ -119,7 +120,7 @@ impl Transition for Call {
         }
         let mut cgroup: *const u8 = self.sk(config!(offsets.sk_cgroup));
         for _ in 0..MAX_CGROUP_DEPTH {
-            // SAFETY: pointers that the verifier knows the types of; a null one reads as 0.
+            // SAFETY: pointers whose types the verifier knows; a null pointer reads as 0.
             unsafe {
                 let kn: *const u8 = load(cgroup, config!(offsets.cgroup_kn));
                 if load::<u64>(kn, config!(offsets.kn_id)) == wanted {
@@ -138,7 +139,7 @@ impl Transition for Call {
     #[inline(always)]
     fn key(&self) -> Key {
         let tcp = self.tcp;
-        // `skc_num` is already 0 at -> CLOSE, `inet_sport` is not.
+        // At `-> CLOSE`, `skc_num` is already 0, but `inet_sport` is not.
         let lport = if tcp.is_null() {
             self.sk(config!(offsets.sk_num))
         } else {
@@ -183,7 +184,7 @@ impl Transition for Call {
     #[inline(always)]
     unsafe fn fill(&self, key: &Key, record: *mut Record) -> u8 {
         let mut known = flags::SOCKET;
-        // SAFETY: the caller vouches for `record`.
+        // SAFETY: `record` is valid for writes, as the caller guarantees.
         unsafe {
             (*record).netns = self.netns();
             (*record).uid = self.sk(config!(offsets.sk_uid));
@@ -191,12 +192,12 @@ impl Transition for Call {
             known |= self.flags();
             (*record).cgroup = self.cgroup();
 
-            // Older kernels copy the request's cookie into a child together with its remote port, after
-            // this transition (`inet_csk_clone_lock`): a cookie made here would not last. Later kernels do
-            // it before, and then the remote port is there too.
+            // Older kernels copy the request socket's cookie and remote port into a child only after this
+            // transition (`inet_csk_clone_lock`), and would overwrite a cookie made here. Later kernels copy
+            // both before it, so the remote port is already set.
             (*record).cookie = 0;
             if config!(has_cookie) != 0 && !key.ports_to_come().rport {
-                // A socket has none until somebody asks for it; only then is the helper wanted.
+                // The helper makes a cookie for a socket that has none yet; otherwise a load will do.
                 let mut cookie: u64 = self.sk(config!(offsets.sk_cookie));
                 if cookie == 0 {
                     cookie = bpf_get_socket_cookie(self.sk.cast_mut().cast());
@@ -214,7 +215,7 @@ impl Transition for Call {
             } else {
                 (*record).bytes_sent = load(tcp, config!(offsets.tcp_bytes_sent));
                 (*record).bytes_received = load(tcp, config!(offsets.tcp_bytes_received));
-                // The kernel keeps eight times the value.
+                // The kernel stores eight times the value.
                 (*record).srtt_us = load::<u32>(tcp, config!(offsets.tcp_srtt_us)) >> 3;
                 (*record).retransmits = load(tcp, config!(offsets.tcp_total_retrans));
                 known |= flags::TCP;

@@ -1,7 +1,7 @@
-//! SYN-ACKs that were sent again: counted by network namespace and port of the listener.
+//! Counts retransmitted SYN-ACKs by network namespace and port of the listener.
 //!
-//! They tell of handshakes that do not complete, which are no transitions. Rare, in a timer or for a
-//! SYN that came again: nothing here needs to be fast.
+//! They reveal handshakes that do not complete, which no transition shows. They are rare, caused by a timer or by
+//! a retransmitted SYN, so nothing here needs to be fast.
 //!
 //! *Source:* `include/trace/events/tcp.h`, `tcp_retransmit_synack`: `TP_PROTO(const struct sock *sk, const
 //! struct request_sock *req)`; `tcp_rtx_synack` in `net/ipv4/tcp_output.c`.
@@ -14,11 +14,11 @@ use crate::{
     maps::{SYNACK_RETRANSMITS, add, add_or_insert, config},
 };
 
-/// The program.
+/// Counts one retransmitted SYN-ACK.
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 pub(crate) fn synack_btf(ctx: BtfTracePointContext) -> i32 {
     let sk = ctx.arg::<*const u8>(0);
-    // SAFETY: `sk` is the tracepoint's argument, and what it points at is known to the verifier.
+    // SAFETY: `sk` is the tracepoint's argument, and the verifier knows the types of both pointers.
     let listener = unsafe {
         let net: *const u8 = load(sk, config!(offsets.sk_net));
         Listener {
@@ -28,7 +28,7 @@ pub(crate) fn synack_btf(ctx: BtfTracePointContext) -> i32 {
         }
     };
     if !add_or_insert(&SYNACK_RETRANSMITS, &listener) {
-        // There is no room, and user space has made an entry for that.
+        // The map is full. User space has inserted the entry for this case.
         add(&SYNACK_RETRANSMITS, &Listener::OTHER);
     }
     0

@@ -1,12 +1,12 @@
-//! Counting in the kernel: what `rates --in-kernel` shows is added up here, and nothing is streamed.
+//! Counting in the kernel, for `rates --in-kernel`: transitions are counted in maps, and nothing is streamed.
 //!
-//! Of each socket a place remembers since when it is in its state, and where its transitions are counted
-//! ([`places`]); which service that is stands in [`services`], and the counts in [`counts`].
+//! For each socket, a place remembers the time of its last transition and the row that counts its transitions
+//! ([`places`]). [`services`] assigns rows to services, and [`counts`] updates the counts.
 //!
-//! There is no lock and no atomic instruction: counts belong to one CPU, transitions of a socket come one
-//! after the other, and a place that two sockets took at once gives itself away (`Place::check`). Before
-//! Linux 6.1 a run can be interrupted by another one on its CPU, and what hits it between a load and its store
-//! is lost, as with all counts (`emit`); the books then do not balance, and say so.
+//! There are no locks and no atomic instructions: each CPU has counts of its own, the transitions of a socket are
+//! serialized, and a digest (`Place::check`) reveals a place that two sockets took at the same time. Before
+//! Linux 6.1, one run can interrupt another on the same CPU; an update made between a load and its store is then
+//! lost, as with all counts (`emit`), and the books show it by not balancing.
 
 mod counts;
 mod places;
@@ -51,7 +51,7 @@ pub(crate) fn count(call: &Call) {
         }
         _ => change.add_up(call),
     });
-    // No map is ever without the values that were looked up; the verifier wants to see it.
+    // The lookups never fail, but the verifier requires the checks.
     if counted.is_some() {
         count!(counters.submitted);
     } else {
@@ -59,17 +59,17 @@ pub(crate) fn count(call: &Call) {
     }
 }
 
-/// What the filters make of a transition.
+/// The filters' verdict on a transition.
 enum Verdict {
-    /// It is wanted.
+    /// It passes.
     Kept,
-    /// It is wanted or not, the socket's next one tells.
+    /// The socket's next transition decides.
     Undecided,
-    /// It is not, and is counted as such.
+    /// It does not pass, and has been counted as filtered.
     Filtered,
 }
 
-/// Asks the filters, if there are any.
+/// Applies the filters, if there are any.
 #[inline(always)]
 fn judge(call: &Call, counters: *mut Counters) -> Verdict {
     if config!(has_filter) == 0 {
@@ -78,8 +78,8 @@ fn judge(call: &Call, counters: *mut Counters) -> Verdict {
     let call = call.with_tcp();
     let key = call.key();
     if !emit::keeps(&call, &key, counters) {
-        // Only these may have left its first transition undecided. The place would be held by a socket of
-        // which no other transition is kept.
+        // Only these filters leave a first transition undecided. No further transition of this socket is kept,
+        // so nothing else would free its place.
         if config!(filter.lport) != 0
             || config!(filter.rport) != 0
             || config!(filter.port) != 0
@@ -96,7 +96,7 @@ fn judge(call: &Call, counters: *mut Counters) -> Verdict {
     }
 }
 
-/// Forgets a socket.
+/// Forgets the socket.
 #[inline(always)]
 fn forget(call: &Call) {
     if let Some(slot) = Slot::of(call) {
@@ -104,24 +104,24 @@ fn forget(call: &Call) {
     }
 }
 
-/// A transition that is counted, and where.
+/// A transition to count, and where to count it.
 struct Change {
     oldstate: State,
     newstate: State,
     now_ns: u64,
     cpu: Cpu,
-    /// Where this CPU counts what belongs to no service.
+    /// This CPU's row for transitions that belong to no service.
     unsettled: *mut Row,
     slot: Slot,
 }
 
-/// What is known of a socket before its transition.
+/// The facts known about a socket before its transition.
 struct Past {
     /// The row in which its transitions are counted.
     row: u32,
-    /// How long it was in its state.
+    /// Its time in the state that it leaves.
     dwell_ns: Option<u64>,
-    /// The state from which it came into that one, if that transition is still to be counted.
+    /// The state before that one, if the transition between the two has not been counted yet.
     earlier: Option<State>,
 }
 
@@ -140,15 +140,15 @@ impl Change {
         })
     }
 
-    /// Leaves it to the socket's next transition to count this one too. If none is kept, it stays undecided.
+    /// Leaves the counting to the socket's next transition. If none is kept, this one stays undecided.
     #[inline(always)]
     fn postpone(&self) {
         self.remember(0, true);
-        // SAFETY: the map lookup gave a valid pointer.
+        // SAFETY: the map lookup returned a valid pointer.
         unsafe { (*self.unsettled).pending += 1 };
     }
 
-    /// Counts it.
+    /// Counts the transition, and the postponed one before it.
     #[inline(always)]
     fn add_up(&self, call: &Call) -> Option<()> {
         let past = self.past(call);
@@ -168,7 +168,7 @@ impl Change {
         Some(())
     }
 
-    /// Looks up what is known. Most transitions need no ports: where they are counted is remembered.
+    /// Looks up the facts. Most transitions need no ports, because the row is remembered.
     #[inline(always)]
     fn past(&self, call: &Call) -> Past {
         let key = || call.with_tcp().key();
@@ -180,7 +180,7 @@ impl Change {
         if begins(self.oldstate, self.newstate) {
             only(row_of(role_that_begins(self.newstate), &key()))
         } else if self.oldstate.0 == State::CLOSE.0 {
-            // CLOSE -> CLOSE: it says nothing of any connection.
+            // CLOSE -> CLOSE, which concerns no connection.
             only(row::UNKNOWN)
         } else if let Some(place) = self.slot.place() {
             self.past_at(&place, key)
@@ -190,10 +190,10 @@ impl Change {
         }
     }
 
-    /// The same of a socket that is remembered.
+    /// The facts about a remembered socket.
     #[inline(always)]
     fn past_at(&self, place: &Place, key: impl FnOnce() -> Key) -> Past {
-        // Clocks of two CPUs may be a little apart.
+        // The clocks of two CPUs may differ slightly.
         let dwell_ns =
             (place.state.0 == self.oldstate.0).then(|| self.now_ns.saturating_sub(place.since_ns));
         if place.pending == 0 {
@@ -217,16 +217,16 @@ impl Change {
             .slot
             .put(self.now_ns, row as u16, self.newstate, is_pending);
         if forgot_another {
-            // SAFETY: the map lookup gave a valid pointer.
+            // SAFETY: the map lookup returned a valid pointer.
             unsafe { (*self.unsettled).forgotten += 1 };
         }
     }
 
-    /// Counts the transition, and the one that was postponed. Returns the index of the state before.
+    /// Updates the counts of transitions. Returns the index of the state before.
     #[inline(always)]
     fn count_transition(&self, counts: *mut Row, earlier: Option<State>) -> usize {
         let (from, to) = (index(self.oldstate), index(self.newstate));
-        // SAFETY: the map lookups gave valid pointers; the indices are below STATES.
+        // SAFETY: the map lookups returned valid pointers; the indices are below `STATES`.
         unsafe {
             (*counts).transitions[from][to] += 1;
             if let Some(earlier) = earlier {
@@ -237,8 +237,8 @@ impl Change {
         from
     }
 
-    /// Counts how a connection ended with this transition to CLOSE. Returns whether it stays in its state all
-    /// the same.
+    /// Counts the end of a connection, at a transition to CLOSE. Returns whether the connection stays in its state
+    /// nevertheless.
     #[inline(always)]
     fn count_end(&self, call: &Call, counts: *mut Row, row: u32) -> bool {
         let (error, known) = (call.error(), call.flags());
@@ -249,13 +249,13 @@ impl Change {
     }
 }
 
-/// Whether a socket begins something new: a connection, or to listen.
+/// Whether a connection or a listener begins.
 #[inline(always)]
 fn begins(oldstate: State, newstate: State) -> bool {
     opens(oldstate, newstate) || matches!((oldstate, newstate), (State::CLOSE, State::LISTEN))
 }
 
-/// The state before the one with which a connection, or a listener, begins.
+/// The state before the first state of a connection or a listener.
 #[inline(always)]
 fn before(state: State) -> State {
     if state.0 == State::SYN_RECV.0 {

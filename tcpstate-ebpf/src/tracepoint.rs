@@ -1,15 +1,15 @@
-//! The classic tracepoint: what its record carries, and, where the kernel's BTF says where to look, what
-//! the socket tells that it points at.
+//! The classic tracepoint: the fields of its record and, where the kernel's BTF gives the offsets, the members of
+//! the socket that the record points to.
 //!
-//! The address in the record is only a number to the verifier, so the socket is read by
-//! `bpf_probe_read_kernel`. A call costs more than what it copies: members that are near each other are
-//! copied at once, user space says which (`SocketCopy`). There is no cookie here: a socket has
-//! none until somebody asks for it, only the kernel can make one, and an identity that appears in
-//! the middle of a connection is none.
+//! To the verifier the address in the record is a scalar, so the socket is read with the helper
+//! `bpf_probe_read_kernel`. A call costs more than the bytes that it copies, so members near each other are
+//! copied together, in spans that user space chooses (`SocketCopy`). There is no cookie in this mode: a socket
+//! has none until it is requested, no helper can make one from a scalar, and an identity that appears in the
+//! middle of a connection is useless.
 //!
-//! The verifier refuses a load from a tracepoint's context at an offset that stands in a register,
-//! even a constant one ("dereference of modified ctx ptr"), so the layouts that exist are compiled
-//! in, one program each, and user space picks the one that the host's `format` file describes.
+//! The verifier rejects a load from a tracepoint's context at an offset held in a register, even a constant
+//! one ("dereference of modified ctx ptr"). So each existing layout has a program of its own, and user space
+//! picks the one that matches the host's `format` file.
 
 use core::mem::{MaybeUninit, offset_of};
 
@@ -43,7 +43,7 @@ pub(crate) fn tcpstate_tp_lazy(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// Nothing: the floor that the cost of the others is measured against.
+/// Does nothing: the floor against which the cost of the other programs is measured.
 #[tracepoint]
 pub(crate) fn empty_tp(_ctx: TracePointContext) -> u32 {
     0
@@ -51,7 +51,7 @@ pub(crate) fn empty_tp(_ctx: TracePointContext) -> u32 {
 
 struct Call<'a, const BASE: u32>(&'a TracePointContext);
 
-/// Reads a field of the tracepoint's record, at an offset that is an immediate.
+/// Reads a field of the tracepoint's record at an immediate offset.
 macro_rules! field {
     ($call:ident.$field:ident as $type:ty) => {
         field!($call.$field as $type, 0)
@@ -77,13 +77,13 @@ impl<const BASE: u32> Transition for Call<'_, BASE> {
             return true;
         }
         let net: u64 = read(self.skaddr(), config!(offsets.sk_net)).unwrap_or(0);
-        // What cannot be read is kept, as with what is not known yet.
+        // A namespace that cannot be read is kept, like everything that is not known yet.
         read(net, config!(offsets.net_inum)).is_none_or(|netns: u32| netns == wanted)
     }
 
     #[inline(always)]
     fn keeps_cgroup(&self) -> bool {
-        // Four calls for each level cost more than a record that user space drops.
+        // Four helper calls per level cost more than a record that user space drops.
         true
     }
 
@@ -100,7 +100,7 @@ impl<const BASE: u32> Transition for Call<'_, BASE> {
 
     #[inline(always)]
     fn addresses(&self, _family: u8) -> ([u64; 2], [u64; 2]) {
-        // The kernel fills these for IPv4 too, as v4-mapped.
+        // The kernel sets these for IPv4 too, as v4-mapped addresses.
         (
             [
                 field!(self.saddr_v6 as u64),
@@ -120,7 +120,7 @@ impl<const BASE: u32> Transition for Call<'_, BASE> {
 
     #[inline(always)]
     unsafe fn fill(&self, _key: &Key, record: *mut Record) -> u8 {
-        // SAFETY: the caller vouches for `record`.
+        // SAFETY: `record` is valid for writes, as the caller guarantees.
         unsafe {
             (*record).cookie = 0;
             (*record).cgroup = 0;
@@ -135,12 +135,13 @@ impl<const BASE: u32> Transition for Call<'_, BASE> {
         if config!(reads_socket) == 0 {
             return 0;
         }
-        // SAFETY: the caller vouches for `record`.
+        // SAFETY: `record` is valid for writes, as the caller guarantees.
         unsafe { copy_socket(self.skaddr(), record) }.unwrap_or(0)
     }
 }
 
-/// Fills what the socket tells, and returns the [`flags`] that say so; `None` where it cannot be read.
+/// Fills the fields that come from the socket. Returns the [`flags`] that say which of them are valid; `None` if
+/// the socket cannot be read.
 ///
 /// # Safety
 ///
@@ -151,7 +152,7 @@ unsafe fn copy_socket(sk: u64, record: *mut Record) -> Option<u8> {
     for index in 0..MAX_SPANS {
         let span = span(index);
         if span.bytes != 0 {
-            // SAFETY: user space made the spans so that they fit, and the verifier checks it.
+            // SAFETY: user space chose spans that fit into the copy, and the verifier checks it.
             let failed = unsafe {
                 bpf_probe_read_kernel(
                     copy.add(span.to as usize).cast_mut().cast(),
@@ -164,8 +165,8 @@ unsafe fn copy_socket(sk: u64, record: *mut Record) -> Option<u8> {
             }
         }
     }
-    // SAFETY: the places are inside of the copy, which the verifier checks; the caller vouches for
-    // `record`.
+    // SAFETY: the offsets are inside the copy, which the verifier checks; `record` is valid for writes,
+    // as the caller guarantees.
     unsafe {
         (*record).netns = read(load(copy, config!(copy.sk_net)), config!(offsets.net_inum))?;
         (*record).uid = load(copy, config!(copy.sk_uid));
@@ -179,7 +180,7 @@ unsafe fn copy_socket(sk: u64, record: *mut Record) -> Option<u8> {
         }
         (*record).bytes_sent = load(copy, config!(copy.tcp_bytes_sent));
         (*record).bytes_received = load(copy, config!(copy.tcp_bytes_received));
-        // The kernel keeps eight times the value.
+        // The kernel stores eight times the value.
         (*record).srtt_us = load::<u32>(copy, config!(copy.tcp_srtt_us)) >> 3;
         (*record).retransmits = load(copy, config!(copy.tcp_total_retrans));
         let own = flags::of_socket(
@@ -190,11 +191,11 @@ unsafe fn copy_socket(sk: u64, record: *mut Record) -> Option<u8> {
     }
 }
 
-/// Reads a `T` in a kernel structure at an address that the verifier knows nothing of.
+/// Reads a `T` from a kernel structure at an address that is a scalar to the verifier; `None` on a fault.
 #[inline(always)]
 fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
-    // SAFETY: the helper writes all of `value`, zeros where it fails.
+    // SAFETY: the helper writes all of `value`, zeros if it fails.
     unsafe {
         let source = (base + u64::from(offset)) as *const _;
         let failed =

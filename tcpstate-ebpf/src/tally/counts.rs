@@ -1,4 +1,4 @@
-//! The counts of a CPU: transitions and ends by row, times by state.
+//! The counts of a CPU: transitions and ends by row, dwell times by state.
 
 use core::hint::black_box;
 
@@ -11,7 +11,7 @@ use tcpstate_common::{
 
 use crate::maps::{ERRORS, ROWS, TIMES, add_or_insert, config};
 
-/// The CPU that counts.
+/// The CPU on which the program runs.
 #[derive(Clone, Copy)]
 pub(super) struct Cpu(u32);
 
@@ -22,13 +22,13 @@ impl Cpu {
         Self(unsafe { bpf_get_smp_processor_id() } as u32)
     }
 
-    /// One of its rows.
+    /// One of this CPU's rows.
     #[inline(always)]
     pub(super) fn row(self, number: u32) -> Option<*mut Row> {
         ROWS.get_ptr_mut(row_index(self.0, config!(rows), number))
     }
 
-    /// A connection was in this state for so long.
+    /// Counts the time that a connection spent in a state.
     #[inline(always)]
     pub(super) fn spent(self, state: usize, duration_ns: u64) {
         let Some(times): Option<*mut Times> = TIMES.get_ptr_mut(times_index(self.0, state)) else {
@@ -37,10 +37,10 @@ impl Cpu {
         let (octave, part) = bucket_of(duration_ns);
         let bucket = bucket_number(octave, part);
         if bucket >= BUCKETS {
-            // It cannot be; the verifier does not know.
+            // Never true, but the verifier requires the check.
             return;
         }
-        // SAFETY: the map lookup gave a valid pointer.
+        // SAFETY: the map lookup returned a valid pointer.
         unsafe {
             (*times).octaves |= 1 << octave;
             (*times).buckets[bucket] += 1;
@@ -48,8 +48,8 @@ impl Cpu {
     }
 }
 
-/// As [`index_of`], in a way that keeps the bound in sight of the verifier: the compiler would compare one
-/// copy of the number and use another.
+/// [`index_of`] with a bound that the verifier can follow: the compiler would otherwise compare one copy of the
+/// number and use another.
 #[inline(always)]
 pub(super) fn index(state: State) -> usize {
     let index = black_box(index_of(state) as u64);
@@ -60,12 +60,12 @@ pub(super) fn index(state: State) -> usize {
     }
 }
 
-/// Counts how a connection ended.
+/// Counts the end of a connection, by its cause.
 #[inline(always)]
 pub(super) fn ended(counts: *mut Row, at: u32, oldstate: State, error: u16, manner: u8) {
     if error == 0 {
         let manner = usize::from(manner) & (MANNERS - 1);
-        // SAFETY: the map lookup gave a valid pointer.
+        // SAFETY: the map lookup returned a valid pointer.
         unsafe { (*counts).ends[index(oldstate)][manner] += 1 };
         return;
     }
@@ -76,6 +76,6 @@ pub(super) fn ended(counts: *mut Row, at: u32, oldstate: State, error: u16, mann
         manner,
         padding: 0,
     };
-    // If there is no room, the cause is counted nowhere; the reader sees that the end has none.
+    // If the map is full, the cause is not counted; the reader sees an end without a cause.
     add_or_insert(&ERRORS, &failure);
 }

@@ -1,8 +1,9 @@
-//! The sockets that are remembered.
+//! The remembered sockets.
 //!
-//! Not in storage of the kernel's at the socket itself: that is allocated and freed with every connection,
-//! which costs more than all the counting. A table of fixed size does neither; what it cannot hold is
-//! forgotten, the oldest of a set first, and counted like a socket that was there before.
+//! Socket storage (`BPF_MAP_TYPE_SK_STORAGE`) would be allocated and freed with every connection, which costs
+//! more than all the counting. A set-associative table of fixed size needs neither. When a set is full, the
+//! socket in it that has not changed for the longest time is forgotten, and from then on counted like one that
+//! existed before the program was attached.
 
 use tcpstate_common::{
     State,
@@ -15,11 +16,11 @@ use crate::{
     socket::Call,
 };
 
-/// Where a socket is remembered, or would be.
+/// The set of places of a socket, and its place in it.
 pub(super) struct Slot {
     skaddr: u64,
     places: *mut PlaceSet,
-    /// Its place in the set; [`WAYS`] if it has none.
+    /// The index of the socket's place; [`WAYS`] if it has none.
     way: u32,
 }
 
@@ -35,13 +36,13 @@ impl Slot {
         })
     }
 
-    /// What is remembered, if it is whole.
+    /// The socket's place, unless another CPU's write has mangled it.
     #[inline(always)]
     pub(super) fn place(&self) -> Option<Place> {
         if self.way >= WAYS as u32 {
             return None;
         }
-        // SAFETY: the map lookup gave a valid pointer.
+        // SAFETY: the map lookup returned a valid pointer.
         let place = unsafe { (*self.places)[self.way as usize & (WAYS - 1)] };
         (place.check == place.digest()).then_some(place)
     }
@@ -50,13 +51,13 @@ impl Slot {
     #[inline(always)]
     pub(super) fn clear(&self) {
         if self.way < WAYS as u32 {
-            // SAFETY: the map lookup gave a valid pointer.
+            // SAFETY: the map lookup returned a valid pointer.
             unsafe { (*self.places)[self.way as usize & (WAYS - 1)].skaddr = 0 };
         }
     }
 
-    /// Remembers the socket: where it was, in a free place, or where the one is that has not changed for the
-    /// longest. Returns whether that one had to be forgotten.
+    /// Remembers the socket: in its own place, in a free one, or in that of the socket that has not changed for
+    /// the longest time. Returns whether that socket had to be forgotten.
     #[inline(always)]
     pub(super) fn put(&self, since_ns: u64, row: u16, state: State, is_pending: bool) -> bool {
         let (way, is_taken) = if self.way < WAYS as u32 {
@@ -73,31 +74,31 @@ impl Slot {
             check: 0,
         };
         place.check = place.digest();
-        // SAFETY: the map lookup gave a valid pointer.
+        // SAFETY: the map lookup returned a valid pointer.
         unsafe { (*self.places)[way as usize & (WAYS - 1)] = place };
         is_taken
     }
 }
 
-/// The socket's address as a number to calculate with. The verifier does not allow that with a pointer; what
-/// comes back from a map is none.
+/// The socket's address as a scalar. The verifier forbids arithmetic such as hashing on a pointer, but a value
+/// read back from a map is a scalar.
 ///
-/// No run shares the map's value between these two instructions: see [`super`].
+/// No other run uses this CPU's value between the two instructions, see [`SCRATCH`].
 #[inline(always)]
 fn as_number(call: &Call) -> Option<u64> {
     let scratch = SCRATCH.get_ptr_mut(0)?.cast::<u64>();
-    // SAFETY: the map lookup gave a valid pointer to this CPU's value.
+    // SAFETY: the map lookup returned a valid pointer to this CPU's value.
     unsafe {
         scratch.write_volatile(call.skaddr());
         Some(scratch.read_volatile())
     }
 }
 
-/// The place of a socket in its set; [`WAYS`] if it has none.
+/// The index of a socket's place in its set; [`WAYS`] if it has none.
 #[inline(always)]
 fn find(places: *const PlaceSet, skaddr: u64) -> u32 {
     for way in 0..WAYS {
-        // SAFETY: the map lookup gave a valid pointer.
+        // SAFETY: the map lookup returned a valid pointer.
         let place = unsafe { &(*places)[way] };
         if place.skaddr == skaddr {
             return way as u32;
@@ -106,12 +107,13 @@ fn find(places: *const PlaceSet, skaddr: u64) -> u32 {
     WAYS as u32
 }
 
-/// A place that is free, or the one that has not changed for the longest; and whether it is taken.
+/// The index of a free place, or else of the place that has not changed for the longest time; and whether it is
+/// taken.
 #[inline(always)]
 fn free_or_oldest(places: *const PlaceSet) -> (u32, bool) {
     let (mut oldest, mut oldest_ns) = (WAYS as u32, u64::MAX);
     for way in 0..WAYS {
-        // SAFETY: the map lookup gave a valid pointer.
+        // SAFETY: the map lookup returned a valid pointer.
         let held = unsafe { &(*places)[way] };
         if held.skaddr == 0 {
             return (way as u32, false);

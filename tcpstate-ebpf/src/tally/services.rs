@@ -1,4 +1,4 @@
-//! Which service a connection belongs to: a role and a port, and the number of the row in which it is counted.
+//! The service of a connection: a role and a port, and the number of the row in which it is counted.
 
 use core::hint::black_box;
 
@@ -10,7 +10,7 @@ use tcpstate_common::{
 
 use crate::maps::{FREE_ROWS, ROWS_BY_PORT, SERVICES, config};
 
-/// Which side a socket is, or neither.
+/// The role of a socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Unknown,
@@ -18,7 +18,7 @@ pub(super) enum Role {
     Server,
 }
 
-/// What a socket is that begins with this state.
+/// The role of a socket whose first transition leads to this state.
 #[inline(always)]
 pub(super) fn role_that_begins(newstate: State) -> Role {
     match newstate {
@@ -28,9 +28,8 @@ pub(super) fn role_that_begins(newstate: State) -> Role {
     }
 }
 
-/// What a socket is that was there before: a client, if it connects; a server, if its port is one where
-/// somebody listens; a client, if the kernel may have chosen its own port and the peer's is none of that
-/// kind.
+/// The role of a socket that is not remembered: a client if it was connecting; a server if its local port is that
+/// of a listener; a client if its local port is ephemeral and its remote port is not.
 #[inline(always)]
 pub(super) fn role_of_unknown(oldstate: State, key: &Key) -> Role {
     if oldstate.0 == State::SYN_SENT.0 {
@@ -40,7 +39,7 @@ pub(super) fn role_of_unknown(oldstate: State, key: &Key) -> Role {
         return Role::Server;
     }
     if let Some(rows) = ROWS_BY_PORT.get_ptr_mut(side::SERVER) {
-        // SAFETY: the map lookup gave a valid pointer.
+        // SAFETY: the map lookup returned a valid pointer.
         if unsafe { (*rows)[port_index(key.lport)] } != 0 {
             return Role::Server;
         }
@@ -53,13 +52,13 @@ pub(super) fn role_of_unknown(oldstate: State, key: &Key) -> Role {
     Role::Unknown
 }
 
-/// A port as an index. Older verifiers lose sight of its bound when it is put into the host's byte order.
+/// A port as an index. Older verifiers lose its bound in the conversion to host byte order.
 #[inline(always)]
 fn port_index(port: u16) -> usize {
     black_box(u64::from(port)) as usize & 0xffff
 }
 
-/// The number of the row in which a service is counted.
+/// The number of the row in which a service is counted. Assigns a free row to a new service.
 #[inline(always)]
 pub(super) fn row_of(role: Role, key: &Key) -> u32 {
     let (of, port, unknown, other) = match role {
@@ -73,7 +72,7 @@ pub(super) fn row_of(role: Role, key: &Key) -> u32 {
     let Some(rows) = ROWS_BY_PORT.get_ptr_mut(of) else {
         return other;
     };
-    // SAFETY: the map lookup gave a valid pointer.
+    // SAFETY: the map lookup returned a valid pointer.
     let entry = unsafe { &raw mut (*rows)[port_index(port)] };
     // SAFETY: as above.
     let known = unsafe { entry.read() };
@@ -82,17 +81,17 @@ pub(super) fn row_of(role: Role, key: &Key) -> u32 {
     }
     let new = match FREE_ROWS.pop() {
         Ok(Some(new)) => {
-            // Another CPU may give the port a row at the same moment. Both are its, and the reader adds
-            // them up.
+            // Another CPU may assign the port a row at the same time. Both rows then belong to it, and the
+            // reader adds them up.
             let Some(whose) = SERVICES.get_ptr_mut(new) else {
                 return other;
             };
-            // SAFETY: the map lookup gave a valid pointer.
+            // SAFETY: the map lookup returned a valid pointer.
             unsafe { whose.write(service(of, port)) };
             new
         }
         Ok(None) => other,
-        // Somebody else is taking one: next time.
+        // Another CPU is taking one: the service's next transition tries again.
         Err(_) => return other,
     };
     // SAFETY: as above.
