@@ -1,4 +1,9 @@
 //! The documents agree with the code.
+//!
+//! `TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs` writes `docs/fields.md` anew.
+
+#[path = "support/fields.rs"]
+mod fields;
 
 use std::{io, path::Path};
 
@@ -250,6 +255,19 @@ fn a_heading_matches_only_its_message() {
     ));
     assert!(!has_heading(page, "we cannot do it"));
     assert!(!has_heading("", "anything"));
+}
+
+#[test]
+fn every_field_is_documented() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/fields.md");
+    let page = fields::page();
+    if std::env::var_os("TCPSTATE_BLESS").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    assert!(
+        document("docs/fields.md") == page,
+        "docs/fields.md is not what the catalogue says; TCPSTATE_BLESS=1 writes it anew"
+    );
 }
 
 #[test]

@@ -256,7 +256,10 @@ fn longer_than_with_a_state_is_about_the_time_in_it() {
     // Another one left CLOSE_WAIT after an unknown time.
     assert_eq!(summary["time_unknown"], 1);
     let text = Options {
-        settings: options(Format::Text).settings,
+        settings: Settings {
+            format: Format::Text,
+            ..stuck.settings.clone()
+        },
         ..stuck
     };
     let (_, err) = run(&text);

@@ -81,8 +81,6 @@ impl Life {
     /// A view with these options.
     pub fn new(options: &Options) -> Self {
         let settings = &options.settings;
-        let time = options.time.then_some(Cell::TIME);
-        let cells = time.into_iter().chain(CELLS);
         Self {
             filter: Filter {
                 states: options.states,
@@ -93,7 +91,7 @@ impl Life {
             until: options.until,
             waiting: ByCookie::default(),
             count: options.count,
-            printer: RecordPrinter::records(settings, &CONNECTION, cells),
+            printer: RecordPrinter::records(settings, &CONNECTION, cells(options.time)),
             tracker: Tracker::new(settings.limits)
                 .without_rates()
                 .without_histograms(),
@@ -336,28 +334,41 @@ impl Verdict {
     }
 }
 
-/// The lines for people.
+/// The columns of the lines for people.
+pub fn cells(time: bool) -> impl Iterator<Item = Cell<ConnectionRow>> {
+    let time = time.then_some(Cell::TIME);
+    time.into_iter().chain(CELLS)
+}
+
 static CELLS: [Cell<ConnectionRow>; 10] = [
     Cell::field(Column::right("PID", 7), CONNECTION.column("owner.pid")),
     Cell::field(Column::left("COMM", 12), CONNECTION.column("owner.comm")),
     Cell::field(Column::left("ROLE", 6), CONNECTION.column("role")),
-    Cell::composed(Column::left("LOCAL", 21), |row, line| {
-        write!(line, "{}", Endpoint(row.laddr, row.lport))
-    }),
-    Cell::composed(Column::left("REMOTE", 21), |row, line| {
-        write!(line, "{}", Endpoint(row.raddr, row.rport))
-    }),
+    Cell::composed(
+        Column::left("LOCAL", 21),
+        "`laddr` and `lport`",
+        |row, line| write!(line, "{}", Endpoint(row.laddr, row.lport)),
+    ),
+    Cell::composed(
+        Column::left("REMOTE", 21),
+        "`raddr` and `rport`",
+        |row, line| write!(line, "{}", Endpoint(row.raddr, row.rport)),
+    ),
     Cell::field(
         Column::right("LIFETIME", 8),
         CONNECTION.column("lifetime_ns"),
     ),
-    Cell::composed(Column::left("CAUSE", 7), push_cause),
+    Cell::composed(Column::left("CAUSE", 7), "`cause`, or `(open)`", push_cause),
     Cell::field(Column::right("SENT", 8), CONNECTION.column("bytes_sent")),
     Cell::field(
         Column::right("RECEIVED", 8),
         CONNECTION.column("bytes_received"),
     ),
-    Cell::composed(Column::left("STATES", 0), push_states),
+    Cell::composed(
+        Column::left("STATES", 0),
+        "`states` with the time in each (`~`: sampled), and `goes_on`",
+        push_states,
+    ),
 ];
 
 fn push_cause(row: &ConnectionRow, line: &mut Vec<u8>) -> io::Result<()> {

@@ -187,8 +187,8 @@ const fn timer_row(timer: Timer) -> TimerRow {
     }
 }
 
-/// The lines for people.
-fn cells(extra: Columns) -> impl Iterator<Item = Cell<SocketRow>> {
+/// The columns of the lines for people.
+pub fn cells(extra: Columns) -> impl Iterator<Item = Cell<SocketRow>> {
     static NETNS: [Cell<SocketRow>; 1] = [Cell::field(
         Column::right("NETNS", 10),
         SOCKET.column("netns"),
@@ -218,12 +218,20 @@ fn cells(extra: Columns) -> impl Iterator<Item = Cell<SocketRow>> {
             SOCKET.column("bytes_received"),
         ),
         Cell::field(Column::right("RETR", 4), SOCKET.column("retransmits")),
-        Cell::composed(Column::right("RTT(ms)", 8), |row, line| {
-            let srtt = row.srtt_us.map(|us| Millis(u64::from(us) * 1_000));
-            write!(line, "{}", OrDash(srtt))
-        }),
+        Cell::composed(
+            Column::right("RTT(ms)", 8),
+            "`srtt_us`, in milliseconds",
+            |row, line| {
+                let srtt = row.srtt_us.map(|us| Millis(u64::from(us) * 1_000));
+                write!(line, "{}", OrDash(srtt))
+            },
+        ),
     ];
-    static TIMER: [Cell<SocketRow>; 1] = [Cell::composed(Column::left("TIMER", 0), push_timer)];
+    static TIMER: [Cell<SocketRow>; 1] = [Cell::composed(
+        Column::left("TIMER", 0),
+        "`timer`: its kind, the time until it expires, and its retransmits",
+        push_timer,
+    )];
     let chosen = |cells: &'static [Cell<SocketRow>], is_chosen: bool| {
         cells.iter().copied().filter(move |_| is_chosen)
     };

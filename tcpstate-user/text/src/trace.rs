@@ -56,9 +56,7 @@ impl Trace {
     /// A trace with these options.
     pub fn new(options: &Options) -> Self {
         let settings = &options.settings;
-        let time = options.time.then_some(Cell::TIME);
-        let timestamp = options.timestamp.then_some(Cell::SINCE_START);
-        let cells = time.into_iter().chain(timestamp).chain(CELLS);
+        let cells = cells(options.time, options.timestamp);
         Self {
             states: options.states,
             count: options.count,
@@ -73,7 +71,13 @@ impl Trace {
     }
 }
 
-/// The lines for people.
+/// The columns of the lines for people.
+pub fn cells(time: bool, timestamp: bool) -> impl Iterator<Item = Cell<TransitionRow>> {
+    let time = time.then_some(Cell::TIME);
+    let timestamp = timestamp.then_some(Cell::SINCE_START);
+    time.into_iter().chain(timestamp).chain(CELLS)
+}
+
 static CELLS: [Cell<TransitionRow>; 12] = [
     Cell::field(Column::right("COOKIE", 8), TRANSITION.column("cookie")),
     Cell::field(Column::right("PID", 7), TRANSITION.column("owner.pid")),
@@ -83,7 +87,11 @@ static CELLS: [Cell<TransitionRow>; 12] = [
     Cell::field(Column::left("RADDR", 15), TRANSITION.column("raddr")),
     Cell::field(Column::right("RPORT", 5), TRANSITION.column("rport")),
     Cell::field(Column::left("OLDSTATE", 11), TRANSITION.column("oldstate")),
-    Cell::composed(Column::left("->", 2), |_, line| line.write_all(b"->")),
+    Cell::composed(
+        Column::left("->", 2),
+        "An arrow between the states",
+        |_, line| line.write_all(b"->"),
+    ),
     Cell::field(Column::left("NEWSTATE", 11), TRANSITION.column("newstate")),
     Cell::millis(Column::right("MS", 10), TRANSITION.column("dwell_ns")),
     // Empty where no connection ended, which is not unknown.

@@ -44,7 +44,8 @@ enum Content<R: 'static> {
     Plain(&'static Field<R>),
     /// A field, or nothing where there is none.
     When(fn(&R) -> bool, &'static Field<R>),
-    Composed(fn(&R, &mut Vec<u8>) -> io::Result<()>),
+    /// Text of its own, with its meaning.
+    Composed(fn(&R, &mut Vec<u8>) -> io::Result<()>, &'static str),
 }
 
 impl<R> Clone for Content<R> {
@@ -91,10 +92,28 @@ impl<R> Cell<R> {
         Self { column, content }
     }
 
-    /// Text that is made of several fields.
-    pub const fn composed(column: Column, push: fn(&R, &mut Vec<u8>) -> io::Result<()>) -> Self {
-        let content = Content::Composed(push);
+    /// Text that is made of several fields, with its meaning.
+    pub const fn composed(
+        column: Column,
+        meaning: &'static str,
+        push: fn(&R, &mut Vec<u8>) -> io::Result<()>,
+    ) -> Self {
+        let content = Content::Composed(push, meaning);
         Self { column, content }
+    }
+
+    /// The title, and the meaning in Markdown: a field of the catalogue, or a sentence.
+    pub fn describe(&self) -> (&'static str, String) {
+        let meaning = match self.content {
+            Content::Time => "Local time of day (`--time`)".to_owned(),
+            Content::SinceStart => "Seconds since the start (`--timestamp`)".to_owned(),
+            Content::Field(field) | Content::Plain(field) | Content::When(_, field) => {
+                format!("`{}`", field.name)
+            }
+            Content::Millis(field) => format!("`{}`, in milliseconds", field.name),
+            Content::Composed(_, meaning) => meaning.to_owned(),
+        };
+        (self.column.title, meaning)
     }
 }
 
@@ -150,7 +169,7 @@ impl<R: AsRef<Common>> Records<R> {
                     push(line, field.kind, (field.get)(row))
                 }
                 Content::When(..) => Ok(()),
-                Content::Composed(push) => push(row, line),
+                Content::Composed(push, _) => push(row, line),
             })?;
         }
         self.table.end(out)

@@ -1,0 +1,166 @@
+//! `docs/fields.md`, made from the catalogue.
+
+use std::fmt::Write as _;
+
+use tcpstate::view::ls;
+use tcpstate_core::{
+    catalogue::{
+        CONNECTION, Column, Formats, HISTOGRAM, HISTOGRAM_TRANSITION, HISTOGRAM_TRANSITIONS, Kind,
+        RATES, SOCKET, TRANSITION, group_table, group_transition_table, plural,
+    },
+    model::By,
+};
+use tcpstate_text::{life, trace};
+
+const HEAD: &str = "\
+<!-- Made from tcpstate-user/core/src/catalogue: TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs -->
+
+# Fields
+
+This page lists the fields of each kind of record in JSON and CSV, and the columns of text.
+
+- **JSON** (`--json`) has one object a line; `type` says which kind it is. The name `owner.pid` stands for `pid` \
+in the object `owner`. The last line, `summary`, has the accounting: how many transitions were seen, filtered \
+and lost.
+- **CSV** (`--csv`) has one row a record. `_` replaces the dot: `owner_pid`. Numbers are the same as in JSON.
+- **Text** has the columns that fit on a terminal.
+- **Unknown** is `null` in JSON, empty in CSV and `-` in text; it is never 0. An object whose fields are all \
+unknown because it does not exist is `null` as a whole, such as `owner`.
+- A *state* is the kernel's name for it, such as `TIME_WAIT`; a state that has no name is its number.
+- A *cause* is `fin`, `reset_by_peer`, `reset_locally`, `refused`, `timed_out`, `unreachable`, or the name of \
+another error of the socket, such as `EPIPE`.
+- Text that a process chose is escaped: in CSV and text a control character is `\\u{1b}`, and a CSV cell never \
+begins like a formula.
+";
+
+/// The whole page.
+pub fn page() -> String {
+    let mut page = HEAD.to_owned();
+    let common: Vec<_> = TRANSITION.sections[0].iter().collect();
+    let names: Vec<&str> = common.iter().map(|column| column.name).collect();
+    heading(
+        &mut page,
+        "The fields of every socket",
+        "Transitions, connections and sockets begin with these.",
+    );
+    fields(&mut page, common);
+    let more = "The fields of every socket, then:";
+
+    heading(&mut page, "`trace`: transitions", TRANSITION.doc);
+    paragraph(&mut page, more);
+    fields(
+        &mut page,
+        TRANSITION
+            .columns()
+            .filter(|one| !names.contains(&one.name)),
+    );
+    text(
+        &mut page,
+        trace::cells(true, true).map(|cell| cell.describe()),
+    );
+
+    heading(&mut page, "`life`: connections", CONNECTION.doc);
+    paragraph(&mut page, more);
+    fields(
+        &mut page,
+        CONNECTION
+            .columns()
+            .filter(|one| !names.contains(&one.name)),
+    );
+    text(&mut page, life::cells(true).map(|cell| cell.describe()));
+
+    heading(&mut page, "`ls`: sockets", SOCKET.doc);
+    paragraph(&mut page, more);
+    fields(
+        &mut page,
+        SOCKET.columns().filter(|one| !names.contains(&one.name)),
+    );
+    let all = ls::Columns {
+        netns: true,
+        owner: true,
+        info: true,
+    };
+    text(&mut page, ls::cells(all).map(|cell| cell.describe()));
+
+    heading(&mut page, "`hist`: histograms", HISTOGRAM.doc);
+    fields(&mut page, HISTOGRAM.columns());
+    paragraph(&mut page, "`hist --of transitions` in JSON:");
+    fields(&mut page, HISTOGRAM_TRANSITIONS.columns());
+    paragraph(
+        &mut page,
+        "`hist --of transitions` in CSV, a row for each transition:",
+    );
+    fields(&mut page, HISTOGRAM_TRANSITION.columns());
+
+    heading(&mut page, "`rates`: intervals", RATES.doc);
+    paragraph(&mut page, "In JSON:");
+    fields(&mut page, RATES.columns());
+    let lists = [By::Port, By::Role, By::Comm, By::Cgroup].map(|by| format!("`{}`", plural(by)));
+    paragraph(
+        &mut page,
+        &format!(
+            "At the end of a line of JSON comes the list of groups, the busiest first: {}, depending on `--by`. \
+             An element of `ports` has these fields:",
+            lists.join(", ")
+        ),
+    );
+    fields(&mut page, group_table(By::Port).columns());
+    for by in [By::Role, By::Comm, By::Cgroup] {
+        paragraph(
+            &mut page,
+            &format!(
+                "An element of `{}` has these instead of `service_port`, `role` and `other`:",
+                plural(by)
+            ),
+        );
+        fields(&mut page, group_table(by).sections[0]);
+    }
+    paragraph(
+        &mut page,
+        "CSV has a row for each transition of each group that happened in the interval, with the fields of the \
+         group as above:",
+    );
+    fields(&mut page, group_transition_table(By::Port).columns());
+    page
+}
+
+fn heading(page: &mut String, title: &str, text: &str) {
+    write!(page, "\n## {title}\n\n{text}\n").unwrap();
+}
+
+fn paragraph(page: &mut String, text: &str) {
+    write!(page, "\n{text}\n").unwrap();
+}
+
+fn fields<R: 'static>(page: &mut String, columns: impl IntoIterator<Item = &'static Column<R>>) {
+    page.push_str("\n| field | type | meaning | unknown when |\n|---|---|---|---|\n");
+    for column in columns {
+        let only = match column.formats {
+            Formats::Both => "",
+            Formats::Json => " (JSON only)",
+            Formats::Csv => " (CSV only)",
+        };
+        let (name, doc, unknown) = (column.name, column.doc, column.unknown);
+        let kind = kind(column.kind);
+        writeln!(page, "| `{name}`{only} | {kind} | {doc} | {unknown} |").unwrap();
+    }
+}
+
+fn kind(kind: Kind) -> String {
+    let name = kind.type_name();
+    match kind {
+        Kind::Word(words) => {
+            let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+            format!("{name}: {}", words.join(", "))
+        }
+        kind if kind.unit().is_empty() => name.to_owned(),
+        kind => format!("{name}, {}", kind.unit()),
+    }
+}
+
+fn text(page: &mut String, cells: impl Iterator<Item = (&'static str, String)>) {
+    page.push_str("\nColumns of text:\n\n| column | content |\n|---|---|\n");
+    for (title, meaning) in cells {
+        writeln!(page, "| {title} | {meaning} |").unwrap();
+    }
+}
