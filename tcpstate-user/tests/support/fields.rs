@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use tcpstate::view::ls;
 use tcpstate_core::{
     catalogue::{
         CONNECTION, Column, Formats, HISTOGRAM, HISTOGRAM_TRANSITION, HISTOGRAM_TRANSITIONS, Kind,
@@ -10,6 +9,7 @@ use tcpstate_core::{
     },
     model::By,
 };
+use tcpstate_text::ls;
 use tcpstate_text::{life, trace};
 
 const HEAD: &str = "\
