@@ -1,6 +1,6 @@
-//! The blocks that a recording is made of, each with its own header and checksums.
+//! The blocks of a recording, each with a header and checksums of its own.
 //!
-//! A block stands alone: it can be read without the ones before it, so that damage costs only the
+//! A block is independent: it can be read without the ones before it, so that damage costs only the
 //! block that it hits.
 
 use std::io;
@@ -15,22 +15,22 @@ use tcpstate_core::{
 
 use crate::packing::{self, MAX_PACKED, Malformed, Packer};
 
-/// What a block begins with.
+/// The first bytes of a block.
 pub(crate) const BLOCK_MAGIC: [u8; 4] = *b"\xb5BLK";
 /// Bytes of a block's header.
 pub(crate) const BLOCK_HEADER: usize = 52;
 /// The most events in a block.
 pub const MAX_BLOCK_RECORDS: usize = 65_536;
-/// The most bytes that a block unpacks to: what a reader must be ready for, and refuses to exceed.
+/// The most bytes that a block unpacks to. A reader must accept as many, and refuses more.
 pub(crate) const MAX_UNPACKED: usize = MAX_BLOCK_RECORDS * MAX_PACKED;
 /// The most bytes of a footer's JSON.
 pub(crate) const MAX_FOOTER: usize = 4096;
 
-/// Between speed and size: -3 reads a sixth faster and takes a quarter more space, 3 saves next to
-/// nothing (`cargo xtask bench recording`).
+/// The compression level, between speed and size: -3 reads a sixth faster and takes a quarter more
+/// space, 3 saves next to nothing (`cargo xtask bench recording`).
 const LEVEL: i32 = 1;
 
-/// What is in a block.
+/// The kinds of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kind(pub(crate) u8);
 
@@ -42,7 +42,7 @@ impl Kind {
     pub(crate) const NAMES: Self = Self(4);
 }
 
-/// How a payload is stored.
+/// The codings of a payload.
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 
@@ -69,8 +69,7 @@ pub(crate) struct BlockHeader {
 }
 
 impl BlockHeader {
-    /// The header of a block that holds JSON as it is, in a file where `first_event` events came before
-    /// it.
+    /// The header of a block of uncompressed JSON, in a file where `first_event` events come before it.
     pub(crate) fn plain(kind: Kind, json: &[u8], first_event: u64) -> Self {
         Self {
             kind,
@@ -102,7 +101,7 @@ impl BlockHeader {
         bytes
     }
 
-    /// The header in these bytes, if it is one: magic, checksum and bounds hold.
+    /// The header in these bytes, where magic, checksum and bounds are right.
     #[expect(
         clippy::indexing_slicing,
         reason = "by constants, inside of the header"
@@ -137,7 +136,7 @@ impl BlockHeader {
         payload.len() == self.stored_bytes as usize && crc32c::crc32c(payload) == self.payload_crc
     }
 
-    /// The header of the same block in a file where `first_event` events came before it.
+    /// The header of the same block in a file where `first_event` events come before it.
     pub(crate) const fn at(self, first_event: u64) -> Self {
         Self {
             first_event,
@@ -156,7 +155,7 @@ pub(crate) fn max_block_bytes(records: usize) -> usize {
     BLOCK_HEADER + zstd::zstd_safe::compress_bound(records * MAX_PACKED)
 }
 
-/// Makes blocks of events, and of what stands between them.
+/// Makes the blocks of events, and those between them.
 pub(crate) struct Encoder {
     packer: Packer,
     compressor: zstd::bulk::Compressor<'static>,
@@ -207,7 +206,7 @@ impl Encoder {
     }
 
     /// A block of this census: its header, and its payload until the next call. `None` where it would
-    /// exceed the format's bounds, which no census that a source makes comes near.
+    /// exceed the format's bounds; the census of a source is far below them.
     ///
     /// *Errors:* the compressor is out of memory.
     pub(crate) fn encode_census(
@@ -238,13 +237,13 @@ impl Encoder {
         Ok(Some((header, &self.stored)))
     }
 
-    /// The payload that was made last.
+    /// The latest payload.
     pub(crate) fn payload(&self) -> &[u8] {
         &self.stored
     }
 }
 
-/// Reads blocks of events, and of what stands between them.
+/// Reads the blocks of events, and those between them.
 pub(crate) struct Decoder {
     decompressor: zstd::bulk::Decompressor<'static>,
     unpacked: Vec<u8>,
@@ -260,7 +259,7 @@ impl Decoder {
         })
     }
 
-    /// Appends the block's events; gives how many of its records are none.
+    /// Appends the block's events. Returns the number of its records that are no events.
     ///
     /// *Errors:* the payload does not unpack to what the header says; then nothing is appended.
     pub(crate) fn decode(
@@ -283,7 +282,7 @@ impl Decoder {
 
     /// The block's census.
     ///
-    /// *Errors:* the payload does not unpack to what the header says, or is none.
+    /// *Errors:* the payload does not unpack to what the header says, or is no census.
     pub(crate) fn census(
         &mut self,
         header: &BlockHeader,
@@ -299,8 +298,8 @@ impl Decoder {
         match header.coding {
             PLAIN => self.unpacked.extend_from_slice(payload),
             ZSTD => {
-                // Decompression stops at the capacity, which the header's bounds limit, whatever
-                // the payload claims to hold.
+                // Decompression stops at the capacity, which the header's bounds limit, even if the
+                // payload holds more.
                 self.unpacked.reserve(expected);
                 self.decompressor
                     .decompress_to_buffer(payload, &mut self.unpacked)
@@ -316,19 +315,19 @@ impl Decoder {
     }
 }
 
-/// Why a file has its footer where it has it.
+/// The reason for the end of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum EndReason {
     /// The recording was finished.
     Finished,
-    /// The recording goes on in the next file of the rotation.
+    /// The recording continues in the next file of the rotation.
     Rotated,
-    /// The flight recorder was asked for what it had, and went on.
+    /// The flight recorder wrote its contents, and continued.
     Snapshot,
-    /// The disk was full, or failed: later events are missing.
+    /// The disk was full or failed: later events are missing.
     WriteError,
-    /// A reason that a newer program gave.
+    /// A reason of a newer program.
     #[serde(other)]
     Other,
 }
@@ -343,14 +342,14 @@ pub(crate) struct Footer {
     pub(crate) reason: EndReason,
     /// The books of the capture, where it had ended.
     pub(crate) accounting: Option<Accounting>,
-    /// What the capture cost, where it had ended.
+    /// The cost of the capture, where it had ended.
     pub(crate) cost: Option<CaptureCost>,
 }
 
 impl Footer {
-    /// The footer's block, in a file where `first_event` events came before it.
+    /// The footer's block, in a file where `first_event` events come before it.
     pub(crate) fn to_bytes(self, first_event: u64) -> Vec<u8> {
-        // Numbers only: nothing in it can fail to be JSON.
+        // It has only numbers, which cannot fail to be JSON.
         let json = serde_json::to_vec(&self).unwrap_or_default();
         let header = BlockHeader::plain(Kind::FOOTER, &json, first_event);
         [&header.to_bytes()[..], &json].concat()
@@ -362,7 +361,7 @@ impl Footer {
     }
 }
 
-/// A length that is known to be far below 4 GiB.
+/// A length far below 4 GiB.
 fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
@@ -417,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_of_a_block_header_is_noticed() {
+    fn every_flipped_bit_of_a_block_header_is_detected() {
         let (header, _) = Encoder::new()
             .unwrap()
             .encode(&[], 7)
@@ -439,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_with_bounds_exceeded_is_none() {
+    fn a_header_beyond_the_bounds_is_refused() {
         let (header, _) = Encoder::new()
             .unwrap()
             .encode(&[], 0)

@@ -1,4 +1,4 @@
-//! The flight recorder: the last minutes of events in memory, written when asked for.
+//! The flight recorder: the last minutes of events in memory, written on request.
 
 use std::{collections::VecDeque, fs, mem, path::Path};
 
@@ -18,17 +18,17 @@ use crate::{
     writer::{RecordingFile, Written},
 };
 
-/// What the flight recorder keeps.
+/// The bounds of a flight recorder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlightOptions {
-    /// Events of that time, nanoseconds, back from the newest. A block leaves when its newest event
-    /// is older, so that up to a block's age more is kept.
+    /// The age up to which events are kept, nanoseconds, back from the newest. A block is dropped when
+    /// its newest event is older, so that up to a block's age more is kept.
     pub keep_ns: u64,
-    /// The most bytes of memory that the events take; the oldest leave early rather than exceed it.
+    /// The most bytes of memory for the events; the oldest are dropped early rather than exceed it.
     pub memory_bytes: u64,
     /// Events in a full block, 1 to [`MAX_BLOCK_RECORDS`].
     pub block_records: usize,
-    /// How many dumps are kept: `FILE` and, older and older, `FILE.1` to `FILE.(files - 1)`.
+    /// The number of files that are kept: `FILE` and the older `FILE.1` to `FILE.(files - 1)`.
     pub files: u32,
 }
 
@@ -43,11 +43,11 @@ impl Default for FlightOptions {
     }
 }
 
-/// What a name takes beside its text, roughly. The text itself may be shared; it is counted in full.
+/// Bytes of a name beside its text, roughly. The text may be shared, but is counted in full.
 const NAME_BYTES: usize = 48;
 
-/// A block is closed when it is that part of the kept time old, so that old events do not stay
-/// because newer ones are in their block.
+/// The least number of blocks in the kept time. A block is closed after that part of it, so that old
+/// events do not stay because newer ones are in their block.
 const BLOCKS_AT_LEAST: u64 = 64;
 
 /// Keeps the events of the last minutes, compressed.
@@ -58,9 +58,9 @@ pub struct FlightRing {
     namer: Namer,
     pending: Vec<Event>,
     sealed: VecDeque<Sealed>,
-    /// What `sealed` takes.
+    /// The memory of `sealed`.
     sealed_bytes: u64,
-    /// Events that are no longer held.
+    /// Events that were dropped.
     dropped: u64,
     newest_ns: u64,
 }
@@ -68,7 +68,7 @@ pub struct FlightRing {
 struct Sealed {
     header: BlockHeader,
     payload: Box<[u8]>,
-    /// The names of all cgroups in it: the block before it may have gone when it is written.
+    /// The names of all cgroups in it: the blocks before it may have been dropped when it is written.
     cgroups: Cgroups,
 }
 
@@ -81,9 +81,9 @@ impl Sealed {
 }
 
 impl FlightRing {
-    /// An empty one.
+    /// An empty flight recorder.
     ///
-    /// *Errors:* the memory allowed does not hold a block while it is filled and another one.
+    /// *Errors:* the memory does not hold a block that is being filled and another one.
     pub fn new(origin: &Origin, mut options: FlightOptions) -> Result<Self, WriteError> {
         options.block_records = options.block_records.clamp(1, MAX_BLOCK_RECORDS);
         options.files = options.files.max(1);
@@ -108,7 +108,7 @@ impl FlightRing {
         })
     }
 
-    /// Also keeps what the numbers in the events are called.
+    /// Also keeps the names of the numbers in the events.
     #[must_use]
     pub fn naming(mut self, names: Names) -> Self {
         self.namer = Namer::new(names);
@@ -154,7 +154,7 @@ impl FlightRing {
         age_ns > self.options.keep_ns / BLOCKS_AT_LEAST
     }
 
-    /// Lets go what is older than is to be kept at this time.
+    /// Drops the events that are too old at this time.
     pub fn tick(&mut self, now_ns: u64) -> Result<(), WriteError> {
         self.newest_ns = self.newest_ns.max(now_ns);
         if self.pending_is_old() {
@@ -202,7 +202,7 @@ impl FlightRing {
         }
     }
 
-    /// Events that it holds.
+    /// The number of events that it holds.
     pub fn held(&self) -> u64 {
         self.sealed
             .iter()
@@ -211,20 +211,20 @@ impl FlightRing {
             + self.pending.len() as u64
     }
 
-    /// Events that it has let go.
+    /// The number of events that it has dropped.
     pub const fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Memory that the events take, the block that is being filled counted as full.
+    /// Bytes of memory for the events; the block that is being filled counts as full.
     pub fn memory_bytes(&self) -> u64 {
         self.sealed_bytes + working_bytes(self.options.block_records)
     }
 
-    /// Whether a dump could be written there now: better asked before hours of events are in memory.
+    /// Checks that the events could be written there now, before hours of them are in memory.
     pub fn check(path: &Path) -> Result<(), WriteError> {
         if !output::is_rotatable(path) {
-            // A device or a pipe; or a folder, which is refused as such.
+            // A device or a pipe; or a directory, which is refused.
             return if path.is_dir() {
                 output::Output::create(path).map(|_| ())
             } else {
@@ -239,11 +239,11 @@ impl FlightRing {
         })
     }
 
-    /// Writes all that it holds to a whole recording, and keeps it. The file is there at once and
-    /// whole, or not at all: what a dump before it had written stays until then.
+    /// Writes all events to a whole recording, and keeps them. The file appears at once and whole, or not
+    /// at all: an earlier one stays until then.
     ///
-    /// The accounting is known at the end of a capture; without it this is a snapshot of one that
-    /// goes on.
+    /// The accounting is known at the end of a capture; without it the recording is a snapshot of a
+    /// capture that continues.
     pub fn dump(
         &mut self,
         path: &Path,
@@ -258,7 +258,7 @@ impl FlightRing {
         let written = match self.write(&partial, accounting, cost) {
             Ok(written) => written,
             Err(error) => {
-                // A dump that is not whole helps nobody, and takes the room that is missing.
+                // A partial file is of no use, and takes the space that is missing.
                 let _ = fs::remove_file(&partial);
                 return Err(match error {
                     WriteError::Write { source, .. } => WriteError::Dump {
@@ -302,14 +302,14 @@ impl FlightRing {
         };
         file.end(reason, accounting.copied(), cost.copied())?;
         if accounting.is_some() {
-            // Not while the capture goes on: the kernel's ring buffer would run over meanwhile.
+            // Not during the capture: the kernel's ring buffer would overflow meanwhile.
             file.sync()?;
         }
         Ok(file.add_to(Written::default()))
     }
 }
 
-/// What a block takes while it is filled and compressed.
+/// Bytes for a block that is being filled and compressed.
 fn working_bytes(block_records: usize) -> u64 {
     (block_records * mem::size_of::<Event>() + 2 * block::max_block_bytes(block_records)) as u64
 }

@@ -1,4 +1,4 @@
-//! The start of a recording: magic, version, and what there is to know about the capture.
+//! The start of a recording: magic, version, and the facts about the capture.
 
 use serde::{Deserialize, Serialize};
 use tcpstate_common::Record;
@@ -6,8 +6,8 @@ use tcpstate_core::origin::Origin;
 
 use crate::packing::GROUPS;
 
-/// The first bytes of every recording. The first is no ASCII and the last two are a line end, so
-/// that a text file is not taken for one and a transfer that rewrites line ends is noticed.
+/// The first bytes of every recording. The first is not ASCII and the last two are a line end, so
+/// that no text file is taken for a recording, and a transfer that rewrites line ends is detected.
 pub const MAGIC: [u8; 8] = *b"\x89TCPST\r\n";
 
 /// The version of the format that this program writes, and the newest that it reads.
@@ -18,18 +18,18 @@ pub(crate) const FILE_HEADER: usize = 24;
 /// The most bytes of metadata that are read.
 pub(crate) const MAX_METADATA: usize = 1 << 20;
 
-/// What the header of a recording says, as JSON.
+/// The contents of a recording's header, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Metadata {
     /// The program that wrote it.
     pub(crate) writer: String,
-    /// Where and when the events were seen.
+    /// The host and the capture that the events come from.
     pub(crate) origin: Origin,
     /// The groups of fields of a record in the order of their bits, each field with its bytes.
     pub(crate) groups: Vec<Vec<(String, usize)>>,
-    /// Which file of a rotation this is, from 0.
+    /// The number of this file in a rotation, from 0.
     pub(crate) part: u32,
-    /// How many events of the recording came before this file.
+    /// Events of the recording before this file.
     pub(crate) first_event: u64,
 }
 
@@ -49,7 +49,7 @@ impl Metadata {
 
     /// The file's first bytes: header and metadata.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        // Strings and numbers only: nothing in it can fail to be JSON.
+        // It has only strings and numbers, which cannot fail to be JSON.
         let json = serde_json::to_vec(self).unwrap_or_default();
         let mut bytes = Vec::with_capacity(FILE_HEADER + json.len());
         bytes.extend_from_slice(&MAGIC);
@@ -82,7 +82,7 @@ fn groups() -> Vec<Vec<(String, usize)>> {
         .collect()
 }
 
-/// Why the start of a file is not that of a recording that can be read here.
+/// The reason why a file does not begin as a recording that can be read here.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeaderError {
     #[error("is empty: nothing was recorded, or the recording was cut before its first byte")]
@@ -106,7 +106,7 @@ pub(crate) enum HeaderError {
     Layout(String),
 }
 
-/// The packet captures that users will try.
+/// The magic numbers of the packet captures that users will try.
 const PACKET_CAPTURES: [[u8; 4]; 5] = [
     [0xa1, 0xb2, 0xc3, 0xd4],
     [0xd4, 0xc3, 0xb2, 0xa1],
@@ -115,9 +115,9 @@ const PACKET_CAPTURES: [[u8; 4]; 5] = [
     [0x0a, 0x0d, 0x0d, 0x0a],
 ];
 
-/// Reads the part of fixed size; gives the length of the metadata after it and their checksum.
+/// Reads the part of fixed size. Returns the length of the metadata after it, and their checksum.
 ///
-/// `start` is the file's first [`FILE_HEADER`] bytes, fewer only if it has no more.
+/// `start` is the file's first [`FILE_HEADER`] bytes; it is shorter only if the file is.
 #[expect(
     clippy::indexing_slicing,
     reason = "by constants, inside of the header"
@@ -188,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_written_header_is_read() {
         let written = metadata();
         assert_eq!(parse(&written.to_bytes()), Ok(written.clone()));
-        assert!(!written.origin.live, "what is in a file is not live");
+        assert!(!written.origin.live, "a file is not live");
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn an_unreadable_start_is_named() {
         let bytes = metadata().to_bytes();
         assert_eq!(parse_fixed(&[]), Err(HeaderError::Empty));
         assert_eq!(parse_fixed(b"hello"), Err(HeaderError::Foreign));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_of_the_header_is_noticed() {
+    fn every_flipped_bit_of_the_header_is_detected() {
         let bytes = metadata().to_bytes();
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();

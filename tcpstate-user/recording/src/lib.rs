@@ -1,13 +1,13 @@
-//! Recordings: the event stream in a file, for any view to read again (`-r FILE`).
+//! Recordings: the event stream in a file, from which any view can read it again (`-r FILE`).
 //!
-//! The format is in `docs/recording-format.md`. Blocks with their own checksums, so that a file that
-//! was cut or damaged anywhere gives all that is whole; the capture's books at the end.
+//! `docs/recording-format.md` describes the format: blocks with checksums of their own, so that a file that
+//! was cut or damaged anywhere gives all of its whole blocks, and the capture's books at the end.
 //!
 //! - [`Writer`] writes one file, or a rotation of them.
-//! - [`FlightRing`] keeps the last minutes in memory and writes them when asked.
+//! - [`FlightRing`] keeps the last minutes in memory and writes them on request.
 //! - [`Reader`] is a source of events.
 //!
-//! Knows neither the kernel nor views, and no clock: the times of the events are its time.
+//! Nothing here knows the kernel, views or a clock: time is that of the events.
 
 // Bad input is counted or reported; it never ends the process.
 #![cfg_attr(

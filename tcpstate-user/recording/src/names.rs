@@ -1,6 +1,6 @@
-//! Names in a recording: blocks of their own, each before the first block of events that it is about.
+//! The names in a recording: blocks of their own, each before the first block of events that needs it.
 //!
-//! Names are an extra. A file without them is whole, and where there is no room they are left out.
+//! Names are optional. A file without them is whole, and where there is no room they are left out.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,45 +15,45 @@ use crate::{
 
 /// The most bytes of the JSON in a block of names.
 pub(crate) const MAX_NAMES: usize = 1 << 20;
-/// Where a writer begins the next block. The kernel's paths are shorter than 4,096 bytes, and no byte
-/// takes more than six in JSON.
+/// Bytes from which on a writer begins the next block. The kernel's paths are shorter than 4,096 bytes,
+/// and no byte takes more than six in JSON.
 const FULL: usize = MAX_NAMES - 32 * 1024;
 
 /// Paths of cgroups by their ids.
 pub(crate) type Cgroups = BTreeMap<u64, Arc<str>>;
 
-/// What cgroups are called, as JSON.
+/// The names of cgroups, as JSON.
 #[derive(Serialize, Deserialize)]
 struct Payload<T> {
-    // A newer program may have nothing to say of them.
+    // A newer program may leave them out.
     #[serde(default = "BTreeMap::new")]
     cgroups: BTreeMap<u64, T>,
 }
 
-/// What a file still has to be told of the cgroups in its events.
+/// Looks up the names of the cgroups in a file's events, each once.
 #[derive(Debug, Default)]
 pub(crate) struct Namer {
     names: Names,
-    /// The ids that have been asked for in this file.
-    asked: HashSet<u64>,
+    /// The ids that have been looked up for this file.
+    known: HashSet<u64>,
 }
 
 impl Namer {
     pub(crate) fn new(names: Names) -> Self {
         Self {
             names,
-            asked: HashSet::new(),
+            known: HashSet::new(),
         }
     }
 
-    /// The names of those of these cgroups that the file has not been told of yet.
+    /// The names of those cgroups that are new in this file.
     pub(crate) fn learn(&mut self, cgroups: &[u64]) -> Cgroups {
         let mut found = Cgroups::new();
         if self.names.is_empty() {
             return found;
         }
         for &id in cgroups {
-            if self.asked.insert(id)
+            if self.known.insert(id)
                 && let Some(path) = self.names.cgroup(Some(id))
             {
                 found.insert(id, path);
@@ -62,9 +62,9 @@ impl Namer {
         found
     }
 
-    /// The next file has been told nothing yet.
+    /// Begins a new file, which has no names yet.
     pub(crate) fn forget(&mut self) {
-        self.asked.clear();
+        self.known.clear();
     }
 }
 
@@ -72,7 +72,7 @@ impl Namer {
 pub(crate) fn distinct(ids: impl Iterator<Item = Option<u64>>) -> Vec<u64> {
     let (mut distinct, mut last) = (HashSet::new(), None);
     for id in ids {
-        // Nearly always the same again.
+        // Nearly always it is the same again.
         if id != last {
             last = id;
             distinct.extend(id);
@@ -81,12 +81,12 @@ pub(crate) fn distinct(ids: impl Iterator<Item = Option<u64>>) -> Vec<u64> {
     distinct.into_iter().collect()
 }
 
-/// These names as blocks, in a file where `first_event` events came before them.
+/// These names as blocks, in a file where `first_event` events come before them.
 pub(crate) fn to_blocks(cgroups: Cgroups, first_event: u64) -> Vec<u8> {
     let mut blocks = Vec::new();
     let mut push = |cgroups: &Cgroups| {
         if !cgroups.is_empty() {
-            // Numbers and text: nothing in it can fail to be JSON.
+            // It has only numbers and text, which cannot fail to be JSON.
             let cgroups = cgroups.iter().map(|(&id, path)| (id, &**path)).collect();
             let json = serde_json::to_vec(&Payload { cgroups }).unwrap_or_default();
             let header = BlockHeader::plain(Kind::NAMES, &json, first_event);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn names_come_back_however_many_there_are() {
+    fn any_number_of_names_comes_back() {
         let one = Cgroups::from([(u64::MAX, "/a \"b\"\n\u{1}".into())]);
         assert_eq!(read(&to_blocks(one.clone(), 7)), (one, 1));
         assert_eq!(to_blocks(Cgroups::new(), 7), b"");
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_names_is_refused_and_what_is_newer_is_read() {
+    fn foreign_payloads_are_refused_and_newer_ones_are_read() {
         for payload in [
             &b""[..],
             b"7",

@@ -1,7 +1,7 @@
-//! Where a recording goes: a file, a pipe or standard output; and how the files of a rotation move.
+//! The output of a recording: a file, a pipe or standard output; and the renaming of a rotation's files.
 //!
-//! Knows nothing of what is written, only that it comes in whole pieces: a piece that cannot be
-//! written whole is taken back, so that the file ends where the piece before it ended.
+//! It takes whole pieces of any content: a piece that cannot be written whole is removed again, so that
+//! the file ends with the piece before it.
 
 use std::{
     ffi::OsString,
@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Writing a recording failed.
+/// A failure to write a recording.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// Nothing has been written.
@@ -19,10 +19,10 @@ pub enum WriteError {
     Create {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Binary data would land on somebody's screen.
+    /// The output is a terminal, and the data is binary.
     #[error(
         "a recording is binary and {} is a terminal: name a file with -w FILE, \
          or send it on with `-w - | ...`",
@@ -56,7 +56,7 @@ pub enum WriteError {
         /// The least that works.
         least: u64,
     },
-    /// The file has been taken back to its last whole block.
+    /// Writing failed. The file has been cut to its last whole block.
     #[error(
         "cannot write {}: {source}. It can be read up to there ({written_bytes} bytes). {}",
         path.display(),
@@ -65,27 +65,27 @@ pub enum WriteError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
-        /// How long the file is now.
+        /// The length of the file now.
         written_bytes: u64,
     },
-    /// The flight recorder could not write what it has.
+    /// The flight recorder could not write its events.
     #[error("cannot write {}: {source}. The events are still in memory. {}", path.display(), hint(source))]
     Dump {
-        /// The file, which is not there now.
+        /// The file, which does not exist now.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The older files of a rotation could not be moved on.
+    /// An older file of a rotation could not be renamed.
     #[error("cannot rename {} to {}: {source}", from.display(), to.display())]
     Rename {
         /// The file.
         from: PathBuf,
         /// Its new name.
         to: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The compressor failed.
@@ -93,7 +93,7 @@ pub enum WriteError {
     Compress(io::Error),
 }
 
-/// What the user can do about it.
+/// Advice for the user.
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -107,7 +107,7 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 impl WriteError {
-    /// As an `io::Error` of the kind that caused it, so that a closed pipe still reads as one.
+    /// The error as an `io::Error` of its cause's kind, so that a closed pipe is still recognised.
     pub fn into_io(self) -> io::Error {
         let kind = match &self {
             Self::Create { source, .. }
@@ -124,7 +124,7 @@ impl WriteError {
     }
 }
 
-/// A place that takes whole pieces.
+/// An output of whole pieces.
 pub(crate) struct Output {
     path: PathBuf,
     target: Target,
@@ -132,22 +132,21 @@ pub(crate) struct Output {
 }
 
 enum Target {
-    /// A regular file: a piece can be taken back.
+    /// A regular file: a piece can be removed again.
     File(File),
-    /// A pipe, a device, standard output: what is gone is gone.
+    /// A pipe, a device or standard output: nothing can be removed again.
     Stream(File),
 }
 
 impl Output {
-    /// Creates the file, or empties the one that is there, as `tcpdump -w` does. `-` is standard
-    /// output.
+    /// Creates the file, or truncates the one that exists, as `tcpdump -w` does. `-` is standard output.
     pub(crate) fn create(path: &Path) -> Result<Self, WriteError> {
         let failed = |source| WriteError::Create {
             path: path.to_owned(),
             source,
         };
         let target = if is_stdout(path) {
-            // Past Rust's own standard output, which would look for line ends in it.
+            // Not by way of `io::Stdout`, which would search the bytes for line ends.
             let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
             Target::Stream(File::from(stdout))
         } else {
@@ -173,7 +172,7 @@ impl Output {
         })
     }
 
-    /// Bytes written, those taken back not counted.
+    /// Bytes written, without those that were removed again.
     pub(crate) const fn written_bytes(&self) -> u64 {
         self.written_bytes
     }
@@ -182,7 +181,7 @@ impl Output {
         &self.path
     }
 
-    /// Writes a piece, or nothing of it.
+    /// Writes a whole piece, or nothing of it.
     pub(crate) fn write_piece(&mut self, pieces: [&[u8]; 2]) -> Result<(), WriteError> {
         let result = match &mut self.target {
             Target::File(file) => {
@@ -190,7 +189,7 @@ impl Output {
                     .into_iter()
                     .try_for_each(|bytes| file.write_all(bytes));
                 if result.is_err() {
-                    // Should even this fail, the reader will find the file cut, and say so.
+                    // If even this fails, the reader finds the file cut, and reports it.
                     let _ = file.set_len(self.written_bytes);
                     let _ = io::Seek::seek(file, io::SeekFrom::Start(self.written_bytes));
                 }
@@ -209,7 +208,7 @@ impl Output {
         }
     }
 
-    /// Waits until the disk has it: some only then say that they are full.
+    /// Waits for the disk: some report only then that they are full.
     pub(crate) fn sync(&mut self) -> Result<(), WriteError> {
         match &self.target {
             Target::File(file) => file.sync_all().map_err(|source| self.failure(source)),
@@ -226,8 +225,8 @@ impl Output {
     }
 }
 
-/// Whether reading the one and writing the other would be the same file: it would be emptied before
-/// it is read. `-` is standard input and standard output.
+/// Whether the file to read is the file to write, which would be truncated before it is read. `-` is
+/// standard input and standard output.
 pub fn are_same_file(read: &Path, write: &Path) -> bool {
     let identity = |stat: rustix::io::Result<rustix::fs::Stat>| {
         let stat = stat.ok()?;
@@ -247,12 +246,12 @@ pub fn are_same_file(read: &Path, write: &Path) -> bool {
     identity(read).is_some_and(|read| identity(write) == Some(read))
 }
 
-/// Whether this names standard output.
+/// Whether the path means standard output.
 pub(crate) fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// Whether a recording at this path can be renamed: a regular file, or nothing yet.
+/// Whether a recording at this path can be renamed: it is a regular file, or does not exist yet.
 pub(crate) fn is_rotatable(path: &Path) -> bool {
     !is_stdout(path) && fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
         || !is_stdout(path) && fs::symlink_metadata(path).is_err()
@@ -271,8 +270,8 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Makes room for a new `FILE`, where `files` are kept in all: `FILE` becomes `FILE.1`, that
-/// `FILE.2` and so on; the oldest is overwritten.
+/// Renames the files of a rotation of `files` in all, for a new `FILE`: `FILE` becomes `FILE.1`,
+/// `FILE.1` becomes `FILE.2` and so on; the oldest is overwritten.
 pub(crate) fn shift(path: &Path, files: u32) -> Result<(), WriteError> {
     for number in (0..files.saturating_sub(1)).rev() {
         let from = if number == 0 {
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn shifting_keeps_so_many_files_and_drops_the_oldest() {
+    fn shifting_keeps_the_number_of_files_and_drops_the_oldest() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.rec");
         for content in ["1", "2", "3", "4", "5"] {
@@ -346,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_renamed_is_not_rotated() {
+    fn only_files_that_can_be_renamed_are_rotated() {
         assert!(!is_rotatable(Path::new("-")));
         assert!(!is_rotatable(Path::new("/dev/null")));
         assert!(is_rotatable(Path::new("/nonexistent/file")));

@@ -1,9 +1,9 @@
-//! How the records of a block are packed before they are compressed.
+//! The packing of a block's records before compression.
 //!
-//! Most of a record says what an earlier one said: a connection's addresses do not change, only its
-//! state does. So a record is stored as its difference from an earlier record of the same block, in
+//! Most of a record repeats an earlier one: a connection's addresses do not change, only its state
+//! does. So a record is stored as its difference from an earlier record of the same block, in
 //! [`GROUPS`] of fields that tend to change together. That leaves a third of the bytes to the
-//! compressor, which makes a file both smaller and twice as fast to read as whole records would be
+//! compressor; the file is smaller than one of whole records, and twice as fast to read
 //! (`cargo xtask bench recording` compares them).
 //!
 //! Pure: bytes in, records out. The exact format is in `docs/recording-format.md`.
@@ -19,13 +19,13 @@ use tcpstate_core::event::Event;
 
 /// The most bytes that one record can take when packed.
 pub(crate) const MAX_PACKED: usize = 2 + 2 + 8 + (Record::SIZE - 8);
-/// The fewest: both heads and a short time.
+/// The fewest bytes: mask, distance and a short time.
 pub(crate) const MIN_PACKED: usize = 2 + 2 + 4;
 
-/// The bit of a record's mask that says that its time takes 8 bytes and not 4.
+/// The bit of a record's mask that means that its time takes 8 bytes instead of 4.
 const LONG_TIME: u16 = 1 << 15;
 
-/// A field's bytes: little-endian for numbers, as they are for addresses and names.
+/// The bytes of a field: little-endian for numbers, unchanged for addresses and names.
 trait Field: Copy + PartialEq {
     fn put(self, out: &mut Vec<u8>);
     fn take(input: &mut &[u8]) -> Option<Self>;
@@ -79,11 +79,11 @@ impl Field for State {
 
 macro_rules! groups {
     ($($bit:literal: $($field:ident)+;)*) => {
-        /// The fields that a bit of the mask stands for, from bit 0 on. `ts_ns` is in none: every
-        /// record has its own.
+        /// The fields of each bit of the mask, from bit 0 on. `ts_ns` is in none: every record has its
+        /// own.
         pub(crate) const GROUPS: &[&[&str]] = &[$(&[$(stringify!($field)),+]),*];
 
-        /// Appends the groups in which `record` differs; gives the mask of them.
+        /// Appends the groups in which `record` differs. Returns their mask.
         #[inline]
         fn put_changed(record: &Record, reference: &Record, out: &mut Vec<u8>) -> u16 {
             let mut mask = 0;
@@ -94,7 +94,7 @@ macro_rules! groups {
             mask
         }
 
-        /// Takes the groups that `mask` names into `record`; `None` where bytes are missing.
+        /// Reads the groups of `mask` into `record`; `None` where bytes are missing.
         #[inline]
         fn take_changed(mask: u16, record: &mut Record, input: &mut &[u8]) -> Option<()> {
             $(if mask & (1 << $bit) != 0 {
@@ -125,11 +125,11 @@ groups! {
 
 const _: () = assert!(GROUPS.len() == 15, "bit 15 of the mask is LONG_TIME");
 
-/// Finds, for each record, an earlier one that it resembles.
+/// Finds an earlier record that resembles each record.
 pub(crate) struct Packer {
-    /// By the low bits of a hash of the socket's address: the index of its last record.
+    /// The index of a socket's last record, by the high bits of a hash of its address.
     by_socket: Vec<u32>,
-    /// By old and new state: the index of the last record of that transition.
+    /// The index of the last record of a transition, by old and new state.
     by_transition: [u32; 256],
 }
 
@@ -175,7 +175,7 @@ impl Packer {
         }
     }
 
-    /// The last record of the same socket; else the last of the same transition, which will share
+    /// The last record of the same socket; otherwise the last of the same transition, which will share
     /// process, namespace and one of the addresses.
     fn reference(&mut self, events: &[Event], index: usize) -> Option<usize> {
         let record = events[index].record();
@@ -195,11 +195,11 @@ impl Packer {
     }
 }
 
-/// The packed bytes are not what [`Packer::pack`] makes.
+/// Bytes that [`Packer::pack`] does not make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// Replaces `records` by the `count` records of a block.
+/// Replaces `records` with the `count` records of a block.
 ///
 /// *Errors:* the bytes end early or late, or a record refers to one before the block's first.
 pub(crate) fn unpack(
@@ -208,7 +208,7 @@ pub(crate) fn unpack(
     records: &mut Vec<Record>,
 ) -> Result<(), Malformed> {
     records.clear();
-    // Also what bounds the memory: `count` records come from so many bytes at least.
+    // This bounds the memory too: `count` records take at least as many bytes.
     if input.len() < count.saturating_mul(MIN_PACKED) {
         return Err(Malformed);
     }
@@ -239,7 +239,7 @@ fn unpack_one(
         u64::take(input)?
     };
     *ts_ns = ts_ns.wrapping_add(elapsed_ns);
-    // Changed where it will stay: a copy of 128 bytes less.
+    // Changed in place, which saves a copy of 128 bytes.
     records.push(if back == 0 {
         Record::default()
     } else {
@@ -254,7 +254,7 @@ fn unpack_one(
 mod tests {
     use super::*;
 
-    /// Every field but the time is in exactly one group: none can be forgotten.
+    /// Every field but the time is in exactly one group.
     #[test]
     fn the_groups_cover_the_record() {
         let mut grouped: Vec<&str> = GROUPS.concat();
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_takes_no_more_than_the_bound() {
+    fn a_record_takes_at_most_the_bound() {
         let mut record = Record::from_bytes(&[0xff; Record::SIZE]);
         record.family = tcpstate_common::record::AF_INET6;
         let event = Event::try_from(record).expect("the family is AF_INET6");

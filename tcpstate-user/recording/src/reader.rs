@@ -1,7 +1,7 @@
-//! A recording as a source of events.
+//! The reader of a recording, which is a source of events.
 //!
-//! A thread of its own reads, decompresses and unpacks, a few blocks ahead: views do not wait for
-//! it, and an interrupt is seen even while a pipe keeps silent.
+//! A thread of its own reads, decompresses and unpacks a few blocks ahead: views do not wait for it,
+//! and an interrupt is handled even while a pipe is silent.
 
 use std::{
     fs::File,
@@ -36,7 +36,7 @@ use crate::{
 /// Blocks that are read ahead.
 const BLOCKS_AHEAD: usize = 2;
 
-/// A recording cannot be read.
+/// A failure to read a recording.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// It cannot be opened.
@@ -44,7 +44,7 @@ pub enum ReadError {
     Open {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// Reading failed.
@@ -52,15 +52,15 @@ pub enum ReadError {
     Read {
         /// The file, or `standard input`.
         name: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It is none, or none that can be read here.
+    /// It is no recording, or not one that can be read here.
     #[error("{name} {reason}")]
     NotReadable {
         /// The file, or `standard input`.
         name: String,
-        /// What it is instead.
+        /// The reason.
         reason: String,
     },
 }
@@ -73,17 +73,17 @@ enum Message {
     End(Result<Books, io::Error>),
 }
 
-/// Reads a recording.
+/// A recording as a source of events.
 ///
-/// The accounting is the capture's; what the capture received and this file does not have is
+/// The accounting is the capture's; events that the capture received and this file does not have are
 /// `rejected` as `not_in_file`. Where the file has no books, because it was cut or is not the last
-/// of a rotation, they speak of what was read only and are marked as `partial`.
+/// of a rotation, the accounting is that of the events that were read, and is marked as `partial`.
 pub struct Reader {
     name: String,
     origin: Origin,
     messages: mpsc::Receiver<Message>,
     used: std_mpsc::Sender<Vec<Event>>,
-    /// Until its last message has come.
+    /// `None` after its last message.
     thread: Option<thread::JoinHandle<()>>,
     read_bytes: Arc<AtomicU64>,
     total_bytes: Option<u64>,
@@ -113,7 +113,7 @@ impl Reader {
         Self::new(file, path.display().to_string(), total_bytes)
     }
 
-    /// Reads a recording from a stream; `name` is what messages call it.
+    /// Reads a recording from a stream, which messages call by this name.
     pub fn new(
         stream: impl Read + Send + 'static,
         name: String,
@@ -127,15 +127,15 @@ impl Reader {
         let mut origin = scanner.metadata().origin.clone();
         let mut first = None;
         if scanner.metadata().first_event > 0 {
-            // A later part of a rotation, or what a flight recorder still had: the capture may have
-            // begun days before, intervals and `--duration` are to begin with the file.
+            // A later part of a rotation, or the contents of a flight recorder: the capture may have
+            // begun days before, but intervals and `--duration` begin with the file.
             let mut events = Vec::new();
             let step = loop {
                 let step = scanner.step(&mut events);
                 if !events.is_empty() || !matches!(step, Ok(Scanned::More)) {
                     break step;
                 }
-                // What was found before the first event is what was found at some earlier time.
+                // A census before the first event is from an earlier time.
                 drop(scanner.take_census());
             };
             if let Some(ts_ns) = events.iter().map(Event::ts_ns).min() {
@@ -178,7 +178,7 @@ impl Reader {
     }
 }
 
-/// Reads all of a recording in this thread; gives the most events of a block, the books and the
+/// Reads all of a recording in this thread. Returns the most events of a block, the books and the
 /// notices. For the fuzz target: a thread for each input would make it a hundred times slower.
 #[cfg(fuzzing)]
 pub fn read_in_place(bytes: &[u8]) -> Result<(usize, Accounting, Vec<String>), ReadError> {
@@ -213,7 +213,7 @@ fn not_readable(name: String, reason: &HeaderError) -> ReadError {
     }
 }
 
-/// The thread: ends with the file, or when nobody listens any more.
+/// The body of the thread: it ends with the file, or when the reader is gone.
 fn read_ahead<R: Read>(
     mut scanner: Scanner<R>,
     mut first: Option<(Vec<Event>, io::Result<Scanned>)>,
@@ -277,7 +277,7 @@ impl EventSource for Reader {
                     } else {
                         batch.append(&mut events);
                     }
-                    // The thread may have ended, and then has no use for it.
+                    // The thread may have ended; then it does not need the buffer.
                     let _ = self.used.send(events);
                     return Poll::Ready(Ok(Step::Events));
                 }
@@ -288,7 +288,7 @@ impl EventSource for Reader {
                 }
                 Some(Message::End(end)) => {
                     self.books = Some(*end.as_ref().unwrap_or(&Books::default()));
-                    // It has nothing more to do: this waits for no disk and no pipe.
+                    // The thread has nothing left to do: this does not wait for a disk or a pipe.
                     if let Some(thread) = self.thread.take() {
                         let _ = thread.join();
                     }
@@ -336,10 +336,10 @@ impl EventSource for Reader {
     }
 }
 
-/// The capture's books as they stand for somebody who got `delivered` of its events.
+/// The capture's books, adjusted to a reader of `delivered` of its events.
 fn account(books: Books, delivered: u64) -> Accounting {
     let read = delivered + books.malformed;
-    // Books of fewer events than there are belong to something else.
+    // Books of fewer events than were read belong to another capture.
     let whole = books
         .accounting
         .filter(|capture| capture.received >= read && !capture.partial);

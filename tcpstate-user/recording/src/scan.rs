@@ -1,7 +1,7 @@
-//! Reads a recording from any stream of bytes, block after block, and past what is damaged.
+//! The scanner: reads a recording from any stream of bytes, block by block, and skips what is damaged.
 //!
 //! Total: any bytes give events, notices and an end, or a [`HeaderError`] before the first block.
-//! Only the stream itself can fail. Memory is bounded by the format's limits, whatever a file claims.
+//! Only the stream itself can fail. The format's limits bound the memory for any file.
 
 use std::io::{self, Read};
 
@@ -17,16 +17,16 @@ use crate::{
     names::{self, Cgroups},
 };
 
-/// Damaged places that are named one by one; more are counted.
+/// Damaged places that are reported one by one; further ones are counted.
 const NAMED_PLACES: u64 = 20;
 
-/// How much is asked of the stream at a time.
+/// Bytes that are read from the stream at a time.
 const READ_BYTES: usize = 256 * 1024;
 
-/// A window on a stream of bytes that knows its offset.
+/// A window into a stream of bytes, with its offset.
 struct Window<R> {
     stream: R,
-    /// `buffer[start..end]` has been read and not been dealt with.
+    /// `buffer[start..end]` has been read and not been processed.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -45,8 +45,8 @@ impl<R: Read> Window<R> {
         }
     }
 
-    /// Reads until `length` bytes are there or the stream has ended. A pipe is not waited for
-    /// beyond that.
+    /// Reads until `length` bytes are there or the stream has ended. It does not wait for a pipe beyond
+    /// that.
     #[expect(
         clippy::indexing_slicing,
         reason = "start <= end <= the length of the buffer"
@@ -71,7 +71,7 @@ impl<R: Read> Window<R> {
         Ok(())
     }
 
-    /// What has been read and not been dealt with.
+    /// The bytes that have been read and not been processed.
     #[expect(
         clippy::indexing_slicing,
         reason = "start <= end <= the length of the buffer"
@@ -87,18 +87,18 @@ impl<R: Read> Window<R> {
     }
 }
 
-/// What the end of a file said.
+/// The books at the end of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Books {
     /// The capture's books, where the file has them.
     pub(crate) accounting: Option<Accounting>,
-    /// What the capture cost.
+    /// The cost of the capture.
     pub(crate) cost: CaptureCost,
-    /// Records that are no event.
+    /// Records that are no events.
     pub(crate) malformed: u64,
 }
 
-/// What a step gave.
+/// The result of a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Scanned {
     /// There may be more.
@@ -107,7 +107,7 @@ pub(crate) enum Scanned {
     End,
 }
 
-/// A recording being read.
+/// A recording that is being read.
 pub(crate) struct Scanner<R> {
     window: Window<R>,
     decoder: Decoder,
@@ -115,7 +115,7 @@ pub(crate) struct Scanner<R> {
     /// The number of the event that should come next.
     next_event: u64,
     read_events: u64,
-    /// Stands behind the events of the last step.
+    /// The census after the events of the last step.
     census: Option<Census>,
     books: Books,
     footer: Option<Footer>,
@@ -125,7 +125,7 @@ pub(crate) struct Scanner<R> {
     notices: Vec<String>,
 }
 
-/// A damaged place that has not ended yet.
+/// A damaged place whose end has not been found yet.
 struct Damage {
     offset: u64,
     what: &'static str,
@@ -173,12 +173,12 @@ impl<R: Read> Scanner<R> {
         &self.metadata
     }
 
-    /// Bytes of the stream that have been dealt with.
+    /// Bytes of the stream that have been processed.
     pub(crate) const fn offset(&self) -> u64 {
         self.window.offset
     }
 
-    /// What the user has to be told, since the last call.
+    /// The messages for the user since the last call.
     pub(crate) fn notices(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notices)
     }
@@ -188,17 +188,17 @@ impl<R: Read> Scanner<R> {
         self.census.take()
     }
 
-    /// The names that were read since the last call. They are about events that come later.
+    /// The names that were read since the last call. Later events need them.
     pub(crate) fn cgroups(&mut self) -> Cgroups {
         std::mem::take(&mut self.cgroups)
     }
 
-    /// What the file said about the capture; to be asked at its end.
+    /// The books of the capture. Call it at the end of the file.
     pub(crate) const fn books(&self) -> Books {
         self.books
     }
 
-    /// Reads one block, or past one damaged place; appends its events.
+    /// Reads one block and appends its events, or skips one damaged place.
     pub(crate) fn step(&mut self, events: &mut Vec<Event>) -> io::Result<Scanned> {
         self.window.fill(BLOCK_HEADER)?;
         let Some(start) = self.window.bytes().first_chunk::<BLOCK_HEADER>() else {
@@ -206,7 +206,7 @@ impl<R: Read> Scanner<R> {
         };
         let Some(header) = BlockHeader::from_bytes(start) else {
             self.damaged("no block begins there");
-            return self.resync();
+            return self.skip_damage();
         };
         self.account_for(&header);
         let length = BLOCK_HEADER + header.stored_bytes as usize;
@@ -216,14 +216,14 @@ impl<R: Read> Scanner<R> {
         };
         if !header.matches(payload) {
             self.damaged("a block's checksum does not match");
-            return self.resync();
+            return self.skip_damage();
         }
         match header.kind {
             Kind::EVENTS => {
                 let before = events.len();
                 let Ok(malformed) = self.decoder.decode(&header, payload, events) else {
                     self.damaged("a block does not unpack");
-                    return self.resync();
+                    return self.skip_damage();
                 };
                 self.books.malformed += malformed;
                 self.read_events += malformed + (events.len() - before) as u64;
@@ -232,21 +232,21 @@ impl<R: Read> Scanner<R> {
             Kind::CENSUS => {
                 let Ok(census) = self.decoder.census(&header, payload) else {
                     self.damaged("a census does not unpack");
-                    return self.resync();
+                    return self.skip_damage();
                 };
                 self.census = Some(census);
             }
             Kind::NAMES => {
                 let Ok(mut cgroups) = names::from_payload(payload) else {
                     self.damaged("names cannot be read");
-                    return self.resync();
+                    return self.skip_damage();
                 };
                 self.cgroups.append(&mut cgroups);
             }
             Kind::FOOTER if payload.len() <= MAX_FOOTER => {
                 let Ok(footer) = Footer::from_payload(payload) else {
                     self.damaged("the footer cannot be read");
-                    return self.resync();
+                    return self.skip_damage();
                 };
                 self.window.skip(length);
                 self.books.accounting = footer.accounting;
@@ -255,14 +255,14 @@ impl<R: Read> Scanner<R> {
                 self.window.fill(1)?;
                 return Ok(self.end());
             }
-            // A later version's: it would have another version number if it could not be left out.
+            // A block of a later version. If it could not be left out, the version number would differ.
             _ => {}
         }
         self.window.skip(length);
         Ok(Scanned::More)
     }
 
-    /// The block that begins here says how many events came before it: what is missing is known.
+    /// Determines how many events are missing before the block that begins here.
     fn account_for(&mut self, header: &BlockHeader) {
         let missing = header.first_event.saturating_sub(self.next_event);
         self.next_event = self.next_event.max(header.first_event);
@@ -278,7 +278,7 @@ impl<R: Read> Scanner<R> {
         }
     }
 
-    /// `missing` is `None` where nothing whole follows.
+    /// Reports the damaged place, if there is one. `missing` is `None` where no whole block follows.
     fn damage_ends(&mut self, missing: Option<u64>) {
         let Some(Damage { offset, what }) = self.damage.take() else {
             return;
@@ -299,9 +299,9 @@ impl<R: Read> Scanner<R> {
         });
     }
 
-    /// Goes to the next byte from which a block's header reads whole. Lengths are not relied on:
-    /// what is damaged may also be longer or shorter than it was.
-    fn resync(&mut self) -> io::Result<Scanned> {
+    /// Skips to the next whole header of a block. It does not rely on lengths: the damage may have added
+    /// or removed bytes.
+    fn skip_damage(&mut self) -> io::Result<Scanned> {
         self.window.skip(1);
         loop {
             self.window.fill(BLOCK_HEADER)?;
@@ -323,7 +323,7 @@ impl<R: Read> Scanner<R> {
         }
     }
 
-    /// The stream has ended, or the footer has been read.
+    /// Ends the recording: the stream has ended, or the footer has been read.
     fn end(&mut self) -> Scanned {
         let left = self.window.bytes().len();
         let damaged = self.damage.is_some();

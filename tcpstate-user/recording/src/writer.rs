@@ -1,4 +1,4 @@
-//! Writes a recording to one file, or to one after the other.
+//! The writer of a recording, to one file or to a rotation of them.
 
 use std::{
     fs,
@@ -23,17 +23,17 @@ use crate::{
     output::{self, Output, WriteError},
 };
 
-/// How a recording is written.
+/// The choices for writing a recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Events in a full block, 1 to [`MAX_BLOCK_RECORDS`]. A larger block compresses better: more
     /// events find an earlier one of their own socket in it.
     pub block_records: usize,
-    /// A block is written when it is that old, nanoseconds, full or not: what a crash can lose.
+    /// The age at which a block is written, full or not, nanoseconds: a crash can lose as much.
     pub max_block_age_ns: u64,
     /// The most bytes of a file.
     pub max_bytes: Option<u64>,
-    /// How many files are kept: `FILE` and, older and older, `FILE.1` to `FILE.(files - 1)`. 1 is no
+    /// The number of files that are kept: `FILE` and the older `FILE.1` to `FILE.(files - 1)`. 1 is no
     /// rotation: the recording ends when the file has reached its size.
     pub files: u32,
 }
@@ -49,7 +49,7 @@ impl Default for Options {
     }
 }
 
-/// Whether there is room for more.
+/// The room for more events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
     /// There is.
@@ -58,7 +58,7 @@ pub enum Room {
     Full,
 }
 
-/// What has been written.
+/// The amounts that have been written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// Events, in whole blocks.
@@ -67,16 +67,16 @@ pub struct Written {
     pub blocks: u64,
     /// Bytes, all files together.
     pub bytes: u64,
-    /// Files begun, those that a rotation has dropped included.
+    /// Files begun, including those that a rotation has dropped.
     pub files: u32,
-    /// Events that were handed in and are in no file: no room, or the disk failed.
+    /// Events that were appended and are in no file: there was no room, or the disk failed.
     pub not_written: u64,
 }
 
 /// Writes a recording.
 ///
-/// After an error the file ends with its last whole block; [`Writer::finish`] still tries to put
-/// the books behind it.
+/// After an error the file ends with its last whole block; [`Writer::finish`] still tries to append
+/// the books.
 pub struct Writer {
     path: PathBuf,
     origin: Origin,
@@ -84,12 +84,12 @@ pub struct Writer {
     encoder: Encoder,
     namer: Namer,
     pending: Vec<Event>,
-    /// What is to be written behind the pending events.
+    /// The censuses to write after the pending events.
     censuses: Vec<Census>,
-    /// When the oldest pending event was handed in.
+    /// The time at which the oldest pending event was appended.
     pending_since_ns: u64,
     file: RecordingFile,
-    /// What the files before this one hold.
+    /// The amounts in the files before this one.
     before: Written,
     not_written: u64,
     failed: bool,
@@ -98,8 +98,8 @@ pub struct Writer {
 impl Writer {
     /// Starts a recording at `path`; `-` is standard output.
     ///
-    /// A file that is there is overwritten, as `tcpdump -w` does; with a rotation it becomes the
-    /// first of the older files.
+    /// A file that exists is overwritten, as `tcpdump -w` does; with a rotation it becomes the first of
+    /// the older files.
     pub fn create(path: &Path, origin: &Origin, mut options: Options) -> Result<Self, WriteError> {
         options.block_records = options.block_records.clamp(1, MAX_BLOCK_RECORDS);
         options.files = options.files.max(1);
@@ -139,14 +139,14 @@ impl Writer {
         })
     }
 
-    /// Also writes what the numbers in the events are called.
+    /// Also writes the names of the numbers in the events.
     #[must_use]
     pub fn naming(mut self, names: Names) -> Self {
         self.namer = Namer::new(names);
         self
     }
 
-    /// Takes events. `now_ns` is the time by the clock that the events have.
+    /// Takes events. `now_ns` is the present time on the clock of the events.
     pub fn append(&mut self, events: &[Event], now_ns: u64) -> Result<Room, WriteError> {
         let mut rest = events;
         while !rest.is_empty() {
@@ -168,8 +168,8 @@ impl Writer {
         self.tick(now_ns)
     }
 
-    /// Takes a census. One that lists all sockets has to stand where it came; another one may be a
-    /// little late, which spares a block of events for each.
+    /// Takes a census. One of all sockets must keep its place in the stream; a sample may be a little late,
+    /// which saves a block of events for each.
     pub fn append_census(&mut self, census: &Census) -> Result<Room, WriteError> {
         self.censuses.push(census.clone());
         if census.scope.is_of_sockets() || self.pending.is_empty() || self.censuses.len() > 1 {
@@ -187,7 +187,7 @@ impl Writer {
         self.flush()
     }
 
-    /// Writes the block that is being filled, however full, and what has to stand behind it.
+    /// Writes the block that is being filled, full or not, and the censuses after it.
     pub fn flush(&mut self) -> Result<Room, WriteError> {
         if !self.pending.is_empty() {
             let result = self.write_pending();
@@ -230,8 +230,8 @@ impl Writer {
         }
     }
 
-    /// Writes the block that the encoder has just made, to the next file if this one has no room; and
-    /// before it what the cgroups in it are called.
+    /// Writes the names of the cgroups in the block that the encoder has just made, and then the block; to
+    /// the next file if this one has no room.
     fn write_block(&mut self, header: BlockHeader, cgroups: &[u64]) -> Result<Room, WriteError> {
         let payload = self.encoder.payload();
         let mut names = names::to_blocks(self.namer.learn(cgroups), self.file.next_event());
@@ -253,7 +253,7 @@ impl Writer {
                     before.files,
                     self.file.next_event(),
                 )?;
-                // Not sooner: up to here it is the file that `written` counts by itself.
+                // Not sooner: up to here `written` counts that file by itself.
                 self.before = before;
                 self.namer.forget();
                 names = names::to_blocks(self.namer.learn(cgroups), self.file.next_event());
@@ -267,9 +267,9 @@ impl Writer {
         Ok(Room::Left)
     }
 
-    /// Writes what is pending, then the books, and waits for the disk.
+    /// Writes everything that is pending, then the books, and waits for the disk.
     ///
-    /// Without `accounting` the file says that it has no books: the capture itself failed.
+    /// Without `accounting` the file is marked as without books: the capture itself failed.
     pub fn finish(
         &mut self,
         accounting: Option<&Accounting>,
@@ -288,7 +288,7 @@ impl Writer {
         Ok(self.written())
     }
 
-    /// What has been written up to now.
+    /// The amounts that have been written up to now.
     pub fn written(&self) -> Written {
         Written {
             not_written: self.not_written,
@@ -296,13 +296,13 @@ impl Writer {
         }
     }
 
-    /// Where it is written to.
+    /// The path of the present file.
     pub fn path(&self) -> &Path {
         self.file.output.path()
     }
 }
 
-/// Moves the files of a rotation on and begins the next one, or leaves none that is empty.
+/// Renames the files of a rotation and begins the next one. Leaves no empty file behind.
 fn next_file(
     path: &Path,
     origin: &Origin,
@@ -312,14 +312,14 @@ fn next_file(
 ) -> Result<RecordingFile, WriteError> {
     output::shift(path, files)?;
     RecordingFile::create(path, &Metadata::new(origin, part, first_event)).inspect_err(|error| {
-        // It was created, just now, and the header found no room.
+        // The file has just been created, and there was no room for the header.
         if matches!(error, WriteError::Write { .. }) {
             let _ = fs::remove_file(path);
         }
     })
 }
 
-/// Room that is kept for the footer.
+/// Bytes that are reserved for the footer.
 const FOOTER_RESERVE: usize = BLOCK_HEADER + MAX_FOOTER;
 
 /// One file from its header to its footer.
@@ -328,7 +328,7 @@ pub(crate) struct RecordingFile {
     first_event: u64,
     events: u64,
     blocks: u64,
-    /// It has its footer.
+    /// Whether it has its footer.
     ended: bool,
 }
 
@@ -358,7 +358,7 @@ impl RecordingFile {
         self.output.write_piece([blocks, &[]])
     }
 
-    /// Writes a block of events, or one between them.
+    /// Writes a block of events, or of a census.
     pub(crate) fn block(&mut self, header: BlockHeader, payload: &[u8]) -> Result<(), WriteError> {
         self.output
             .write_piece([&header.at(self.next_event()).to_bytes(), payload])?;
@@ -367,7 +367,7 @@ impl RecordingFile {
         Ok(())
     }
 
-    /// Writes the footer, if it has none: after a rotation that failed there is one already.
+    /// Writes the footer, unless there is one already, after a rotation that failed.
     pub(crate) fn end(
         &mut self,
         reason: EndReason,
@@ -395,7 +395,7 @@ impl RecordingFile {
         self.output.sync()
     }
 
-    /// What has been written with this file.
+    /// The amounts that have been written, with this file.
     pub(crate) const fn add_to(&self, before: Written) -> Written {
         Written {
             events: before.events + self.events,
