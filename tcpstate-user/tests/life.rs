@@ -89,7 +89,7 @@ fn text() {
 }
 
 #[test]
-fn text_with_what_is_open_and_the_time() {
+fn text_with_open_connections_and_the_time() {
     let options = Options {
         live: true,
         time: true,
@@ -273,7 +273,7 @@ fn longer_than_with_a_state_is_about_the_time_in_it() {
 
 /// Finds leaks: a connection that has been in a state for long is shown while it is there.
 #[test]
-fn what_is_open_is_chosen_by_its_age_in_the_state() {
+fn open_connections_are_selected_by_their_age_in_the_state() {
     let stuck = |state: &str, time| Options {
         live: true,
         states: Some(state.parse().unwrap()),

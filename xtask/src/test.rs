@@ -31,7 +31,7 @@ pub struct Test {
 pub fn run(test: &Test) -> Result<()> {
     let root = is_root()?;
     if root || has_sudo() {
-        mount_what_is_missing()?;
+        mount_missing_file_systems()?;
     }
     // Root runs all of them at once. For another user `cargo test` shows the kernel tests as skipped, and
     // sudo then runs them.
@@ -75,7 +75,7 @@ impl Test {
 }
 
 /// Mounts the file systems that the kernel has and that a bare machine has not mounted.
-fn mount_what_is_missing() -> Result<()> {
+fn mount_missing_file_systems() -> Result<()> {
     for (kind, path) in [
         ("tracefs", "/sys/kernel/tracing"),
         ("securityfs", "/sys/kernel/security"),

@@ -158,7 +158,7 @@ impl Case {
 }
 
 fn apply(tracker: &mut Tracker, batch: &[Event]) {
-    // As the program does.
+    // Like the program.
     for events in batch.chunks(LOOK_AHEAD) {
         tracker.look_ahead(events);
         for event in events {

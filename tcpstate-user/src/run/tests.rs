@@ -287,7 +287,7 @@ async fn a_stop_ends_very_many_empty_intervals_as_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_filter_decides_what_the_view_sees() {
+async fn the_filter_selects_the_events_of_the_view() {
     let events = vec![connect(1, 80), connect(2, 81), connect(3, 0)];
     let mut source = Script::new(false, 0, [Act::Batch(events)]);
     let filter = Filter {
@@ -406,7 +406,7 @@ async fn a_full_disk_fails_the_run_and_the_books_are_printed_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_fails_shows_what_it_had_and_ends_with_the_books() {
+async fn a_source_that_fails_shows_its_events_and_ends_with_the_books() {
     let steps = [Act::Batch(vec![at(1), at(2)]), Act::Fail];
     let mut source = Script::new(false, 0, steps);
     let mut view = Log::default();

@@ -80,11 +80,11 @@ type Ends = fn(u16) -> Result<Vec<End>>;
 const CASES: &[(&str, Ends)] = &[
     ("client_closes", client_closes),
     ("server_closes", server_closes),
-    ("client_lingers_not", client_lingers_not),
-    ("server_lingers_not", server_lingers_not),
+    ("client_closes_with_linger_0", client_closes_with_linger_0),
+    ("server_closes_with_linger_0", server_closes_with_linger_0),
     ("unread_data", unread_data),
     ("disconnected", disconnected),
-    ("written_to_what_is_closed", written_to_what_is_closed),
+    ("write_to_a_closed_peer", write_to_a_closed_peer),
     ("never_accepted", never_accepted),
     ("refused", refused),
     ("given_up", given_up),
@@ -324,7 +324,7 @@ fn server_closes(port: u16) -> Result<Vec<End>> {
 }
 
 /// `SO_LINGER` 0.
-fn client_lingers_not(port: u16) -> Result<Vec<End>> {
+fn client_closes_with_linger_0(port: u16) -> Result<Vec<End>> {
     let Connection {
         listener: _listener,
         client: first,
@@ -338,7 +338,7 @@ fn client_lingers_not(port: u16) -> Result<Vec<End>> {
     ])
 }
 
-fn server_lingers_not(port: u16) -> Result<Vec<End>> {
+fn server_closes_with_linger_0(port: u16) -> Result<Vec<End>> {
     let Connection {
         listener: _listener,
         client: mut second,
@@ -385,7 +385,7 @@ fn disconnected(port: u16) -> Result<Vec<End>> {
 
 /// The client has closed in order, and the server's data comes too late: the server gets a broken pipe. The
 /// reset comes from the client's minisocket; the client's own close was orderly.
-fn written_to_what_is_closed(port: u16) -> Result<Vec<End>> {
+fn write_to_a_closed_peer(port: u16) -> Result<Vec<End>> {
     let Connection {
         listener: _listener,
         client: first,

@@ -34,7 +34,7 @@ pub fn add(trials: &mut Vec<Trial>) {
             trials.push(trial(
                 format!("{mode}::dwell_closing_{name}"),
                 &needs,
-                move || dwell_is_what_the_clock_says(mode, hold),
+                move || dwell_agrees_with_the_clock(mode, hold),
             ));
         }
     }
@@ -99,7 +99,7 @@ pub struct Stay {
     pub left: Moment,
 }
 
-pub fn dwell_is_what_the_clock_says(mode: &str, hold: Hold) -> Result<()> {
+pub fn dwell_agrees_with_the_clock(mode: &str, hold: Hold) -> Result<()> {
     let port = unused_port();
     let tcpstate =
         Tcpstate::start(&["trace", "--json", "--attach", mode, "-P", &port.to_string()])?;

@@ -58,15 +58,17 @@ impl Tcpdump {
             .stderr(Stdio::piped());
         let mut child = Running::new(&mut command)?;
         let stderr = child.stderr.take().context("tcpdump without a stderr")?;
-        let mut said = BufReader::new(stderr).lines();
+        let mut messages = BufReader::new(stderr).lines();
         loop {
-            let line = said.next().context("tcpdump ended before it captured")??;
+            let line = messages
+                .next()
+                .context("tcpdump ended before it captured")??;
             if line.starts_with("listening on") {
                 break;
             }
         }
         // Drains the rest of its messages, so that it never blocks.
-        thread::spawn(move || said.by_ref().for_each(drop));
+        thread::spawn(move || messages.by_ref().for_each(drop));
         let stdout = child.stdout.take().context("tcpdump without a stdout")?;
         let (sender, lines) = channel();
         thread::spawn(move || {

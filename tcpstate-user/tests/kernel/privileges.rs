@@ -58,9 +58,9 @@ pub fn add(trials: &mut Vec<Trial>) {
         other_namespaces_take_two_capabilities,
     ));
     trials.push(trial(
-        "what_takes_no_privileges",
+        "commands_without_privileges",
         &[setpriv],
-        what_takes_no_privileges,
+        commands_without_privileges,
     ));
 }
 
@@ -187,7 +187,7 @@ fn other_namespaces_take_two_capabilities() -> Result<()> {
     Ok(())
 }
 
-fn what_takes_no_privileges() -> Result<()> {
+fn commands_without_privileges() -> Result<()> {
     let (folder, binary) = copy_of_the_binary()?;
     let recording = folder.path().join("recording");
     let recording = recording.to_str().context("a path in UTF-8")?;

@@ -44,8 +44,12 @@ use crate::{
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
-    trials.push(trial("rates::add_up_to_received", &[], add_up_to_received));
-    trials.push(trial("rates::are_what_was_made", &[], are_what_was_made));
+    trials.push(trial("rates::sum_to_received", &[], sum_to_received));
+    trials.push(trial(
+        "rates::match_the_connections_made",
+        &[],
+        match_the_connections_made,
+    ));
     trials.push(trial("record::shows_what_live_showed", &[], same_as_live));
     trials.push(trial("record::on_sigusr1", &[], on_sigusr1));
     trials.push(trial(
@@ -105,7 +109,7 @@ fn total(lines: &[Value], groups: &str) -> Result<u64> {
 
 /// Five intervals contain every event that was received, or that passed the filter, while connections come
 /// and go all the time.
-fn add_up_to_received() -> Result<()> {
+fn sum_to_received() -> Result<()> {
     let port = unused_port();
     let filtered = ["rates", "1", "5", "--json", "-P", &port.to_string()];
     let netns = Netns::new()?;
@@ -152,7 +156,7 @@ fn add_up_to_received() -> Result<()> {
 }
 
 /// Ctrl-C in the middle of an interval: the counts are those of the connections that were made.
-fn are_what_was_made() -> Result<()> {
+fn match_the_connections_made() -> Result<()> {
     const MADE: u64 = 3_000;
     let port = unused_port();
     let tcpstate = Tcpstate::start(&["rates", "1h", "--json", "-P", &port.to_string()])?;

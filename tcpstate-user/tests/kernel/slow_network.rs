@@ -17,7 +17,7 @@ use tcpstate_common::State;
 
 use crate::{
     ATTACH_MODES, attach_needs,
-    dwell::{HOLD, Stay, dwell_is_what_the_clock_says, moment},
+    dwell::{HOLD, Stay, dwell_agrees_with_the_clock, moment},
     need::{Need, trial},
     net::{Connection, Netns, await_fin, ip, joined, shutdown_write, unused_port},
     process::Tcpstate,
@@ -31,7 +31,7 @@ pub fn add(trials: &mut Vec<Trial>) {
         trials.push(trial(
             format!("{mode}::dwell_of_an_orphan"),
             &needs,
-            move || dwell_is_what_the_clock_says(mode, orphan_that_stays),
+            move || dwell_agrees_with_the_clock(mode, orphan_that_stays),
         ));
         let needs = [
             attach_needs(mode),

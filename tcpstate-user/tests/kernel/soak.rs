@@ -194,9 +194,9 @@ impl Watched {
             Ok((lines, last))
         });
         let mut stderr = BufReader::new(child.stderr.take().context("stderr")?);
-        let mut said = String::new();
-        stderr.read_line(&mut said)?;
-        ensure!(said.contains("attached"), "{command}: {said}");
+        let mut messages = String::new();
+        stderr.read_line(&mut messages)?;
+        ensure!(messages.contains("attached"), "{command}: {messages}");
         Ok(Self {
             command,
             child,
@@ -354,10 +354,10 @@ fn soak(length: Duration) -> Result<()> {
     eprintln!("at most {most_in_time_wait} in TIME_WAIT");
     for process in watched {
         let (command, seen) = (process.command, process.seen.clone());
-        let (summary, said) = process.end()?;
+        let (summary, messages) = process.end()?;
         ensure!(
-            said.contains("is to be seen from here") == (command == OUT_OF_REACH),
-            "{command}: {said}"
+            messages.contains("is to be seen from here") == (command == OUT_OF_REACH),
+            "{command}: {messages}"
         );
         eprintln!(
             "{command}: {}; KiB: {:?}",

@@ -47,9 +47,9 @@ pub fn add(trials: &mut Vec<Trial>) {
         ));
         let needs = [attach_needs(mode), &[Need::Program("ip")]].concat();
         trials.push(trial(
-            format!("{mode}::life_finds_what_is_left_in_close_wait"),
+            format!("{mode}::life_finds_a_leak_in_close_wait"),
             &needs,
-            move || life_finds_what_is_left_in_close_wait(mode),
+            move || life_finds_a_leak_in_close_wait(mode),
         ));
         trials.push(trial(
             format!("{mode}::hist_counts_every_stay"),
@@ -152,8 +152,8 @@ fn life_of_a_connection_to_nginx(mode: &str) -> Result<()> {
             })
         })?;
         thread::sleep(HOLD.saturating_sub(start.elapsed()));
-        // Not `close`: the socket of nobody that waits for the server's FIN becomes a minisock, whose
-        // later end no transition shows.
+        // Not `close`: an orphan that waits for the server's FIN becomes a minisocket, and no transition shows
+        // its later end.
         let (closed, ()) = moment(|| shutdown_write(&client))?;
         await_fin(&client)?;
         drop(client);
@@ -243,7 +243,7 @@ fn check_life(line: &Value, port: u16, path: &[&str], bounds: &RangeInclusive<u6
 }
 
 /// `life --live` shows a leaked connection while its socket exists.
-fn life_finds_what_is_left_in_close_wait(mode: &str) -> Result<()> {
+fn life_finds_a_leak_in_close_wait(mode: &str) -> Result<()> {
     let port = unused_port();
     // Shorter than the stay of the socket, so that it must be found.
     let longer_than = format!("{}ms", LEAK.as_millis());
@@ -307,8 +307,8 @@ fn hist_counts_every_stay(mode: &str) -> Result<()> {
         for _ in 0..CONNECTIONS {
             let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
             let (server, _) = listener.accept()?;
-            // Not `close`: the socket of nobody that waits for the server's FIN becomes a minisock, whose
-            // later end no transition shows.
+            // Not `close`: an orphan that waits for the server's FIN becomes a minisocket, and no transition shows
+            // its later end.
             shutdown_write(&client)?;
             await_state(&server, State::CLOSE_WAIT)?;
             drop(server);

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kernel_lacks_may_be_missing() {
+    fn a_feature_that_a_kernel_lacks_may_be_missing() {
         assert_eq!(
             judge(kernel("5.10"), &VARIANTS[0], DOCTOR).unwrap(),
             [""; 0]
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kernel_has_may_not_be_missing() {
+    fn a_feature_that_a_kernel_has_may_not_be_missing() {
         let differences = judge(kernel("6.1"), &VARIANTS[0], DOCTOR).unwrap();
         assert_eq!(differences.len(), 2, "{differences:?}");
         assert!(differences[0].starts_with("cookie:"), "{differences:?}");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_variant_takes_away_may_not_be_there() {
+    fn a_feature_that_a_variant_removes_may_not_be_there() {
         let confidentiality = VARIANTS.iter().find(|it| it.name == "confidentiality");
         let differences = judge(kernel("5.10"), confidentiality.unwrap(), DOCTOR).unwrap();
         assert_eq!(differences.len(), 2, "{differences:?}");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lacking_is_in_the_table() {
+    fn every_missing_feature_is_in_the_table() {
         let lists = KERNELS.iter().map(|kernel| kernel.lacks);
         for name in lists.chain(VARIANTS.iter().map(|it| it.lacks)).flatten() {
             assert!(FEATURES.iter().any(|it| it.name == *name), "{name}");

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 const QEMU: &str = "qemu-system-x86_64";
-/// What the first script says in a guest that is started only to see whether it starts.
+/// The message of the first script in a guest that is booted only to test the accelerator.
 const ALIVE: &str = "tcpstate: alive";
 /// With hardware virtualization a kernel is there in two seconds, where it is there at all.
 const KVM_STARTS_WITHIN: Duration = Duration::from_secs(20);

@@ -71,9 +71,9 @@ fn start(arguments: &[&str]) -> Result<(Running, BufReader<ChildStderr>)> {
         .stderr(Stdio::piped());
     let mut child = Running::new(&mut command)?;
     let mut stderr = BufReader::new(child.stderr.take().context("stderr")?);
-    let mut said = String::new();
-    stderr.read_line(&mut said)?;
-    ensure!(said.contains("attached"), "{said}");
+    let mut messages = String::new();
+    stderr.read_line(&mut messages)?;
+    ensure!(messages.contains("attached"), "{messages}");
     Ok((child, stderr))
 }
 
@@ -107,11 +107,14 @@ fn disk_full() -> Result<()> {
     ] {
         ensure!(output.stderr.contains(words), "no `{words}`: {output:?}");
     }
-    let (said, summary) = read(&file)?;
-    ensure!(said.stderr.contains("was broken off"), "{said:?}");
+    let (messages, summary) = read(&file)?;
+    ensure!(messages.stderr.contains("was broken off"), "{messages:?}");
     let [received, not_in_file] = [&["received"][..], &["rejected_by_reason", "not_in_file"]]
         .map(|path| number(&summary, &[&["accounting"], path].concat()));
-    ensure!(received? > 0 && not_in_file? > 0, "not partial: {summary}");
+    ensure!(
+        received? > 0 && not_in_file? > 0,
+        "not a part of the capture: {summary}"
+    );
     Ok(())
 }
 
@@ -127,17 +130,17 @@ fn disk_full_at_a_dump() -> Result<()> {
     let (mut child, mut stderr) = start(&[&record[..], &["-P", &port.to_string()]].concat())?;
     on_loopback(|| storm(port, ROUNDS))?;
     kill_process(Pid::from_child(&child), Signal::USR1)?;
-    let mut said = String::new();
-    stderr.read_line(&mut said)?;
+    let mut messages = String::new();
+    stderr.read_line(&mut messages)?;
     for words in ["No space left on device", "still in memory"] {
-        ensure!(said.contains(words), "no `{words}`: {said}");
+        ensure!(messages.contains(words), "no `{words}`: {messages}");
     }
     ensure!(!file.exists(), "a partial file was left");
     fs::remove_file(&other)?;
     interrupt(&child)?;
     let status = await_exit(&mut child)?;
-    let said = io::read_to_string(stderr)?;
-    ensure!(status.success(), "{status}: {said}");
+    let messages = io::read_to_string(stderr)?;
+    ensure!(status.success(), "{status}: {messages}");
     let (_, summary) = read(&file)?;
     let counted = number(&summary, &["transitions"])? + number(&summary, &["accounting", "lost"])?;
     ensure!(counted >= u64::from(ROUNDS) * 2, "{summary}");
@@ -275,9 +278,12 @@ fn stdout_slow() -> Result<()> {
     let mut stdout = child.stdout.take().context("stdout")?;
     io::copy(&mut stdout, &mut fs::File::create(&file)?)?;
     let status = await_exit(&mut child)?;
-    let said = io::read_to_string(stderr)?;
-    ensure!(status.success(), "{status}: {said}");
-    ensure!(said.contains("REJECTED"), "nothing was rejected: {said}");
+    let messages = io::read_to_string(stderr)?;
+    ensure!(status.success(), "{status}: {messages}");
+    ensure!(
+        messages.contains("REJECTED"),
+        "nothing was rejected: {messages}"
+    );
     let (_, summary) = read(&file)?;
     let books = ["submitted", "received", "rejected", "lost"]
         .map(|name| number(&summary, &["accounting", name]));
