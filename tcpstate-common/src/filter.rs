@@ -23,14 +23,14 @@ pub struct Key {
 
 /// The ports that the kernel sets only after a transition. A filter on one of them is undecided until then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortsToCome {
+pub struct PendingPorts {
     /// The local port.
     pub lport: bool,
     /// The remote port.
     pub rport: bool,
 }
 
-impl PortsToCome {
+impl PendingPorts {
     /// Whether either port is: a filter on either side is then undecided.
     #[inline]
     pub const fn either(self) -> bool {
@@ -45,8 +45,8 @@ impl Key {
     /// *Source:* `tcp_v4_connect`, `tcp_v6_connect` and `inet_csk_listen_start` set the state, then choose the
     /// port; for the child see [`is_new_child`].
     #[inline]
-    pub const fn ports_to_come(&self) -> PortsToCome {
-        PortsToCome {
+    pub const fn pending_ports(&self) -> PendingPorts {
+        PendingPorts {
             lport: self.lport == 0 && matches!(self.newstate, State::SYN_SENT | State::LISTEN),
             rport: self.rport == 0 && is_new_child(self.oldstate, self.newstate),
         }
@@ -56,7 +56,7 @@ impl Key {
     /// addresses of its listener, which may be dual-stack. `laddr_is_any` and `raddr_is_any` say whether the
     /// address is `::`.
     #[inline]
-    pub const fn is_family_to_come(&self, laddr_is_any: bool, raddr_is_any: bool) -> bool {
+    pub const fn is_family_pending(&self, laddr_is_any: bool, raddr_is_any: bool) -> bool {
         self.family != AF_INET
             && is_new_child(self.oldstate, self.newstate)
             && laddr_is_any
@@ -82,51 +82,51 @@ mod tests {
     #[test]
     fn an_unbound_socket_has_no_local_port_yet() {
         for newstate in [State::SYN_SENT, State::LISTEN] {
-            let unbound = key(State::CLOSE, newstate, 0, 443).ports_to_come();
+            let unbound = key(State::CLOSE, newstate, 0, 443).pending_ports();
             assert_eq!((unbound.lport, unbound.rport), (true, false));
             assert!(unbound.either());
-            let bound = key(State::CLOSE, newstate, 50_000, 443).ports_to_come();
+            let bound = key(State::CLOSE, newstate, 50_000, 443).pending_ports();
             assert!(!bound.either());
         }
         // An unbound socket that is closed never gets a port.
-        let closed = key(State::CLOSE, State::CLOSE, 0, 0).ports_to_come();
+        let closed = key(State::CLOSE, State::CLOSE, 0, 0).pending_ports();
         assert!(!closed.either());
     }
 
     #[test]
     fn a_new_child_has_no_remote_port_yet() {
-        let child = key(State::LISTEN, State::SYN_RECV, 80, 0).ports_to_come();
+        let child = key(State::LISTEN, State::SYN_RECV, 80, 0).pending_ports();
         assert_eq!((child.lport, child.rport), (false, true));
         assert!(child.either());
-        let named = key(State::LISTEN, State::SYN_RECV, 80, 50_000).ports_to_come();
+        let named = key(State::LISTEN, State::SYN_RECV, 80, 50_000).pending_ports();
         assert!(!named.either());
         // A listener never gets one.
         for (oldstate, newstate) in [(State::LISTEN, State::CLOSE), (State::CLOSE, State::LISTEN)] {
-            assert!(!key(oldstate, newstate, 80, 0).ports_to_come().either());
+            assert!(!key(oldstate, newstate, 80, 0).pending_ports().either());
         }
     }
 
     #[test]
     fn a_new_child_may_have_its_listeners_addresses() {
         let cloned = key(State::LISTEN, State::SYN_RECV, 80, 0);
-        assert!(cloned.is_family_to_come(true, true));
+        assert!(cloned.is_family_pending(true, true));
         // Without the port, a remote address says nothing.
-        assert!(cloned.is_family_to_come(true, false));
+        assert!(cloned.is_family_pending(true, false));
         let with_port = key(State::LISTEN, State::SYN_RECV, 80, 50_000);
-        assert!(with_port.is_family_to_come(true, true));
-        assert!(!with_port.is_family_to_come(true, false));
+        assert!(with_port.is_family_pending(true, true));
+        assert!(!with_port.is_family_pending(true, false));
     }
 
     #[test]
     fn the_family_is_known_where_it_cannot_change() {
         let cloned = key(State::LISTEN, State::SYN_RECV, 80, 0);
         // The listener has an address of its own.
-        assert!(!cloned.is_family_to_come(false, true));
+        assert!(!cloned.is_family_pending(false, true));
         let ipv4 = Key {
             family: AF_INET,
             ..cloned
         };
-        assert!(!ipv4.is_family_to_come(true, true));
-        assert!(!key(State::CLOSE, State::LISTEN, 80, 0).is_family_to_come(true, true));
+        assert!(!ipv4.is_family_pending(true, true));
+        assert!(!key(State::CLOSE, State::LISTEN, 80, 0).is_family_pending(true, true));
     }
 }

@@ -8,8 +8,8 @@ use crate::{State, buckets::BUCKETS, record::flags};
 
 /// Number of states counted separately: the kernel's 1 to 11, and 0 for any other number.
 pub const STATES: usize = 12;
-/// Number of kinds of ends counted separately, see [`manner()`].
-pub const MANNERS: usize = 4;
+/// Number of kinds of ends counted separately, see [`end_kind()`].
+pub const END_KINDS: usize = 4;
 /// Places in a [`PlaceSet`], the associativity of the table.
 pub const WAYS: usize = 8;
 
@@ -29,8 +29,8 @@ pub const fn state_at(index: usize) -> State {
     }
 }
 
-/// The bits of a [`manner()`].
-pub mod manner {
+/// The bits of an [`end_kind()`].
+pub mod end_kind {
     /// Both directions were shut down.
     pub const CLOSED_HERE: u8 = 1 << 0;
     /// The socket was an orphan, or the peer's FIN had arrived.
@@ -39,14 +39,14 @@ pub mod manner {
 
 /// The kind of end of a connection without an error, from the [`flags`] of its record.
 #[inline]
-pub const fn manner(known: u8) -> u8 {
+pub const fn end_kind(known: u8) -> u8 {
     const BOTH: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
     let mut bits = 0;
     if known & BOTH == BOTH {
-        bits |= manner::CLOSED_HERE;
+        bits |= end_kind::CLOSED_HERE;
     }
     if known & (flags::DEAD | flags::DONE) != 0 {
-        bits |= manner::ORPHAN_OR_DONE;
+        bits |= end_kind::ORPHAN_OR_DONE;
     }
     bits
 }
@@ -105,14 +105,14 @@ pub type RowsByPort = [u16; 1 << 16];
 
 /// The counts of one service, on one CPU.
 ///
-/// *Layout:* `u32` only, indexed by [`index_of`] and [`manner()`].
+/// *Layout:* `u32` only, indexed by [`index_of`] and [`end_kind()`].
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Row {
     /// Transitions, by the state before and the state after.
     pub transitions: [[u32; STATES]; STATES],
-    /// Ends of connections without an error, by the state before and [`manner()`].
-    pub ends: [[u32; MANNERS]; STATES],
+    /// Ends of connections without an error, by the state before and [`end_kind()`].
+    pub ends: [[u32; END_KINDS]; STATES],
     /// Transitions that the filters cannot decide on yet; in [`row::UNKNOWN`] only. One that is decided later
     /// on another CPU is subtracted there.
     pub pending: u32,
@@ -130,8 +130,8 @@ pub struct Failure {
     pub error: u16,
     /// The state before.
     pub oldstate: State,
-    /// See [`manner()`].
-    pub manner: u8,
+    /// See [`end_kind()`].
+    pub end_kind: u8,
     /// Always 0.
     pub padding: u16,
 }
@@ -225,14 +225,14 @@ mod tests {
     #[test]
     fn the_kind_of_end_says_who_closed() {
         const BOTH: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
-        assert_eq!(manner(flags::SOCKET), 0);
-        assert_eq!(manner(flags::RCV_SHUTDOWN), 0);
-        assert_eq!(manner(BOTH), manner::CLOSED_HERE);
-        assert_eq!(manner(flags::DEAD), manner::ORPHAN_OR_DONE);
-        assert_eq!(manner(flags::DONE), manner::ORPHAN_OR_DONE);
-        let all = manner(u8::MAX);
-        assert_eq!(all, manner::CLOSED_HERE | manner::ORPHAN_OR_DONE);
-        assert!(usize::from(all) < MANNERS);
+        assert_eq!(end_kind(flags::SOCKET), 0);
+        assert_eq!(end_kind(flags::RCV_SHUTDOWN), 0);
+        assert_eq!(end_kind(BOTH), end_kind::CLOSED_HERE);
+        assert_eq!(end_kind(flags::DEAD), end_kind::ORPHAN_OR_DONE);
+        assert_eq!(end_kind(flags::DONE), end_kind::ORPHAN_OR_DONE);
+        let all = end_kind(u8::MAX);
+        assert_eq!(all, end_kind::CLOSED_HERE | end_kind::ORPHAN_OR_DONE);
+        assert!(usize::from(all) < END_KINDS);
     }
 
     #[test]

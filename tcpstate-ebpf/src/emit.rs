@@ -129,7 +129,7 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
         (&raw mut (*record).laddr).cast::<[u64; 2]>().write(laddr);
         (&raw mut (*record).raddr).cast::<[u64; 2]>().write(raddr);
         let known = transition.fill(&key, record);
-        (*record).flags = known | process(key.oldstate, key.newstate, record);
+        (*record).flags = known | fill_process(key.oldstate, key.newstate, record);
     }
     debug!(
         ctx,
@@ -147,7 +147,7 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
 ///
 /// `record` is valid for writes.
 #[inline(always)]
-unsafe fn process(oldstate: State, newstate: State, record: *mut Record) -> u8 {
+unsafe fn fill_process(oldstate: State, newstate: State, record: *mut Record) -> u8 {
     // SAFETY: `record` is valid for writes, as the caller guarantees.
     let comm = unsafe { &raw mut (*record).comm }.cast::<[u64; 2]>();
     if !in_process(oldstate, newstate) {

@@ -10,15 +10,15 @@ use crate::maps::{LOCAL_PORTS, PORTS, REMOTE_PORTS, config};
 /// Whether the ports pass the filters.
 #[inline(always)]
 pub(crate) fn keeps_ports(key: &Key) -> bool {
-    let to_come = key.ports_to_come();
-    if config!(filter.lport) != 0 && !to_come.lport && !LOCAL_PORTS.contains(key.lport) {
+    let pending = key.pending_ports();
+    if config!(filter.lport) != 0 && !pending.lport && !LOCAL_PORTS.contains(key.lport) {
         return false;
     }
-    if config!(filter.rport) != 0 && !to_come.rport && !REMOTE_PORTS.contains(key.rport) {
+    if config!(filter.rport) != 0 && !pending.rport && !REMOTE_PORTS.contains(key.rport) {
         return false;
     }
     if config!(filter.port) != 0
-        && !to_come.either()
+        && !pending.either()
         && !PORTS.contains(key.lport)
         && !PORTS.contains(key.rport)
     {
@@ -39,33 +39,33 @@ pub(crate) fn keeps_family(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u6
     }
     let (laddr, raddr) = addresses();
     let ipv4 = is_v4_mapped(laddr) || is_v4_mapped(raddr);
-    (wanted == AF_INET) == ipv4 || is_family_to_come(key, (laddr, raddr))
+    (wanted == AF_INET) == ipv4 || is_family_pending(key, (laddr, raddr))
 }
 
 /// Whether a kept transition was kept only because the filters cannot decide on it yet.
 #[inline(always)]
 pub(crate) fn is_undecided(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u64; 2])) -> bool {
-    let to_come = key.ports_to_come();
-    if config!(filter.lport) != 0 && to_come.lport && !LOCAL_PORTS.contains(key.lport) {
+    let pending = key.pending_ports();
+    if config!(filter.lport) != 0 && pending.lport && !LOCAL_PORTS.contains(key.lport) {
         return true;
     }
-    if config!(filter.rport) != 0 && to_come.rport && !REMOTE_PORTS.contains(key.rport) {
+    if config!(filter.rport) != 0 && pending.rport && !REMOTE_PORTS.contains(key.rport) {
         return true;
     }
     if config!(filter.port) != 0
-        && to_come.either()
+        && pending.either()
         && !PORTS.contains(key.lport)
         && !PORTS.contains(key.rport)
     {
         return true;
     }
-    config!(filter.family) != 0 && key.family != AF_INET && is_family_to_come(key, addresses())
+    config!(filter.family) != 0 && key.family != AF_INET && is_family_pending(key, addresses())
 }
 
-/// See [`Key::is_family_to_come`].
+/// See [`Key::is_family_pending`].
 #[inline(always)]
-fn is_family_to_come(key: &Key, (laddr, raddr): ([u64; 2], [u64; 2])) -> bool {
-    key.is_family_to_come(laddr == [0; 2], raddr == [0; 2])
+fn is_family_pending(key: &Key, (laddr, raddr): ([u64; 2], [u64; 2])) -> bool {
+    key.is_family_pending(laddr == [0; 2], raddr == [0; 2])
 }
 
 /// Whether an address, as two words in memory order, is `::ffff:a.b.c.d`.

@@ -196,7 +196,7 @@ impl Transition for Call {
             // transition (`inet_csk_clone_lock`), and would overwrite a cookie made here. Later kernels copy
             // both before it, so the remote port is already set.
             (*record).cookie = 0;
-            if config!(has_cookie) != 0 && !key.ports_to_come().rport {
+            if config!(has_cookie) != 0 && !key.pending_ports().rport {
                 // The helper makes a cookie for a socket that has none yet; otherwise a load will do.
                 let mut cookie: u64 = self.sk(config!(offsets.sk_cookie));
                 if cookie == 0 {

@@ -16,14 +16,14 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tcpstate_common::{
     Counters, State,
     filter::Key,
-    tally::{Place, Row, manner, row},
+    tally::{Place, Row, end_kind, row},
     transition::{closes, opens, stays_in_fin_wait2},
 };
 
 use self::{
-    counts::{Cpu, ended, index},
+    counts::{Cpu, add_end, index},
     places::Slot,
-    services::{role_of_unknown, role_that_begins, row_of},
+    services::{guessed_role, opening_role, row_of},
 };
 use crate::{
     emit::{self, Transition as _, count},
@@ -49,7 +49,7 @@ pub(crate) fn count(call: &Call) {
             change.postpone();
             Some(())
         }
-        _ => change.add_up(call),
+        _ => change.apply(call),
     });
     // The lookups never fail, but the verifier requires the checks.
     if counted.is_some() {
@@ -111,7 +111,7 @@ struct Change {
     now_ns: u64,
     cpu: Cpu,
     /// This CPU's row for transitions that belong to no service.
-    unsettled: *mut Row,
+    unknown_row: *mut Row,
     slot: Slot,
 }
 
@@ -135,7 +135,7 @@ impl Change {
             newstate: newstate.folded(),
             now_ns,
             cpu,
-            unsettled: cpu.row(row::UNKNOWN)?,
+            unknown_row: cpu.row(row::UNKNOWN)?,
             slot: Slot::of(call)?,
         })
     }
@@ -145,12 +145,12 @@ impl Change {
     fn postpone(&self) {
         self.remember(0, true);
         // SAFETY: the map lookup returned a valid pointer.
-        unsafe { (*self.unsettled).pending += 1 };
+        unsafe { (*self.unknown_row).pending += 1 };
     }
 
     /// Counts the transition, and the postponed one before it.
     #[inline(always)]
-    fn add_up(&self, call: &Call) -> Option<()> {
+    fn apply(&self, call: &Call) -> Option<()> {
         let past = self.past(call);
         if self.newstate.0 == State::CLOSE.0 {
             self.slot.clear();
@@ -163,7 +163,7 @@ impl Change {
             return Some(());
         }
         if let Some(dwell_ns) = past.dwell_ns {
-            self.cpu.spent(from, dwell_ns);
+            self.cpu.add_dwell(from, dwell_ns);
         }
         Some(())
     }
@@ -178,7 +178,7 @@ impl Change {
             earlier: None,
         };
         if begins(self.oldstate, self.newstate) {
-            only(row_of(role_that_begins(self.newstate), &key()))
+            only(row_of(opening_role(self.newstate), &key()))
         } else if self.oldstate.0 == State::CLOSE.0 {
             // CLOSE -> CLOSE, which concerns no connection.
             only(row::UNKNOWN)
@@ -186,7 +186,7 @@ impl Change {
             self.past_at(&place, key)
         } else {
             let key = key();
-            only(row_of(role_of_unknown(self.oldstate, &key), &key))
+            only(row_of(guessed_role(self.oldstate, &key), &key))
         }
     }
 
@@ -204,7 +204,7 @@ impl Change {
             };
         }
         Past {
-            row: row_of(role_that_begins(place.state), &key()),
+            row: row_of(opening_role(place.state), &key()),
             dwell_ns,
             earlier: dwell_ns.map(|_| before(self.oldstate)),
         }
@@ -218,7 +218,7 @@ impl Change {
             .put(self.now_ns, row as u16, self.newstate, is_pending);
         if forgot_another {
             // SAFETY: the map lookup returned a valid pointer.
-            unsafe { (*self.unsettled).forgotten += 1 };
+            unsafe { (*self.unknown_row).forgotten += 1 };
         }
     }
 
@@ -231,7 +231,7 @@ impl Change {
             (*counts).transitions[from][to] += 1;
             if let Some(earlier) = earlier {
                 (*counts).transitions[index(earlier)][from] += 1;
-                (*self.unsettled).pending -= 1;
+                (*self.unknown_row).pending -= 1;
             }
         }
         from
@@ -243,7 +243,7 @@ impl Change {
     fn count_end(&self, call: &Call, counts: *mut Row, row: u32) -> bool {
         let (error, known) = (call.error(), call.flags());
         if closes(self.oldstate, self.newstate) {
-            ended(counts, row, self.oldstate, error, manner(known));
+            add_end(counts, row, self.oldstate, error, end_kind(known));
         }
         stays_in_fin_wait2(self.oldstate, self.newstate, error, known)
     }

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use tcpstate_common::{
     State,
     buckets::{BUCKETS, bucket_number, bucket_of},
-    tally::{Failure, MANNERS, Row, STATES, Times, index_of, row_index, times_index},
+    tally::{END_KINDS, Failure, Row, STATES, Times, index_of, row_index, times_index},
 };
 
 use crate::maps::{ERRORS, ROWS, TIMES, add_or_insert, config};
@@ -30,7 +30,7 @@ impl Cpu {
 
     /// Counts the time that a connection spent in a state.
     #[inline(always)]
-    pub(super) fn spent(self, state: usize, duration_ns: u64) {
+    pub(super) fn add_dwell(self, state: usize, duration_ns: u64) {
         let Some(times): Option<*mut Times> = TIMES.get_ptr_mut(times_index(self.0, state)) else {
             return;
         };
@@ -62,18 +62,18 @@ pub(super) fn index(state: State) -> usize {
 
 /// Counts the end of a connection, by its cause.
 #[inline(always)]
-pub(super) fn ended(counts: *mut Row, at: u32, oldstate: State, error: u16, manner: u8) {
+pub(super) fn add_end(counts: *mut Row, at: u32, oldstate: State, error: u16, end_kind: u8) {
     if error == 0 {
-        let manner = usize::from(manner) & (MANNERS - 1);
+        let end_kind = usize::from(end_kind) & (END_KINDS - 1);
         // SAFETY: the map lookup returned a valid pointer.
-        unsafe { (*counts).ends[index(oldstate)][manner] += 1 };
+        unsafe { (*counts).ends[index(oldstate)][end_kind] += 1 };
         return;
     }
     let failure = Failure {
         row: at as u16,
         error,
         oldstate,
-        manner,
+        end_kind,
         padding: 0,
     };
     // If the map is full, the cause is not counted; the reader sees an end without a cause.

@@ -27,7 +27,7 @@ pub(super) struct Slot {
 impl Slot {
     #[inline(always)]
     pub(super) fn of(call: &Call) -> Option<Self> {
-        let skaddr = as_number(call)?;
+        let skaddr = scalar_address(call)?;
         let places = PLACES.get_ptr_mut(hash(skaddr) & config!(place_mask))?;
         Some(Self {
             skaddr,
@@ -85,7 +85,7 @@ impl Slot {
 ///
 /// No other run uses this CPU's value between the two instructions, see [`SCRATCH`].
 #[inline(always)]
-fn as_number(call: &Call) -> Option<u64> {
+fn scalar_address(call: &Call) -> Option<u64> {
     let scratch = SCRATCH.get_ptr_mut(0)?.cast::<u64>();
     // SAFETY: the map lookup returned a valid pointer to this CPU's value.
     unsafe {

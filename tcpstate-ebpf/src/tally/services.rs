@@ -20,7 +20,7 @@ pub(super) enum Role {
 
 /// The role of a socket whose first transition leads to this state.
 #[inline(always)]
-pub(super) fn role_that_begins(newstate: State) -> Role {
+pub(super) fn opening_role(newstate: State) -> Role {
     match newstate {
         State::SYN_SENT => Role::Client,
         State::LISTEN | State::SYN_RECV => Role::Server,
@@ -31,7 +31,7 @@ pub(super) fn role_that_begins(newstate: State) -> Role {
 /// The role of a socket that is not remembered: a client if it was connecting; a server if its local port is that
 /// of a listener; a client if its local port is ephemeral and its remote port is not.
 #[inline(always)]
-pub(super) fn role_of_unknown(oldstate: State, key: &Key) -> Role {
+pub(super) fn guessed_role(oldstate: State, key: &Key) -> Role {
     if oldstate.0 == State::SYN_SENT.0 {
         return Role::Client;
     }
@@ -61,7 +61,7 @@ fn port_index(port: u16) -> usize {
 /// The number of the row in which a service is counted. Assigns a free row to a new service.
 #[inline(always)]
 pub(super) fn row_of(role: Role, key: &Key) -> u32 {
-    let (of, port, unknown, other) = match role {
+    let (side, port, unknown, other) = match role {
         Role::Unknown => return row::UNKNOWN,
         Role::Client => (side::CLIENT, key.rport, row::CLIENT, row::OTHER_CLIENT),
         Role::Server => (side::SERVER, key.lport, row::SERVER, row::OTHER_SERVER),
@@ -69,7 +69,7 @@ pub(super) fn row_of(role: Role, key: &Key) -> u32 {
     if port == 0 {
         return unknown;
     }
-    let Some(rows) = ROWS_BY_PORT.get_ptr_mut(of) else {
+    let Some(rows) = ROWS_BY_PORT.get_ptr_mut(side) else {
         return other;
     };
     // SAFETY: the map lookup returned a valid pointer.
@@ -83,11 +83,11 @@ pub(super) fn row_of(role: Role, key: &Key) -> u32 {
         Ok(Some(new)) => {
             // Another CPU may assign the port a row at the same time. Both rows then belong to it, and the
             // reader adds them up.
-            let Some(whose) = SERVICES.get_ptr_mut(new) else {
+            let Some(row_service) = SERVICES.get_ptr_mut(new) else {
                 return other;
             };
             // SAFETY: the map lookup returned a valid pointer.
-            unsafe { whose.write(service(of, port)) };
+            unsafe { row_service.write(service(side, port)) };
             new
         }
         Ok(None) => other,

@@ -24,7 +24,7 @@ use tcpstate_common::{
     buckets::{BUCKETS, DIVISIONS, OCTAVES},
     config,
     tally::{
-        Failure, MANNERS, Row, RowsByPort, STATES, Times, row, row_index, service, side,
+        END_KINDS, Failure, Row, RowsByPort, STATES, Times, row, row_index, service, side,
         side_and_port, state_at, times_index,
     },
     transition::closes,
@@ -270,8 +270,8 @@ impl Reader {
             transitions.push(TransitionCount { from, to, count });
         }
         for (at, &count) in ends.enumerate().filter(|&(_, &count)| count != 0) {
-            #[expect(clippy::cast_possible_truncation, reason = "below MANNERS")]
-            let cause = Cause::of_end(state_at(at / MANNERS), Some(0), (at % MANNERS) as u8);
+            #[expect(clippy::cast_possible_truncation, reason = "below END_KINDS")]
+            let cause = Cause::of_end(state_at(at / END_KINDS), Some(0), (at % END_KINDS) as u8);
             *causes.entry(cause).or_default() += u64::from(count);
         }
         let known: u64 = causes.values().sum();
@@ -295,7 +295,7 @@ impl Reader {
             let count: u64 = per_cpu.iter().sum();
             let before = self.errors_before.insert(failure, count).unwrap_or(0);
             if count > before {
-                let cause = Cause::of_end(failure.oldstate, Some(failure.error), failure.manner);
+                let cause = Cause::of_end(failure.oldstate, Some(failure.error), failure.end_kind);
                 let causes = all.entry(failure.row.into()).or_default();
                 *causes.entry(cause).or_default() += count - before;
             }

@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt};
 use tcpstate_common::{
     State,
     record::flags,
-    tally::manner,
+    tally::end_kind,
     transition::{closes, stays_in_fin_wait2},
 };
 
@@ -134,15 +134,14 @@ impl Cause {
         if !closes(oldstate, event.newstate()) {
             return None;
         }
-        let manner = manner(event.record().flags);
-        Some(Self::of_end(oldstate, event.error(), manner))
+        let end_kind = end_kind(event.record().flags);
+        Some(Self::of_end(oldstate, event.error(), end_kind))
     }
 
-    /// The cause by the facts that [`Cause::of`] uses: the state before, the socket's error, and the
-    /// [`manner()`] of its flags.
-    pub fn of_end(oldstate: State, error: Option<u16>, manner: u8) -> Self {
-        let closed_here = manner & manner::CLOSED_HERE != 0;
-        let orphan_or_done = manner & manner::ORPHAN_OR_DONE != 0;
+    /// Like [`Cause::of`], from the state before, the socket's error and the [`end_kind()`] of its flags.
+    pub fn of_end(oldstate: State, error: Option<u16>, end_kind: u8) -> Self {
+        let closed_here = end_kind & end_kind::CLOSED_HERE != 0;
+        let orphan_or_done = end_kind & end_kind::ORPHAN_OR_DONE != 0;
         match (error, oldstate) {
             (Some(0), State::LAST_ACK | State::CLOSING) => Self::Fin,
             (Some(0), State::FIN_WAIT2) if orphan_or_done => Self::Fin,

@@ -187,14 +187,14 @@ impl Filter {
     /// Judges one event by itself.
     pub fn judge(&self, event: &Event) -> Verdict {
         let shown = shown(event);
-        let to_come = shown.ports_to_come();
+        let pending = shown.pending_ports();
         let verdicts = [
             self.netns
                 .map(|netns| certain(event.netns() == Some(netns))),
             self.family.map(|family| {
                 let laddr_is_any = event.laddr().is_unspecified();
                 let raddr_is_any = event.raddr().is_unspecified();
-                if !event.is_ipv4() && shown.is_family_to_come(laddr_is_any, raddr_is_any) {
+                if !event.is_ipv4() && shown.is_family_pending(laddr_is_any, raddr_is_any) {
                     Verdict::Undecided
                 } else {
                     certain((family == Family::Ipv4) == event.is_ipv4())
@@ -202,13 +202,13 @@ impl Filter {
             }),
             self.lport
                 .as_ref()
-                .map(|set| in_time(set.contains(event.lport()), to_come.lport)),
+                .map(|set| in_time(set.contains(event.lport()), pending.lport)),
             self.rport
                 .as_ref()
-                .map(|set| in_time(set.contains(event.rport()), to_come.rport)),
+                .map(|set| in_time(set.contains(event.rport()), pending.rport)),
             self.port.as_ref().map(|set| {
                 let found = set.contains(event.lport()) || set.contains(event.rport());
-                in_time(found, to_come.either())
+                in_time(found, pending.either())
             }),
         ];
         verdicts
@@ -237,8 +237,8 @@ const fn certain(matches: bool) -> Verdict {
     }
 }
 
-const fn in_time(matches: bool, to_come: bool) -> Verdict {
-    if !matches && to_come {
+const fn in_time(matches: bool, pending: bool) -> Verdict {
+    if !matches && pending {
         Verdict::Undecided
     } else {
         certain(matches)
