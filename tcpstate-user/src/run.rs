@@ -24,6 +24,9 @@
 //! in the ring buffer are counted in their interval. With `--duration` the last interval takes all events
 //! until the source has stopped: a run of five intervals of a second that ends after five seconds counts
 //! every event that was received.
+//!
+//! [`View::finish`]: tcpstate_core::view::View::finish
+//! [`Flow::Done`]: tcpstate_core::view::Flow::Done
 
 mod clock;
 mod cost;

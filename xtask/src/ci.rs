@@ -20,6 +20,7 @@ pub fn run() -> Result<()> {
             "warnings",
         ],
     )?;
+    step("documentation", &["doc", "--no-deps", "--locked"])?;
     public_api()?;
     step(
         "licences, bans, sources",

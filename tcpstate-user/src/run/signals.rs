@@ -35,7 +35,7 @@ impl Process {
     ///
     /// `reader_gone` completes when the reader of the output has closed it.
     ///
-    /// A second `SIGINT`, at least [`SAME`] later, kills the process as without a handler, so that a run
+    /// A second `SIGINT`, at least 200 ms later, kills the process as without a handler, so that a run
     /// whose output is blocked can always be ended. `SIGHUP` stays ignored if it was (`nohup`).
     ///
     /// *Errors:* the operating system refuses a handler, or the caller is not inside a runtime.
