@@ -15,4 +15,4 @@ pub mod json;
 pub mod text;
 pub mod time;
 pub mod units;
-mod value;
+pub(crate) mod value;

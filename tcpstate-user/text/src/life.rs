@@ -17,8 +17,9 @@ use serde::Serialize;
 
 use crate::{
     format::{
-        text::{Cell, Column, Endpoint, OrDash},
+        text::{Cell, Column, push_endpoint},
         units::{Count, Counted, Span},
+        value::push_state,
     },
     printer::{Finish, RecordPrinter},
     settings::Settings,
@@ -103,7 +104,7 @@ impl Life {
     }
 
     /// Shows a connection, if it passes the filter.
-    fn show(&mut self, row: ConnectionRow, out: &mut dyn Write) -> io::Result<()> {
+    fn show(&mut self, mut row: ConnectionRow, out: &mut dyn Write) -> io::Result<()> {
         match self.filter.verdict(&row) {
             Verdict::Pass => {}
             Verdict::Drop => return Ok(()),
@@ -113,14 +114,12 @@ impl Life {
             }
         }
         let origin = self.origin.as_ref();
-        let wall_ns = origin.map_or(0, |origin| origin.wall_ns(row.common.ts_ns));
+        row.common.wall_ns = origin.map_or(0, |origin| origin.wall_ns(row.common.ts_ns));
         // Text does not show it.
-        let cgroup = if self.printer.is_text() {
-            None
-        } else {
-            self.names.cgroup(row.common.cgroup_id)
-        };
-        self.printer.write(&row.with(wall_ns, cgroup), out)?;
+        if !self.printer.is_text() {
+            row.common.cgroup = self.names.cgroup(row.common.cgroup_id);
+        }
+        self.printer.write(&row, out)?;
         self.shown += 1;
         Ok(())
     }
@@ -347,12 +346,12 @@ static CELLS: [Cell<ConnectionRow>; 10] = [
     Cell::composed(
         Column::left("LOCAL", 21),
         "`laddr` and `lport`",
-        |row, line| write!(line, "{}", Endpoint(row.laddr, row.lport)),
+        |row, line| push_endpoint(line, row.laddr, row.lport),
     ),
     Cell::composed(
         Column::left("REMOTE", 21),
         "`raddr` and `rport`",
-        |row, line| write!(line, "{}", Endpoint(row.raddr, row.rport)),
+        |row, line| push_endpoint(line, row.raddr, row.rport),
     ),
     Cell::field(
         Column::right("LIFETIME", 8),
@@ -382,23 +381,27 @@ fn push_cause(row: &ConnectionRow, line: &mut Vec<u8>) -> io::Result<()> {
 /// The states and the time in each.
 fn push_states(row: &ConnectionRow, line: &mut Vec<u8>) -> io::Result<()> {
     for (index, stay) in row.states.iter().enumerate() {
-        let comma = if index > 0 { ", " } else { "" };
-        let about = if stay.sampled && stay.dwell_ns.is_some() {
-            "~"
-        } else {
-            ""
-        };
-        let dwell = OrDash(stay.dwell_ns.map(Span));
-        write!(line, "{comma}{} {about}{dwell}", stay.state)?;
+        if index > 0 {
+            line.extend_from_slice(b", ");
+        }
+        push_state(line, stay.state);
+        match stay.dwell_ns {
+            Some(dwell_ns) => {
+                line.extend_from_slice(if stay.sampled { b" ~" } else { b" " });
+                write!(line, "{}", Span(dwell_ns))?;
+            }
+            None => line.extend_from_slice(b" -"),
+        }
     }
     if row.is_open() {
-        line.write_all(b" so far")?;
+        line.extend_from_slice(b" so far");
     }
     if let Some(state) = row.goes_on {
-        write!(line, ", then {state}")?;
+        line.extend_from_slice(b", then ");
+        push_state(line, state);
     }
     if row.truncated {
-        line.write_all(b" (too many states: some are left out)")?;
+        line.extend_from_slice(b" (too many states: some are left out)");
     }
     Ok(())
 }

@@ -1,9 +1,6 @@
 //! The fields of a connection.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tcpstate_common::{State, record};
 
@@ -50,7 +47,8 @@ pub struct ConnectionRow {
 }
 
 impl ConnectionRow {
-    /// The row of a connection that ended at `ts_ns`.
+    /// The row of a connection that ended at `ts_ns`. Wall-clock time and the path of the cgroup are to be
+    /// filled in: they come from outside.
     pub fn ended(ended: Ended, ts_ns: u64) -> Self {
         Self {
             lifetime_ns: ended.lifetime_ns,
@@ -61,7 +59,7 @@ impl ConnectionRow {
         }
     }
 
-    /// The row of a connection that is open at `now_ns`.
+    /// The row of a connection that is open at `now_ns`, in the same way.
     pub fn open(mut connection: Connection, now_ns: u64) -> Self {
         // An event can be later than the clock's reading: they come from several CPUs.
         let ts_ns = now_ns.max(connection.last_ns.unwrap_or(0));
@@ -127,14 +125,6 @@ impl ConnectionRow {
             traffic: None,
             handshake_ns: connection.handshake_ns,
         }
-    }
-
-    /// With its wall-clock time and the path of its cgroup, which come from outside.
-    #[must_use]
-    pub fn with(mut self, wall_ns: i64, cgroup: Option<Arc<str>>) -> Self {
-        self.common.wall_ns = wall_ns;
-        self.common.cgroup = cgroup;
-        self
     }
 
     /// Whether it is open.

@@ -10,6 +10,7 @@ use std::{
 };
 
 pub use self::records::{Cell, Records};
+use super::value::{push_address, push_number};
 
 /// A value, or `-` where it is unknown.
 #[derive(Clone, Copy, Debug)]
@@ -177,23 +178,28 @@ impl Table {
     }
 }
 
-/// An address with its port.
-pub struct Endpoint(
-    /// The address; `None` is not known.
-    pub Option<IpAddr>,
-    /// The port; `None` is not known.
-    pub Option<u16>,
-);
-
-impl Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            None if self.1.is_none() => f.write_str("-"),
-            // Else the port could be taken for a part of the address.
-            Some(IpAddr::V6(address)) => write!(f, "[{address}]:{}", OrDash(self.1)),
-            address => write!(f, "{}:{}", OrDash(address), OrDash(self.1)),
+/// Appends an address with its port; `None` is unknown.
+pub(crate) fn push_endpoint(
+    line: &mut Vec<u8>,
+    address: Option<IpAddr>,
+    port: Option<u16>,
+) -> io::Result<()> {
+    match address {
+        None if port.is_none() => {
+            line.push(b'-');
+            return Ok(());
         }
+        None => line.push(b'-'),
+        // Else the port could be taken for a part of the address.
+        Some(IpAddr::V6(address)) => write!(line, "[{address}]")?,
+        Some(address) => push_address(line, address)?,
     }
+    line.push(b':');
+    match port {
+        Some(port) => push_number(line, port.into()),
+        None => line.push(b'-'),
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -217,6 +223,22 @@ mod tests {
             table.row(&[&"b", &""], out)
         });
         assert_eq!(text, "NAME   N\na      1\nlonger 12345\ngröße      -\nb\n");
+    }
+
+    #[test]
+    fn an_endpoint_is_an_address_and_a_port() {
+        for (address, port, text) in [
+            (None, None, "-"),
+            (None, Some(80), "-:80"),
+            (Some("192.0.2.1"), None, "192.0.2.1:-"),
+            (Some("192.0.2.1"), Some(80), "192.0.2.1:80"),
+            (Some("2001:db8::1"), Some(80), "[2001:db8::1]:80"),
+        ] {
+            let mut line = Vec::new();
+            let address = address.map(|address| address.parse().unwrap());
+            push_endpoint(&mut line, address, port).unwrap();
+            assert_eq!(line, text.as_bytes());
+        }
     }
 
     #[test]

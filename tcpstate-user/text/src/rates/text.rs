@@ -15,12 +15,13 @@
 use std::{
     fmt::{self, Display},
     io::{self, Write},
+    net::SocketAddr,
 };
 
 use super::{length_ns, share, unseen::Unseen};
 use crate::{
     format::{
-        text::{Column, Endpoint, OrDash, Table},
+        text::{Column, OrDash, Table},
         time::Local,
         units::{Count, PerSecond, Span},
     },
@@ -231,7 +232,7 @@ fn half_open(unseen: &Unseen) -> Vec<Item> {
         .iter()
         .map(|place| {
             let half_open = &place.half_open;
-            let address = Endpoint(Some(half_open.laddr), Some(half_open.lport));
+            let address = SocketAddr::new(half_open.laddr, half_open.lport);
             let oldest = half_open
                 .oldest_ns
                 .map(|ns| format!(" (oldest {})", Span(ns)));
