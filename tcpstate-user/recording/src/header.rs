@@ -84,24 +84,31 @@ fn groups() -> Vec<Vec<(String, usize)>> {
 
 /// The reason why a file does not begin as a recording that can be read here.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum HeaderError {
+pub enum HeaderError {
+    /// The file is empty.
     #[error("is empty: nothing was recorded, or the recording was cut before its first byte")]
     Empty,
+    /// It is a packet capture.
     #[error(
         "is a packet capture: these are not supported yet, only recordings of `tcpstate record`"
     )]
     PacketCapture,
+    /// It is something else.
     #[error("is no recording of `tcpstate record`")]
     Foreign,
+    /// Its version of the format is newer than [`VERSION`].
     #[error(
         "is a recording of format version {0}, this program reads up to {VERSION}: \
          use the tcpstate that wrote it, or a newer one"
     )]
     Newer(u16),
+    /// It ends within its header, after this many bytes.
     #[error("was cut within its header, after {0} bytes: it holds no events")]
     Cut(usize),
+    /// Its header is damaged, at this byte.
     #[error("is damaged in its header, at byte {0}: what the events mean stood there")]
     Damaged(usize),
+    /// Its records have another layout; this program wrote it.
     #[error("has records of another layout, written by `{0}`: use that program to read it")]
     Layout(String),
 }

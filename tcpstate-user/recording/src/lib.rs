@@ -36,7 +36,7 @@ pub use self::reader::read_in_place;
 pub use self::{
     block::MAX_BLOCK_RECORDS,
     flight::{FlightOptions, FlightRing},
-    header::{MAGIC, VERSION},
+    header::{HeaderError, MAGIC, VERSION},
     output::{WriteError, are_same_file},
     reader::{ReadError, Reader},
     writer::{Options, Room, Writer, Written},

@@ -61,7 +61,7 @@ pub enum ReadError {
         /// The file, or `standard input`.
         name: String,
         /// The reason.
-        reason: String,
+        reason: HeaderError,
     },
 }
 
@@ -121,7 +121,7 @@ impl Reader {
     ) -> Result<Self, ReadError> {
         let mut scanner = match Scanner::open(stream) {
             Ok(Ok(scanner)) => scanner,
-            Ok(Err(reason)) => return Err(not_readable(name, &reason)),
+            Ok(Err(reason)) => return Err(ReadError::NotReadable { name, reason }),
             Err(source) => return Err(ReadError::Read { name, source }),
         };
         let mut origin = scanner.metadata().origin.clone();
@@ -186,9 +186,13 @@ pub fn read_in_place(bytes: &[u8]) -> Result<(usize, Accounting, Vec<String>), R
         name: "FILE".to_owned(),
         source,
     };
-    let mut scanner = Scanner::open(bytes)
-        .map_err(failed)?
-        .map_err(|reason| not_readable("FILE".to_owned(), &reason))?;
+    let mut scanner =
+        Scanner::open(bytes)
+            .map_err(failed)?
+            .map_err(|reason| ReadError::NotReadable {
+                name: "FILE".to_owned(),
+                reason,
+            })?;
     let (mut most, mut delivered, mut batch) = (0, 0, Vec::new());
     loop {
         batch.clear();
@@ -203,13 +207,6 @@ pub fn read_in_place(bytes: &[u8]) -> Result<(usize, Accounting, Vec<String>), R
         if matches!(step, Scanned::End) {
             return Ok((most, account(scanner.books(), delivered), scanner.notices()));
         }
-    }
-}
-
-fn not_readable(name: String, reason: &HeaderError) -> ReadError {
-    ReadError::NotReadable {
-        name,
-        reason: reason.to_string(),
     }
 }
 

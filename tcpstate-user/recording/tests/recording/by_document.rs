@@ -1,11 +1,11 @@
-//! A second reader of recordings, written after `docs/recording-format.md` alone and sharing no
-//! code with the first: what the two agree on is what the document says.
+//! A second reader of recordings, written from `docs/recording-format.md` alone, without code of the
+//! first: where the two agree, the document is right.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// A block as its header describes it.
+/// A block according to its header.
 #[derive(Clone, Debug)]
 pub struct Block {
     pub offset: usize,
@@ -113,7 +113,7 @@ pub fn read(file: &[u8]) -> Document {
 }
 
 impl Document {
-    /// The paths of cgroups that stand before the block at this offset.
+    /// The paths of cgroups in front of the block at this offset.
     pub fn cgroups_before(&self, file: &[u8], offset: usize) -> BTreeMap<String, String> {
         let before = self.blocks.iter().filter(|block| block.offset < offset);
         let mut all = BTreeMap::new();
@@ -132,7 +132,7 @@ impl Document {
         self.blocks.iter().filter(|block| block.kind == 1)
     }
 
-    /// The records of a block, and what each run of its unpacked bytes was taken for.
+    /// The records of a block, and the meaning of each run of its unpacked bytes.
     pub fn records(&self, file: &[u8], block: &Block) -> (Vec<Fields>, Vec<(usize, String)>) {
         let groups: Vec<Vec<(String, usize)>> =
             serde_json::from_value(self.metadata["groups"].clone()).expect("name and size");

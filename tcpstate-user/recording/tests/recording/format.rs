@@ -1,7 +1,7 @@
 //! The example in `docs/recording-format.md` is a real file, taken apart by a reader that was
-//! written after the document.
+//! written from the document alone.
 //!
-//! `TCPSTATE_BLESS=1 cargo test --test recording` writes it anew.
+//! `TCPSTATE_BLESS=1 cargo test --test recording` updates it.
 
 use std::{
     env,
@@ -26,8 +26,8 @@ use crate::by_document;
 const BEGIN: &str = "<!-- begin: written by tests/recording/format.rs -->\n";
 const END: &str = "<!-- end -->\n";
 
-/// The first byte of what `recording_reader` is fed: the rest is a file as it is, or blocks that it
-/// gives valid headers.
+/// The first byte of an input of `recording_reader`: the rest is a file, or blocks that get valid
+/// headers.
 const RAW: u8 = 0;
 const REPAIRED: u8 = 1;
 
@@ -117,7 +117,7 @@ fn example_file(events: &[Event]) -> Vec<u8> {
     fs::read(path).expect("it has just been written")
 }
 
-/// Sixteen bytes a line, as `hexdump -C` has them.
+/// Sixteen bytes a line, as `hexdump -C` prints them.
 fn hexdump(bytes: &[u8], offset: usize, text: &mut String) {
     for (line, chunk) in bytes.chunks(16).enumerate() {
         let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -227,7 +227,7 @@ fn the_example_is_a_real_file() {
     }
 }
 
-/// What the fuzz targets start from is read by the code of today.
+/// The seeds of the fuzz targets are files that the present code writes.
 #[test]
 fn the_seeds_of_the_fuzz_targets_are_of_this_format() {
     let events = example_events();
@@ -243,7 +243,7 @@ fn the_seeds_of_the_fuzz_targets_are_of_this_format() {
             [&[RAW], &whole[..whole.len() - 500]].concat(),
         ),
     ];
-    // As the target takes them apart: a block's kind, coding, count and length, then its payload.
+    // In the form that the target reads: a block's kind, coding, count and length, then its payload.
     let parts = by_document::read(&whole);
     let mut blocks = vec![REPAIRED];
     for block in &parts.blocks {

@@ -1,4 +1,4 @@
-//! What the numbers in the events are called, in a recording.
+//! Names in recordings.
 
 use std::{
     collections::BTreeSet,
@@ -27,15 +27,15 @@ use crate::{
     whole::{books, next, origin, read, small_blocks},
 };
 
-/// Every cgroup but number 0 has a name; it is counted how often one is asked for.
+/// Names of cgroups, but for every tenth; counts the lookups.
 #[derive(Default)]
 struct Host {
-    asked: AtomicU64,
+    lookups: AtomicU64,
 }
 
 impl Naming for Host {
     fn cgroup(&self, id: u64) -> Option<Arc<str>> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.lookups.fetch_add(1, Ordering::Relaxed);
         (!id.is_multiple_of(10)).then(|| path(id).into())
     }
 }
@@ -44,7 +44,7 @@ fn path(id: u64) -> String {
     format!("/machine.slice/container-{id}.scope")
 }
 
-/// Events of a new cgroup every so often.
+/// Events of a new cgroup after each `each` events.
 fn many_cgroups(count: usize, each: usize) -> Vec<Event> {
     let events = events(Traffic::WebServer, count, 3);
     let in_cgroup = |(at, event): (usize, &Event)| {
@@ -68,7 +68,7 @@ fn write(path: &Path, events: &[Event], options: Options, host: &Arc<Host>) {
         .unwrap();
 }
 
-/// In the file, what an event's cgroup is called stands before the event.
+/// In the file, the name of an event's cgroup precedes the event. Returns the number of cgroups.
 fn check_order(file: &[u8]) -> usize {
     let document = by_document::read(file);
     let mut ids = BTreeSet::new();
@@ -92,7 +92,7 @@ fn a_cgroup_is_named_before_its_first_event_and_once() {
     write(&path, &many_cgroups(2_000, 70), small_blocks(), &host);
     let file = fs::read(&path).unwrap();
     assert_eq!(check_order(&file), 29);
-    assert_eq!(host.asked.load(Ordering::Relaxed), 29);
+    assert_eq!(host.lookups.load(Ordering::Relaxed), 29);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn each_file_of_a_rotation_has_its_names() {
 }
 
 #[test]
-fn a_dump_of_the_flight_recorder_names_what_it_still_has() {
+fn a_dump_of_the_flight_recorder_names_the_cgroups_that_it_still_has() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.rec");
     let options = FlightOptions {
@@ -128,7 +128,7 @@ fn a_dump_of_the_flight_recorder_names_what_it_still_has() {
         .naming(Names::new(Arc::<Host>::default()));
     let events = many_cgroups(2_000, 70);
     ring.append(&events).unwrap();
-    // The first half is let go.
+    // The first half is dropped.
     ring.tick(events[1_000].ts_ns() + FlightOptions::default().keep_ns)
         .unwrap();
     ring.dump(&path, None, None).unwrap();
@@ -141,7 +141,7 @@ fn a_dump_of_the_flight_recorder_names_what_it_still_has() {
     assert!(!names.contains_key("1"), "its events are gone: {names:?}");
 }
 
-/// A reader knows the names by the time that it has given the events.
+/// A reader knows the names when it hands out the events.
 #[test]
 fn names_are_read_with_the_events() {
     let dir = tempfile::tempdir().unwrap();
@@ -167,9 +167,9 @@ fn names_are_read_with_the_events() {
     assert_eq!(seen, events.len());
 }
 
-/// Also of what was found by asking, which no event may ever tell of.
+/// The sockets of a dump may never have an event.
 #[test]
-fn what_a_census_finds_is_named_before_it() {
+fn the_cgroups_of_a_census_are_named_before_it() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.rec");
     let found = |cookie, cgroup| Found {
@@ -221,7 +221,7 @@ fn what_a_census_finds_is_named_before_it() {
     }
 }
 
-/// Whatever happens to the names, the events are all there.
+/// The events do not depend on the names.
 #[test]
 fn damaged_names_cost_no_event() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Reading recordings: what is written is read, and what is cut or damaged gives all that is whole.
+//! Reading recordings: written events are read, and a cut or damaged file gives all of its whole blocks.
 
 use std::{
     io::{self, Write},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 fn any_event() -> impl Strategy<Value = Event> {
-    // Sockets few enough that records find one of their own.
+    // Few sockets, so that records find an earlier one of their own socket.
     (
         proptest::collection::vec(any::<u8>(), Record::SIZE),
         0_u64..5,
@@ -133,7 +133,7 @@ fn a_second_reader_agrees() {
 }
 
 #[test]
-fn a_file_cut_anywhere_gives_all_that_is_whole() {
+fn a_file_cut_anywhere_gives_all_whole_blocks() {
     let events = events(Traffic::WebServer, 2_030, 11);
     let file = recording(&events, small_blocks());
     let document = by_document::read(&file);
@@ -218,7 +218,7 @@ fn a_damaged_byte_costs_its_block_and_no_other() {
 }
 
 #[test]
-fn bytes_missing_or_put_in_cost_what_they_hit() {
+fn missing_or_inserted_bytes_cost_the_blocks_that_they_hit() {
     let events = events(Traffic::WebServer, 1_000, 13);
     let file = recording(&events, small_blocks());
     let blocks = by_document::read(&file).blocks;
@@ -273,7 +273,7 @@ fn many_damaged_places_are_counted() {
 }
 
 #[test]
-fn what_is_no_recording_is_refused_by_what_it_is() {
+fn a_file_that_is_no_recording_is_refused_by_its_kind() {
     let whole = recording(&[], small_blocks());
     let mut newer = whole.clone();
     newer[8..10].copy_from_slice(&(VERSION + 1).to_le_bytes());
@@ -323,7 +323,7 @@ fn a_file_with_a_header_only_is_an_empty_recording_that_was_cut() {
 }
 
 #[test]
-fn a_pipe_is_not_waited_for_longer_than_a_block() {
+fn a_pipe_is_read_block_by_block() {
     let events = events(Traffic::Churn, 200, 22);
     let file = recording(&events, small_blocks());
     let second_block = by_document::read(&file).blocks[1].offset;

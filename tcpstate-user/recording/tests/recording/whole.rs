@@ -1,4 +1,4 @@
-//! Recordings written and read whole, for the tests.
+//! Helpers of the tests: recordings written and read whole.
 
 use std::{fs, future::poll_fn, io, path::Path};
 
@@ -23,7 +23,7 @@ pub fn origin() -> Origin {
     }
 }
 
-/// The books of a capture that received so many events.
+/// The books of a capture that received this many events.
 pub fn books(received: u64) -> Accounting {
     Accounting {
         seen: received + 7,
@@ -75,7 +75,7 @@ pub fn recording(events: &[Event], options: Options) -> Vec<u8> {
     fs::read(path).unwrap()
 }
 
-/// Everything that a source gives.
+/// Everything that was read from a source.
 pub struct Read {
     pub events: Vec<Event>,
     pub notices: Vec<String>,

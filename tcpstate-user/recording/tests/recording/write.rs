@@ -52,13 +52,13 @@ fn a_block_is_written_when_it_is_old() {
     writer
         .append(&events[20..], now_ns + 1_000_000_001)
         .unwrap();
-    // The writer dies here: only what is younger than a second is gone.
+    // The writer dies here: only events younger than a second are gone.
     drop(writer);
     assert!(read_file(&path).events == events[..20]);
 }
 
 #[test]
-fn a_recording_overwrites_what_was_there() {
+fn a_recording_overwrites_an_older_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.rec");
     write(&path, &events(Traffic::Churn, 5_000, 6), small_blocks());
@@ -121,13 +121,13 @@ fn a_rotation_keeps_whole_files_of_the_size_asked_for() {
     }
     assert!(events.ends_with(&tail));
 
-    // Starting again is one more step of the rotation, not the end of what was there.
+    // A new start is one more step of the rotation: the older files stay.
     write(&path, &events[..5], options);
     assert_eq!(read_file(&name(0)).events, events[..5]);
     assert!(read_file(&name(1)).notices[0].contains("of the 20000 events"));
 }
 
-/// Appends until an error, and gives how many events are in whole blocks by then.
+/// Appends until an error. Returns the number of events in whole blocks by then.
 fn append_until_it_fails(writer: &mut Writer, events: &[Event]) -> u64 {
     events
         .iter()
@@ -149,12 +149,12 @@ fn a_rotation_that_fails_counts_nothing_twice_and_ends_the_file_once() {
     };
     let events = events(Traffic::WebServer, 20_000, 9);
 
-    // Nothing can be renamed to a folder.
+    // No file can be renamed to a directory.
     let path = dir.path().join("a.rec");
     let mut writer = Writer::create(&path, &origin(), options.clone()).unwrap();
     fs::create_dir(dir.path().join("a.rec.1")).unwrap();
     let in_blocks = append_until_it_fails(&mut writer, &events);
-    // A second attempt fails as well, and writes nothing behind the footer.
+    // A second attempt fails too, and writes nothing after the footer.
     writer.append(&events[..1], 0).unwrap();
     assert!(writer.flush().is_err());
     let length = fs::metadata(&path).unwrap().len();
@@ -171,7 +171,7 @@ fn a_rotation_that_fails_counts_nothing_twice_and_ends_the_file_once() {
         read.notices
     );
 
-    // The folder has gone: nothing is there to be renamed, nor can the next file be created.
+    // The directory is gone: there is nothing to rename, and the next file cannot be created.
     let folder = dir.path().join("folder");
     fs::create_dir(&folder).unwrap();
     let path = folder.join("a.rec");
@@ -206,7 +206,7 @@ fn without_rotation_the_size_ends_the_recording() {
 }
 
 #[test]
-fn what_cannot_work_is_refused_at_the_start() {
+fn impossible_options_are_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.rec");
     let create = |path: &Path, options| Writer::create(path, &origin(), options).err();
@@ -253,11 +253,11 @@ fn what_cannot_work_is_refused_at_the_start() {
     );
 }
 
-/// A small file system of its own, gone with the value.
+/// A small file system, unmounted on drop.
 struct Tmpfs(tempfile::TempDir);
 
 impl Tmpfs {
-    /// `None` where this may not mount, and says so.
+    /// `None` without the privilege to mount, with a message.
     fn mount(size: &str) -> Option<Self> {
         let required = std::env::var_os("TCPSTATE_REQUIRE_KERNEL").is_some();
         let dir = tempfile::tempdir().unwrap();
@@ -299,7 +299,7 @@ fn a_full_disk_leaves_a_recording_that_reads() {
     );
     assert_eq!(error.into_io().kind(), io::ErrorKind::StorageFull);
 
-    // Up to the last whole block, whether the process goes on or dies here.
+    // Up to the last whole block, whether the process continues or dies here.
     let cut = read_file(&path);
     assert!(!cut.events.is_empty() && events.starts_with(&cut.events));
     assert_eq!(cut.events.len() % 100, 0);
@@ -310,7 +310,7 @@ fn a_full_disk_leaves_a_recording_that_reads() {
         cut.notices
     );
 
-    // The block that did not fit has left room for the books.
+    // There is room for the books where the last block did not fit.
     let written = writer.finish(Some(&books(10_000)), None).unwrap();
     assert_eq!(written.events, cut.events.len() as u64);
     assert_eq!(written.not_written, 10_000 - written.events);
@@ -363,7 +363,7 @@ fn the_flight_recorder_keeps_the_last_events_by_time() {
         read.notices
     );
 
-    // Time goes on without events; what was recorded leaves, and the books stay.
+    // Time passes without events: the events are dropped, and the books stay.
     ring.tick(newest_ns + span_ns).unwrap();
     assert_eq!((ring.held(), ring.dropped()), (0, 20_000));
     ring.dump(&path, Some(&books(20_000)), Some(&COST)).unwrap();
@@ -410,7 +410,7 @@ fn the_flight_recorder_stays_within_its_memory() {
 }
 
 #[test]
-fn dumps_replace_each_other_whole_or_are_kept() {
+fn a_dump_replaces_the_one_before_or_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.rec");
     let events = events(Traffic::Churn, 300, 33);
