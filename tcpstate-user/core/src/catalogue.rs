@@ -32,14 +32,14 @@ pub use self::{
         HistogramTransitionRow, HistogramTransitionsRow,
     },
     rates::{
-        FiguresRow, Group, GroupRow, GroupTransitionRow, Place, RATES, RatesRow, group_table,
+        FiguresRow, Group, GroupRow, GroupTransitionRow, RATES, RatesRow, group_table,
         group_transition_table, plural,
     },
     socket::{SOCKET, SocketRow, TimerRow},
     transition::{SocketFlags, TRANSITION, TransitionRow},
 };
 use crate::{
-    cause::Cause, histogram::Histogram, model::Stay, service::ServicePort,
+    cause::Cause, handshakes::HalfOpenAt, histogram::Histogram, model::Stay, service::ServicePort,
     transition::TransitionCount,
 };
 
@@ -292,7 +292,7 @@ pub enum Value<'a> {
     /// The buckets of a histogram.
     Buckets(&'a Histogram),
     /// Half-open connections by place.
-    HalfOpen(&'a [Place]),
+    HalfOpen(&'a [HalfOpenAt]),
 }
 
 impl From<u64> for Value<'_> {

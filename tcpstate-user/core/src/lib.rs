@@ -12,7 +12,7 @@
 //! From the bottom up; a module uses only those above it:
 //!
 //! - [`event`], [`owner`], [`service`], [`cause`], [`transition`], [`histogram`]: the vocabulary.
-//! - [`census`], [`tally`]: the parts of the stream that are no transitions.
+//! - [`census`], [`handshakes`], [`tally`]: the parts of the stream that are no transitions.
 //! - [`books`], [`origin`], [`names`]: the facts that come with a stream.
 //! - [`filter`]: the choice of sockets, made on events.
 //! - [`model`]: connections, rates and histograms, from a stream.
@@ -42,6 +42,7 @@ pub mod error;
 pub mod escape;
 pub mod event;
 pub mod filter;
+pub mod handshakes;
 mod hash;
 pub mod histogram;
 pub mod inventory;

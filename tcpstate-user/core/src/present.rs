@@ -18,13 +18,11 @@
 //!   the consumer's choice ([`Include`](crate::model::Include)).
 
 mod channel;
-mod handshakes;
 mod publisher;
 mod snapshot;
 
 pub use self::{
     channel::Subscriber,
-    handshakes::{HalfOpenAt, Handshakes},
     publisher::{Options, Publisher},
     snapshot::RunSnapshot,
 };

@@ -3,11 +3,12 @@
 
 use std::io::{self, Write};
 
+use tcpstate_core::{model::Books, view::End};
+
 use crate::format::{
     text::OrDash,
     units::{Bytes, Count, Span},
 };
-use tcpstate_core::{model::Books, view::End};
 
 /// Writes the accounting, what the tracker does not know of connections, and what the run cost.
 pub fn write_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> io::Result<()> {
@@ -109,8 +110,16 @@ pub fn write_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> i
 mod tests {
     use serde_json::{Value, json};
     use tcpstate_common::{
-        Record,
+        Record, State,
         record::{AF_INET, flags},
+    };
+    use tcpstate_core::{
+        books::{Accounting, Cost, Selection},
+        event::Event,
+        model::{By, Limits},
+        options::{Format, Until},
+        origin::Origin,
+        view::View,
     };
 
     use super::*;
@@ -119,15 +128,6 @@ mod tests {
         rates::{self, Rates},
         settings::Settings,
         trace::{self, Trace},
-    };
-    use tcpstate_common::State;
-    use tcpstate_core::{
-        books::{Accounting, Cost, Selection},
-        event::Event,
-        model::{By, Limits},
-        options::{Format, Until},
-        origin::Origin,
-        view::View,
     };
 
     fn event(cookie: u64, ts_ns: u64, oldstate: State, newstate: State) -> Event {

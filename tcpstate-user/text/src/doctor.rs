@@ -5,9 +5,9 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
+use tcpstate_core::report::{Check, Report, Status};
 
 use crate::format::json::Lines;
-use tcpstate_core::report::{Check, Report, Status};
 
 /// Columns of text after which a line is broken, where words allow.
 const WIDTH: usize = 100;
@@ -155,8 +155,9 @@ enum Line<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use tcpstate_core::mode::Mode;
+
+    use super::*;
 
     fn report() -> Report {
         let check = |name, status, detail: &str, costs: Option<&str>, remedy: Option<&str>| Check {

@@ -4,6 +4,7 @@
 //! histograms.
 
 mod chart;
+mod item;
 mod table;
 
 use std::{
@@ -13,8 +14,21 @@ use std::{
     time::Duration,
 };
 
+use tcpstate_core::{
+    catalogue::{HistogramHead, Stamp},
+    census::Census,
+    duration::nanoseconds,
+    event::Event,
+    filter::{CauseSet, StateSet},
+    model::{GroupKey, Include, Of, Series, Tracker},
+    options::{Format, HistogramOf},
+    origin::Origin,
+    view::{End, Flow, View},
+};
+
 use self::{
     chart::Chart,
+    item::{Content, Item},
     table::{Csv, Json},
 };
 use crate::{
@@ -25,20 +39,6 @@ use crate::{
     order::life_order,
     printer::Printer,
     settings::Settings,
-};
-use tcpstate_core::{
-    catalogue::{HistogramHead, Stamp},
-    census::Census,
-    duration::nanoseconds,
-    event::Event,
-    filter::{CauseSet, StateSet},
-    histogram::Histogram,
-    model::{GroupKey, Include, Of, Series, Tracker},
-    options::{Format, HistogramOf},
-    origin::Origin,
-    service::{Role, ServicePort},
-    transition::TransitionCount,
-    view::{End, Flow, View},
 };
 
 /// The options of `hist`.
@@ -81,41 +81,6 @@ pub struct Hist {
 struct Text {
     chart: Chart,
     local: Local,
-}
-
-/// One histogram.
-struct Item {
-    service_port: ServicePort,
-    role: Role,
-    content: Content,
-}
-
-/// The content of a histogram.
-enum Content {
-    /// How long it took.
-    Durations { of: Of, histogram: Histogram },
-    /// How often each transition happened.
-    Transitions(Vec<TransitionCount>),
-}
-
-impl Item {
-    fn count(&self) -> u64 {
-        match &self.content {
-            Content::Durations { histogram, .. } => histogram.count(),
-            Content::Transitions(transitions) => transitions.iter().map(|one| one.count).sum(),
-        }
-    }
-
-    /// Its place among those of its service port.
-    fn order(&self) -> usize {
-        match self.content {
-            Content::Durations {
-                of: Of::Dwell(state),
-                ..
-            } => life_order(state),
-            Content::Durations { .. } | Content::Transitions(_) => 0,
-        }
-    }
 }
 
 /// The histograms of an interval.

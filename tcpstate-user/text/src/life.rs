@@ -14,16 +14,6 @@ use std::{
 };
 
 use serde::Serialize;
-
-use crate::{
-    format::{
-        text::{Cell, Column, push_endpoint},
-        units::{Count, Counted, Span},
-        value::push_state,
-    },
-    printer::{Finish, RecordPrinter},
-    settings::Settings,
-};
 use tcpstate_core::{
     by_cookie::ByCookie,
     catalogue::{CONNECTION, ConnectionRow},
@@ -37,6 +27,16 @@ use tcpstate_core::{
     options::Until,
     origin::Origin,
     view::{End, Flow, View},
+};
+
+use crate::{
+    format::{
+        text::{Cell, Column, push_endpoint},
+        units::{Count, Counted, Span},
+        value::push_state,
+    },
+    printer::{Finish, RecordPrinter},
+    settings::Settings,
 };
 
 /// The options of `life`.

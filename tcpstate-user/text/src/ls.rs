@@ -12,6 +12,14 @@ use std::{
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use tcpstate_common::State;
+use tcpstate_core::{
+    books::Cost,
+    catalogue::{Common, SOCKET, SocketRow, TimerRow},
+    filter::{Filter, OwnerFilter, StateSet},
+    inventory::{DumpedNetns, Inventory, Socket, Timer, TimerKind},
+    model::Limits,
+    options::Format,
+};
 
 use crate::{
     format::{
@@ -21,14 +29,6 @@ use crate::{
     },
     printer::RecordPrinter,
     settings::Settings,
-};
-use tcpstate_core::{
-    books::Cost,
-    catalogue::{Common, SOCKET, SocketRow, TimerRow},
-    filter::{Filter, OwnerFilter, StateSet},
-    inventory::{DumpedNetns, Inventory, Socket, Timer, TimerKind},
-    model::Limits,
-    options::Format,
 };
 
 /// What to show, and how.

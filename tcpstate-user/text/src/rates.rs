@@ -9,38 +9,36 @@
 //! States that no transition shows (`TIME_WAIT`, orphans in `FIN_WAIT2`, half-open connections in
 //! `SYN_RECV`) are sampled, or unknown.
 
+mod groups;
 mod lines;
 mod text;
-mod unseen;
 
-use std::{
-    cmp::Reverse,
-    io::{self, Write},
-};
+use std::io::{self, Write};
 
 use serde::Serialize;
 use tcpstate_common::State;
-
-use self::{
-    lines::{Csv, Json},
-    text::Text,
-    unseen::Unseen,
-};
-use crate::{
-    format::units::{Count, Counted},
-    printer::{Finish, Printer},
-    settings::Settings,
-};
 use tcpstate_core::{
-    catalogue::{Group, Stamp},
+    catalogue::Stamp,
     census::Census,
     event::Event,
-    model::{Books, By, GroupFigures, GroupKey, Include, Interval, Limits, Tracker},
+    handshakes::Collector,
+    model::{Books, By, Include, Interval, Limits, Tracker},
     names::Names,
     options::Format,
     origin::Origin,
     tally::Tally,
     view::{End, Flow, View},
+};
+
+use self::{
+    groups::{busiest_first, length_ns},
+    lines::{Csv, Json},
+    text::Text,
+};
+use crate::{
+    format::units::{Count, Counted},
+    printer::{Finish, Printer},
+    settings::Settings,
 };
 
 /// The options of `rates`.
@@ -63,7 +61,7 @@ pub struct Rates {
     /// Connections whose times the kernel evicted while it counted; `None`: it does not count.
     evicted: Option<u64>,
     tracker: Tracker,
-    unseen: Unseen,
+    handshakes: Collector,
     printer: Printer<Text, Json, Csv>,
     names: Names,
     /// The cgroup that the last event was in.
@@ -107,7 +105,7 @@ impl Rates {
             by: options.by,
             evicted: options.in_kernel.then_some(0),
             tracker,
-            unseen: Unseen::default(),
+            handshakes: Collector::default(),
             printer,
             names: Names::default(),
             last_cgroup: None,
@@ -128,13 +126,15 @@ impl Rates {
             ts_ns: interval.end_ns,
             interval_ns: length_ns(interval),
         };
+        let handshakes = self.handshakes.tick();
+        let sample_interval_ns = origin.and_then(|origin| origin.sample_interval_ns);
         match &mut self.printer {
-            Printer::Text(text) => text.block(interval, groups, &self.unseen, wall_ns, out)?,
-            Printer::Json(json) => json.write(interval, groups, &self.unseen, stamp, out)?,
-            Printer::Csv(csv) => csv.write(groups, stamp, out)?,
+            Printer::Text(text) => text.block(interval, groups, &handshakes, wall_ns, out),
+            Printer::Json(json) => {
+                json.write(interval, groups, handshakes, sample_interval_ns, stamp, out)
+            }
+            Printer::Csv(csv) => csv.write(groups, stamp, out),
         }
-        self.unseen.next_interval();
-        Ok(())
     }
 }
 
@@ -146,7 +146,6 @@ impl View for Rates {
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
         // The first interval begins here, not with the first event.
         self.tracker.tick(origin.started_ns);
-        self.unseen.sample_interval_ns = origin.sample_interval_ns;
         if origin.sample_interval_ns.is_some() {
             self.tracker.follow();
         }
@@ -180,7 +179,7 @@ impl View for Rates {
 
     fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
         self.tracker.census(census, |_| {});
-        self.unseen.take(census);
+        self.handshakes.census(census);
         Ok(Flow::Continue)
     }
 
@@ -261,32 +260,4 @@ struct Totals {
     /// Connections whose times the kernel evicted while it counted.
     #[serde(rename = "forgotten", skip_serializing_if = "Option::is_none")]
     evicted: Option<u64>,
-}
-
-fn length_ns(interval: &Interval) -> u64 {
-    interval.end_ns.saturating_sub(interval.start_ns)
-}
-
-/// The groups with the most transitions first, those with as many in the order of their keys.
-fn busiest_first<'a>(groups: &'a [GroupFigures], names: &Names) -> Vec<(Group, &'a GroupFigures)> {
-    let mut groups: Vec<_> = groups
-        .iter()
-        .map(|group| {
-            let path = match group.key {
-                GroupKey::Cgroup(id) => names.cgroup(id),
-                _ => None,
-            };
-            let key = group.key;
-            (Group { key, path }, group)
-        })
-        .collect();
-    groups.sort_by_cached_key(|(_, group)| Reverse(group.figures.total()));
-    groups
-}
-
-/// The share that `part` has in `total`, to four decimals; `None` of nothing.
-fn share(part: u64, total: u64) -> Option<f64> {
-    let parts = (u128::from(part) * 10_000 + u128::from(total / 2)).checked_div(total.into())?;
-    #[expect(clippy::cast_precision_loss, reason = "at most 10,000")]
-    Some(parts as f64 / 10_000.0)
 }

@@ -6,14 +6,6 @@
 
 use std::io::{self, Write};
 
-use crate::{
-    format::{
-        text::{Cell, Column},
-        units::Counted,
-    },
-    printer::RecordPrinter,
-    settings::Settings,
-};
 use tcpstate_core::{
     catalogue::{TRANSITION, TransitionRow},
     census::Census,
@@ -23,6 +15,15 @@ use tcpstate_core::{
     names::Names,
     origin::Origin,
     view::{End, Flow, View},
+};
+
+use crate::{
+    format::{
+        text::{Cell, Column},
+        units::Counted,
+    },
+    printer::RecordPrinter,
+    settings::Settings,
 };
 
 /// The options of `trace`.

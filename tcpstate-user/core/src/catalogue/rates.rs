@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
 use tcpstate_common::State;
 
 use super::{
@@ -10,7 +9,8 @@ use super::{
     common::{ROLES, path, stamp},
 };
 use crate::{
-    census::{HalfOpen, ListenFigures},
+    census::ListenFigures,
+    handshakes::HalfOpenAt,
     histogram::Histogram,
     model::{By, Figures, GroupKey},
     service::{Role, ServicePort},
@@ -40,19 +40,9 @@ pub struct RatesRow {
     /// How long connections were in the states that they left.
     pub dwell: Vec<(State, Histogram)>,
     /// Half-open connections by place; `None` where they are not sampled.
-    pub half_open: Option<Vec<Place>>,
+    pub half_open: Option<Vec<HalfOpenAt>>,
     /// What happened to listeners.
     pub listen: ListenFigures,
-}
-
-/// Half-open connections of a namespace at one local address and port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
-    /// Inode number of the namespace.
-    pub netns: u32,
-    /// The connections.
-    #[serde(flatten)]
-    pub half_open: HalfOpen,
 }
 
 /// A group, with the name of its cgroup.

@@ -7,13 +7,13 @@ use std::{
 
 use super::{
     channel::{Sender, Subscriber},
-    handshakes::Collector,
     snapshot::RunSnapshot,
 };
 use crate::{
     books::RunBooks,
     census::Census,
     event::Event,
+    handshakes::Collector,
     model::{By, Include, Interval, Limits, Tracker},
     names::Names,
     origin::Origin,

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::handshakes::Handshakes;
 use crate::{
     books::RunBooks,
+    handshakes::Handshakes,
     model::{Interval, Memory, Snapshot},
     names::Names,
     origin::Origin,

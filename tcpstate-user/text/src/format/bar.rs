@@ -1,6 +1,11 @@
 //! Bars of a chart.
 
-use std::{env, ffi::OsStr, fmt, fmt::Write as _, io::IsTerminal};
+use std::{
+    env,
+    ffi::OsStr,
+    fmt::{self, Write as _},
+    io::IsTerminal,
+};
 
 /// Whether to draw with more than ASCII: on a terminal, unless it is a dumb one or the locale says
 /// that it wants something else than UTF-8.

@@ -5,17 +5,18 @@ use std::{
     io::{self, Write},
 };
 
-use super::{Content, Item};
-use crate::format::{
-    bar::Bar,
-    text::OrDash,
-    units::{Count, Span},
-};
 use tcpstate_core::{
     histogram::{Bucket, Histogram},
     model::Of,
     service::{Role, ServicePort},
     transition::TransitionCount,
+};
+
+use super::item::{Content, Item};
+use crate::format::{
+    bar::Bar,
+    text::OrDash,
+    units::{Count, Span},
 };
 
 /// Columns of a bar beside the bounds of its bucket, or beside a transition.

@@ -11,7 +11,7 @@ use tcpstate_core::catalogue::{
     HistogramTransitionRow, HistogramTransitionsRow,
 };
 
-use super::{Content, Item};
+use super::item::{Content, Item};
 use crate::format::{csv, json};
 
 /// Lines of JSON.

@@ -2,14 +2,13 @@ use std::{net::SocketAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use tcpstate_common::record::{AF_INET, AF_INET6};
-
-use super::*;
-
 use tcpstate_core::{
     books::CaptureCost,
     inventory::{DumpStats, Listening, TcpInfo},
     names::{NameBook, Names},
 };
+
+use super::*;
 
 const NETNS: u32 = 4_026_531_833;
 

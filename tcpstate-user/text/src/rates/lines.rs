@@ -8,10 +8,11 @@ use tcpstate_core::{
         FiguresRow, Group, GroupRow, GroupTransitionRow, RATES, RatesRow, Stamp, group_table,
         group_transition_table, plural,
     },
+    handshakes::Handshakes,
     model::{By, Figures, GroupFigures, Interval},
 };
 
-use super::{share, unseen::Unseen};
+use super::groups::share;
 use crate::format::{csv, json};
 
 /// Lines of JSON.
@@ -34,22 +35,23 @@ impl Json {
         &mut self,
         interval: &Interval,
         groups: Vec<(Group, &GroupFigures)>,
-        unseen: &Unseen,
+        handshakes: Handshakes,
+        sample_interval_ns: Option<u64>,
         stamp: Stamp,
         out: &mut dyn Write,
     ) -> io::Result<()> {
         let figures = |figures: &Figures| FiguresRow {
             figures: figures.clone(),
             interval_ns: stamp.interval_ns,
-            sampled: unseen.sample_interval_ns.is_some(),
+            sampled: sample_interval_ns.is_some(),
         };
         let row = RatesRow {
             stamp,
-            sample_interval_ns: unseen.sample_interval_ns,
+            sample_interval_ns,
             all: figures(&interval.all),
             dwell: interval.dwell.clone(),
-            half_open: unseen.half_open(),
-            listen: *unseen.listen(),
+            half_open: sample_interval_ns.map(|_| handshakes.half_open),
+            listen: handshakes.listen,
         };
         let total = interval.all.total();
         let (elements, by) = (&mut self.groups, self.by);

@@ -18,7 +18,18 @@ use std::{
     net::SocketAddr,
 };
 
-use super::{length_ns, share, unseen::Unseen};
+use tcpstate_core::{
+    catalogue::Group,
+    cause::Cause,
+    census::ListenFigures,
+    escape::Printable,
+    handshakes::{HalfOpenAt, Handshakes},
+    model::{By, GroupFigures, GroupKey, Interval},
+    service::{Role, ServicePort},
+    transition::TransitionCount,
+};
+
+use super::groups::{length_ns, share};
 use crate::{
     format::{
         text::{Column, OrDash, Table},
@@ -27,14 +38,6 @@ use crate::{
     },
     order::life_order,
     settings::Settings,
-};
-use tcpstate_core::{
-    catalogue::Group,
-    cause::Cause,
-    escape::Printable,
-    model::{By, GroupFigures, GroupKey, Interval},
-    service::{Role, ServicePort},
-    transition::TransitionCount,
 };
 
 /// Columns of a block.
@@ -88,7 +91,7 @@ impl Text {
         &mut self,
         interval: &Interval,
         groups: Vec<(Group, &GroupFigures)>,
-        unseen: &Unseen,
+        handshakes: &Handshakes,
         wall_ns: i64,
         out: &mut dyn Write,
     ) -> io::Result<()> {
@@ -100,8 +103,12 @@ impl Text {
         let now = interval.all.states.iter();
         let now = now.map(|(state, count)| format!("{state} {}", Count(*count)).into());
         write_wrapped("now", now, out)?;
-        write_wrapped("half-open", half_open(unseen).into_iter(), out)?;
-        write_wrapped("listeners", listen(unseen).into_iter(), out)?;
+        write_wrapped(
+            "half-open",
+            half_open(&handshakes.half_open).into_iter(),
+            out,
+        )?;
+        write_wrapped("listeners", listen(&handshakes.listen).into_iter(), out)?;
         let causes = &interval.all.causes;
         if causes.iter().any(|&(cause, _)| cause != Cause::Fin) {
             let causes = causes.iter();
@@ -224,10 +231,9 @@ impl Text {
 }
 
 /// The places with the most half-open connections, and the total of the others.
-fn half_open(unseen: &Unseen) -> Vec<Item> {
+fn half_open(all: &[HalfOpenAt]) -> Vec<Item> {
     const PLACES: usize = 3;
-    let mut places = unseen.half_open().unwrap_or_default();
-    let rest = places.split_off(places.len().min(PLACES));
+    let (places, rest) = all.split_at(all.len().min(PLACES));
     let mut items: Vec<Item> = places
         .iter()
         .map(|place| {
@@ -248,8 +254,7 @@ fn half_open(unseen: &Unseen) -> Vec<Item> {
 }
 
 /// The events of listeners in the interval, if there were any.
-fn listen(unseen: &Unseen) -> Vec<Item> {
-    let listen = unseen.listen();
+fn listen(listen: &ListenFigures) -> Vec<Item> {
     [
         ("overflows", listen.overflows),
         ("drops", listen.drops),
@@ -352,13 +357,14 @@ fn write_wrapped(
 #[cfg(test)]
 mod tests {
     use tcpstate_common::State;
-
-    use super::{super::busiest_first, *};
     use tcpstate_core::{model::Figures, names::Names, options::Format};
+
+    use super::super::groups::busiest_first;
+    use super::*;
 
     fn block(text: &mut Text, interval: &Interval, wall_ns: i64, out: &mut Vec<u8>) {
         let groups = busiest_first(&interval.groups, &Names::default());
-        text.block(interval, groups, &Unseen::default(), wall_ns, out)
+        text.block(interval, groups, &Handshakes::default(), wall_ns, out)
             .unwrap();
     }
 

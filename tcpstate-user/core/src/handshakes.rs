@@ -1,6 +1,8 @@
-//! The part of a snapshot that only samples report: handshakes under way, and the counters of listeners.
+//! Handshakes as only samples report them: the half-open connections, and the counters of listeners.
 
 use std::{cmp::Reverse, collections::BTreeMap};
+
+use serde::Serialize;
 
 use crate::census::{Census, HalfOpen, ListenFigures};
 
@@ -16,17 +18,18 @@ pub struct Handshakes {
 }
 
 /// Half-open connections at one local end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct HalfOpenAt {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// The connections.
+    #[serde(flatten)]
     pub half_open: HalfOpen,
 }
 
 /// Collects what the censuses report, up to a tick.
 #[derive(Debug, Default)]
-pub(super) struct Collector {
+pub struct Collector {
     /// By namespace, as its latest census has them.
     half_open: BTreeMap<u32, Vec<HalfOpen>>,
     /// Since the tick before.
@@ -36,7 +39,7 @@ pub(super) struct Collector {
 
 impl Collector {
     /// Takes a census.
-    pub(super) fn census(&mut self, census: &Census) {
+    pub fn census(&mut self, census: &Census) {
         // The half-open connections stand in the last part of a sample, all of a namespace together.
         if census.scope.is_of_sockets() || census.more {
             return;
@@ -51,7 +54,7 @@ impl Collector {
     }
 
     /// Ends an interval.
-    pub(super) fn tick(&mut self) -> Handshakes {
+    pub fn tick(&mut self) -> Handshakes {
         let mut half_open: Vec<HalfOpenAt> = self
             .half_open
             .iter()
