@@ -218,7 +218,7 @@ impl Filter {
     }
 }
 
-/// What the event shows, for the rule that the BPF programs share.
+/// The key of an event for the rule that the BPF programs share.
 const fn shown(event: &Event) -> Key {
     Key {
         family: event.record().family,

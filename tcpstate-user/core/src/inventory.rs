@@ -1,4 +1,4 @@
-//! The sockets there are at one moment, of one network namespace or of several. Pure: capture takes it.
+//! The sockets of a host at one moment, of one or more network namespaces. Pure: capture dumps them.
 
 mod listening;
 mod socket;
@@ -12,22 +12,22 @@ pub use self::{
 };
 use crate::{names::Names, owner::Owner};
 
-/// The sockets of one or several namespaces.
+/// The sockets of one or more namespaces.
 #[derive(Debug, Default)]
 pub struct Inventory {
-    /// Each once.
+    /// The sockets, each once.
     pub sockets: Vec<Socket>,
     /// Entries that were superseded by later ones of the same socket.
     pub superseded: u64,
     /// The namespaces that were dumped.
     pub namespaces: Vec<DumpedNetns>,
-    /// Parts that are missing, a whole sentence each.
+    /// Messages about missing parts, a whole sentence each.
     pub missing: Vec<String>,
-    /// The one of these about processes whose namespaces are hidden.
+    /// The one of these messages about processes whose namespaces are hidden.
     pub hidden: Option<String>,
     /// The listening sockets.
     pub listening: Listening,
-    /// The processes that hold the sockets, by the sockets' inodes, if they were looked up.
+    /// The processes that have the sockets open, by the sockets' inodes, if they were looked up.
     pub holders: Option<HashMap<u32, Owner>>,
     /// The names of their cgroups.
     pub names: Names,
@@ -40,9 +40,9 @@ pub struct DumpedNetns {
     pub netns: u32,
     /// Its name for people.
     pub name: String,
-    /// Just before the dump, monotonic nanoseconds.
+    /// The time just before the dump, monotonic nanoseconds.
     pub ts_ns: u64,
-    /// The same, wall-clock nanoseconds since 1970.
+    /// The same time, wall-clock nanoseconds since 1970.
     pub wall_ns: i64,
     /// Its statistics.
     pub dump: DumpStats,
@@ -51,18 +51,18 @@ pub struct DumpedNetns {
 /// Statistics of a dump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DumpStats {
-    /// Entries that the kernel sent, malformed ones included.
+    /// Entries that the kernel sent, including malformed ones.
     pub answers: u64,
     /// Entries that could not be decoded.
     pub malformed: u64,
-    /// Attempts that were repeated because the kernel said that they were inconsistent, or broke them off.
+    /// Attempts that were repeated because the kernel marked them as inconsistent or broke them off.
     pub repeats: u32,
-    /// The last attempt was inconsistent too: the kernel said that sockets may be missing.
+    /// Whether the last attempt was inconsistent too, so that sockets may be missing.
     pub inconsistent: bool,
 }
 
 impl DumpStats {
-    /// Adds those of another dump.
+    /// Adds the statistics of another dump.
     pub fn add(&mut self, more: &Self) {
         self.answers += more.answers;
         self.malformed += more.malformed;
@@ -72,7 +72,7 @@ impl DumpStats {
 }
 
 impl Inventory {
-    /// The owner of a socket: the process that holds it or, before it is accepted, the one that listens for it.
+    /// The owner of a socket: the process that has it open or, before it is accepted, its listener's.
     pub fn owner(&self, socket: &Socket) -> Owner {
         let Some(holders) = &self.holders else {
             return Owner::UNKNOWN;
@@ -80,7 +80,7 @@ impl Inventory {
         let holder = |inode| holders.get(&inode).copied().unwrap_or(Owner::UNKNOWN);
         match socket.inode {
             Some(inode) => holder(inode),
-            // In other states, a socket that no process holds was closed by the one that held it.
+            // In other states, a socket that no process has open was closed by its process.
             None if matches!(
                 socket.state,
                 State::SYN_RECV | State::ESTABLISHED | State::CLOSE_WAIT

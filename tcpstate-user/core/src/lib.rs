@@ -12,13 +12,15 @@
 //! From the bottom up; a module uses only those above it:
 //!
 //! - [`event`], [`owner`], [`service`], [`cause`], [`transition`], [`histogram`]: the vocabulary.
+//! - [`options`], [`mode`], [`netns`]: the choices that a command line offers.
 //! - [`census`], [`handshakes`], [`tally`]: the parts of the stream that are no transitions.
 //! - [`books`], [`origin`], [`names`]: the facts that come with a stream.
+//! - [`inventory`], [`report`]: the sockets of one moment, and the abilities of a host.
 //! - [`filter`]: the choice of sockets, made on events.
 //! - [`model`]: connections, rates and histograms, from a stream.
 //! - [`source`], [`view`], [`present`]: the contracts of a source of events, of a view that gets
 //!   every step of the stream, and of a consumer that looks at the present.
-//! - [`options`], [`mode`], [`netns`]: the choices that a command line offers.
+//! - [`catalogue`]: the fields of every record that the outputs print.
 
 // Bad input is counted or reported; it never ends the process.
 #![cfg_attr(

@@ -1,4 +1,4 @@
-//! The abilities of a host: what `doctor` shows. Pure: capture tries them.
+//! The abilities of a host, which `doctor` shows. Types only: capture tries them.
 
 use crate::mode::Mode;
 
@@ -7,7 +7,7 @@ use crate::mode::Mode;
 pub enum Status {
     /// It is there.
     Ok,
-    /// It is there, and something about it is not.
+    /// A part of it is missing.
     Degraded,
     /// It is not there.
     Missing,
@@ -24,10 +24,10 @@ impl Status {
     }
 }
 
-/// One thing that was tried.
+/// The check of one ability.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What: lower case, words joined by underscores.
+    /// The name of the ability: lower case, words joined by underscores.
     pub name: &'static str,
     /// Its status.
     pub status: Status,
@@ -66,14 +66,14 @@ impl Check {
     }
 }
 
-/// All that was tried.
+/// All checks of a host.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Host name, as `uname -n` prints it.
     pub host: String,
     /// Kernel release, as `uname -r` prints it.
     pub kernel: String,
-    /// In the order in which they build on each other.
+    /// The checks, each after those that it depends on.
     pub checks: Vec<Check>,
     /// The attach mode that `--attach auto` takes; `None`: `trace` cannot run here.
     pub attach: Option<Mode>,

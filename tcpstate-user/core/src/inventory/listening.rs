@@ -14,7 +14,7 @@ use tcpstate_common::State;
 use super::socket::Socket;
 use crate::service::Role;
 
-/// The listening sockets of a dump, and its half-open connections by listener.
+/// The listening sockets of a dump, and the half-open connections by listener.
 #[derive(Debug, Default)]
 pub struct Listening {
     by_port: HashMap<(u32, u16), Vec<Listener>>,
@@ -41,8 +41,8 @@ pub struct HalfOpen {
 }
 
 impl Listening {
-    /// Of a dump of one or more namespaces. `ephemeral` has the range of local ports of each namespace where
-    /// it is known (`net.ipv4.ip_local_port_range`).
+    /// The listening sockets of a dump of one or more namespaces. `ephemeral` has the range of local ports of
+    /// each namespace where it is known (`net.ipv4.ip_local_port_range`).
     pub fn new(
         sockets: &[Socket],
         ephemeral: impl IntoIterator<Item = (u32, RangeInclusive<u16>)>,
@@ -55,7 +55,7 @@ impl Listening {
             let listener = Listener {
                 laddr: socket.laddr,
                 cookie: socket.cookie,
-                // Where the kernel does not say, it is off, as usual.
+                // Where it is not known, it is off, as usual.
                 v6only: socket.v6only == Some(true),
                 inode: socket.inode,
                 half_open: HalfOpen::default(),
@@ -117,7 +117,7 @@ impl Listening {
     }
 
     /// The half-open connections of a listening socket. Where several share an address and a port
-    /// (`SO_REUSEPORT`), the kernel does not say which has which: the first has them all.
+    /// (`SO_REUSEPORT`), the kernel does not assign them: the first has them all.
     pub fn half_open(&self, socket: &Socket) -> HalfOpen {
         let place = (socket.netns, socket.lport);
         self.by_port
@@ -140,8 +140,8 @@ impl Listening {
     }
 }
 
-/// The listener for connections to this address: on this very address, else on the wildcard of its family,
-/// else on the wildcard of both.
+/// The listener for connections to this address: on the address itself, otherwise on the wildcard of its
+/// family, otherwise on the wildcard of both.
 fn choose(listeners: &[Listener], addr: IpAddr) -> Option<usize> {
     let at = |wanted: &dyn Fn(&Listener) -> bool| listeners.iter().position(wanted);
     at(&|listener| listener.laddr == addr)

@@ -1,4 +1,4 @@
-//! A TCP socket as the kernel describes it. Pure.
+//! A TCP socket of a dump. Pure.
 
 use std::net::IpAddr;
 
@@ -7,12 +7,12 @@ use tcpstate_common::{State, record::AF_INET};
 
 use crate::{census::TIME_WAIT_NS, filter::StateSet};
 
-/// A TCP socket as the kernel describes it.
+/// A TCP socket of a dump.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// The socket's cookie, unique until the next boot; the tracepoint gives the same.
+    /// The socket's cookie, unique until the next boot; events of the socket have the same.
     pub cookie: u64,
     /// The socket's address family, `AF_INET` or `AF_INET6`.
     pub family: u8,
@@ -35,10 +35,10 @@ pub struct Socket {
     pub rqueue: u32,
     /// Bytes sent or to be sent that are not acknowledged. Of a listener: its backlog.
     pub wqueue: u32,
-    /// The user it belongs to. Minisockets do not know theirs.
+    /// The user that it belongs to. Minisockets have none.
     pub uid: Option<u32>,
-    /// The inode by which `/proc/PID/fd` names it; `None` if no process holds it: not accepted yet,
-    /// already closed, or a minisocket.
+    /// The inode by which `/proc/PID/fd` names it; `None` if no process has it open: it is not accepted
+    /// yet, already closed, or a minisocket.
     pub inode: Option<u32>,
     /// Id of its cgroup. *Since:* Linux 5.9.
     pub cgroup: Option<u64>,
@@ -112,7 +112,7 @@ impl Socket {
 pub struct Timer {
     /// Its purpose.
     pub kind: TimerKind,
-    /// Until it expires, milliseconds.
+    /// The time until it expires, milliseconds.
     pub expires_ms: u32,
     /// Number of times that it has expired in vain.
     pub retransmits: u8,
@@ -121,7 +121,7 @@ pub struct Timer {
 /// The purpose of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerKind {
-    /// Sending again; of a request socket: the SYN-ACK.
+    /// Retransmission; of a request socket: of the SYN-ACK.
     Retransmit,
     /// Keepalive; of an orphan in `FIN_WAIT2`: its end.
     Keepalive,
@@ -157,9 +157,9 @@ pub struct TcpInfo {
     pub bytes_received: Option<u64>,
     /// Payload bytes sent, retransmissions included.
     pub bytes_sent: Option<u64>,
-    /// Since data was last sent, or since the beginning, milliseconds.
+    /// The time since data was last sent, or since the beginning, milliseconds.
     pub last_sent_ms: Option<u32>,
-    /// Since data was last received, or since the beginning, milliseconds.
+    /// The time since data was last received, or since the beginning, milliseconds.
     pub last_received_ms: Option<u32>,
 }
 
