@@ -1,4 +1,4 @@
-//! The Debian package, made by cargo-deb from what `[package.metadata.deb]` of tcpstate-user lists, and
+//! The Debian package, made by cargo-deb from what `[package.metadata.deb]` of tcpstate lists, and
 //! its installation, tried in a root of its own.
 
 use std::{
@@ -59,12 +59,7 @@ pub fn make(target: Target, out: &Path, date: &str) -> Result<PathBuf> {
             "--profile",
             "hardened",
         ])
-        .args([
-            "--package",
-            "tcpstate-user",
-            "--target",
-            &target.to_string(),
-        ])
+        .args(["--package", "tcpstate", "--target", &target.to_string()])
         .args(["--maintainer", MAINTAINER, "--deb-revision", REVISION])
         .arg("--output")
         .arg(&package)

@@ -122,11 +122,8 @@ fn linked(metadata: &Metadata) -> Result<Vec<&Package>> {
         .iter()
         .map(|it| (&*it.id, it))
         .collect();
-    let root = metadata
-        .packages
-        .iter()
-        .find(|it| it.name == "tcpstate-user");
-    let mut left = vec![&*root.context("cargo does not know tcpstate-user")?.id];
+    let root = metadata.packages.iter().find(|it| it.name == "tcpstate");
+    let mut left = vec![&*root.context("cargo metadata has no package tcpstate")?.id];
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     while let Some(id) = left.pop() {

@@ -124,7 +124,7 @@ impl Target {
         cargo
             .current_dir(&root)
             .args(["build", "--quiet", "--locked", "--profile", "hardened"])
-            .args(["--package", "tcpstate-user", "--bin", "tcpstate"])
+            .args(["--package", "tcpstate", "--bin", "tcpstate"])
             .args(["--target", &triple, "--target-dir"])
             .arg(root.join("target"))
             // In place of the flags of somebody's environment and configuration.
