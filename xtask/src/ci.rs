@@ -1,4 +1,4 @@
-//! `ci`: what every change has to pass. `.ci/run` calls it on a machine that it has prepared.
+//! `ci`: the checks that every change must pass. `.ci/run` prepares a machine and calls it.
 
 use std::{ffi::OsString, process::Command, time::Instant};
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{build_ebpf, cargo, dist, fuzz, privileges::succeed, workspace};
 
-/// Runs every check, the quick ones first, and stops at the first that fails.
+/// Runs every check, the quick ones first, and stops at the first failure.
 pub fn run() -> Result<()> {
     step("formatting", &["fmt", "--all", "--check"])?;
     step(
@@ -30,7 +30,8 @@ pub fn run() -> Result<()> {
     step("the committed BPF object", &["xtask", "check-ebpf"])?;
     step("all tests", &["xtask", "test"])?;
     step("the packages", &["xtask", "package"])?;
-    // By itself: another member that wants a feature would switch it on again. Much of it the packages had built.
+    // A step of its own, because another member that needs a feature would enable it again. The step of the
+    // packages has built much of it already.
     step(
         "units without default features",
         &[
@@ -54,7 +55,7 @@ pub fn run() -> Result<()> {
     guests()
 }
 
-/// The API of the libraries, and the tool that lists it, which is no default member.
+/// The API of the libraries, and the tool that lists it, which is not a default member.
 fn public_api() -> Result<()> {
     const TOOL: [&str; 3] = ["--locked", "--package", "xtask-public-api"];
     let deny_warnings = ["--all-targets", "--", "--deny", "warnings"];
@@ -69,8 +70,7 @@ fn public_api() -> Result<()> {
     step("the public API", &["xtask", "public-api"])
 }
 
-/// The kernel tests once more, against an object built from source, where it is not the one that they had
-/// already.
+/// The kernel tests again with an object built from source, if it differs from the committed one.
 fn rebuilt_object() -> Result<()> {
     const WHAT: &str = "kernel tests of the BPF object just built";
     if build_ebpf::built_is_committed()? {
@@ -79,18 +79,19 @@ fn rebuilt_object() -> Result<()> {
     }
     let object = build_ebpf::built_object().into_os_string();
     let rebuilt = ["xtask", "test", "--kernel", "--bpf-object"].map(OsString::from);
-    // What user space does when something breaks is the same with either.
+    // The reaction of user space to faults is the same with either object.
     let but_faults = ["--", "--skip", "faults::"].map(OsString::from);
     step(WHAT, &[&rebuilt[..], &[object], &but_faults].concat())
 }
 
-/// Other kernels, emulated where there is nothing better: on each of Debian's as it boots, and on the oldest and
-/// the newest set up otherwise, what `doctor` says and the dwell times. A failure fails; a kernel that cannot
-/// be fetched is left out, and that is said.
+/// `doctor` and the tests of dwell times on other kernels, emulated if necessary: on each of Debian's in the
+/// plain set-up, and on the oldest and the newest in the others. A kernel that cannot be fetched is skipped
+/// with a message.
 ///
-/// Not all kernel tests: emulated, an interrupt falls into a BPF program every few thousand runs, and a kernel
-/// that skips the inner one without counting it (`tracepoint` mode before Linux 6.7) leaves a test without a
-/// transition and without a reason. `cargo xtask vm` runs them, for somebody who reads what it says.
+/// Not all kernel tests run here. On an emulated machine an interrupt occurs during a BPF program every few
+/// thousand runs, and a kernel that skips the inner run without counting it (`tracepoint` mode before Linux
+/// 6.7) leaves a test without a transition and without an explanation. `cargo xtask vm` runs them all, for a
+/// developer who reads the results.
 fn guests() -> Result<()> {
     if !cfg!(target_arch = "x86_64") {
         eprintln!("\n== dwell times on Debian's kernels: skipped: the guests are of x86_64");
@@ -112,7 +113,7 @@ fn guests() -> Result<()> {
     )?;
     let variants = "integrity,confidentiality,no-btf,no-tracefs";
     step(
-        "dwell times on them, set up otherwise",
+        "dwell times on them, in other set-ups",
         &[
             "xtask",
             "vm",
@@ -127,7 +128,7 @@ fn guests() -> Result<()> {
     )
 }
 
-/// Advisories change without us: they count where their database can be reached.
+/// Advisories, if their database can be reached: they change independently of the project.
 fn advisories() -> Result<()> {
     if check(&["deny", "fetch", "db"])
         .output()
@@ -140,7 +141,7 @@ fn advisories() -> Result<()> {
     }
 }
 
-/// A minute for each parser, where there is what it takes.
+/// A minute of fuzzing for each parser, if the tools are installed.
 fn fuzz() -> Result<()> {
     if fuzz::is_possible() {
         step("fuzzing", &["xtask", "fuzz"])
@@ -150,7 +151,7 @@ fn fuzz() -> Result<()> {
     }
 }
 
-/// What is handed out, for this kind of machine, where there is what it takes.
+/// The release files for this kind of machine, if the tools are installed.
 fn distribution() -> Result<()> {
     match dist::native() {
         Ok(target) => step(

@@ -43,7 +43,7 @@ enum Command {
     Dist(dist::Dist),
     /// Compare the public API of the libraries with the committed lists
     PublicApi(public_api::PublicApi),
-    /// Package what can be published, and build the packages
+    /// Make the packages for a registry, and build them
     Package,
     /// Run every check that a change must pass
     Ci,

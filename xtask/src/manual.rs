@@ -1,4 +1,4 @@
-//! Writes the man pages and the shell completions of a command line into a folder, from its definition:
+//! Writes the man pages and the shell completions of a command line, from its definition, into a folder:
 //! `completions/` for bash, zsh and fish, `man/` with a page for each command.
 
 use std::{fs, iter, path::Path};
@@ -10,7 +10,7 @@ use clap_mangen::{
     roff::{Roff, roman},
 };
 
-/// Writes all of it for the binary that `command` defines.
+/// Writes the man pages and completions of the binary that `command` defines.
 pub fn write(mut command: clap::Command, folder: &Path) -> Result<()> {
     let binary = command.get_name().to_owned();
     let (completions, pages) = (folder.join("completions"), folder.join("man"));
@@ -21,7 +21,7 @@ pub fn write(mut command: clap::Command, folder: &Path) -> Result<()> {
         clap_complete::generate_to(shell, &mut command.clone(), &*binary, &completions)
             .with_context(|| format!("write the completions for {shell}"))?;
     }
-    // So that subcommands know their full names.
+    // Sets the full names of the subcommands.
     command.build();
     for command in iter::once(&command).chain(command.get_subcommands()) {
         let page = Man::new(without_epilogue(command))
@@ -40,8 +40,8 @@ fn without_epilogue(command: &clap::Command) -> clap::Command {
     command.clone().after_help(None::<&'static str>)
 }
 
-/// What the help ends with, most often examples, line by line as it stands there: a man page would fill
-/// its lines else.
+/// Writes the end of the help, most often examples, with its line breaks, which a man page would otherwise
+/// join.
 fn write_epilogue(command: &clap::Command, page: &mut Vec<u8>) -> Result<()> {
     let Some(epilogue) = command.get_after_help() else {
         return Ok(());

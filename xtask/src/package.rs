@@ -1,4 +1,4 @@
-//! `package`: packages what can be published, and builds the packages as who gets them from a registry would.
+//! `package`: makes the packages for a registry, and builds them as their users would.
 
 use std::process::Command;
 
@@ -7,13 +7,13 @@ use serde::Deserialize;
 
 use crate::{cargo, privileges::succeed, workspace};
 
-/// Where the binary's package is.
+/// The folder of the binary's package.
 const BINARY: &str = "tcpstate-user";
-/// What has to be in each package beside its sources. A package holds no file from outside its folder, so the
-/// licences are there as symbolic links; cargo fetches the README by itself.
+/// The documents that each package must contain. A package cannot contain a file from outside its folder, so
+/// the licences are symbolic links there; cargo adds the README by itself.
 const DOCUMENTS: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "README.md"];
 
-/// The workspace, as far as it matters here.
+/// The part of `cargo metadata` that is used here.
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
@@ -23,11 +23,11 @@ struct Metadata {
 struct Package {
     name: String,
     version: String,
-    /// The registries it may go to; none stands for all of them.
+    /// The registries to which it may be published; `None` means all of them.
     publish: Option<Vec<String>>,
 }
 
-/// Packages and builds each, and installs the binary from the workspace.
+/// Makes and builds each package, and installs the binary from the workspace.
 pub fn run() -> Result<()> {
     let members = members()?;
     let (published, kept): (Vec<_>, Vec<_>) = members
@@ -67,8 +67,9 @@ fn members() -> Result<Vec<Package>> {
     Ok(metadata.packages)
 }
 
-/// Packages all but those that are kept. All at once, since only so each is built with the others' packages
-/// instead of what a registry has; in the common target folder, which has built what they depend on.
+/// Makes all packages except those in `kept`. One command makes all of them, so that each is built with the
+/// others' new packages instead of those in a registry; in the common target folder, which contains the built
+/// dependencies.
 fn package(kept: &[Package]) -> Result<()> {
     let mut package = cargo();
     package
@@ -82,7 +83,7 @@ fn package(kept: &[Package]) -> Result<()> {
     succeed(&mut package)
 }
 
-/// Installs the binary from its folder, as a debug build, of which most is built already, and runs it.
+/// Installs the binary from its folder and runs it; as a debug build, most of which has been built already.
 fn install() -> Result<()> {
     let root = workspace().join("target/installed");
     let mut install = cargo();

@@ -1,4 +1,4 @@
-//! `public-api`: compares the public API of libraries with the list that is committed in each one's folder.
+//! `public-api`: compares the public API of each library with the list that is committed in its folder.
 
 use std::{
     collections::HashMap,
@@ -11,15 +11,15 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{cargo, privileges::succeed, workspace};
 
-/// The libraries whose API is held: a package, and its folder.
+/// The libraries with a listed API: package and folder.
 const LIBRARIES: [(&str, &str); 1] = [("tcpstate-core", "tcpstate-user/core")];
-/// The list, in the package's folder.
+/// The name of the list in the package's folder.
 const FILE: &str = "public-api.txt";
 
-/// What to do about a difference.
+/// Arguments of `public-api`.
 #[derive(clap::Args)]
 pub struct PublicApi {
-    /// Write the lists anew instead of comparing with them
+    /// Rewrite the lists instead of comparing with them
     #[arg(long)]
     bless: bool,
 }
@@ -39,21 +39,21 @@ pub fn run(arguments: &PublicApi) -> Result<()> {
         let listed = fs::read_to_string(&path).with_context(context)?;
         let changes = changes(&listed, &api);
         if changes.is_empty() {
-            eprintln!("{package}: the public API is as listed");
+            eprintln!("{package}: the public API agrees with its list");
         } else {
             writeln!(differences, "\n{folder}/{FILE}:\n{changes}")?;
         }
     }
     ensure!(
         differences.is_empty(),
-        "the public API is not as listed; if that is meant, run `cargo xtask public-api --bless` and commit the \
+        "the public API differs from its list; if that is intended, run `cargo xtask public-api --bless` and commit the \
          list\n{}",
         differences.trim_end()
     );
     Ok(())
 }
 
-/// The public API of a package's library, an item a line.
+/// The public API of a package's library, one item per line.
 fn list(package: &str) -> Result<String> {
     let json = describe(package)?;
     let mut tool = cargo();
@@ -77,9 +77,9 @@ fn list(package: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Has rustdoc describe a package's library in JSON, which stable compilers do only when they are told to act
-/// as a nightly. Build scripts ask for that too, hence a target folder of its own: in the common one, this and
-/// the next build would each build such packages again.
+/// Describes a package's library in JSON with rustdoc, which stable compilers do only if they are set to act as
+/// a nightly. Build scripts check that too, hence a separate target folder: in the common one, this build and
+/// the next would each rebuild such packages.
 fn describe(package: &str) -> Result<PathBuf> {
     let target = workspace().join("target/public-api");
     let mut rustdoc = cargo();
@@ -90,19 +90,19 @@ fn describe(package: &str) -> Result<PathBuf> {
         .arg(&target)
         .args(["--", "-Z", "unstable-options", "--output-format", "json"])
         .env("RUSTC_BOOTSTRAP", "1")
-        // It would move the result.
+        // It would change the place of the result.
         .env_remove("CARGO_BUILD_TARGET");
     succeed(&mut rustdoc)?;
     let name = Path::new(&package.replace('-', "_")).with_extension("json");
     Ok(target.join("doc").join(name))
 }
 
-/// The lines that only one of two lists has, in their order: with a `-` those of the first, then with a `+` those
-/// of the second. An item is a whole line with its full path, so it needs no lines around it.
+/// The lines in only one of two lists, in order: first those of the old list with a `-`, then those of the new
+/// list with a `+`. An item is a line with its full path, so it needs no context lines.
 fn changes(old: &str, new: &str) -> String {
     let mut text = String::new();
     for (sign, lines, others) in [('-', old, new), ('+', new, old)] {
-        // Some lines are there more than once: the same method of several implementations.
+        // Some lines occur more than once: the same method of several implementations.
         let mut counts = HashMap::<&str, usize>::new();
         for line in others.lines() {
             *counts.entry(line).or_default() += 1;
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_what_one_list_has_more() {
+    fn changes_are_the_lines_of_only_one_list() {
         let old = "pub mod a\npub fn a::f(u16)\npub fn a::g()\npub fn a::g()\n";
         let new = "pub mod a\npub fn a::f(u32)\npub fn a::g()\npub fn a::h()\n";
         assert_eq!(

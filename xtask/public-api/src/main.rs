@@ -1,8 +1,8 @@
-//! Prints the public API that a file of rustdoc's JSON describes, an item a line. `cargo xtask public-api` runs
-//! it.
+//! Prints the public API that a file of rustdoc's JSON describes, one item per line. `cargo xtask public-api`
+//! runs it.
 //!
-//! A package of its own, outside the default members: it takes longer to build than the rest of `xtask`, and a
-//! feature of `serde_json` that tcpstate has not.
+//! It is a package of its own, outside the default members, because it takes longer to build than the rest of
+//! `xtask`, and needs a feature of `serde_json` that tcpstate does not use.
 
 use std::{collections::HashSet, env, fs, path::PathBuf};
 
@@ -10,17 +10,19 @@ use anyhow::{Context as _, Result, ensure};
 use public_api::Builder;
 use serde::Deserialize;
 
-/// Derived with `PartialEq`; nobody can use it on stable Rust.
+/// An implementation that `PartialEq` derives too, and that stable Rust cannot use.
 const UNSTABLE_DERIVE: &str = "impl core::marker::StructuralPartialEq for ";
 
-/// The part of the JSON that says how to read the rest.
+/// The part of the JSON that names its format.
 #[derive(Deserialize)]
 struct Header {
     format_version: u32,
 }
 
 fn main() -> Result<()> {
-    let file = env::args_os().nth(1).context("name a file of JSON")?;
+    let file = env::args_os()
+        .nth(1)
+        .context("no JSON file in the arguments")?;
     let file = PathBuf::from(file);
     check_format(&fs::read_to_string(&file).with_context(|| file.display().to_string())?)?;
     // Blanket and auto trait implementations follow from the rest, and would be two thirds of the list.
@@ -37,13 +39,13 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Each compiler writes one format, and a list read from another could be wrong in silence.
+/// Each compiler writes one format, and a list read from another could be silently wrong.
 fn check_format(json: &str) -> Result<()> {
     let Header { format_version } = serde_json::from_str(json)?;
     let read = rustdoc_types::FORMAT_VERSION;
     ensure!(
         format_version == read,
-        "this compiler writes version {format_version} of rustdoc's JSON; version {read} is read here: run it \
+        "this compiler writes version {format_version} of rustdoc's JSON, and version {read} is needed: run it \
          with Rust {} (`cargo +{0} xtask public-api`), or move `public-api` and `rustdoc-types` in Cargo.toml to \
          versions that match",
         env!("CARGO_PKG_RUST_VERSION")
@@ -51,7 +53,7 @@ fn check_format(json: &str) -> Result<()> {
     Ok(())
 }
 
-/// Of a derived implementation only the line that says that it is there: its methods are the trait's.
+/// Shortens a derived implementation to its first line, because its methods are the trait's.
 fn shortened(all: Vec<String>, without_derived: &HashSet<String>) -> Vec<String> {
     let is_kept = |line: &String| {
         without_derived.contains(line)

@@ -1,5 +1,5 @@
-//! The Debian package, made by cargo-deb from what `[package.metadata.deb]` of tcpstate lists, and
-//! its installation, tried in a root of its own.
+//! The Debian package, made by cargo-deb from `[package.metadata.deb]` of tcpstate, and a test of its
+//! installation in a root of its own.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
-use super::{VERSION, files, manual, notices, output_of, say_made, target::Target};
+use super::{VERSION, files, manual, notices, output_of, print_made, target::Target};
 use crate::{
     cargo,
     privileges::{as_root, has_sudo, is_root, succeed},
@@ -19,25 +19,25 @@ use crate::{
     workspace,
 };
 
-/// How to get what makes packages.
+/// The message if cargo-deb is missing.
 pub const TO_INSTALL: &str = "there is no cargo-deb: cargo install --locked cargo-deb";
 /// The revision of the packaging.
 const REVISION: &str = "1";
-/// Who answers for the package.
+/// The maintainer of the package.
 const MAINTAINER: &str = "The tcpstate developers <developers@tcpstate.invalid>";
-/// The oldest release of Debian that its makers still look after.
+/// The oldest release of Debian that still gets updates.
 const SUITE: &str = "bookworm";
 
-/// Where to try the installation.
+/// The root for trying the installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Root {
-    /// A root that has nothing: the package needs nothing
+    /// An empty root, because the package has no dependencies
     Empty,
-    /// The smallest Debian, which mmdebstrap fetches
+    /// A minimal Debian, fetched by mmdebstrap
     Debian,
 }
 
-/// Whether packages can be made here.
+/// Whether cargo-deb is installed.
 pub fn is_possible() -> bool {
     cargo()
         .args(["deb", "--version"])
@@ -45,7 +45,7 @@ pub fn is_possible() -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
-/// Makes the package of what was built for a target.
+/// Makes the package of the binary that was built for a target.
 pub fn make(target: Target, out: &Path, date: &str) -> Result<PathBuf> {
     let name = format!("tcpstate_{VERSION}-{REVISION}_{}.deb", target.debian());
     let package = out.join(name);
@@ -72,11 +72,11 @@ pub fn make(target: Target, out: &Path, date: &str) -> Result<PathBuf> {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
-    say_made(&package)?;
+    print_made(&package)?;
     Ok(package)
 }
 
-/// Writes what Debian wants beside the rest: whose the package is, and what became of the packaging.
+/// Writes the documents that Debian requires: the copyright file and the changelog of the packaging.
 pub fn write_documents(manual: &Path, date: &str) -> Result<()> {
     let licence = fs::read_to_string(workspace().join("LICENSE-MIT"))?;
     let licence = licence
@@ -113,14 +113,14 @@ pub fn write_documents(manual: &Path, date: &str) -> Result<()> {
     Ok(fs::write(manual.join("changelog.Debian"), changelog)?)
 }
 
-/// Installs the package, tries what it brought, removes it, and looks for what is left of it.
+/// Installs the package, tries its files, purges it, and checks that nothing is left.
 pub fn try_install(target: Target, package: &Path, kind: Root) -> Result<()> {
     ensure!(
         is_root()? || has_sudo(),
-        "to try an installation takes root, or sudo"
+        "trying an installation requires root or sudo"
     );
     if !target.is_native() {
-        eprintln!("{target}: the package is not tried: this machine is of another kind");
+        eprintln!("{target}: the package is not tried: it is for another kind of machine");
         return Ok(());
     }
     let root = workspace().join("target/dist-root");
@@ -132,7 +132,7 @@ pub fn try_install(target: Target, package: &Path, kind: Root) -> Result<()> {
 }
 
 impl Root {
-    /// Makes a root in a folder that is not there yet, or that an earlier run was kept from removing.
+    /// Makes a root in a folder that does not exist, or that an interrupted run left.
     fn make(self, root: &Path) -> Result<()> {
         remove(root)?;
         match self {
@@ -146,7 +146,7 @@ impl Root {
             }
             Self::Debian => {
                 let mirror = packages::site(false)?;
-                eprintln!("fetching the smallest Debian");
+                eprintln!("fetching a minimal Debian");
                 succeed(
                     as_root("mmdebstrap")?
                         .args(["--quiet", "--variant=essential", SUITE])
@@ -156,19 +156,19 @@ impl Root {
                             packages::KEYRING
                         )),
                 )
-                .context("is there no mmdebstrap? apt-get install mmdebstrap")
+                .context("mmdebstrap: apt-get install mmdebstrap")
             }
         }
     }
 }
 
-/// Removes a root, whose files belong to the superuser, but nothing that may be mounted in it.
+/// Removes a root, whose files belong to the superuser, but nothing that is mounted in it.
 fn remove(root: &Path) -> Result<()> {
     let options = ["--recursive", "--force", "--one-file-system"];
     succeed(as_root("rm")?.args(options).arg(root))
 }
 
-/// Installs the package in a root, looks for what it has to bring, and purges it.
+/// Installs the package in a root, checks its files, and purges it.
 fn try_in(root: &Path, package: &Path) -> Result<()> {
     let before = listing(root)?;
     dpkg(root, &["--install".as_ref(), package])?;
@@ -176,14 +176,14 @@ fn try_in(root: &Path, package: &Path) -> Result<()> {
     for file in expected()? {
         ensure!(after.contains(&file), "the package did not install {file}");
     }
-    let said = output_of(
+    let reported = output_of(
         as_root("chroot")?
             .arg(root)
             .args(["/usr/bin/tcpstate", "--version"]),
     )?;
     ensure!(
-        said == format!("tcpstate {VERSION}\n"),
-        "installed, it says that it is {said}"
+        reported == format!("tcpstate {VERSION}\n"),
+        "installed, it reports the version {reported}"
     );
     dpkg(root, &["--purge".as_ref(), "tcpstate".as_ref()])?;
     let after = listing(root)?;
@@ -193,13 +193,13 @@ fn try_in(root: &Path, package: &Path) -> Result<()> {
         .collect();
     ensure!(
         left.is_empty(),
-        "installed and purged, it made a difference: {}",
+        "after the purge, the root differs: {}",
         left.join(" ")
     );
     Ok(())
 }
 
-/// What the package has to install.
+/// The files that the package must install.
 fn expected() -> Result<Vec<String>> {
     let mut expected = vec![
         "usr/bin/tcpstate".to_owned(),
@@ -224,16 +224,16 @@ fn expected() -> Result<Vec<String>> {
     Ok(expected)
 }
 
-/// This machine's dpkg on another root; what it says is worth showing only if it fails.
+/// Runs this machine's dpkg on another root. Its output is shown only if it fails.
 fn dpkg(root: &Path, arguments: &[&Path]) -> Result<()> {
-    // A small image of Debian may be set to leave documents out.
+    // A minimal Debian image may be configured to skip documents.
     let all = "--path-include=/*";
     let mut root_option = std::ffi::OsString::from("--root=");
     root_option.push(root);
     output_of(as_root("dpkg")?.arg(root_option).arg(all).args(arguments)).map(drop)
 }
 
-/// All that is in a root but for what dpkg writes of its own deeds.
+/// All files in a root, except dpkg's own logs and state.
 fn listing(root: &Path) -> Result<BTreeSet<String>> {
     let text = output_of(
         as_root("find")?

@@ -1,7 +1,7 @@
-//! What is wrong with a binary that is to be handed out, read from its ELF file.
+//! The defects of a release binary, read from its ELF file.
 //!
-//! The compiler's defaults give all that is asked for here. They change, and a flag in somebody's
-//! environment changes them, without a word: so what was built is looked at.
+//! The compiler's defaults give a binary without these defects. But defaults change, and flags in the
+//! environment change them silently: so the built file is checked.
 
 use anyhow::{Context as _, Result};
 use object::{
@@ -11,9 +11,9 @@ use object::{
 
 type Header = elf::FileHeader64<Endianness>;
 
-/// Every defect of a binary for this machine (`EM_*`); none: it may be handed out.
+/// Lists the defects of a binary for this machine (`EM_*`). A binary without defects may be released.
 ///
-/// *Errors:* it is not a 64-bit ELF file, or is damaged.
+/// *Errors:* the file is not a 64-bit ELF file, or is damaged.
 pub fn defects(file: &[u8], machine: u16) -> Result<Vec<&'static str>> {
     let header = Header::parse(file).context("not a 64-bit ELF file")?;
     let endian = header.endian()?;
@@ -88,7 +88,7 @@ pub fn defects(file: &[u8], machine: u16) -> Result<Vec<&'static str>> {
 mod tests {
     use super::*;
 
-    /// As much of a binary as is looked at.
+    /// The parts of a binary that are checked.
     #[derive(Clone)]
     struct Binary {
         kind: u16,
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn either_way_to_ask_for_early_binding_will_do() {
+    fn both_flags_for_early_binding_are_accepted() {
         let flags = elf::DF_1_PIE.into();
         assert_eq!(
             Binary::hardened()
@@ -276,18 +276,18 @@ mod tests {
     }
 
     #[test]
-    fn what_cargo_makes_for_the_developer_is_refused() {
+    fn a_debug_build_is_refused() {
         let file = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let found = defects(&file, elf::EM_X86_64).unwrap().join("\n");
         assert!(found.contains("not stripped"), "{found}");
     }
 
     #[test]
-    fn what_is_no_binary_is_an_error() {
+    fn a_file_that_is_no_binary_is_an_error() {
         let whole = Binary::hardened().file();
         assert!(defects(b"#!/bin/sh\n", elf::EM_X86_64).is_err());
         for end in 0..whole.len() {
-            // Cut off anywhere it is refused, or lacks something.
+            // A truncated file is refused or has a defect.
             let result = defects(&whole[..end], elf::EM_X86_64);
             assert!(
                 result.is_err() || result.is_ok_and(|found| !found.is_empty()),

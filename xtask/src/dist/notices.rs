@@ -1,4 +1,4 @@
-//! The licences of what is linked into the binary, which whoever hands it out has to hand out too.
+//! The licences of the code that is linked into the binary, which must be distributed with it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,10 +13,10 @@ use serde::Deserialize;
 use super::{files, output_of, target::Target};
 use crate::{cargo, workspace};
 
-/// What they are written to.
+/// The name of the file with the licences.
 pub const FILE: &str = "THIRD-PARTY.txt";
 
-/// What is no crate.
+/// The head of the file, with the linked code that is not a crate.
 const ABOUT: &str = "\
 tcpstate contains the Rust crates below, each under the licence beside it, whose texts follow. btf-rs is
 under the LGPL: the sources of tcpstate, with which it can be linked anew with a changed btf-rs, are free
@@ -24,7 +24,7 @@ to everybody. The same goes for the GNU C library (LGPL-2.1-or-later), which is 
 standard library of Rust is MIT OR Apache-2.0.
 ";
 
-/// What `cargo metadata` says, as far as it matters here.
+/// The part of `cargo metadata` that is used here.
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
@@ -37,7 +37,7 @@ struct Package {
     name: String,
     version: String,
     license: Option<String>,
-    /// None for the workspace's own.
+    /// `None` for the packages of the workspace.
     source: Option<String>,
     manifest_path: PathBuf,
     targets: Vec<Kinds>,
@@ -67,13 +67,13 @@ struct Dependency {
 
 #[derive(Deserialize)]
 struct DependencyKind {
-    /// None is normal: neither of the tests, nor of a build script.
+    /// `None` for a normal dependency, not one of tests or of a build script.
     kind: Option<String>,
 }
 
-/// Writes them into a folder.
+/// Writes the file into a folder.
 ///
-/// *Errors:* a crate has no licence, or no text of it.
+/// *Errors:* a crate has no licence, or no text of its licence.
 pub fn write(targets: &[Target], folder: &Path) -> Result<()> {
     let mut metadata = cargo();
     metadata
@@ -84,7 +84,7 @@ pub fn write(targets: &[Target], folder: &Path) -> Result<()> {
     }
     let metadata: Metadata = serde_json::from_str(&output_of(&mut metadata)?)?;
     let mut crates = String::new();
-    // Many have the same.
+    // Many crates have the same text.
     let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for package in linked(&metadata)? {
         let name = format!("{} {}", package.name, package.version);
@@ -113,7 +113,7 @@ pub fn write(targets: &[Target], folder: &Path) -> Result<()> {
     Ok(fs::write(folder.join(FILE), all)?)
 }
 
-/// The crates from elsewhere whose code is in the binary, by name.
+/// The third-party crates whose code is in the binary, by name.
 fn linked(metadata: &Metadata) -> Result<Vec<&Package>> {
     let packages: BTreeMap<_, _> = metadata.packages.iter().map(|it| (&*it.id, it)).collect();
     let nodes: BTreeMap<_, _> = metadata
@@ -128,7 +128,7 @@ fn linked(metadata: &Metadata) -> Result<Vec<&Package>> {
     let mut found = Vec::new();
     while let Some(id) = left.pop() {
         let package = packages.get(id).with_context(|| id.to_owned())?;
-        // A macro runs in the compiler, and so does what it depends on.
+        // A macro and its dependencies run in the compiler.
         let is_macro = package
             .targets
             .iter()
@@ -147,7 +147,7 @@ fn linked(metadata: &Metadata) -> Result<Vec<&Package>> {
     Ok(found)
 }
 
-/// The texts that a crate brings.
+/// The licence texts in a crate's package.
 fn licences(package: &Package) -> Result<Vec<String>> {
     let folder = package.manifest_path.parent().unwrap_or(Path::new("/"));
     let mut texts = Vec::new();

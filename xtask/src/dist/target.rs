@@ -1,9 +1,9 @@
-//! What a distribution can be made for, what that takes, and how it is built.
+//! The targets of a distribution, their requirements, and their build.
 //!
-//! Static, so that it runs on any Linux; against glibc, which the compiler of the system has for static
-//! binaries as well. Against musl it would be half as fast where much is written (`trace`, `life`): musl
-//! copies the few bytes of a field by an instruction that is made for many. What is hard to have in a
-//! static glibc, that it loads code by name for users and hosts, tcpstate does not ask for.
+//! The binary is static, so that it runs on any Linux. It is linked with glibc, which the system's compiler
+//! has for static binaries too. With musl it would be half as fast where it writes much (`trace`, `life`),
+//! because musl copies the few bytes of a field by an instruction that is made for many. A static glibc
+//! cannot easily look up users and hosts by name, but tcpstate does not do that.
 
 use std::{
     env, fmt,
@@ -43,7 +43,7 @@ impl Target {
         }
     }
 
-    /// The architecture as Debian calls it.
+    /// Debian's name of the architecture.
     pub const fn debian(self) -> &'static str {
         match self {
             Self::X86_64 => "amd64",
@@ -64,8 +64,8 @@ impl Target {
         self.architecture() == env::consts::ARCH
     }
 
-    /// The C compiler, which links too, and the package that brings it together with a C library. The
-    /// build of zstd, which is written in C, finds it by the same name.
+    /// The C compiler, which is also the linker, and the Debian package of it and a C library. The build of
+    /// zstd, which is written in C, finds the compiler by the same name.
     fn c_compiler(self) -> [String; 2] {
         if self.is_native() {
             return ["cc", "build-essential"].map(str::to_owned);
@@ -76,7 +76,7 @@ impl Target {
         ]
     }
 
-    /// What is missing here to build for it, and how to install that.
+    /// The requirement that is missing here, and how to install it.
     pub fn missing(self) -> Option<String> {
         let library = path_from(
             "rustc",
@@ -88,14 +88,14 @@ impl Target {
             ));
         }
         let [compiler, package] = self.c_compiler();
-        // Of a library that it does not find it repeats the name.
+        // If it does not find a library, it prints only the name.
         let library = path_from(&compiler, &["-print-file-name=libc.a"]);
         (!library.is_ok_and(|library| library.is_file())).then(|| {
             format!("there is no {compiler} with a static C library: apt-get install {package}")
         })
     }
 
-    /// What the compiler is told beside the profile, as `CARGO_ENCODED_RUSTFLAGS` takes it.
+    /// The compiler flags in addition to the profile, in the format of `CARGO_ENCODED_RUSTFLAGS`.
     fn rust_flags(self) -> Result<String> {
         let sysroot = path_from("rustc", &["--print", "sysroot"])?;
         let mut flags = vec![
@@ -103,9 +103,9 @@ impl Target {
             paths::remapped(&sysroot)?,
         ];
         if self == Self::Aarch64 {
-            // Here the compiler links what is static to a fixed address. The linker can do otherwise, if
-            // it is told so, and gets the start that relocates itself: `-static`, which it is told too,
-            // would choose the other.
+            // For this target the compiler links static binaries to a fixed address. The linker makes
+            // them position-independent with these flags and the start file that relocates itself;
+            // `-static`, which the compiler passes too, would select the other one.
             flags.push("-Crelocation-model=pic".to_owned());
             flags.extend(["-static-pie", "-nostartfiles"].map(|it| format!("-Clink-arg={it}")));
             let [compiler, _] = self.c_compiler();
@@ -117,7 +117,7 @@ impl Target {
         Ok(flags.join("\x1f"))
     }
 
-    /// Builds the binary and says where it is.
+    /// Builds the binary, and returns its path.
     pub fn build(self) -> Result<PathBuf> {
         let (triple, root) = (self.to_string(), workspace());
         let mut cargo = cargo();
@@ -127,9 +127,9 @@ impl Target {
             .args(["--package", "tcpstate", "--bin", "tcpstate"])
             .args(["--target", &triple, "--target-dir"])
             .arg(root.join("target"))
-            // In place of the flags of somebody's environment and configuration.
+            // Replaces the flags of the caller's environment and configuration.
             .env("CARGO_ENCODED_RUSTFLAGS", self.rust_flags()?)
-            // What is handed out has the committed object.
+            // A release contains the committed object.
             .env_remove("TCPSTATE_BPF_OBJECT");
         if !self.is_native() {
             let name = triple.replace('-', "_").to_uppercase();
@@ -142,8 +142,8 @@ impl Target {
         Ok(binary)
     }
 
-    /// A command that runs a binary built for it, by QEMU where this machine is of another kind. None
-    /// where there is no QEMU.
+    /// A command that runs a binary built for it, by QEMU if this machine is of another kind. `None` if there
+    /// is no QEMU.
     pub fn command(self, binary: &Path) -> Option<Command> {
         if self.is_native() {
             return Some(Command::new(binary));
@@ -157,14 +157,14 @@ impl Target {
     }
 }
 
-/// A path that a program names.
+/// A path that a program prints.
 fn path_from(program: &str, arguments: &[&str]) -> Result<PathBuf> {
     Ok(output_of(Command::new(program).args(arguments))?
         .trim()
         .into())
 }
 
-/// Whether there is a program of this name.
+/// Whether a program is installed.
 fn runs(program: &str) -> bool {
     Command::new(program)
         .arg("--version")

@@ -1,8 +1,8 @@
-//! `dist`: makes what is handed out, and looks at what it made.
+//! `dist`: builds the release files, and checks them.
 //!
-//! For each target an archive with the static binary, its man pages and completions, and where cargo-deb
-//! is installed a Debian package of the same; beside them `SHA256SUMS`. The same sources, compiler and C
-//! library give the same bytes.
+//! For each target it makes an archive with the static binary, its man pages and completions, and, if
+//! cargo-deb is installed, a Debian package of the same; and `SHA256SUMS` beside them. The same sources,
+//! compiler and C library give the same bytes.
 
 mod deb;
 mod elf;
@@ -25,24 +25,24 @@ use tcpstate_cli::Cli;
 use self::target::Target;
 use crate::{build_ebpf::sources::sha256, paths, privileges::succeed, workspace};
 
-/// Ours and tcpstate's: the workspace has one.
+/// The version of tcpstate, which is that of the workspace.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What to make.
+/// Arguments of `dist`.
 #[derive(clap::Args)]
 pub struct Dist {
-    /// For which kinds of machines; unless given, for all that can be built here
+    /// Machines to build for [default: all that can be built here]
     #[arg(long = "target", value_name = "TARGET")]
     targets: Vec<Target>,
-    /// Where to put it; target/dist unless given
+    /// Folder for the files [default: target/dist]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Fail where no Debian package can be made, and try its installation
+    /// Fail if no Debian package can be made, and try its installation
     #[arg(long, value_name = "ROOT", num_args = 0..=1, default_missing_value = "empty")]
     try_deb: Option<deb::Root>,
 }
 
-/// Makes all of it, in place of what an earlier run made.
+/// Builds all files, and replaces those of an earlier run.
 pub fn run(arguments: &Dist) -> Result<()> {
     let out = match &arguments.out {
         Some(out) => path::absolute(out)?,
@@ -63,7 +63,7 @@ pub fn run(arguments: &Dist) -> Result<()> {
     for &target in &targets {
         eprintln!("{target}: building");
         let binary = target.build()?;
-        look_at(target, &binary)?;
+        check_binary(target, &binary)?;
         try_out(target, &binary)?;
         made.push(archive(target, &binary, &out, &date)?);
         if with_deb {
@@ -77,7 +77,7 @@ pub fn run(arguments: &Dist) -> Result<()> {
     write_checksums(&made, &out)
 }
 
-/// Removes what an earlier run made: the new checksums would say nothing of it.
+/// Removes the files of an earlier run, which the new checksums would not include.
 fn remove_earlier(out: &Path) -> Result<()> {
     for file in fs::read_dir(out)? {
         let path = file?.path();
@@ -91,7 +91,7 @@ fn remove_earlier(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Those that were asked for, or all that can be built here.
+/// The given targets, or all that can be built here.
 fn targets(wanted: &[Target]) -> Result<Vec<Target>> {
     let mut possible = Vec::new();
     for target in Target::ALL {
@@ -107,18 +107,18 @@ fn targets(wanted: &[Target]) -> Result<Vec<Target>> {
     Ok(possible)
 }
 
-/// The target that this machine is of; if that cannot be built here, why.
+/// The target of this machine, or the reason why it cannot be built here.
 pub fn native() -> Result<Target> {
     let native = Target::ALL.into_iter().find(|target| target.is_native());
-    let native = native.context("nothing is made for this kind of machine")?;
+    let native = native.context("there is no target for this kind of machine")?;
     match native.missing() {
         None => Ok(native),
         Some(missing) => bail!("{native}: {missing}"),
     }
 }
 
-/// When the files are said to have been written, in seconds since 1970: at the last commit, so that two
-/// runs give the same bytes.
+/// The modification time of the files in seconds since 1970: that of the last commit, so that two runs give
+/// the same bytes.
 fn date() -> String {
     if let Ok(date) = env::var("SOURCE_DATE_EPOCH") {
         return date;
@@ -128,18 +128,18 @@ fn date() -> String {
     match output_of(git.args(["log", "-1", "--format=%ct"])) {
         Ok(date) => date.trim().to_owned(),
         Err(error) => {
-            eprintln!("without git or SOURCE_DATE_EPOCH the files are of 1970: {error:#}");
+            eprintln!("without git or SOURCE_DATE_EPOCH the files are dated 1970: {error:#}");
             "0".to_owned()
         }
     }
 }
 
-/// Where man pages, completions and notices are put together: `[package.metadata.deb]` has it too.
+/// The folder of man pages, completions and notices, which `[package.metadata.deb]` names too.
 fn manual() -> PathBuf {
     workspace().join("target/manual")
 }
 
-/// Man pages, completions and the licences of what is linked in: the same for every target.
+/// Writes man pages, completions and the licences of linked code, which are the same for every target.
 fn write_manual(targets: &[Target], date: &str) -> Result<()> {
     let manual = manual();
     fresh(&manual)?;
@@ -148,8 +148,8 @@ fn write_manual(targets: &[Target], date: &str) -> Result<()> {
     deb::write_documents(&manual, date)
 }
 
-/// Looks at a binary from outside.
-fn look_at(target: Target, binary: &Path) -> Result<()> {
+/// Checks the file of a binary.
+fn check_binary(target: Target, binary: &Path) -> Result<()> {
     let file = fs::read(binary)?;
     let defects = elf::defects(&file, target.machine())?;
     ensure!(
@@ -160,11 +160,11 @@ fn look_at(target: Target, binary: &Path) -> Result<()> {
     );
     for folder in [workspace(), paths::cargo_home()?] {
         let name = folder.as_os_str().as_encoded_bytes();
-        // A name as short as `/src` is a part of others.
+        // A path as short as `/src` is a part of other paths.
         let is_short = folder.components().count() < 3;
         ensure!(
             is_short || !file.windows(name.len()).any(|part| part == name),
-            "{} says that it was built in {}",
+            "{} contains the path of its build, {}",
             binary.display(),
             folder.display()
         );
@@ -174,16 +174,16 @@ fn look_at(target: Target, binary: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs a binary, where that is possible.
+/// Runs a binary, if that is possible.
 fn try_out(target: Target, binary: &Path) -> Result<()> {
     let (Some(mut version), Some(trace)) = (target.command(binary), target.command(binary)) else {
-        eprintln!("{target}: not tried: there is no QEMU: apt-get install qemu-user-static");
+        eprintln!("{target}: not run: there is no QEMU: apt-get install qemu-user-static");
         return Ok(());
     };
-    let said = output_of(version.arg("--version"))?;
+    let reported = output_of(version.arg("--version"))?;
     ensure!(
-        said == format!("tcpstate {VERSION}\n"),
-        "it says that it is {said}"
+        reported == format!("tcpstate {VERSION}\n"),
+        "it reports the version {reported}"
     );
     read_a_recording(trace)?;
     if target.is_native() {
@@ -193,11 +193,12 @@ fn try_out(target: Target, binary: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Has the binary read a small recording. Its blocks are compressed, and what unpacks them is not Rust.
+/// Reads a small recording with the binary. Its blocks are compressed, and the decompressor is not written
+/// in Rust.
 fn read_a_recording(mut trace: Command) -> Result<()> {
     let seed = workspace().join("tcpstate-user/fuzz/seeds/recording_reader/whole");
     let seed = fs::read(&seed).with_context(|| seed.display().to_string())?;
-    // The first byte tells the fuzz target what the rest is.
+    // The first byte of the seed is for the fuzz target.
     let (_, recording) = seed.split_first().context("an empty seed")?;
     trace.args(["trace", "--csv", "--read", "-"]);
     let mut child = trace
@@ -207,7 +208,7 @@ fn read_a_recording(mut trace: Command) -> Result<()> {
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(recording) {
-            // It has died: how, it says itself.
+            // It failed, and its own message gives the reason.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             result => result?,
         }
@@ -223,10 +224,10 @@ fn read_a_recording(mut trace: Command) -> Result<()> {
     Ok(())
 }
 
-/// Has the binary try the kernel. What this host lacks is no fault of the binary, unless the kernel is
-/// required, as in the tests.
+/// Runs `doctor` on this kernel. A feature that the host lacks is no fault of the binary, unless the kernel
+/// is required, as in the tests.
 fn doctor(binary: &Path) -> Result<()> {
-    // As whoever calls: a new binary is not run as root where nobody asked for it.
+    // Runs as the caller, because a new binary must not run as root without being asked.
     let mut doctor = Command::new(binary);
     let output = doctor.arg("doctor").output()?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -243,7 +244,7 @@ fn doctor(binary: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a command prints.
+/// The output of a command.
 fn output_of(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     ensure!(
@@ -255,7 +256,7 @@ fn output_of(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Puts the archive together: a folder that has the name of the archive.
+/// Makes the archive, with one folder of the same name.
 fn archive(target: Target, binary: &Path, out: &Path, date: &str) -> Result<PathBuf> {
     let name = format!("tcpstate-{VERSION}-{target}");
     let stage = workspace().join("target/dist-stage");
@@ -274,7 +275,7 @@ fn archive(target: Target, binary: &Path, out: &Path, date: &str) -> Result<Path
         }
     }
     let archive = out.join(format!("{name}.tar.gz"));
-    // Nothing of this machine: neither when, nor who, nor in which order the file system lists it.
+    // Independent of this machine: no times, no owners, and not the order of the file system.
     succeed(
         Command::new("tar")
             .args([
@@ -296,11 +297,11 @@ fn archive(target: Target, binary: &Path, out: &Path, date: &str) -> Result<Path
             .arg(&stage)
             .arg(&name),
     )?;
-    say_made(&archive)?;
+    print_made(&archive)?;
     Ok(archive)
 }
 
-/// Writes `SHA256SUMS`, as `sha256sum --check` reads it.
+/// Writes `SHA256SUMS` in the format of `sha256sum --check`.
 fn write_checksums(made: &[PathBuf], out: &Path) -> Result<()> {
     let mut lines = String::new();
     for file in made {
@@ -309,16 +310,16 @@ fn write_checksums(made: &[PathBuf], out: &Path) -> Result<()> {
     }
     let checksums = out.join("SHA256SUMS");
     fs::write(&checksums, lines)?;
-    say_made(&checksums)
+    print_made(&checksums)
 }
 
-fn say_made(file: &Path) -> Result<()> {
+fn print_made(file: &Path) -> Result<()> {
     let bytes = fs::metadata(file)?.len();
     eprintln!("made {} ({bytes} bytes)", file.display());
     Ok(())
 }
 
-/// An empty folder of this name.
+/// Makes an empty folder with this name.
 fn fresh(folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -326,7 +327,7 @@ fn fresh(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())
 }
 
-/// The names of the files in a folder, in order.
+/// The names of the files in a folder, sorted.
 fn files(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
