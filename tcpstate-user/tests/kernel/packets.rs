@@ -88,13 +88,16 @@ impl Tcpdump {
     pub fn stop(mut self) -> Result<Packets> {
         let to = self.bell.local_addr()?;
         self.bell.send_to(b"end", to)?;
+        // Recognized by its ports: for some of them, tcpdump prints the payload as that of a known protocol.
+        let (address, port) = (to.ip(), to.port());
+        let end = format!("IP {address}.{port} > {address}.{port}:");
         let mut packets = Packets::default();
         loop {
             let line = self
                 .lines
                 .recv_timeout(PATIENCE)
                 .context("tcpdump prints nothing")??;
-            if line.contains(" UDP, ") {
+            if line.starts_with(&end) {
                 break;
             }
             self.take(&line, &mut packets)
