@@ -25,12 +25,12 @@ use tcpstate_core::names::Naming;
 /// Why a cgroup cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    /// The file system that has them is nowhere to be seen.
+    /// The cgroup2 file system is not mounted.
     #[error("cgroup2 is not mounted here; mount it: mount -t cgroup2 none /sys/fs/cgroup")]
     NotMounted,
-    /// Nothing there has that path.
+    /// There is no cgroup with that path.
     #[error(
-        "there is no cgroup `{}`; give its path as /proc/PID/cgroup shows it behind `0::`, or that of \
+        "there is no cgroup `{}`; give its path as in the `0::` line of /proc/PID/cgroup, or that of \
          its directory below {}", path.display(), mount.display()
     )]
     NotFound {
@@ -39,8 +39,8 @@ pub enum CgroupError {
         /// Where cgroup2 is mounted.
         mount: PathBuf,
     },
-    /// It cannot be looked at.
-    #[error("cannot look at the cgroup {}: {source}", path.display())]
+    /// It cannot be accessed.
+    #[error("cannot access the cgroup {}: {source}", path.display())]
     Unreadable {
         /// Its directory.
         path: PathBuf,
@@ -104,7 +104,7 @@ impl Mount {
     fn path_of(&self, directory: &Path) -> Option<Arc<str>> {
         let below = directory.strip_prefix(&self.point).ok()?;
         let path = self.root.join(below).into_os_string().into_vec();
-        // As text, what is no UTF-8 in it replaced: it is to be read.
+        // As text for people: invalid UTF-8 is replaced.
         let path = String::from_utf8_lossy(&path);
         let trimmed = path.trim_end_matches('/');
         Some(if trimmed.is_empty() { "/" } else { trimmed }.into())
@@ -228,7 +228,7 @@ impl Cgroups {
 
     fn look_up(&self, known: &mut Known, id: u64) -> Option<Arc<str>> {
         if known.names.len() >= MAX_NAMES {
-            // Years of containers; those that still are will be found again.
+            // After years of containers; existing cgroups will be found again.
             known.names.clear();
         }
         if let Some(root) = &known.by_handle {
@@ -242,7 +242,7 @@ impl Cgroups {
                     known.names.insert(id, None);
                     return None;
                 }
-                // Not allowed, or not to be had on this kernel.
+                // Not permitted, or not supported by this kernel.
                 Err(_) => known.by_handle = None,
             }
         }
@@ -271,7 +271,7 @@ impl Cgroups {
         let mut left = MAX_WALK;
         while let Some(directory) = to_do.pop().filter(|_| left > 0) {
             left -= 1;
-            // A directory that is gone meanwhile, or that we may not see, has no name.
+            // A directory that has since gone, or that we may not read, has no name.
             let Ok(metadata) = fs::metadata(&directory) else {
                 continue;
             };
@@ -330,7 +330,7 @@ fn open_by_id(root: &File, id: u64) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just given it to us, and nobody else has it.
+    // SAFETY: the kernel has just returned the descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn of_another_host_the_usual_mounts_are_known() {
+    fn the_usual_mounts_are_known_for_another_host() {
         let elsewhere = |path: &str| path_elsewhere(Path::new(path)).ok();
         for path in ["/a/b/", "/sys/fs/cgroup/a/b", "/sys/fs/cgroup/unified/a/b"] {
             assert_eq!(elsewhere(path).as_deref(), Some("/a/b"), "{path}");
@@ -399,7 +399,7 @@ mod tests {
 
     /// Stands in for cgroup2's file system: there too a directory's id is its inode number.
     #[test]
-    fn a_walk_finds_what_is_there_and_keeps_what_was() {
+    fn a_walk_finds_present_cgroups_and_keeps_earlier_ones() {
         let folder = tempfile::tempdir().unwrap();
         let inner = folder.path().join("a/b");
         fs::create_dir_all(&inner).unwrap();
@@ -422,9 +422,9 @@ mod tests {
         assert_eq!(cgroups.cgroup(id).as_deref(), Some("/a/b"));
     }
 
-    /// Whatever file system it is, no id of it is answered with something else's path.
+    /// On any file system, an id never yields the path of something else.
     #[test]
-    fn what_cannot_be_opened_by_id_is_walked() {
+    fn a_walk_replaces_opening_by_id() {
         let folder = tempfile::tempdir().unwrap();
         let id = fs::metadata(folder.path()).unwrap().st_ino();
         let cgroups = Cgroups::below(Mount {

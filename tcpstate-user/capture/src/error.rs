@@ -83,10 +83,10 @@ pub enum CaptureError {
         #[source]
         source: ProgramError,
     },
-    /// A filter that needs what stands in the socket, where that cannot be read.
+    /// A filter on a member of the socket, where sockets cannot be read.
     #[error(
-        "--netns cannot work with the classic tracepoint here: the namespace stands in the socket, which \
-         cannot be read: {why}"
+        "--netns does not work with the classic tracepoint here: the namespace is a member of the socket, \
+         which cannot be read: {why}"
     )]
     NoNetns {
         /// Why it cannot be read.
@@ -102,8 +102,8 @@ pub enum CaptureError {
         /// The remedy of the better mode.
         remedy: Option<String>,
     },
-    /// The kernel has no room for what is to be counted in it.
-    #[error("the kernel cannot make the map {name}, which --in-kernel counts in")]
+    /// A map for counting in the kernel could not be created.
+    #[error("the kernel cannot create the map {name}, in which --in-kernel counts")]
     TallyAllocation {
         /// The map.
         name: String,
@@ -166,7 +166,7 @@ pub enum MapUseError {
 }
 
 impl CaptureError {
-    /// Advice for the user; `None` where only the programmers can do something.
+    /// Advice for the user; `None` if the user can do nothing about the error.
     pub fn remedy(&self) -> Option<String> {
         match self {
             Self::Privileges(_) => Some(privileges_remedy()),
@@ -183,14 +183,14 @@ impl CaptureError {
                 "Ask for less with --max-connections and --max-ports, or free memory.".into(),
             ),
             Self::NoBtf { .. } | Self::Layout(_) => Some(
-                "Try --attach tracepoint, which needs no BTF but root; a kernel built with \
-                 CONFIG_DEBUG_INFO_BTF=y has it."
+                "Try --attach tracepoint, which needs root but no BTF. A kernel built with \
+                 CONFIG_DEBUG_INFO_BTF=y has BTF."
                     .into(),
             ),
             Self::NoTracefs { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some(format!(
-                    "Only root can read it: run it as root, or use --attach btf, which does not need \
-                     it. {}",
+                    "Only root can read it: run as root, or use --attach btf, which does not need it. \
+                     {}",
                     privileges_remedy()
                 ))
             }
@@ -201,7 +201,7 @@ impl CaptureError {
                     .into(),
             ),
             Self::NoNetns { .. } => Some(
-                "Leave --netns out, or use --attach btf (`tcpstate doctor` says what it lacks here)."
+                "Omit --netns, or use --attach btf (`tcpstate doctor` shows what it lacks here)."
                     .into(),
             ),
             Self::NoMode { remedy, .. } => remedy.clone(),
@@ -209,8 +209,8 @@ impl CaptureError {
                 mode: Mode::Tracepoint,
                 ..
             } => Some(
-                "Where kernel.perf_event_paranoid is above 2 (Debian and Ubuntu begin with that), it takes \
-                 CAP_SYS_ADMIN: run it as root with all capabilities, or use --attach btf, which does not."
+                "If kernel.perf_event_paranoid is above 2 (the default on Debian and Ubuntu), attaching takes \
+                 CAP_SYS_ADMIN: run as root with all capabilities, or use --attach btf, which does not."
                     .into(),
             ),
             Self::Load { .. } | Self::Attach { .. } => {
@@ -226,10 +226,10 @@ pub fn privileges_remedy() -> String {
     let path = std::env::current_exe()
         .map_or_else(|_| "tcpstate".to_owned(), |path| path.display().to_string());
     format!(
-        "It takes CAP_BPF and CAP_PERFMON: run it as root, or give them to the binary once with\n  \
+        "This takes CAP_BPF and CAP_PERFMON: run as root, or give them to the binary once with\n  \
          sudo setcap cap_bpf,cap_perfmon=ep {path}\n\
-         Where they are there and it is still refused, a user namespace, a container's seccomp profile \
-         or a security module is in the way, and on a `nosuid` mount or with `no_new_privs` setcap does \
-         nothing: `tcpstate doctor` shows what is in force."
+         If they are in force and the kernel still refuses, a user namespace, a container's seccomp \
+         profile or a security module is in the way. On a `nosuid` mount or under `no_new_privs`, \
+         setcap has no effect. `tcpstate doctor` shows the capabilities in force."
     )
 }

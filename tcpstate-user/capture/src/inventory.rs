@@ -109,8 +109,8 @@ fn look_up_holders(inventory: &mut Inventory) {
         Ok(owners) => {
             if owners.hidden_processes > 0 {
                 inventory.missing.push(format!(
-                    "the files of {} processes of other users are hidden, so what they own is \
-                     unknown; root sees them",
+                    "the files of {} processes of other users are hidden, so their sockets have no \
+                     known owner; root sees them",
                     owners.hidden_processes
                 ));
             }

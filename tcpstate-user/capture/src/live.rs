@@ -47,7 +47,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Options of a capture.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
-    /// Which attach mode to take.
+    /// The attach mode.
     pub attach: Attach,
     /// Size of the ring buffer in bytes: a power of two, a multiple of the page size.
     pub ring_bytes: u32,
@@ -63,7 +63,7 @@ pub struct Options<'a> {
     pub resolve_owners: bool,
     /// Print what the BPF programs log on standard error.
     pub bpf_log: bool,
-    /// Have the kernel measure the program's run time as long as this runs.
+    /// Have the kernel measure the program's run time during the capture.
     pub bpf_stats: bool,
     /// Count in the kernel, and stream nothing; in `btf` mode only.
     pub tally: Option<TallySize>,
@@ -72,7 +72,7 @@ pub struct Options<'a> {
 /// A running capture.
 pub struct Live {
     loaded: Loaded,
-    /// Keeps the kernel measuring while it is open.
+    /// While open, it keeps the kernel measuring.
     _stats: Option<OwnedFd>,
     counters: Arc<PerCpuArray<MapData, Counters>>,
     origin: Origin,
@@ -84,7 +84,7 @@ pub struct Live {
     sampler: Option<JoinHandle<()>>,
     /// The kernel's figures about the program when it was detached.
     last_run: Option<ProgramRun>,
-    /// Reads what is counted in the kernel, where nothing is streamed.
+    /// Reads the counts made in the kernel, where nothing is streamed.
     tally: Option<tally::Reader>,
 }
 
@@ -117,7 +117,7 @@ impl Live {
         let origin = Origin {
             attach: loaded.mode().to_string(),
             filters: options.filters.clone(),
-            // Parsing the kernel's types takes long enough to be seen in the first interval.
+            // Parsing the kernel's types takes long enough to show in the first interval.
             started_ns: monotonic_ns(),
             sample_interval_ns: options
                 .sample_interval
@@ -141,7 +141,7 @@ impl Live {
             loaded,
             _stats: stats,
             origin,
-            // Where cgroup2 is not mounted nothing has a name, and sockets are in no cgroup of it.
+            // If cgroup2 is not mounted, there are no names, and no socket is in one of its cgroups.
             names: Cgroups::of_host()
                 .map(|cgroups| Names::new(Arc::new(cgroups)))
                 .unwrap_or_default(),
@@ -164,7 +164,7 @@ impl Live {
         &self.notes
     }
 
-    /// Instructions of the loaded program after the verifier has removed what is switched off.
+    /// Number of instructions of the loaded program, after the verifier has removed the dead branches.
     pub fn program_instructions(&self) -> Option<u32> {
         // An instruction is eight bytes long.
         self.loaded
@@ -182,16 +182,16 @@ impl Live {
         sum(&self.counters)
     }
 
-    /// Detaches, waits for what is still running, and lets the reader empty the ring and end.
+    /// Detaches, waits for the runs still in progress, and lets the reader empty the ring and end.
     fn end(&mut self) -> Result<(), CaptureError> {
         if self.shared.stopped() {
             return Ok(());
         }
         if self.tally.is_some() {
-            // Transitions that are made during the sampler's last dump are not counted.
+            // Transitions during the sampler's last dump are not counted.
             self.loaded.detach()?;
         }
-        // The sampler dumps once more. Events show the transitions that are made meanwhile.
+        // The sampler dumps once more. Events show the transitions in the meantime.
         self.shared.exchange.stop();
         if let Some(sampler) = self.sampler.take() {
             let _ = sampler.join();
@@ -216,9 +216,9 @@ impl Live {
 }
 
 /// Why there is no census.
-const NO_CENSUS: &str = "events carry no socket cookie here, by which a connection would be known again in \
-    the kernel's list of sockets: connections that were there before come in with their first change, and \
-    TIME_WAIT, what an orphan in FIN_WAIT2 comes to, and half-open connections are unknown";
+const NO_CENSUS: &str = "events carry no socket cookie here, so connections cannot be recognised in the \
+    kernel's list of sockets: connections from before the start appear only with their first change, and \
+    TIME_WAIT, the ends of orphans in FIN_WAIT2, and half-open connections are unknown";
 
 fn sum(counters: &PerCpuArray<MapData, Counters>) -> Result<Counters, CaptureError> {
     let per_cpu = counters.get(&0, 0).map_err(|error| CaptureError::Map {
@@ -256,7 +256,7 @@ fn start_sampler(
     sampler::spawn(plan, Arc::clone(&shared.exchange), move || woken.wake())
 }
 
-/// A program that is attached, and what reads its counts where it makes a tally.
+/// An attached program, and the reader of its counts if it makes a tally.
 type Attached = (Loaded, Option<tally::Reader>);
 
 /// Attaches in the requested mode, or in the best that works; a note says why it is not `btf`.
@@ -272,7 +272,7 @@ fn attach(
             result => return result,
         },
     };
-    // No size helps one mode that does not help the other.
+    // A ring buffer size that fails in one mode fails in the other.
     if let CaptureError::RingBytes { .. } | CaptureError::RingAllocation { .. } = btf {
         return Err(btf);
     }
@@ -294,7 +294,7 @@ fn attach(
     }
 }
 
-/// Begins to count SYN-ACKs that are sent again, for the samples; a note says why not, if this kernel cannot.
+/// Begins to count retransmitted SYN-ACKs, for the samples; adds a note with the reason if this kernel cannot.
 fn take_synack_retransmits(
     loaded: &mut Loaded,
     options: &Options<'_>,
@@ -305,7 +305,7 @@ fn take_synack_retransmits(
         Ok(counts) => Some(counts),
         Err(error) => {
             notes.push(format!(
-                "SYN-ACKs that are sent again are not counted: {}",
+                "retransmitted SYN-ACKs are not counted: {}",
                 chain(&error)
             ));
             None
@@ -316,7 +316,7 @@ fn take_synack_retransmits(
 fn attach_as(host: &Host, options: &Options<'_>, mode: Mode) -> Result<Attached, CaptureError> {
     let plan = loader::Plan {
         mode,
-        // Nothing goes through it where the kernel counts.
+        // Nothing goes through the ring when the kernel counts.
         ring_bytes: options
             .tally
             .map_or(options.ring_bytes, |_| host::page_bytes()),
@@ -400,8 +400,8 @@ impl EventSource for Live {
     }
 
     fn stop(&mut self) {
-        // A detach that fails leaves the program attached until we exit; the reader must end all
-        // the same, or the run would never.
+        // If the detach fails, the program stays attached until we exit; the reader must end
+        // nevertheless, or the run never would.
         if self.end().is_err() {
             self.shared.exchange.abandon();
             self.shared.stop();
@@ -455,7 +455,7 @@ impl EventSource for Live {
     }
 
     fn cost(&mut self) -> CaptureCost {
-        // The kernel gives zeros unless it was asked to measure.
+        // The kernel reports zeros unless it was asked to measure.
         let run = self.program_run().filter(|run| run.run_count > 0);
         CaptureCost {
             bpf_run_ns: run.map(|run| run.run_ns),
@@ -472,7 +472,7 @@ impl Drop for Live {
     fn drop(&mut self) {
         self.stop();
         if let Some(reader) = self.reader.take() {
-            // If it panicked, nothing is left to report that to.
+            // If it panicked, there is no one left to report that to.
             let _ = reader.join();
         }
     }

@@ -60,9 +60,9 @@ pub enum Job {
     Stream,
     /// Count it, in maps of this size. In `btf` mode only.
     Tally(TallySize),
-    /// Count it and read the clock: the least that a program takes that says when. In `btf` mode only.
+    /// Count it and read the clock: the floor for a program that timestamps. In `btf` mode only.
     Clock,
-    /// Nothing: the floor of what a program costs.
+    /// Nothing: the floor of a program's cost.
     Nothing,
 }
 
@@ -144,7 +144,7 @@ struct Target {
     config: Config,
     /// The kernel's types in the loader's own form: it looks up the BTF tracepoint's.
     btf: Option<Btf>,
-    /// Where the classic tracepoint's record begins.
+    /// The offset at which the classic tracepoint's record begins.
     base: u32,
     counts_skipped: bool,
 }
@@ -243,7 +243,7 @@ fn load_object(host: &Host, plan: &Plan<'_>, target: &Target) -> Result<Ebpf, Ca
         .map_err(|error| refusal::of_object(error, plan.ring_bytes, host))
 }
 
-/// Tells the program the sizes of the maps that it counts in, and how to recognise a client's port.
+/// Configures the sizes of the maps in which the program counts, and the range of ephemeral ports.
 fn configure_tally(size: TallySize, config: &mut Config) {
     config.rows = size.rows();
     config.place_mask = size.place_sets() - 1;
@@ -254,7 +254,7 @@ fn configure_tally(size: TallySize, config: &mut Config) {
     }
 }
 
-/// Gives the maps that [`Job::Tally`] counts in their sizes.
+/// Sets the sizes of the maps in which [`Job::Tally`] counts.
 fn size_tally_maps(size: TallySize, loader: &mut EbpfLoader<'_>) -> Result<(), CaptureError> {
     let cpus = host::possible_cpus()?;
     loader
@@ -263,7 +263,7 @@ fn size_tally_maps(size: TallySize, loader: &mut EbpfLoader<'_>) -> Result<(), C
         .map_max_entries(config::SERVICES, size.rows())
         .map_max_entries(config::ROWS, size.rows().saturating_mul(cpus))
         .map_max_entries(config::TIMES, STATES.saturating_mul(cpus))
-        // For each service a few kinds.
+        // A few kinds of errors per service.
         .map_max_entries(config::ERRORS, size.rows().saturating_mul(4));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Network namespaces: which there are, what they are called, and how to get into one.
+//! Network namespaces: finding, naming and entering them.
 //!
 //! A namespace is found by a process that is in it (`/proc/PID/ns/net`) or by the name that `ip netns`
 //! gave it (`/run/netns`). One that is held otherwise, by an open file or by a single thread of a
@@ -18,7 +18,7 @@ use tcpstate_core::netns::{NAMED_PATH, NetnsSelector};
 
 use super::procfs;
 
-/// Why a namespace cannot be had.
+/// Why a namespace cannot be found or entered.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
     /// The file that leads to it cannot be opened.
@@ -34,9 +34,9 @@ pub enum NetnsError {
     #[error("{} is not a network namespace", .0.display())]
     NotOne(PathBuf),
     /// No process is in it and nothing is named after it, as far as this process can see.
-    #[error("no network namespace {0} is to be seen from here")]
+    #[error("no network namespace {0} is visible from here")]
     NotFound(u32),
-    /// It is there, and we are not let in.
+    /// It exists, but the kernel does not let us in.
     #[error("cannot enter the network namespace {name}")]
     Enter {
         /// Its name.
@@ -52,14 +52,14 @@ impl NetnsError {
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Some("`ip netns` and `lsns -t net` show which there are.")
+                Some("`ip netns` and `lsns -t net` list the namespaces.")
             }
             Self::Open { .. } | Self::NotFound(_) => Some(
                 "Namespaces of other users' processes are hidden without root or CAP_SYS_PTRACE; \
-                 `lsns -t net` shows those that can be seen.",
+                 `lsns -t net` lists the visible ones.",
             ),
             Self::NotOne(_) => {
-                Some("Give a path such as /proc/PID/ns/net, or a name of `ip netns`.")
+                Some("Give a path such as /proc/PID/ns/net, or a name that `ip netns` lists.")
             }
             Self::Enter { .. } => {
                 Some("Entering another network namespace takes root or CAP_SYS_ADMIN.")

@@ -1,8 +1,7 @@
 //! The abilities of this host: each is tried, not guessed from versions, with the cost of its absence.
 //!
-//! Trying is the first half ([`probe`]); judging what came of it is the second, by pure functions.
-//! Nothing stays behind: what is attached is detached at once. What is printed of it is
-//! not decided here.
+//! [`probe`] tries them; pure functions judge the results. Nothing stays behind: each program is detached at once.
+//! Other modules decide how the report is printed.
 
 use std::io;
 
@@ -105,7 +104,7 @@ impl Works {
     /// The cost where `btf` does not work.
     fn without_btf(self) -> String {
         if self.tracepoint {
-            "--attach tracepoint takes its place, which costs more and knows no cookie"
+            "--attach tracepoint takes its place, which costs more and has no cookies"
         } else {
             "--attach btf is not possible"
         }
@@ -115,7 +114,7 @@ impl Works {
     /// The cost where `tracepoint` does not work.
     fn without_tracepoint(self) -> String {
         if self.btf {
-            "nothing, while --attach btf works"
+            "nothing, as long as --attach btf works"
         } else {
             "--attach tracepoint is not possible"
         }
@@ -223,14 +222,14 @@ fn capabilities(effective: io::Result<CapabilitySet>, kernel: Option<(u32, u32)>
         (present, absent) if present.is_empty() => format!("none of {absent}"),
         (present, absent) => format!("{present}; not {absent}"),
     };
-    // Before 5.8 the two did not exist.
+    // Neither existed before Linux 5.8.
     let own = kernel.is_none_or(|version| version >= (5, 8))
         && effective.contains(CapabilitySet::BPF | CapabilitySet::PERFMON);
     if own || effective.contains(CapabilitySet::SYS_ADMIN) {
         Check::new(name, Status::Ok, detail)
     } else {
         Check::new(name, Status::Missing, detail)
-            .costs("nothing can be watched live; recordings (-r FILE) can be read")
+            .costs("nothing can be watched live, but recordings (-r FILE) can be read")
             .remedy(privileges_remedy())
     }
 }
@@ -275,7 +274,7 @@ fn lockdown(level: Lockdown) -> Check {
         Lockdown::Unknown => Check::new(
             name,
             Status::Ok,
-            "unknown: /sys/kernel/security/lockdown cannot be read; what it would forbid is tried below",
+            "unknown: /sys/kernel/security/lockdown cannot be read; the checks below show its effects",
         ),
     }
 }
@@ -296,17 +295,19 @@ fn ring_buffer(
         _ => None,
     });
     match (supported, allocation) {
-        (_, Some(error)) => failed(name, error).costs("`trace` cannot run with one of this size"),
+        (_, Some(error)) => {
+            failed(name, error).costs("`trace` cannot run with a ring buffer of this size")
+        }
         (Ok(true), None) if btf.is_ok() || tracepoint.is_ok() => Check::new(
             name,
             Status::Ok,
-            format!("one of {ring_bytes} bytes was allocated"),
+            format!("supported; {ring_bytes} bytes were allocated"),
         ),
-        (Ok(true), None) => Check::new(name, Status::Ok, "there are some"),
+        (Ok(true), None) => Check::new(name, Status::Ok, "supported"),
         (Ok(false), None) => Check::new(
             name,
             Status::Missing,
-            "the kernel has none; they came with Linux 5.8",
+            "not supported; ring buffers came with Linux 5.8",
         )
         .costs("`trace` cannot run")
         .remedy("Run a kernel of 5.8 or newer."),
@@ -330,7 +331,7 @@ fn kernel_types(resolved: Result<Resolved, CaptureError>, works: Works) -> Check
     let lacking: Vec<_> = [
         (
             resolved.has_cookie,
-            "socket cookies (Linux 5.12): connections go by their kernel address",
+            "socket cookies (Linux 5.12): the kernel address identifies connections",
         ),
         (
             resolved.has_task_btf,
@@ -344,12 +345,12 @@ fn kernel_types(resolved: Result<Resolved, CaptureError>, works: Works) -> Check
     .into_iter()
     .filter_map(|(there, what)| (!there).then_some(what))
     .collect();
-    let detail = format!("{} has all members that are needed", host::BTF_PATH);
+    let detail = format!("{} has all required members", host::BTF_PATH);
     if lacking.is_empty() {
         Check::new(name, Status::Ok, detail)
     } else {
         Check::new(name, Status::Degraded, detail)
-            .costs(format!("not there yet: {}", lacking.join("; ")))
+            .costs(format!("missing: {}", lacking.join("; ")))
             .remedy("A newer kernel has them.")
     }
 }
@@ -431,7 +432,7 @@ fn sock_diag(tried: io::Result<()>) -> Check {
             Status::Missing,
             format!("does not answer for TCP: {error}"),
         )
-        .costs("sockets that were there before cannot be listed; `trace` does not need it")
+        .costs("existing sockets cannot be listed; `trace` does not need it")
         .remedy("Load the module: modprobe tcp_diag."),
     }
 }
@@ -451,7 +452,7 @@ fn bpf_stats(enabled: Result<(), SyscallError>, already: Option<u64>) -> Check {
             Status::Degraded,
             format!("cannot be switched on: {}", error.io_error),
         )
-        .costs("what the program costs in the kernel is not measured")
+        .costs("the cost of the program in the kernel is not measured")
         .remedy("Run as root (CAP_SYS_ADMIN), or: sudo sysctl kernel.bpf_stats_enabled=1"),
     }
 }

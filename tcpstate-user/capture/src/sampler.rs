@@ -49,9 +49,12 @@ const SEARCH: Duration = Duration::from_secs(10);
 /// Shortest time between two resyncs after losses.
 const RESYNC: Duration = Duration::from_secs(2);
 
+/// The states that only samples show, in notices.
+const SAMPLED: &str = "TIME_WAIT, orphans in FIN_WAIT2 and half-open connections";
+
 /// The namespaces and sockets to dump, and the interval.
 pub(super) struct Plan {
-    /// In which namespaces.
+    /// The namespaces.
     pub(super) namespaces: NetnsSelector,
     /// Time between two samples; `None`: there are none, only the seed.
     pub(super) interval: Option<Duration>,
@@ -59,7 +62,7 @@ pub(super) struct Plan {
     pub(super) always_full: bool,
     /// Look up which process holds each socket of the seed.
     pub(super) resolve_owners: bool,
-    /// Counts SYN-ACKs that were sent again, where this kernel can.
+    /// Counts retransmitted SYN-ACKs, if this kernel can.
     pub(super) synack: Option<SynackRetransmits>,
     /// Returns how many events have been lost.
     pub(super) lost: Box<dyn Fn() -> u64 + Send>,
@@ -89,7 +92,7 @@ pub(super) fn spawn(
             exchange.publish(Vec::new(), Vec::new(), true);
         })
         .map_err(|source| CaptureError::System {
-            what: "start the thread that asks for sockets",
+            what: "start the thread that dumps sockets",
             source,
         })
 }
@@ -104,13 +107,13 @@ struct Sampler {
     searched: Option<Instant>,
     /// Namespaces that have minisockets and were not found, and when the reader last reported them.
     out_of_reach: BTreeMap<u32, Instant>,
-    /// Notices that the user has had: each is shown once.
+    /// Notices already shown to the user: each is shown once.
     notified: Vec<String>,
 }
 
 /// A namespace that is sampled.
 struct SampledNetns {
-    /// By which it is found again; `None`: it is our own.
+    /// The path to open it by; `None`: it is our own.
     path: Option<PathBuf>,
     history: SampleHistory,
 }
@@ -148,8 +151,8 @@ impl Sampler {
                 break;
             }
         }
-        // The run's last output is then of its end, and not of up to an interval earlier, and what the last
-        // lost events left wrong is corrected.
+        // So that the run's last output is from its end, not up to an interval older, and that errors left by
+        // lost events are corrected.
         self.full_dump(false);
         self.sample_all();
     }
@@ -173,7 +176,7 @@ impl Sampler {
         };
         let resolve_owners = is_seed && self.plan.resolve_owners;
         let mut seen_before: Vec<(u32, u64)> = Vec::new();
-        // Where full dumps follow each other, the next one has what this one misses.
+        // If full dumps follow each other, the next one has the sockets that this one misses.
         let once = is_seed || self.plan.always_full;
         if !once && let Ok(inventory) = inventory::take(&self.plan.namespaces, request, false) {
             // A dump comes in pieces and can miss a single socket; one that two dumps miss is not there.
@@ -196,12 +199,12 @@ impl Sampler {
                     missing
                         .filter(|&missing| Some(missing) != hidden)
                         .map(|missing| {
-                            format!("connections that were there before may be missing: {missing}")
+                            format!("connections from before the start may be missing: {missing}")
                         }),
                 );
             }
             Err(error) => notices.push(format!(
-                "connections that were there before come in with their first change: {}",
+                "connections from before the start appear only with their first change: {}",
                 chain(&error)
             )),
         }
@@ -225,7 +228,7 @@ impl Sampler {
                 let now = Instant::now();
                 let lost = std::mem::take(&mut self.namespaces).into_keys();
                 self.out_of_reach.extend(lost.map(|netns| (netns, now)));
-                let notice = format!("what no transition shows is unknown: {}", chain(&error));
+                let notice = format!("{SAMPLED} are unknown: {}", chain(&error));
                 self.publish(Vec::new(), vec![notice], false);
                 return;
             }
@@ -297,7 +300,7 @@ impl Sampler {
             match sample(namespace, synack, &mut sampled.history, publish) {
                 Ok(last) => censuses.extend(last.into_iter().flat_map(Census::into_parts)),
                 Err(error) => notices.push(format!(
-                    "what no transition shows is unknown in network namespace {netns}: {}",
+                    "{SAMPLED} are unknown in network namespace {netns}: {}",
                     chain(&error)
                 )),
             }

@@ -36,7 +36,7 @@ const REPORTS: u8 = 2;
 pub(super) struct NetnsCounters {
     activity: Activity,
     listen: ListenCounters,
-    /// SYN-ACKs that were sent again since the capture began.
+    /// SYN-ACKs retransmitted since the capture began.
     synack_retransmits: Option<u64>,
 }
 

@@ -75,7 +75,7 @@ impl Request {
 /// Why there is no dump.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
-    /// The namespace cannot be had.
+    /// The namespace cannot be found or entered.
     #[error(transparent)]
     Netns(#[from] NetnsError),
     /// The kernel has no `sock_diag`, or not for TCP.
@@ -104,7 +104,7 @@ impl DumpError {
         match self {
             Self::Netns(error) => error.remedy(),
             Self::NoSockDiag(_) => Some(
-                "It takes CONFIG_INET_DIAG and CONFIG_INET_TCP_DIAG, as modules: `modprobe tcp_diag`.",
+                "Listing takes CONFIG_INET_DIAG and CONFIG_INET_TCP_DIAG; if they are modules: `modprobe tcp_diag`.",
             ),
             Self::BrokenOff => Some(
                 "The kernel was short of memory for the answers. Ask for fewer states with --state.",

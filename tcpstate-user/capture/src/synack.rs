@@ -1,4 +1,4 @@
-//! SYN-ACKs that were sent again, counted in the kernel by listener.
+//! Retransmitted SYN-ACKs, counted in the kernel by listener.
 //!
 //! Their meaning for a half-open connection is not this module's business.
 
@@ -18,13 +18,13 @@ pub struct SynackRetransmit {
     pub count: u64,
 }
 
-/// The counts, which go on as long as the program is attached that makes them.
+/// The counts, which grow as long as their program is attached.
 pub struct SynackRetransmits {
     map: PerCpuHashMap<MapData, Listener, u64>,
 }
 
 impl SynackRetransmits {
-    /// Takes over the map, and makes the entry for what has no room.
+    /// Takes over the map, and inserts the entry for listeners that find it full.
     pub(super) fn new(
         mut map: PerCpuHashMap<MapData, Listener, u64>,
     ) -> Result<Self, CaptureError> {
@@ -37,8 +37,8 @@ impl SynackRetransmits {
         Ok(Self { map })
     }
 
-    /// The counts up to now, by namespace and port. Those of listeners that came when there was no more
-    /// room are together under namespace 0 and port 0.
+    /// The counts up to now, by namespace and port. Listeners that found the map full are counted together under
+    /// namespace 0 and port 0.
     pub fn read(&self) -> Result<Vec<SynackRetransmit>, CaptureError> {
         let mut all = Vec::new();
         for entry in &self.map {

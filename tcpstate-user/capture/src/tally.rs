@@ -1,9 +1,8 @@
-//! Reads what is counted in the kernel (`tcpstate-ebpf/src/tally.rs`).
+//! Reads the counts made in the kernel (`tcpstate-ebpf/src/tally.rs`).
 //!
-//! The counts are mapped memory: a read is a walk over those that are in use, and no system call, but for
-//! the few ends with an error. What is read while the program runs may have counted a transition and not
-//! yet its cause: causes that are missing are made up for at the next read, and what is still missing at
-//! the last has none.
+//! The counts are mapped memory: a read walks over those in use and needs no system call, except for the few
+//! ends with an error. A read while the program runs may see a transition but not yet the cause of the end
+//! that it makes. Such a cause is expected at the next read; an end without a cause at the last read has none.
 
 #![expect(
     clippy::indexing_slicing,
@@ -47,7 +46,7 @@ use super::{
 /// Words of a [`Row`] and of a [`Times`].
 const ROW_WORDS: usize = size_of::<Row>() / size_of::<u32>();
 const TIMES_WORDS: usize = size_of::<Times>() / size_of::<u32>();
-/// Where they have what, in words.
+/// The offsets of their fields, in words.
 const ENDS: usize = offset_of!(Row, ends) / size_of::<u32>();
 const PENDING: usize = offset_of!(Row, pending) / size_of::<u32>();
 const FORGOTTEN: usize = offset_of!(Row, forgotten) / size_of::<u32>();
@@ -75,8 +74,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Takes the maps over and prepares them, which has to be done before the program is attached.
-    /// `listening`: the ports of sockets that listen already.
+    /// Takes over the maps and prepares them, before the program is attached. `listening`: the ports of existing
+    /// listeners.
     pub(super) fn new(
         loaded: &mut Loaded,
         size: TallySize,
@@ -188,7 +187,7 @@ impl Reader {
             if row == row::UNKNOWN {
                 // A difference of counters that may each have wrapped.
                 let pending = self.rows_before[row as usize][PENDING].cast_signed();
-                // A transition can be read as settled on one CPU before it is read as undecided on another.
+                // A transition can be read as decided on one CPU before it is read as undecided on another.
                 self.undecided = u64::try_from(pending).unwrap_or(0);
                 tally.forgotten = u64::from(counts[FORGOTTEN]);
             }
@@ -362,7 +361,7 @@ fn add(sums: &mut [u32], counts: &[AtomicU32]) {
     }
 }
 
-/// Leaves in `sums` what has come since `before`, and remembers what there was.
+/// Leaves the increase since `before` in `sums`, and the new sums in `before`.
 fn since(before: &mut [u32], sums: &mut [u32]) {
     for (before, sum) in before.iter_mut().zip(sums) {
         let now = *sum;

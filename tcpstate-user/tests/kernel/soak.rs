@@ -356,7 +356,7 @@ fn soak(length: Duration) -> Result<()> {
         let (command, seen) = (process.command, process.seen.clone());
         let (summary, messages) = process.end()?;
         ensure!(
-            messages.contains("is to be seen from here") == (command == OUT_OF_REACH),
+            messages.contains("is visible from here") == (command == OUT_OF_REACH),
             "{command}: {messages}"
         );
         eprintln!(

@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     const DOCTOR: &str = r#"{"type":"check","name":"lockdown","status":"ok","detail":"none","costs":null}
-{"type":"check","name":"kernel_types","status":"degraded","detail":"","costs":"not there yet: socket cookies (Linux 5.12); bpf_get_current_task_btf (Linux 5.11)"}
+{"type":"check","name":"kernel_types","status":"degraded","detail":"","costs":"missing: socket cookies (Linux 5.12); bpf_get_current_task_btf (Linux 5.11)"}
 {"type":"check","name":"attach_btf","status":"ok","detail":"","costs":null}
 {"type":"check","name":"attach_tracepoint","status":"degraded","detail":"","costs":"`nested` is unknown"}
 {"type":"check","name":"sock_diag","status":"ok","detail":"","costs":null}

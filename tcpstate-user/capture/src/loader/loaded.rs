@@ -30,7 +30,7 @@ use super::{
 const CATEGORY: &str = "sock";
 /// The tracepoint of both modes.
 pub(super) const TRACEPOINT: &str = "inet_sock_set_state";
-/// The tracepoint that a SYN-ACK passes when it is sent again.
+/// The tracepoint of retransmitted SYN-ACKs.
 const SYNACK_TRACEPOINT: &str = "tcp_retransmit_synack";
 
 /// The ring buffer of the programs' log: a symbol of `aya-log-ebpf`.
@@ -49,7 +49,7 @@ pub struct Loaded {
     pub(super) counts_skipped: bool,
 }
 
-/// The maps in which `Job::Tally` counts. The arrays are for mapping into memory.
+/// The maps in which `Job::Tally` counts. The arrays can be mapped into memory.
 pub(in super::super) struct TallyMaps {
     pub(in super::super) rows_by_port: MapData,
     pub(in super::super) services: MapData,
@@ -67,9 +67,9 @@ pub(super) enum Link {
 }
 
 impl Loaded {
-    /// Attaches the program that counts SYN-ACKs that are sent again. Once only.
+    /// Attaches the program that counts retransmitted SYN-ACKs. Can be called only once.
     ///
-    /// By a BTF tracepoint in both modes: in `tracepoint` mode too it is there on most kernels.
+    /// It uses a BTF tracepoint in both modes: most kernels on which `tracepoint` mode runs have one too.
     ///
     /// *Errors:* this kernel cannot; the rest of the capture does not depend on it.
     pub fn take_synack_retransmits(&mut self) -> Result<SynackRetransmits, CaptureError> {
@@ -142,8 +142,7 @@ impl Loaded {
 
     /// The program, to read its figures by.
     pub fn program_fd(&self) -> Result<ProgramFd, CaptureError> {
-        // The descriptor that it was loaded by: to get another by the program's number takes
-        // CAP_SYS_ADMIN.
+        // The descriptor from loading it: opening another by the program's id takes CAP_SYS_ADMIN.
         let fd = match self.ebpf.program(self.program) {
             Some(Program::BtfTracePoint(program)) => program.fd(),
             Some(Program::TracePoint(program)) => program.fd(),
@@ -174,7 +173,7 @@ impl Loaded {
         self.has_cookies
     }
 
-    /// Maps the ring buffer. Once only: there is one reader.
+    /// Maps the ring buffer. Can be called only once: there is one reader.
     pub fn ring(&self) -> Result<Ring, CaptureError> {
         let Some(Map::RingBuf(data)) = self.ebpf.map(config::RING) else {
             return Err(missing(config::RING));
@@ -185,7 +184,7 @@ impl Loaded {
         })
     }
 
-    /// Takes the per-CPU books.
+    /// Takes the map of per-CPU counters.
     pub fn take_counters(&mut self) -> Result<PerCpuArray<MapData, Counters>, CaptureError> {
         let map = self
             .ebpf
@@ -197,7 +196,7 @@ impl Loaded {
         })
     }
 
-    /// Takes the word in which the reader says that it sleeps.
+    /// Takes the map with the word by which the reader announces that it sleeps.
     pub fn take_reader_sleeps(&mut self) -> Result<Array<MapData, u32>, CaptureError> {
         let name = config::READER_SLEEPS;
         let map = self.ebpf.take_map(name).ok_or_else(|| missing(name))?;

@@ -1,4 +1,4 @@
-//! Tests of `probe`: what is made of what was found.
+//! Tests of `probe`: its verdicts.
 
 use super::*;
 
@@ -60,7 +60,7 @@ fn a_kernel_without_ring_buffer_is_too_old() {
 }
 
 #[test]
-fn capabilities_are_named_and_so_is_what_lacks() {
+fn present_and_missing_capabilities_are_named() {
     let own = CapabilitySet::BPF | CapabilitySet::PERFMON;
     let new = Some((6, 1));
     let check = capabilities(Ok(own), new);
@@ -94,7 +94,7 @@ fn capabilities_are_named_and_so_is_what_lacks() {
 }
 
 #[test]
-fn namespaces_other_than_the_hosts_are_told() {
+fn namespaces_other_than_the_hosts_are_reported() {
     assert_eq!(user_namespace(Ok(true)).costs, None);
     assert!(text(user_namespace(Ok(false)).costs.as_ref()).contains("do not count for BPF"));
     assert_eq!(pid_namespace(Ok(true)).costs, None);
@@ -102,7 +102,7 @@ fn namespaces_other_than_the_hosts_are_told() {
 }
 
 #[test]
-fn only_confidentiality_takes_something_away() {
+fn only_confidentiality_restricts() {
     for level in [Lockdown::None, Lockdown::Integrity, Lockdown::Unknown] {
         assert_eq!(lockdown(level).status, Status::Ok);
     }
@@ -112,7 +112,7 @@ fn only_confidentiality_takes_something_away() {
 }
 
 #[test]
-fn a_ring_buffer_is_there_or_too_large_or_unknown() {
+fn a_ring_buffer_is_supported_or_too_large_or_unknown() {
     let syscall = |errno| SyscallError {
         call: "bpf_map_create",
         io_error: io::Error::from_raw_os_error(errno),
@@ -120,13 +120,10 @@ fn a_ring_buffer_is_there_or_too_large_or_unknown() {
     let ok = ring_buffer(Ok(true), 4096, &Ok(Attached::default()), &refused());
     assert_eq!(
         (ok.status, ok.detail.as_str()),
-        (Status::Ok, "one of 4096 bytes was allocated")
+        (Status::Ok, "supported; 4096 bytes were allocated")
     );
     let ok = ring_buffer(Ok(true), 4096, &refused(), &refused());
-    assert_eq!(
-        (ok.status, ok.detail.as_str()),
-        (Status::Ok, "there are some")
-    );
+    assert_eq!((ok.status, ok.detail.as_str()), (Status::Ok, "supported"));
 
     let none = ring_buffer(Ok(false), 4096, &refused(), &refused());
     assert_eq!(none.status, Status::Missing);
@@ -150,7 +147,7 @@ fn a_ring_buffer_is_there_or_too_large_or_unknown() {
 }
 
 #[test]
-fn kernel_types_name_what_they_do_not_have() {
+fn missing_kernel_types_are_named() {
     let all = Resolved {
         offsets: tcpstate_common::config::Offsets::default(),
         has_cookie: true,
@@ -231,7 +228,7 @@ fn what_one_attach_mode_costs_depends_on_the_other() {
 }
 
 #[test]
-fn tracefs_is_mounted_readable_and_of_a_layout_we_know() {
+fn tracefs_is_mounted_readable_and_of_a_known_layout() {
     let mounted = Host {
         tracefs: Some("/sys/kernel/tracing".into()),
         ..Host::read()
@@ -257,7 +254,7 @@ fn tracefs_is_mounted_readable_and_of_a_layout_we_know() {
 }
 
 #[test]
-fn run_times_are_measured_if_anybody_switched_it_on() {
+fn run_times_are_measured_if_they_are_or_can_be_switched_on() {
     let denied = || {
         let io_error = io::Error::from_raw_os_error(libc::EPERM);
         Err(SyscallError {
