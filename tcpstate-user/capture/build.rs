@@ -1,8 +1,8 @@
 //! Puts the BPF object where `capture::loader` embeds it from.
 //!
-//! That is the committed one, unless `TCPSTATE_BPF_OBJECT` names another. A committed object that was
-//! not made from the sources beside it fails the build: nothing would be worse than to debug a
-//! program that is not the one in the editor.
+//! That is the committed object, unless `TCPSTATE_BPF_OBJECT` names another. The build fails if the committed
+//! object was not made from the sources beside it: nothing is worse than debugging a program other than the one
+//! in the editor.
 
 #[path = "prebuilt/sources.rs"]
 mod sources;
@@ -29,7 +29,7 @@ fn embed() -> Result<(), String> {
     }
     let prebuilt = Path::new(&package).join("prebuilt");
     let object = prebuilt.join("tcpstate.bpf.o");
-    // Not where the package was unpacked by itself: there are no sources to compare with.
+    // A package unpacked by itself has no sources to compare with.
     if let Some(workspace) = Path::new(&package)
         .ancestors()
         .nth(2)
@@ -56,7 +56,7 @@ fn copy(object: &Path, target: &Path) -> Result<(), String> {
         .map_err(|error| format!("cannot copy the BPF object {}: {error}", object.display()))
 }
 
-/// Compares the object and the sources with what the manifest beside the object says.
+/// Compares the object and the sources with the manifest beside the object.
 fn check(prebuilt: &Path, object: &Path, workspace: &Path) -> Result<(), String> {
     let path = prebuilt.join("MANIFEST.toml");
     let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());

@@ -1,7 +1,7 @@
-//! What the committed BPF object is made from, as one hash.
+//! The sources of the committed BPF object, as one hash.
 //!
 //! Compiled into `tcpstate-user/capture/build.rs`, which refuses to embed a stale object, and into `xtask`,
-//! which makes the object, so that both mean the same by "the sources".
+//! which builds the object, so that both mean the same by "the sources".
 
 use std::{
     fs, io,
@@ -19,7 +19,7 @@ pub const INPUTS: [&str; 4] = [
 ];
 
 /// SHA-256 over the path, the length and the content of every input, in the order of their paths,
-/// and over what the workspace manifest says of the BPF build. Lower-case hexadecimal.
+/// and over the part of the workspace manifest that concerns the BPF build. Lower-case hexadecimal.
 pub fn sources_sha256(workspace: &Path) -> io::Result<String> {
     let mut files = Vec::new();
     for input in INPUTS {

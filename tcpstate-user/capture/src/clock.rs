@@ -10,15 +10,15 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 pub struct ClockAnchor {
     /// Wall-clock nanoseconds since 1970 at monotonic 0.
     pub wall_at_monotonic_zero_ns: i64,
-    /// The most that it can be off, nanoseconds: half of the time that reading the clocks took.
+    /// The largest possible error, nanoseconds: half of the time taken to read the clocks.
     pub uncertainty_ns: u64,
     /// Monotonic nanoseconds just before it was taken.
     pub taken_at_ns: u64,
 }
 
 impl ClockAnchor {
-    /// Reads the wall clock between two readings of the monotonic one, several times, and takes the
-    /// time that was disturbed least.
+    /// Reads the wall clock between two readings of the monotonic one, several times, and takes the least
+    /// disturbed reading.
     pub fn read() -> Self {
         let samples = std::array::from_fn::<_, 8, _>(|_| {
             let before = now_ns(ClockId::Monotonic);

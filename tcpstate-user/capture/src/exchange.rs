@@ -13,8 +13,8 @@ use std::{
 
 use tcpstate_core::census::Census;
 
-/// Time for which the sampler remembers a namespace that it does not find, from the reader's last report on:
-/// as long as minisockets may be left there, which cannot be sampled.
+/// Time for which the sampler remembers a namespace that it cannot find, from the reader's last report on: as
+/// long as minisockets may remain there, which cannot be sampled.
 pub(super) const FORGET: Duration = Duration::from_mins(5);
 
 /// State shared by the sampler, the reader and their owner.
@@ -37,21 +37,21 @@ struct State {
     full_dump: FullDump,
     /// The seed has been published, or will never be.
     seeded: bool,
-    /// The sampler is to dump once more and end.
+    /// The sampler has to dump once more and end.
     stopping: bool,
-    /// The reader has ended: nothing will be taken any more.
+    /// The reader has ended, and takes nothing any more.
     abandoned: bool,
 }
 
 /// Progress of a full dump.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum FullDump {
-    /// None is being made.
+    /// There is none.
     #[default]
     None,
-    /// One is about to begin: the reader is asked to note the sockets that it sees events of.
+    /// One is about to begin: the reader has to note the sockets that have events.
     Announced,
-    /// The reader does so, and the dump is being made.
+    /// The reader does so, and the dump is in progress.
     Noted,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct Taken {
 
 impl Exchange {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere left nothing half done: each change is one assignment.
+        // A panic elsewhere leaves nothing half done: each change is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -96,8 +96,8 @@ impl Exchange {
         }
     }
 
-    /// Waits until the run has received all that was published, so that no more piles up for a run that
-    /// does not keep pace. `false`: the sampler is to end.
+    /// Waits until the run has received everything published, so that nothing piles up for a slow run.
+    /// `false`: the sampler has to end.
     pub(super) fn wait_until_received(&self) -> bool {
         let mut state = self.lock();
         while state.in_flight > 0 && !state.stopping {
@@ -130,7 +130,7 @@ impl Exchange {
         self.changed.notify_all();
     }
 
-    /// Lets the sampler end without waiting for anybody.
+    /// Lets the sampler end without waiting for the reader or the run.
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
         state.stopping = true;
@@ -153,7 +153,7 @@ impl Exchange {
         !state.abandoned
     }
 
-    /// Hands over censuses and notices. `ends_full_dump`: the full dump is all there, or has failed.
+    /// Hands over censuses and notices. `ends_full_dump`: the full dump is complete, or has failed.
     pub(super) fn publish(
         &self,
         censuses: Vec<Census>,
@@ -170,7 +170,7 @@ impl Exchange {
         }
     }
 
-    /// Sleeps until `then`; `false`: the sampler is to end.
+    /// Sleeps until `then`; `false`: the sampler has to end.
     pub(super) fn sleep_until(&self, then: Instant) -> bool {
         let mut state = self.lock();
         loop {

@@ -1,6 +1,6 @@
-//! Facts about this host: small readers, each of one fact, none of which changes anything.
+//! Facts about this host: small readers, one for each fact, that change nothing.
 //!
-//! Must not know what the facts are wanted for: `probe` judges them.
+//! Must not know the purpose of the facts: `probe` judges them.
 
 use std::{
     fs, io,
@@ -37,7 +37,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads it all. The start of a capture, as far as [`Origin::started_ns`] goes.
+    /// Reads all facts. This is the start of the capture, as in [`Origin::started_ns`].
     pub fn read() -> Self {
         let uname = rustix::system::uname();
         Self {
@@ -53,8 +53,7 @@ impl Host {
         parse_version(&self.kernel)
     }
 
-    /// Where the events of this host come from. How it is attached and what is filtered is for the
-    /// capture to fill in.
+    /// The origin of this host's events. The capture fills in the attach mode and the filters.
     pub fn origin(&self) -> Origin {
         Origin {
             host: self.name.clone(),
@@ -70,7 +69,7 @@ impl Host {
 
     /// Reads the kernel's types.
     ///
-    /// *Errors:* there are none, they may not be read, or they make no sense.
+    /// *Errors:* they are missing, unreadable or malformed.
     pub fn kernel_btf(&self) -> Result<Btf, CaptureError> {
         // Mapping is several times cheaper than parsing into tables. Since: Linux 6.16.
         Btf::from_file_with_backend(BTF_PATH, Backend::Mmap)
@@ -105,10 +104,10 @@ pub fn parse_version(release: &str) -> Option<(u32, u32)> {
     Some((major, minor.get(..digits)?.parse().ok()?))
 }
 
-/// Where tracefs is looked for, the usual place first.
+/// The places to look for tracefs, the usual one first.
 pub const TRACEFS_PATHS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
-/// Where tracefs is mounted. What is hidden from this user counts as not mounted.
+/// The mount point of tracefs. If it is hidden from this user, it counts as not mounted.
 fn tracefs() -> Option<PathBuf> {
     /// *Source:* `TRACEFS_MAGIC` in `include/uapi/linux/magic.h`.
     const TRACEFS_MAGIC: i64 = 0x7472_6163;
@@ -125,7 +124,7 @@ fn is_file_system(path: &Path, magic: i64) -> bool {
 /// The kernel's lockdown mode: how much it denies even to root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lockdown {
-    /// Nothing, or a kernel that has no lockdown.
+    /// It denies nothing, or the kernel has no lockdown.
     None,
     /// Changes to the running kernel are denied.
     Integrity,
@@ -179,7 +178,7 @@ impl Lockdown {
     }
 }
 
-/// The capabilities that anything here may want, with their names.
+/// The capabilities that anything here may use, with their names.
 pub const CAPABILITIES: [(&str, CapabilitySet); 6] = [
     ("CAP_BPF", CapabilitySet::BPF),
     ("CAP_PERFMON", CapabilitySet::PERFMON),
@@ -194,7 +193,7 @@ pub fn capabilities() -> Result<CapabilitySet, io::Error> {
     Ok(rustix::thread::capabilities(None)?.effective)
 }
 
-/// A namespace of which a host has a first one.
+/// A kind of namespace with an initial one on each host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Namespace {
     /// Capabilities count only for what belongs to it.
@@ -204,7 +203,7 @@ pub enum Namespace {
 }
 
 impl Namespace {
-    /// Whether this process is in the host's own, the one of pid 1 of the machine.
+    /// Whether this process is in the initial namespace, that of the machine's process 1.
     ///
     /// *Source:* `PROC_USER_INIT_INO`, `PROC_PID_INIT_INO` in `include/linux/proc_ns.h`.
     pub fn is_initial(self) -> Result<bool, io::Error> {
@@ -230,7 +229,7 @@ pub(super) fn online_cpus() -> u32 {
     aya::util::online_cpus().map_or(1, |cpus| u32::try_from(cpus.len()).unwrap_or(u32::MAX))
 }
 
-/// One more than the highest number that a CPU can ever have: each has its own part of some maps.
+/// One more than the highest possible CPU number: each CPU has its own part of some maps.
 pub(super) fn possible_cpus() -> Result<u32, CaptureError> {
     let read = || {
         let text = fs::read_to_string("/sys/devices/system/cpu/possible")?;

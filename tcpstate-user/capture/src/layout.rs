@@ -1,10 +1,10 @@
-//! Where this kernel keeps what the BPF programs read.
+//! The kernel's layouts of everything that the BPF programs read.
 //!
 //! Two layouts, for the two attach modes: the offsets inside `struct sock` and its kin, from the
 //! kernel's BTF, and the classic tracepoint's record, from its `format` file. A layout that the
 //! programs would misread is refused by name; nothing is guessed.
 //!
-//! Pure: BTF and text come in as arguments. Reading them is `host`'s business.
+//! Pure: BTF and text come in as arguments; `host` reads them.
 
 use btf_rs::{Btf, BtfType, Type};
 use tcpstate_common::config::{Offsets, TP_BASE, TP_BASE_LAZY, TracepointRecord};
@@ -16,7 +16,7 @@ use tcpstate_common::config::{Offsets, TP_BASE, TP_BASE_LAZY, TracepointRecord};
     reason = "each says of one thing whether the kernel has it"
 )]
 pub struct Resolved {
-    /// Where things are.
+    /// The offsets.
     pub offsets: Offsets,
     /// A tracing program may call `bpf_get_socket_cookie`. *Since:* Linux 5.12.
     pub has_cookie: bool,
@@ -30,7 +30,7 @@ pub struct Resolved {
     pub counts_skipped: bool,
 }
 
-/// Why the kernel's layout is not one that the BPF programs can read.
+/// Why the BPF programs cannot read the kernel's layout.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
     /// The BTF itself is broken.
@@ -57,7 +57,7 @@ pub enum LayoutError {
         /// Path of the member inside it.
         member: &'static str,
     },
-    /// A member is not what the programs load.
+    /// A member does not have the shape that the programs load.
     #[error(
         "the kernel's `struct {structure}` has `{member}` as {found}, expected {expected}; try --attach tracepoint"
     )]
@@ -132,7 +132,7 @@ pub enum Shape {
     Bits(u32),
     /// A pointer.
     Pointer,
-    /// Nothing that has a size.
+    /// Anything without a size.
     Other(&'static str),
 }
 
@@ -157,7 +157,7 @@ pub struct Place {
     pub size: u32,
 }
 
-/// Finds everything that the BTF tracepoint program reads, and what it may call.
+/// Finds the offsets of everything that the BTF tracepoint program reads, and the helpers that it may call.
 ///
 /// *Errors:* a structure or member is missing, ambiguous, or not of the size that is loaded.
 pub fn resolve_offsets(btf: &Btf) -> Result<Resolved, LayoutError> {
@@ -250,7 +250,7 @@ fn cgroup_offsets(btf: &Btf, sock: &Structure<'_>) -> Result<Option<CgroupOffset
     optional(find())
 }
 
-/// `None` for a layout that is not there or not ours; broken BTF stays an error.
+/// `None` for a layout that is missing or different; broken BTF remains an error.
 fn optional<T>(found: Result<T, LayoutError>) -> Result<Option<T>, LayoutError> {
     match found {
         Ok(found) => Ok(Some(found)),
@@ -283,7 +283,7 @@ fn has_tracing_cookie(btf: &Btf) -> Result<bool, LayoutError> {
     Ok(false)
 }
 
-/// Whether the kernel counts what a classic tracepoint skips.
+/// Whether the kernel counts the runs that a classic tracepoint skips.
 ///
 /// That leaves no type of its own behind; the patch beside it in the same series does.
 ///
@@ -314,8 +314,8 @@ fn has_helper(btf: &Btf, name: &str) -> Result<bool, LayoutError> {
     Ok(false)
 }
 
-/// All structures of one name. There may be more than one in the BTF, and they have to agree: which of
-/// them the verifier takes for the argument of a program is not ours to choose.
+/// All structures of one name. The BTF may have more than one, and they have to agree: the kernel chooses which of
+/// them is the type of a program's argument.
 struct Structure<'a> {
     btf: &'a Btf,
     name: &'static str,
@@ -469,8 +469,7 @@ fn shape_of(btf: &Btf, ty: &Type, depth: u32) -> Result<Shape, btf_rs::Error> {
 /// *Source:* `f_show` in `kernel/trace/trace_events.c` writes a line for each field:
 /// `field:TYPE NAME; offset:N; size:N; signed:N;`.
 ///
-/// *Errors:* a field is missing, unreadable, or in another place. Fields that are not read may be
-/// there.
+/// *Errors:* a field is missing, unreadable, or in another place. Other fields may be present.
 pub fn parse_tracepoint_format(text: &str) -> Result<u32, LayoutError> {
     let base = find_fields(text, "skaddr")
         .next()
@@ -507,7 +506,7 @@ pub fn parse_tracepoint_format(text: &str) -> Result<u32, LayoutError> {
     Ok(base)
 }
 
-/// The places of all fields of that name. One is what a kernel gives.
+/// The places of all fields of that name. A kernel has exactly one.
 fn find_fields(
     text: &str,
     field: &'static str,
@@ -523,7 +522,7 @@ fn find_fields(
         if name != field {
             return None;
         }
-        // Without its semicolon a number may have been cut.
+        // Without its semicolon a number may be cut off.
         let number = |key: &str| {
             rest.split_inclusive(';').find_map(|part| {
                 let part = part.strip_suffix(';')?.trim();

@@ -1,7 +1,7 @@
 //! Everything that touches the kernel.
 //!
-//! - [`host`]: facts about the host; [`clock`]: its clocks; [`layout`]: where its kernel keeps things;
-//!   [`probe`]: what it allows, tried.
+//! - [`host`]: facts about the host; [`clock`]: its clocks; [`layout`]: the layouts of its kernel;
+//!   [`probe`]: tries what it allows.
 //! - [`loader`]: loads the BPF programs and attaches one; [`ring`]: the ring buffer's consumer end;
 //!   `reader`: the thread that empties it.
 //! - [`tally`]: reads the counts made in the kernel, where nothing is streamed.
@@ -12,7 +12,7 @@
 //!   [`procfs`] (facts that only `/proc` has).
 //! - [`cgroups`]: the names of cgroups.
 //!
-//! Nothing here knows of a view, or of what the events are wanted for.
+//! Nothing here knows about views, or the purpose of the events.
 
 // Bad input is counted or reported; it never ends the process.
 #![cfg_attr(

@@ -11,7 +11,7 @@ pub(super) struct Mapping {
 }
 
 impl Mapping {
-    /// Maps so many bytes of a map, from an offset on that is a multiple of the page size.
+    /// Maps `len` bytes of a map, from an offset that is a multiple of the page size.
     pub(super) fn new(
         fd: BorrowedFd<'_>,
         offset: u64,
@@ -33,7 +33,7 @@ impl Mapping {
         Ok(Self { start, len })
     }
 
-    /// Its whole words of 32 bits.
+    /// The mapping as 32-bit words, without a partial one at the end.
     pub(super) const fn words(&self) -> &[AtomicU32] {
         // SAFETY: the mapping begins at a page, is of this length, and lives as long as `self`; both sides
         // read and write it in whole words.

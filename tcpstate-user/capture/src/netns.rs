@@ -68,18 +68,18 @@ impl NetnsError {
     }
 }
 
-/// A network namespace that stays there as long as this does.
+/// A network namespace, kept alive by this value.
 #[derive(Debug)]
 pub struct Namespace {
     inode: u32,
     name: String,
     path: Option<PathBuf>,
-    /// `None` for our own: it takes no privilege to be where one is.
+    /// `None` for our own, which needs no privilege.
     file: Option<File>,
 }
 
 impl Namespace {
-    /// The one that this thread is in.
+    /// The namespace that this thread is in.
     pub fn own() -> Result<Self, NetnsError> {
         let path = Path::new("/proc/thread-self/ns/net");
         let (_, inode) = open(path)?;
@@ -91,7 +91,7 @@ impl Namespace {
         })
     }
 
-    /// The one behind a file.
+    /// The namespace behind a file.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
         let (file, inode) = open(path)?;
         Ok(Self {
@@ -117,8 +117,8 @@ impl Namespace {
         self.path.as_deref()
     }
 
-    /// Does something in it. Sockets that are made there stay there, and so does what is read below
-    /// `/proc/thread-self/net` and `/proc/sys/net`.
+    /// Calls a function inside it. Sockets created there stay there, and `/proc/thread-self/net` and
+    /// `/proc/sys/net` are those of the namespace.
     pub fn within<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
         let Some(file) = &self.file else {
             return Ok(f());
@@ -164,7 +164,7 @@ fn open(path: &Path) -> Result<(File, u32), NetnsError> {
     .ok_or_else(|| NetnsError::NotOne(path.to_owned()))
 }
 
-/// Whether the file is a namespace; of which kind shows when one enters it.
+/// Whether the file is a namespace; entering it shows its kind.
 fn is_namespace(file: &File) -> io::Result<bool> {
     /// *Source:* `NSFS_MAGIC` in `include/uapi/linux/magic.h`.
     const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -184,8 +184,8 @@ pub struct Found {
 
 /// Finds the selected namespaces.
 ///
-/// *Errors:* one was named and is not there, or our own cannot be read. What is missing of `all` is
-/// in [`Found`].
+/// *Errors:* a single namespace was named and is not there, or our own cannot be read. [`Found`] has the
+/// namespaces missing from `all`.
 pub fn find(selector: &NetnsSelector) -> Result<Found, NetnsError> {
     let only = |namespace| Found {
         namespaces: vec![namespace],
@@ -227,13 +227,13 @@ fn all() -> Result<Found, NetnsError> {
         }
         let path = process.path().join("ns/net");
         match fs::metadata(&path) {
-            // A namespace is a file. Linux 5.10 does not refuse to follow the link of a process that is
-            // none of ours, but leads to the folder that the link is in.
+            // A namespace is a file. For a process of another user, Linux 5.10 does not refuse to follow the
+            // link, but leads to the folder of the link.
             Ok(metadata) if metadata.is_dir() => found.hidden_processes += 1,
             Ok(metadata) => {
                 let known = u32::try_from(metadata.st_ino())
                     .is_ok_and(|inode| inode == own.inode || others.contains_key(&inode));
-                // It can have gone since; then others that are in the same one are still to come.
+                // The process may have ended; others in the same namespace may follow.
                 if !known && let Ok(namespace) = Namespace::open(&path) {
                     others.entry(namespace.inode).or_insert(namespace);
                 }
@@ -241,7 +241,7 @@ fn all() -> Result<Found, NetnsError> {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 found.hidden_processes += 1;
             }
-            // Gone meanwhile, or a kernel thread on its way out.
+            // It has ended in the meantime, or is a kernel thread about to end.
             Err(_) => {}
         }
     }
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_refused() {
+    fn other_files_are_refused() {
         let missing = NetnsSelector::File("/run/netns/no-such-namespace".into());
         assert!(matches!(find(&missing), Err(NetnsError::Open { .. })));
         let other = NetnsSelector::File("/dev/null".into());

@@ -18,7 +18,7 @@ fn pid(name: &OsStr) -> Option<u32> {
 /// The processes that hold sockets, by the socket's inode.
 #[derive(Debug, Default)]
 pub struct Owners {
-    /// Where several processes hold one, what they have in common.
+    /// The owner of each socket; if several processes hold it, the properties that they share.
     pub by_inode: HashMap<u32, Owner>,
     /// Processes whose open files this process may not see.
     pub hidden_processes: u64,
@@ -28,7 +28,7 @@ impl Owners {
     /// Reads the open files of all processes, once. It takes a while: some microseconds for
     /// each open file of the host.
     ///
-    /// *Errors:* `/proc` cannot be read. What of it may not be read is counted.
+    /// *Errors:* `/proc` cannot be read. Processes that may not be read are counted.
     pub fn look_up(inodes: &HashSet<u32>) -> io::Result<Self> {
         let mut owners = Self::default();
         if inodes.is_empty() {
@@ -44,7 +44,7 @@ impl Owners {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     owners.hidden_processes += 1;
                 }
-                // It has ended meanwhile.
+                // It has ended in the meantime.
                 Err(_) => {}
             }
         }
@@ -71,7 +71,7 @@ fn sockets_of(process: &Path, inodes: &HashSet<u32>) -> io::Result<HashSet<u32>>
     let files = fs::read_dir(process.join("fd"))?;
     let held = files
         .flatten()
-        // A file that is closed meanwhile is not held.
+        // A file closed in the meantime is not held.
         .filter_map(|file| fs::read_link(file.path()).ok())
         .filter_map(|target| socket_inode(target.as_os_str()))
         .filter(|inode| inodes.contains(inode));
@@ -151,7 +151,7 @@ impl ListenCounters {
 pub struct Activity {
     /// TCP segments that came in since the namespace was made.
     pub in_segments: Option<u64>,
-    /// Minisockets there are.
+    /// Number of minisockets.
     pub minisockets: Option<u64>,
 }
 
@@ -187,8 +187,7 @@ impl Activity {
     }
 }
 
-/// The local ports that the kernel chooses from in the namespace of this thread; `None` where that cannot
-/// be read.
+/// The ephemeral ports in the namespace of this thread; `None` if they cannot be read.
 pub fn ephemeral_ports_here() -> Option<RangeInclusive<u16>> {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     parse_range(&text)

@@ -31,13 +31,13 @@ use super::{
     ring::Ring,
 };
 
-/// Time between two reads of the ring while events come in. The events that pile up meanwhile are a batch:
-/// the longer the wait, the cheaper, and the later a line is printed.
+/// Time between two reads of the ring while events arrive. The events in between form a batch: a longer time
+/// makes them cheaper, and lines later.
 const TICK: Duration = Duration::from_millis(10);
 /// After this many reads in a row that found nothing, the reader sleeps until it is woken.
 const IDLE_TICKS: u32 = 10;
-/// The longest sleep. The wakeup out of it can be missed in theory (a program that read the flag
-/// just before it was set); this bounds what that would cost.
+/// The longest sleep. In theory the reader can miss the wakeup (a program read the flag just before it was set);
+/// this bounds the delay.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// Events in one batch at most: what the reader holds before it hands over.
 const BATCH: usize = 8192;
@@ -46,8 +46,8 @@ const QUEUE: usize = (64 << 20) / size_of::<Event>();
 /// Namespaces reported between two times of [`REPORT_AGAIN`], at most; beyond, only the sampler's regular
 /// search finds one.
 const MAX_NAMESPACES: usize = 65_536;
-/// Time after which a namespace with minisockets is reported again: sooner than the sampler forgets one that it does
-/// not find, because nothing else would end the minisockets there.
+/// Time after which a namespace with minisockets is reported again: before the sampler forgets one that it cannot
+/// find, because nothing else would end the minisockets there.
 const REPORT_AGAIN: Duration = Duration::from_mins(1);
 const _: () = assert!(REPORT_AGAIN.as_secs() < exchange::FORGET.as_secs());
 
@@ -90,7 +90,7 @@ impl Shared {
 
     /// Wakes the reader.
     pub(super) fn wake(&self) {
-        // Fails only when the counter is full, that is, when it is awake anyway.
+        // Fails only if the counter is full, that is, if the reader is awake anyway.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
@@ -121,8 +121,7 @@ pub(super) fn spawn(
     let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
         .map_err(failed("make an eventfd"))?;
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("make an epoll"))?;
-    // Edge-triggered: what already waits in the ring is no reason to wake; a wakeup that the program
-    // sends is.
+    // Edge-triggered: a wakeup from the program wakes the reader, but records already in the ring do not.
     let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
     epoll::add(&poll, loaded.ring_fd()?, epoll::EventData::new_u64(0), edge)
         .map_err(failed("watch the ring buffer"))?;
@@ -178,12 +177,12 @@ struct Reader {
     logger: Option<aya_log::EbpfLogger<StderrLog>>,
     poll: OwnedFd,
     sender: mpsc::UnboundedSender<Item>,
-    /// During a full dump, the sockets of which events came.
+    /// During a full dump, the sockets that had events.
     noted: Option<HashSet<u64>>,
     /// Events that wait for the seed, so that it comes first; `None` once it has come.
     held: Option<Vec<Event>>,
-    /// Namespaces that were reported to the sampler for their minisockets, and the last of them, which is
-    /// checked first.
+    /// Namespaces reported to the sampler for their minisockets, and the last of them, which is checked
+    /// first.
     with_minisockets: HashSet<u32>,
     last_with_minisocket: u32,
     /// When these were last cleared.
@@ -195,7 +194,7 @@ impl Reader {
     fn run(mut self) {
         let mut quiet_ticks = 0;
         loop {
-            // In this order: what was submitted before the stop is drained after it was seen.
+            // In this order: records submitted before the stop are drained after it is seen.
             let stopping = self.shared.stopped();
             let records = self.read();
             if let Some(logger) = &mut self.logger {
@@ -216,8 +215,7 @@ impl Reader {
         }
     }
 
-    /// Reads up to a batch; or, where there are censuses, the records that they have to stand behind, and
-    /// queues both.
+    /// Reads up to a batch; or, if there are censuses, the records that must come before them, and queues both.
     fn read(&mut self) -> usize {
         let Taken {
             censuses,
@@ -255,14 +253,14 @@ impl Reader {
             self.noted = None;
         }
         if seeded && let Some(held) = self.held.take() {
-            // It fails only when the run is ending.
+            // Fails only when the run is ending.
             let _ = self.sender.send(Item::Events(held));
             let _ = self.sender.send(Item::Settled);
         }
         records
     }
 
-    /// Queues a census. Of a socket that had an event since its dump began, the event knows better.
+    /// Queues a census, without the sockets that had an event since its dump began: the event is newer.
     fn queue_census(&mut self, mut census: Census) {
         if let Some(noted) = &self.noted {
             let known = &mut census.known;
@@ -274,7 +272,7 @@ impl Reader {
                 !has_event
             });
         }
-        // It fails only when the run is ending.
+        // Fails only when the run is ending.
         let _ = self.sender.send(Item::Census(Box::new(census)));
     }
 
@@ -333,12 +331,12 @@ impl Reader {
     /// Tells the program that the reader sleeps, then waits until the program or the owner wakes it.
     fn sleep(&mut self) {
         if self.sleeping.set(0, 1, 0).is_err() {
-            // Then nothing would wake us.
+            // Nothing would wake the reader.
             self.wait(TICK);
             return;
         }
-        // A program that ran before it could see the flag has reserved its record by now: then there
-        // is something in the ring, finished or not.
+        // A program that ran too early to see the flag has reserved its record by now, so the ring is not empty,
+        // whether the record is complete or not.
         if self.ring.waiting_bytes() == 0 && !self.shared.stopped() {
             self.wait(LONGEST_SLEEP);
         }

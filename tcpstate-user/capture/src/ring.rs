@@ -1,8 +1,8 @@
 //! The consumer of a BPF ring buffer.
 //!
-//! It maps the ring itself instead of using the loader's reader, for two reasons: the consumer
-//! position is published once a batch and not once a record, and how much waits in the ring can be
-//! seen, records that are still being written included, which the reader needs before it sleeps.
+//! It maps the ring itself instead of using the loader's reader, for two reasons: it publishes the consumer
+//! position once per batch instead of once per record, and it sees how many bytes wait in the ring, including
+//! records still being written, which the reader needs to know before it sleeps.
 //!
 //! *Source:* `kernel/bpf/ringbuf.c`; the layout is described in `Documentation/bpf/ringbuf.rst`: one
 //! page with the consumer's position, one with the producer's, then the data, mapped twice in a row
@@ -21,7 +21,7 @@ use super::mapping::Mapping;
 
 /// Bit 31 of a record's length: it is still being written.
 const BUSY: u32 = 1 << 31;
-/// Bit 30 of a record's length: it was given back and holds nothing.
+/// Bit 30 of a record's length: it was discarded.
 const DISCARD: u32 = 1 << 30;
 /// Bytes before each record: its length and an offset for the kernel's own use.
 const HEADER: usize = 8;
@@ -33,7 +33,7 @@ pub struct Ring {
     page_bytes: usize,
     /// Size of the ring; a power of two.
     bytes: usize,
-    /// How far we have read, published or not.
+    /// The position up to which we have read, published or not.
     position: u64,
     high_water_bytes: u64,
 }
@@ -90,7 +90,7 @@ impl Ring {
             .high_water_bytes
             .max(producer.wrapping_sub(self.position));
         let start = self.position;
-        // A reader that is behind frees room in steps, so that the kernel need not wait for a batch.
+        // A reader that is behind frees space in steps, so that the kernel need not wait for a whole batch.
         let step = self.bytes as u64 / 8;
         let mut published = start;
         let mut records = 0;

@@ -6,8 +6,7 @@
 //! a sample takes longer than a fiftieth of the interval, the next one is late, and the times in its
 //! census show it.
 //!
-//! Root gets no notice of processes that hide their namespace even from root: there is nothing that the
-//! user could do.
+//! Root gets no notice of processes that hide their namespace even from root: the user could do nothing about it.
 //!
 //! No namespace is held open between two samples: a namespace lives as long as something refers to it,
 //! and that must not be this program.
@@ -179,7 +178,7 @@ impl Sampler {
         // If full dumps follow each other, the next one has the sockets that this one misses.
         let once = is_seed || self.plan.always_full;
         if !once && let Ok(inventory) = inventory::take(&self.plan.namespaces, request, false) {
-            // A dump comes in pieces and can miss a single socket; one that two dumps miss is not there.
+            // A dump comes in pieces and can miss a single socket; a socket that two dumps miss is gone.
             let sockets = inventory.sockets.iter().filter(|socket| socket.is_full());
             seen_before.extend(sockets.map(|socket| (socket.netns, socket.cookie)));
         }
@@ -218,7 +217,7 @@ impl Sampler {
         is_complete
     }
 
-    /// Finds namespaces that are new, and notices those that are gone.
+    /// Finds new namespaces, and drops those that are gone.
     fn search(&mut self) {
         self.searched = Some(Instant::now());
         let found = match netns::find(&self.plan.namespaces) {
@@ -279,7 +278,7 @@ impl Sampler {
             ..Census::default()
         }));
         let synack = self.plan.synack.as_ref();
-        // A map that cannot be read has no counts.
+        // A map that cannot be read gives no counts.
         let synack = synack.and_then(|counts| counts.read().ok());
         let mut namespaces = std::mem::take(&mut self.namespaces);
         for (&netns, sampled) in &mut namespaces {
@@ -288,7 +287,7 @@ impl Sampler {
                 Some(path) => Namespace::open(path),
             };
             let Some(namespace) = namespace.ok().filter(|found| found.inode() == netns) else {
-                // It has another path now, or is gone: the next search shows which.
+                // It has another path now, or is gone; the next search will tell.
                 self.searched = None;
                 continue;
             };

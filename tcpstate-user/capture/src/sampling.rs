@@ -23,8 +23,8 @@ use super::{
 
 const MS: u64 = 1_000_000;
 
-/// Time by which a minisocket can expire earlier than calculated: its timer is known to a tick of the kernel's
-/// clock. It can expire up to 2 s later: timers of a minute expire in steps.
+/// Time by which a minisocket can expire earlier than calculated: the kernel gives its timer to the precision of
+/// a tick. It can expire up to 2 s later: timers of a minute expire in steps.
 const TICK_NS: u64 = 20_000_000;
 
 /// Number of times that a minisocket is reported. The kernel can list it a moment before the transition to CLOSE that
@@ -41,11 +41,11 @@ pub(super) struct NetnsCounters {
 }
 
 impl NetnsCounters {
-    /// Reads those of the namespace that this thread is in.
+    /// Reads the counters of the namespace that this thread is in.
     pub(super) fn read_here(synack_retransmits: Option<u64>) -> Self {
         Self {
             activity: Activity::read_here(),
-            // Where they cannot be read, no counter is known.
+            // If they cannot be read, no counter is known.
             listen: ListenCounters::read_here().unwrap_or_default(),
             synack_retransmits,
         }
@@ -62,7 +62,7 @@ pub(super) struct SampleHistory {
     previous: Option<NetnsCounters>,
     /// The last sample found half-open connections.
     had_half_open: bool,
-    /// Nothing had happened between the last two samples, so that everything before is known.
+    /// Nothing happened between the last two samples, so everything before them is known.
     was_unchanged: bool,
     /// Number of the last sample.
     last: u32,

@@ -7,9 +7,9 @@
 //! does not show: request sockets (half-open connections, as `SYN_RECV`) and minisockets (`TIME_WAIT`, and
 //! orphans in `FIN_WAIT2`), with the cookies that the tracepoint has.
 //!
-//! A dump is no snapshot: the kernel sends it in pieces while sockets come and go. A socket that was there
-//! all the time is in it. One that moved can be in it twice ([`tcpstate_core::inventory::keep_latest`]); one that came or went may be
-//! missing.
+//! A dump is not a snapshot: the kernel sends it in pieces while sockets come and go. It has every socket that was
+//! there all the time. One that moved can be in it twice ([`tcpstate_core::inventory::keep_latest`]); one that
+//! came or went may be missing.
 
 #[cfg(test)]
 pub(super) mod testing;
@@ -36,7 +36,7 @@ const RECEIVE_BYTES: usize = 32 << 10;
 /// Attempts at a dump before an inconsistent one is taken, or the dump fails.
 const ATTEMPTS: u32 = 8;
 
-/// Which sockets to dump.
+/// The sockets to dump.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// Sockets in these states. [`StateSet::ALL`] includes those that this version does not know.
@@ -258,7 +258,7 @@ fn socket() -> Result<OwnedFd, DumpError> {
             source: errno.into(),
         },
     })?;
-    // Room for answers that come faster than they are read; less will do as well.
+    // Room for answers that arrive faster than they are read; less will do too.
     let _ = sockopt::set_socket_recv_buffer_size(&socket, 32 * RECEIVE_BYTES);
     Ok(socket)
 }
@@ -276,8 +276,8 @@ impl Link for Netlink {
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // The kernel writes the first part of its answer before `send` returns and the next one before
-        // `recv` does: if nothing is there, nothing will come, and a blocking call would wait for ever.
+        // The kernel writes the first part of its answer before `send` returns and the next part before `recv`
+        // does. If there is none, none will come, and a blocking call would wait for ever.
         let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
         let (_, length) =
             rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut *buffer, flags))?;
@@ -351,7 +351,7 @@ impl<L: Link> Dumper<'_, L> {
                 }
                 Outcome::Inconsistent => {}
                 Outcome::BrokenOff if repeats == ATTEMPTS => return Err(DumpError::BrokenOff),
-                // The kernel may still hold the old conversation, and answers no new one before.
+                // The kernel may still hold the old conversation, and starts no new one until it ends.
                 Outcome::BrokenOff => self.link.reopen()?,
             }
         }

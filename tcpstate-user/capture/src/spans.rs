@@ -1,14 +1,14 @@
-//! Which bytes of a socket `tracepoint` mode copies, so that it takes few calls.
+//! The bytes of a socket that `tracepoint` mode copies, in few calls.
 //!
-//! There the socket is read by a helper, and a call costs more than a few hundred bytes more in the one
-//! before. So members that are near each other are copied together with what is between them.
+//! In that mode a helper reads the socket, and a second call costs more than a few hundred more bytes in the first.
+//! So members near each other are copied together with the bytes between them.
 //!
 //! Pure: offsets come in as an argument.
 
 use tcpstate_common::config::{MAX_SPANS, Offsets, SCRATCH_BYTES, SocketCopy, Span};
 
-/// The members that are wanted, with their size: where they are in the socket, and where their place in
-/// the copy is noted.
+/// The members to read, with their size, their offset in the socket, and the field for their offset in the
+/// copy.
 type Member = (fn(&Offsets) -> u32, u32, fn(&mut SocketCopy) -> &mut u32);
 
 const MEMBERS: [Member; 10] = [
@@ -38,7 +38,7 @@ const NEAR: u32 = 256;
 /// Spans begin and end at multiples of this: loads from the copy have to be aligned.
 const ALIGN: u32 = 8;
 
-/// The bytes to copy; `None` if the members are too far from each other for the room that there is.
+/// The bytes to copy; `None` if the members are too far apart for the buffer.
 #[expect(clippy::indexing_slicing, reason = "at where it was found")]
 pub(super) fn plan(offsets: &Offsets) -> Option<SocketCopy> {
     // Begin and end of each, as (begin, end).
@@ -82,7 +82,7 @@ pub(super) fn plan(offsets: &Offsets) -> Option<SocketCopy> {
     Some(copy)
 }
 
-/// Of two runs that follow each other, the first, and the bytes between them: those with the fewest.
+/// The two adjacent runs with the fewest bytes between them: the index of the first, and that number of bytes.
 #[expect(clippy::indexing_slicing, reason = "a window of two has two")]
 fn nearest(runs: &[(u32, u32)]) -> Option<(usize, u32)> {
     runs.windows(2)
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn members_that_are_too_far_apart_are_refused() {
-        // So many that a gap of some thousand bytes would have to be copied.
+        // So many that a gap of several thousand bytes would have to be copied.
         let far = Offsets {
             sk_err: 5000,
             sk_uid: 8000,

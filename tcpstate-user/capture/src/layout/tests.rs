@@ -351,7 +351,7 @@ fn the_seed_of_the_fuzz_target_is_a_kernel() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_done_without() {
+fn features_of_newer_kernels_are_optional() {
     let before_5_15 = kernel_with("cgroup:pointer@0", "val:long@0").unwrap();
     assert!(!before_5_15.has_cgroup && before_5_15.has_cookie && before_5_15.has_task_btf);
     let Offsets {

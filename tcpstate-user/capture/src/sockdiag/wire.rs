@@ -3,9 +3,8 @@
 //! Pure and total: any bytes give messages, sockets or an error, and nothing panics. Numbers are in
 //! the host's byte order, addresses and ports in the network's.
 //!
-//! Made here, and not with `netlink-packet-sock-diag`: that crate drops what `TIME_WAIT` is followed
-//! by (`idiag_expires`), does not know the cgroup, refuses a socket for one odd attribute, and
-//! allocates some kilobytes for each.
+//! Not based on `netlink-packet-sock-diag`: that crate drops the timer of `TIME_WAIT` (`idiag_expires`), does not
+//! know the cgroup, refuses a socket for one odd attribute, and allocates some kilobytes for each.
 //!
 //! *Source:* `include/uapi/linux/{netlink,sock_diag,inet_diag}.h`, `net/ipv4/{inet,tcp}_diag.c`.
 
@@ -114,11 +113,11 @@ pub enum Content<'a> {
 /// Why bytes are not what the kernel should have sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedError {
-    /// Not even a message's header.
-    #[error("{0} bytes are left, a message's header takes {HEADER}")]
+    /// Fewer bytes than a message's header.
+    #[error("{0} bytes are left, but a message's header takes {HEADER}")]
     Header(usize),
-    /// The header says a length that cannot be.
-    #[error("a message says that it is {length} bytes long, {left} are there")]
+    /// The header gives an impossible length.
+    #[error("a message gives its length as {length} bytes, but {left} are left")]
     MessageLength {
         /// The length in the header.
         length: u32,
@@ -129,18 +128,18 @@ pub enum MalformedError {
     #[error("a message without its error number")]
     NoErrno,
     /// A socket that is cut off.
-    #[error("a socket's description takes at least {ANSWER} bytes, this one has {0}")]
+    #[error("a socket's description takes at least {ANSWER} bytes, but this one has {0}")]
     Short(usize),
     /// The address family is none that TCP runs on.
     #[error("address family {0} is neither AF_INET (2) nor AF_INET6 (10)")]
     Family(u8),
-    /// An attribute that is cut off, or too short for what it is to say.
+    /// An attribute that is cut off, or too short for its value.
     #[error("attribute {0} has an impossible length")]
     Attribute(u16),
 }
 
-/// Takes apart what one `recv` gave. After an error there is nothing more: where the next message
-/// begins is unknown.
+/// Splits the bytes of one `recv` into messages. Ends after an error, which leaves the start of the next message
+/// unknown.
 pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Result<Message<'_>, MalformedError>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -179,7 +178,7 @@ fn message(bytes: &[u8]) -> Result<(Message<'_>, usize), MalformedError> {
         NLMSG_DONE => Content::Done(Some(errno(payload)?).filter(|&errno| errno != 0)),
         NLMSG_ERROR => Content::Error(errno(payload)?),
         NLMSG_OVERRUN => Content::Overrun,
-        // `NLMSG_NOOP`, and what is none of ours.
+        // `NLMSG_NOOP`, and messages of other kinds.
         _ => Content::Other,
     };
     let message = Message {
@@ -355,7 +354,7 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
-/// The bytes at a place that is inside by the type: an array with room for them.
+/// The bytes at an offset that is inside the array by its type.
 #[expect(
     clippy::indexing_slicing,
     reason = "callers give constants that the type has room for"

@@ -21,7 +21,7 @@ fn with(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 #[test]
-fn a_request_is_what_the_kernel_wants() {
+fn a_request_has_the_kernels_layout() {
     let bytes = request(AF_INET6, 0x2345, true, 7);
     let (header, _) = message(&bytes).unwrap();
     assert_eq!(header.sequence, 7);
@@ -224,7 +224,7 @@ fn messages_are_taken_one_by_one() {
 /// bytes, and another whose end waits in `TIME_WAIT`.
 #[test]
 #[cfg(target_endian = "little")]
-fn what_a_kernel_sent_is_understood() {
+fn a_recorded_answer_of_a_kernel_is_understood() {
     let bytes = include_bytes!("../../../../fuzz/seeds/sock_diag/datagram");
     let contents: Vec<_> = messages(bytes)
         .map(|message| message.unwrap().content)
