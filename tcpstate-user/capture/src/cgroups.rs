@@ -36,7 +36,7 @@ pub enum CgroupError {
     NotFound {
         /// The path that was given.
         path: PathBuf,
-        /// Where cgroup2 is mounted.
+        /// The mount point of cgroup2.
         mount: PathBuf,
     },
     /// It cannot be accessed.
@@ -65,7 +65,7 @@ pub fn path_elsewhere(path: &Path) -> Result<String, CgroupError> {
     Ok(String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned())
 }
 
-/// Where cgroup2 is mounted.
+/// The mount point of cgroup2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     /// The directory.

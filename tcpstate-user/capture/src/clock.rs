@@ -28,7 +28,7 @@ impl ClockAnchor {
         Self::tightest(samples)
     }
 
-    /// Of samples (monotonic, wall, monotonic again), the first of which was taken first.
+    /// The best of samples (monotonic, wall, monotonic again), in the order in which they were taken.
     fn tightest(samples: [(i64, i64, i64); 8]) -> Self {
         let taken_at_ns = u64::try_from(samples[0].0).unwrap_or(0);
         let (mut width, mut offset) = (i64::MAX, 0);

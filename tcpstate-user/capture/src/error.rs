@@ -44,7 +44,7 @@ pub enum CaptureError {
     /// The kernel's type information cannot be read.
     #[error("cannot read the kernel's type information {}", path.display())]
     NoBtf {
-        /// Where it should be.
+        /// The path expected.
         path: PathBuf,
         /// Why it cannot be read.
         #[source]
@@ -56,7 +56,7 @@ pub enum CaptureError {
     /// The description of the classic tracepoint cannot be read.
     #[error("cannot read the layout of the tracepoint in {}", path.display())]
     NoTracefs {
-        /// Where it should be.
+        /// The path expected.
         path: PathBuf,
         /// Why it cannot be read.
         #[source]

@@ -30,7 +30,7 @@ pub struct Host {
     pub name: String,
     /// Kernel release, as `uname -r` prints it.
     pub kernel: String,
-    /// Where tracefs is mounted, if it is.
+    /// The mount point of tracefs, if it is mounted.
     pub tracefs: Option<PathBuf>,
     /// From monotonic to wall-clock time.
     pub clock: ClockAnchor,

@@ -31,7 +31,7 @@ pub fn take(
     let found = netns::find(selector)?;
     let names = Cgroups::of_host().map(|cgroups| Names::new(Arc::new(cgroups)));
     let mut this = Inventory {
-        // Where cgroup2 is not mounted no socket is in a cgroup of it.
+        // If cgroup2 is not mounted, no socket is in one of its cgroups.
         names: names.unwrap_or_default(),
         ..Inventory::default()
     };

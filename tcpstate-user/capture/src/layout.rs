@@ -104,7 +104,7 @@ pub enum LayoutError {
         "the record of the tracepoint sock:inet_sock_set_state has `skaddr` at offset {found}, expected {TP_BASE} or {TP_BASE_LAZY}; try --attach btf"
     )]
     Base {
-        /// Where it is.
+        /// Its offset.
         found: u32,
     },
     /// A field of the tracepoint's record has another place or size than the programs read.
@@ -285,7 +285,7 @@ fn has_tracing_cookie(btf: &Btf) -> Result<bool, LayoutError> {
 
 /// Whether the kernel counts the runs that a classic tracepoint skips.
 ///
-/// That leaves no type of its own behind; the patch beside it in the same series does.
+/// The change itself adds no type, but another patch of its series does.
 ///
 /// *Source:* `bpf_link_info` in `include/uapi/linux/bpf.h`, Linux commit e2b2cd592a7c ("bpf: Add missed value
 /// to `kprobe_multi` link info"), beside dd8657894c11 ("bpf: Count missed stats in `trace_call_bpf`").

@@ -74,7 +74,7 @@ pub(super) struct Shared {
     pub(super) malformed: AtomicU64,
     pub(super) queue_full: AtomicU64,
     pub(super) ring_high_water_bytes: AtomicU64,
-    /// Where the sampler publishes censuses.
+    /// The exchange in which the sampler publishes censuses.
     pub(super) exchange: Arc<Exchange>,
     stop: AtomicBool,
     /// Wakes the reader thread.
@@ -185,7 +185,7 @@ struct Reader {
     /// first.
     with_minisockets: HashSet<u32>,
     last_with_minisocket: u32,
-    /// When these were last cleared.
+    /// Time when these were last cleared.
     reports_cleared: Instant,
     shared: Arc<Shared>,
 }

@@ -56,7 +56,7 @@ impl NetnsCounters {
 #[derive(Debug, Default)]
 pub(super) struct SampleHistory {
     minisockets: ByCookie<Minisocket>,
-    /// When the last sample began.
+    /// Start of the last sample.
     previous_ns: Option<u64>,
     /// The counters at the last sample.
     previous: Option<NetnsCounters>,
@@ -74,7 +74,7 @@ pub(super) struct SampleHistory {
 /// A minisocket that was found.
 #[derive(Clone, Copy, Debug)]
 struct Minisocket {
-    /// When its timer expires.
+    /// Time at which its timer expires.
     expires_ns: u64,
     /// Number of the sample that found it first.
     first_sample: u32,

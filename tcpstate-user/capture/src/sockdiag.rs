@@ -297,7 +297,7 @@ impl Link for Netlink {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Complete,
-    /// Complete, but the kernel says that its sockets changed meanwhile.
+    /// Complete, but the kernel says that its sockets changed during the dump.
     Inconsistent,
     BrokenOff,
 }
