@@ -59,8 +59,11 @@ impl<R> Table<R> {
         self.sections.iter().copied().flatten()
     }
 
-    /// The column of this name, for what names columns at compile time: a name that is not there does not
-    /// compile.
+    /// The column of this name.
+    ///
+    /// # Panics
+    ///
+    /// If there is none. A text layout is a static, so that this happens at compile time.
     #[expect(
         clippy::indexing_slicing,
         clippy::panic,
@@ -375,9 +378,9 @@ mod tests {
                 objects.push(column.name.split_once('.').map(|(object, _)| object));
             }
             objects.dedup();
-            let named: Vec<&str> = objects.into_iter().flatten().collect();
-            let unique: HashSet<&str> = named.iter().copied().collect();
-            assert_eq!(named.len(), unique.len(), "{}: {named:?}", table.name);
+            let found: Vec<&str> = objects.into_iter().flatten().collect();
+            let unique: HashSet<&str> = found.iter().copied().collect();
+            assert_eq!(found.len(), unique.len(), "{}: {found:?}", table.name);
         }
         for column in table.columns() {
             for text in [column.doc, column.unknown] {

@@ -84,8 +84,8 @@ pub fn write_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> i
     {
         writeln!(
             err,
-            "INCOMPLETE: gaps {}, connections that ended unseen {}, forgotten because there were too \
-             many {}. Times next to a gap are unknown; how many are in a state is not exact.",
+            "INCOMPLETE: gaps {}, connections that ended unseen {}, evicted {}. Times next to a gap are \
+             unknown; the number of sockets in each state is not exact.",
             Count(known.gaps),
             Count(known.superseded),
             Count(known.evicted),
@@ -229,14 +229,14 @@ mod tests {
         let told = run(&mut rates(Format::Text), &incomplete()).1;
         assert!(
             told.contains(
-                "\nINCOMPLETE: gaps 2, connections that ended unseen 1, forgotten because there \
-                 were too many 1."
+                "\nINCOMPLETE: gaps 2, connections that ended unseen 1, evicted 1. Times "
             ),
             "{told}"
         );
     }
 
-    /// What `life` shows of these connections while they are still listed; each goes through these states.
+    /// The lines of `life` for these connections, before a census says that they are gone; each goes through these
+    /// states.
     fn life(until: Until, max_connections: usize, paths: &[(u64, &[State])]) -> Vec<Value> {
         let mut life = Life::new(&life::Options {
             settings: settings(Format::Json, max_connections),

@@ -1,6 +1,6 @@
 //! The formats: text, JSON and CSV, times and units. Fields come from [`tcpstate_core::catalogue`].
 //!
-//! Nothing here knows a subcommand. What holds in all formats:
+//! Nothing here knows a subcommand. In all formats:
 //! - Unknown is `-` in text, `null` in JSON, empty in CSV; it is never 0.
 //! - A port 0 is not an unknown one: the kernel has not chosen one (`CLOSE -> SYN_SENT`), or there is none
 //!   (a listener's remote port). JSON and CSV carry the 0, so that they can be compared with the output of

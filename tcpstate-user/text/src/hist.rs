@@ -44,7 +44,7 @@ use crate::{
 /// The options of `hist`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What all views share.
+    /// The settings that all views share.
     pub settings: Settings,
     /// The subject of the histograms.
     pub of: HistogramOf,

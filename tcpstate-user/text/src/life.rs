@@ -42,7 +42,7 @@ use crate::{
 /// The options of `life`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What all views share.
+    /// The settings that all views share.
     pub settings: Settings,
     /// Also connections that are still open at the end.
     pub live: bool,

@@ -21,7 +21,7 @@ use crate::{
     settings::Settings,
 };
 
-/// What a view prints with: `T` in text, `J` in JSON, `C` in CSV.
+/// The output of a view: `T` in text, `J` in JSON, `C` in CSV.
 pub enum Printer<T, J, C> {
     /// Text.
     Text(T),
@@ -73,7 +73,7 @@ pub struct Finish<'a, S> {
     pub end: &'a End,
     /// The tracker's books, where there is one.
     pub books: Option<&'a Books>,
-    /// What the view adds to the last line of JSON.
+    /// The view's own fields in the last line of JSON.
     pub totals: S,
 }
 

@@ -44,7 +44,7 @@ use crate::{
 /// The options of `rates`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What all views share.
+    /// The settings that all views share.
     pub settings: Settings,
     /// Length of an interval, nanoseconds.
     pub interval_ns: u64,

@@ -29,7 +29,7 @@ use crate::{
 /// The options of `trace`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What all views share.
+    /// The settings that all views share.
     pub settings: Settings,
     /// Only transitions from or to these states.
     pub states: Option<StateSet>,

@@ -69,6 +69,7 @@ pub(super) fn path(path: Option<&Arc<str>>) -> Value<'_> {
 }
 
 /// The columns of [`Common`].
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
     [
         Column::<R>::new(

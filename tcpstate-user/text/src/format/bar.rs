@@ -28,7 +28,7 @@ fn is_utf8(locale: &OsStr) -> bool {
 
 /// A count as a bar that is as wide as `width` columns where it is `of`, padded to that width.
 ///
-/// What is counted is seen: a count that is not 0 is never a bar of nothing.
+/// A count that is not 0 is never an empty bar.
 #[derive(Clone, Copy, Debug)]
 pub struct Bar {
     /// The count.
@@ -45,7 +45,7 @@ pub struct Bar {
 const PARTS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
 
 impl Bar {
-    /// Its length, rounded up, when a column is divided into so many parts.
+    /// Its length in parts of a column, `division` to a column, rounded up.
     fn parts(self, division: usize) -> usize {
         let most = self.width * division;
         let parts = u128::from(self.count) * most as u128;

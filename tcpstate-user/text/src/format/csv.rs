@@ -62,7 +62,16 @@ impl<R> Records<R> {
 
 fn push(line: &mut Vec<u8>, utc: &mut Utc, value: Value<'_>) -> io::Result<()> {
     match value {
-        Value::Unknown | Value::Absent | Value::ServicePort(ServicePort::Unknown) => {}
+        Value::Unknown
+        | Value::Absent
+        | Value::ServicePort(ServicePort::Unknown)
+        // Only JSON has columns of these: a cell has no room for a structure.
+        | Value::Transitions { .. }
+        | Value::States { .. }
+        | Value::Causes(_)
+        | Value::Dwell(_)
+        | Value::Buckets(_)
+        | Value::HalfOpen(_) => {}
         Value::Number(number) => push_number(line, number),
         Value::Bool(true) => line.extend_from_slice(b"true"),
         Value::Bool(false) => line.extend_from_slice(b"false"),
@@ -85,13 +94,6 @@ fn push(line: &mut Vec<u8>, utc: &mut Utc, value: Value<'_>) -> io::Result<()> {
             let sampled = stays.iter().filter(|stay| stay.sampled);
             push_states(line, sampled.map(|stay| stay.state));
         }
-        // They have no column: a cell has no room for a structure.
-        Value::Transitions { .. }
-        | Value::States { .. }
-        | Value::Causes(_)
-        | Value::Dwell(_)
-        | Value::Buckets(_)
-        | Value::HalfOpen(_) => {}
     }
     Ok(())
 }

@@ -148,7 +148,7 @@ impl Table {
             self.line.push(b' ');
         }
         let mut padding = |cell: &[u8]| {
-            // Whether it is ASCII is told eight bytes at a time.
+            // This check takes eight bytes at a time.
             let width = if cell.is_ascii() {
                 cell.len()
             } else {

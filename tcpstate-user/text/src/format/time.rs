@@ -26,12 +26,7 @@ impl Utc {
         let mut rest = wall_ns.rem_euclid(SECOND_NS);
         let mut digits = *b"000000000Z";
         for digit in digits.iter_mut().take(9).rev() {
-            // Below 10.
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a digit"
-            )]
+            #[expect(clippy::cast_sign_loss, reason = "0 to 9")]
             let value = (rest % 10) as u8;
             *digit = b'0' + value;
             rest /= 10;

@@ -158,7 +158,9 @@ struct Values {
 impl Values {
     fn push(&mut self, value: Value<'_>, line: &mut Vec<u8>) -> io::Result<()> {
         match value {
-            Value::Unknown | Value::Absent => line.extend_from_slice(b"null"),
+            Value::Unknown | Value::Absent | Value::ServicePort(ServicePort::Unknown) => {
+                line.extend_from_slice(b"null");
+            }
             Value::Number(number) => push_number(line, number),
             Value::Bool(true) => line.extend_from_slice(b"true"),
             Value::Bool(false) => line.extend_from_slice(b"false"),
@@ -178,7 +180,6 @@ impl Values {
             Value::Cause(cause) => push_word(line, &cause.name()),
             Value::ServicePort(ServicePort::Port(port)) => push_number(line, port.into()),
             Value::ServicePort(ServicePort::Other) => push_word(line, OTHER),
-            Value::ServicePort(ServicePort::Unknown) => line.extend_from_slice(b"null"),
             Value::PerSecond { count, interval_ns } => {
                 serde_json::to_writer(line, &PerSecond { count, interval_ns }.value())?;
             }
