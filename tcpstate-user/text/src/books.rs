@@ -146,8 +146,8 @@ mod tests {
         .unwrap()
     }
 
-    /// Of one connection an event is missing; one begins anew before its end; one more than there is
-    /// room for, where there is room for two.
+    /// One connection with a missing event, one that begins anew before its end, and a third, where there is
+    /// room for two.
     fn incomplete() -> [Event; 5] {
         [
             event(1, 1, State::CLOSE, State::SYN_SENT),
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_tracker_missed_and_forgot_is_told() {
+    fn gaps_and_evictions_are_reported() {
         let summary = |view: &mut dyn View| -> Value {
             serde_json::from_str(&run(view, &incomplete()).0).unwrap()
         };
@@ -226,12 +226,12 @@ mod tests {
                 "evicted": 0, "listeners_refused": 0, "minisockets": 0, "unfollowed": 0,
             })
         );
-        let told = run(&mut rates(Format::Text), &incomplete()).1;
+        let reported = run(&mut rates(Format::Text), &incomplete()).1;
         assert!(
-            told.contains(
+            reported.contains(
                 "\nINCOMPLETE: gaps 2, connections that ended unseen 1, evicted 1. Times "
             ),
-            "{told}"
+            "{reported}"
         );
     }
 
@@ -275,7 +275,7 @@ mod tests {
     const FAILS: &[State] = &[State::CLOSE, State::SYN_SENT, State::CLOSE];
 
     #[test]
-    fn a_connection_waits_to_be_gone_only_where_that_will_be_told() {
+    fn a_connection_is_held_back_only_while_it_is_followed() {
         // There is room to follow one of them.
         let shown = life(Until::Gone, 1, &[(1, CLOSES), (2, CLOSES)]);
         let [line] = &shown[..] else {
@@ -289,21 +289,21 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_shown_whose_socket_had_another_that_still_waits() {
+    fn the_second_connection_of_a_socket_is_shown_while_the_first_is_held_back() {
         for second in [FAILS, CLOSES] {
             assert_eq!(life(Until::Gone, 9, &[(1, CLOSES), (1, second)]).len(), 1);
         }
     }
 
     #[test]
-    fn what_is_complete_is_not_called_incomplete() {
+    fn a_complete_run_is_not_called_incomplete() {
         let whole = [event(1, 1, State::CLOSE, State::SYN_SENT)];
         for view in [
             &mut rates(Format::Text) as &mut dyn View,
             &mut trace(Format::Text),
         ] {
-            let told = run(view, &whole).1;
-            assert!(!told.contains("INCOMPLETE"), "{told}");
+            let reported = run(view, &whole).1;
+            assert!(!reported.contains("INCOMPLETE"), "{reported}");
         }
     }
 }

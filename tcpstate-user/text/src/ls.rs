@@ -1,7 +1,7 @@
 //! `tcpstate ls`: the sockets there are now.
 //!
-//! It shows a list that was taken before; nothing here asks the kernel. Since when a socket is in its
-//! state no list tells: only where a timer was set when the state began is the age known.
+//! It shows an inventory that was taken before; nothing here asks the kernel. A dump does not say since when
+//! a socket is in its state: the age is only known where a timer was set when the state began.
 
 use std::{
     cmp::Reverse,
@@ -9,7 +9,6 @@ use std::{
     io::{self, Write},
 };
 
-use jiff::tz::TimeZone;
 use serde::Serialize;
 use tcpstate_common::State;
 use tcpstate_core::{
@@ -17,7 +16,6 @@ use tcpstate_core::{
     catalogue::{Common, SOCKET, SocketRow, TimerRow},
     filter::{Filter, OwnerFilter, StateSet},
     inventory::{DumpedNetns, Inventory, Socket, Timer, TimerKind},
-    model::Limits,
     options::Format,
 };
 
@@ -31,40 +29,40 @@ use crate::{
     settings::Settings,
 };
 
-/// What to show, and how.
+/// The options of `ls`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// In which format.
+    /// The output format.
     pub format: Format,
     /// Only sockets in these states.
     pub states: Option<StateSet>,
-    /// These sockets.
+    /// Only sockets that pass this filter.
     pub filter: Filter,
-    /// Of these, the ones of these owners.
+    /// Only sockets of these owners.
     pub owner: OwnerFilter,
-    /// In text, these columns beside the usual.
+    /// More columns of text.
     pub columns: Columns,
-    /// In colour.
+    /// Whether text has colours.
     pub colour: bool,
 }
 
-/// Columns that not everybody wants; other formats always have them.
+/// Optional columns of text; the other formats always have them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Columns {
     /// The namespace.
     pub netns: bool,
     /// The owner, and the cgroup.
     pub owner: bool,
-    /// What `TCP_INFO` says.
+    /// The fields of `TCP_INFO`.
     pub info: bool,
 }
 
-/// Why there is no age, for people.
+/// The reason for missing ages.
 const NO_AGES: &str = "AGE is `-` where no timer tells since when a socket is in its state: the kernel does \
     not. `tcpstate trace` measures it, from the moment it runs.";
 
-/// Writes the sockets that are wanted to `out`, and the rest that is to be told: in JSON as the last
-/// line, else to `err`.
+/// Writes the sockets that pass the filters to `out`, and the accounting: in JSON as the last line, else to
+/// `err`.
 pub fn write(
     inventory: &Inventory,
     options: &Options,
@@ -74,10 +72,8 @@ pub fn write(
 ) -> io::Result<()> {
     let rows = selected(inventory, options);
     let settings = Settings {
-        format: options.format,
-        limits: Limits::default(),
         colour: options.colour,
-        zone: TimeZone::UTC,
+        ..Settings::plain(options.format)
     };
     let mut printer = RecordPrinter::records(&settings, &SOCKET, cells(options.columns));
     printer.titles(0, out)?;
@@ -87,9 +83,9 @@ pub fn write(
     if options.format == Format::Json {
         return Lines::default().write(&Summary::new(inventory, &rows, cost()), out);
     }
-    // Before what is said about it, where both go to one terminal.
+    // Before the accounting, in case both go to one terminal.
     out.flush()?;
-    tell(inventory, &rows, err)
+    write_accounting(inventory, &rows, err)
 }
 
 /// The sockets that pass the filters, in order: by namespace, listeners first, by state, by service port.
@@ -128,7 +124,7 @@ fn selected(inventory: &Inventory, options: &Options) -> Vec<SocketRow> {
     rows
 }
 
-/// A socket with all that is known of it.
+/// The row of a socket.
 fn row(inventory: &Inventory, socket: &Socket, half_open_known: bool) -> SocketRow {
     let role = inventory.listening.role(socket);
     let half_open = (socket.state == State::LISTEN && half_open_known)
@@ -258,18 +254,18 @@ fn push_timer(row: &SocketRow, line: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// Where every description of a socket went: `seen = shown + filtered + superseded + rejected`.
+/// The accounting of entries: `seen = shown + filtered + superseded + rejected`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 struct Accounting {
-    /// Descriptions that the kernel gave.
+    /// Entries in the dumps.
     seen: u64,
     /// Sockets shown.
     shown: u64,
-    /// Sockets that were not wanted. Listeners are always asked for: roles follow from them.
+    /// Sockets that did not pass the filters. Dumps always have the listeners, because roles follow from them.
     filtered: u64,
-    /// Descriptions of a socket that was described again later.
+    /// Entries of a socket that has a later entry.
     superseded: u64,
-    /// Descriptions that could not be read.
+    /// Entries that could not be decoded.
     rejected: u64,
 }
 
@@ -292,10 +288,10 @@ struct Summary<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     accounting: Accounting,
-    /// Sockets shown in each state that there is one in.
+    /// Sockets shown by state.
     states: BTreeMap<String, u64>,
     namespaces: Vec<NamespaceFields<'a>>,
-    /// What could not be asked.
+    /// The namespaces that could not be dumped.
     missing: &'a [String],
     #[serde(rename = "self")]
     cost: Cost,
@@ -305,9 +301,9 @@ struct Summary<'a> {
 struct NamespaceFields<'a> {
     netns: u32,
     name: &'a str,
-    /// How often the kernel was asked again.
+    /// The number of repeated dumps.
     repeats: u32,
-    /// The kernel said to the last that sockets may be missing.
+    /// Whether the last dump is marked as inconsistent: sockets may be missing.
     inconsistent: bool,
 }
 
@@ -341,8 +337,12 @@ fn by_state(rows: &[SocketRow]) -> BTreeMap<State, u64> {
     states
 }
 
-/// Tells a person what is not among the lines.
-fn tell(inventory: &Inventory, rows: &[SocketRow], err: &mut dyn Write) -> io::Result<()> {
+/// Writes the accounting for people.
+fn write_accounting(
+    inventory: &Inventory,
+    rows: &[SocketRow],
+    err: &mut dyn Write,
+) -> io::Result<()> {
     let books = Accounting::of(inventory, rows);
     write!(err, "{}", Counted(books.shown, "socket"))?;
     for (at, (state, count)) in by_state(rows).into_iter().enumerate() {

@@ -69,25 +69,25 @@ pub struct Rates {
     /// Wall-clock time of monotonic 0.
     origin: Option<Origin>,
     shown: u64,
-    /// How many were in each state when that was shown last.
+    /// The number of sockets in each state that was shown last.
     last_states: Vec<(State, u64)>,
 }
 
 impl Rates {
     /// A view with these options.
     pub fn new(options: &Options) -> Self {
-        let Options {
-            settings,
+        let &Options {
+            ref settings,
             interval_ns,
             by,
             in_kernel,
         } = options;
         let printer = match settings.format {
-            Format::Text => Printer::Text(Text::new(*by, *interval_ns, settings)),
-            Format::Json => Printer::Json(Json::new(*by)),
-            Format::Csv => Printer::Csv(Csv::new(*by)),
+            Format::Text => Printer::Text(Text::new(by, interval_ns, settings)),
+            Format::Json => Printer::Json(Json::new(by)),
+            Format::Csv => Printer::Csv(Csv::new(by)),
         };
-        let limits = if *in_kernel {
+        let limits = if in_kernel {
             // The bound is that of the kernel's table; here it would hide sockets that a dump has.
             Limits {
                 max_connections: usize::MAX,
@@ -96,14 +96,14 @@ impl Rates {
         } else {
             settings.limits
         };
-        let mut tracker = Tracker::new(limits).by(options.by).without_histograms();
-        if options.in_kernel {
+        let mut tracker = Tracker::new(limits).by(by).without_histograms();
+        if in_kernel {
             tracker = tracker.without_events();
         }
         Self {
-            interval_ns: options.interval_ns,
-            by: options.by,
-            evicted: options.in_kernel.then_some(0),
+            interval_ns,
+            by,
+            evicted: in_kernel.then_some(0),
             tracker,
             handshakes: Collector::default(),
             printer,

@@ -182,7 +182,7 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
             |row| row.as_ref().uid.into(),
             "User id of the socket's owner",
         )
-        .unknown("the capture cannot read the socket"),
+        .unknown("the socket is a minisocket, or the capture cannot read it"),
         Column::<R>::new(
             "cgroup",
             Kind::Name,
@@ -196,7 +196,7 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
             |row| row.as_ref().cgroup_id.into(),
             "Id of the socket's cgroup",
         )
-        .unknown("the capture cannot read the socket"),
+        .unknown("there is no cgroup of version 2, or the capture cannot read the socket"),
     ]
 }
 

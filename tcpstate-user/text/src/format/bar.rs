@@ -7,11 +7,11 @@ use std::{
     io::IsTerminal,
 };
 
-/// Whether to draw with more than ASCII: on a terminal, unless it is a dumb one or the locale says
-/// that it wants something else than UTF-8.
+/// Whether to draw with block characters: on a terminal, unless it is a dumb one or the locale is not
+/// UTF-8.
 pub fn wants_unicode(out: &impl IsTerminal) -> bool {
-    // The first that is set and not empty decides, as in `setlocale(3)`. Where none is, as in many
-    // containers, the terminal still knows UTF-8: all of today do.
+    // The first that is set and not empty decides, as in `setlocale(3)`. Where none is set, as in many
+    // containers, the terminal still knows UTF-8: all of today's do.
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
         .into_iter()
         .filter_map(env::var_os)
@@ -26,7 +26,7 @@ fn is_utf8(locale: &OsStr) -> bool {
     locale.ends_with("utf-8") || locale.ends_with("utf8")
 }
 
-/// A count as a bar that is as wide as `width` columns where it is `of`, padded to that width.
+/// A count as a bar: `width` columns for the count `of`, and padded to that width.
 ///
 /// A count that is not 0 is never an empty bar.
 #[derive(Clone, Copy, Debug)]
@@ -37,11 +37,11 @@ pub struct Bar {
     pub of: u64,
     /// Columns.
     pub width: usize,
-    /// With blocks of an eighth of a column; else with `#`.
+    /// Whether it is drawn with eighths of a block; else with `#`.
     pub unicode: bool,
 }
 
-/// An eighth of a block to seven.
+/// One to seven eighths of a block.
 const PARTS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
 
 impl Bar {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_seen() {
+    fn a_small_count_is_visible() {
         assert_eq!(bar(1, 1_000_000, true), "▏   ");
         assert_eq!(bar(1, 1_000_000, false), "#   ");
     }

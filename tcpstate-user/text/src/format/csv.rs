@@ -1,4 +1,4 @@
-//! Comma-separated values as RFC 4180 has them, with `\n` at the end of a line.
+//! Comma-separated values of RFC 4180, with `\n` at the end of a line.
 
 use std::io::{self, Write};
 
@@ -108,7 +108,7 @@ fn push_states(line: &mut Vec<u8>, states: impl Iterator<Item = State>) {
     }
 }
 
-/// Appends text that others chose, printable, harmless to a spreadsheet, and quoted where it must be.
+/// Appends text that others chose: printable, harmless to a spreadsheet, and quoted where necessary.
 fn push_name(line: &mut Vec<u8>, name: &[u8]) -> io::Result<()> {
     // Nearly all names are of this kind.
     let is_plain = |&byte: &u8| {

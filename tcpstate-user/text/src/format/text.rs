@@ -25,8 +25,7 @@ impl<T: Display> Display for OrDash<T> {
     }
 }
 
-/// Whether people want colour on their terminal: unless `NO_COLOR` says something or the terminal is
-/// a dumb one.
+/// Whether to use colour: on a terminal, unless `NO_COLOR` is set or the terminal is a dumb one.
 ///
 /// *Source:* <https://no-color.org>.
 pub fn wants_colour(out: &impl IsTerminal) -> bool {
@@ -35,7 +34,7 @@ pub fn wants_colour(out: &impl IsTerminal) -> bool {
         && env::var_os("TERM").is_none_or(|value| value != "dumb")
 }
 
-/// On which side a column's cells stand.
+/// The alignment of a column's cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
     /// Words.
@@ -190,7 +189,7 @@ pub(crate) fn push_endpoint(
             return Ok(());
         }
         None => line.push(b'-'),
-        // Else the port could be taken for a part of the address.
+        // Without brackets the port would look like a part of the address.
         Some(IpAddr::V6(address)) => write!(line, "[{address}]")?,
         Some(address) => push_address(line, address)?,
     }

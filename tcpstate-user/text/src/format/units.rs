@@ -73,8 +73,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// `value / unit` with three significant digits, cut and not rounded: nothing turns into the next
-/// unit's 1000.
+/// `value / unit` with three significant digits, truncated: rounding could turn 999.9 into 1000.
 struct ThreeDigits {
     value: u64,
     unit: u64,
@@ -127,25 +126,25 @@ impl fmt::Display for Counted {
     }
 }
 
-/// How often something happened per second: a whole number as one (`1,234`), others with three
-/// significant digits or more (`0.33`, `33.3`, `1,234`).
+/// A rate per second: a whole number without decimals (`1,234`), others with at least three significant
+/// digits (`0.33`, `33.3`, `1,234`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerSecond {
-    /// How often it happened.
+    /// The count.
     pub count: u64,
-    /// In how many nanoseconds.
+    /// The length of the interval, nanoseconds.
     pub interval_ns: u64,
 }
 
 impl PerSecond {
-    /// The number, to three decimals, for machine formats; `None` where no time has passed.
+    /// The rate, to three decimals, for machine formats; `None` for an interval without length.
     pub fn value(self) -> Option<f64> {
         let thousandths = self.rounded_to(1_000)?;
         #[expect(clippy::cast_precision_loss, reason = "53 bits hold any real rate")]
         Some(thousandths as f64 / 1_000.0)
     }
 
-    /// In parts of one, rounded.
+    /// The rate in `parts` of one, rounded.
     fn rounded_to(self, parts: u128) -> Option<u128> {
         let interval_ns = u128::from(self.interval_ns);
         (u128::from(self.count) * 1_000_000_000 * parts + interval_ns / 2).checked_div(interval_ns)
@@ -159,7 +158,7 @@ impl fmt::Display for PerSecond {
         };
         let whole = u128::from(self.count) * 1_000_000_000 % u128::from(self.interval_ns) == 0;
         match hundredths {
-            // Something happened.
+            // Not 0.
             0 if self.count > 0 => f.pad("<0.01"),
             1..1_000 if !whole => f.pad(&format!("{}.{:02}", hundredths / 100, hundredths % 100)),
             1_000..10_000 if !whole => {

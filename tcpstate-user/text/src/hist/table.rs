@@ -1,6 +1,6 @@
 //! Histograms for machines.
 //!
-//! JSON has the buckets as they are kept, each no wider than 1/128 of the durations in it, so that another
+//! JSON has the buckets of the tracker, each no wider than 1/128 of the durations in it, so that another
 //! program can add them up over time and hosts. CSV has a row for each histogram, without buckets, or
 //! for each transition.
 
@@ -51,7 +51,7 @@ impl Json {
     }
 }
 
-/// Rows of CSV: a run has those of one kind.
+/// Rows of CSV. A run writes those of one kind.
 pub(super) struct Csv {
     durations: csv::Records<HistogramRow>,
     transitions: csv::Records<HistogramTransitionRow>,

@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_rare_is_shown_too() {
+    fn rare_events_are_shown_too() {
         let refused = (State::SYN_SENT, State::CLOSE, 1);
         let strange = (State(14), State(255), 2);
         let group = |port, role, transition| GroupFigures {
