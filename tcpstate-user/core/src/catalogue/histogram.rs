@@ -202,7 +202,8 @@ pub static HISTOGRAM: Table<HistogramRow> = Table {
                 Kind::Nested("list of `{lower_ns, upper_ns, count}`"),
                 |row| Value::Buckets(&row.histogram),
                 "The buckets that are not empty: the durations from `lower_ns` up to, and without, \
-                 `upper_ns`. Bounds never change, so that buckets can be added up over time and hosts",
+                 `upper_ns`. Bounds are fixed, so that buckets can be added up over time and hosts; only \
+                 durations below 1 µs or above a day widen the first or the last one",
             )
             .only(Formats::Json),
         ],
