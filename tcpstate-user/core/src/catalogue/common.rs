@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{Column, Kind, Value};
+use super::column::{Column, Kind, Value};
 use crate::{
     owner::{How, Owner},
     service::Role,

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tcpstate_common::{State, record};
 
 use super::{
-    Column, Common, Formats, Kind, Table, Value,
-    common::common,
+    column::{Column, Formats, Kind, Table, Value},
+    common::{Common, common},
     transition::{Counted, traffic},
 };
 use crate::{

@@ -3,8 +3,8 @@
 use tcpstate_common::State;
 
 use super::{
-    Column, Formats, Kind, Stamp, Table, Value,
-    common::{ROLES, stamp},
+    column::{Column, Formats, Kind, Table, Value},
+    common::{ROLES, Stamp, stamp},
 };
 use crate::{
     histogram::Histogram,

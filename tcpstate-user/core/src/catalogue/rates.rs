@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tcpstate_common::State;
 
 use super::{
-    Column, Formats, Kind, Stamp, Table, Value,
-    common::{ROLES, path, stamp},
+    column::{Column, Formats, Kind, Table, Value},
+    common::{ROLES, Stamp, path, stamp},
 };
 use crate::{
     census::ListenFigures,

@@ -2,7 +2,10 @@
 
 use tcpstate_common::State;
 
-use super::{Column, Common, Kind, Table, Value, common::common};
+use super::{
+    column::{Column, Kind, Table, Value},
+    common::{Common, common},
+};
 
 /// One socket of a dump.
 #[derive(Clone, Debug)]

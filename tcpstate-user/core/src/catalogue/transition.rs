@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use tcpstate_common::{State, record::flags};
 
-use super::{Column, Common, Kind, Table, common::common};
+use super::{
+    column::{Column, Kind, Table},
+    common::{Common, common},
+};
 use crate::{
     cause::{Cause, goes_on},
     event::Event,
