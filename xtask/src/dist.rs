@@ -4,6 +4,7 @@
 //! cargo-deb is installed, a Debian package of the same; and `SHA256SUMS` beside them. The same sources,
 //! compiler and C library give the same bytes.
 
+mod common;
 mod deb;
 mod elf;
 mod notices;
@@ -22,11 +23,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::CommandFactory as _;
 use tcpstate_cli::Cli;
 
-use self::target::Target;
+use self::{
+    common::{VERSION, files, manual, output_of, print_made},
+    target::Target,
+};
 use crate::{build_ebpf::sources::sha256, paths, privileges::succeed, workspace};
-
-/// The version of tcpstate, which is that of the workspace.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Arguments of `dist`.
 #[derive(clap::Args)]
@@ -134,11 +135,6 @@ fn date() -> String {
     }
 }
 
-/// The folder of man pages, completions and notices, which `[package.metadata.deb]` names too.
-fn manual() -> PathBuf {
-    workspace().join("target/manual")
-}
-
 /// Writes man pages, completions and the licences of linked code, which are the same for every target.
 fn write_manual(targets: &[Target], date: &str) -> Result<()> {
     let manual = manual();
@@ -244,18 +240,6 @@ fn doctor(binary: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The output of a command.
-fn output_of(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8(output.stdout)?)
-}
-
 /// Makes the archive, with one folder of the same name.
 fn archive(target: Target, binary: &Path, out: &Path, date: &str) -> Result<PathBuf> {
     let name = format!("tcpstate-{VERSION}-{target}");
@@ -313,27 +297,10 @@ fn write_checksums(made: &[PathBuf], out: &Path) -> Result<()> {
     print_made(&checksums)
 }
 
-fn print_made(file: &Path) -> Result<()> {
-    let bytes = fs::metadata(file)?.len();
-    eprintln!("made {} ({bytes} bytes)", file.display());
-    Ok(())
-}
-
 /// Makes an empty folder with this name.
 fn fresh(folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())
-}
-
-/// The names of the files in a folder, sorted.
-fn files(folder: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let name = entry?.file_name().into_string();
-        names.push(name.map_err(|name| anyhow::anyhow!("not UTF-8: {}", name.display()))?);
-    }
-    names.sort();
-    Ok(names)
 }

@@ -11,7 +11,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
-use super::{VERSION, files, manual, notices, output_of, print_made, target::Target};
+use super::{
+    common::{VERSION, files, manual, output_of, print_made},
+    notices,
+    target::Target,
+};
 use crate::{
     cargo,
     privileges::{as_root, has_sudo, is_root, succeed},

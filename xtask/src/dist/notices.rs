@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
-use super::{files, output_of, target::Target};
+use super::{
+    common::{files, output_of},
+    target::Target,
+};
 use crate::{cargo, workspace};
 
 /// The name of the file with the licences.

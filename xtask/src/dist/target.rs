@@ -15,7 +15,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use object::elf;
 
-use super::output_of;
+use super::common::output_of;
 use crate::{cargo, paths, privileges::succeed, workspace};
 
 /// A kind of machine.
