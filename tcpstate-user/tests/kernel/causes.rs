@@ -18,8 +18,7 @@ use serde_json::Value;
 use tcpstate_common::State;
 
 use crate::{
-    ATTACH_MODES, attach_needs,
-    need::{Need, trial},
+    need::{ATTACH_MODES, Need, attach_needs, trial},
     net::{Connection, Netns, await_fin, await_that, reset, shutdown_write, unused_port},
     packets::{Packets, Tcpdump},
     process::{BINARY, Output, Tcpstate, run},

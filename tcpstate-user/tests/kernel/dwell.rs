@@ -12,8 +12,7 @@ use serde_json::Value;
 use tcpstate_common::State;
 
 use crate::{
-    ATTACH_MODES, attach_needs,
-    need::{Need, trial},
+    need::{ATTACH_MODES, Need, attach_needs, trial},
     net::{await_fin, await_state, shutdown_write, unused_port},
     process::Tcpstate,
     traffic::{connect_over, crossing, over_wire, start_connecting},

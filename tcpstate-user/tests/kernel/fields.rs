@@ -12,9 +12,8 @@ use rustix::{net::sockopt, process::Uid};
 use serde_json::Value;
 
 use crate::{
-    ATTACH_MODES, attach_needs,
     cgroup::Cgroup,
-    need::{Need, trial},
+    need::{ATTACH_MODES, Need, attach_needs, trial},
     net::{Connection, Netns, await_fin, reset, unused_port},
     process::{BINARY, Tcpstate},
 };

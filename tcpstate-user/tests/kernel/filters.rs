@@ -8,11 +8,11 @@ use libtest_mimic::Trial;
 use tcpstate_common::State;
 
 use crate::{
-    ATTACH_MODES, attach_needs,
-    need::{Need, trial},
+    need::{ATTACH_MODES, Need, attach_needs, trial},
     net::{Netns, await_fin, unused_port},
-    oracle::{self, Multiset, Oracle, Transition, difference, until_all_is_seen},
+    oracle::{self, Oracle, difference, until_all_is_seen},
     process::{Tcpstate, multiset, nested},
+    transitions::{Multiset, Transition},
 };
 
 pub fn add(trials: &mut Vec<Trial>) {

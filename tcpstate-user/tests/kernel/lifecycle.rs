@@ -14,8 +14,7 @@ use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    ATTACH_MODES, attach_needs,
-    need::{Need, trial},
+    need::{ATTACH_MODES, Need, attach_needs, trial},
     net::{await_that, joined, unused_port},
     process::{BINARY, Running, Tcpstate, await_exit, nested, run},
     traffic::{on_loopback, storm},

@@ -18,6 +18,7 @@ mod ls;
 mod ls_fields;
 mod need;
 mod net;
+mod netem;
 mod oracle;
 mod owners;
 mod packets;
@@ -33,25 +34,12 @@ mod ss;
 mod synack;
 mod tally;
 mod traffic;
+mod transitions;
 mod views;
 mod wire;
 
 use libtest_mimic::Arguments;
 use rustix::process::{Resource, Rlimit, setrlimit};
-
-use crate::need::Need;
-
-/// The attach modes of `tcpstate`.
-const ATTACH_MODES: [&str; 2] = ["btf", "tracepoint"];
-
-/// The requirements of an attach mode.
-fn attach_needs(mode: &str) -> &'static [Need] {
-    if mode == "btf" {
-        &[Need::Btf]
-    } else {
-        &[Need::Tracefs]
-    }
-}
 
 fn main() {
     match programs::run_if_asked() {

@@ -16,10 +16,21 @@ use std::{
 use libtest_mimic::{Failed, Trial};
 
 use crate::{
-    net::{joined, socket},
-    slow_network,
-    traffic::mptcp_protocol,
+    net::{joined, mptcp_protocol, socket},
+    netem::missing_netem,
 };
+
+/// The attach modes of `tcpstate`.
+pub const ATTACH_MODES: [&str; 2] = ["btf", "tracepoint"];
+
+/// The requirements of an attach mode.
+pub fn attach_needs(mode: &str) -> &'static [Need] {
+    if mode == "btf" {
+        &[Need::Btf]
+    } else {
+        &[Need::Tracefs]
+    }
+}
 
 /// A requirement that a machine may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +89,7 @@ impl Need {
             Self::Mptcp => socket(rustix::net::AddressFamily::INET, Some(mptcp_protocol()))
                 .err()
                 .map(|error| format!("no MPTCP sockets: {error}")),
-            Self::Netem => slow_network::missing_netem(),
+            Self::Netem => missing_netem(),
             Self::MemoryLimit => Self::memory_cgroups()
                 .is_none()
                 .then(|| "no memory controller of cgroups is mounted".to_owned()),

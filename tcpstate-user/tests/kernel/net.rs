@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     io::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    num::NonZeroU32,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
     process::{Command, Stdio},
@@ -297,4 +298,9 @@ fn tcp_state(socket: BorrowedFd<'_>) -> Result<State> {
     };
     ensure!(result == 0, "TCP_INFO: {}", std::io::Error::last_os_error());
     Ok(State(state))
+}
+
+/// `IPPROTO_MPTCP`.
+pub fn mptcp_protocol() -> Protocol {
+    const { Protocol::from_raw(NonZeroU32::new(262).expect("262 is not 0")) }
 }

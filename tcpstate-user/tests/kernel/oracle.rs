@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, BufRead as _, BufReader},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
     process::{Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
@@ -22,22 +22,11 @@ use crate::{
     need::Need,
     net::{Netns, PATIENCE, await_that, unused_port},
     process::Running,
+    transitions::{Multiset, Transition},
 };
 
 /// The requirements of the oracle.
 pub const NEEDS: [Need; 2] = [Need::Tracefs, Need::Program("bpftrace")];
-
-/// The compared fields of a transition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Transition {
-    pub oldstate: State,
-    pub newstate: State,
-    pub local: SocketAddr,
-    pub remote: SocketAddr,
-}
-
-/// The number of times that each transition was seen.
-pub type Multiset = BTreeMap<Transition, u64>;
 
 /// A running bpftrace.
 pub struct Oracle {

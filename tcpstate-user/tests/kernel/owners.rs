@@ -17,9 +17,8 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
 use crate::{
-    ATTACH_MODES, attach_needs,
     cgroup::Cgroup,
-    need::{Need, trial},
+    need::{ATTACH_MODES, Need, attach_needs, trial},
     net::{Netns, await_that, ip, unused_port},
     oracle::{self, Oracle, until_all_is_seen},
     process::{BINARY, Tcpstate, nested, run},

@@ -20,7 +20,7 @@ use tcpstate_common::State;
 
 use crate::{
     net::{PATIENCE, joined},
-    oracle::{Multiset, Transition},
+    transitions::{Multiset, Transition},
 };
 
 /// The binary that was built with this test.

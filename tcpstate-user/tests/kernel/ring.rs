@@ -4,8 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 
 use crate::{
-    ATTACH_MODES, attach_needs,
-    need::trial,
+    need::{ATTACH_MODES, attach_needs, trial},
     net::unused_port,
     process::Tcpstate,
     traffic::{on_loopback, storm},

@@ -9,12 +9,12 @@ use serde_json::Value;
 use tcpstate_common::State;
 
 use crate::{
-    ATTACH_MODES, attach_needs,
-    need::{Need, trial},
+    need::{ATTACH_MODES, Need, attach_needs, trial},
     net::unused_port,
-    oracle::{self, Multiset, Oracle, by_states, difference, surplus, until_all_is_seen},
+    oracle::{self, Oracle, by_states, difference, surplus, until_all_is_seen},
     process::{Tcpstate, multiset, nested, state},
     traffic::{SCENARIOS, Scenario, churn, on_loopback, steps},
+    transitions::Multiset,
 };
 
 pub fn add(trials: &mut Vec<Trial>) {

@@ -4,10 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    process::Command,
-    sync::LazyLock,
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,10 +13,10 @@ use serde_json::Value;
 use tcpstate_common::State;
 
 use crate::{
-    ATTACH_MODES, attach_needs,
     dwell::{HOLD, Stay, dwell_agrees_with_the_clock, moment},
-    need::{Need, trial},
-    net::{Connection, Netns, await_fin, ip, joined, shutdown_write, unused_port},
+    need::{ATTACH_MODES, Need, attach_needs, trial},
+    net::{Connection, Netns, await_fin, joined, shutdown_write, unused_port},
+    netem::{AT_LEAST, FAR, LOSING, Link},
     process::Tcpstate,
     ss,
     traffic::on_loopback,
@@ -78,70 +75,6 @@ fn orphan_that_stays(port: u16) -> Result<Vec<Stay>> {
             left,
         }])
     })
-}
-
-const NEAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-/// The minimum delay of a packet one way: the delay less its variation.
-const AT_LEAST: Duration = Duration::from_millis(20);
-/// Packets overtake each other by the variation of their delay.
-const REORDERING: &[&str] = &["delay", "40ms", "20ms"];
-const LOSING: &[&str] = &["delay", "40ms", "20ms", "loss", "10%"];
-
-/// Two ends of a veth device in namespaces of their own, packets queued by `netem` on both.
-struct Link<'a> {
-    ends: [&'a Netns; 2],
-}
-
-impl<'a> Link<'a> {
-    /// Must be called in `near`, after [`Netns::run_until_quiet`] has counted its sockets, so that it also
-    /// waits for those of `ip` and `tc`.
-    fn new(near: &'a Netns, far: &'a Netns) -> Result<Self> {
-        let path = far.path();
-        let path = path.to_str().context("a path that is no text")?;
-        ip(&[
-            "link", "add", "end", "type", "veth", "peer", "name", "end", "netns", path,
-        ])?;
-        let link = Self { ends: [near, far] };
-        for (end, address) in [(near, NEAR), (far, FAR)] {
-            end.run(|| {
-                // Each segment is a packet of its own, to be delayed and lost separately.
-                ip(&["link", "set", "end", "gso_max_segs", "1", "up"])?;
-                ip(&["addr", "add", &format!("{address}/24"), "dev", "end"])
-            })?;
-        }
-        link.netem("add", REORDERING)?;
-        Ok(link)
-    }
-
-    fn netem(&self, action: &str, conditions: &[&str]) -> Result<()> {
-        let words = [
-            &["qdisc", action, "dev", "end", "root", "netem"][..],
-            conditions,
-        ];
-        for end in self.ends {
-            end.run(|| {
-                let output = Command::new("tc").args(words.concat()).output();
-                let output = output.context("tc")?;
-                let stderr = String::from_utf8_lossy(&output.stderr);
-                ensure!(output.status.success(), "tc: {stderr}");
-                Ok(())
-            })?;
-        }
-        Ok(())
-    }
-}
-
-/// The reason why [`Need::Netem`] is not met, found by trying.
-pub fn missing_netem() -> Option<String> {
-    static MISSING: LazyLock<Option<String>> = LazyLock::new(|| {
-        let tried = || {
-            let (near, far) = (Netns::new()?, Netns::new()?);
-            near.run(|| Link::new(&near, &far).map(drop))
-        };
-        tried().err().map(|error| format!("no netem: {error:#}"))
-    });
-    MISSING.clone()
 }
 
 /// A state that waits for an acknowledgement takes at least two delays of netem; and no dwell is longer

@@ -16,8 +16,7 @@ use tcpstate_core::filter::Filter;
 use tcpstate_core::mode::Mode;
 
 use crate::{
-    ATTACH_MODES, attach_needs,
-    need::{Need, trial},
+    need::{ATTACH_MODES, Need, attach_needs, trial},
     net::{Netns, await_that, drop_incoming, unused_port},
 };
 

@@ -14,8 +14,7 @@ use serde_json::Value;
 use tcpstate_common::State;
 
 use crate::{
-    attach_needs,
-    need::{Need, trial},
+    need::{Need, attach_needs, trial},
     net::{Connection, Netns, await_fin, await_that, unused_port},
     oracle::{attempts, until_all_is_seen},
     process::{Output, Tcpstate, nested},

@@ -7,7 +7,6 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    num::NonZeroU32,
     os::fd::{AsFd as _, OwnedFd},
     sync::Barrier,
     thread,
@@ -17,13 +16,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::{
     io::Errno,
-    net::{AddressFamily, Protocol, Shutdown, SocketFlags, sockopt},
+    net::{AddressFamily, Shutdown, SocketFlags, sockopt},
 };
 use tcpstate_common::State;
 
 use crate::{
     need::Need,
-    net::{self, Connection, Netns, await_fin, joined, shutdown_write, socket},
+    net::{self, Connection, Netns, await_fin, joined, mptcp_protocol, shutdown_write, socket},
     wire::{Segment, Wire},
 };
 
@@ -312,11 +311,6 @@ fn mptcp(port: u16) -> Result<Vec<&'static str>> {
         drop(server);
         Ok(vec![LISTENER, CLIENT_FIRST, SERVER_SECOND])
     })
-}
-
-/// `IPPROTO_MPTCP`.
-pub fn mptcp_protocol() -> Protocol {
-    const { Protocol::from_raw(NonZeroU32::new(262).expect("262 is not 0")) }
 }
 
 /// A socket that connects to itself: simultaneous open and simultaneous close by one socket.

@@ -20,9 +20,8 @@ use serde_json::{Value, json};
 use tcpstate_common::State;
 
 use crate::{
-    ATTACH_MODES, attach_needs,
     dwell::moment,
-    need::{Need, trial},
+    need::{ATTACH_MODES, Need, attach_needs, trial},
     net::{Connection, Netns, await_fin, await_state, await_that, shutdown_write, unused_port},
     process::{Tcpstate, await_exit},
     traffic::on_loopback,
