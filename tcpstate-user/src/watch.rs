@@ -18,6 +18,7 @@ use tcpstate_core::{
     filter::{CgroupTree, OwnerFilter},
     model::Limits,
     netns::NetnsSelector,
+    options::ResolveOwners,
     source::EventSource,
     tally::TallySize,
     view::View,
@@ -146,8 +147,13 @@ fn open(
             .to_owned(),
         sample_interval: Some(sample_interval)
             .filter(|interval| view.wants_samples() && !interval.is_zero()),
-        // Without it, no older socket and no connection to an older listener would match.
-        resolve_owners: resolve_owners || arguments.sockets.owner.needs_process(),
+        resolve_owners: match resolve_owners {
+            // Counts made in the kernel have no owners.
+            _ if tally.is_some() => ResolveOwners::No,
+            // Without it, no older socket and no connection to an older listener would match.
+            ResolveOwners::Auto if arguments.sockets.owner.needs_process() => ResolveOwners::Yes,
+            chosen => chosen,
+        },
         bpf_log,
         bpf_stats,
         tally,

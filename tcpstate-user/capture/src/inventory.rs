@@ -108,11 +108,13 @@ fn look_up_holders(inventory: &mut Inventory) {
     match Owners::look_up(&inodes) {
         Ok(owners) => {
             if owners.hidden_processes > 0 {
-                inventory.missing.push(format!(
+                let hidden = format!(
                     "the files of {} processes of other users are hidden, so their sockets have no \
                      known owner; root sees them",
                     owners.hidden_processes
-                ));
+                );
+                inventory.missing.push(hidden.clone());
+                inventory.hidden_files = Some(hidden);
             }
             inventory.holders = Some(owners.by_inode);
         }

@@ -21,6 +21,7 @@ use tcpstate_core::{
     mode::{Attach, Mode},
     names::Names,
     netns::NetnsSelector,
+    options::ResolveOwners,
     origin::Origin,
     source::{Counting, EventSource, SourceError, Step},
     tally::{Tally, TallySize},
@@ -59,8 +60,8 @@ pub struct Options<'a> {
     pub filters: String,
     /// Time between two samples; `None`: there are none.
     pub sample_interval: Option<Duration>,
-    /// Look up which process holds each socket of the seed.
-    pub resolve_owners: bool,
+    /// Whether to look up which process holds each socket of a full dump.
+    pub resolve_owners: ResolveOwners,
     /// Print what the BPF programs log on standard error.
     pub bpf_log: bool,
     /// Have the kernel measure the program's run time during the capture.

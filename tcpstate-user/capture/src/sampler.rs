@@ -28,6 +28,7 @@ use tcpstate_core::{
     filter::StateSet,
     inventory::{DumpedNetns, Inventory},
     netns::NetnsSelector,
+    options::ResolveOwners,
 };
 
 use super::{
@@ -59,8 +60,8 @@ pub(super) struct Plan {
     pub(super) interval: Option<Duration>,
     /// Make a full dump with each sample: where no event shows the state of the other sockets.
     pub(super) always_full: bool,
-    /// Look up which process holds each socket of the seed.
-    pub(super) resolve_owners: bool,
+    /// Whether to look up which process holds each socket of a full dump.
+    pub(super) resolve_owners: ResolveOwners,
     /// Counts retransmitted SYN-ACKs, if this kernel can.
     pub(super) synack: Option<SynackRetransmits>,
     /// Returns how many events have been lost.
@@ -173,7 +174,7 @@ impl Sampler {
             ipv6_only: false,
             with_info: false,
         };
-        let resolve_owners = is_seed && self.plan.resolve_owners;
+        let resolve_owners = self.plan.resolve_owners != ResolveOwners::No;
         let mut seen_before: Vec<(u32, u64)> = Vec::new();
         // If full dumps follow each other, the next one has the sockets that this one misses.
         let once = is_seed || self.plan.always_full;
@@ -187,7 +188,9 @@ impl Sampler {
         let mut is_complete = false;
         match taken {
             Ok(inventory) => {
-                let hides = usize::from(inventory.hidden.is_some());
+                let hidden_files = inventory.hidden_files.as_ref();
+                let hides =
+                    usize::from(inventory.hidden.is_some()) + usize::from(hidden_files.is_some());
                 let mut namespaces = inventory.namespaces.iter();
                 is_complete = inventory.missing.len() == hides
                     && namespaces.all(|dumped| scope(dumped) == Scope::All);
@@ -196,11 +199,16 @@ impl Sampler {
                 let missing = inventory.missing.iter();
                 notices.extend(
                     missing
-                        .filter(|&missing| Some(missing) != hidden)
+                        .filter(|&missing| Some(missing) != hidden && Some(missing) != hidden_files)
                         .map(|missing| {
                             format!("connections from before the start may be missing: {missing}")
                         }),
                 );
+                let asked_for = self.plan.resolve_owners == ResolveOwners::Yes;
+                let hidden_files = hidden_files.filter(|_| is_seed && asked_for);
+                notices.extend(hidden_files.map(|hidden| {
+                    format!("owners of connections from before the start may be unknown: {hidden}")
+                }));
             }
             Err(error) => notices.push(format!(
                 "connections from before the start appear only with their first change: {}",

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use tcpstate_core::mode::{Attach, Mode};
+use tcpstate_core::{
+    mode::{Attach, Mode},
+    options::ResolveOwners,
+};
 
 use crate::{
     choice::{Choices, choice},
@@ -45,10 +48,20 @@ pub struct Capture {
         conflicts_with = "read"
     )]
     pub sample_interval: Duration,
-    /// Look up which processes hold the sockets that exist at the start; other users' processes require
-    /// root; implied by --pid and --comm
-    #[arg(long, conflicts_with = "read")]
-    pub resolve_owners: bool,
+    /// Whether to look up which processes hold the sockets that exist at the start, and listeners whose owner
+    /// is unknown later; other users' processes require root
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        // A value after a space would be the INTERVAL of `rates`.
+        require_equals = true,
+        default_value = "auto",
+        default_missing_value = "yes",
+        value_parser = choice(RESOLVE_OWNERS),
+        conflicts_with = "read"
+    )]
+    pub resolve_owners: ResolveOwners,
     /// Print the debug log of the BPF programs on standard error; slow
     #[arg(long, conflicts_with = "read")]
     pub bpf_log: bool,
@@ -76,6 +89,20 @@ const ATTACH: Choices<Attach> = &[
     ),
 ];
 
+const RESOLVE_OWNERS: Choices<ResolveOwners> = &[
+    (
+        ResolveOwners::Auto,
+        "auto",
+        "As far as this user may see them",
+    ),
+    (
+        ResolveOwners::Yes,
+        "yes",
+        "The same, and report hidden processes; implied by --pid and --comm",
+    ),
+    (ResolveOwners::No, "no", "Do not look"),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +119,23 @@ mod tests {
             error.contains("shorter than 10ms; 0 turns sampling off"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn owners_are_resolved_unless_that_is_switched_off() {
+        let resolve = |words: &[&str]| trace(words).map(|trace| trace.watch.capture.resolve_owners);
+        assert_eq!(resolve(&[]).unwrap(), ResolveOwners::Auto);
+        // As it was before it had values.
+        assert_eq!(resolve(&["--resolve-owners"]).unwrap(), ResolveOwners::Yes);
+        for (value, expected) in [
+            ("auto", ResolveOwners::Auto),
+            ("yes", ResolveOwners::Yes),
+            ("no", ResolveOwners::No),
+        ] {
+            let word = format!("--resolve-owners={value}");
+            assert_eq!(resolve(&[&word]).unwrap(), expected);
+        }
+        assert!(resolve(&["--resolve-owners=never"]).is_err());
+        assert!(resolve(&["--resolve-owners=no", "-r", "file"]).is_err());
     }
 }

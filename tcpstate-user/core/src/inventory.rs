@@ -25,6 +25,8 @@ pub struct Inventory {
     pub missing: Vec<String>,
     /// The one of these messages about processes whose namespaces are hidden.
     pub hidden: Option<String>,
+    /// The one of these about processes whose open files are hidden.
+    pub hidden_files: Option<String>,
     /// The listening sockets.
     pub listening: Listening,
     /// The processes that have the sockets open, by the sockets' inodes, if they were looked up.

@@ -35,3 +35,15 @@ pub enum HistogramOf {
     /// No time, but the count of each transition.
     Transitions,
 }
+
+/// Whether to look up the processes that hold sockets for which no event names one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResolveOwners {
+    /// As far as this process may see others, without a notice about the rest.
+    #[default]
+    Auto,
+    /// The same, with a notice if processes are hidden.
+    Yes,
+    /// Do not look.
+    No,
+}

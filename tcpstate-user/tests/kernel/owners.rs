@@ -47,6 +47,11 @@ pub fn add(trials: &mut Vec<Trial>) {
         &[Need::Btf, Need::Cookie],
         owner_of_a_server_that_was_there,
     ));
+    trials.push(trial(
+        "btf::owner_of_a_server_that_was_there_by_default",
+        &[Need::Btf, Need::Cookie],
+        owner_by_default,
+    ));
     trials.push(trial("ls::filters_by_owner", &[], filters_of_ls));
 }
 
@@ -525,6 +530,42 @@ fn owner_of_a_server_that_was_there() -> Result<()> {
     ensure!(
         lines.len() == 1 && lines[0]["role"] == "server" && lines[0]["owner"] == owner,
         "not the server's: {lines:?}"
+    );
+    Ok(())
+}
+
+/// Without any option too, the owner of a server that listened before is known, and is recorded.
+fn owner_by_default() -> Result<()> {
+    let port = unused_port();
+    let cgroups = Cgroups::new(port)?;
+    let cast = Cast::new(&cgroups);
+    let netns = Netns::new()?;
+    let server = netns.run(|| Server::start(&cast.first, Ipv4Addr::LOCALHOST, port))?;
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("recording");
+    let file = file.to_str().context("no text")?;
+    let of = port.to_string();
+    let recorder = Tcpstate::start(&["record", "--json", "-w", file, "-P", &of])?;
+    let life = Tcpstate::start(&["life", "--json", "-P", &of, "--role", "server"])?;
+    let off = ["life", "--json", "-P", &of, "--resolve-owners=no"];
+    let off = Tcpstate::start(&off)?;
+    netns.run_until_quiet(|| client(&cast.alice, Ipv4Addr::LOCALHOST, port, 3))?;
+    netns.run(|| server.stop())?;
+    recorder.stop()?.json()?;
+    let (life, _) = life.stop()?.json()?;
+    let recorded = ["life", "--json", "-r", file, "--role", "server"];
+    let (recorded, _) = run(BINARY, &recorded)?.json()?;
+    for lines in [life, recorded] {
+        ensure!(
+            lines.len() == 3 && lines.iter().all(|line| line["owner"]["comm"] == "first"),
+            "not the server's: {lines:?}"
+        );
+    }
+    let (off, _) = off.stop()?.json()?;
+    let mut servers = off.iter().filter(|line| line["role"] == "server");
+    ensure!(
+        servers.all(|line| line["owner"].is_null()) && off.len() == 6,
+        "looked up all the same: {off:?}"
     );
     Ok(())
 }

@@ -27,7 +27,7 @@ use tcpstate_capture::{self, Live};
 use tcpstate_core::{
     event::Event,
     filter::Filter,
-    options::Format,
+    options::{Format, ResolveOwners},
     origin::Origin,
     view::{End, Flow, View},
 };
@@ -309,7 +309,7 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
         filters: filter.to_string(),
         bpf_log: false,
         sample_interval: None,
-        resolve_owners: false,
+        resolve_owners: ResolveOwners::No,
         bpf_stats: false,
         tally: None,
     })?;

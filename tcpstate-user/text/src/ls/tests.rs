@@ -109,6 +109,7 @@ fn inventory() -> Inventory {
             },
         }],
         hidden: None,
+        hidden_files: None,
         missing: vec!["network namespace 7 (blue): cannot enter it".into()],
         listening,
         holders: None,
