@@ -102,6 +102,8 @@ pub struct Offsets {
     pub kn_id: u32,
     pub task_comm: u32,
     pub task_tgid: u32,
+    pub task_flags: u32,
+    pub task_group_leader: u32,
 }
 
 /// The key by which retransmitted SYN-ACKs are counted.
@@ -224,11 +226,11 @@ pub struct Config {
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 108);
+    assert!(size_of::<Offsets>() == 116);
     assert!(size_of::<Listener>() == 8);
     assert!(size_of::<SocketCopy>() == 88);
     assert!(size_of::<Filter>() == 16);
-    assert!(size_of::<Config>() == 240 && align_of::<Config>() == 8);
+    assert!(size_of::<Config>() == 248 && align_of::<Config>() == 8);
 };
 
 /// Offset of `skaddr` in the classic tracepoint's record on nearly every kernel.

@@ -122,7 +122,8 @@ wire! {
         110 family: u8,
         /// Bits that describe the socket, and bits that say which fields are valid; see [`flags`].
         111 flags: u8,
-        /// Name of the running task, NUL-padded; zeros unless [`flags::PROCESS`] is set.
+        /// Name of the running process, that of its thread group's leader, NUL-padded; zeros unless
+        /// [`flags::PROCESS`] is set. Before Linux 5.11 that of the running thread.
         112 comm: bytes<16>,
     }
 }

@@ -141,7 +141,16 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
     count!(counters.submitted);
 }
 
-/// Fills `pid` and `comm` if the running task is the one that acts on the socket.
+/// `PF_KTHREAD` of `task_struct.flags`: the task is a kernel thread, such as a kernel worker.
+///
+/// *Source:* `include/linux/sched.h`.
+const KERNEL_THREAD: u32 = 0x0020_0000;
+
+/// Fills `pid` and `comm` if the running task is the one that acts on the socket: `comm` is the name of
+/// its thread group's leader, as `/proc/PID/comm` has it.
+///
+/// A kernel worker acts for another task: it opens MPTCP subflows, and closes sockets that only unreachable Unix
+/// sockets hold.
 ///
 /// # Safety
 ///
@@ -152,19 +161,21 @@ unsafe fn fill_process(oldstate: State, newstate: State, record: *mut Record) ->
     let comm = unsafe { &raw mut (*record).comm }.cast::<[u64; 2]>();
     if !in_process(oldstate, newstate) {
         // SAFETY: as above.
-        unsafe {
-            (*record).pid = 0;
-            comm.write([0; 2]);
-        }
+        unsafe { no_process(record) };
         return 0;
     }
     if config!(has_task_btf) != 0 {
-        // One helper call and two direct loads, cheaper than two helper calls.
+        // One helper call and direct loads, cheaper than more helper calls.
         // SAFETY: the verifier checks these loads against the type of the task.
         unsafe {
             let task = generated::bpf_get_current_task_btf().cast::<u8>();
+            if load::<u32>(task, config!(offsets.task_flags)) & KERNEL_THREAD != 0 {
+                no_process(record);
+                return 0;
+            }
             (*record).pid = load(task, config!(offsets.task_tgid));
-            comm.write(load(task, config!(offsets.task_comm)));
+            let leader: *const u8 = load(task, config!(offsets.task_group_leader));
+            comm.write(load(leader, config!(offsets.task_comm)));
         }
     } else {
         // SAFETY: `comm` is 16 bytes long; the helper always NUL-terminates it.
@@ -175,6 +186,20 @@ unsafe fn fill_process(oldstate: State, newstate: State, record: *mut Record) ->
         }
     }
     flags::PROCESS
+}
+
+/// Fills `pid` and `comm` with zeros.
+///
+/// # Safety
+///
+/// `record` is valid for writes.
+#[inline(always)]
+unsafe fn no_process(record: *mut Record) {
+    // SAFETY: the caller vouches for `record`.
+    unsafe {
+        (*record).pid = 0;
+        (&raw mut (*record).comm).cast::<[u64; 2]>().write([0; 2]);
+    }
 }
 
 /// Reads a `T` at a constant offset in a kernel structure by a direct load.

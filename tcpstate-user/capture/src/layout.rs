@@ -192,6 +192,8 @@ pub fn resolve_offsets(btf: &Btf) -> Result<Resolved, LayoutError> {
         net_inum: net.at("ns.inum", four)?,
         task_comm: task.at("comm", comm)?,
         task_tgid: task.at("tgid", four)?,
+        task_flags: task.at("flags", four)?,
+        task_group_leader: task.at("group_leader", Shape::Pointer)?,
         sk_cgroup: 0,
         cgroup_kn: 0,
         cgroup_parent: 0,

@@ -335,7 +335,8 @@ fn kernel_types(resolved: Result<Resolved, CaptureError>, works: Works) -> Check
         ),
         (
             resolved.has_task_btf,
-            "bpf_get_current_task_btf (Linux 5.11): pid and name cost more",
+            "bpf_get_current_task_btf (Linux 5.11): pid and name cost more, the name is that of the thread, and \
+             kernel workers are not left out",
         ),
         (
             resolved.has_cgroup,

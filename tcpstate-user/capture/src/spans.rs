@@ -138,6 +138,8 @@ mod tests {
         kn_id: 0,
         task_comm: 0,
         task_tgid: 0,
+        task_flags: 0,
+        task_group_leader: 0,
     };
 
     #[test]

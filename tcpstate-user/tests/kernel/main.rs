@@ -33,6 +33,7 @@ mod soak;
 mod ss;
 mod synack;
 mod tally;
+mod threads;
 mod traffic;
 mod transitions;
 mod views;
@@ -65,6 +66,7 @@ fn main() {
     same_as_oracle::add(&mut trials);
     fields::add(&mut trials);
     filters::add(&mut trials);
+    threads::add(&mut trials);
     dwell::add(&mut trials);
     ring::add(&mut trials);
     lifecycle::add(&mut trials);

@@ -10,6 +10,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     path::PathBuf,
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -23,12 +24,15 @@ use rustix::{
 
 use crate::{
     cgroup::Cgroup,
-    net::{PATIENCE, await_fin},
+    net::{PATIENCE, await_fin, joined},
     process::{Running, await_exit},
 };
 
 /// The variable that selects the program.
 const VARIABLE: &str = "TCPSTATE_TEST_PROGRAM";
+
+/// The thread of a threaded client that connects.
+pub const THREAD: &str = "pool-1-thread-1";
 
 /// Number of processes that accept on one listener.
 const CHILDREN: usize = 4;
@@ -70,6 +74,12 @@ pub fn run_if_asked() -> Result<bool> {
     match program.as_str() {
         "server" => serve(address, port)?,
         "client" => connect(address, port, count.parse()?)?,
+        "threaded" => {
+            let count = count.parse()?;
+            let thread = thread::Builder::new().name(THREAD.to_owned());
+            let thread = thread.spawn(move || connect(address, port, count))?;
+            joined(thread.join())?;
+        }
         "flood" => flood()?,
         other => bail!("no program {other}"),
     }
@@ -126,7 +136,22 @@ pub struct Client {
 /// Runs a client in the namespace of the calling thread: it makes this number of connections, one after the
 /// other, every other one closed by the server first.
 pub fn client(who: &Identity, address: Ipv4Addr, port: u16, count: u32) -> Result<Client> {
-    let mut child = Running::new(&mut command("client", who, address, port, count))?;
+    run_client("client", who, address, port, count)
+}
+
+/// The same from a thread called [`THREAD`] of the client.
+pub fn threaded_client(who: &Identity, address: Ipv4Addr, port: u16, count: u32) -> Result<Client> {
+    run_client("threaded", who, address, port, count)
+}
+
+fn run_client(
+    program: &str,
+    who: &Identity,
+    address: Ipv4Addr,
+    port: u16,
+    count: u32,
+) -> Result<Client> {
+    let mut child = Running::new(&mut command(program, who, address, port, count))?;
     let pid = child.id();
     let stdout = child.stdout.take().context("no stdout")?;
     let lines = BufReader::new(stdout).lines();

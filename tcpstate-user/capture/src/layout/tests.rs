@@ -192,7 +192,7 @@ const KERNEL: &str = "
     struct cgroup 2240 self:cgroup_subsys_state@0 kn:pointer@256
     struct kernfs_node 136 id:long@96
     array %comm char 16
-    struct task_struct 3264 tgid:int@1268 comm:%comm@1752
+    struct task_struct 3264 flags:int@44 tgid:int@1268 group_leader:pointer@1336 comm:%comm@1752
     enum bpf_func_id BPF_FUNC_get_current_task_btf
     func bpf_get_socket_ptr_cookie
     struct %kprobe_multi 24 addrs:long@0 count:int@8 flags:int@12 missed:long@16
@@ -323,6 +323,8 @@ fn members_are_found_through_anonymous_ones_and_typedefs() {
         kn_id: 96,
         task_comm: 1752,
         task_tgid: 1268,
+        task_flags: 44,
+        task_group_leader: 1336,
     };
     assert_eq!(
         resolved,
