@@ -396,6 +396,15 @@ impl EventSource for Live {
         Poll::Ready(Ok(step))
     }
 
+    fn has_delivered(&mut self, ns: u64) -> bool {
+        let has_delivered = self.shared.read_until_ns.load(Ordering::Acquire) >= ns;
+        if !has_delivered {
+            // It sleeps, or this process was stopped and has just been continued.
+            self.shared.wake();
+        }
+        has_delivered
+    }
+
     fn counting(&mut self) -> Option<&mut dyn Counting> {
         self.tally.is_some().then_some(self)
     }

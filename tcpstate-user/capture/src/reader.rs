@@ -25,6 +25,7 @@ use tcpstate_core::{
 use tokio::sync::mpsc;
 
 use super::{
+    clock::monotonic_ns,
     error::CaptureError,
     exchange::{self, Exchange, Taken},
     loader::Loaded,
@@ -74,6 +75,8 @@ pub(super) struct Shared {
     pub(super) malformed: AtomicU64,
     pub(super) queue_full: AtomicU64,
     pub(super) ring_high_water_bytes: AtomicU64,
+    /// Records submitted before this time have been read and queued; monotonic nanoseconds.
+    pub(super) read_until_ns: AtomicU64,
     /// The exchange in which the sampler publishes censuses.
     pub(super) exchange: Arc<Exchange>,
     stop: AtomicBool,
@@ -134,6 +137,7 @@ pub(super) fn spawn(
         malformed: AtomicU64::new(0),
         queue_full: AtomicU64::new(0),
         ring_high_water_bytes: AtomicU64::new(0),
+        read_until_ns: AtomicU64::new(0),
         exchange: Arc::default(),
         stop: AtomicBool::new(false),
         wake,
@@ -196,6 +200,7 @@ impl Reader {
         loop {
             // In this order: records submitted before the stop are drained after it is seen.
             let stopping = self.shared.stopped();
+            let begin_ns = monotonic_ns();
             let records = self.read();
             if let Some(logger) = &mut self.logger {
                 logger.flush();
@@ -206,6 +211,8 @@ impl Reader {
             if records == BATCH {
                 continue;
             }
+            // The ring had no more.
+            self.shared.read_until_ns.store(begin_ns, Ordering::Release);
             quiet_ticks = if records == 0 { quiet_ticks + 1 } else { 0 };
             if quiet_ticks > IDLE_TICKS && self.logger.is_none() {
                 self.sleep();

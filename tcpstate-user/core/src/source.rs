@@ -31,6 +31,14 @@ pub trait EventSource {
         batch: &mut Vec<Event>,
     ) -> Poll<Result<Step, SourceError>>;
 
+    /// Whether every event made before `ns` has been handed out, or is handed out before
+    /// [`EventSource::poll_step`] returns `Pending`. If not, the source hurries: asked again a little later, it has.
+    ///
+    /// *Units:* `ns` is monotonic nanoseconds.
+    fn has_delivered(&mut self, _ns: u64) -> bool {
+        true
+    }
+
     /// Stops the stream: the steps that are on their way still come, then [`Step::End`].
     fn stop(&mut self);
 

@@ -31,6 +31,15 @@ use super::{
 /// The maximum number of ticks in a row without checking signals: a recording can jump years.
 pub(super) const TICKS_AT_ONCE: u32 = 1024;
 
+/// Before the clock closes an interval, the source has to have delivered all events up to this long ago. It is
+/// longer than a source takes to deliver an event, and short enough for an event that got its time before the end
+/// of the interval, and was submitted after it, to be among them.
+const DELIVERY: Duration = Duration::from_millis(50);
+const _: () = assert!(DELIVERY.as_millis() < GRACE.as_millis());
+
+/// The time after which the clock asks a source again that had not.
+const RETRY: Duration = Duration::from_millis(5);
+
 /// Drives `source` into `view` until one of them, the clock or the user ends it.
 pub async fn drive<'a>(
     source: &'a mut dyn EventSource,
@@ -49,6 +58,8 @@ enum Wake {
     Interrupt(Interrupt),
     /// The clock has reached [`Driver::due_ns`].
     Clock,
+    /// It has, but events of the interval that it would close may still be pending.
+    Early,
     /// A part of the batch has not been shown yet.
     Rest,
     /// The source's next step.
@@ -103,6 +114,10 @@ struct Driver<'a> {
     counters: Option<Counters>,
     /// The end of the open interval; `None` without intervals, or at the end of time.
     next_tick_ns: Option<u64>,
+    /// Every event before this time has been shown.
+    shown_ns: u64,
+    /// The clock closes no interval before this time.
+    retry_ns: u64,
     /// The end of the run, if known: intervals that end here or later are closed after the last event, not
     /// by an event.
     limit_ns: Option<u64>,
@@ -146,6 +161,8 @@ impl<'a> Driver<'a> {
                 .is_some()
                 .then(|| Counters::new(origin.started_ns)),
             next_tick_ns: interval_ns.and_then(|ns| origin.started_ns.checked_add(ns)),
+            shown_ns: origin.started_ns,
+            retry_ns: origin.started_ns,
             limit_ns,
             latest_ns: origin.started_ns,
             supply: Supply::Flowing,
@@ -193,7 +210,8 @@ impl<'a> Driver<'a> {
                 if let Poll::Ready(interrupt) = interrupts.poll_interrupt(cx) {
                     return Poll::Ready(Wake::Interrupt(interrupt));
                 }
-                if armed_ns.is_some() && timer.as_mut().poll(cx).is_ready() {
+                let is_due = armed_ns.is_some() && timer.as_mut().poll(cx).is_ready();
+                if is_due && self.waits_for_no_event() {
                     return Poll::Ready(Wake::Clock);
                 }
                 if self.has_rest() {
@@ -202,9 +220,24 @@ impl<'a> Driver<'a> {
                 if self.supply == Supply::Ended {
                     return Poll::Ready(Wake::End);
                 }
+                // In this order: what has been delivered by now is polled next.
+                let now_ns = self.now_ns();
+                let until_ns = now_ns.saturating_sub(nanoseconds(DELIVERY));
+                let has_all = is_due && self.source.has_delivered(until_ns);
                 self.batch.clear();
                 self.position = 0;
-                self.source.poll_step(cx, &mut self.batch).map(Wake::Step)
+                match self.source.poll_step(cx, &mut self.batch) {
+                    Poll::Ready(step) => Poll::Ready(Wake::Step(step)),
+                    Poll::Pending if has_all => {
+                        self.shown_ns = now_ns.saturating_sub(nanoseconds(GRACE));
+                        Poll::Ready(Wake::Clock)
+                    }
+                    Poll::Pending if is_due => {
+                        self.retry_ns = now_ns.saturating_add(nanoseconds(RETRY));
+                        Poll::Ready(Wake::Early)
+                    }
+                    Poll::Pending => Poll::Pending,
+                }
             });
             step = match wake.await {
                 Wake::Interrupt(Interrupt::ReaderGone) => return Ok(Outcome::ReaderGone),
@@ -225,6 +258,7 @@ impl<'a> Driver<'a> {
                     armed_ns = None;
                     self.by_clock()
                 }
+                Wake::Early => Ok(Flow::Continue),
                 Wake::Rest => self.show(),
                 Wake::Step(step) => self.take(step),
                 Wake::End => break,
@@ -491,10 +525,15 @@ impl<'a> Driver<'a> {
         let tick_ns = self
             .next_tick_ns
             .filter(|&ns| self.is_before_limit(ns) && self.settled);
-        let tick_ns = tick_ns.map(|ns| ns.saturating_add(self.grace_ns()));
+        let tick_ns = tick_ns.map(|ns| ns.saturating_add(self.grace_ns()).max(self.retry_ns));
         let all = self.limit_ns.into_iter().chain(tick_ns);
         all.chain(self.counters.as_ref().map(Counters::due_ns))
             .min()
+    }
+
+    /// Whether the clock has something to do that no event can change: to end the run, or to read counters.
+    fn waits_for_no_event(&self) -> bool {
+        self.counters.is_some() || !self.is_before_limit(self.now_ns())
     }
 
     fn by_clock(&mut self) -> io::Result<Flow> {
@@ -510,8 +549,12 @@ impl<'a> Driver<'a> {
         {
             self.read_counters();
         }
-        let late_ns = now_ns.saturating_sub(self.grace_ns());
-        let flow = self.close_intervals(late_ns, &mut TICKS_AT_ONCE.clone())?;
+        let end_ns = match self.counters {
+            Some(_) => now_ns,
+            // After a stall of this process, events of intervals that ended meanwhile have to come first.
+            None => self.shown_ns,
+        };
+        let flow = self.close_intervals(end_ns, &mut TICKS_AT_ONCE.clone())?;
         self.out.flush()?;
         Ok(flow)
     }

@@ -223,6 +223,64 @@ async fn a_pending_event_is_counted_in_its_interval() {
     assert_eq!(calls, "event 999999999, tick 1000000000");
 }
 
+/// What a view with intervals of a second was told of events after a half, one and a half, and two and a half
+/// seconds, all of which came late.
+async fn told_after_a_stall(source: &mut Script, out: &mut dyn Write) -> String {
+    let mut view = Log {
+        interval_ns: Some(SECOND),
+        ticks: Some(4),
+        ..Log::default()
+    };
+    let (none, options) = (&mut Timed::none(), Options::default());
+    let (result, _) = run_with(source, &mut view, out, none, &options).await;
+    assert_eq!(result.unwrap(), Outcome::Finished);
+    view.check_the_books();
+    view.lines.join(", ")
+}
+
+/// Each event is in its interval.
+const IN_THEIR_INTERVALS: &str = "event 500000000, tick 1000000000, event 1500000000, \
+    tick 2000000000, event 2500000000, tick 3000000000, tick 4000000000";
+
+#[tokio::test(start_paused = true)]
+async fn events_that_waited_for_a_slow_pipe_land_in_their_intervals() {
+    let mut source = Script::live(|now| {
+        let batch = |half_seconds| Act::Batch(vec![at(now + half_seconds * SECOND / 2)]);
+        let until = Duration::from_millis;
+        vec![
+            Act::Until(until(510)),
+            batch(1),
+            Act::Until(until(1_510)),
+            batch(3),
+            Act::Until(until(2_510)),
+            batch(5),
+        ]
+    });
+    let mut out = Slow(Duration::from_millis(2_700));
+    assert_eq!(
+        told_after_a_stall(&mut source, &mut out).await,
+        IN_THEIR_INTERVALS
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_a_stopped_source_delivers_late_land_in_their_intervals() {
+    let mut source = Script::live(|now| {
+        let batch = |half_seconds| Act::Batch(vec![at(now + half_seconds * SECOND / 2)]);
+        vec![
+            Act::Until(Duration::from_millis(3_200)),
+            batch(1),
+            batch(3),
+            batch(5),
+        ]
+    });
+    source.stalls_until = Duration::from_millis(3_201);
+    assert_eq!(
+        told_after_a_stall(&mut source, &mut Vec::new()).await,
+        IN_THEIR_INTERVALS
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stop_shows_pending_events() {
     let mut source = Script::live(|now| vec![Act::Batch(vec![at(now + 1)])]);

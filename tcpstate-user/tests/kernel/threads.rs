@@ -20,9 +20,8 @@ use rustix::net::{
 };
 
 use crate::{
-    ATTACH_MODES, attach_needs,
     cgroup::Cgroup,
-    need::{Need, trial},
+    need::{ATTACH_MODES, Need, attach_needs, trial},
     net::{Netns, unused_port},
     process::Tcpstate,
     programs::{Identity, Server, THREAD, threaded_client},

@@ -4,8 +4,8 @@ use std::{
     collections::VecDeque,
     future::Future as _,
     io::{self, Write},
-    pin::Pin,
-    task::{Context, Poll},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use tcpstate_core::{
     source::{EventSource, SourceError, Step},
     view::{End, Flow, View},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, advance, sleep_until};
 
 use super::super::{Interrupt, Interrupts, clock::Clock};
 use super::at;
@@ -36,6 +36,8 @@ pub(super) struct Script {
     /// Its books cannot be read.
     pub(super) fails_to_account: bool,
     pub(super) settled: bool,
+    /// Until this long after the start it knows of nothing that it has delivered.
+    pub(super) stalls_until: Duration,
 }
 
 /// A step of a [`Script`].
@@ -71,6 +73,7 @@ impl Script {
             notices: Vec::new(),
             fails_to_account: false,
             settled: false,
+            stalls_until: Duration::ZERO,
         }
     }
 
@@ -140,6 +143,10 @@ impl EventSource for Script {
         }
     }
 
+    fn has_delivered(&mut self, _ns: u64) -> bool {
+        self.started.elapsed() >= self.stalls_until
+    }
+
     fn stop(&mut self) {
         self.stopped = true;
     }
@@ -158,6 +165,25 @@ impl EventSource for Script {
 
     fn origin(&self) -> &Origin {
         &self.origin
+    }
+}
+
+/// An output that takes this long at its first write, as a slow pipe does.
+pub(super) struct Slow(pub(super) Duration);
+
+impl Write for Slow {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let blocked = std::mem::take(&mut self.0);
+        if !blocked.is_zero() {
+            // The clock is set at the first poll.
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = pin!(advance(blocked)).poll(&mut cx);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
