@@ -152,9 +152,12 @@ impl Change {
     #[inline(always)]
     fn apply(&self, call: &Call) -> Option<()> {
         let past = self.past(call);
-        if self.newstate.0 == State::CLOSE.0 {
+        // `shutdown`, then `close`: the kernel sets the state that the socket is in.
+        let stays = self.oldstate.0 == self.newstate.0;
+        if self.newstate.0 == State::CLOSE.0 || (stays && past.dwell_ns.is_none()) {
+            // There is nothing to remember, or the beginning of its state is not known.
             self.slot.clear();
-        } else {
+        } else if !stays {
             self.remember(past.row, false);
         }
         let counts = self.cpu.row(past.row)?;
@@ -162,7 +165,7 @@ impl Change {
         if self.newstate.0 == State::CLOSE.0 && self.count_end(call, counts, past.row) {
             return Some(());
         }
-        if let Some(dwell_ns) = past.dwell_ns {
+        if let Some(dwell_ns) = past.dwell_ns.filter(|_| !stays) {
             self.cpu.add_dwell(from, dwell_ns);
         }
         Some(())

@@ -37,6 +37,7 @@ use super::{
     exchange::{Exchange, FORGET},
     inventory,
     netns::{self, Namespace},
+    procfs,
     sampling::{NetnsCounters, SampleHistory, found},
     sockdiag::{DumpError, Request, SockDiag},
     synack::SynackRetransmits,
@@ -335,8 +336,14 @@ fn sample(
     history: &mut SampleHistory,
     publish: impl FnMut(Census),
 ) -> Result<Option<Census>, DumpError> {
-    let (mut link, now) =
-        SockDiag::open_and(namespace, || NetnsCounters::read_here(synack_retransmits))?;
+    let is_first = history.is_empty();
+    let (mut link, (now, ephemeral)) = SockDiag::open_and(namespace, || {
+        let ephemeral = is_first.then(procfs::ephemeral_ports_here).flatten();
+        (NetnsCounters::read_here(synack_retransmits), ephemeral)
+    })?;
+    if is_first {
+        history.set_ephemeral_ports(ephemeral);
+    }
     let begin_ns = monotonic_ns();
     if history.is_quiet(&now, begin_ns) {
         return Ok(None);

@@ -2,13 +2,13 @@
 //!
 //! Pure: the kernel's answers come in as arguments. Times are monotonic nanoseconds.
 
-use std::{collections::BTreeMap, mem::take, net::IpAddr};
+use std::{collections::BTreeMap, mem::take, net::IpAddr, ops::RangeInclusive};
 
 use tcpstate_common::State;
 use tcpstate_core::{
     by_cookie::ByCookie,
     census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, PART, Scope, TIME_WAIT_NS},
-    inventory::{Socket, Timer, TimerKind},
+    inventory::{Socket, Timer, TimerKind, role_by_ports},
     owner::Owner,
     service::Role,
 };
@@ -60,6 +60,8 @@ pub(super) struct SampleHistory {
     previous_ns: Option<u64>,
     /// The counters at the last sample.
     previous: Option<NetnsCounters>,
+    /// The local ports that the kernel chooses from, where they are known.
+    ephemeral: Option<RangeInclusive<u16>>,
     /// The last sample found half-open connections.
     had_half_open: bool,
     /// Nothing happened between the last two samples, so everything before them is known.
@@ -88,6 +90,17 @@ struct Minisocket {
 }
 
 impl SampleHistory {
+    /// Whether there was no sample yet.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.previous_ns.is_none()
+    }
+
+    /// Takes the range of local ports that the kernel chooses from: minisockets have no listener by them that would
+    /// show their role.
+    pub(super) fn set_ephemeral_ports(&mut self, ports: Option<RangeInclusive<u16>>) {
+        self.ephemeral = ports;
+    }
+
     /// Whether nothing can have changed since the last sample. If so, this counts as a sample.
     pub(super) fn is_quiet(&mut self, now: &NetnsCounters, now_ns: u64) -> bool {
         let quiet = self.was_unchanged
@@ -229,7 +242,10 @@ impl<P: FnMut(Census)> Sample<'_, P> {
             // restarts it; then the calculated time is too late.
             let since_ns =
                 (brief.state == State::TIME_WAIT).then(|| expires_ns.saturating_sub(TIME_WAIT_NS));
-            self.found.push(found(&socket, Kind::Minisocket, since_ns));
+            self.found.push(Found {
+                role: role_by_ports(self.history.ephemeral.as_ref(), &socket),
+                ..found(&socket, Kind::Minisocket, since_ns)
+            });
             if self.found.len() == PART {
                 self.publish_found();
             }

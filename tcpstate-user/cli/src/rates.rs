@@ -125,7 +125,8 @@ remote port of a client, never an ephemeral port.
 `now` counts the sockets that existed at the start, updated by the transitions seen since. TIME_WAIT, \
 FIN_WAIT2 of closed sockets and half-open connections (SYN_RECV) make no event: they are sampled every \
 --sample-interval. `half-open` shows the local addresses with the most half-open connections, \
-`listeners` the overflows, drops, SYN cookies and retransmitted SYN-ACKs of the interval. The last \
+`listeners` the overflows, drops, SYN cookies and retransmitted SYN-ACKs of the interval, which the \
+kernel counts by network namespace: filters on ports, addresses and owners do not apply to them. The last \
 interval is shown even if Ctrl-C cuts it short, so that the counts of all intervals add up to all \
 transitions received.
 

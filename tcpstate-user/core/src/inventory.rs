@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use tcpstate_common::State;
 
 pub use self::{
-    listening::{HalfOpen, Listening},
+    listening::{HalfOpen, Listening, role_by_ports},
     socket::{Socket, TcpInfo, Timer, TimerKind, keep_latest},
 };
 use crate::{names::Names, owner::Owner};

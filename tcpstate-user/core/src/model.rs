@@ -25,6 +25,7 @@ mod histograms;
 mod limits;
 mod listeners;
 mod minisockets;
+mod missing;
 mod on_census;
 mod on_event;
 mod packed;

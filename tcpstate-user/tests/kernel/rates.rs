@@ -13,6 +13,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -24,6 +25,7 @@ use tcpstate::{
     run::{self, Interrupt, Interrupts, Outputs},
 };
 use tcpstate_capture::{self, Live};
+use tcpstate_common::State;
 use tcpstate_core::{
     event::Event,
     filter::Filter,
@@ -36,10 +38,12 @@ use tcpstate_text::{settings::Settings, trace};
 use tokio::sync::oneshot;
 
 use crate::{
+    dwell::moment,
     need::{Need, trial},
     net::{Netns, await_fin, await_that, joined, unused_port},
     privileges::{as_user, copy_of_the_binary},
     process::{BINARY, Output, Tcpstate, run},
+    ss,
     traffic::{on_loopback, storm},
 };
 
@@ -49,6 +53,16 @@ pub fn add(trials: &mut Vec<Trial>) {
         "rates::match_the_connections_made",
         &[],
         match_the_connections_made,
+    ));
+    trials.push(trial(
+        "rates::are_in_their_intervals_after_a_stop",
+        &[],
+        in_their_intervals_after_a_stop,
+    ));
+    trials.push(trial(
+        "rates::minisockets_there_before_have_their_port",
+        &[Need::Cookie],
+        minisockets_there_before_have_their_port,
     ));
     trials.push(trial("record::shows_what_live_showed", &[], same_as_live));
     trials.push(trial("record::on_sigusr1", &[], on_sigusr1));
@@ -107,8 +121,87 @@ fn total(lines: &[Value], groups: &str) -> Result<u64> {
     Ok(total)
 }
 
-/// Five intervals contain every event that was received, or that passed the filter, while connections come
-/// and go all the time.
+/// Connections that are made while `tcpstate` is stopped, as by Ctrl-Z, are in the intervals in which they were made.
+fn in_their_intervals_after_a_stop() -> Result<()> {
+    let port = unused_port();
+    let tcpstate = Tcpstate::start(&["rates", "250ms", "--json", "-P", &port.to_string()])?;
+    let signal = |signal| kill_process(Pid::from_child(&tcpstate.child), signal);
+    let netns = Netns::new()?;
+    signal(Signal::STOP)?;
+    let mut bursts = Vec::new();
+    for _ in 0..3 {
+        bursts.push(moment(|| netns.run(|| churn(port, |made| made < 20)))?.0);
+        thread::sleep(Duration::from_secs(1));
+    }
+    signal(Signal::CONT)?;
+    await_that("the intervals of these three seconds are shown", || {
+        Ok(tcpstate.written()?.lines().count() >= 12)
+    })?;
+    let (lines, _) = tcpstate.stop()?.json()?;
+    let mut by_burst = [0; 3];
+    for line in &lines {
+        let end_ns = line["ts_ns"].as_u64().context("no ts_ns")?;
+        let begin_ns = end_ns - line["interval_ns"].as_u64().context("no interval_ns")?;
+        let happened = count(line)?;
+        let burst = bursts
+            .iter()
+            .position(|burst| burst.is_in(begin_ns, end_ns));
+        match burst {
+            Some(burst) => by_burst[burst] += happened,
+            None => ensure!(happened == 0, "{happened} in none of {bursts:?}: {line}"),
+        }
+    }
+    // A listener that opens and closes, and both ends of 20 connections with five transitions each.
+    ensure!(
+        by_burst == [202; 3],
+        "{by_burst:?} in {bursts:?}: {lines:?}"
+    );
+    Ok(())
+}
+
+/// Of connections that were there before only the minisockets of the clients are left. They count at their service
+/// port.
+fn minisockets_there_before_have_their_port() -> Result<()> {
+    let port = unused_port();
+    on_loopback(|| {
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listener = TcpListener::bind(addr)?;
+        let mut servers = Vec::new();
+        for _ in 0..3 {
+            drop(TcpStream::connect(addr)?);
+            let (server, _) = listener.accept()?;
+            await_fin(&server)?;
+            servers.push(server);
+        }
+        let ss = ss::by_state(&ss::oracle(&["dport", &format!("= :{port}")])?);
+        ensure!(ss == [(State::FIN_WAIT2, 3)].into(), "{ss:?}");
+        let port_filter = port.to_string();
+        let arguments = [
+            "rates",
+            "1h",
+            "--json",
+            "--netns",
+            "self",
+            "-P",
+            &port_filter,
+        ];
+        let (lines, _) = Tcpstate::start(&arguments)?.stop()?.json()?;
+        let line = lines.last().context("no interval")?;
+        ensure!(line["states"]["FIN_WAIT2"] == 3, "{line}");
+        let ports = line["ports"].as_array().context("no ports")?;
+        let clients = ports
+            .iter()
+            .find(|of| of["service_port"] == port && of["role"] == "client");
+        ensure!(
+            clients.is_some_and(|clients| clients["states"]["FIN_WAIT2"] == 3),
+            "{line}"
+        );
+        Ok(())
+    })
+}
+
+/// Five intervals hold every event that was received, or that the filter let through, while the
+/// connections come and go all the time.
 fn sum_to_received() -> Result<()> {
     let port = unused_port();
     let filtered = ["rates", "1", "5", "--json", "-P", &port.to_string()];

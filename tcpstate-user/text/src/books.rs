@@ -23,13 +23,22 @@ pub fn write_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> i
             Count(books.rejected),
         )?;
     } else {
-        writeln!(
+        write!(
             err,
-            "seen {} = filtered {} + submitted {} + lost {}; submitted = received {} + rejected {}",
+            "seen {} = filtered {} + submitted {} + lost {}",
             Count(books.seen),
             Count(books.filtered),
             Count(books.submitted),
             Count(books.lost),
+        )?;
+        // Beside a gap, a 0 would say that nothing is missing.
+        let missing = tracker.map_or(0, |known| known.missing_inferred);
+        if missing > books.lost.saturating_add(books.rejected) {
+            write!(err, " (at least {} missing, inferred)", Count(missing))?;
+        }
+        writeln!(
+            err,
+            "; submitted = received {} + rejected {}",
             Count(books.received),
             Count(books.rejected),
         )?;
@@ -80,14 +89,15 @@ pub fn write_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> i
         )?;
     }
     if let Some(known) = tracker
-        && known.gaps + known.superseded + known.evicted > 0
+        && known.gaps + known.missing_inferred + known.evicted > 0
     {
         writeln!(
             err,
-            "INCOMPLETE: gaps {}, connections that ended unseen {}, evicted {}. Times next to a gap are \
-             unknown; the number of sockets in each state is not exact.",
+            "INCOMPLETE: gaps {}, connections that ended unseen {} (at least {} transitions missing), \
+             forgotten because there were too many {}. Times next to a gap are unknown; how many are in a state is not exact.",
             Count(known.gaps),
             Count(known.superseded),
+            Count(known.missing_inferred),
             Count(known.evicted),
         )?;
     }
@@ -215,21 +225,24 @@ mod tests {
         assert_eq!(
             summary(&mut rates(Format::Json))["connections"],
             json!({
-                "live": 2, "first_seen": 1, "seeded": 0, "gaps": 2, "superseded": 1,
+                "live": 2, "first_seen": 1, "seeded": 0, "gaps": 2, "missing_inferred": 3,
+                "superseded": 1,
                 "evicted": 1, "listeners_refused": 0, "minisockets": 0, "unfollowed": 0,
             })
         );
         assert_eq!(
             summary(&mut trace(Format::Json))["connections"],
             json!({
-                "live": 3, "first_seen": 1, "seeded": 0, "gaps": 2, "superseded": 1,
+                "live": 3, "first_seen": 1, "seeded": 0, "gaps": 2, "missing_inferred": 3,
+                "superseded": 1,
                 "evicted": 0, "listeners_refused": 0, "minisockets": 0, "unfollowed": 0,
             })
         );
         let reported = run(&mut rates(Format::Text), &incomplete()).1;
         assert!(
-            reported.contains(
-                "\nINCOMPLETE: gaps 2, connections that ended unseen 1, evicted 1. Times "
+            told.contains(
+                "\nINCOMPLETE: gaps 2, connections that ended unseen 1 (at least 3 transitions \
+                 missing), forgotten because there were too many 1."
             ),
             "{reported}"
         );

@@ -235,7 +235,7 @@ pub static CONNECTION: Table<ConnectionRow> = Table {
                 "handshake_ns",
                 Kind::Nanoseconds,
                 |row| row.handshake_ns.into(),
-                "A client's time in `SYN_SENT`, or a server's first round-trip time",
+                "A client's time from its SYN to `ESTABLISHED`, or a server's first round-trip time",
             )
             .unknown("the handshake did not succeed, or its beginning was not seen"),
             Column::<ConnectionRow>::new(

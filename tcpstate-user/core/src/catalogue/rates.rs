@@ -223,7 +223,8 @@ const fn listen(
 /// [`group_table`] has its fields.
 pub static RATES: Table<RatesRow> = Table {
     name: "rates",
-    doc: "What happened in one interval.",
+    doc: "What happened in one interval. The kernel counts `listen` by network namespace: filters on sockets \
+          do not apply to it.",
     sections: &[
         &stamp(),
         &[Column::<RatesRow>::new(

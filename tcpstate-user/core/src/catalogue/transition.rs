@@ -181,7 +181,7 @@ pub static TRANSITION: Table<TransitionRow> = Table {
                 "dwell_ns",
                 Kind::Nanoseconds,
                 |row| row.dwell_ns.into(),
-                "Time spent in `oldstate`",
+                "Time spent in `oldstate`; where `newstate` is the same, the time in it so far",
             )
             .unknown("the beginning of `oldstate` was not seen"),
             Column::<TransitionRow>::new(
@@ -240,7 +240,7 @@ pub static TRANSITION: Table<TransitionRow> = Table {
                 "handshake_ns",
                 Kind::Nanoseconds,
                 |row| row.handshake_ns.into(),
-                "At the transition to `ESTABLISHED`: a client's time in `SYN_SENT`, or a server's first \
+                "At the transition to `ESTABLISHED`: a client's time since its SYN, or a server's first \
                  round-trip time",
             )
             .unknown("no handshake ends here, or its beginning was not seen"),

@@ -103,12 +103,7 @@ impl Listening {
         {
             return Role::Client;
         }
-        match self.ephemeral.get(&socket.netns) {
-            Some(range) if range.contains(&socket.lport) && !range.contains(&socket.rport) => {
-                Role::Client
-            }
-            _ => Role::Unknown,
-        }
+        role_by_ports(self.ephemeral.get(&socket.netns), socket)
     }
 
     /// The inode of the listener of a socket that has not been accepted yet.
@@ -140,8 +135,19 @@ impl Listening {
     }
 }
 
-/// The listener for connections to this address: on the address itself, otherwise on the wildcard of its
-/// family, otherwise on the wildcard of both.
+/// The role that the ports of a socket show by themselves, where `ephemeral` are the local ports that the kernel chooses
+/// from: the last of the rules of [`Listening::role`].
+pub fn role_by_ports(ephemeral: Option<&RangeInclusive<u16>>, socket: &Socket) -> Role {
+    match ephemeral {
+        Some(range) if range.contains(&socket.lport) && !range.contains(&socket.rport) => {
+            Role::Client
+        }
+        _ => Role::Unknown,
+    }
+}
+
+/// The listener for connections to this address: on this very address, else on the wildcard of its family,
+/// else on the wildcard of both.
 fn choose(listeners: &[Listener], addr: IpAddr) -> Option<usize> {
     let at = |wanted: &dyn Fn(&Listener) -> bool| listeners.iter().position(wanted);
     at(&|listener| listener.laddr == addr)

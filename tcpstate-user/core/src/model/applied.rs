@@ -3,7 +3,7 @@
 use tcpstate_common::State;
 
 use super::{
-    connection::{Connection, Ended, handshake_ns},
+    connection::{Connection, Ended},
     table::Table,
 };
 use crate::{cause::Cause, event::Event, owner::Owner, service::Role};
@@ -92,12 +92,17 @@ impl Applied<'_> {
         Cause::of(self.event)
     }
 
-    /// The duration of the handshake that this event ends: a client's time in `SYN_SENT`, a server's first
-    /// smoothed round trip time. `None` where no handshake ends, or its duration is not known.
+    /// How long the handshake took that this event ends: a client's time in `SYN_SENT`, with that in `SYN_RECV`
+    /// where both ends connected at once; a server's first smoothed round trip time. `None` where no handshake ends, or it is not known.
     pub fn handshake_ns(&self) -> Option<u64> {
         let event = self.event;
-        let ends = event.newstate() == State::ESTABLISHED && !self.gap;
-        ends.then(|| handshake_ns(event, event.oldstate().folded(), self.dwell_ns))?
+        match self.subject {
+            Subject::Connection(slot) if event.newstate() == State::ESTABLISHED && !self.gap => {
+                let old = event.oldstate().folded();
+                self.table.handshake_ns(slot, event, old, self.dwell_ns)
+            }
+            _ => None,
+        }
     }
 
     /// The whole connection that this event belongs to; `None` for a listener.

@@ -51,8 +51,9 @@ pub struct Connection {
     /// Monotonic time of its last transition: into its present state, or its end. `None` where none was
     /// seen: it was there before the capture.
     pub last_ns: Option<u64>,
-    /// The duration of the handshake: a client's time in `SYN_SENT`; a server's smoothed round trip time
-    /// when it was established, because its socket is made when the handshake is over.
+    /// How long the handshake took: a client's time in `SYN_SENT` and, where both ends connected at once, in
+    /// `SYN_RECV`; a server's smoothed round trip time
+    /// when it was established, since its socket is made when the handshake is over.
     pub handshake_ns: Option<u64>,
 }
 
@@ -80,14 +81,18 @@ impl Stay {
         }
     }
 
-    /// A client's handshake: its time in `SYN_SENT`, if that ended in `ESTABLISHED`.
+    /// A client's handshake is its time in `SYN_SENT` and, where both ends connected at once, in `SYN_RECV`, if
+    /// that ended in `ESTABLISHED`.
     pub(super) fn client_handshake_ns(states: &[Self]) -> Option<u64> {
-        states.windows(2).find_map(|pair| match pair {
-            [sent, next] if sent.state == State::SYN_SENT && next.state == State::ESTABLISHED => {
-                Some(sent.dwell_ns)
-            }
-            _ => None,
-        })?
+        let mut states = states.iter();
+        let sent = states.find(|stay| stay.state == State::SYN_SENT)?;
+        let next = states.next()?;
+        if next.state == State::ESTABLISHED {
+            return sent.dwell_ns;
+        }
+        let is_simultaneous =
+            next.state == State::SYN_RECV && states.next()?.state == State::ESTABLISHED;
+        is_simultaneous.then(|| Some(sent.dwell_ns? + next.dwell_ns?))?
     }
 }
 

@@ -30,7 +30,8 @@ pub enum Of {
     Dwell(State),
     /// The time from the first transition to the last.
     Lifetime,
-    /// A client's time in `SYN_SENT`; a server's smoothed round trip time when it was established,
+    /// A client's time in `SYN_SENT` and, where both ends connected at once, in `SYN_RECV`; a server's smoothed round
+    /// trip time when it was established,
     /// because its handshake is over before there is a socket to see.
     Handshake,
 }

@@ -285,7 +285,12 @@ impl Listeners {
     /// Whether this local port has a listener: a connection on it is then a server's.
     pub(super) fn is_listening(&self, event: &Event) -> bool {
         let record = event.record();
-        record.lport != 0 && self.ports.contains_key(&(record.netns, record.lport))
+        self.is_listening_on(record.netns, record.lport)
+    }
+
+    /// The same of any local port of this namespace.
+    pub(super) fn is_listening_on(&self, netns: u32, port: u16) -> bool {
+        port != 0 && self.ports.contains_key(&(netns, port))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (SocketId, &Listener)> {

@@ -14,6 +14,7 @@ use super::{
     group::Traits,
     histograms::Of,
     minisockets::{Counted, Mini},
+    missing,
     packed::Known,
 };
 use crate::{
@@ -87,8 +88,8 @@ impl Tracker {
                     self.correct(slot, state, census);
                 } else {
                     self.books.seeded += 1;
-                    let (role, owner) = (found.role, found.owner);
-                    self.insert(&event, state, (role, owner), Known::Seeded, false);
+                    let whose = (found.role, found.owner);
+                    self.insert(&event, state, whose, Known::InState, false);
                 }
             }
         }
@@ -122,6 +123,7 @@ impl Tracker {
             return;
         }
         self.books.gaps += 1;
+        self.books.missing_inferred += missing::least(held, state);
         if let Some(stay) = self.table.hot_mut(slot).put_into(state) {
             self.table.spill(slot, stay);
         }
@@ -155,11 +157,11 @@ impl Tracker {
             })
             .collect();
         for slot in ended {
-            self.books.superseded += 1;
-            self.drop_connection(slot);
+            self.end_unseen(slot);
         }
         let ended = self.listeners.not_listed(census, settled_ns, &listed);
         for group in ended {
+            self.books.missing_inferred += missing::least(State::LISTEN, State::CLOSE);
             if let Some(rates) = &mut self.rates {
                 rates.leave(group, State::LISTEN);
             }
@@ -203,11 +205,12 @@ impl Tracker {
             // Its transition to CLOSE is on its way: the minisocket is there a moment earlier.
             return;
         }
-        let service = found.role.service_port(found.lport, found.rport);
-        let service = self.services.id(service, found.role);
+        let role = self.role_of_minisocket(found, census.netns);
+        let service = role.service_port(found.lport, found.rport);
+        let service = self.services.id(service, role);
         let group = self.groups.id(Traits {
             service,
-            role: found.role,
+            role,
             comm: None,
             cgroup: found.cgroup,
         });
@@ -224,6 +227,18 @@ impl Tracker {
             self.books.unfollowed += 1;
         } else if let Some(rates) = &mut self.rates {
             rates.enter(group, found.state);
+        }
+    }
+
+    /// The role of a minisocket of which no event was seen. A sample has no listeners, the tracker has.
+    fn role_of_minisocket(&self, found: &Found, netns: u32) -> Role {
+        let with_itself = found.raddr == found.laddr || found.raddr.is_loopback();
+        if self.listeners.is_listening_on(netns, found.lport) {
+            Role::Server
+        } else if with_itself && self.listeners.is_listening_on(netns, found.rport) {
+            Role::Client
+        } else {
+            found.role
         }
     }
 

@@ -10,10 +10,10 @@ use tcpstate_common::{
 use super::{
     Tracker,
     applied::{Applied, Subject},
-    connection::handshake_ns,
     group::{Services, Traits},
     histograms::Of,
     minisockets::Mini,
+    missing,
     packed::{Known, Opening},
     table::may_be_embryo,
 };
@@ -30,6 +30,8 @@ pub(super) struct Step {
     service: u16,
     group: u16,
     dwell_ns: Option<u64>,
+    /// The state goes on: `dwell_ns` is the time in it so far.
+    stays: bool,
     gap: bool,
 }
 
@@ -108,7 +110,12 @@ impl Tracker {
         } else {
             (Role::Unknown, Owner::UNKNOWN)
         };
-        self.insert(event, new, (role, owner), Known::Midway { old }, false)
+        let known = if old == new {
+            Known::InState
+        } else {
+            Known::Midway { old }
+        };
+        self.insert(event, new, (role, owner), known, false)
     }
 
     pub(super) fn insert(
@@ -154,6 +161,7 @@ impl Tracker {
             service,
             group,
             dwell_ns: None,
+            stays: false,
             gap,
         }
     }
@@ -233,13 +241,20 @@ impl Tracker {
         let (service, held, since_ns) = (hot.service, hot.state, hot.since_ns());
         hot.learn_lport(event.lport());
         let gap = held != old;
+        if gap {
+            self.books.missing_inferred += missing::least(held, old);
+        }
         let mut dwell_ns = None;
+        let stays = old == new;
         if gap {
             self.step_over_gap(slot, old, new, event.ts_ns());
+        } else if stays {
+            // `shutdown`, then `close`: the kernel sets the state that the socket is in.
+            dwell_ns = hot.touch(event.ts_ns());
         } else {
-            // An orphan's socket goes at once, but the connection stays in FIN_WAIT2.
-            let stays = new == State::CLOSE && goes_on(event) == Some(State::FIN_WAIT2);
-            let (dwell, spilled) = hot.step(new, event.ts_ns(), stays);
+            // An orphan's socket goes at once; the connection stays in FIN_WAIT2.
+            let unseen = new == State::CLOSE && goes_on(event) == Some(State::FIN_WAIT2);
+            let (dwell, spilled) = hot.step(new, event.ts_ns(), unseen);
             dwell_ns = dwell;
             if let Some(stay) = spilled {
                 self.table.spill(slot, stay);
@@ -248,7 +263,9 @@ impl Tracker {
         if !self.table.hot(slot).is_addressed() {
             self.table.learn(slot, event);
         }
-        if (old, new) == (State::SYN_RECV, State::ESTABLISHED) {
+        if (old, new) == (State::SYN_RECV, State::ESTABLISHED)
+            && self.table.hot(slot).role() != Role::Client
+        {
             self.table.cold_mut(slot).learn_handshake(event);
         }
         let group = self.group_of(slot);
@@ -262,6 +279,7 @@ impl Tracker {
             service,
             group,
             dwell_ns,
+            stays,
             gap,
         }
     }
@@ -288,6 +306,7 @@ impl Tracker {
             service: Services::UNKNOWN,
             group: self.groups.id(traits),
             dwell_ns: None,
+            stays: false,
             gap,
         }
     }
@@ -346,7 +365,11 @@ impl Tracker {
     fn listen(&mut self, event: &Event) -> Step {
         let held = self.held(event, event.oldstate());
         self.supersede(held);
-        let gap = self.forget_listener(event) || held.is_some();
+        let listened = self.forget_listener(event);
+        if listened {
+            self.books.missing_inferred += missing::least(State::LISTEN, State::CLOSE);
+        }
+        let gap = listened || held.is_some();
         let port = event.record().lport;
         let service = self.services.id((port != 0).then_some(port), Role::Server);
         let owner = Owner::exact(event.process());
@@ -370,6 +393,7 @@ impl Tracker {
             service,
             group,
             dwell_ns: None,
+            stays: false,
             gap,
         }
     }
@@ -386,6 +410,7 @@ impl Tracker {
                 dwell_ns: listener
                     .since_ns
                     .map(|since_ns| event.ts_ns().saturating_sub(since_ns)),
+                stays: false,
                 gap: false,
             };
             self.forget_listener(event);
@@ -406,6 +431,7 @@ impl Tracker {
             service,
             group,
             dwell_ns: None,
+            stays: false,
             gap: false,
         }
     }
@@ -424,8 +450,7 @@ impl Tracker {
     /// Drops a connection whose socket the kernel has reused: its end was not seen.
     fn supersede(&mut self, slot: Option<u32>) {
         if let Some(slot) = slot {
-            self.books.superseded += 1;
-            self.drop_connection(slot);
+            self.end_unseen(slot);
         }
     }
 
@@ -433,19 +458,21 @@ impl Tracker {
     #[inline]
     fn count(&mut self, event: &Event, old: State, new: State, step: &Step) {
         let (service, group) = (step.service, step.group);
+        // A state that goes on is counted once, at its end.
+        let dwell_ns = step.dwell_ns.filter(|_| !step.stays);
         if let Some(rates) = &mut self.rates {
             rates.transition(group, old, new);
             if closes(old, new) {
                 rates.ended(group, Cause::of(event).unwrap_or(Cause::Unknown));
             }
-            if let Some(dwell_ns) = step.dwell_ns {
+            if let Some(dwell_ns) = dwell_ns {
                 rates.dwelt(old, dwell_ns);
             }
         }
         let Some(histograms) = &mut self.histograms else {
             return;
         };
-        if let Some(dwell_ns) = step.dwell_ns {
+        if let Some(dwell_ns) = dwell_ns {
             histograms.record(Of::Dwell(old), service, &self.services, dwell_ns);
         }
         match step.subject {
@@ -458,8 +485,9 @@ impl Tracker {
                     histograms.record(Of::Lifetime, service, &self.services, lifetime_ns);
                 }
             }
-            Subject::Connection(_) if new == State::ESTABLISHED => {
-                if let Some(handshake_ns) = handshake_ns(event, old, step.dwell_ns) {
+            Subject::Connection(slot) if new == State::ESTABLISHED => {
+                let handshake_ns = self.table.handshake_ns(slot, event, old, step.dwell_ns);
+                if let Some(handshake_ns) = handshake_ns {
                     histograms.record(Of::Handshake, service, &self.services, handshake_ns);
                 }
             }

@@ -121,8 +121,8 @@ pub(super) enum Known {
     },
     /// It was in this state, for a time that is not known.
     Midway { old: State },
-    /// There is no event: a dump had it in its state.
-    Seeded,
+    /// It was found in its state, by a census or by a transition of that state into itself.
+    InState,
 }
 
 impl Item for Hot {
@@ -179,11 +179,11 @@ impl Hot {
         let (opened, embryo, past, past_len) = match opening.known {
             Known::Opened { embryo } => (true, embryo, PackedStay::default(), 0),
             Known::Midway { old } => (false, false, PackedStay::new(old, None), 1),
-            Known::Seeded => (false, false, PackedStay::default(), 0),
+            Known::InState => (false, false, PackedStay::default(), 0),
         };
         let since_ns = match opening.known {
             Known::Opened { .. } | Known::Midway { .. } => event.ts_ns(),
-            Known::Seeded => Self::NOT_KNOWN,
+            Known::InState => Self::NOT_KNOWN,
         };
         let record = event.record();
         let addressed = is_set(&record.laddr) && is_set(&record.raddr) && record.rport != 0;
@@ -359,18 +359,31 @@ impl Hot {
         (dwell, spilled)
     }
 
-    /// As [`Hot::step`], but events in between are missing: neither the dwell in the present state nor
-    /// that in `old`, which it left according to the event, is known.
+    /// Stays in the current state at a transition of that state into itself, and gives the time in it so far,
+    /// where it is known.
+    #[inline]
+    pub(super) fn touch(&mut self, ts_ns: u64) -> Option<u64> {
+        self.bits |= Self::TOUCHED;
+        self.since_ns()
+            .map(|since_ns| ts_ns.saturating_sub(since_ns))
+    }
+
+    /// As [`Hot::step`], but events in between are missing: neither the dwell in the state that was
+    /// held nor that in `old`, which the kernel says it left, is known. Where `old` is `next` too, it is in that
+    /// state for an unknown time.
     pub(super) fn step_over_gap(
         &mut self,
         old: State,
         next: State,
         ts_ns: u64,
     ) -> [Option<PackedStay>; 2] {
+        self.bits |= Self::TOUCHED;
+        if old == next {
+            return [self.put_into(next), None];
+        }
         let spilled = [self.push(self.state, None), self.push(old, None)];
         self.state = next;
         self.enter_at(ts_ns);
-        self.bits |= Self::TOUCHED;
         spilled
     }
 

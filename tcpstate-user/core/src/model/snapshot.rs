@@ -71,7 +71,11 @@ pub struct Books {
     pub seeded: u64,
     /// Events that did not join the known state of their connection: others in between are missing.
     pub gaps: u64,
-    /// Connections whose end was not seen: the kernel reused the socket, or a dump was without it.
+    /// Transitions that `gaps` and `superseded` prove to be missing: the least number of transitions from the
+    /// state that was held to the one that was left next, or to CLOSE. A lower bound.
+    pub missing_inferred: u64,
+    /// Connections whose end was not seen: the kernel used the socket for another one, or a census did
+    /// not find it any more.
     pub superseded: u64,
     /// Connections evicted because of [`Limits::max_connections`](super::Limits::max_connections) or
     /// [`Limits::max_embryos`](super::Limits::max_embryos).

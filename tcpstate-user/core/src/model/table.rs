@@ -8,12 +8,14 @@ use tcpstate_common::State;
 
 use super::{
     Connection, Ended, Limits,
+    connection::handshake_ns,
     packed::{Cold, Hot, MAX_PAST, Opening, PackedStay},
     pages::Pages,
 };
 use crate::{
     event::{Event, SocketId},
     hash::{BuildMixer, mix},
+    service::Role,
 };
 
 /// The number of connections from which on looking ahead costs less than the misses: fewer are in the
@@ -276,7 +278,22 @@ impl Table {
             .show(self.pages.hot(slot), self.long_past(slot))
     }
 
-    /// A whole connection at its end.
+    /// The time of the handshake that this transition to ESTABLISHED completes, where it is known.
+    #[inline]
+    pub(super) fn handshake_ns(
+        &self,
+        slot: u32,
+        event: &Event,
+        old: State,
+        dwell_ns: Option<u64>,
+    ) -> Option<u64> {
+        if old == State::SYN_RECV && self.hot(slot).role() == Role::Client {
+            return self.show(slot).handshake_ns;
+        }
+        handshake_ns(event, old, dwell_ns)
+    }
+
+    /// One connection at its end.
     pub(super) fn show_ended(&self, slot: u32, event: &Event) -> Ended {
         self.pages
             .cold(slot)

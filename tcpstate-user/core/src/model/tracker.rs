@@ -3,6 +3,7 @@
 //! The effect of an event is in [`super::on_event`], that of a census in [`super::on_census`].
 
 use hashbrown::HashSet;
+use tcpstate_common::State;
 
 use super::{
     By, Include, Interval, Limits, Memory, Snapshot,
@@ -11,6 +12,7 @@ use super::{
     histograms::Histograms,
     listeners::Listeners,
     minisockets::Minisockets,
+    missing,
     rates::Rates,
     snapshot::{Books, ListenerInfo},
     table::Table,
@@ -235,7 +237,14 @@ impl Tracker {
         self.table.cold(slot).group
     }
 
-    /// Removes a connection that has not ended by an event.
+    /// Drops a connection whose end no event showed.
+    #[cold]
+    pub(super) fn end_unseen(&mut self, slot: u32) {
+        self.books.superseded += 1;
+        self.books.missing_inferred += missing::least(self.table.hot(slot).state, State::CLOSE);
+        self.drop_connection(slot);
+    }
+
     #[cold]
     pub(super) fn drop_connection(&mut self, slot: u32) {
         let (group, state) = (self.group_of(slot), self.table.hot(slot).state);

@@ -78,6 +78,7 @@ impl Expected {
         let books: BTreeMap<String, u64> = [
             ("live", books.live),
             ("first_seen", books.first_seen),
+            ("missing_inferred", books.missing_inferred),
             ("superseded", books.superseded),
             ("evicted", books.evicted),
             ("gaps", books.gaps),
