@@ -3,8 +3,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
     thread,
     time::{Duration, Instant},
 };
@@ -19,7 +20,7 @@ use crate::{
     every_state::{NO_ACK, ONE_OF_EACH, OPEN, drop_packets as drops, one_of_each},
     ls::list,
     need::{Need, trial},
-    net::{Connection, Netns, allow_open_files, await_fin, joined, socket},
+    net::{Connection, Netns, allow_open_files, await_fin, await_that, joined, socket},
     process::{BINARY, Tcpstate, run, state},
     ss::{await_states, by_state, oracle},
     wire::Wire,
@@ -34,6 +35,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     ];
     trials.push(trial("census::every_state", &needs, every_state));
     trials.push(trial("census::orphan", &needs, orphan));
+    trials.push(trial("census::nothing_kept", &needs, nothing_kept));
     trials.push(trial("census::half_open", &needs, half_open));
     trials.push(trial("census::ten_thousand", &needs, ten_thousand));
     trials.push(trial("census::recorded", &needs, recorded));
@@ -204,6 +206,75 @@ fn orphan() -> Result<()> {
             .sum();
         ensure!(line["lifetime_ns"] == sum, "{line}");
     }
+    Ok(())
+}
+
+/// The kernel keeps nothing of two connections, for want of room for minisockets and by a negative `TCP_LINGER2`:
+/// neither is shown in a state that it never was in.
+fn nothing_kept() -> Result<()> {
+    let netns = Netns::new()?;
+    let every = ["--sample-interval", SHORT];
+    let life = ["life", "--until", "gone", "--role", "client"];
+    let tcpstate = start(&netns, &[&life[..], &every].concat())?;
+    let ports = netns.run(|| {
+        fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "0")?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, OPEN))?;
+        let to = listener.local_addr()?;
+        let connect = || -> Result<(TcpStream, TcpStream, u16)> {
+            let client = TcpStream::connect(to)?;
+            let port = client.local_addr()?.port();
+            Ok((client, listener.accept()?.0, port))
+        };
+        let (client, server, no_room) = connect()?;
+        drop(client);
+        await_fin(&server)?;
+        let (client, lingering, no_linger) = connect()?;
+        set_linger2(&client, -1)?;
+        drop(client);
+        await_fin(&lingering)?;
+        let kept = oracle(&["dport", &format!("= :{OPEN}")])?;
+        ensure!(kept.is_empty(), "{kept:?}");
+        await_that("both are shown", || {
+            Ok(tcpstate.written()?.lines().count() >= 2)
+        })?;
+        Ok([no_room, no_linger])
+    })?;
+    let (lines, summary) = tcpstate.stop()?.json()?;
+    ensure!(summary["not_gone"] == 0, "{summary}");
+    for port in ports {
+        let line = lines.iter().find(|line| line["lport"] == port);
+        let line = line.with_context(|| format!("no line for {port}: {lines:?}"))?;
+        let states = line["states"].as_array().context("states")?;
+        let times: Vec<Option<u64>> = states
+            .iter()
+            .map(|stay| stay["dwell_ns"].as_u64())
+            .collect();
+        ensure!(
+            states
+                .last()
+                .is_some_and(|stay| stay["state"] == "FIN_WAIT2")
+                && line["goes_on"].is_null()
+                && line["lifetime_ns"].as_u64() == times.into_iter().sum(),
+            "{line}"
+        );
+    }
+    Ok(())
+}
+
+/// Sets how long the kernel keeps the socket in `FIN_WAIT2` after it was closed; negative is not at all.
+fn set_linger2(socket: &TcpStream, seconds: libc::c_int) -> Result<()> {
+    let size = libc::socklen_t::try_from(size_of_val(&seconds))?;
+    // SAFETY: the option's value is an int, whose address and size these are.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_LINGER2,
+            (&raw const seconds).cast(),
+            size,
+        )
+    };
+    ensure!(result == 0, "setsockopt: {}", io::Error::last_os_error());
     Ok(())
 }
 

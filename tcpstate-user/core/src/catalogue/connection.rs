@@ -225,7 +225,8 @@ pub static CONNECTION: Table<ConnectionRow> = Table {
                 Kind::State,
                 |row| row.goes_on.into(),
                 "The state in which the kernel keeps the connection in a minisocket, which makes no more \
-                 transitions",
+                 transitions. The last transition does not show whether there was room for one \
+                 (`tcp_max_tw_buckets`), or `TCP_LINGER2` is negative; samples do (`--until gone`)",
             )
             .unknown("the kernel keeps nothing of the connection, or it is open"),
         ],

@@ -233,7 +233,8 @@ pub static TRANSITION: Table<TransitionRow> = Table {
                 Kind::State,
                 |row| row.goes_on.into(),
                 "At the transition to `CLOSE`: the state in which the kernel keeps the connection in a \
-                 minisocket, which makes no more transitions",
+                 minisocket, which makes no more transitions, unless there is no room for one \
+                 (`tcp_max_tw_buckets`) or `TCP_LINGER2` is negative",
             )
             .unknown("the kernel keeps nothing of the connection, or it has not ended"),
             Column::<TransitionRow>::new(

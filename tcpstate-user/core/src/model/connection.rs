@@ -143,6 +143,11 @@ pub struct Ended {
 impl Ended {
     /// Adds a state that it left after its transition to CLOSE, as a census reported.
     pub fn add_exit(&mut self, exit: &StateExit) {
+        if exit.never_found && exit.state == State::TIME_WAIT {
+            // As far as a sample shows, it ended as a socket.
+            self.goes_on = exit.then;
+            return;
+        }
         let connection = &mut self.connection;
         let stay = Stay {
             state: exit.state,

@@ -26,7 +26,7 @@ pub(super) struct Mini {
     pub(super) since_ns: Option<u64>,
     /// The time at which the minisocket was made, or first dumped: the connection can have been in its
     /// state as a socket long before.
-    there_ns: u64,
+    pub(super) there_ns: u64,
     pub(super) netns: u32,
     pub(super) service: u16,
     pub(super) group: u16,
@@ -55,6 +55,11 @@ impl Mini {
             state,
             misses: 0,
         }
+    }
+
+    /// Whether it counts as gone because samples were without it, and none ever had it.
+    pub(super) const fn is_never_found(&self) -> bool {
+        self.misses >= MISSES && self.misses != Self::FOUND
     }
 
     /// Notes that a dump has it.

@@ -266,7 +266,11 @@ impl Tracker {
         if let Some(rates) = &mut self.rates {
             rates.leave(mini.group, mini.state);
         }
-        let dwell_ns = mini.since_ns.map(|since_ns| at_ns.saturating_sub(since_ns));
+        let never_found = mini.is_never_found();
+        // A state that no sample found, and no event, is none.
+        let was_in_it = !never_found || mini.state == State::FIN_WAIT2;
+        let since_ns = mini.since_ns.filter(|_| was_in_it);
+        let dwell_ns = since_ns.map(|since_ns| at_ns.saturating_sub(since_ns));
         if let (Some(rates), Some(dwell_ns)) = (&mut self.rates, dwell_ns) {
             rates.dwelt(mini.state, dwell_ns);
         }
@@ -284,6 +288,7 @@ impl Tracker {
             dwell_ns,
             then,
             at_ns,
+            never_found,
             interval_ns: census.interval_ns(),
         });
     }
@@ -297,9 +302,9 @@ impl Tracker {
             |cookie, mini| forgotten.push((cookie, mini)),
         );
         for (cookie, mini) in gone {
-            // No dump had it: it came and went within an interval.
-            let at_ns = census.previous_ns.unwrap_or(census.begin_ns);
-            self.leave(cookie, mini, at_ns, census, on_exit);
+            // No sample had it: if the kernel kept anything of it, then for less than an interval. Only its
+            // end as a socket is certain.
+            self.leave(cookie, mini, mini.there_ns, census, on_exit);
         }
         for (cookie, mini) in forgotten {
             self.books.unfollowed += 1;

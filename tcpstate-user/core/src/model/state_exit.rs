@@ -15,6 +15,9 @@ pub struct StateExit {
     pub then: Option<State>,
     /// The time of the exit, monotonic nanoseconds.
     pub at_ns: u64,
+    /// Samples were taken, and none had it in that state. The kernel kept nothing at all, or for less than an
+    /// interval: its table of minisockets was full, `TCP_LINGER2` is negative, or the address was needed again.
+    pub never_found: bool,
     /// The uncertainty of the time: the length of the interval in which it happened.
     pub interval_ns: Option<u64>,
 }

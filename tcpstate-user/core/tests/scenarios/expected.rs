@@ -346,10 +346,12 @@ pub fn show_exit(exit: &StateExit) -> String {
         dwell_ns,
         then,
         at_ns,
+        never_found,
         interval_ns,
     } = exit;
+    let never = if *never_found { ", never found" } else { "" };
     format!(
-        "cookie {cookie} {state} {} then {} at {} within {}",
+        "cookie {cookie} {state} {} then {} at {} within {}{never}",
         show(dwell_ns.map(time)),
         show(*then),
         time(*at_ns),
