@@ -196,6 +196,7 @@ impl View for Record {
         let (books, cost) = (Some(&books), Some(&end.cost.capture));
         let (finished, dropped) = match &mut self.sink {
             Some(Sink::File(writer)) => {
+                writer.ends_at(end.now_ns);
                 let finished = writer.finish(books, cost);
                 // Whole blocks are in the file even where the books found no room.
                 let written = writer.written();

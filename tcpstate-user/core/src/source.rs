@@ -48,6 +48,11 @@ pub trait EventSource {
     /// The host and the capture that the events come from.
     fn origin(&self) -> &Origin;
 
+    /// After [`Step::End`], when the capture ended, where the source knows it: a recording does. Monotonic nanoseconds.
+    fn ended_ns(&self) -> Option<u64> {
+        None
+    }
+
     /// The names of the numbers in the events. It is the same handle as long as the source lives; it may
     /// know more names later.
     fn names(&self) -> Names {

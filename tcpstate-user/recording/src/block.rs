@@ -344,6 +344,9 @@ pub(crate) struct Footer {
     pub(crate) accounting: Option<Accounting>,
     /// The cost of the capture, where it had ended.
     pub(crate) cost: Option<CaptureCost>,
+    /// When the capture ended, or the flight recorder wrote the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) end_ns: Option<u64>,
 }
 
 impl Footer {
@@ -409,6 +412,7 @@ mod tests {
                 bpf_run_count: Some(MAX),
                 ring_high_water_bytes: Some(MAX),
             }),
+            end_ns: Some(MAX),
         };
         let bytes = footer.to_bytes(MAX);
         assert!(bytes.len() <= BLOCK_HEADER + MAX_FOOTER);

@@ -300,7 +300,12 @@ impl FlightRing {
         } else {
             EndReason::Snapshot
         };
-        file.end(reason, accounting.copied(), cost.copied())?;
+        file.end(
+            reason,
+            accounting.copied(),
+            cost.copied(),
+            Some(self.newest_ns),
+        )?;
         if accounting.is_some() {
             // Not during the capture: the kernel's ring buffer would overflow meanwhile.
             file.sync()?;

@@ -317,6 +317,10 @@ impl EventSource for Reader {
         &self.origin
     }
 
+    fn ended_ns(&self) -> Option<u64> {
+        self.books.and_then(|books| books.end_ns)
+    }
+
     fn names(&self) -> Names {
         Names::new(self.names.clone())
     }

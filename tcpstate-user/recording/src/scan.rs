@@ -96,6 +96,8 @@ pub(crate) struct Books {
     pub(crate) cost: CaptureCost,
     /// Records that are no events.
     pub(crate) malformed: u64,
+    /// When the capture ended, where the file says so.
+    pub(crate) end_ns: Option<u64>,
 }
 
 /// The result of a step.
@@ -251,6 +253,7 @@ impl<R: Read> Scanner<R> {
                 self.window.skip(length);
                 self.books.accounting = footer.accounting;
                 self.books.cost = footer.cost.unwrap_or_default();
+                self.books.end_ns = footer.end_ns;
                 self.footer = Some(footer);
                 self.window.fill(1)?;
                 return Ok(self.end());

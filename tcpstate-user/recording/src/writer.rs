@@ -93,6 +93,8 @@ pub struct Writer {
     before: Written,
     not_written: u64,
     failed: bool,
+    /// When the capture ended.
+    end_ns: Option<u64>,
 }
 
 impl Writer {
@@ -136,6 +138,7 @@ impl Writer {
             before: Written::default(),
             not_written: 0,
             failed: false,
+            end_ns: None,
         })
     }
 
@@ -244,7 +247,7 @@ impl Writer {
                 if self.options.files == 1 {
                     return Ok(Room::Full);
                 }
-                self.file.end(EndReason::Rotated, None, None)?;
+                self.file.end(EndReason::Rotated, None, None, None)?;
                 let before = self.file.add_to(self.before);
                 self.file = next_file(
                     &self.path,
@@ -267,6 +270,11 @@ impl Writer {
         Ok(Room::Left)
     }
 
+    /// Notes the end of the capture, in monotonic nanoseconds, for the file.
+    pub const fn ends_at(&mut self, end_ns: u64) {
+        self.end_ns = Some(end_ns);
+    }
+
     /// Writes everything that is pending, then the books, and waits for the disk.
     ///
     /// Without `accounting` the file is marked as without books: the capture itself failed.
@@ -283,7 +291,8 @@ impl Writer {
         } else {
             EndReason::Finished
         };
-        self.file.end(reason, accounting.copied(), cost.copied())?;
+        self.file
+            .end(reason, accounting.copied(), cost.copied(), self.end_ns)?;
         self.file.output.sync()?;
         Ok(self.written())
     }
@@ -373,6 +382,7 @@ impl RecordingFile {
         reason: EndReason,
         accounting: Option<Accounting>,
         cost: Option<CaptureCost>,
+        end_ns: Option<u64>,
     ) -> Result<(), WriteError> {
         if self.ended {
             return Ok(());
@@ -383,6 +393,7 @@ impl RecordingFile {
             reason,
             accounting,
             cost,
+            end_ns,
         };
         self.output
             .write_piece([&footer.to_bytes(self.next_event()), &[]])?;

@@ -1,13 +1,24 @@
-use std::{fs, future::poll_fn, path::Path};
+use std::{
+    fs,
+    future::poll_fn,
+    path::Path,
+    task::{Context, Poll},
+};
 
 use tcpstate_common::{State, record};
+use tcpstate_core::options::Until;
 use tcpstate_core::{
     books::{Accounting, Cost, Selection},
     source::{EventSource, Step},
 };
 use tcpstate_recording::Reader;
+use tcpstate_text::{
+    life::{self, Life},
+    settings::Settings,
+};
 
 use super::*;
+use crate::run::{Interrupt, Interrupts, Options as RunOptions, Outcome, Outputs, drive};
 
 fn origin() -> Origin {
     Origin {
@@ -121,6 +132,67 @@ fn every_interval_brings_the_events_to_the_file() {
         Bytes(bytes)
     );
     assert!(err.starts_with(&told), "{err}");
+}
+
+/// Never interrupts.
+struct Undisturbed;
+
+impl Interrupts for Undisturbed {
+    fn poll_interrupt(&mut self, _cx: &mut Context<'_>) -> Poll<Interrupt> {
+        Poll::Pending
+    }
+}
+
+fn life() -> Life {
+    Life::new(&life::Options {
+        settings: Settings::plain(Format::Text),
+        live: true,
+        until: Until::Close,
+        states: None,
+        causes: None,
+        longer_than: None,
+        count: None,
+        time: false,
+    })
+}
+
+#[test]
+fn the_times_so_far_of_a_recording_are_those_of_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let in_memory = To::Memory(FlightOptions::default());
+    for (name, to) in [("file", to_file()), ("memory", in_memory)] {
+        let path = dir.path().join(name);
+        let (mut record, mut live) = (view(&path, Format::Text, to), life());
+        let mut shown_live = Vec::new();
+        live.start(&origin(), &mut shown_live).unwrap();
+        feed(&mut record, 0..3);
+        for ts_ns in 0..3 {
+            live.event(&event(ts_ns), &mut shown_live).unwrap();
+        }
+        // The last transition was at 2 ns, the end of the run is at 10 ns.
+        live.finish(&end(3), &mut shown_live, &mut io::sink())
+            .unwrap();
+        finish(&mut record, 3).2.unwrap();
+
+        let (mut read, mut shown) = (life(), Vec::new());
+        let mut reader = Reader::open(&path).unwrap();
+        let outputs = Outputs {
+            out: &mut shown,
+            err: &mut io::sink(),
+        };
+        let options = RunOptions::default();
+        let mut undisturbed = Undisturbed;
+        let run = drive(&mut reader, &mut read, outputs, &mut undisturbed, &options);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        assert_eq!(runtime.block_on(run).unwrap(), Outcome::Finished);
+        let text = |shown| String::from_utf8(shown).unwrap();
+        let (shown_live, shown) = (text(shown_live), text(shown));
+        assert!(shown_live.contains("SYN_SENT 8 ns so far"), "{shown_live}");
+        assert_eq!(shown, shown_live, "{name}");
+    }
 }
 
 #[test]

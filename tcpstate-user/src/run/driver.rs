@@ -287,7 +287,17 @@ impl<'a> Driver<'a> {
                 // An error means that standard error is closed, and then the notice has no reader.
                 let _ = writeln!(self.err, "tcpstate: {notice}");
             }
-            Ok(Step::End) => self.supply = Supply::Ended,
+            Ok(Step::End) => {
+                self.supply = Supply::Ended;
+                if let Some(end_ns) = self.source.ended_ns() {
+                    // The run ends where the capture did, which may be long after the last event.
+                    self.latest_ns = self.latest_ns.max(end_ns);
+                    self.limit_ns = Some(
+                        self.limit_ns
+                            .map_or(end_ns, |limit_ns| limit_ns.min(end_ns)),
+                    );
+                }
+            }
             Err(error) => {
                 self.failure.get_or_insert(RunError::Source(error));
                 self.supply = Supply::Ended;

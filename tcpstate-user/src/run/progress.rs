@@ -91,6 +91,10 @@ impl EventSource for WithProgress {
         self.source.origin()
     }
 
+    fn ended_ns(&self) -> Option<u64> {
+        self.source.ended_ns()
+    }
+
     fn names(&self) -> Names {
         self.source.names()
     }
