@@ -253,12 +253,11 @@ impl<'a> Driver<'a> {
                     let flow = self.view.usr1(self.now_ns(), self.out, self.err);
                     self.out.flush().and(flow)
                 }
-                Wake::Interrupt(Interrupt::Usr1) => Ok(Flow::Continue),
                 Wake::Clock => {
                     armed_ns = None;
                     self.by_clock()
                 }
-                Wake::Early => Ok(Flow::Continue),
+                Wake::Interrupt(Interrupt::Usr1) | Wake::Early => Ok(Flow::Continue),
                 Wake::Rest => self.show(),
                 Wake::Step(step) => self.take(step),
                 Wake::End => break,
