@@ -82,7 +82,8 @@ impl TransitionRow {
                     }
                     _ => owner,
                 },
-                uid: event.uid(),
+                // As `--uid` selects it: a socket takes the user of whoever accepts it.
+                uid: applied.uid().or_else(|| event.uid()),
                 cgroup,
                 cgroup_id: event.cgroup(),
             },
