@@ -1,4 +1,4 @@
-//! The ABI between the BPF programs (`tcpstate-ebpf`) and their reader (`tcpstate-user`).
+//! The ABI between the BPF programs (`tcpstate-ebpf`) and their readers (`tcpstate-capture`, `tcpstate-core`).
 //!
 //! Both sides compile this crate, so each type that crosses the kernel boundary is defined once: the record
 //! in the ring buffer ([`Record`]), the per-CPU counters ([`Counters`]), the configuration that is fixed at

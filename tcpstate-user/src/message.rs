@@ -9,7 +9,7 @@ use tcpstate_capture::{CaptureError, sockdiag::DumpError};
 use tcpstate_core::{error::chain, source::SourceError};
 use tcpstate_recording::WriteError;
 
-/// What was tried, why it failed, and what to do about it.
+/// Writes an error with its causes, and its remedy.
 pub(crate) fn explain(error: &anyhow::Error) {
     say(&message(error));
     let remedy = error.chain().find_map(remedy);
@@ -20,7 +20,7 @@ pub(crate) fn explain(error: &anyhow::Error) {
 
 fn remedy(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<SourceError>() {
-        return error.downcast_ref().and_then(CaptureError::remedy);
+        return remedy(error.get_ref());
     }
     let capture = || cause.downcast_ref::<CaptureError>()?.remedy();
     let dump = || Some(cause.downcast_ref::<DumpError>()?.remedy()?.to_owned());
@@ -40,7 +40,7 @@ fn message(error: &anyhow::Error) -> String {
     chain(error.as_ref())
 }
 
-/// Writes a line to standard error. Where that is closed, nobody misses it.
+/// Writes a line to standard error. A failure is ignored: there is no other place to report it.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "tcpstate: {text}");
 }

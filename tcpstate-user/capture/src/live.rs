@@ -43,7 +43,7 @@ use super::{
 };
 
 /// Time that the end of a run waits for programs that are still running on other CPUs.
-const SETTLE: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Options of a capture.
 #[derive(Clone, Debug)]
@@ -201,12 +201,12 @@ impl Live {
         self.last_run = self.loaded.program_run().ok();
         // A program that was running when it was detached still counts and submits: wait until the
         // books balance.
-        let deadline = Instant::now() + SETTLE;
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
         loop {
             let counters = self.counters()?;
-            let settled =
+            let balanced =
                 counters.seen == counters.filtered() + counters.submitted + counters.lost_ring_full;
-            if settled || Instant::now() >= deadline {
+            if balanced || Instant::now() >= deadline {
                 break;
             }
             std::thread::yield_now();
@@ -217,9 +217,9 @@ impl Live {
 }
 
 /// Why there is no census.
-const NO_CENSUS: &str = "events carry no socket cookie here, so connections cannot be recognised in the \
-    kernel's list of sockets: connections from before the start appear only with their first change, and \
-    TIME_WAIT, the ends of orphans in FIN_WAIT2, and half-open connections are unknown";
+const NO_CENSUS: &str = "events carry no socket cookie here, so a dump's sockets cannot be matched with \
+    connections: those from before the start appear only with their first change, and TIME_WAIT, \
+    the ends of orphans in FIN_WAIT2, and half-open connections are unknown";
 
 fn sum(counters: &PerCpuArray<MapData, Counters>) -> Result<Counters, CaptureError> {
     let per_cpu = counters.get(&0, 0).map_err(|error| CaptureError::Map {

@@ -1,4 +1,4 @@
 //! Arguments that cannot be combined, in a way that clap cannot express.
 
-/// The sentence that says so.
+/// Why arguments cannot be combined, where clap cannot express it.
 pub(crate) struct Conflict(pub(crate) String);

@@ -1,4 +1,7 @@
-//! The command line of tcpstate: commands, arguments, help. Definitions only.
+//! The command line of tcpstate: commands, arguments, help.
+//!
+//! It parses them, and looks up what they name: a network namespace's inode number, a user's number in
+//! `/etc/passwd`. It runs no command.
 //!
 //! It knows every command, whatever the binary was built with, so that help and man pages do not vary.
 //! Each command has a file of its own; [`Watch`] holds the arguments that all commands that watch share.
@@ -38,6 +41,7 @@ mod watch;
 
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
+use self::conflict::Conflict;
 pub use self::{
     bounds::Bounds,
     capture::Capture,
@@ -87,15 +91,23 @@ impl Cli {
     ///
     /// *Errors:* a conflict that clap cannot express.
     pub fn checked(self) -> Result<Self, clap::Error> {
-        let checked = match &self.command {
-            Command::Hist(hist) => hist.check(),
-            Command::Rates(rates) => rates.check(),
-            _ => Ok(()),
+        let (name, checked) = match &self.command {
+            Command::Hist(hist) => ("hist", hist.check()),
+            Command::Rates(rates) => ("rates", rates.check()),
+            Command::Record(record) => ("record", record.check()),
+            _ => return Ok(self),
         };
-        match checked {
-            Ok(()) => Ok(self),
-            Err(conflict) => Err(Self::command().error(ErrorKind::ArgumentConflict, conflict.0)),
-        }
+        let Err(Conflict(why)) = checked else {
+            return Ok(self);
+        };
+        let mut cli = Self::command();
+        // Otherwise the usage line would lack the name of the program.
+        cli.build();
+        let kind = ErrorKind::ArgumentConflict;
+        Err(match cli.find_subcommand_mut(name) {
+            Some(command) => command.error(kind, why),
+            None => cli.error(kind, why),
+        })
     }
 }
 
@@ -127,7 +139,12 @@ pub enum Command {
         long_about = record::ABOUT,
         after_help = record::EXAMPLES,
         mut_arg("count", |arg| arg.help("End after this many events")),
-        mut_arg("json", |arg| arg.help("Write the summary as JSON on standard output")),
+        mut_arg("json", |arg| {
+            arg.help(
+                "Write the summary as JSON on standard output; with `-w -`, it still goes to standard \
+                    error as text",
+            )
+        }),
         mut_arg("csv", |arg| arg.hide(true))
     )]
     Record(Record),
@@ -155,6 +172,31 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_conflict_shows_the_usage_of_its_command() {
+        for (words, usage) in [
+            (
+                &["hist", "--cause", "fin"][..],
+                "Usage: tcpstate hist [OPTIONS]",
+            ),
+            (
+                &["rates", "--in-kernel", "--by", "comm"],
+                "Usage: tcpstate rates [OPTIONS]",
+            ),
+            (
+                &["record", "--csv", "-w", "a"],
+                "Usage: tcpstate record [OPTIONS] --write <FILE>",
+            ),
+        ] {
+            let words = ["tcpstate"].iter().chain(words);
+            let error = Cli::try_parse_from(words)
+                .and_then(Cli::checked)
+                .unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+            assert!(error.to_string().contains(usage), "{error}");
+        }
     }
 
     /// The lines below the heading `Examples:` of each command.

@@ -77,8 +77,8 @@ keeps what is left of the connection, without further events. `-` means unknown:
 seen, or transitions in between were lost.
 
 With --until gone, a connection is printed when nothing is left of it, so that its time in FIN_WAIT2 \
-and TIME_WAIT is complete. The end of such a time makes no event: it is sampled every \
---sample-interval, and `~` marks a time that is only as exact as that.
+and TIME_WAIT is complete. These states end without an event, so their end is sampled \
+every --sample-interval, and `~` marks a time that is only as exact as that.
 
 With --live, connections still open at the end of the run come last, marked (open). Their lifetime and \
 the time in their last state are those so far, or `-` if they existed before the run.

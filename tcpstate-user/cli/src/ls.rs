@@ -35,9 +35,9 @@ pub(crate) const ABOUT: &str = "\
 Lists the TCP sockets that exist now, as `ss -tan` does, including half-open connections (SYN_RECV) and \
 those in TIME_WAIT. Requires no privileges in its own network namespace.
 
-ROLE is derived from what listens now, and is `-` where that does not decide it. SERVICE is the service \
+ROLE is derived from what listens now, and is `-` where that leaves it open. SERVICE is the service \
 port: the local port of a server, the remote port of a client. For a listener, RECV-Q is the number of \
-connections waiting to be accepted, and SEND-Q the limit of that number. AGE is the time in the state \
+connections waiting to be accepted, and SEND-Q is its limit (the backlog). AGE is the time in the state \
 where a timer gives it (TIME_WAIT, half-open), otherwise `-`: the kernel does not say, and nothing was \
 watching.
 

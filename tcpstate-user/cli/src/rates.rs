@@ -31,7 +31,7 @@ pub struct Rates {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub intervals: Option<u64>,
-    /// What to break the counts down by
+    /// Grouping of the counts
     #[arg(long, value_name = "WHAT", default_value = "port", value_parser = choice(BY), help_heading = OUTPUT)]
     pub by: By,
     /// Count in the kernel instead of streaming each transition.
@@ -117,8 +117,8 @@ pub(crate) const ABOUT: &str = "\
 Counts TCP state changes (transitions), and shows their rates every INTERVAL, in the manner of vmstat.
 
 A block shows how many connections were opened, established, closed and failed (ended before they were \
-established) per second; how many sockets are in each state now; why connections ended, unless all did \
-so orderly (fin); each transition with its count and rate; and the busiest service ports, each with its \
+established) per second; how many sockets are in each state now; why connections ended, unless all ended \
+with FIN; each transition with its count and rate; and the busiest service ports, each with its \
 share of all transitions. Zeros are left out. The service port is the local port of a server and the \
 remote port of a client, never an ephemeral port.
 
@@ -145,7 +145,7 @@ Examples:
   tcpstate rates 5 12                   twelve intervals of five seconds
   tcpstate rates 10 --by comm           which programs make the connections
   tcpstate rates -D 5432 --by cgroup    which containers connect to PostgreSQL
-  tcpstate rates --in-kernel 10         on a host with no time to spare
+  tcpstate rates --in-kernel 10         on a busy host
   tcpstate rates 1m -r FILE --csv       a recording, minute by minute, as CSV
   tcpstate rates --json | jq -c '[.ts, .states.CLOSE_WAIT]'";
 

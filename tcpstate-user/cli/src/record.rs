@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{ArgGroup, Args};
 
 use crate::{
+    conflict::Conflict,
     quantity::{parse_bytes, parse_duration},
     watch::Watch,
 };
@@ -41,6 +42,19 @@ pub struct Record {
     pub ring_memory: u64,
     #[command(flatten)]
     pub watch: Watch,
+}
+
+impl Record {
+    /// Refuses `--csv`, which all other commands that watch have.
+    pub(crate) fn check(&self) -> Result<(), Conflict> {
+        if self.watch.output.csv {
+            return Err(Conflict(
+                "record does not take --csv; `tcpstate trace -r FILE --csv` prints a recording as CSV"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 pub(crate) const ABOUT: &str = "\

@@ -25,8 +25,9 @@ pub struct Accounting {
     pub lost_by_reason: LostByReason,
     /// `rejected` by reason.
     pub rejected_by_reason: RejectedByReason,
-    /// Whether the capture's own books are missing: of a recording that was cut, or of a part that is
-    /// not the last one. The numbers are then those of the file; `filtered` and `lost` are unknown, not 0.
+    /// Whether the capture's own books are missing: of a recording that was cut, that is not the last one of
+    /// a rotation, or that has not been read to its end. The numbers are then those of the file; `filtered`
+    /// and `lost` are unknown, not 0.
     #[serde(default)]
     pub partial: bool,
 }
@@ -119,7 +120,8 @@ pub struct Settled {
 /// The books of a run: those of its source, those of the filters, and the cost.
 ///
 /// During a run they are read at a tick: an event that a filter still holds, or that was received after
-/// the tick, is `received` and nothing else yet. At the end they are exact.
+/// the tick, is `received` and nothing else yet. At the end they are exact. Those of a recording
+/// are [`Accounting::partial`] before its end, where the capture's books are: `filtered` and `lost` are unknown.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunBooks {
     /// The books of the source.

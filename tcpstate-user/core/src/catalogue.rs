@@ -1,9 +1,9 @@
 //! The catalogue: the fields of each kind of record, each defined once.
 //!
 //! A [`Column`] has a field's name, its [`Kind`] with the unit, the function that reads it from a row,
-//! and its documentation. JSON, CSV, text and the field tables in `docs/fields.md` are made from the
-//! same [`Table`]: a new field is one more line there, and appears in all of them but text, whose
-//! layouts choose columns by name because a terminal has no room for all.
+//! and its documentation. JSON, CSV, the field tables in `docs/fields.md` and the text of `trace`, `life` and
+//! `ls` are made from the same [`Table`]: a new field is one more line there, and appears in all of them but
+//! text, whose layouts choose columns by name because a terminal has no room for all.
 //!
 //! A row is a plain, owned struct of what is known ([`TransitionRow`], [`ConnectionRow`], ...).
 //! [`Column::get`] is a function pointer and [`Value`] is `Copy`: reading a field allocates nothing.

@@ -56,9 +56,10 @@ pub struct Cell<'a>(pub &'a [u8]);
 
 impl fmt::Display for Cell<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A formula may follow spaces.
+        // A formula may follow spaces. A name that begins with `'` gets another, or it would look like one that
+        // was made harmless.
         let first = self.0.iter().find(|byte| !byte.is_ascii_whitespace());
-        if matches!(first, Some(b'=' | b'+' | b'-' | b'@')) {
+        if matches!(first, Some(b'=' | b'+' | b'-' | b'@' | b'\'')) {
             f.write_char('\'')?;
         }
         Printable(self.0).fmt(f)
@@ -119,6 +120,7 @@ mod tests {
             ("@SUM(A1)", "'@SUM(A1)"),
             (" =1", "' =1"),
             ("\t=1", "'\\u{9}=1"),
+            ("'=1", "''=1"),
             ("1=1", "1=1"),
         ] {
             assert_eq!(Cell(name.as_bytes()).to_string(), written);

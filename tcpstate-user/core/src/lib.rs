@@ -1,7 +1,8 @@
 //! The pure part of tcpstate: events, the model that they add up to, and the contracts between the parts.
 //!
-//! Nothing here knows files, clocks, threads, the kernel or output formats: time comes in with
-//! the events and as an argument. The manifest keeps it that way.
+//! Nothing here knows files, clocks, threads, the kernel or serialised output: time comes in with
+//! the events and as an argument. The manifest leaves out the crates for these; what `std` has of them,
+//! `clippy.toml` refuses.
 //!
 //! ```text
 //! event, census ─> source::EventSource ─> (the driver) ─> view::View ─── present::Publisher
@@ -12,14 +13,15 @@
 //! From the bottom up; a module uses only those above it:
 //!
 //! - [`event`], [`owner`], [`service`], [`cause`], [`transition`], [`histogram`]: the vocabulary.
+//! - [`by_cookie`], `hash`, [`duration`], [`error`], [`escape`]: helpers, which know none of the rest.
 //! - [`options`], [`mode`], [`netns`]: the choices that a command line offers.
 //! - [`census`], [`handshakes`], [`tally`]: the parts of the stream that are no transitions.
 //! - [`books`], [`origin`], [`names`]: the facts that come with a stream.
-//! - [`inventory`], [`report`]: the sockets of one moment, and the abilities of a host.
 //! - [`filter`]: the choice of sockets, made on events.
+//! - [`inventory`], [`report`]: the sockets of one moment, and the abilities of a host.
 //! - [`model`]: connections, rates and histograms, from a stream.
 //! - [`source`], [`view`], [`present`]: the contracts of a source of events, of a view that gets
-//!   every step of the stream, and of a consumer that looks at the present.
+//!   every event and census of the stream, and of a consumer that looks at the present.
 //! - [`catalogue`]: the fields of every record that the outputs print.
 
 // Bad input is counted or reported; it never ends the process.

@@ -42,7 +42,7 @@ pub trait EventSource {
     /// Stops the stream: the steps that are on their way still come, then [`Step::End`].
     fn stop(&mut self);
 
-    /// The books up to now. Exact after [`Step::End`].
+    /// The books up to now. Exact after [`Step::End`]; those of a recording are [`Accounting::partial`] until then.
     fn accounting(&mut self) -> Result<Accounting, SourceError>;
 
     /// The host and the capture that the events come from.
@@ -108,9 +108,9 @@ impl SourceError {
         Self(error.into())
     }
 
-    /// The source's own error, if it is of this type.
-    pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
-        self.0.downcast_ref()
+    /// The source's own error.
+    pub fn get_ref(&self) -> &(dyn Error + 'static) {
+        &*self.0
     }
 }
 

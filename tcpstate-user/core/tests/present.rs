@@ -1,5 +1,10 @@
 //! The contract of the present: consumers in other threads, slow ones, absent ones, and the end.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "consumers are threads; the core has none"
+)]
+
 use std::{
     future::Future,
     io,
@@ -20,11 +25,13 @@ use tcpstate_common::{
 };
 use tcpstate_core::{
     books::{Accounting, Cost, RunBooks, Selection},
-    census::{Census, HalfOpen, ListenFigures, Scope},
+    census::{Census, Found, HalfOpen, Kind, ListenFigures, Scope},
     event::Event,
     model::{By, Include, Limits},
     origin::Origin,
+    owner::Owner,
     present::{Options, Publisher, RunSnapshot, Subscriber},
+    service::Role,
     view::{End, View as _},
 };
 
@@ -41,7 +48,11 @@ fn options(include: Include) -> Options {
 }
 
 fn started(include: Include, sample_interval_ns: Option<u64>) -> Publisher {
-    let mut publisher = Publisher::new(&options(include));
+    start(&options(include), sample_interval_ns)
+}
+
+fn start(options: &Options, sample_interval_ns: Option<u64>) -> Publisher {
+    let mut publisher = Publisher::new(options);
     let origin = Origin {
         host: "host".into(),
         kernel: "6.18".into(),
@@ -322,6 +333,48 @@ fn sample(netns: u32, half_open: &[(u16, u64)], drops: u64) -> Census {
         },
         ..Census::default()
     }
+}
+
+#[test]
+fn counted_in_the_kernel_no_bound_hides_a_socket_of_a_dump() {
+    let mut publisher = start(
+        &Options {
+            in_kernel: true,
+            limits: Limits {
+                max_connections: 2,
+                ..Limits::default()
+            },
+            ..options(Include::ALL)
+        },
+        Some(SECOND),
+    );
+    let subscriber = publisher.subscribe();
+    let laddr = IpAddr::from([127, 0, 0, 1]);
+    let found = |cookie| Found {
+        cookie,
+        state: State::ESTABLISHED,
+        kind: Kind::Socket,
+        since_ns: None,
+        family: 2,
+        laddr,
+        lport: 80,
+        raddr: laddr,
+        rport: 40_000,
+        role: Role::Server,
+        uid: None,
+        cgroup: None,
+        owner: Owner::UNKNOWN,
+    };
+    let census = Census {
+        netns: 1,
+        scope: Scope::All,
+        found: (1..=5).map(found).collect(),
+        ..Census::default()
+    };
+    publisher.census(&census, &mut io::sink()).unwrap();
+    tick(&mut publisher, 1);
+    let snapshot = subscriber.latest().unwrap();
+    assert_eq!(snapshot.tracker.connections.len(), 5);
 }
 
 #[test]

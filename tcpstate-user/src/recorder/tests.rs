@@ -99,7 +99,7 @@ fn read(path: &Path) -> (Vec<u64>, Accounting) {
     )
 }
 
-/// What it writes at the end: standard output, standard error, and how it ends.
+/// Ends a run: standard output, standard error, and the result.
 fn finish(view: &mut Record, received: u64) -> (String, String, io::Result<()>) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let result = view.finish(&end(received), &mut out, &mut err);

@@ -78,7 +78,7 @@ enum Supply {
     Ended,
 }
 
-/// What the view still takes before [`View::finish`].
+/// The input that the view still takes before [`View::finish`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Intake {
     /// Events, censuses and ticks.
@@ -563,7 +563,8 @@ impl<'a> Driver<'a> {
             // After a stall of this process, events of intervals that ended meanwhile have to come first.
             None => self.shown_ns,
         };
-        let flow = self.close_intervals(end_ns, &mut TICKS_AT_ONCE.clone())?;
+        let mut budget = TICKS_AT_ONCE;
+        let flow = self.close_intervals(end_ns, &mut budget)?;
         self.out.flush()?;
         Ok(flow)
     }

@@ -83,7 +83,6 @@ impl EventSource for WithProgress {
     }
 
     fn accounting(&mut self) -> Result<Accounting, SourceError> {
-        self.bar.finish_and_clear();
         self.source.accounting()
     }
 

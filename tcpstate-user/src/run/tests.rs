@@ -223,7 +223,7 @@ async fn a_pending_event_is_counted_in_its_interval() {
     assert_eq!(calls, "event 999999999, tick 1000000000");
 }
 
-/// What a view with intervals of a second was told of events after a half, one and a half, and two and a half
+/// The calls to a view with intervals of a second, on events after a half, one and a half, and two and a half
 /// seconds, all of which came late.
 async fn told_after_a_stall(source: &mut Script, out: &mut dyn Write) -> String {
     let mut view = Log {

@@ -214,8 +214,8 @@ fn orphan() -> Result<()> {
 fn nothing_kept() -> Result<()> {
     let netns = Netns::new()?;
     let every = ["--sample-interval", SHORT];
-    let life = ["life", "--until", "gone", "--role", "client"];
-    let tcpstate = start(&netns, &[&life[..], &every].concat())?;
+    let gone = ["life", "--until", "gone", "--role", "client"];
+    let tcpstate = start(&netns, &[&gone[..], &every].concat())?;
     let ports = netns.run(|| {
         fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "0")?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, OPEN))?;
@@ -228,10 +228,10 @@ fn nothing_kept() -> Result<()> {
         let (client, server, no_room) = connect()?;
         drop(client);
         await_fin(&server)?;
-        let (client, lingering, no_linger) = connect()?;
+        let (client, server, no_linger) = connect()?;
         set_linger2(&client, -1)?;
         drop(client);
-        await_fin(&lingering)?;
+        await_fin(&server)?;
         let kept = oracle(&["dport", &format!("= :{OPEN}")])?;
         ensure!(kept.is_empty(), "{kept:?}");
         await_that("both are shown", || {

@@ -265,12 +265,13 @@ fn shutdown_then_close_is_one_stay_in_the_kernel() -> Result<()> {
     Ok(())
 }
 
+/// A state, the bounds of the time in it, and of the time until the socket was closed, nanoseconds.
+type Between = (State, RangeInclusive<u64>, RangeInclusive<u64>);
+
 /// First the client and then the server shuts down its sending side, and closes the socket while its FIN is
 /// still on its way. Returns the state that each is in then, the bounds of the time in it, and of the time until
 /// the socket was closed.
-fn shutdown_then_close(
-    port: u16,
-) -> Result<[(State, RangeInclusive<u64>, RangeInclusive<u64>); 2]> {
+fn shutdown_then_close(port: u16) -> Result<[Between; 2]> {
     over_wire(|wire, near, far| {
         let (listener, client, server) = connect_over(near, far, port)?;
         let hold_between = |socket: TcpStream, netns: &Netns, state: State| {

@@ -545,27 +545,27 @@ fn owner_by_default() -> Result<()> {
     let file = directory.path().join("recording");
     let file = file.to_str().context("no text")?;
     let of = port.to_string();
-    let recorder = Tcpstate::start(&["record", "--json", "-w", file, "-P", &of])?;
+    let record = Tcpstate::start(&["record", "--json", "-w", file, "-P", &of])?;
     let life = Tcpstate::start(&["life", "--json", "-P", &of, "--role", "server"])?;
-    let off = ["life", "--json", "-P", &of, "--resolve-owners=no"];
-    let off = Tcpstate::start(&off)?;
+    let unresolved = ["life", "--json", "-P", &of, "--resolve-owners=no"];
+    let unresolved = Tcpstate::start(&unresolved)?;
     netns.run_until_quiet(|| client(&cast.alice, Ipv4Addr::LOCALHOST, port, 3))?;
     netns.run(|| server.stop())?;
-    recorder.stop()?.json()?;
-    let (life, _) = life.stop()?.json()?;
-    let recorded = ["life", "--json", "-r", file, "--role", "server"];
-    let (recorded, _) = run(BINARY, &recorded)?.json()?;
-    for lines in [life, recorded] {
+    record.stop()?.json()?;
+    let (live, _) = life.stop()?.json()?;
+    let replay = ["life", "--json", "-r", file, "--role", "server"];
+    let (replayed, _) = run(BINARY, &replay)?.json()?;
+    for lines in [live, replayed] {
         ensure!(
             lines.len() == 3 && lines.iter().all(|line| line["owner"]["comm"] == "first"),
             "not the server's: {lines:?}"
         );
     }
-    let (off, _) = off.stop()?.json()?;
-    let mut servers = off.iter().filter(|line| line["role"] == "server");
+    let (unresolved, _) = unresolved.stop()?.json()?;
+    let mut servers = unresolved.iter().filter(|line| line["role"] == "server");
     ensure!(
-        servers.all(|line| line["owner"].is_null()) && off.len() == 6,
-        "looked up all the same: {off:?}"
+        servers.all(|line| line["owner"].is_null()) && unresolved.len() == 6,
+        "looked up all the same: {unresolved:?}"
     );
     Ok(())
 }

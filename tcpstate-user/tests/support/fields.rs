@@ -29,8 +29,8 @@ unknown because it does not exist is `null` as a whole, such as `owner`.
 - A *state* is the kernel's name for it, such as `TIME_WAIT`; a state that has no name is its number.
 - A *cause* is `fin`, `reset_by_peer`, `reset_locally`, `refused`, `timed_out`, `unreachable`, or the name of \
 another error of the socket, such as `EPIPE`.
-- Text that a process chose is escaped: in CSV and text a control character is `\\u{1b}`, and a CSV cell never \
-begins like a formula.
+- Text that a process chose is escaped: in CSV and text a control character is written as an escape, such as \
+`\\u{1b}`, and a CSV cell never begins like a formula.
 ";
 
 /// The whole page.

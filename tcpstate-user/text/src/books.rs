@@ -94,7 +94,7 @@ pub fn write_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> i
         writeln!(
             err,
             "INCOMPLETE: gaps {}, connections that ended unseen {} (at least {} transitions missing), \
-             forgotten because there were too many {}. Times next to a gap are unknown; how many are in a state is not exact.",
+             evicted because there were too many {}. Times next to a gap are unknown; how many are in a state is not exact.",
             Count(known.gaps),
             Count(known.superseded),
             Count(known.missing_inferred),
@@ -240,9 +240,9 @@ mod tests {
         );
         let reported = run(&mut rates(Format::Text), &incomplete()).1;
         assert!(
-            told.contains(
+            reported.contains(
                 "\nINCOMPLETE: gaps 2, connections that ended unseen 1 (at least 3 transitions \
-                 missing), forgotten because there were too many 1."
+                 missing), evicted because there were too many 1."
             ),
             "{reported}"
         );

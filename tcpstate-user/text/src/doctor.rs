@@ -1,6 +1,6 @@
 //! `tcpstate doctor`: what this host allows, and what is missing.
 //!
-//! Shows a [`Report`]; the trying and judging is `capture::probe`'s.
+//! Shows a [`Report`]; `tcpstate-capture` makes it.
 
 use std::io::{self, Write};
 

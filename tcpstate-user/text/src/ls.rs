@@ -58,8 +58,8 @@ pub struct Columns {
 }
 
 /// The reason for missing ages.
-const NO_AGES: &str = "AGE is `-` where no timer tells since when a socket is in its state: the kernel does \
-    not. `tcpstate trace` measures it, from the moment it runs.";
+const NO_AGES: &str = "AGE is `-` where no timer shows when the state began: the kernel does not \
+    record it. `tcpstate trace` measures ages, from the moment it runs.";
 
 /// Writes the sockets that pass the filters to `out`, and the accounting: in JSON as the last line, else to
 /// `err`.

@@ -22,7 +22,7 @@ use tcpstate_core::{
     census::Census,
     event::Event,
     handshakes::Collector,
-    model::{Books, By, Include, Interval, Limits, Tracker},
+    model::{Books, By, Include, Interval, Tracker},
     names::Names,
     options::Format,
     origin::Origin,
@@ -87,24 +87,16 @@ impl Rates {
             Format::Json => Printer::Json(Json::new(by)),
             Format::Csv => Printer::Csv(Csv::new(by)),
         };
-        let limits = if in_kernel {
-            // The bound is that of the kernel's table; here it would hide sockets that a dump has.
-            Limits {
-                max_connections: usize::MAX,
-                ..settings.limits
-            }
+        let tracker = if in_kernel {
+            Tracker::without_events(settings.limits)
         } else {
-            settings.limits
+            Tracker::new(settings.limits)
         };
-        let mut tracker = Tracker::new(limits).by(by).without_histograms();
-        if in_kernel {
-            tracker = tracker.without_events();
-        }
         Self {
             interval_ns,
             by,
             evicted: in_kernel.then_some(0),
-            tracker,
+            tracker: tracker.by(by).without_histograms(),
             handshakes: Collector::default(),
             printer,
             names: Names::default(),

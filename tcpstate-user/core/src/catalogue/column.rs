@@ -13,7 +13,7 @@ use crate::{
 pub struct Table<R: 'static> {
     /// The kind: `type` in JSON.
     pub name: &'static str,
-    /// What one record is, as a sentence.
+    /// A sentence that defines one record.
     pub doc: &'static str,
     /// The columns, in order. Kinds share sections, such as [`Common`](super::Common).
     pub sections: &'static [&'static [Column<R>]],

@@ -90,14 +90,14 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
             |row| row.as_ref().cookie.into(),
             "The kernel's socket cookie, unique until the next boot",
         )
-        .unknown("the kernel has not given the socket one yet"),
+        .unknown("the kernel has given the socket none, or the program cannot ask for it (before Linux 5.12, or `--attach tracepoint`)"),
         Column::<R>::new(
             "netns",
             Kind::Number,
             |row| row.as_ref().netns.into(),
             "Inode number of the network namespace",
         )
-        .unknown("the capture cannot read the socket"),
+        .unknown("the program cannot read the socket"),
         Column::<R>::new(
             "family",
             Kind::Word(&["ipv4", "ipv6"]),
@@ -144,7 +144,7 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
             |row| row.as_ref().role.into(),
             "The side of the connection that this socket is",
         )
-        .unknown("the connection was open before the capture began, and nothing shows its role"),
+        .unknown("the connection is older than the run, and nothing shows its role"),
         Column::<R>::new(
             "owner.pid",
             Kind::Number,
@@ -175,14 +175,14 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
             "How the owner is known: it made the call itself, it owns the listener, or it was looked up \
              for a socket that was there before",
         )
-        .unknown("the owner is unknown"),
+        .unknown("the owner is unknown; `ls` needs `--resolve-owners`"),
         Column::<R>::new(
             "uid",
             Kind::Number,
             |row| row.as_ref().uid.into(),
             "User id of the socket's owner",
         )
-        .unknown("the socket is a minisocket, or the capture cannot read it"),
+        .unknown("the socket is a minisocket, or the program cannot read it"),
         Column::<R>::new(
             "cgroup",
             Kind::Name,
@@ -196,7 +196,7 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
             |row| row.as_ref().cgroup_id.into(),
             "Id of the socket's cgroup",
         )
-        .unknown("there is no cgroup of version 2, or the capture cannot read the socket"),
+        .unknown("there is no cgroup of version 2, or the program cannot read the socket"),
     ]
 }
 

@@ -40,7 +40,7 @@ pub struct ConnectionRow {
     pub cause: Option<Cause>,
     /// The state that the kernel keeps it in, without a socket.
     pub goes_on: Option<State>,
-    /// What the kernel counted.
+    /// Its traffic, as the kernel counted it.
     pub traffic: Option<Traffic>,
     /// How long the handshake took.
     pub handshake_ns: Option<u64>,

@@ -13,7 +13,7 @@ use crate::{
     transition::TransitionCount,
 };
 
-/// What every record of `hist` has.
+/// The fields that every record of `hist` has.
 #[derive(Clone, Copy, Debug)]
 pub struct HistogramHead {
     /// The interval.

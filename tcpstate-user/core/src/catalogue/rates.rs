@@ -17,7 +17,7 @@ use crate::{
     transition::TransitionCount,
 };
 
-/// What happened in an interval, over all or to one group.
+/// The counts of an interval, over all or of one group.
 #[derive(Clone, Debug)]
 pub struct FiguresRow {
     /// The figures.
@@ -35,13 +35,13 @@ pub struct RatesRow {
     pub stamp: Stamp,
     /// The interval between samples; `None`: nothing is sampled.
     pub sample_interval_ns: Option<u64>,
-    /// What happened, over all.
+    /// The counts over all.
     pub all: FiguresRow,
     /// How long connections were in the states that they left.
     pub dwell: Vec<(State, Histogram)>,
     /// Half-open connections by place; `None` where they are not sampled.
     pub half_open: Option<Vec<HalfOpenAt>>,
-    /// What happened to listeners.
+    /// The counts of listeners.
     pub listen: ListenFigures,
 }
 
@@ -61,7 +61,7 @@ pub struct GroupRow {
     pub group: Group,
     /// Its part of all transitions; `None` where there were none.
     pub share: Option<f64>,
-    /// What happened to it.
+    /// Its counts.
     pub figures: FiguresRow,
 }
 

@@ -1,4 +1,4 @@
-//! The fields of a socket in a list.
+//! The fields of a socket in a dump.
 
 use tcpstate_common::State;
 
@@ -10,7 +10,7 @@ use super::{
 /// One socket of a dump.
 #[derive(Clone, Debug)]
 pub struct SocketRow {
-    /// When it was listed, and which it is.
+    /// When it was dumped, and which it is.
     pub common: Common,
     /// Its state.
     pub state: State,
@@ -73,10 +73,10 @@ impl SocketRow {
     }
 }
 
-/// The fields of a socket in a list.
+/// The fields of a socket in a dump.
 pub static SOCKET: Table<SocketRow> = Table {
     name: "socket",
-    doc: "One socket that is there now.",
+    doc: "One socket that exists now.",
     sections: &[
         &common(),
         &[

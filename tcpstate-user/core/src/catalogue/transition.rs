@@ -30,11 +30,11 @@ pub struct TransitionRow {
     pub cause: Option<Cause>,
     /// `sk_err`.
     pub error: Option<u16>,
-    /// What the socket's flags say.
+    /// The socket's flags; `None` where they are unknown.
     pub flags: Option<SocketFlags>,
     /// The CPU that made the transition.
     pub cpu: u16,
-    /// What the kernel counted on the connection.
+    /// The connection's traffic, as the kernel counted it.
     pub traffic: Option<Traffic>,
     /// At -> CLOSE, the state that the kernel keeps the connection in, without a socket.
     pub goes_on: Option<State>,

@@ -87,11 +87,16 @@ impl Tracker {
         self
     }
 
-    /// Gets no events: connections are those of the latest dump, and [`Tracker::add`] has the rest.
-    #[must_use]
-    pub const fn without_events(mut self) -> Self {
-        self.settles_after_ns = 0;
-        self
+    /// A tracker that gets no events: connections are those of the latest dump, and [`Tracker::add`] has
+    /// the rest.
+    pub fn without_events(limits: Limits) -> Self {
+        // The bound is that of the kernel's table; here it would hide sockets that a dump has.
+        let mut tracker = Self::new(Limits {
+            max_connections: usize::MAX,
+            ..limits
+        });
+        tracker.settles_after_ns = 0;
+        tracker
     }
 
     /// Keeps no histograms.

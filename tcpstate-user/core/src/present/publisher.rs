@@ -60,12 +60,14 @@ pub struct Publisher {
 impl Publisher {
     /// A publisher that has published nothing.
     pub fn new(options: &Options) -> Self {
-        let mut tracker = Tracker::new(options.limits).by(options.by);
+        let mut tracker = if options.in_kernel {
+            Tracker::without_events(options.limits)
+        } else {
+            Tracker::new(options.limits)
+        }
+        .by(options.by);
         if !options.include.histograms {
             tracker = tracker.without_histograms();
-        }
-        if options.in_kernel {
-            tracker = tracker.without_events();
         }
         Self {
             interval_ns: options.interval_ns,

@@ -36,7 +36,8 @@ pub struct RunSnapshot {
     /// Connections whose time in their state was forgotten, where the kernel counts; `None` where the
     /// events are handed on.
     pub forgotten: Option<u64>,
-    /// The books of the run, as of this tick.
+    /// The books of the run, as of this tick. Those of a recording are
+    /// [`partial`](crate::books::Accounting::partial) before its end.
     pub books: RunBooks,
     /// The memory that the tracker holds.
     pub memory: Memory,

@@ -1,6 +1,11 @@
 //! The model, specified by example: each `tests/scenarios/*.toml` has events and the whole snapshot
 //! that they make. The README.md there explains the files.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "scenarios are files; the core reads none"
+)]
+
 mod census;
 mod event;
 mod expected;

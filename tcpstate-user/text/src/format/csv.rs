@@ -19,7 +19,8 @@ use super::{
 pub struct Records<R: 'static> {
     columns: Vec<&'static Column<R>>,
     utc: Utc,
-    // Kept, so that a row costs no allocation; whole, so that no half row is left in the output.
+    // Kept, so that a row costs no allocation unless a name has unusual characters; whole, so that no half
+    // row is left in the output.
     line: Vec<u8>,
 }
 

@@ -175,7 +175,7 @@ CLOSE_WAIT        - -            -      0      0 192.0.2.1          22 192.0.2.7
         err,
         "\
 6 sockets: ESTABLISHED 1, SYN_RECV 1, TIME_WAIT 1, CLOSE_WAIT 1, LISTEN 1, 200 1
-AGE is `-` where no timer tells since when a socket is in its state: the kernel does not. `tcpstate trace` measures it, from the moment it runs.
+AGE is `-` where no timer shows when the state began: the kernel does not record it. `tcpstate trace` measures ages, from the moment it runs.
 REJECTED 2: the kernel described sockets in a way that could not be read.
 INCONSISTENT: sockets of network namespace 4026531833 (self) came and went while they were listed; some may be missing.
 MISSING: network namespace 7 (blue): cannot enter it.
