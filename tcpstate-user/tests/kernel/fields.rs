@@ -249,7 +249,7 @@ fn unknown_is_null() -> Result<()> {
         .output()?;
     let stderr = String::from_utf8(refused.stderr)?;
     ensure!(
-        !refused.status.success() && stderr.contains("--netns cannot work"),
+        !refused.status.success() && stderr.contains("--netns does not work"),
         "{}: {stderr}",
         refused.status
     );

@@ -38,10 +38,11 @@ const NAMES: [&[u8]; 9] = [
     "\u{202e}evil\u{9b}".as_bytes(),
 ];
 
-/// Makes a connection by a thread with this name.
+/// Makes a connection while the process, and before Linux 5.11 the thread, has this name.
 fn connect_as(name: &[u8], port: u16) -> Result<()> {
+    fs::write(OWN_NAME, name)?;
     let name = CString::new(name)?;
-    // The name belongs to the thread, which ends here.
+    // The thread's name ends with it.
     std::thread::spawn(move || -> Result<()> {
         rustix::thread::set_name(&name)?;
         let Connection {
@@ -54,6 +55,22 @@ fn connect_as(name: &[u8], port: u16) -> Result<()> {
     })
     .join()
     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Restores the name of this process when dropped.
+struct Named(Vec<u8>);
+
+impl Named {
+    fn now() -> Result<Self> {
+        Ok(Self(fs::read(OWN_NAME)?))
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        // No other test needs the name, so an error does not matter.
+        let _ = fs::write(OWN_NAME, self.0.trim_ascii_end());
+    }
 }
 
 fn of_processes() -> Result<()> {
@@ -74,6 +91,7 @@ fn of_processes() -> Result<()> {
             started.push((arguments.join(" "), format, Tcpstate::start(&arguments)?));
         }
     }
+    let _named = Named::now()?;
     for (name, port) in NAMES.into_iter().zip(ports) {
         // The thread inherits the namespace.
         Netns::new()?.run_until_quiet(|| {
@@ -105,15 +123,7 @@ fn of_processes() -> Result<()> {
 
 /// `ls` reads names from /proc.
 fn in_ls() -> Result<()> {
-    /// Restores the name of the process when dropped.
-    struct Named(Vec<u8>);
-    impl Drop for Named {
-        fn drop(&mut self) {
-            // No other test needs the name, so an error does not matter.
-            let _ = fs::write(OWN_NAME, self.0.trim_ascii_end());
-        }
-    }
-    let _named = Named(fs::read(OWN_NAME)?);
+    let _named = Named::now()?;
     let netns = Netns::new()?;
     for name in NAMES {
         fs::write(OWN_NAME, name)?;
