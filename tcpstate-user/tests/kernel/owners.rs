@@ -552,10 +552,10 @@ fn owner_by_default() -> Result<()> {
     netns.run_until_quiet(|| client(&cast.alice, Ipv4Addr::LOCALHOST, port, 3))?;
     netns.run(|| server.stop())?;
     record.stop()?.json()?;
-    let (live, _) = life.stop()?.json()?;
+    let (streamed, _) = life.stop()?.json()?;
     let replay = ["life", "--json", "-r", file, "--role", "server"];
     let (replayed, _) = run(BINARY, &replay)?.json()?;
-    for lines in [live, replayed] {
+    for lines in [streamed, replayed] {
         ensure!(
             lines.len() == 3 && lines.iter().all(|line| line["owner"]["comm"] == "first"),
             "not the server's: {lines:?}"
