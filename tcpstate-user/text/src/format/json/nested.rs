@@ -6,7 +6,7 @@ use serde::Serialize;
 use tcpstate_common::State;
 use tcpstate_core::{cause::Cause, histogram::Histogram, model::Stay, transition::TransitionCount};
 
-use super::push_word;
+use super::write::push_word;
 use crate::format::{
     units::PerSecond,
     value::{self, push_number},

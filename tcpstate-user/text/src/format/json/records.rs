@@ -7,7 +7,10 @@ use tcpstate_core::{
     service::ServicePort,
 };
 
-use super::{nested, push_name, push_word};
+use super::{
+    nested,
+    write::{push_name, push_word},
+};
 use crate::format::{
     time::Utc,
     units::PerSecond,

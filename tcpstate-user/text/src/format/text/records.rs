@@ -8,7 +8,7 @@ use tcpstate_core::{
     service::ServicePort,
 };
 
-use super::{Column, Table};
+use super::table::{Column, Table};
 use crate::{
     format::{
         time::{Local, Since},

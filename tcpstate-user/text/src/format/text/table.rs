@@ -1,0 +1,245 @@
+//! Tables for people: columns that widen as wider cells come, and never shrink again.
+
+use std::{
+    env,
+    fmt::{self, Display},
+    io::{self, IsTerminal, Write},
+    net::IpAddr,
+};
+
+use crate::format::value::{push_address, push_number};
+
+/// A value, or `-` where it is unknown.
+#[derive(Clone, Copy, Debug)]
+pub struct OrDash<T>(pub Option<T>);
+
+impl<T: Display> Display for OrDash<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.pad("-"),
+        }
+    }
+}
+
+/// Whether to use colour: on a terminal, unless `NO_COLOR` is set or the terminal is a dumb one.
+///
+/// *Source:* <https://no-color.org>.
+pub fn wants_colour(out: &impl IsTerminal) -> bool {
+    out.is_terminal()
+        && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && env::var_os("TERM").is_none_or(|value| value != "dumb")
+}
+
+/// The alignment of a column's cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// Words.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A column: its title, its alignment, and the width that it starts with.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    pub(super) title: &'static str,
+    align: Align,
+    width: usize,
+}
+
+impl Column {
+    /// A column of words, as wide as its title or `width`.
+    pub const fn left(title: &'static str, width: usize) -> Self {
+        Self {
+            title,
+            align: Align::Left,
+            width,
+        }
+    }
+
+    /// A column of numbers, as wide as its title or `width`.
+    pub const fn right(title: &'static str, width: usize) -> Self {
+        Self {
+            title,
+            align: Align::Right,
+            width,
+        }
+    }
+}
+
+/// A table that is written line by line, as its rows become known.
+#[derive(Debug)]
+pub struct Table {
+    columns: Vec<Column>,
+    /// The title line in bold.
+    colour: bool,
+    // Kept, so that a row costs no allocation.
+    line: Vec<u8>,
+    cell: Vec<u8>,
+}
+
+impl Table {
+    /// A table with these columns.
+    pub fn new(columns: impl IntoIterator<Item = Column>, colour: bool) -> Self {
+        let columns = columns.into_iter().collect();
+        Self {
+            columns,
+            colour,
+            line: Vec::new(),
+            cell: Vec::new(),
+        }
+    }
+
+    /// Writes the titles.
+    #[expect(clippy::indexing_slicing, reason = "by the number of a column")]
+    pub fn titles(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        self.begin();
+        for index in 0..self.columns.len() {
+            let title = self.columns[index].title;
+            self.push(index, |line| write!(line, "{title}"))?;
+        }
+        let line = self.line.trim_ascii_end();
+        let (bold, off) = if self.colour {
+            ("\x1b[1m", "\x1b[0m")
+        } else {
+            ("", "")
+        };
+        out.write_all(&[bold.as_bytes(), line, off.as_bytes(), b"\n"].concat())
+    }
+
+    /// Writes a row. A cell without a column is not shown.
+    pub fn row(&mut self, cells: &[&dyn Display], out: &mut dyn Write) -> io::Result<()> {
+        self.begin();
+        for (index, cell) in (0..self.columns.len()).zip(cells) {
+            self.push(index, |line| write!(line, "{cell}"))?;
+        }
+        self.end(out)
+    }
+
+    /// Begins a row.
+    pub(super) fn begin(&mut self) {
+        self.line.clear();
+    }
+
+    /// Writes the row.
+    pub(super) fn end(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        self.line.truncate(self.line.trim_ascii_end().len());
+        self.line.push(b'\n');
+        out.write_all(&self.line)
+    }
+
+    /// Appends the cell of this column, which `content` appends to a line.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "by the number of a column, and from where the line ended"
+    )]
+    pub(super) fn push(
+        &mut self,
+        index: usize,
+        content: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let column = &mut self.columns[index];
+        if index > 0 {
+            self.line.push(b' ');
+        }
+        let mut padding = |cell: &[u8]| {
+            // This check takes eight bytes at a time.
+            let width = if cell.is_ascii() {
+                cell.len()
+            } else {
+                // Every character has one byte that does not continue another.
+                cell.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
+            };
+            column.width = column.width.max(width);
+            column.width - width
+        };
+        match column.align {
+            // Written in its place.
+            Align::Left => {
+                let start = self.line.len();
+                content(&mut self.line)?;
+                let padding = padding(&self.line[start..]);
+                self.line.resize(self.line.len() + padding, b' ');
+            }
+            Align::Right => {
+                self.cell.clear();
+                content(&mut self.cell)?;
+                let padding = padding(&self.cell);
+                self.line.resize(self.line.len() + padding, b' ');
+                self.line.extend_from_slice(&self.cell);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Appends an address with its port; `None` is unknown.
+pub(crate) fn push_endpoint(
+    line: &mut Vec<u8>,
+    address: Option<IpAddr>,
+    port: Option<u16>,
+) -> io::Result<()> {
+    match address {
+        None if port.is_none() => {
+            line.push(b'-');
+            return Ok(());
+        }
+        None => line.push(b'-'),
+        // Without brackets the port would look like a part of the address.
+        Some(IpAddr::V6(address)) => write!(line, "[{address}]")?,
+        Some(address) => push_address(line, address)?,
+    }
+    line.push(b':');
+    match port {
+        Some(port) => push_number(line, port.into()),
+        None => line.push(b'-'),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+        let mut out = Vec::new();
+        write(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn columns_widen_and_never_shrink() {
+        let mut table = Table::new([Column::left("NAME", 0), Column::right("N", 3)], false);
+        let text = written(|out| {
+            table.titles(out)?;
+            table.row(&[&"a", &1], out)?;
+            table.row(&[&"longer", &12_345], out)?;
+            table.row(&[&"größe", &OrDash(None::<u64>)], out)?;
+            table.row(&[&"b", &""], out)
+        });
+        assert_eq!(text, "NAME   N\na      1\nlonger 12345\ngröße      -\nb\n");
+    }
+
+    #[test]
+    fn an_endpoint_is_an_address_and_a_port() {
+        for (address, port, text) in [
+            (None, None, "-"),
+            (None, Some(80), "-:80"),
+            (Some("192.0.2.1"), None, "192.0.2.1:-"),
+            (Some("192.0.2.1"), Some(80), "192.0.2.1:80"),
+            (Some("2001:db8::1"), Some(80), "[2001:db8::1]:80"),
+        ] {
+            let mut line = Vec::new();
+            let address = address.map(|address| address.parse().unwrap());
+            push_endpoint(&mut line, address, port).unwrap();
+            assert_eq!(line, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn titles_are_bold_in_colour() {
+        let mut table = Table::new([Column::left("A", 3), Column::left("B", 3)], true);
+        assert_eq!(written(|out| table.titles(out)), "\x1b[1mA   B\x1b[0m\n");
+    }
+}
