@@ -1,4 +1,9 @@
 //! The loop itself.
+//!
+//! Its state and its life are here; [`show`] passes batches to the view, [`intervals`] belongs to the clock.
+
+mod intervals;
+mod show;
 
 use std::{
     future::{Future as _, poll_fn},
@@ -13,7 +18,7 @@ use tcpstate_core::{
     census::Census,
     duration::nanoseconds,
     event::Event,
-    filter::{Filter, Passed, Settler},
+    filter::{Filter, Settler},
     origin::Origin,
     source::{EventSource, SourceError, Step},
     view::{End, Flow, View},
@@ -307,193 +312,6 @@ impl<'a> Driver<'a> {
         Ok(Flow::Continue)
     }
 
-    const fn has_rest(&self) -> bool {
-        self.position < self.batch.len() || self.census.is_some()
-    }
-
-    /// Shows the rest of the batch, or the part that fits into the budget of intervals.
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "position < the length of the batch"
-    )]
-    fn show(&mut self) -> io::Result<Flow> {
-        let mut ticks = TICKS_AT_ONCE;
-        while let Some(event) = self.batch.get(self.position) {
-            if self.intake != Intake::All {
-                self.selection.unread += (self.batch.len() - self.position) as u64;
-                self.position = self.batch.len();
-                return Ok(Flow::Continue);
-            }
-            let ts_ns = event.ts_ns();
-            if self.close_intervals(ts_ns, &mut ticks)? == Flow::Done {
-                return Ok(Flow::Done);
-            }
-            if ticks == 0 {
-                break;
-            }
-            if let Some(limit_ns) = self.limit_ns.filter(|&ns| ns <= ts_ns)
-                && !self.origin.live
-            {
-                self.latest_ns = limit_ns;
-                self.intake = Intake::Ticks;
-                self.stop(limit_ns);
-                continue;
-            }
-            self.latest_ns = self.latest_ns.max(ts_ns);
-            if self.position.is_multiple_of(LOOK_AHEAD) {
-                let end = self.batch.len().min(self.position + LOOK_AHEAD);
-                self.view.look_ahead(&self.batch[self.position..end]);
-            }
-            self.position += 1;
-            if self.show_one(self.position - 1)? == Flow::Done {
-                return Ok(Flow::Done);
-            }
-        }
-        if ticks > 0 && self.show_census(&mut ticks)? == Flow::Done {
-            return Ok(Flow::Done);
-        }
-        if self.flush_each_batch {
-            self.out.flush()?;
-        }
-        Ok(Flow::Continue)
-    }
-
-    /// Passes the census behind the batch to the view, without the sockets that the filters exclude.
-    fn show_census(&mut self, ticks: &mut u32) -> io::Result<Flow> {
-        let Some(mut census) = self.census.take() else {
-            return Ok(Flow::Continue);
-        };
-        if self.intake != Intake::All {
-            return Ok(Flow::Continue);
-        }
-        // Seeded sockets belong to the first interval, however long the dump took.
-        let at_ns = if census.scope.is_of_sockets() {
-            0
-        } else {
-            census.begin_ns
-        };
-        if self.close_intervals(at_ns, ticks)? == Flow::Done {
-            return Ok(Flow::Done);
-        }
-        if *ticks == 0 {
-            self.census = Some(census);
-            return Ok(Flow::Continue);
-        }
-        self.filter.census(&mut census);
-        if let Some(gate) = &mut self.gate {
-            gate.census(&mut census);
-        }
-        self.view.census(&census, self.out)
-    }
-
-    /// Passes the event at `index` of the batch to the view, if the filters let it through.
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "by the number of an event of the batch"
-    )]
-    fn show_one(&mut self, index: usize) -> io::Result<Flow> {
-        let event = &self.batch[index];
-        let passed = if let Some(settler) = &mut self.settler {
-            settler.push(event)
-        } else {
-            self.selection.settled.passed += 1;
-            if self.gate.is_none() {
-                return self.view.event(event, self.out);
-            }
-            Passed {
-                earlier: None,
-                event: Some(*event),
-            }
-        };
-        for event in [passed.earlier, passed.event].iter().flatten() {
-            if let Some(gate) = &mut self.gate
-                && !gate.passes(event)
-            {
-                continue;
-            }
-            if self.view.event(event, self.out)? == Flow::Done {
-                return Ok(Flow::Done);
-            }
-        }
-        Ok(Flow::Continue)
-    }
-
-    /// Closes the intervals that end at `ts_ns` or before, up to `budget` of them.
-    fn close_intervals(&mut self, ts_ns: u64, budget: &mut u32) -> io::Result<Flow> {
-        while let Some(end_ns) = self.next_tick_ns
-            && end_ns <= ts_ns
-            && self.is_before_limit(end_ns)
-            && *budget > 0
-        {
-            *budget -= 1;
-            if self.tick(self.last_end(end_ns, ts_ns))? == Flow::Done {
-                return Ok(Flow::Done);
-            }
-        }
-        Ok(Flow::Continue)
-    }
-
-    /// Closes the intervals that end by `now_ns` and flushes, so that all output precedes the summary.
-    ///
-    /// Signals are not checked meanwhile. All events have been shown, so every interval but the first is
-    /// empty, and those beyond the budget are closed as one.
-    fn close_last_intervals(&mut self, now_ns: u64) -> io::Result<()> {
-        let mut budget = TICKS_AT_ONCE;
-        while let Some(end_ns) = self.next_tick_ns.filter(|&end_ns| end_ns <= now_ns)
-            && self.intake != Intake::Nothing
-        {
-            let end_ns = match self.interval_ns {
-                Some(ns) if budget == 0 => now_ns - (now_ns - end_ns) % ns,
-                _ => self.last_end(end_ns, now_ns),
-            };
-            budget = budget.saturating_sub(1);
-            if self.tick(end_ns)? == Flow::Done {
-                self.intake = Intake::Nothing;
-            }
-        }
-        self.out.flush()
-    }
-
-    /// The end of the interval that is closed at `now_ns`, when the next end is `end_ns`.
-    fn last_end(&self, end_ns: u64, now_ns: u64) -> u64 {
-        match (&self.counters, self.interval_ns) {
-            (Some(_), Some(interval_ns)) => Counters::interval_end(end_ns, now_ns, interval_ns),
-            _ => end_ns,
-        }
-    }
-
-    /// Passes the counted transitions to the view, if the source counts.
-    fn read_counters(&mut self) {
-        let now_ns = self.now_ns();
-        let Some(counters) = &mut self.counters else {
-            return;
-        };
-        let settled = &mut self.selection.settled;
-        if let Err(error) = counters.read(now_ns, self.source, self.view, settled) {
-            self.failure.get_or_insert(RunError::Source(error));
-            self.stop(now_ns);
-        }
-    }
-
-    fn is_before_limit(&self, ns: u64) -> bool {
-        self.limit_ns.is_none_or(|limit_ns| ns < limit_ns)
-    }
-
-    fn tick(&mut self, end_ns: u64) -> io::Result<Flow> {
-        self.read_counters();
-        self.next_tick_ns = self.interval_ns.and_then(|ns| end_ns.checked_add(ns));
-        if self.view.wants_books() {
-            match self.books() {
-                Ok(books) => self.view.books(&books),
-                Err(error) => {
-                    self.failure.get_or_insert(RunError::Source(error));
-                    self.stop(self.now_ns());
-                }
-            }
-        }
-        self.view.tick(end_ns, self.out)
-    }
-
     /// The books of the run so far.
     fn books(&mut self) -> Result<RunBooks, SourceError> {
         Ok(RunBooks {
@@ -515,58 +333,6 @@ impl<'a> Driver<'a> {
             selection.settled.dropped += gate.dropped;
         }
         selection
-    }
-
-    /// The time for which an interval waits for pending events.
-    fn grace_ns(&self) -> u64 {
-        if self.counters.is_some() {
-            0
-        } else {
-            nanoseconds(GRACE)
-        }
-    }
-
-    /// The next time at which the clock must act; `None` for a recording, whose clock is its events.
-    fn due_ns(&self) -> Option<u64> {
-        if !self.origin.live || self.supply != Supply::Flowing {
-            return None;
-        }
-        let tick_ns = self
-            .next_tick_ns
-            .filter(|&ns| self.is_before_limit(ns) && self.settled);
-        let tick_ns = tick_ns.map(|ns| ns.saturating_add(self.grace_ns()).max(self.retry_ns));
-        let all = self.limit_ns.into_iter().chain(tick_ns);
-        all.chain(self.counters.as_ref().map(Counters::due_ns))
-            .min()
-    }
-
-    /// Whether the clock has something to do that no event can change: to end the run, or to read counters.
-    fn waits_for_no_event(&self) -> bool {
-        self.counters.is_some() || !self.is_before_limit(self.now_ns())
-    }
-
-    fn by_clock(&mut self) -> io::Result<Flow> {
-        let now_ns = self.now_ns();
-        if !self.is_before_limit(now_ns) {
-            self.stop(now_ns);
-            return Ok(Flow::Continue);
-        }
-        if self
-            .counters
-            .as_ref()
-            .is_some_and(|counters| counters.due_ns() <= now_ns)
-        {
-            self.read_counters();
-        }
-        let end_ns = match self.counters {
-            Some(_) => now_ns,
-            // After a stall of this process, events of intervals that ended meanwhile have to come first.
-            None => self.shown_ns,
-        };
-        let mut budget = TICKS_AT_ONCE;
-        let flow = self.close_intervals(end_ns, &mut budget)?;
-        self.out.flush()?;
-        Ok(flow)
     }
 
     /// Stops the source; the run ends at `at_ns`.

@@ -1,0 +1,120 @@
+//! From a batch to the view: filters, the owners' gate, and intervals that events close.
+
+use std::io;
+
+use tcpstate_core::{filter::Passed, view::Flow};
+
+use super::{Driver, Intake, LOOK_AHEAD, TICKS_AT_ONCE};
+
+impl Driver<'_> {
+    pub(super) const fn has_rest(&self) -> bool {
+        self.position < self.batch.len() || self.census.is_some()
+    }
+
+    /// Shows the rest of the batch, or the part that fits into the budget of intervals.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "position < the length of the batch"
+    )]
+    pub(super) fn show(&mut self) -> io::Result<Flow> {
+        let mut ticks = TICKS_AT_ONCE;
+        while let Some(event) = self.batch.get(self.position) {
+            if self.intake != Intake::All {
+                self.selection.unread += (self.batch.len() - self.position) as u64;
+                self.position = self.batch.len();
+                return Ok(Flow::Continue);
+            }
+            let ts_ns = event.ts_ns();
+            if self.close_intervals(ts_ns, &mut ticks)? == Flow::Done {
+                return Ok(Flow::Done);
+            }
+            if ticks == 0 {
+                break;
+            }
+            if let Some(limit_ns) = self.limit_ns.filter(|&ns| ns <= ts_ns)
+                && !self.origin.live
+            {
+                self.latest_ns = limit_ns;
+                self.intake = Intake::Ticks;
+                self.stop(limit_ns);
+                continue;
+            }
+            self.latest_ns = self.latest_ns.max(ts_ns);
+            if self.position.is_multiple_of(LOOK_AHEAD) {
+                let end = self.batch.len().min(self.position + LOOK_AHEAD);
+                self.view.look_ahead(&self.batch[self.position..end]);
+            }
+            self.position += 1;
+            if self.show_one(self.position - 1)? == Flow::Done {
+                return Ok(Flow::Done);
+            }
+        }
+        if ticks > 0 && self.show_census(&mut ticks)? == Flow::Done {
+            return Ok(Flow::Done);
+        }
+        if self.flush_each_batch {
+            self.out.flush()?;
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// Passes the census behind the batch to the view, without the sockets that the filters exclude.
+    fn show_census(&mut self, ticks: &mut u32) -> io::Result<Flow> {
+        let Some(mut census) = self.census.take() else {
+            return Ok(Flow::Continue);
+        };
+        if self.intake != Intake::All {
+            return Ok(Flow::Continue);
+        }
+        // Seeded sockets belong to the first interval, however long the dump took.
+        let at_ns = if census.scope.is_of_sockets() {
+            0
+        } else {
+            census.begin_ns
+        };
+        if self.close_intervals(at_ns, ticks)? == Flow::Done {
+            return Ok(Flow::Done);
+        }
+        if *ticks == 0 {
+            self.census = Some(census);
+            return Ok(Flow::Continue);
+        }
+        self.filter.census(&mut census);
+        if let Some(gate) = &mut self.gate {
+            gate.census(&mut census);
+        }
+        self.view.census(&census, self.out)
+    }
+
+    /// Passes the event at `index` of the batch to the view, if the filters let it through.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "by the number of an event of the batch"
+    )]
+    fn show_one(&mut self, index: usize) -> io::Result<Flow> {
+        let event = &self.batch[index];
+        let passed = if let Some(settler) = &mut self.settler {
+            settler.push(event)
+        } else {
+            self.selection.settled.passed += 1;
+            if self.gate.is_none() {
+                return self.view.event(event, self.out);
+            }
+            Passed {
+                earlier: None,
+                event: Some(*event),
+            }
+        };
+        for event in [passed.earlier, passed.event].iter().flatten() {
+            if let Some(gate) = &mut self.gate
+                && !gate.passes(event)
+            {
+                continue;
+            }
+            if self.view.event(event, self.out)? == Flow::Done {
+                return Ok(Flow::Done);
+            }
+        }
+        Ok(Flow::Continue)
+    }
+}
