@@ -66,8 +66,8 @@ at its beginning, the accounting at its end. A file cut short by a full disk or 
 read up to that point: at most about two seconds are lost.
 
 With --ring it is a flight recorder: nothing is written until SIGUSR1 (`kill -USR1 PID`) or the end, \
-and then the events of the last TIME. Leave it running, and send SIGUSR1 when something has happened. \
-The next SIGUSR1 overwrites the file; --rotate keeps several.
+and then the events of the last TIME, up to the signal. Leave it running, and send SIGUSR1 when \
+something has happened. The next SIGUSR1 overwrites the file; --rotate keeps several.
 
 With -r FILE it copies a recording, or the part that the filters and --duration select.";
 

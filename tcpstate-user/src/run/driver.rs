@@ -123,6 +123,8 @@ struct Driver<'a> {
     shown_ns: u64,
     /// The clock closes no interval before this time.
     retry_ns: u64,
+    /// The time of a `SIGUSR1` that waits for the events before it.
+    usr1_ns: Option<u64>,
     /// The end of the run, if known: intervals that end here or later are closed after the last event, not
     /// by an event.
     limit_ns: Option<u64>,
@@ -168,6 +170,7 @@ impl<'a> Driver<'a> {
             next_tick_ns: interval_ns.and_then(|ns| origin.started_ns.checked_add(ns)),
             shown_ns: origin.started_ns,
             retry_ns: origin.started_ns,
+            usr1_ns: None,
             limit_ns,
             latest_ns: origin.started_ns,
             supply: Supply::Flowing,
@@ -254,17 +257,17 @@ impl<'a> Driver<'a> {
                     self.stop(self.now_ns());
                     Ok(Flow::Continue)
                 }
-                Wake::Interrupt(Interrupt::Usr1) if self.intake == Intake::All => {
-                    let flow = self.view.usr1(self.now_ns(), self.out, self.err);
-                    self.out.flush().and(flow)
+                Wake::Interrupt(Interrupt::Usr1) => {
+                    self.usr1_ns.get_or_insert(self.now_ns());
+                    self.usr1()
                 }
                 Wake::Clock => {
                     armed_ns = None;
                     self.by_clock()
                 }
-                Wake::Interrupt(Interrupt::Usr1) | Wake::Early => Ok(Flow::Continue),
+                Wake::Early => Ok(Flow::Continue),
                 Wake::Rest => self.show(),
-                Wake::Step(step) => self.take(step),
+                Wake::Step(step) => self.take_before_usr1(step),
                 Wake::End => break,
             };
         }
@@ -276,6 +279,30 @@ impl<'a> Driver<'a> {
                 (None, Ok(())) => Ok(Outcome::Finished),
             },
         }
+    }
+
+    /// Processes a step of the source, then a `SIGUSR1` that it shows to be complete: under load the source
+    /// may never be without a step.
+    fn take_before_usr1(&mut self, step: Result<Step, SourceError>) -> io::Result<Flow> {
+        let flow = self.take(step)?;
+        if flow == Flow::Done || self.has_rest() {
+            return Ok(flow);
+        }
+        self.shown_ns = self
+            .shown_ns
+            .max(self.latest_ns.saturating_sub(nanoseconds(GRACE)));
+        self.usr1()
+    }
+
+    /// Passes a `SIGUSR1` to the view, once all events before it have been shown: whoever sends it wants
+    /// what has just happened. A stop does not wait for it, as the view then writes everything.
+    fn usr1(&mut self) -> io::Result<Flow> {
+        let is_complete = |&mut ns: &mut u64| !self.origin.live || ns <= self.shown_ns;
+        if self.usr1_ns.take_if(is_complete).is_none() || self.intake != Intake::All {
+            return Ok(Flow::Continue);
+        }
+        let flow = self.view.usr1(self.now_ns(), self.out, self.err);
+        self.out.flush().and(flow)
     }
 
     /// Processes a step of the source.

@@ -285,14 +285,56 @@ async fn events_that_a_stopped_source_delivers_late_land_in_their_intervals() {
 async fn a_stop_shows_pending_events() {
     let mut source = Script::live(|now| vec![Act::Batch(vec![at(now + 1)])]);
     source.in_flight = vec![at(source.origin.started_ns + 2)];
-    let mut interrupts = Timed::new([
-        (Duration::from_millis(10), Interrupt::Usr1),
-        (Duration::from_millis(20), Interrupt::Stop),
-    ]);
+    let mut interrupts = Timed::new([(Duration::from_millis(20), Interrupt::Stop)]);
     let mut view = Log::default();
     let calls = run(&mut source, &mut view, &mut interrupts, &Options::default()).await;
-    assert_eq!(calls, "event 1, usr1, event 2");
+    assert_eq!(calls, "event 1, event 2");
     view.check_the_books();
+}
+
+/// The source delivers an event from before the signal half a second later, and then one from after it.
+#[tokio::test(start_paused = true)]
+async fn usr1_waits_for_the_events_before_it() {
+    let ms = |n: u64| n * 1_000_000;
+    for stalls_ms in [100, 600] {
+        let mut source = Script::live(|now| {
+            vec![
+                Act::Until(Duration::from_millis(500)),
+                Act::Batch(vec![at(now + 1)]),
+                Act::Until(Duration::from_millis(1_000)),
+                Act::Batch(vec![at(now + ms(1_000))]),
+            ]
+        });
+        source.stalls_until = Duration::from_millis(stalls_ms);
+        let mut interrupts = Timed::new([
+            (Duration::from_millis(10), Interrupt::Usr1),
+            (Duration::from_millis(2_000), Interrupt::Stop),
+        ]);
+        let mut view = Log::default();
+        let calls = run(&mut source, &mut view, &mut interrupts, &Options::default()).await;
+        let expected = if stalls_ms == 100 {
+            "usr1, event 1, event 1000000000"
+        } else {
+            "event 1, usr1, event 1000000000"
+        };
+        assert_eq!(calls, expected, "{stalls_ms}");
+    }
+}
+
+/// A source that always has a step shows by the time of an event that those before the signal are shown.
+#[tokio::test(start_paused = true)]
+async fn usr1_does_not_wait_for_a_pause() {
+    let mut source = Script::live(|now| vec![Act::Endless(at(now + 1_000_000_000))]);
+    let mut interrupts = Timed::new([
+        (Duration::ZERO, Interrupt::Usr1),
+        (Duration::from_millis(20), Interrupt::Stop),
+    ]);
+    let mut view = Log {
+        events: Some(1_000),
+        ..Log::default()
+    };
+    let calls = run(&mut source, &mut view, &mut interrupts, &Options::default()).await;
+    assert!(calls.contains("usr1"), "{calls}");
 }
 
 #[tokio::test(start_paused = true)]

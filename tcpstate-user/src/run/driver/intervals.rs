@@ -102,7 +102,10 @@ impl Driver<'_> {
             .next_tick_ns
             .filter(|&ns| self.is_before_limit(ns) && self.settled);
         let tick_ns = tick_ns.map(|ns| ns.saturating_add(self.grace_ns()).max(self.retry_ns));
-        let all = self.limit_ns.into_iter().chain(tick_ns);
+        let usr1_ns = self
+            .usr1_ns
+            .map(|ns| ns.saturating_add(nanoseconds(GRACE)).max(self.retry_ns));
+        let all = self.limit_ns.into_iter().chain(tick_ns).chain(usr1_ns);
         all.chain(self.counters.as_ref().map(Counters::due_ns))
             .min()
     }
@@ -133,6 +136,9 @@ impl Driver<'_> {
         let mut budget = TICKS_AT_ONCE;
         let flow = self.close_intervals(end_ns, &mut budget)?;
         self.out.flush()?;
-        Ok(flow)
+        if flow == Flow::Done {
+            return Ok(flow);
+        }
+        self.usr1()
     }
 }
