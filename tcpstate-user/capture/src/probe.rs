@@ -7,10 +7,7 @@ use std::io;
 
 use aya::{maps::MapType, sys::SyscallError};
 use rustix::{
-    net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
-        socket_with,
-    },
+    net::{RecvFlags, SendFlags, recv, send},
     thread::CapabilitySet,
 };
 use tcpstate_core::{
@@ -25,6 +22,7 @@ use super::{
     host::{self, Host, Lockdown, Namespace},
     layout::{self, Resolved},
     loader::{self, Plan},
+    sockdiag,
 };
 
 /// Tries everything. Takes well under a second, and attaches for a moment.
@@ -157,12 +155,7 @@ fn try_sock_diag() -> io::Result<()> {
     const NLMSG_ERROR: u16 = 2;
     const LISTEN: u32 = 1 << 10;
 
-    let socket = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )?;
+    let socket = sockdiag::connected()?;
     let mut request = [0u8; 72];
     request[0..4].copy_from_slice(&72u32.to_ne_bytes());
     request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());

@@ -15,9 +15,17 @@
 pub(super) mod testing;
 pub mod wire;
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    io,
+    os::fd::OwnedFd,
+};
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketFlags, SocketType,
+    netlink::{self, SocketAddrNetlink},
+    sockopt,
+};
 use tcpstate_common::{
     State,
     record::{AF_INET, AF_INET6},
@@ -148,7 +156,12 @@ impl SockDiag {
         };
         let this = Self {
             link,
-            sequence: 0,
+            // Nobody else can guess the numbers of its requests.
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the lower half is random too"
+            )]
+            sequence: RandomState::new().hash_one(0) as u32,
             buffer: vec![0; RECEIVE_BYTES].into(),
         };
         Ok((this, value))
@@ -243,15 +256,26 @@ struct Netlink {
     socket: OwnedFd,
 }
 
+/// The kernel's address.
+const KERNEL: SocketAddrNetlink = SocketAddrNetlink::new(0, 0);
+
 /// A socket to the kernel in the namespace of this thread.
-fn socket() -> Result<OwnedFd, DumpError> {
+///
+/// Whoever owns a namespace may send messages to every port in it, and a namespace can belong to an ordinary user. A
+/// connected socket takes none but the kernel's.
+pub(crate) fn connected() -> rustix::io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
         SocketFlags::CLOEXEC,
         Some(netlink::SOCK_DIAG),
-    );
-    let socket = socket.map_err(|errno| match errno {
+    )?;
+    rustix::net::connect(&socket, &KERNEL)?;
+    Ok(socket)
+}
+
+fn socket() -> Result<OwnedFd, DumpError> {
+    let socket = connected().map_err(|errno| match errno {
         rustix::io::Errno::PROTONOSUPPORT => DumpError::NoSockDiag(errno.into()),
         errno => DumpError::Link {
             what: "open",
@@ -279,18 +303,29 @@ impl Link for Netlink {
         // The kernel writes the first part of its answer before `send` returns and the next part before `recv`
         // does. If there is none, none will come, and a blocking call would wait for ever.
         let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
-        let (_, length) =
-            rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut *buffer, flags))?;
-        if length > buffer.len() {
-            return Err(io::ErrorKind::InvalidData.into());
+        loop {
+            let (_, length, from) = rustix::io::retry_on_intr(|| {
+                rustix::net::recvfrom(&self.socket, &mut *buffer, flags)
+            })?;
+            // Others' messages may have come before the socket was connected.
+            if !from.is_some_and(is_kernel) {
+                continue;
+            }
+            if length > buffer.len() {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            return Ok(length);
         }
-        Ok(length)
     }
 
     fn reopen(&mut self) -> Result<(), DumpError> {
         self.socket = self.namespace.within(socket)??;
         Ok(())
     }
+}
+
+fn is_kernel(from: SocketAddrAny) -> bool {
+    SocketAddrNetlink::try_from(from).is_ok_and(|from| from.pid() == KERNEL.pid())
 }
 
 /// The result of one attempt.

@@ -306,3 +306,46 @@ fn a_dump_of_the_kernel_has_our_own_listener() {
         assert_eq!(ours[0].info.is_some(), with_info);
     }
 }
+
+/// Sends to a netlink socket what only the kernel should.
+fn forge(to: &OwnedFd) -> rustix::io::Result<usize> {
+    let to = rustix::net::getsockname(to)?;
+    let forger = connected()?;
+    let message = framed(DONE, 0, 1, &[0; 4]);
+    rustix::net::sendto(&forger, &message, SendFlags::empty(), &to)
+}
+
+#[test]
+fn only_the_kernel_is_heard() {
+    let socket = connected().unwrap();
+    // An ordinary user may not send to others in this namespace at all.
+    let errno = forge(&socket).unwrap_err();
+    assert!(
+        matches!(
+            errno,
+            rustix::io::Errno::CONNREFUSED | rustix::io::Errno::PERM
+        ),
+        "{errno}"
+    );
+    let held = rustix::net::recv(&socket, &mut [0; 64], RecvFlags::DONTWAIT);
+    assert_eq!(held.unwrap_err(), rustix::io::Errno::AGAIN);
+}
+
+#[test]
+fn a_message_of_another_socket_is_dropped() {
+    let open = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    );
+    let mut link = Netlink {
+        socket: open.unwrap(),
+        namespace: Namespace::own().unwrap(),
+    };
+    rustix::net::bind(&link.socket, &SocketAddrNetlink::new(0, 0)).unwrap();
+    // As root it arrives, for this socket is not connected.
+    let _ = forge(&link.socket);
+    let error = link.receive(&mut [0; 64]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+}
