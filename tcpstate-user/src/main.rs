@@ -14,6 +14,7 @@
 mod commands;
 mod message;
 mod watch;
+mod zone;
 
 use std::process::ExitCode;
 

@@ -3,7 +3,6 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
-use jiff::tz::TimeZone;
 use tcpstate::run::{
     self, Outcome, Outputs, descriptors,
     progress::{self, WithProgress},
@@ -29,7 +28,7 @@ use tcpstate_text::{
     settings::Settings,
 };
 
-use crate::message::say;
+use crate::{message::say, zone};
 
 /// The settings that all views share.
 pub(crate) fn settings(watch: &Watch, bounds: Bounds) -> Settings {
@@ -43,7 +42,7 @@ pub(crate) fn settings(watch: &Watch, bounds: Bounds) -> Settings {
             ..Limits::default()
         },
         colour: wants_colour(&io::stdout()),
-        zone: TimeZone::system(),
+        zone: zone::system(),
     }
 }
 

@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         }),
         Trial::test("bad_usage_exits_2_and_says_why", bad_usage),
         Trial::test("help_and_version_exit_0", help_and_version),
+        Trial::test("a_zone_that_is_no_file_is_utc", no_zone),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -351,6 +352,20 @@ fn bad_usage() -> Result<(), Failed> {
         let (code, out, err) = tcpstate(arguments)?;
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}");
         assert!(err.contains(reason), "{arguments:?}: {err}");
+    }
+    Ok(())
+}
+
+/// Reading a device or a FIFO as a time zone would not end.
+fn no_zone() -> Result<(), Failed> {
+    for zone in ["/dev/zero", ":/dev/zero", "/dev"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+            .args(["trace", "-r", "/dev/null"])
+            .env("TZ", zone)
+            .output()?;
+        let err = String::from_utf8(output.stderr)?;
+        assert!(err.contains("is no time zone file"), "{zone}: {err}");
+        assert!(err.contains("is empty"), "{zone}: {err}");
     }
     Ok(())
 }

@@ -301,14 +301,14 @@ async fn usr1_waits_for_the_events_before_it() {
             vec![
                 Act::Until(Duration::from_millis(500)),
                 Act::Batch(vec![at(now + 1)]),
-                Act::Until(Duration::from_millis(1_000)),
+                Act::Until(Duration::from_secs(1)),
                 Act::Batch(vec![at(now + ms(1_000))]),
             ]
         });
         source.stalls_until = Duration::from_millis(stalls_ms);
         let mut interrupts = Timed::new([
             (Duration::from_millis(10), Interrupt::Usr1),
-            (Duration::from_millis(2_000), Interrupt::Stop),
+            (Duration::from_secs(2), Interrupt::Stop),
         ]);
         let mut view = Log::default();
         let calls = run(&mut source, &mut view, &mut interrupts, &Options::default()).await;
