@@ -157,8 +157,8 @@ fn csv_has_the_fields_of_json() {
                 other => assert_eq!(value, other.to_string(), "{title}"),
             }
         }
-        // CSV has no `type`, and has `owner` in three columns.
-        assert_eq!(fields, line.as_object().unwrap().len() - 1 + 2);
+        // CSV has no `type` and no `processes`, and has `owner` in three columns.
+        assert_eq!(fields, line.as_object().unwrap().len() - 2 + 2);
     }
 }
 

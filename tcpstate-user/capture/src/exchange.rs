@@ -7,7 +7,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,6 +25,8 @@ pub(super) const FORGET: Duration = Duration::from_mins(5);
 pub(super) struct Exchange {
     state: Mutex<State>,
     changed: Condvar,
+    /// The reader saw a socket begin to listen.
+    listened: AtomicBool,
 }
 
 #[derive(Default)]
@@ -117,6 +122,16 @@ impl Exchange {
     /// Takes the namespaces that the reader reported.
     pub(super) fn take_netns_with_minisockets(&self) -> Vec<u32> {
         std::mem::take(&mut self.lock().netns_with_minisockets)
+    }
+
+    /// The reader has seen a socket begin to listen.
+    pub(super) fn report_listener(&self) {
+        self.listened.store(true, Ordering::Release);
+    }
+
+    /// Whether one was reported since the last call.
+    pub(super) fn take_listened(&self) -> bool {
+        self.listened.swap(false, Ordering::AcqRel)
     }
 
     /// The next notice for the user.

@@ -30,6 +30,7 @@ pub mod cgroups;
 pub mod clock;
 pub mod error;
 mod exchange;
+mod holders;
 pub mod host;
 pub mod inventory;
 pub mod layout;

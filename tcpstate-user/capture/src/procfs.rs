@@ -4,7 +4,7 @@
 use std::{ffi::OsStr, fs, io, ops::RangeInclusive, path::Path};
 
 use hashbrown::{HashMap, HashSet};
-use tcpstate_core::owner::{Comm, How, Owner};
+use tcpstate_core::{event::Process, owner::Comm};
 
 /// Whether a name below `/proc` is a process's number.
 pub(super) fn is_process(name: &OsStr) -> bool {
@@ -18,15 +18,28 @@ fn pid(name: &OsStr) -> Option<u32> {
 /// The processes that hold sockets, by the socket's inode.
 #[derive(Debug, Default)]
 pub struct Owners {
-    /// The owner of each socket; if several processes hold it, the properties that they share.
-    pub by_inode: HashMap<u32, Owner>,
+    /// Of each socket, the one that it belongs to first: see [`Owners::look_up`].
+    pub by_inode: HashMap<u32, Vec<Process>>,
     /// Processes whose open files this process may not see.
     pub hidden_processes: u64,
+}
+
+/// A process, and what decides which of several holders comes first.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    process: Process,
+    /// It opens sockets for services, and passes them on: process 1, or systemd.
+    is_manager: bool,
+    /// Clock ticks since boot at its start.
+    started: u64,
 }
 
 impl Owners {
     /// Reads the open files of all processes, once. It takes a while: some microseconds for
     /// each open file of the host.
+    ///
+    /// Of several processes that hold a socket, the oldest comes first: that is the one that made the others,
+    /// such as workers. A service manager, which passes its listeners on to services, comes last.
     ///
     /// *Errors:* `/proc` cannot be read. Processes that may not be read are counted.
     pub fn look_up(inodes: &HashSet<u32>) -> io::Result<Self> {
@@ -34,13 +47,22 @@ impl Owners {
         if inodes.is_empty() {
             return Ok(owners);
         }
+        let mut found = HashMap::new();
         for entry in fs::read_dir("/proc")?.flatten() {
             let Some(pid) = pid(&entry.file_name()) else {
                 continue;
             };
             match sockets_of(&entry.path(), inodes) {
                 Ok(held) if held.is_empty() => {}
-                Ok(held) => owners.add(pid, comm(&entry.path()), &held),
+                // Without a name it has ended in the meantime.
+                Ok(held) => {
+                    if let Some(candidate) = Candidate::read(pid, &entry.path()) {
+                        for inode in held {
+                            let all: &mut Vec<Candidate> = found.entry(inode).or_default();
+                            all.push(candidate);
+                        }
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     owners.hidden_processes += 1;
                 }
@@ -48,22 +70,36 @@ impl Owners {
                 Err(_) => {}
             }
         }
+        let sorted = found.into_iter().map(|(inode, all)| (inode, in_order(all)));
+        owners.by_inode = sorted.collect();
         Ok(owners)
     }
+}
 
-    fn add(&mut self, pid: u32, comm: Option<Comm>, held: &HashSet<u32>) {
-        let owner = Owner {
-            pid: Some(pid),
-            comm,
-            how: How::Seeded,
-        };
-        for &inode in held {
-            self.by_inode
-                .entry(inode)
-                .and_modify(|other| *other = other.either(owner))
-                .or_insert(owner);
-        }
+impl Candidate {
+    fn read(pid: u32, path: &Path) -> Option<Self> {
+        let comm = comm(path)?.0;
+        Some(Self {
+            process: Process { pid, comm },
+            is_manager: pid == 1 || comm.starts_with(b"systemd\0"),
+            started: started(&fs::read(path.join("stat")).ok()?)?,
+        })
     }
+}
+
+/// The processes, the one that the socket belongs to first.
+fn in_order(mut all: Vec<Candidate>) -> Vec<Process> {
+    all.sort_by_key(|one| (one.is_manager, one.started, one.process.pid));
+    all.into_iter().map(|one| one.process).collect()
+}
+
+/// The time of a process's start in the text of `/proc/PID/stat`, whose second field is a name in parentheses
+/// that may contain anything.
+fn started(stat: &[u8]) -> Option<u64> {
+    const FIELD: usize = 22;
+    let after_name = stat.iter().rposition(|&byte| byte == b')')? + 2;
+    let rest = std::str::from_utf8(stat.get(after_name..)?).ok()?;
+    rest.split(' ').nth(FIELD - 3)?.parse().ok()
 }
 
 /// Which of these sockets the process holds.
@@ -210,34 +246,48 @@ mod tests {
         let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
         let inode = socket_inode(link.as_os_str()).unwrap();
         let owners = Owners::look_up(&HashSet::from_iter([inode, u32::MAX])).unwrap();
-        let owner = owners.by_inode[&inode];
-        assert_eq!(owner.pid, Some(std::process::id()));
+        let [process] = owners.by_inode[&inode][..] else {
+            panic!("not one: {:?}", owners.by_inode[&inode]);
+        };
+        assert_eq!(process.pid, std::process::id());
         let name = fs::read("/proc/self/comm").unwrap();
-        assert_eq!(owner.comm.unwrap().as_bytes(), name.trim_ascii_end());
-        assert_eq!(owner.how, How::Seeded);
+        assert_eq!(Comm(process.comm).as_bytes(), name.trim_ascii_end());
         assert!(!owners.by_inode.contains_key(&u32::MAX));
     }
 
     #[test]
-    fn an_owner_of_several_processes_has_only_what_they_share() {
-        let mut owners = Owners::default();
-        let held = HashSet::from_iter([7]);
-        let named = |name: &[u8; 5]| {
-            let mut comm = Comm::default();
-            comm.0[..5].copy_from_slice(name);
-            Some(comm)
+    fn of_several_holders_the_oldest_is_first_and_a_service_manager_last() {
+        let candidate = |pid, is_manager, started| Candidate {
+            process: Process {
+                pid,
+                comm: [b'x'; 16],
+            },
+            is_manager,
+            started,
         };
-        owners.add(1, named(b"nginx"), &held);
-        owners.add(2, named(b"nginx"), &held);
-        let shared = owners.by_inode[&7];
-        assert_eq!((shared.pid, shared.comm), (None, named(b"nginx")));
-        owners.add(3, named(b"other"), &held);
-        assert_eq!(
-            (owners.by_inode[&7].pid, owners.by_inode[&7].comm),
-            (None, None)
-        );
-        // The source of the knowledge stays.
-        assert_eq!(owners.by_inode[&7].how, How::Seeded);
+        let order = |all: &[Candidate]| {
+            let all = in_order(all.to_vec());
+            all.iter().map(|process| process.pid).collect::<Vec<_>>()
+        };
+        let (init, master) = (candidate(1, true, 0), candidate(9, false, 5));
+        let workers = [candidate(3, false, 6), candidate(10, false, 6)];
+        assert_eq!(order(&[workers[1], master, workers[0]]), [9, 3, 10]);
+        assert_eq!(order(&[init, workers[1], master]), [9, 10, 1]);
+        assert_eq!(order(&[init]), [1]);
+    }
+
+    #[test]
+    fn the_start_of_a_process_is_found_behind_any_name() {
+        let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        for name in ["sh", "a) b", "((", ""] {
+            let stat = format!("7 ({name}) {fields}\n");
+            assert_eq!(started(stat.as_bytes()), Some(4711), "{name}");
+        }
+        for stat in ["", "7 (x", "7 (x)", "7 (x) S 1 2"] {
+            assert_eq!(started(stat.as_bytes()), None, "{stat}");
+        }
+        let own = fs::read("/proc/self/stat").unwrap();
+        assert!(started(&own).unwrap() > 0);
     }
 
     #[test]

@@ -292,6 +292,7 @@ impl Reader {
         let mut malformed = 0;
         let (last, others) = (&mut self.last_with_minisocket, &mut self.with_minisockets);
         let exchange = &self.shared.exchange;
+        let mut listened = false;
         let records = self.ring.drain(BATCH, |bytes| match Event::decode(bytes) {
             Ok(event) => {
                 if leaves_minisocket(&event) && event.record().netns != *last {
@@ -300,10 +301,14 @@ impl Reader {
                         exchange.report_minisockets(*last);
                     }
                 }
+                listened |= event.newstate() == State::LISTEN;
                 events.push(event);
             }
             Err(_) => malformed += 1,
         });
+        if listened {
+            exchange.report_listener();
+        }
         let shared = &*self.shared;
         shared
             .ring_high_water_bytes

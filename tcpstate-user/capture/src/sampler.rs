@@ -23,7 +23,7 @@ use hashbrown::HashSet;
 use rustix::process::geteuid;
 use tcpstate_common::State;
 use tcpstate_core::{
-    census::{Census, Found, Kind, Scope},
+    census::{Census, Found, Held, Kind, Scope},
     error::chain,
     filter::StateSet,
     inventory::{DumpedNetns, Inventory},
@@ -35,6 +35,7 @@ use super::{
     clock::{monotonic_ns, thread_cpu_time},
     error::CaptureError,
     exchange::{Exchange, FORGET},
+    holders::Holders,
     inventory,
     netns::{self, Namespace},
     procfs,
@@ -61,7 +62,7 @@ pub(super) struct Plan {
     pub(super) interval: Option<Duration>,
     /// Make a full dump with each sample: where no event shows the state of the other sockets.
     pub(super) always_full: bool,
-    /// Whether to look up which process holds each socket of a full dump.
+    /// Whether to look up which process holds each socket of a full dump, and each listener later on.
     pub(super) resolve_owners: ResolveOwners,
     /// Counts retransmitted SYN-ACKs, if this kernel can.
     pub(super) synack: Option<SynackRetransmits>,
@@ -83,6 +84,7 @@ pub(super) fn spawn(
         searched: None,
         out_of_reach: BTreeMap::new(),
         notified: Vec::new(),
+        holders: Holders::new(),
     };
     thread::Builder::new()
         .name("tcpstate-sample".into())
@@ -110,6 +112,8 @@ struct Sampler {
     out_of_reach: BTreeMap<u32, Instant>,
     /// Notices already shown to the user: each is shown once.
     notified: Vec<String>,
+    /// The processes that hold listeners.
+    holders: Holders,
 }
 
 /// A namespace that is sampled.
@@ -126,11 +130,20 @@ impl Sampler {
         // The last loss has been made up for.
         let mut is_healed = true;
         let mut resynced = Instant::now();
-        let Some(interval) = self.plan.interval else {
-            return;
-        };
+        let mut sample_at = self.plan.interval.map(|_| Instant::now());
         while self.exchange.wait_until_received() {
+            if self.plan.resolve_owners != ResolveOwners::No {
+                self.follow_holders();
+            }
             let (start, cpu_before) = (Instant::now(), thread_cpu_time());
+            let Some(interval) = self.plan.interval.filter(|_| sample_at <= Some(start)) else {
+                let look_at =
+                    (self.plan.resolve_owners != ResolveOwners::No).then(|| self.holders.look_at());
+                match [sample_at, look_at].into_iter().flatten().min() {
+                    Some(next) if self.exchange.sleep_until(next) => continue,
+                    _ => break,
+                }
+            };
             if self.plan.always_full {
                 // Before the sample: a socket that has become a minisocket is then in no full dump.
                 self.full_dump(false);
@@ -147,10 +160,10 @@ impl Sampler {
                 resynced = Instant::now();
             }
             let spent = thread_cpu_time().saturating_sub(cpu_before);
-            let next = (start + interval).max(Instant::now() + spent * (SHARE - 1));
-            if !self.exchange.sleep_until(next) {
-                break;
-            }
+            sample_at = Some((start + interval).max(Instant::now() + spent * (SHARE - 1)));
+        }
+        if self.plan.interval.is_none() {
+            return;
         }
         // So that the run's last output is from its end, not up to an interval older, and that errors left by
         // lost events are corrected.
@@ -195,7 +208,9 @@ impl Sampler {
                 let mut namespaces = inventory.namespaces.iter();
                 is_complete = inventory.missing.len() == hides
                     && namespaces.all(|dumped| scope(dumped) == Scope::All);
-                censuses = full_censuses(&inventory, &seen_before);
+                self.holders.forget();
+                let held = self.holders.update(&inventory);
+                censuses = full_censuses(&inventory, &seen_before, held);
                 let hidden = inventory.hidden.as_ref().filter(|_| geteuid().is_root());
                 let missing = inventory.missing.iter();
                 notices.extend(
@@ -224,6 +239,45 @@ impl Sampler {
         }
         self.publish(censuses, notices, true);
         is_complete
+    }
+
+    /// Looks up which processes hold the listeners, if there is a reason to, and publishes what is new.
+    fn follow_holders(&mut self) {
+        let exchange = &self.exchange;
+        if !self.holders.is_due(|| exchange.take_listened()) {
+            return;
+        }
+        let request = Request {
+            states: StateSet::of(State::LISTEN),
+            ipv6_only: false,
+            with_info: false,
+        };
+        let cpu_before = thread_cpu_time();
+        // Where listeners cannot be dumped now, they may be the next time.
+        let Ok(inventory) = inventory::take(&self.plan.namespaces, request, true) else {
+            return;
+        };
+        let mut censuses: Vec<Census> = Vec::new();
+        for (netns, held) in self.holders.update(&inventory) {
+            match censuses.last_mut() {
+                Some(last) if last.netns == netns => last.held.push(held),
+                _ => censuses.push(Census {
+                    netns,
+                    begin_ns: monotonic_ns(),
+                    // It is no whole sample.
+                    more: true,
+                    held: vec![held],
+                    ..Census::default()
+                }),
+            }
+        }
+        let censuses = censuses
+            .into_iter()
+            .flat_map(Census::into_parts)
+            .map(|part| Census { more: true, ..part });
+        self.publish(censuses.collect(), Vec::new(), false);
+        let spent = thread_cpu_time().saturating_sub(cpu_before);
+        self.holders.rest(spent * (SHARE - 1));
     }
 
     /// Finds new namespaces, and drops those that are gone.
@@ -371,7 +425,11 @@ const fn scope(dumped: &DumpedNetns) -> Scope {
 }
 
 /// A census of each namespace of a full dump, in parts.
-fn full_censuses(inventory: &Inventory, seen_before: &[(u32, u64)]) -> Vec<Census> {
+fn full_censuses(
+    inventory: &Inventory,
+    seen_before: &[(u32, u64)],
+    held: Vec<(u32, Held)>,
+) -> Vec<Census> {
     let mut censuses: Vec<Census> = inventory
         .namespaces
         .iter()
@@ -393,6 +451,12 @@ fn full_censuses(inventory: &Inventory, seen_before: &[(u32, u64)]) -> Vec<Censu
                 owner: inventory.owner(socket),
                 ..found(socket, Kind::Socket, None)
             });
+        }
+    }
+    for (netns, held) in held {
+        let census = censuses.iter_mut().find(|census| census.netns == netns);
+        if let Some(census) = census {
+            census.held.push(held);
         }
     }
     for census in &mut censuses {

@@ -48,8 +48,8 @@ pub struct Capture {
         conflicts_with = "read"
     )]
     pub sample_interval: Duration,
-    /// Whether to look up which processes hold the sockets that exist at the start, and listeners whose owner
-    /// is unknown later; other users' processes require root
+    /// Whether to look up which processes hold the sockets that exist at the start, and the listeners later on;
+    /// other users' processes require root
     #[arg(
         long,
         value_name = "WHEN",

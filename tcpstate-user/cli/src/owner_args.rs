@@ -18,7 +18,8 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(next_help_heading = FILTERS)]
 pub struct OwnerArgs {
-    /// Only connections of these processes; a server's connections belong to the process that listens
+    /// Only connections of these processes; a server's connections belong to all processes that hold its
+    /// listener, or opened it
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: Vec<u32>,
     /// Only connections of processes with one of these names, as in /proc/PID/comm

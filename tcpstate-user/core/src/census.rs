@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tcpstate_common::State;
 
 use crate::{
+    event::Process,
     owner::{Comm, How, Owner},
     service::Role,
 };
@@ -50,6 +51,9 @@ pub struct Census {
     /// All connections that are half-open now, by their local end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub half_open: Vec<HalfOpen>,
+    /// The processes that hold listeners, where that was looked up and is new.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<Held>,
     /// The counters of listeners since the census before.
     #[serde(default, skip_serializing_if = "ListenFigures::is_nothing")]
     pub listen: ListenFigures,
@@ -105,7 +109,8 @@ impl Census {
     /// The census in parts of at most [`PART`] sockets, without spare capacity. The last part has
     /// everything that does not belong to a single socket.
     pub fn into_parts(mut self) -> Vec<Self> {
-        if self.found.len() + self.known.len() + self.gone.len() <= PART {
+        let processes: usize = self.held.iter().map(|held| held.by.len()).sum();
+        if self.found.len() + self.known.len() + self.gone.len() + processes <= PART {
             return vec![self];
         }
         let (netns, begin_ns, previous_ns, scope) =
@@ -125,9 +130,29 @@ impl Census {
         parts.extend(known.map(|known| Self { known, ..empty() }));
         let gone = chunks(take(&mut self.gone));
         parts.extend(gone.map(|gone| Self { gone, ..empty() }));
+        let held = in_parts(take(&mut self.held)).into_iter();
+        parts.extend(held.map(|held| Self { held, ..empty() }));
         parts.push(self);
         parts
     }
+}
+
+/// A list in parts of at most [`PART`] processes, or of one listener.
+fn in_parts(list: Vec<Held>) -> Vec<Vec<Held>> {
+    let mut parts: Vec<Vec<Held>> = Vec::new();
+    let mut room = 0;
+    for held in list {
+        let processes = held.by.len() + 1;
+        match parts.last_mut() {
+            Some(part) if processes <= room => part.push(held),
+            _ => {
+                room = PART;
+                parts.push(vec![held]);
+            }
+        }
+        room = room.saturating_sub(processes);
+    }
+    parts
 }
 
 /// A list in chunks of [`PART`], in order.
@@ -187,6 +212,22 @@ pub enum Kind {
     Socket,
     /// The remainder of a connection after its transition to CLOSE.
     Minisocket,
+}
+
+/// The most processes of one listener that a census has.
+pub const MAX_HELD_BY: usize = 1024;
+
+/// A listener, and the processes that hold it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The cookie of the listener.
+    pub cookie: u64,
+    /// Its local address; v4-mapped ones are IPv4.
+    pub laddr: IpAddr,
+    /// Its local port.
+    pub lport: u16,
+    /// The processes, at most [`MAX_HELD_BY`]: its owner first, as far as that follows from them.
+    pub by: Vec<Process>,
 }
 
 /// A minisocket that is gone.
@@ -379,6 +420,36 @@ mod tests {
     }
 
     #[test]
+    fn no_part_has_more_processes_than_sockets() {
+        let held = |cookie: u64, by: usize| Held {
+            cookie,
+            laddr: [127, 0, 0, 1].into(),
+            lport: 80,
+            by: vec![
+                Process {
+                    pid: 1,
+                    comm: [0; 16]
+                };
+                by
+            ],
+        };
+        let census = Census {
+            held: (0..10).map(|cookie| held(cookie, MAX_HELD_BY)).collect(),
+            ..Census::default()
+        };
+        let parts = census.clone().into_parts();
+        let processes = |part: &Census| part.held.iter().map(|held| held.by.len()).sum::<usize>();
+        assert!(parts.iter().all(|part| processes(part) <= PART));
+        let together: Vec<Held> = parts.iter().flat_map(|part| part.held.clone()).collect();
+        assert_eq!(together, census.held);
+        let small = Census {
+            held: vec![held(1, 3)],
+            ..Census::default()
+        };
+        assert_eq!(small.clone().into_parts(), [small]);
+    }
+
+    #[test]
     fn a_census_survives_json_which_omits_what_is_empty() {
         let census = Census {
             netns: 7,
@@ -419,6 +490,15 @@ mod tests {
                 drops: Some(0),
                 ..ListenFigures::default()
             },
+            held: vec![Held {
+                cookie: 44,
+                laddr: [127, 0, 0, 1].into(),
+                lport: 80,
+                by: vec![Process {
+                    pid: 3,
+                    comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
+                }],
+            }],
             known: vec![43],
             more: true,
         };

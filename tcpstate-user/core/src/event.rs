@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
 use tcpstate_common::{Record, State, record};
 
 /// One transition of one TCP socket: a [`Record`] that has been checked.
@@ -33,8 +34,8 @@ pub enum SocketId {
     Address(u64),
 }
 
-/// The process that made a transition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A process, such as the one that made a transition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Process (thread group) id in the initial pid namespace.
     pub pid: u32,

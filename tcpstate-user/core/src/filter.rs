@@ -179,6 +179,9 @@ impl Filter {
             let is_ipv4 = found.family == AF_INET || found.laddr.is_ipv4() || found.raddr.is_ipv4();
             self.wants(is_ipv4, found.lport, found.rport, netns)
         });
+        census
+            .held
+            .retain(|held| self.wants(held.laddr.is_ipv4(), held.lport, 0, netns));
         census.half_open.retain(|half_open| {
             self.rport.is_none() && self.wants(half_open.laddr.is_ipv4(), half_open.lport, 0, netns)
         });

@@ -4,13 +4,12 @@ mod listening;
 mod socket;
 
 use hashbrown::HashMap;
-use tcpstate_common::State;
 
 pub use self::{
     listening::{HalfOpen, Listening, role_by_ports},
     socket::{Socket, TcpInfo, Timer, TimerKind, keep_latest},
 };
-use crate::{names::Names, owner::Owner};
+use crate::{event::Process, names::Names, owner::Owner};
 
 /// The sockets of one or more namespaces.
 #[derive(Debug, Default)]
@@ -29,8 +28,9 @@ pub struct Inventory {
     pub hidden_files: Option<String>,
     /// The listening sockets.
     pub listening: Listening,
-    /// The processes that have the sockets open, by the sockets' inodes, if they were looked up.
-    pub holders: Option<HashMap<u32, Owner>>,
+    /// The processes that have the sockets open, by the sockets' inodes, if they were looked up: of each, the
+    /// one that it belongs to first.
+    pub holders: Option<HashMap<u32, Vec<Process>>>,
     /// The names of their cgroups.
     pub names: Names,
 }
@@ -76,22 +76,24 @@ impl DumpStats {
 impl Inventory {
     /// The owner of a socket: the process that has it open or, before it is accepted, its listener's.
     pub fn owner(&self, socket: &Socket) -> Owner {
-        let Some(holders) = &self.holders else {
-            return Owner::UNKNOWN;
-        };
-        let holder = |inode| holders.get(&inode).copied().unwrap_or(Owner::UNKNOWN);
-        match socket.inode {
-            Some(inode) => holder(inode),
-            // In other states, a socket that no process has open was closed by its process.
-            None if matches!(
-                socket.state,
-                State::SYN_RECV | State::ESTABLISHED | State::CLOSE_WAIT
-            ) =>
-            {
-                let listener = self.listening.listener_of(socket);
-                listener.map_or(Owner::UNKNOWN, |inode| holder(inode).inherited())
-            }
-            None => Owner::UNKNOWN,
+        let owner = self.holders(socket).first();
+        let owner = owner.map_or(Owner::UNKNOWN, |&process| Owner::holding(process));
+        if socket.inode.is_none() {
+            owner.inherited()
+        } else {
+            owner
         }
+    }
+
+    /// The processes that have a socket open or, before it is accepted, its listener; the owner first. None
+    /// where they were not looked up.
+    pub fn holders(&self, socket: &Socket) -> &[Process] {
+        let inode = match socket.inode {
+            None if socket.is_unaccepted() => self.listening.listener_of(socket),
+            inode => inode,
+        };
+        let holders = self.holders.as_ref();
+        let found = holders.zip(inode).and_then(|(all, inode)| all.get(&inode));
+        found.map_or(&[], Vec::as_slice)
     }
 }

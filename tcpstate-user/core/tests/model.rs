@@ -8,8 +8,8 @@ use tcpstate_common::{
     record::{AF_INET, flags},
 };
 use tcpstate_core::{
-    census::{Census, Found, Gone, HalfOpen, Kind, Scope},
-    event::Event,
+    census::{Census, Found, Gone, HalfOpen, Held, Kind, Scope},
+    event::{Event, Process},
     histogram::Histogram,
     model::{By, Ended, Figures, GroupFigures, Include, Limits, Snapshot, Tracker},
     owner::Owner,
@@ -59,7 +59,24 @@ fn censuses() -> impl Strategy<Value = Input> {
         oldest_ns: None,
         synack_retransmits: 0,
     });
-    let what = (vec(found, 0..4), vec(gone, 0..3), vec(half_open, 0..3));
+    let process = |pid| Process {
+        pid,
+        comm: [b'a'; 16],
+    };
+    let held = (0..6u64, 0..3u16, vec((1..4u32).prop_map(process), 0..3)).prop_map(
+        |(cookie, lport, by)| Held {
+            cookie,
+            laddr: [1; 4].into(),
+            lport,
+            by,
+        },
+    );
+    let what = (
+        vec(found, 0..4),
+        vec(gone, 0..3),
+        vec(half_open, 0..3),
+        vec(held, 0..3),
+    );
     let when = (0..4_000_000_000u64, any::<Option<u32>>(), 0..2u32);
     let scope = select(vec![
         Scope::Small,
@@ -71,7 +88,7 @@ fn censuses() -> impl Strategy<Value = Input> {
     ]);
     let how = (scope, any::<bool>());
     (what, when, how).prop_map(
-        |((found, gone, half_open), (begin_ns, previous, netns), (scope, more))| {
+        |((found, gone, half_open, held), (begin_ns, previous, netns), (scope, more))| {
             Input::Census(Box::new(Census {
                 netns,
                 // Far enough apart that a minisocket which is in no dump is forgotten.
@@ -80,6 +97,7 @@ fn censuses() -> impl Strategy<Value = Input> {
                 found,
                 gone,
                 half_open,
+                held,
                 scope,
                 more,
                 ..Census::default()

@@ -171,11 +171,12 @@ impl Writer {
         self.tick(now_ns)
     }
 
-    /// Takes a census. One of all sockets must keep its place in the stream; a sample may be a little late,
+    /// Takes a census. One of all sockets, or of who holds listeners, must keep its place in the stream; a sample may be a little late,
     /// which saves a block of events for each.
     pub fn append_census(&mut self, census: &Census) -> Result<Room, WriteError> {
         self.censuses.push(census.clone());
-        if census.scope.is_of_sockets() || self.pending.is_empty() || self.censuses.len() > 1 {
+        let keeps_place = census.scope.is_of_sockets() || !census.held.is_empty();
+        if keeps_place || self.pending.is_empty() || self.censuses.len() > 1 {
             return self.flush();
         }
         Ok(Room::Left)

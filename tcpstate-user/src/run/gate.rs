@@ -5,9 +5,10 @@
 //! its connections completely.
 
 use hashbrown::HashSet;
+use tcpstate_common::{State, transition::opens};
 use tcpstate_core::{
     cause::goes_on,
-    census::Census,
+    census::{Census, Found},
     event::Event,
     filter::OwnerMatcher,
     model::{Limits, Tracker},
@@ -21,6 +22,10 @@ pub(super) struct Gate {
     /// The cookies of selected connections that continued as minisockets.
     going_on: HashSet<u64>,
     max_going_on: usize,
+    /// The cookies of open sockets that another process than their owner selected: they stay so when their
+    /// listener is gone.
+    by_holder: HashSet<u64>,
+    max_by_holder: usize,
     /// Number of events dropped.
     pub(super) dropped: u64,
 }
@@ -37,12 +42,16 @@ impl Gate {
             matcher,
             going_on: HashSet::new(),
             max_going_on: if follows { limits.max_connections } else { 0 },
+            by_holder: HashSet::new(),
+            max_by_holder: limits.max_connections,
             dropped: 0,
         }
     }
 
     /// Removes the entries with other owners from a census. A minisocket has the owner of its connection, and
     /// a half-open connection that of its listener.
+    ///
+    /// A listener that a selected process turns out to hold is added: the view has not seen it begin.
     pub(super) fn census(&mut self, census: &mut Census) {
         let mut gone = Vec::new();
         self.tracker.census(census, |left| {
@@ -51,30 +60,57 @@ impl Gate {
             }
         });
         let (matcher, going_on) = (&mut self.matcher, &mut self.going_on);
-        let tracker = &self.tracker;
-        census.found.retain(|found| {
+        let (tracker, by_holder) = (&self.tracker, &self.by_holder);
+        let netns = census.netns;
+        let mut wants = |found: &Found| {
             let (role, owner, uid, cgroup) = tracker.attributes(found);
-            going_on.contains(&found.cookie) || matcher.matches(role, &owner, uid, cgroup)
+            let holders = tracker.holders(found, netns).map_or(&[][..], |all| all);
+            matcher.matches(role, &owner, holders, uid, cgroup)
+        };
+        census.found.retain(|found| {
+            let cookie = &found.cookie;
+            going_on.contains(cookie) || by_holder.contains(cookie) || wants(found)
+        });
+        let found = &mut census.found;
+        census.held.retain(|held| {
+            let listener = tracker.listener(held).filter(&mut wants);
+            let is_wanted = listener.is_some();
+            found.extend(listener.filter(|_| found.iter().all(|one| one.cookie != held.cookie)));
+            is_wanted
         });
         for cookie in gone {
             going_on.remove(&cookie);
         }
-        let netns = census.netns;
         census.half_open.retain(|half_open| {
             let owner = tracker.listener_of(half_open, netns);
-            matcher.matches(Role::Server, &owner, None, None)
+            let holders = tracker
+                .holders_of(half_open, netns)
+                .map_or(&[][..], |all| all);
+            matcher.matches(Role::Server, &owner, holders, None, None)
         });
     }
 
     /// Whether the view gets this event. Must be called for every event, in order.
     pub(super) fn passes(&mut self, event: &Event) -> bool {
         let applied = self.tracker.apply(event);
-        let passes = self.matcher.matches(
-            applied.role(),
-            &applied.owner(),
-            applied.uid(),
-            applied.cgroup(),
-        );
+        let (role, owner) = (applied.role(), applied.owner());
+        let (uid, cgroup) = (applied.uid(), applied.cgroup());
+        let mut passes = self.matcher.matches(role, &owner, &[], uid, cgroup);
+        if !passes && let Some(cookie) = event.cookie() {
+            if opens(event.oldstate(), event.newstate()) {
+                self.by_holder.remove(&cookie);
+            }
+            passes = self.by_holder.contains(&cookie);
+            if !passes && let Some(holders) = applied.holders() {
+                passes = self.matcher.matches(role, &owner, holders, uid, cgroup);
+                if passes && self.by_holder.len() < self.max_by_holder {
+                    self.by_holder.insert(cookie);
+                }
+            }
+            if event.newstate() == State::CLOSE {
+                self.by_holder.remove(&cookie);
+            }
+        }
         self.dropped += u64::from(!passes);
         if passes
             && self.going_on.len() < self.max_going_on
@@ -89,11 +125,12 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use tcpstate_common::{
-        Record, State,
+        Record,
         record::{AF_INET, flags},
     };
     use tcpstate_core::{
-        census::{Found, Kind, Scope},
+        census::{Held, Kind, Scope},
+        event::Process,
         filter::OwnerFilter,
         names::Names,
         owner::{Comm, Owner},
@@ -178,6 +215,55 @@ mod tests {
         let all = vec![socket(1), socket(2), socket(3)];
         assert_eq!(left(&mut gate, Scope::All, all), [1]);
         assert_eq!(gate.dropped, 1);
+    }
+
+    /// nginx listens as process 7, which forks 9, which forks 8; 7 ends. A dump finds out; from then on 8 selects
+    /// its connections, and each stays selected when the listener is gone.
+    #[test]
+    fn a_process_that_holds_the_listener_selects_its_connections() {
+        const NGINX: &[u8; 16] = b"nginx\0\0\0\0\0\0\0\0\0\0\0";
+        let mut gate = gate(OwnerFilter {
+            pids: vec![8],
+            ..OwnerFilter::default()
+        });
+        let server = |cookie, rport, step| {
+            let record = Record {
+                lport: 80,
+                rport,
+                ..*event(cookie, NGINX, step).record()
+            };
+            Event::try_from(record).unwrap()
+        };
+        let listens = server(1, 0, (State::CLOSE, State::LISTEN));
+        assert!(!gate.passes(&listens));
+        assert!(!gate.passes(&server(2, 1_000, (State::LISTEN, State::SYN_RECV))));
+        let mut census = Census {
+            netns: 1,
+            begin_ns: 1_000,
+            more: true,
+            held: vec![Held {
+                cookie: 1,
+                laddr: [0, 0, 0, 0].into(),
+                lport: 80,
+                by: [9, 8].map(|pid| Process { pid, comm: *NGINX }).into(),
+            }],
+            ..Census::default()
+        };
+        gate.census(&mut census);
+        assert_eq!(census.held.len(), 1);
+        let listener = census.found.first().unwrap();
+        assert_eq!((listener.cookie, listener.state), (1, State::LISTEN));
+        assert_eq!(listener.owner.pid, Some(9));
+        for step in [
+            (State::LISTEN, State::SYN_RECV),
+            (State::SYN_RECV, State::ESTABLISHED),
+        ] {
+            assert!(gate.passes(&server(3, 1_001, step)));
+        }
+        assert!(gate.passes(&server(1, 0, (State::LISTEN, State::CLOSE))));
+        assert!(gate.passes(&server(3, 1_001, (State::ESTABLISHED, State::CLOSE))));
+        assert!(!gate.passes(&server(4, 1_002, (State::LISTEN, State::SYN_RECV))));
+        assert!(gate.by_holder.is_empty());
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod every_state;
 mod faults;
 mod fields;
 mod filters;
+mod holders;
 mod lifecycle;
 mod ls;
 mod ls_fields;
@@ -78,6 +79,7 @@ fn main() {
     causes::add(&mut trials);
     census::add(&mut trials);
     owners::add(&mut trials);
+    holders::add(&mut trials);
     slow_network::add(&mut trials);
     faults::add(&mut trials);
     soak::add(&mut trials);

@@ -508,7 +508,7 @@ fn check(expected: &[Known], lines: &[Value]) -> Result<()> {
 }
 
 /// A filter on a server's connections also selects those of a server that already listened. Its processes
-/// share the listener: which of them owns a connection is unknown, but their name is known.
+/// share the listener: its owner is the one that made the others.
 fn owner_of_a_server_that_was_there() -> Result<()> {
     let port = unused_port();
     let cgroups = Cgroups::new(port)?;
@@ -524,9 +524,10 @@ fn owner_of_a_server_that_was_there() -> Result<()> {
         netns.run(|| client(&cast.alice, Ipv4Addr::LOCALHOST, port, 1))?;
         Ok(tcpstate.child.try_wait()?.is_some())
     })?;
+    let pid = server.pid();
     netns.run(|| server.stop())?;
     let (lines, _) = tcpstate.finish()?.json()?;
-    let owner = json!({"pid": null, "comm": "first", "how": "listener"});
+    let owner = json!({"pid": pid, "comm": "first", "how": "listener"});
     ensure!(
         lines.len() == 1 && lines[0]["role"] == "server" && lines[0]["owner"] == owner,
         "not the server's: {lines:?}"

@@ -8,6 +8,7 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
     process::{Command, Stdio},
     thread,
@@ -30,6 +31,9 @@ use crate::{
 
 /// The variable that selects the program.
 const VARIABLE: &str = "TCPSTATE_TEST_PROGRAM";
+
+/// The variable with the name of a service that another program starts.
+const SERVICE: &str = "TCPSTATE_TEST_SERVICE";
 
 /// The thread of a threaded client that connects.
 pub const THREAD: &str = "pool-1-thread-1";
@@ -81,6 +85,9 @@ pub fn run_if_asked() -> Result<bool> {
             joined(thread.join())?;
         }
         "flood" => flood()?,
+        "daemon" => become_daemon(address, port)?,
+        "activator" => activate(address, port)?,
+        "activated" => serve_activated()?,
         other => bail!("no program {other}"),
     }
     Ok(true)
@@ -166,6 +173,93 @@ fn run_client(
 /// Keeps a CPU busy with packets in softirq, until this is dropped.
 pub fn start_flood(who: &Identity) -> Result<Running> {
     Running::new(&mut command("flood", who, Ipv4Addr::LOCALHOST, 0, 0))
+}
+
+/// A listener that was handed on.
+pub struct Handed {
+    /// The process that called `listen`.
+    pub opener: u32,
+    /// The process that has it now.
+    pub to: u32,
+    /// As long as it is there, the server runs.
+    pub running: Running,
+}
+
+/// Starts a daemon in the namespace of the calling thread: a process listens, forks, and its child forks again;
+/// both end, and the grandchild accepts.
+pub fn start_daemon(who: &Identity, port: u16) -> Result<Handed> {
+    let mut handed = start_handing(&mut command("daemon", who, Ipv4Addr::LOCALHOST, port, 0))?;
+    let status = await_exit(&mut handed.running)?;
+    ensure!(status.success(), "the daemon: {status}");
+    Ok(handed)
+}
+
+/// Starts a service in the same way, whose listener another process opens and keeps, as a service manager does.
+pub fn start_activated(manager: &Identity, service: &str, port: u16) -> Result<Handed> {
+    let mut command = command("activator", manager, Ipv4Addr::LOCALHOST, port, 0);
+    command.env(SERVICE, service);
+    start_handing(&mut command)
+}
+
+/// Starts a program that prints the number of the process that has the listener in the end.
+fn start_handing(command: &mut Command) -> Result<Handed> {
+    let mut child = Running::new(command)?;
+    let mut line = String::new();
+    let stdout = child.stdout.take().context("no stdout")?;
+    BufReader::new(stdout).read_line(&mut line)?;
+    Ok(Handed {
+        opener: child.id(),
+        to: line.trim().parse().with_context(|| line.clone())?,
+        running: child,
+    })
+}
+
+fn become_daemon(address: IpAddr, port: u16) -> Result<()> {
+    let listener = TcpListener::bind((address, port)).context("listen")?;
+    for generation in 0..2 {
+        // SAFETY: this process has one thread, so the copy has no inconsistent state of another thread.
+        match unsafe { libc::fork() } {
+            0 if generation == 0 => drop(rustix::process::setsid()?),
+            0 => {}
+            -1 => return Err(io::Error::last_os_error()).context("fork"),
+            _ => std::process::exit(0),
+        }
+    }
+    end_with_stdin();
+    println!("{}", std::process::id());
+    accept_all(&listener)
+}
+
+/// Ends this process when the test closes its standard input, or ends.
+fn end_with_stdin() {
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+}
+
+/// Opens the listener for a service, keeps it, and gives it to the service as standard input.
+fn activate(address: IpAddr, port: u16) -> Result<()> {
+    let listener = TcpListener::bind((address, port)).context("listen")?;
+    let mut arguments: Vec<String> = env::args().skip(1).collect();
+    let comm = arguments.first_mut().context("no name")?;
+    *comm = env::var(SERVICE)?;
+    let mut service = Command::new("/proc/self/exe")
+        .env(VARIABLE, "activated")
+        .args(arguments)
+        .stdin(OwnedFd::from(listener.try_clone()?))
+        .spawn()?;
+    io::stdin().read_to_end(&mut Vec::new())?;
+    service.kill()?;
+    service.wait()?;
+    Ok(())
+}
+
+fn serve_activated() -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let listener = TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?);
+    println!("{}", std::process::id());
+    accept_all(&listener)
 }
 
 fn serve(address: IpAddr, port: u16) -> Result<()> {

@@ -95,7 +95,8 @@ impl Life {
             printer: RecordPrinter::records(settings, &CONNECTION, cells(options.time)),
             tracker: Tracker::new(settings.limits)
                 .without_rates()
-                .without_histograms(),
+                .without_histograms()
+                .with_closers(),
             names: Names::default(),
             shown: 0,
             undecided: 0,

@@ -17,6 +17,7 @@ use tcpstate_core::{
     filter::{Filter, OwnerFilter, StateSet},
     inventory::{DumpedNetns, Inventory, Socket, Timer, TimerKind},
     options::Format,
+    owner::Holder,
 };
 
 use crate::{
@@ -106,7 +107,14 @@ fn selected(inventory: &Inventory, options: &Options) -> Vec<SocketRow> {
         .map(|socket| row(inventory, socket, half_open_known))
         .filter(|row| {
             let common = &row.common;
-            matcher.matches(common.role, &common.owner, common.uid, common.cgroup_id)
+            let holders = row.processes.as_deref().unwrap_or_default();
+            matcher.matches(
+                common.role,
+                &common.owner,
+                holders,
+                common.uid,
+                common.cgroup_id,
+            )
         })
         .collect();
     rows.sort_by_cached_key(|row| {
@@ -134,6 +142,9 @@ fn row(inventory: &Inventory, socket: &Socket, half_open_known: bool) -> SocketR
         .iter()
         .find(|one| one.netns == socket.netns);
     let info = socket.info.unwrap_or_default();
+    let owner = inventory.owner(socket);
+    let holders = inventory.holders(socket);
+    let others = holders.iter().any(|holder| Some(holder.pid) != owner.pid);
     SocketRow {
         common: Common {
             wall_ns: asked.map_or(0, |asked| asked.wall_ns),
@@ -147,7 +158,7 @@ fn row(inventory: &Inventory, socket: &Socket, half_open_known: bool) -> SocketR
             rport: socket.rport,
             service_port: role.service_port(socket.lport, socket.rport),
             role,
-            owner: inventory.owner(socket),
+            owner,
             uid: socket.uid,
             cgroup: inventory.names.cgroup(socket.cgroup),
             cgroup_id: socket.cgroup,
@@ -168,6 +179,7 @@ fn row(inventory: &Inventory, socket: &Socket, half_open_known: bool) -> SocketR
         srtt_us: info.srtt_us,
         last_sent_ms: info.last_sent_ms,
         last_received_ms: info.last_received_ms,
+        processes: others.then(|| Holder::list(None, holders)),
     }
 }
 

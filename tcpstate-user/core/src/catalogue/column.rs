@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use tcpstate_common::State;
 
 use crate::{
-    cause::Cause, handshakes::HalfOpenAt, histogram::Histogram, model::Stay, service::ServicePort,
-    transition::TransitionCount,
+    cause::Cause, handshakes::HalfOpenAt, histogram::Histogram, model::Stay, owner::Holder,
+    service::ServicePort, transition::TransitionCount,
 };
 
 /// The columns of one kind of record.
@@ -262,6 +262,8 @@ pub enum Value<'a> {
     Buckets(&'a Histogram),
     /// Half-open connections by place.
     HalfOpen(&'a [HalfOpenAt]),
+    /// Processes that have to do with a socket.
+    Processes(&'a [Holder]),
 }
 
 impl From<u64> for Value<'_> {

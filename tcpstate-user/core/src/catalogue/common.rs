@@ -2,9 +2,9 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::column::{Column, Kind, Value};
+use super::column::{Column, Formats, Kind, Value};
 use crate::{
-    owner::{How, Owner},
+    owner::{Holders, How, Owner},
     service::Role,
 };
 
@@ -61,6 +61,25 @@ fn of_owner<'a>(owner: &'a Owner, field: impl FnOnce(&'a Owner) -> Value<'a>) ->
         How::Unknown => Value::Absent,
         How::Exact | How::Listener | How::Seeded => field(owner),
     }
+}
+
+/// The processes that have to do with a socket.
+pub(super) const fn processes<R>(get: for<'a> fn(&'a R) -> Value<'a>) -> Column<R> {
+    Column::<R>::new(
+        "processes",
+        Kind::Nested("list of `{pid, comm, how}`"),
+        get,
+        "The processes that have to do with the socket, where more is known than its owner. `how` is a list: \
+         `opened` it, or the listener where the connection came in; `holds` that socket, as `/proc/PID/fd` \
+         showed; `closed` the connection. At most 33",
+    )
+    .only(Formats::Json)
+    .unknown("nothing is known beside the owner")
+}
+
+/// The value of that column.
+pub(super) fn list(processes: Option<&Holders>) -> Value<'_> {
+    processes.map_or(Value::Unknown, |processes| Value::Processes(processes))
 }
 
 /// The path of a cgroup.
@@ -151,7 +170,7 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
             |row| of_owner(&row.as_ref().owner, |owner| owner.pid.into()),
             "Process id, in the initial pid namespace",
         )
-        .unknown("the owner is unknown, or several processes share the listener"),
+        .unknown("the owner is unknown, or several processes listen at the same place (`SO_REUSEPORT`)"),
         Column::<R>::new(
             "owner.comm",
             Kind::Name,
@@ -163,7 +182,7 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
             },
             "Name of the process (`comm`)",
         )
-        .unknown("the owner is unknown, or processes of several names share the listener"),
+        .unknown("the owner is unknown, or processes of several names listen at the same place"),
         Column::<R>::new(
             "owner.how",
             Kind::Word(&["exact", "listener", "seeded"]),
@@ -172,8 +191,8 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
                     Value::Word(owner.how.name())
                 })
             },
-            "How the owner is known: it made the call itself, it owns the listener, or it was looked up \
-             for a socket that was there before",
+            "How the owner is known: it made the call itself, it owns the listener, or it was looked up in \
+             `/proc`, for a socket that was there before or that its opener has left to others",
         )
         .unknown("the owner is unknown; `ls` needs `--resolve-owners`"),
         Column::<R>::new(

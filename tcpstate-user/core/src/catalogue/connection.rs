@@ -6,13 +6,14 @@ use tcpstate_common::{State, record};
 
 use super::{
     column::{Column, Formats, Kind, Table, Value},
-    common::{Common, common},
+    common::{Common, common, list, processes},
     transition::{Counted, traffic},
 };
 use crate::{
     cause::Cause,
     event::SocketId,
     model::{Connection, Ended, Stay, Traffic},
+    owner::Holders,
 };
 
 /// One connection that has ended, or is open: then its times are those so far.
@@ -44,6 +45,8 @@ pub struct ConnectionRow {
     pub traffic: Option<Traffic>,
     /// How long the handshake took.
     pub handshake_ns: Option<u64>,
+    /// The processes that have to do with it, where more is known than its owner.
+    pub processes: Option<Holders>,
 }
 
 impl ConnectionRow {
@@ -124,6 +127,7 @@ impl ConnectionRow {
             goes_on: None,
             traffic: None,
             handshake_ns: connection.handshake_ns,
+            processes: connection.processes,
         }
     }
 
@@ -246,6 +250,7 @@ pub static CONNECTION: Table<ConnectionRow> = Table {
                 "The states whose end was found by sampling, separated by spaces",
             )
             .only(Formats::Csv),
+            processes(|row| list(row.processes.as_ref())),
         ],
     ],
 };

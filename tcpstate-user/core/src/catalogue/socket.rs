@@ -4,8 +4,9 @@ use tcpstate_common::State;
 
 use super::{
     column::{Column, Kind, Table, Value},
-    common::{Common, common},
+    common::{Common, common, list, processes},
 };
+use crate::owner::Holders;
 
 /// One socket of a dump.
 #[derive(Clone, Debug)]
@@ -44,6 +45,8 @@ pub struct SocketRow {
     pub last_sent_ms: Option<u32>,
     /// Time since data was last received.
     pub last_received_ms: Option<u32>,
+    /// The processes that hold it, where more is known than its owner.
+    pub processes: Option<Holders>,
 }
 
 /// A timer of a socket.
@@ -203,6 +206,7 @@ pub static SOCKET: Table<SocketRow> = Table {
                 "Time since data was last received, or since the beginning",
             )
             .unknown(INFO),
+            processes(|row| list(row.processes.as_ref())),
         ],
     ],
 };

@@ -11,14 +11,14 @@ use hashbrown::HashMap;
 use crate::{
     escape::Printable,
     names::Names,
-    owner::{Comm, Owner},
+    owner::{Comm, Holder, Owner},
     service::Role,
 };
 
 /// A filter on owners. The default matches all connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnerFilter {
-    /// Only these processes; empty is any.
+    /// Only what has to do with these processes; empty is any.
     pub pids: Vec<u32>,
     /// Only processes with these names; empty is any.
     pub comms: Vec<Comm>,
@@ -87,24 +87,29 @@ pub struct OwnerMatcher {
 }
 
 impl OwnerMatcher {
-    /// Whether a connection matches, by its role and owner, and by the user and the cgroup that its
-    /// socket belongs to.
+    /// Whether a connection matches, by its role and owner, or another process that has to do with it, and by
+    /// the user and the cgroup that its socket belongs to.
     pub fn matches(
         &mut self,
         role: Role,
         owner: &Owner,
+        holders: &[Holder],
         uid: Option<u32>,
         cgroup: Option<u64>,
     ) -> bool {
-        fn among<T: PartialEq>(wanted: &[T], found: Option<T>) -> bool {
-            wanted.is_empty() || found.is_some_and(|found| wanted.contains(&found))
-        }
         let filter = &self.filter;
         filter.role.is_none_or(|wanted| wanted == role)
-            && among(&filter.pids, owner.pid)
-            && among(&filter.comms, owner.comm)
             && among(&filter.uids, uid)
+            && (self.is_process(owner.pid, owner.comm)
+                || holders
+                    .iter()
+                    .any(|holder| self.is_process(Some(holder.pid), holder.comm)))
             && self.is_in_tree(cgroup)
+    }
+
+    /// Whether a process is a selected one.
+    fn is_process(&self, pid: Option<u32>, comm: Option<Comm>) -> bool {
+        among(&self.filter.pids, pid) && among(&self.filter.comms, comm)
     }
 
     fn is_in_tree(&mut self, cgroup: Option<u64>) -> bool {
@@ -129,6 +134,11 @@ impl OwnerMatcher {
         self.known.insert(id, is_in);
         is_in
     }
+}
+
+/// Whether what was found is wanted; nothing wanted is anything.
+fn among<T: PartialEq>(wanted: &[T], found: Option<T>) -> bool {
+    wanted.is_empty() || found.is_some_and(|found| wanted.contains(&found))
 }
 
 /// Whether a path is that of this cgroup, or below it.
@@ -172,7 +182,7 @@ mod tests {
     fn an_unknown_owner_matches_no_filter_but_the_empty_one() {
         let unknown = |filter: OwnerFilter| {
             let mut matcher = filter.with(names());
-            matcher.matches(Role::Unknown, &Owner::UNKNOWN, None, None)
+            matcher.matches(Role::Unknown, &Owner::UNKNOWN, &[], None, None)
         };
         let all = OwnerFilter::default;
         assert!(all().wants_all() && unknown(all()));
@@ -221,7 +231,7 @@ mod tests {
         );
         let mut matcher = filter.with(Names::default());
         let mut wants =
-            |role, pid, name, uid| matcher.matches(role, &owner(pid, name), Some(uid), None);
+            |role, pid, name, uid| matcher.matches(role, &owner(pid, name), &[], Some(uid), None);
         assert!(wants(Role::Server, 7, "nginx", 33));
         assert!(wants(Role::Server, 8, "php", 33));
         assert!(!wants(Role::Client, 7, "nginx", 33));
@@ -230,6 +240,36 @@ mod tests {
         assert!(!wants(Role::Server, 7, "nginx2", 33));
         assert!(!wants(Role::Server, 7, "ngin", 33));
         assert!(!wants(Role::Server, 7, "nginx", 0));
+    }
+
+    #[test]
+    fn any_process_that_has_to_do_with_the_socket_matches_as_one() {
+        let holder = |pid, name| Holder {
+            pid,
+            comm: Some(comm(name)),
+            opened: false,
+            holds: true,
+            closed: false,
+        };
+        let holders = [holder(7, "nginx"), holder(8, "php")];
+        let matches = |pids: &[u32], comms: &[&str]| {
+            let filter = OwnerFilter {
+                pids: pids.into(),
+                comms: comms.iter().map(|&name| comm(name)).collect(),
+                ..OwnerFilter::default()
+            };
+            let owner = owner(6, "init");
+            filter
+                .with(Names::default())
+                .matches(Role::Server, &owner, &holders, None, None)
+        };
+        for pid in [6, 7, 8] {
+            assert!(matches(&[pid], &[]));
+        }
+        assert!(!matches(&[9], &[]));
+        assert!(matches(&[], &["php"]) && matches(&[8], &["php"]));
+        // Not the number of one process and the name of another.
+        assert!(!matches(&[7], &["php"]));
     }
 
     #[test]
@@ -246,8 +286,8 @@ mod tests {
             let mut matcher = filter.with(names());
             // Twice: from the name, and from memory.
             let mut wants = |id| {
-                let first = matcher.matches(Role::Client, &Owner::UNKNOWN, None, Some(id));
-                let second = matcher.matches(Role::Client, &Owner::UNKNOWN, None, Some(id));
+                let first = matcher.matches(Role::Client, &Owner::UNKNOWN, &[], None, Some(id));
+                let second = matcher.matches(Role::Client, &Owner::UNKNOWN, &[], None, Some(id));
                 assert_eq!(first, second);
                 first
             };

@@ -100,6 +100,16 @@ impl Socket {
         !is_minisocket && !is_request
     }
 
+    /// Whether it waits to be accepted, or is still half-open: no process has it open. In other states, such a
+    /// socket was closed by its process.
+    pub const fn is_unaccepted(&self) -> bool {
+        self.inode.is_none()
+            && matches!(
+                self.state,
+                State::SYN_RECV | State::ESTABLISHED | State::CLOSE_WAIT
+            )
+    }
+
     /// Whether it is in one of these states; one in `CLOSE`, which is merely bound, is in `BOUND_INACTIVE` too.
     pub const fn is_in(&self, states: StateSet) -> bool {
         states.contains(self.state)

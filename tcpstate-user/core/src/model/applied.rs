@@ -4,9 +4,15 @@ use tcpstate_common::State;
 
 use super::{
     connection::{Connection, Ended},
+    listeners::Listeners,
     table::Table,
 };
-use crate::{cause::Cause, event::Event, owner::Owner, service::Role};
+use crate::{
+    cause::Cause,
+    event::Event,
+    owner::{Holder, Holders, Owner},
+    service::Role,
+};
 
 /// The meaning of one event.
 pub struct Applied<'a> {
@@ -16,7 +22,9 @@ pub struct Applied<'a> {
     pub gap: bool,
     pub(super) subject: Subject,
     pub(super) table: &'a Table,
+    pub(super) listeners: &'a Listeners,
     pub(super) listener: &'a Owner,
+    pub(super) listener_holders: Option<&'a Holders>,
     pub(super) event: &'a Event,
 }
 
@@ -64,6 +72,19 @@ impl Applied<'_> {
                 table.cold(slot).owner(table.hot(slot))
             }
             Subject::Listener => *self.listener,
+        }
+    }
+
+    /// The processes that have to do with the listener, or with that of a server's connection, where that was
+    /// looked up.
+    pub fn holders(&self) -> Option<&Holders> {
+        match self.subject {
+            Subject::Nothing => None,
+            Subject::Connection(slot) | Subject::Ended(slot) => {
+                let is_server = self.table.hot(slot).role() == Role::Server;
+                is_server.then(|| self.listeners.holders(self.event))?
+            }
+            Subject::Listener => self.listener_holders,
         }
     }
 
@@ -121,7 +142,13 @@ impl Applied<'_> {
     /// The whole connection that this event ended.
     pub fn ended(&self) -> Option<Ended> {
         match self.subject {
-            Subject::Ended(slot) => Some(self.table.show_ended(slot, self.event)),
+            Subject::Ended(slot) => {
+                let mut ended = self.table.show_ended(slot, self.event);
+                let connection = &mut ended.connection;
+                let closer = self.table.cold(slot).closer();
+                connection.processes = Holder::beside(&connection.owner, self.holders(), closer);
+                Some(ended)
+            }
             Subject::Nothing | Subject::Connection(_) | Subject::Listener => None,
         }
     }

@@ -8,7 +8,7 @@ use super::StateExit;
 use crate::{
     cause::Cause,
     event::{Event, SocketId},
-    owner::Owner,
+    owner::{Holders, Owner},
     service::Role,
 };
 
@@ -35,6 +35,10 @@ pub struct Connection {
     pub service_port: Option<u16>,
     /// The process that it belongs to.
     pub owner: Owner,
+    /// The processes that have to do with it, where more is known than the owner: see [`Holder::beside`].
+    ///
+    /// [`Holder::beside`]: crate::owner::Holder::beside
+    pub processes: Option<Holders>,
     /// The user that the socket belongs to.
     pub uid: Option<u32>,
     /// Id of its cgroup.

@@ -4,10 +4,10 @@ use hashbrown::{HashMap, HashSet};
 
 use super::address::is_set;
 use crate::{
-    census::Census,
+    census::{Census, Held},
     event::{Event, SocketId},
     hash::BuildMixer,
-    owner::Owner,
+    owner::{Holder, Holders, How, Owner},
 };
 
 /// The place where a socket listens.
@@ -31,6 +31,19 @@ impl Place {
         }
     }
 
+    /// The local end of a connection.
+    pub(super) const fn new(netns: u32, laddr: [u8; 16], port: u16) -> Self {
+        Self { netns, port, laddr }
+    }
+
+    pub(super) const fn netns(&self) -> u32 {
+        self.netns
+    }
+
+    pub(super) const fn port(&self) -> u16 {
+        self.port
+    }
+
     fn is_v4(&self) -> bool {
         self.laddr[..12] == ANY_V4[..12]
     }
@@ -51,6 +64,8 @@ impl Place {
 pub(super) struct Listener {
     pub(super) place: Place,
     pub(super) owner: Owner,
+    /// The processes that hold it, and its opener, once that was looked up.
+    pub(super) holders: Option<Holders>,
     pub(super) uid: Option<u32>,
     pub(super) cgroup: Option<u64>,
     /// `None`: it listened before the capture.
@@ -71,6 +86,29 @@ impl Listener {
     pub(super) const fn laddr(&self) -> [u8; 16] {
         self.place.laddr
     }
+
+    /// The process that opened it, where that was seen.
+    fn opener(&self) -> Option<Holder> {
+        let known = self.holders.as_ref().map(|known| known.iter());
+        match (known, self.owner) {
+            (Some(mut known), _) => known.find(|holder| holder.opened).copied(),
+            (
+                None,
+                Owner {
+                    pid: Some(pid),
+                    comm,
+                    how: How::Exact,
+                },
+            ) => Some(Holder {
+                pid,
+                comm,
+                opened: true,
+                holds: false,
+                closed: false,
+            }),
+            (None, _) => None,
+        }
+    }
 }
 
 /// The listeners of one place: one socket, or several with `SO_REUSEPORT`.
@@ -82,6 +120,15 @@ struct Shared {
     earlier: bool,
     /// The owner of the connections that come in here, as far as it is known.
     owner: Owner,
+    /// The processes that have to do with its sockets, where that was looked up.
+    holders: Option<Holders>,
+}
+
+/// A listener whose owner has changed.
+pub(super) struct Handover {
+    pub(super) place: Place,
+    pub(super) before: Owner,
+    pub(super) after: Owner,
 }
 
 /// The listening sockets, at most [`Listeners::max`].
@@ -136,6 +183,7 @@ impl Listeners {
         let listener = Listener {
             place,
             owner,
+            holders: None,
             uid: event.uid(),
             cgroup: event.cgroup(),
             since_ns,
@@ -170,14 +218,70 @@ impl Listeners {
         shared.sockets -= 1;
         if shared.sockets == 0 && !shared.earlier {
             self.forget_place(place);
-        } else if shared.sockets > 0 && !shared.earlier {
+        } else if shared.sockets > 0 {
             // The one that is gone may have made the owner ambiguous.
-            let left = self.sockets.values().filter(|other| other.place == place);
-            if let Some(owner) = left.map(|other| other.owner).reduce(Owner::either) {
-                shared.owner = owner;
-            }
+            self.share(place);
         }
         Some(listener)
+    }
+
+    /// Takes which processes hold a listener. The first of them is the owner from here on: another one has left
+    /// the socket to it, or opened it for it. Returns that change.
+    pub(super) fn hold(&mut self, held: &Held) -> Option<Handover> {
+        let listener = self.sockets.get_mut(&SocketId::Cookie(held.cookie))?;
+        let before = listener.owner;
+        listener.holders = Some(Holder::list(listener.opener(), &held.by));
+        if let Some(&first) = held.by.first()
+            && before.pid != Some(first.pid)
+        {
+            listener.owner = Owner::holding(first);
+        }
+        let (place, after) = (listener.place, listener.owner);
+        match self.places.get_mut(&place) {
+            // Without a search among all listeners.
+            Some(shared) if shared.sockets == 1 => {
+                shared.holders.clone_from(&listener.holders);
+                if !shared.earlier {
+                    shared.owner = after;
+                }
+            }
+            _ => self.share(place),
+        }
+        (before != after).then_some(Handover {
+            place,
+            before,
+            after,
+        })
+    }
+
+    /// Puts the listener of a handover into another group. Returns the one before.
+    pub(super) fn regroup(&mut self, cookie: u64, group: u16) -> Option<u16> {
+        let listener = self.sockets.get_mut(&SocketId::Cookie(cookie))?;
+        Some(std::mem::replace(&mut listener.group, group))
+    }
+
+    /// Derives what the sockets of a place share.
+    fn share(&mut self, place: Place) {
+        let Some(shared) = self.places.get_mut(&place) else {
+            return;
+        };
+        let mut here = self.sockets.values().filter(|other| other.place == place);
+        let Some(first) = here.next() else { return };
+        let (mut owner, mut holders) = (first.owner, first.holders.clone());
+        for other in here {
+            owner = owner.either(other.owner);
+            holders = match (holders, &other.holders) {
+                (Some(one), Some(other)) if one != *other => {
+                    let more = other.iter().filter(|holder| !one.contains(holder));
+                    Some(one.iter().chain(more).copied().collect())
+                }
+                (one, other) => one.or_else(|| other.clone()),
+            };
+        }
+        shared.holders = holders;
+        if !shared.earlier {
+            shared.owner = owner;
+        }
     }
 
     /// Removes the listeners of a namespace that a dump of all its sockets does not have. Returns their
@@ -235,10 +339,7 @@ impl Listeners {
             if sockets == 0 {
                 self.forget_place(place);
             } else {
-                let here = self.sockets.values().filter(|other| other.place == place);
-                if let Some(owner) = here.map(|other| other.owner).reduce(Owner::either) {
-                    shared.owner = owner;
-                }
+                self.share(place);
             }
         }
     }
@@ -266,7 +367,21 @@ impl Listeners {
     ///
     /// `None` where no listener is known.
     pub(super) fn find(&self, event: &Event) -> Option<Owner> {
-        let place = Place::of(event);
+        let shared = self.reached_at(Place::of(event))?;
+        Some(shared.owner.inherited())
+    }
+
+    /// The processes that have to do with the listener where a connection came in, by its local end.
+    pub(super) fn holders_at(&self, place: Place) -> Option<&Holders> {
+        self.reached_at(place)?.holders.as_ref()
+    }
+
+    /// The same of the connection of this event.
+    pub(super) fn holders(&self, event: &Event) -> Option<&Holders> {
+        self.holders_at(Place::of(event))
+    }
+
+    fn reached_at(&self, place: Place) -> Option<&Shared> {
         let any_v4 = place.is_v4().then_some(ANY_V4);
         let mut inferred = None;
         for laddr in [Some(place.laddr), any_v4, Some(ANY_V6)]
@@ -274,8 +389,8 @@ impl Listeners {
             .flatten()
         {
             match self.places.get(&Place { laddr, ..place }) {
-                Some(shared) if shared.sockets > 0 => return Some(shared.owner.inherited()),
-                Some(shared) => inferred = inferred.or(Some(shared.owner.inherited())),
+                Some(shared) if shared.sockets > 0 => return Some(shared),
+                Some(shared) => inferred = inferred.or(Some(shared)),
                 None => {}
             }
         }
@@ -321,6 +436,7 @@ impl Listeners {
                 sockets: 0,
                 earlier: false,
                 owner: Owner::UNKNOWN,
+                holders: None,
             },
         );
         *self.ports.entry((place.netns, place.port)).or_default() += 1;

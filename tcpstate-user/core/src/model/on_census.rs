@@ -3,6 +3,8 @@
 //! Events have precedence over a census: facts from events stay, unless the census proves that events
 //! of the socket were lost.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use tcpstate_common::{
     Record, State,
     record::{AF_INET, AF_INET6, flags},
@@ -13,14 +15,15 @@ use super::{
     address::to_wire,
     group::Traits,
     histograms::Of,
+    listeners::{Handover, Place},
     minisockets::{Counted, Mini},
     missing,
     packed::Known,
 };
 use crate::{
-    census::{Census, Found, HalfOpen, Kind, Scope},
+    census::{Census, Found, HalfOpen, Held, Kind, Scope},
     event::{Event, SocketId},
-    owner::Owner,
+    owner::{Holders, How, Owner},
     service::Role,
 };
 
@@ -35,6 +38,9 @@ impl Tracker {
                 Kind::Socket => self.found_socket(found, census),
                 Kind::Minisocket => self.found_minisocket(found, census, &mut on_exit),
             }
+        }
+        for held in &census.held {
+            self.hold(held);
         }
         self.listed.extend(&census.known);
         for gone in &census.gone {
@@ -110,6 +116,65 @@ impl Tracker {
             && let Some(rates) = &mut self.rates
         {
             rates.enter(group, State::LISTEN);
+        }
+    }
+
+    /// Takes which processes hold a listener. If its opener has left it to others, the connections that came in
+    /// through it, and are open, are theirs too.
+    fn hold(&mut self, held: &Held) {
+        let Some(Handover {
+            place,
+            before,
+            after,
+        }) = self.listeners.hold(held)
+        else {
+            return;
+        };
+        let service = self.services.id(Some(held.lport), Role::Server);
+        let listener = self.listeners.get(SocketId::Cookie(held.cookie));
+        let group = self.groups.id(Traits {
+            service,
+            role: Role::Server,
+            comm: after.comm,
+            cgroup: listener.and_then(|listener| listener.cgroup),
+        });
+        if let Some(before) = self.listeners.regroup(held.cookie, group) {
+            self.change_group(before, group, State::LISTEN);
+        }
+        if before.how == How::Unknown {
+            return;
+        }
+        let inherited: Vec<u32> = self
+            .table
+            .open_slots()
+            .filter(|&slot| {
+                let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
+                hot.lport() == place.port()
+                    && cold.netns() == place.netns()
+                    && cold.owner(hot) == before.inherited()
+            })
+            .collect();
+        for slot in inherited {
+            self.table.hand_over(slot, &after);
+            let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
+            let (state, before) = (hot.state, cold.group);
+            let group = self.groups.id(Traits {
+                service: hot.service,
+                role: hot.role(),
+                comm: after.comm,
+                cgroup: cold.cgroup(),
+            });
+            self.table.cold_mut(slot).group = group;
+            self.change_group(before, group, state);
+        }
+    }
+
+    fn change_group(&mut self, before: u16, after: u16, state: State) {
+        if let Some(rates) = &mut self.rates
+            && before != after
+        {
+            rates.leave(before, state);
+            rates.enter(after, state);
         }
     }
 
@@ -360,6 +425,56 @@ impl Tracker {
             Some(one) => (Role::Server, one.owner, one.uid, one.cgroup),
             None => (found.role, found.owner, found.uid, found.cgroup),
         }
+    }
+
+    /// The processes that have to do with a socket in a census, where that was looked up: of a listener, or of
+    /// that of a server's connection.
+    pub fn holders(&self, found: &Found, netns: u32) -> Option<&Holders> {
+        let id = SocketId::Cookie(found.cookie);
+        if let Some(listener) = self.listeners.get(id) {
+            return listener.holders.as_ref();
+        }
+        let role = match self.table.find(id) {
+            Some(slot) => self.table.hot(slot).role(),
+            None => found.role,
+        };
+        let place = Place::new(netns, to_wire(found.laddr), found.lport);
+        self.listeners
+            .holders_at(place)
+            .filter(|_| role == Role::Server)
+    }
+
+    /// The same of half-open connections.
+    pub fn holders_of(&self, half_open: &HalfOpen, netns: u32) -> Option<&Holders> {
+        let place = Place::new(netns, to_wire(half_open.laddr), half_open.lport);
+        self.listeners.holders_at(place)
+    }
+
+    /// The listener with this cookie, as a dump describes it.
+    pub fn listener(&self, held: &Held) -> Option<Found> {
+        let listener = self.listeners.get(SocketId::Cookie(held.cookie))?;
+        Some(Found {
+            cookie: held.cookie,
+            state: State::LISTEN,
+            kind: Kind::Socket,
+            since_ns: None,
+            family: if held.laddr.is_ipv4() {
+                AF_INET
+            } else {
+                AF_INET6
+            },
+            laddr: held.laddr,
+            lport: held.lport,
+            raddr: match held.laddr {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            },
+            rport: 0,
+            role: Role::Server,
+            uid: listener.uid,
+            cgroup: listener.cgroup,
+            owner: listener.owner,
+        })
     }
 
     /// The owner of half-open connections: that of the listener where they came in.

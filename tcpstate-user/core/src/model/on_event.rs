@@ -70,7 +70,9 @@ impl Tracker {
             gap,
             subject,
             table: &self.table,
+            listeners: &self.listeners,
             listener: &self.listener,
+            listener_holders: self.listener_holders.as_ref(),
             event,
         }
     }
@@ -268,6 +270,9 @@ impl Tracker {
         {
             self.table.cold_mut(slot).learn_handshake(event);
         }
+        if self.notes_closers {
+            self.table.cold_mut(slot).learn_closer(event);
+        }
         let group = self.group_of(slot);
         if let Some(rates) = &mut self.rates {
             rates.leave(group, held);
@@ -388,6 +393,7 @@ impl Tracker {
             rates.enter(group, State::LISTEN);
         }
         self.listener = owner;
+        self.listener_holders = None;
         Step {
             subject: Subject::Listener,
             service,
@@ -403,6 +409,7 @@ impl Tracker {
     fn unlisten(&mut self, event: &Event) -> Step {
         if let Some(listener) = self.listeners.get(event.id()) {
             self.listener = listener.owner;
+            self.listener_holders.clone_from(&listener.holders);
             let step = Step {
                 subject: Subject::Listener,
                 service: listener.service,
@@ -426,6 +433,7 @@ impl Tracker {
             cgroup: event.cgroup(),
         });
         self.listener = Owner::UNKNOWN;
+        self.listener_holders = None;
         Step {
             subject: Subject::Listener,
             service,

@@ -91,6 +91,8 @@ pub(super) struct Cold {
     pid: u32,
     /// A server's handshake, microseconds; 0 is not known.
     handshake_us: u32,
+    /// The process that closed it; 0 is not known.
+    closer: u32,
     rport: u16,
     /// Number of the group of its rates.
     pub(super) group: u16,
@@ -421,6 +423,7 @@ impl Cold {
             uid: record.uid,
             pid: opening.owner.pid.unwrap_or_default(),
             handshake_us: 0,
+            closer: 0,
             rport: record.rport,
             group: opening.group,
         }
@@ -460,6 +463,30 @@ impl Cold {
         self.handshake_us = Traffic::of(event)
             .and_then(|traffic| traffic.srtt_us)
             .unwrap_or(0);
+    }
+
+    /// Takes the process that made this transition, if one did: such a one closes the connection.
+    pub(super) fn learn_closer(&mut self, event: &Event) {
+        if let Some(process) = event.process() {
+            self.closer = process.pid;
+        }
+    }
+
+    /// The process that closed it.
+    pub(super) fn closer(&self) -> Option<u32> {
+        (self.closer != 0).then_some(self.closer)
+    }
+
+    /// Takes another owner: its listener was handed over.
+    pub(super) fn hand_over(&mut self, owner: &Owner, hot: &mut Hot) {
+        self.pid = owner.pid.unwrap_or_default();
+        self.comm = owner.comm.unwrap_or_default();
+        hot.set(Hot::PID, owner.pid.is_some());
+        hot.set(Hot::COMM, owner.comm.is_some());
+    }
+
+    pub(super) const fn laddr(&self) -> [u8; 16] {
+        self.laddr
     }
 
     pub(super) const fn rport(&self) -> u16 {
@@ -517,6 +544,7 @@ impl Cold {
                 us => Some(u64::from(us) * 1_000),
             },
             owner: self.owner(hot),
+            processes: None,
             uid: self.uid(hot),
             cgroup: self.cgroup(),
             states,

@@ -9,7 +9,10 @@ use super::{
     histograms::Series,
     rates::{Figures, GroupFigures},
 };
-use crate::{event::SocketId, owner::Owner};
+use crate::{
+    event::SocketId,
+    owner::{Holders, Owner},
+};
 
 /// The parts of a [`Snapshot`] beside the figures. A million connections are worth leaving out where
 /// they are not shown.
@@ -102,6 +105,8 @@ pub struct ListenerInfo {
     pub lport: u16,
     /// The process that it belongs to.
     pub owner: Owner,
+    /// The processes that have to do with it, where that was looked up.
+    pub holders: Option<Holders>,
     /// The user that the socket belongs to.
     pub uid: Option<u32>,
     /// Id of its cgroup.

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     event::{Event, SocketId},
     hash::{BuildMixer, mix},
+    owner::{Holders, Owner},
     service::Role,
 };
 
@@ -293,6 +294,12 @@ impl Table {
         handshake_ns(event, old, dwell_ns)
     }
 
+    /// Gives a connection the owner that its listener was handed over to.
+    pub(super) fn hand_over(&mut self, slot: u32, owner: &Owner) {
+        let (hot, cold) = self.pages.both_mut(slot);
+        cold.hand_over(owner, hot);
+    }
+
     /// One connection at its end.
     pub(super) fn show_ended(&self, slot: u32, event: &Event) -> Ended {
         self.pages
@@ -300,9 +307,13 @@ impl Table {
             .show_ended(self.pages.hot(slot), self.long_past(slot), event)
     }
 
-    /// All open connections, the oldest first.
-    pub(super) fn show_all(&self) -> Vec<Connection> {
-        let mut all: Vec<Connection> = self.open_slots().map(|slot| self.show(slot)).collect();
+    /// All open connections, the oldest first, with the processes that have to do with each.
+    pub(super) fn show_all(&self, processes: impl Fn(u32) -> Option<Holders>) -> Vec<Connection> {
+        let show = |slot| Connection {
+            processes: processes(slot),
+            ..self.show(slot)
+        };
+        let mut all: Vec<Connection> = self.open_slots().map(show).collect();
         all.sort_by_key(|connection| (connection.first_ns, connection.id));
         all
     }

@@ -10,14 +10,21 @@ use super::{
     address::from_wire,
     group::{Groups, Services, Traits},
     histograms::Histograms,
-    listeners::Listeners,
+    listeners::{Listeners, Place},
     minisockets::Minisockets,
     missing,
     rates::Rates,
     snapshot::{Books, ListenerInfo},
     table::Table,
 };
-use crate::{cause::Cause, event::Event, hash::BuildMixer, owner::Owner, tally::Tally};
+use crate::{
+    cause::Cause,
+    event::Event,
+    hash::BuildMixer,
+    owner::{Holder, Holders, Owner},
+    service::Role,
+    tally::Tally,
+};
 
 /// The age from which on a transition gives way to a dump that contradicts it: a socket that connects
 /// changes its state a moment before the kernel can dump it.
@@ -45,6 +52,10 @@ pub struct Tracker {
     pub(super) books: Books,
     /// The owner of the listener of the last event, if it was a listener's.
     pub(super) listener: Owner,
+    /// The processes that have to do with it.
+    pub(super) listener_holders: Option<Holders>,
+    /// Whether to note the process that closes a connection.
+    pub(super) notes_closers: bool,
     pub(super) now_ns: u64,
     /// The begin of the interval; `None` before the first event or tick.
     pub(super) interval_ns: Option<u64>,
@@ -68,6 +79,8 @@ impl Tracker {
             limits,
             books: Books::default(),
             listener: Owner::UNKNOWN,
+            listener_holders: None,
+            notes_closers: false,
             now_ns: 0,
             interval_ns: None,
         }
@@ -103,6 +116,13 @@ impl Tracker {
     #[must_use]
     pub fn without_histograms(mut self) -> Self {
         self.histograms = None;
+        self
+    }
+
+    /// Notes which process closes each connection.
+    #[must_use]
+    pub const fn with_closers(mut self) -> Self {
+        self.notes_closers = true;
         self
     }
 
@@ -186,7 +206,7 @@ impl Tracker {
             ..Snapshot::default()
         };
         if include.connections {
-            snapshot.connections = self.table.show_all();
+            snapshot.connections = self.table.show_all(|slot| self.processes(slot));
             snapshot.listeners = self.show_listeners();
         }
         if let Some(histograms) = self.histograms.as_mut().filter(|_| include.histograms) {
@@ -232,6 +252,15 @@ impl Tracker {
         }
     }
 
+    /// The processes that have to do with a connection, where more is known than its owner.
+    fn processes(&self, slot: u32) -> Option<Holders> {
+        let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
+        let place = Place::new(cold.netns(), cold.laddr(), hot.lport());
+        let is_server = hot.role() == Role::Server;
+        let holders = self.listeners.holders_at(place).filter(|_| is_server);
+        Holder::beside(&cold.owner(hot), holders, cold.closer())
+    }
+
     /// The group of a connection.
     #[inline]
     pub(super) fn group_of(&self, slot: u32) -> u16 {
@@ -270,6 +299,7 @@ impl Tracker {
                 laddr: from_wire(listener.laddr()),
                 lport: listener.port(),
                 owner: listener.owner,
+                holders: listener.holders.clone(),
                 uid: listener.uid,
                 cgroup: listener.cgroup,
                 since_ns: listener.since_ns,

@@ -6,8 +6,9 @@ use libtest_mimic::Failed;
 use serde::Deserialize;
 use tcpstate_common::record::{AF_INET, AF_INET6};
 use tcpstate_core::{
-    census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, Scope},
-    owner::{Comm, How, Owner},
+    census::{Census, Found, Gone, HalfOpen, Held, Kind, ListenFigures, Scope},
+    event::Process,
+    owner::Owner,
     service::Role,
 };
 
@@ -28,6 +29,9 @@ pub struct CensusSpec {
     gone: Vec<GoneSpec>,
     #[serde(default)]
     half_open: Vec<HalfOpenSpec>,
+    /// The processes that hold listeners.
+    #[serde(default)]
+    held: Vec<HeldSpec>,
     /// Cookies of further sockets in the dump, which had an event during it.
     #[serde(default)]
     known: Vec<u64>,
@@ -60,6 +64,16 @@ struct FoundSpec {
 struct GoneSpec {
     cookie: u64,
     at: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeldSpec {
+    cookie: u64,
+    laddr: IpAddr,
+    lport: u16,
+    /// Each `comm/pid`, the owner first.
+    by: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -108,31 +122,50 @@ impl CensusSpec {
                     synack_retransmits: 0,
                 })
                 .collect(),
+            held: self
+                .held
+                .iter()
+                .map(HeldSpec::held)
+                .collect::<Result<_, _>>()?,
             listen: ListenFigures::default(),
             known: self.known.clone(),
             scope: self.scope,
-            more: false,
+            // No sample is as small as that.
+            more: !self.held.is_empty() && self.scope == Scope::Small,
         })
     }
+}
+
+impl HeldSpec {
+    fn held(&self) -> Result<Held, Failed> {
+        let by = self.by.iter().map(|process| parse_process(process));
+        Ok(Held {
+            cookie: self.cookie,
+            laddr: self.laddr,
+            lport: self.lport,
+            by: by.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Reads `comm/pid`.
+fn parse_process(text: &str) -> Result<Process, Failed> {
+    let (name, pid) = text.split_once('/').ok_or("a process is comm/pid")?;
+    let mut comm = [0; 16];
+    comm.get_mut(..name.len())
+        .ok_or("a comm is too long")?
+        .copy_from_slice(name.as_bytes());
+    Ok(Process {
+        pid: pid.parse()?,
+        comm,
+    })
 }
 
 impl FoundSpec {
     fn found(&self) -> Result<Found, Failed> {
         let owner = match &self.owner {
             None => Owner::UNKNOWN,
-            Some(owner) => {
-                let (name, pid) = owner.split_once('/').ok_or("an owner is comm/pid")?;
-                let mut comm = Comm::default();
-                comm.0
-                    .get_mut(..name.len())
-                    .ok_or("a comm is too long")?
-                    .copy_from_slice(name.as_bytes());
-                Owner {
-                    pid: Some(pid.parse()?),
-                    comm: Some(comm),
-                    how: How::Seeded,
-                }
-            }
+            Some(owner) => Owner::holding(parse_process(owner)?),
         };
         let any = if self.laddr.is_ipv6() {
             IpAddr::from([0; 16])

@@ -7,7 +7,7 @@ use tcpstate_common::record::AF_INET6;
 use tcpstate_core::{
     event::SocketId,
     model::{Connection, Ended, Figures, GroupKey, ListenerInfo, Of, Series, Snapshot, StateExit},
-    owner::{Comm, Owner},
+    owner::{Comm, Holder, Owner},
     service::{Role, ServicePort},
 };
 
@@ -165,6 +165,7 @@ impl ExpectedConnection {
             role,
             service_port,
             owner,
+            processes,
             uid,
             cgroup,
             states,
@@ -186,6 +187,7 @@ impl ExpectedConnection {
             ("truncated", truncated.then(|| "yes".to_owned())),
             ("opened", (!opened).then(|| "no".to_owned())),
             ("handshake", handshake_ns.map(time)),
+            ("processes", processes.as_deref().map(show_processes)),
         ];
         Self {
             id: show_id(*id),
@@ -266,6 +268,22 @@ fn show_owner(owner: &Owner) -> String {
     )
 }
 
+/// Such as `nginx/7 opened, nginx/8 holds closed`.
+fn show_processes(processes: &[Holder]) -> String {
+    let show_one = |holder: &Holder| {
+        let how = [
+            (holder.opened, " opened"),
+            (holder.holds, " holds"),
+            (holder.closed, " closed"),
+        ];
+        let how = how.iter().filter(|(is_so, _)| *is_so);
+        let how: String = how.map(|(_, word)| *word).collect();
+        format!("{}/{}{how}", show(holder.comm.map(show_comm)), holder.pid)
+    };
+    let all: Vec<String> = processes.iter().map(show_one).collect();
+    all.join(", ")
+}
+
 fn show_listener(listener: &ListenerInfo) -> BTreeMap<String, String> {
     let ListenerInfo {
         id,
@@ -273,6 +291,7 @@ fn show_listener(listener: &ListenerInfo) -> BTreeMap<String, String> {
         laddr,
         lport,
         owner,
+        holders,
         uid,
         cgroup,
         since_ns,
@@ -282,6 +301,7 @@ fn show_listener(listener: &ListenerInfo) -> BTreeMap<String, String> {
         ("netns", netns.map(|netns| netns.to_string())),
         ("local", Some(show_end(*laddr, Some(*lport)))),
         ("owner", Some(show_owner(owner))),
+        ("processes", holders.as_deref().map(show_processes)),
         (
             "uid",
             uid.filter(|&uid| uid != 0).map(|uid| uid.to_string()),

@@ -55,6 +55,9 @@ struct Scenario {
     limits: LimitsSpec,
     /// The grouping of rates: port, role, comm or cgroup.
     by: Option<String>,
+    /// Whether the process that closes each connection is noted.
+    #[serde(default)]
+    closers: bool,
     /// The values of each event that has no others.
     #[serde(default)]
     defaults: EventSpec,
@@ -95,6 +98,9 @@ fn check(path: &Path) -> Result<(), Failed> {
         Some(other) => return Err(format!("by {other}?").into()),
     };
     let mut tracker = Tracker::new(limits).by(by);
+    if scenario.closers {
+        tracker = tracker.with_closers();
+    }
     if !scenario.census.is_empty() {
         tracker.follow();
     }

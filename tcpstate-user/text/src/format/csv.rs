@@ -72,7 +72,8 @@ fn push(line: &mut Vec<u8>, utc: &mut Utc, value: Value<'_>) -> io::Result<()> {
         | Value::Causes(_)
         | Value::Dwell(_)
         | Value::Buckets(_)
-        | Value::HalfOpen(_) => {}
+        | Value::HalfOpen(_)
+        | Value::Processes(_) => {}
         Value::Number(number) => push_number(line, number),
         Value::Bool(true) => line.extend_from_slice(b"true"),
         Value::Bool(false) => line.extend_from_slice(b"false"),

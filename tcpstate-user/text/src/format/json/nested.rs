@@ -4,9 +4,11 @@ use std::io;
 
 use serde::Serialize;
 use tcpstate_common::State;
-use tcpstate_core::{cause::Cause, histogram::Histogram, model::Stay, transition::TransitionCount};
+use tcpstate_core::{
+    cause::Cause, histogram::Histogram, model::Stay, owner::Holder, transition::TransitionCount,
+};
 
-use super::write::push_word;
+use super::write::{push_name, push_word};
 use crate::format::{
     units::PerSecond,
     value::{self, push_number},
@@ -77,6 +79,32 @@ pub(super) fn push_stays<'a>(
             line.extend_from_slice(b",\"interval_ns\":");
             push_number(line, interval_ns);
         }
+        line.push(b'}');
+        Ok(())
+    })
+}
+
+/// Each with what it has to do with the socket.
+pub(super) fn push_processes(line: &mut Vec<u8>, processes: &[Holder]) -> io::Result<()> {
+    push_list(line, processes, |line, holder| {
+        line.extend_from_slice(b"{\"pid\":");
+        push_number(line, holder.pid.into());
+        line.extend_from_slice(b",\"comm\":");
+        match &holder.comm {
+            Some(comm) => push_name(line, comm.as_bytes())?,
+            None => line.extend_from_slice(b"null"),
+        }
+        line.extend_from_slice(b",\"how\":");
+        let how = [
+            (holder.opened, "opened"),
+            (holder.holds, "holds"),
+            (holder.closed, "closed"),
+        ];
+        let how = how.into_iter().filter(|&(is_so, _)| is_so);
+        push_list(line, how, |line, (_, word)| {
+            push_word(line, word);
+            Ok(())
+        })?;
         line.push(b'}');
         Ok(())
     })

@@ -200,6 +200,7 @@ impl Values {
             Value::Dwell(dwell) => nested::push_dwell(line, dwell)?,
             Value::Buckets(histogram) => nested::push_buckets(line, histogram)?,
             Value::HalfOpen(places) => serde_json::to_writer(line, places)?,
+            Value::Processes(processes) => nested::push_processes(line, processes)?,
         }
         Ok(())
     }

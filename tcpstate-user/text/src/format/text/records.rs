@@ -209,7 +209,8 @@ fn push(line: &mut Vec<u8>, kind: Kind, value: Value<'_>) -> io::Result<()> {
         | Value::Causes(_)
         | Value::Dwell(_)
         | Value::Buckets(_)
-        | Value::HalfOpen(_) => {}
+        | Value::HalfOpen(_)
+        | Value::Processes(_) => {}
     }
     Ok(())
 }
