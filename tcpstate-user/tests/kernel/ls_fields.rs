@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use rustix::net::sockopt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tcpstate_capture::host::Host;
 use tcpstate_common::State;
 
@@ -24,14 +24,15 @@ use crate::{
     need::{Need, trial},
     net::{Connection, Netns, await_fin, unused_port},
     privileges::{as_user, copy_of_the_binary},
-    process::Output,
+    process::{BINARY, Output, run},
     ss::{await_states, compare},
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
     let ip = Need::Program("ip");
     trials.push(trial("ls::cookies", &[ip], cookies));
-    trials.push(trial("ls::owners", &[ip], owners));
+    let ss = Need::Program("ss");
+    trials.push(trial("ls::owners", &[ip, ss], owners));
     trials.push(trial("ls::info", &[ip], info));
     trials.push(trial("ls::namespaces", &[ip], namespaces));
     trials.push(trial(
@@ -116,7 +117,17 @@ fn owners() -> Result<()> {
                 "{value}"
             );
             ensure!(value["uid"].is_null() || value["uid"] == 0, "{value}");
+            let accepted = match value["rport"].as_u64() {
+                Some(rport) if rport == u64::from(waiting) => json!(false),
+                Some(rport) if rport == u64::from(client) => json!(true),
+                _ => Value::Null,
+            };
+            ensure!(
+                value["accepted"] == accepted,
+                "accepted: {accepted}: {value}"
+            );
         }
+        not_accepted(client, waiting)?;
         // This end was passed to another process.
         let holder = Holder::start(Some(connection.client.into()))?;
         let (values, _) = list(&["--resolve-owners", "-L", &client.to_string()])?;
@@ -135,6 +146,20 @@ fn owners() -> Result<()> {
         );
         Ok(())
     })
+}
+
+/// Nobody is called the owner of a connection that waits to be accepted: `ss` shows no process either.
+fn not_accepted(client: u16, waiting: u16) -> Result<()> {
+    for (port, is_accepted) in [(client, true), (waiting, false)] {
+        let filter = format!("dport = :{port}");
+        let ss = run("ss", &["-HOtnp", &filter])?.stdout;
+        ensure!(ss.contains("pid=") == is_accepted, "ss: {ss}");
+        let remote = port.to_string();
+        let text = run(BINARY, &["ls", "--resolve-owners", "-D", &remote])?.stdout;
+        let line = text.lines().nth(1).context("no line")?;
+        ensure!(line.contains("not accepted") != is_accepted, "{line}");
+    }
+    Ok(())
 }
 
 /// A waiting process in the namespace of the thread that started it, which may hold a socket.

@@ -27,6 +27,7 @@ mod privileges;
 mod process;
 mod programs;
 mod rates;
+mod restored;
 mod ring;
 mod same_as_oracle;
 mod slow_network;
@@ -68,6 +69,7 @@ fn main() {
     fields::add(&mut trials);
     filters::add(&mut trials);
     threads::add(&mut trials);
+    restored::add(&mut trials);
     dwell::add(&mut trials);
     ring::add(&mut trials);
     lifecycle::add(&mut trials);

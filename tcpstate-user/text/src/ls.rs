@@ -14,10 +14,12 @@ use tcpstate_common::State;
 use tcpstate_core::{
     books::Cost,
     catalogue::{Common, SOCKET, SocketRow, TimerRow},
+    escape::Printable,
     filter::{Filter, OwnerFilter, StateSet},
     inventory::{DumpedNetns, Inventory, Socket, Timer, TimerKind},
     options::Format,
     owner::Holder,
+    service::Role,
 };
 
 use crate::{
@@ -164,6 +166,7 @@ fn row(inventory: &Inventory, socket: &Socket, half_open_known: bool) -> SocketR
             cgroup_id: socket.cgroup,
         },
         state: socket.state,
+        accepted: accepted(socket, role),
         age_ns: socket.age_ns(),
         recv_queue: socket.rqueue,
         send_queue: socket.wqueue,
@@ -180,6 +183,15 @@ fn row(inventory: &Inventory, socket: &Socket, half_open_known: bool) -> SocketR
         last_sent_ms: info.last_sent_ms,
         last_received_ms: info.last_received_ms,
         processes: others.then(|| Holder::list(None, holders)),
+    }
+}
+
+/// Whether a process has accepted a server's connection.
+fn accepted(socket: &Socket, role: Role) -> Option<bool> {
+    match socket.state {
+        State::LISTEN | State::SYN_RECV => None,
+        _ if socket.is_unaccepted() => Some(false),
+        _ => (role == Role::Server && socket.inode.is_some()).then_some(true),
     }
 }
 
@@ -215,8 +227,16 @@ pub fn cells(extra: Columns) -> impl Iterator<Item = Cell<SocketRow>> {
         Cell::field(Column::right("UID", 5), SOCKET.column("uid")),
     ];
     static OWNER: [Cell<SocketRow>; 3] = [
-        Cell::field(Column::right("PID", 7), SOCKET.column("owner.pid")),
-        Cell::field(Column::left("COMM", 15), SOCKET.column("owner.comm")),
+        Cell::composed(
+            Column::right("PID", 7),
+            "`owner.pid`; `-` where nobody has accepted the connection",
+            push_pid,
+        ),
+        Cell::composed(
+            Column::left("COMM", 15),
+            "`owner.comm`; `not accepted` where nobody has accepted the connection",
+            push_comm,
+        ),
         Cell::field(Column::left("CGROUP", 15), SOCKET.column("cgroup")),
     ];
     static INFO: [Cell<SocketRow>; 4] = [
@@ -248,6 +268,28 @@ pub fn cells(extra: Columns) -> impl Iterator<Item = Cell<SocketRow>> {
         .chain(chosen(&OWNER, extra.owner))
         .chain(chosen(&INFO, extra.info))
         .chain(TIMER)
+}
+
+fn push_pid(row: &SocketRow, line: &mut Vec<u8>) -> io::Result<()> {
+    let pid = row.common.owner.pid;
+    write!(
+        line,
+        "{}",
+        OrDash(pid.filter(|_| row.accepted != Some(false)))
+    )
+}
+
+/// The name of the owner, or that there is none yet: the listener's may never take it.
+fn push_comm(row: &SocketRow, line: &mut Vec<u8>) -> io::Result<()> {
+    if row.accepted == Some(false) {
+        return line.write_all(b"not accepted");
+    }
+    let comm = row.common.owner.comm.as_ref();
+    write!(
+        line,
+        "{}",
+        OrDash(comm.map(|comm| Printable(comm.as_bytes())))
+    )
 }
 
 /// The timer as one cell: `timewait 59.9 s`, `retransmit 204 ms (2)`.

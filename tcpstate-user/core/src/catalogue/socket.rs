@@ -15,6 +15,8 @@ pub struct SocketRow {
     pub common: Common,
     /// Its state.
     pub state: State,
+    /// Of a server's connection: whether a process has accepted it.
+    pub accepted: Option<bool>,
     /// Time in the state.
     pub age_ns: Option<u64>,
     /// Bytes to read; of a listener, connections to accept.
@@ -89,6 +91,14 @@ pub static SOCKET: Table<SocketRow> = Table {
                 |row| row.state.into(),
                 "State of the socket",
             ),
+            Column::<SocketRow>::new(
+                "accepted",
+                Kind::Bool,
+                |row| row.accepted.into(),
+                "Of a server's connection: whether a process has accepted it. If not, `owner` is that of the \
+                 listener",
+            )
+            .unknown("it is no server's connection, or no process has it open any more"),
             Column::<SocketRow>::new(
                 "age_ns",
                 Kind::Nanoseconds,

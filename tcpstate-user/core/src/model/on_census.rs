@@ -169,7 +169,7 @@ impl Tracker {
         }
     }
 
-    fn change_group(&mut self, before: u16, after: u16, state: State) {
+    pub(super) fn change_group(&mut self, before: u16, after: u16, state: State) {
         if let Some(rates) = &mut self.rates
             && before != after
         {

@@ -4,6 +4,7 @@
 
 use tcpstate_common::{
     State,
+    record::flags,
     transition::{closes, opens},
 };
 
@@ -240,7 +241,8 @@ impl Tracker {
             return self.nothing(event, true);
         }
         let hot = self.table.hot_mut(slot);
-        let (service, held, since_ns) = (hot.service, hot.state, hot.since_ns());
+        let (mut service, held, since_ns) = (hot.service, hot.state, hot.since_ns());
+        let was_bound = hot.lport() != 0;
         hot.learn_lport(event.lport());
         let gap = held != old;
         if gap {
@@ -270,6 +272,9 @@ impl Tracker {
         {
             self.table.cold_mut(slot).learn_handshake(event);
         }
+        if (old, new) == (State::SYN_SENT, State::ESTABLISHED) && was_bound && is_restored(event) {
+            service = self.forget_role(slot, held);
+        }
         if self.notes_closers {
             self.table.cold_mut(slot).learn_closer(event);
         }
@@ -287,6 +292,25 @@ impl Tracker {
             stays,
             gap,
         }
+    }
+
+    /// Forgets the role of a connection in this state. Returns the number of its service.
+    #[cold]
+    fn forget_role(&mut self, slot: u32, state: State) -> u16 {
+        let before = self.group_of(slot);
+        let hot = self.table.hot_mut(slot);
+        hot.set_role(Role::Unknown);
+        hot.service = Services::UNKNOWN;
+        let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
+        let after = self.groups.id(Traits {
+            service: Services::UNKNOWN,
+            role: Role::Unknown,
+            comm: cold.owner(hot).comm,
+            cgroup: cold.cgroup(),
+        });
+        self.table.cold_mut(slot).group = after;
+        self.change_group(before, after, state);
+        Services::UNKNOWN
     }
 
     #[cold]
@@ -502,4 +526,15 @@ impl Tracker {
             Subject::Connection(_) | Subject::Nothing | Subject::Listener => {}
         }
     }
+}
+
+/// Whether a socket that leaves `SYN_SENT` for `ESTABLISHED` was put there by its process (`TCP_REPAIR`), as when
+/// a container is restored: `connect` sends no SYN then, so that nothing was measured, and the socket may be
+/// either side. It was bound to the port that it had.
+///
+/// *Source:* `tcp_connect` in `net/ipv4/tcp_output.c`; `tcp_rcv_synsent_state_process` in
+/// `net/ipv4/tcp_input.c` takes the round trip of the SYN, unless it was sent again.
+fn is_restored(event: &Event) -> bool {
+    let record = event.record();
+    event.has(flags::TCP) && record.srtt_us == 0 && record.retransmits == 0
 }

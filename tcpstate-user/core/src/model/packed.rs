@@ -328,6 +328,10 @@ impl Hot {
         }
     }
 
+    pub(super) fn set_role(&mut self, role: Role) {
+        self.bits = self.bits & !(3 << Self::ROLE_SHIFT) | (role as u16) << Self::ROLE_SHIFT;
+    }
+
     const fn how(&self) -> How {
         match self.bits >> Self::HOW_SHIFT & 3 {
             1 => How::Exact,
@@ -540,7 +544,9 @@ impl Cold {
             role: hot.role(),
             service_port: hot.role().service_port(hot.lport, self.rport),
             handshake_ns: match self.handshake_us {
-                0 => Stay::client_handshake_ns(&states),
+                // A restored connection had none.
+                0 if hot.role() == Role::Client => Stay::client_handshake_ns(&states),
+                0 => None,
                 us => Some(u64::from(us) * 1_000),
             },
             owner: self.owner(hot),

@@ -288,8 +288,11 @@ impl Table {
         old: State,
         dwell_ns: Option<u64>,
     ) -> Option<u64> {
-        if old == State::SYN_RECV && self.hot(slot).role() == Role::Client {
-            return self.show(slot).handshake_ns;
+        match (old, self.hot(slot).role()) {
+            (State::SYN_RECV, Role::Client) => return self.show(slot).handshake_ns,
+            // It was restored.
+            (State::SYN_SENT, Role::Unknown) => return None,
+            _ => {}
         }
         handshake_ns(event, old, dwell_ns)
     }

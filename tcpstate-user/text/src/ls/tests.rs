@@ -219,7 +219,7 @@ fn json_has_every_field_and_the_books_last() {
             "laddr": "192.0.2.1", "lport": 40000, "raddr": "198.51.100.2", "rport": 5432,
             "service_port": 5432, "role": "client", "owner": null, "uid": 1000,
             "cgroup": "/system.slice/web.service", "cgroup_id": 4242,
-            "state": "ESTABLISHED", "age_ns": null, "recv_queue": 0, "send_queue": 1448,
+            "state": "ESTABLISHED", "accepted": null, "age_ns": null, "recv_queue": 0, "send_queue": 1448,
             "half_open": null, "half_open_oldest_ms": null,
             "timer": {"kind": "other", "expires_ms": 204, "retransmits": 0},
             "interface": 2, "inode": 77, "shutdown": 0,
