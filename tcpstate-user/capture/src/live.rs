@@ -30,7 +30,7 @@ use tokio::sync::mpsc;
 
 use super::{
     cgroups::Cgroups,
-    clock::monotonic_ns,
+    clock::{self, monotonic_ns},
     error::CaptureError,
     host::{self, Host},
     inventory,
@@ -92,6 +92,10 @@ pub struct Live {
 impl Live {
     /// Loads, attaches and starts to read.
     pub fn start(options: &Options<'_>) -> Result<Self, CaptureError> {
+        clock::offset_ns().map_err(|source| CaptureError::System {
+            what: "tell the time of this time namespace from the host's",
+            source,
+        })?;
         let host = Host::read();
         // Before the program is loaded: the kernel counts from then on.
         let stats = if options.bpf_stats {
@@ -132,7 +136,14 @@ impl Live {
         let sampler = if has_census {
             let synack = take_synack_retransmits(&mut loaded, options, &mut notes);
             let program = loaded.program_fd()?;
-            Some(start_sampler(options, &counters, &shared, synack, program)?)
+            let mut options = options.clone();
+            if options.resolve_owners != ResolveOwners::No && !host::has_hosts_pids() {
+                notes.push(NO_HOSTS_PIDS.to_owned());
+                options.resolve_owners = ResolveOwners::No;
+            }
+            Some(start_sampler(
+                &options, &counters, &shared, synack, program,
+            )?)
         } else {
             None
         };
@@ -215,6 +226,10 @@ impl Live {
         Ok(())
     }
 }
+
+/// Why no owners are looked up.
+const NO_HOSTS_PIDS: &str = "this pid namespace is not the host's: PIDs are the host's, those of --pid too, and \
+    owners of sockets from before the start are unknown, since /proc has the PIDs of this namespace";
 
 /// Why there is no census.
 const NO_CENSUS: &str = "events carry no socket cookie here, so a dump's sockets cannot be matched with \

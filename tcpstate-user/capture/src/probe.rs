@@ -3,7 +3,7 @@
 //! [`probe`] tries them; pure functions judge the results. Nothing stays behind: each program is detached at once.
 //! Other modules decide how the report is printed.
 
-use std::io;
+use std::{io, time::Duration};
 
 use aya::{maps::MapType, sys::SyscallError};
 use rustix::{
@@ -18,6 +18,7 @@ use tcpstate_core::{
 };
 
 use super::{
+    clock,
     error::{CaptureError, privileges_remedy},
     host::{self, Host, Lockdown, Namespace},
     layout::{self, Resolved},
@@ -44,7 +45,8 @@ pub fn probe(ring_bytes: u32) -> Report {
         kernel(&host),
         capabilities(host::capabilities(), host.kernel_version()),
         user_namespace(Namespace::User.is_initial()),
-        pid_namespace(Namespace::Pid.is_initial()),
+        pid_namespace(Namespace::Pid.is_initial(), host::has_hosts_pids()),
+        time_namespace(Namespace::Time.is_initial(), clock::offset_ns()),
         lockdown(Lockdown::read()),
         ring_buffer(
             aya::sys::is_map_supported(MapType::RingBuf),
@@ -242,18 +244,52 @@ fn user_namespace(initial: io::Result<bool>) -> Check {
     }
 }
 
-fn pid_namespace(initial: io::Result<bool>) -> Check {
+fn pid_namespace(initial: io::Result<bool>, has_hosts_pids: bool) -> Check {
     let name = "pid_namespace";
     match initial {
         Ok(true) => Check::new(name, Status::Ok, "the host's"),
+        Ok(false) if has_hosts_pids => {
+            Check::new(name, Status::Ok, "not the host's, but /proc has the host's PIDs")
+        }
         Ok(false) => Check::new(
             name,
             Status::Degraded,
             "not the host's: inside a container?",
         )
-        .costs("the PIDs shown are the host's, not those seen in here")
+        .costs(
+            "the PIDs shown, and those of --pid, are the host's, not those seen in here; /proc has the \
+             others, so the owners of sockets from before the start are not looked up. `ls` shows the PIDs \
+             seen in here",
+        )
         .remedy("Share the host's: docker run --pid=host, or hostPID: true in a pod."),
         Err(error) => Check::new(name, Status::Degraded, format!("cannot be read: {error}")),
+    }
+}
+
+fn time_namespace(initial: io::Result<bool>, offset_ns: io::Result<i64>) -> Check {
+    let name = "time_namespace";
+    match (initial, offset_ns) {
+        (Ok(true), _) => Check::new(name, Status::Ok, "the host's"),
+        (Ok(false), Ok(offset_ns)) => {
+            let seconds = Duration::from_nanos(offset_ns.unsigned_abs()).as_secs_f64();
+            let direction = if offset_ns < 0 { "behind" } else { "ahead of" };
+            let detail = format!(
+                "not the host's; its clock is {seconds} s {direction} the host's, which is taken off: times \
+                 are the host's"
+            );
+            Check::new(name, Status::Ok, detail)
+        }
+        (Ok(false), Err(error)) => Check::new(
+            name,
+            Status::Missing,
+            format!("not the host's, and its offset is unknown: {error}"),
+        )
+        .costs("`trace` cannot run: events have the host's time")
+        .remedy("Run it in the host's time namespace."),
+        (Err(error), _) if error.kind() == io::ErrorKind::NotFound => {
+            Check::new(name, Status::Ok, "this kernel has none")
+        }
+        (Err(error), _) => Check::new(name, Status::Degraded, format!("cannot be read: {error}")),
     }
 }
 

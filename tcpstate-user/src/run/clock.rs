@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use tcpstate_capture::clock::monotonic_ns;
 use tcpstate_core::duration::nanoseconds;
 use tokio::time::Instant;
 
-/// `CLOCK_MONOTONIC`, tied to the runtime's clock, so that a test that pauses one pauses both.
+/// The host's `CLOCK_MONOTONIC`, tied to the runtime's clock, so that a test that pauses one pauses both.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     instant: Instant,
@@ -15,13 +15,9 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn start() -> Self {
-        let now = clock_gettime(ClockId::Monotonic);
-        // No part of this clock is ever negative.
-        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-        let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
         Self {
             instant: Instant::now(),
-            monotonic_ns: seconds * 1_000_000_000 + nanoseconds,
+            monotonic_ns: monotonic_ns(),
         }
     }
 

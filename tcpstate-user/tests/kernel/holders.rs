@@ -157,7 +157,7 @@ fn start_nginx(port: u16, _: &Cgroup, folder: &Path) -> Result<Started> {
 }
 
 /// The processes that hold the listener, by `ss`, once they are as many as wanted.
-fn holders(port: u16, wanted: usize) -> Result<BTreeSet<u32>> {
+pub fn holders(port: u16, wanted: usize) -> Result<BTreeSet<u32>> {
     let mut found = BTreeSet::new();
     await_that("all processes hold the listener", || {
         let output = run("ss", &["-HOtlnp", "sport", "=", &format!(":{port}")])?;

@@ -17,6 +17,7 @@ mod holders;
 mod lifecycle;
 mod ls;
 mod ls_fields;
+mod namespaces;
 mod need;
 mod net;
 mod netem;
@@ -82,6 +83,7 @@ fn main() {
     census::add(&mut trials);
     owners::add(&mut trials);
     holders::add(&mut trials);
+    namespaces::add(&mut trials);
     slow_network::add(&mut trials);
     faults::add(&mut trials);
     soak::add(&mut trials);

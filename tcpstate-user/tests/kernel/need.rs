@@ -51,6 +51,8 @@ pub enum Need {
     Mptcp,
     /// `sch_netem`, and veth devices for it.
     Netem,
+    /// `CONFIG_TIME_NS`.
+    TimeNamespace,
     /// A memory controller of cgroups, of either version.
     MemoryLimit,
 }
@@ -65,7 +67,9 @@ impl Need {
             Self::Tracefs => Some("tracepoint"),
             Self::Mptcp => Some("mptcp"),
             Self::Netem => Some("netem"),
-            Self::Root | Self::Program(_) | Self::Tun | Self::MemoryLimit => None,
+            Self::Root | Self::Program(_) | Self::Tun | Self::TimeNamespace | Self::MemoryLimit => {
+                None
+            }
         }
     }
 
@@ -90,6 +94,9 @@ impl Need {
                 .err()
                 .map(|error| format!("no MPTCP sockets: {error}")),
             Self::Netem => missing_netem(),
+            Self::TimeNamespace => {
+                unreadable("/proc/self/ns/time", "the kernel has no time namespaces")
+            }
             Self::MemoryLimit => Self::memory_cgroups()
                 .is_none()
                 .then(|| "no memory controller of cgroups is mounted".to_owned()),

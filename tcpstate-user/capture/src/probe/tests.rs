@@ -97,8 +97,19 @@ fn present_and_missing_capabilities_are_named() {
 fn namespaces_other_than_the_hosts_are_reported() {
     assert_eq!(user_namespace(Ok(true)).costs, None);
     assert!(text(user_namespace(Ok(false)).costs.as_ref()).contains("do not count for BPF"));
-    assert_eq!(pid_namespace(Ok(true)).costs, None);
-    assert!(text(pid_namespace(Ok(false)).costs.as_ref()).contains("PIDs"));
+    assert_eq!(pid_namespace(Ok(true), true).costs, None);
+    assert_eq!(pid_namespace(Ok(false), true).costs, None);
+    assert!(text(pid_namespace(Ok(false), false).costs.as_ref()).contains("PIDs"));
+    assert_eq!(time_namespace(Ok(true), Ok(0)).detail, "the host's");
+    let ahead = time_namespace(Ok(false), Ok(1_500_000_000));
+    assert_eq!(ahead.status, Status::Ok);
+    assert!(ahead.detail.contains("1.5 s ahead of the host's"));
+    let behind = time_namespace(Ok(false), Ok(-2_000_000_000));
+    assert!(behind.detail.contains("2 s behind the host's"));
+    let unknown = time_namespace(Ok(false), Err(io::ErrorKind::NotFound.into()));
+    assert_eq!(unknown.status, Status::Missing);
+    let none = time_namespace(Err(io::ErrorKind::NotFound.into()), Ok(0));
+    assert_eq!(none.status, Status::Ok);
 }
 
 #[test]

@@ -168,7 +168,7 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
             "owner.pid",
             Kind::Number,
             |row| of_owner(&row.as_ref().owner, |owner| owner.pid.into()),
-            "Process id, in the initial pid namespace",
+            "Process id, in the initial pid namespace; of `ls`, in that of `/proc`",
         )
         .unknown("the owner is unknown, or several processes listen at the same place (`SO_REUSEPORT`)"),
         Column::<R>::new(
