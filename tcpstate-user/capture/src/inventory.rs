@@ -12,9 +12,9 @@ use tcpstate_core::{
 
 use super::{
     cgroups::Cgroups,
-    clock::ClockAnchor,
+    clock::{ClockAnchor, monotonic_ns},
     netns::{self, Namespace},
-    procfs::{self, Owners},
+    procfs::{self, ListenCounters, Owners},
     sockdiag::{DumpError, Request, SockDiag},
 };
 
@@ -74,7 +74,7 @@ pub fn take(
     if resolve_owners {
         look_up_holders(&mut this);
     }
-    this.listening = Listening::new(&this.sockets, ephemeral);
+    this.listening = Listening::new(&this.sockets, ephemeral, |socket| this.age(socket));
     Ok(this)
 }
 
@@ -85,9 +85,10 @@ fn dump(
 ) -> Result<DumpedNetns, DumpError> {
     let netns = namespace.inode();
     let name = namespace.name().to_owned();
-    let mut link = SockDiag::open(namespace)?;
+    let (mut link, counters) = SockDiag::open_and(namespace, ListenCounters::read_here)?;
     let clock = ClockAnchor::read();
     let dump = link.dump(request, sockets)?;
+    let took_ns = monotonic_ns().saturating_sub(clock.taken_at_ns);
     Ok(DumpedNetns {
         netns,
         name,
@@ -95,6 +96,8 @@ fn dump(
         wall_ns: clock
             .wall_at_monotonic_zero_ns
             .saturating_add_unsigned(clock.taken_at_ns),
+        took_ns,
+        never_deferred: counters.is_ok_and(|counters| counters.deferred == Some(0)),
         dump,
     })
 }

@@ -152,6 +152,8 @@ pub struct ListenCounters {
     pub cookies_received: Option<u64>,
     /// SYN cookies that came back and were none of ours.
     pub cookies_failed: Option<u64>,
+    /// ACKs that made no connection yet, because the listener waits for data (`TCP_DEFER_ACCEPT`).
+    pub deferred: Option<u64>,
 }
 
 impl ListenCounters {
@@ -178,6 +180,7 @@ impl ListenCounters {
             cookies_sent: counter("SyncookiesSent"),
             cookies_received: counter("SyncookiesRecv"),
             cookies_failed: counter("SyncookiesFailed"),
+            deferred: counter("TCPDeferAcceptDrop"),
         }
     }
 }

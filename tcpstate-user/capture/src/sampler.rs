@@ -407,7 +407,7 @@ fn sample(
         .with(StateSet::of(State::SYN_RECV));
     let mut sample = history.begin(begin_ns, link.namespace().inode(), publish);
     match link.dump_into(states, &mut sample) {
-        Ok(_) => Ok(Some(sample.finish(now))),
+        Ok(_) => Ok(Some(sample.finish(now, monotonic_ns()))),
         Err(error) => {
             sample.abort();
             Err(error)

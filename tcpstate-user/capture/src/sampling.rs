@@ -8,7 +8,7 @@ use tcpstate_common::State;
 use tcpstate_core::{
     by_cookie::ByCookie,
     census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, PART, Scope, TIME_WAIT_NS},
-    inventory::{Socket, Timer, TimerKind, role_by_ports},
+    inventory::{Age, Socket, Timer, TimerKind, role_by_ports},
     owner::Owner,
     service::Role,
 };
@@ -56,18 +56,19 @@ impl NetnsCounters {
 #[derive(Debug, Default)]
 pub(super) struct SampleHistory {
     minisockets: ByCookie<Minisocket>,
+    requests: ByCookie<Request>,
     /// Start of the last sample.
     previous_ns: Option<u64>,
     /// The counters at the last sample.
     previous: Option<NetnsCounters>,
     /// The local ports that the kernel chooses from, where they are known.
     ephemeral: Option<RangeInclusive<u16>>,
-    /// The last sample found half-open connections.
-    had_half_open: bool,
     /// Nothing happened between the last two samples, so everything before them is known.
     was_unchanged: bool,
     /// Number of the last sample.
     last: u32,
+    /// Number of the last attempt at a dump.
+    attempt: u32,
     /// Number of the last sample up to which every lost transition had been made up for. A minisocket that it
     /// found first can still come from a transition that was lost afterwards.
     complete: u32,
@@ -89,6 +90,50 @@ struct Minisocket {
     reports: u8,
 }
 
+/// A half-open connection: a request socket that was found.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    /// Its local port and address.
+    place: (u16, IpAddr),
+    /// Its timer in the last sample that found it.
+    timer: Option<Timer>,
+    /// Time by which its SYN had come. Each sample may show an earlier one.
+    since_ns: u64,
+    /// Whether its SYN came at that very time.
+    is_exact: bool,
+    /// Number of the attempt that found it last.
+    last_attempt: u32,
+    /// The last sample missed it: a dump comes in pieces and can miss a single one.
+    missed: bool,
+}
+
+impl Request {
+    /// Learns from the timer that it had in a dump that ended at `end_ns`.
+    fn learn(&mut self, end_ns: u64, never_deferred: bool) {
+        if self.is_exact {
+            return;
+        }
+        let age = self
+            .timer
+            .and_then(|timer| timer.half_open_age(never_deferred));
+        let age = age.unwrap_or(Age::at_least(0));
+        let since_ns = end_ns.saturating_sub(age.at_least_ns);
+        if age.is_exact {
+            (self.since_ns, self.is_exact) = (since_ns, true);
+        } else {
+            self.since_ns = self.since_ns.min(since_ns);
+        }
+    }
+
+    /// Its age at the begin of a sample that found it.
+    fn age(&self, begin_ns: u64) -> Age {
+        Age {
+            at_least_ns: begin_ns.saturating_sub(self.since_ns),
+            is_exact: self.is_exact,
+        }
+    }
+}
+
 impl SampleHistory {
     /// Whether there was no sample yet.
     pub(super) const fn is_empty(&self) -> bool {
@@ -105,7 +150,7 @@ impl SampleHistory {
     pub(super) fn is_quiet(&mut self, now: &NetnsCounters, now_ns: u64) -> bool {
         let quiet = self.was_unchanged
             && self.minisockets.is_empty()
-            && !self.had_half_open
+            && self.requests.is_empty()
             && now.activity.minisockets == Some(0)
             && now.activity.in_segments.is_some()
             && self.is_unchanged(now);
@@ -149,7 +194,6 @@ impl SampleHistory {
             begin_ns,
             netns,
             found: Vec::new(),
-            half_open: BTreeMap::new(),
             history: self,
             publish,
         }
@@ -174,14 +218,13 @@ pub(super) struct Sample<'a, P> {
     netns: u32,
     /// Not published yet: a million at once would take more memory than the history of them all.
     found: Vec<Found>,
-    half_open: BTreeMap<(u16, IpAddr), HalfOpen>,
     publish: P,
 }
 
 impl<P: FnMut(Census)> Sink for Sample<'_, P> {
     fn restart(&mut self) {
         // Minisockets that the attempt before has reported stay: they were there.
-        self.half_open.clear();
+        self.history.attempt = self.history.attempt.wrapping_add(1);
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), MalformedError> {
@@ -265,21 +308,19 @@ impl<P: FnMut(Census)> Sample<'_, P> {
     }
 
     fn request_socket(&mut self, socket: &Socket) {
-        let half_open = self
-            .half_open
-            .entry((socket.lport, socket.laddr))
-            .or_insert(HalfOpen {
-                laddr: socket.laddr,
-                lport: socket.lport,
-                count: 0,
-                oldest_ns: None,
-                synack_retransmits: 0,
-            });
-        half_open.count += 1;
-        let age_ns = socket.half_open_age_ms().map(|ms| ms * MS);
-        half_open.oldest_ns = half_open.oldest_ns.max(age_ns);
-        half_open.synack_retransmits +=
-            socket.timer.map_or(0, |timer| u64::from(timer.retransmits));
+        let attempt = self.history.attempt;
+        let make = || Request {
+            place: (socket.lport, socket.laddr),
+            timer: None,
+            since_ns: u64::MAX,
+            is_exact: false,
+            last_attempt: attempt,
+            missed: false,
+        };
+        let requests = &mut self.history.requests;
+        let (request, _) = requests.get_or_insert_with(socket.cookie, make);
+        request.timer = socket.timer;
+        request.last_attempt = attempt;
     }
 
     /// The dump has failed: what it found was there; what it did not find may be there too.
@@ -287,14 +328,13 @@ impl<P: FnMut(Census)> Sample<'_, P> {
         self.publish_found();
     }
 
-    /// The census, but for the parts that were published.
-    pub(super) fn finish(self, now: NetnsCounters) -> Census {
+    /// The census of a dump that ended at `end_ns`, but for the parts that were published.
+    pub(super) fn finish(self, now: NetnsCounters, end_ns: u64) -> Census {
         let Self {
             history,
             begin_ns,
             netns,
             found,
-            half_open,
             ..
         } = self;
         let previous_ns = history.previous_ns;
@@ -319,8 +359,8 @@ impl<P: FnMut(Census)> Sample<'_, P> {
             gone.push(Gone { cookie, at_ns });
             false
         });
+        let half_open = half_open(history, begin_ns, end_ns, now.listen.deferred == Some(0));
         let listen = listen_figures(history.previous.as_ref(), &now);
-        history.had_half_open = !half_open.is_empty();
         history.was_unchanged = history.is_unchanged(&now);
         history.previous = Some(now);
         history.previous_ns = Some(begin_ns);
@@ -330,7 +370,7 @@ impl<P: FnMut(Census)> Sample<'_, P> {
             previous_ns,
             found,
             gone,
-            half_open: half_open.into_values().collect(),
+            half_open,
             listen,
             ..Census::default()
         }
@@ -354,6 +394,48 @@ pub(super) fn found(socket: &Socket, kind: Kind, since_ns: Option<u64>) -> Found
         cgroup: socket.cgroup,
         owner: Owner::UNKNOWN,
     }
+}
+
+/// The half-open connections that a dump found, by their local end; forgets those that are gone.
+fn half_open(
+    history: &mut SampleHistory,
+    begin_ns: u64,
+    end_ns: u64,
+    never_deferred: bool,
+) -> Vec<HalfOpen> {
+    let mut places: BTreeMap<(u16, IpAddr), (u64, Age, u64)> = BTreeMap::new();
+    let attempt = history.attempt;
+    history.requests.retain(|_, request| {
+        if request.last_attempt != attempt {
+            return !std::mem::replace(&mut request.missed, true);
+        }
+        request.missed = false;
+        request.learn(end_ns, never_deferred);
+        let age = request.age(begin_ns);
+        let retransmits = request.timer.map_or(0, |timer| timer.retransmits.into());
+        let place = places.entry(request.place);
+        place
+            .and_modify(|(count, oldest, sum)| {
+                *count += 1;
+                *oldest = oldest.or_older(age);
+                *sum += retransmits;
+            })
+            .or_insert((1, age, retransmits));
+        true
+    });
+    let places = places.into_iter();
+    places
+        .map(
+            |((lport, laddr), (count, oldest, synack_retransmits))| HalfOpen {
+                laddr,
+                lport,
+                count,
+                oldest_ns: oldest.exact_ns(),
+                oldest_at_least_ns: oldest.bound_ns(),
+                synack_retransmits,
+            },
+        )
+        .collect()
 }
 
 /// Increase of the listeners' counters between two samples.

@@ -39,7 +39,8 @@ ROLE is derived from what listens now, and is `-` where that leaves it open. SER
 port: the local port of a server, the remote port of a client. For a listener, RECV-Q is the number of \
 connections waiting to be accepted, and SEND-Q is its limit (the backlog). AGE is the time in the state \
 where a timer gives it (TIME_WAIT, half-open), otherwise `-`: the kernel does not say, and nothing was \
-watching.
+watching. `>` marks a lower bound: the age of a half-open connection is not known any more once a SYN or \
+SYN-ACK was repeated.
 
 Anything that could not be listed is reported on standard error; with --json, in the last line.";
 

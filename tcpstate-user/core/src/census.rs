@@ -249,8 +249,11 @@ pub struct HalfOpen {
     pub lport: u16,
     /// The number of connections.
     pub count: u64,
-    /// The age of the oldest, nanoseconds, where its timer shows it.
+    /// The age of the oldest, nanoseconds, where their timers show it.
     pub oldest_ns: Option<u64>,
+    /// Where they do not: the age that it has at least, nanoseconds.
+    #[serde(default)]
+    pub oldest_at_least_ns: Option<u64>,
     /// Retransmissions of their SYN-ACKs, all together.
     pub synack_retransmits: u64,
 }
@@ -484,6 +487,7 @@ mod tests {
                 lport: 80,
                 count: 3,
                 oldest_ns: Some(5),
+                oldest_at_least_ns: None,
                 synack_retransmits: 1,
             }],
             listen: ListenFigures {

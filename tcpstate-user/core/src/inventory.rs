@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 
 pub use self::{
     listening::{HalfOpen, Listening, role_by_ports},
-    socket::{Socket, TcpInfo, Timer, TimerKind, keep_latest},
+    socket::{Age, Socket, TICK_NS, TcpInfo, Timer, TimerKind, keep_latest},
 };
 use crate::{event::Process, names::Names, owner::Owner};
 
@@ -46,6 +46,10 @@ pub struct DumpedNetns {
     pub ts_ns: u64,
     /// The same time, wall-clock nanoseconds since 1970.
     pub wall_ns: i64,
+    /// The time that the dump took, nanoseconds.
+    pub took_ns: u64,
+    /// Whether none of its listeners has ever deferred a connection (`TCP_DEFER_ACCEPT`), as far as is known.
+    pub never_deferred: bool,
     /// Its statistics.
     pub dump: DumpStats,
 }
@@ -74,6 +78,21 @@ impl DumpStats {
 }
 
 impl Inventory {
+    /// The time that a socket had been in its state when its namespace was dumped, where something shows it.
+    pub fn age(&self, socket: &Socket) -> Option<Age> {
+        let mut namespaces = self.namespaces.iter();
+        let dumped = namespaces.find(|dumped| dumped.netns == socket.netns);
+        let never_deferred = dumped.is_some_and(|dumped| dumped.never_deferred);
+        let took_ns = dumped.map_or(0, |dumped| dumped.took_ns);
+        let age = socket.age(never_deferred)?;
+        Some(if age.is_exact {
+            age
+        } else {
+            // The socket was described some time during the dump.
+            Age::at_least(age.at_least_ns.saturating_sub(took_ns))
+        })
+    }
+
     /// The owner of a socket: the process that has it open or, before it is accepted, its listener's.
     pub fn owner(&self, socket: &Socket) -> Owner {
         let owner = self.holders(socket).first();

@@ -57,6 +57,7 @@ fn censuses() -> impl Strategy<Value = Input> {
         lport,
         count,
         oldest_ns: None,
+        oldest_at_least_ns: None,
         synack_retransmits: 0,
     });
     let process = |pid| Process {

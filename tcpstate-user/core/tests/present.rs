@@ -322,6 +322,7 @@ fn sample(netns: u32, half_open: &[(u16, u64)], drops: u64) -> Census {
         lport,
         count,
         oldest_ns: None,
+        oldest_at_least_ns: None,
         synack_retransmits: 0,
     };
     Census {

@@ -5,6 +5,7 @@
 //! `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure. `cargo xtask test` runs them on this machine's kernel, and
 //! `cargo xtask vm` on others, where `TCPSTATE_KERNEL_LACKS` names the features that may be missing (`need`).
 
+mod ages;
 mod causes;
 mod census;
 mod cgroup;
@@ -79,6 +80,7 @@ fn main() {
     views::add(&mut trials);
     ls::add(&mut trials);
     ls_fields::add(&mut trials);
+    ages::add(&mut trials);
     causes::add(&mut trials);
     census::add(&mut trials);
     owners::add(&mut trials);

@@ -61,8 +61,8 @@ pub struct Columns {
 }
 
 /// The reason for missing ages.
-const NO_AGES: &str = "AGE is `-` where no timer shows when the state began: the kernel does not \
-    record it. `tcpstate trace` measures ages, from the moment it runs.";
+const NO_AGES: &str = "AGE is `-` where no timer shows when the state began, and `>` marks a lower bound: \
+    the kernel does not record it. `tcpstate trace` measures ages, from the moment it runs.";
 
 /// Writes the sockets that pass the filters to `out`, and the accounting: in JSON as the last line, else to
 /// `err`.
@@ -167,11 +167,11 @@ fn row(inventory: &Inventory, socket: &Socket, half_open_known: bool) -> SocketR
         },
         state: socket.state,
         accepted: accepted(socket, role),
-        age_ns: socket.age_ns(),
+        age: inventory.age(socket),
         recv_queue: socket.rqueue,
         send_queue: socket.wqueue,
         half_open: half_open.map(|all| all.count),
-        half_open_oldest_ms: half_open.and_then(|all| all.oldest_ms),
+        half_open_oldest: half_open.and_then(|all| all.oldest),
         timer: socket.timer.map(timer_row),
         interface: socket.interface,
         inode: socket.inode,
@@ -215,7 +215,11 @@ pub fn cells(extra: Columns) -> impl Iterator<Item = Cell<SocketRow>> {
     )];
     static USUAL: [Cell<SocketRow>; 11] = [
         Cell::field(Column::left("STATE", 11), SOCKET.column("state")),
-        Cell::field(Column::right("AGE", 7), SOCKET.column("age_ns")),
+        Cell::composed(
+            Column::right("AGE", 8),
+            "`age_ns`, or `>` and `age_at_least_ns`",
+            push_age,
+        ),
         Cell::field(Column::left("ROLE", 6), SOCKET.column("role")),
         Cell::field(Column::right("SERVICE", 7), SOCKET.column("service_port")),
         Cell::field(Column::right("RECV-Q", 6), SOCKET.column("recv_queue")),
@@ -290,6 +294,15 @@ fn push_comm(row: &SocketRow, line: &mut Vec<u8>) -> io::Result<()> {
         "{}",
         OrDash(comm.map(|comm| Printable(comm.as_bytes())))
     )
+}
+
+/// The time in the state as one cell: `59.9 s`, `>17.2 s`.
+fn push_age(row: &SocketRow, line: &mut Vec<u8>) -> io::Result<()> {
+    match row.age {
+        Some(age) if age.is_exact => write!(line, "{}", Span(age.at_least_ns)),
+        Some(age) if age.at_least_ns > 0 => write!(line, ">{}", Span(age.at_least_ns)),
+        _ => line.write_all(b"-"),
+    }
 }
 
 /// The timer as one cell: `timewait 59.9 s`, `retransmit 204 ms (2)`.

@@ -1,5 +1,7 @@
 use std::net::IpAddr;
 
+use tcpstate_core::inventory::TICK_NS as TICK_OF_TIMERS_NS;
+
 use super::super::sockdiag::testing::answer;
 use super::*;
 
@@ -29,7 +31,14 @@ fn take_sample(history: &mut SampleHistory, begin_ns: u64, sockets: &[Vec<u8>]) 
     for bytes in sockets {
         sample.take(bytes).unwrap();
     }
-    sample.finish(NetnsCounters::default())
+    let never_deferred = NetnsCounters {
+        listen: ListenCounters {
+            deferred: Some(0),
+            ..ListenCounters::default()
+        },
+        ..NetnsCounters::default()
+    };
+    sample.finish(never_deferred, begin_ns)
 }
 
 fn states(census: &Census) -> Vec<(u64, State, Option<u64>)> {
@@ -131,11 +140,49 @@ fn half_open_connections_are_counted_by_local_address_and_port() {
         panic!("{census:?}");
     };
     assert_eq!((half_open.count, half_open.synack_retransmits), (3, 1));
-    // 1 s, and 500 ms of the 2 s after.
-    assert_eq!(half_open.oldest_ns, Some(1_500_000_000));
+    // One has a timer of 2 s: its first second is over, the rest is not known.
+    assert_eq!(half_open.oldest_ns, None);
+    assert_eq!(half_open.oldest_at_least_ns, Some(S - TICK_OF_TIMERS_NS));
     assert_ne!(half_open.laddr, IpAddr::from([0; 4]));
     assert!(census.found.is_empty());
     assert!(take_sample(history, 101 * S, &[]).half_open.is_empty());
+}
+
+#[test]
+fn a_half_open_connection_keeps_the_age_that_an_earlier_sample_knew() {
+    let request = |cookie, retransmits, expires_ms| {
+        socket(cookie, State::SYN_RECV, 1, retransmits, expires_ms)
+    };
+    let oldest = |census: &Census| {
+        let [half_open] = census.half_open[..] else {
+            panic!("{census:?}");
+        };
+        (half_open.oldest_ns, half_open.oldest_at_least_ns)
+    };
+    let history = &mut SampleHistory::default();
+    let first = take_sample(history, 100 * S, &[request(1, 0, 900)]);
+    assert_eq!(oldest(&first), (Some(S / 10), None));
+    // The client repeats its SYN twice, and each time the timer starts again.
+    let later = take_sample(history, 102 * S, &[request(1, 2, 990)]);
+    assert_eq!(oldest(&later), (Some(2 * S + S / 10), None));
+
+    // Where the first sample comes too late, the bound grows with what the samples see.
+    let history = &mut SampleHistory::default();
+    let first = take_sample(history, 100 * S, &[request(1, 2, 990)]);
+    assert_eq!(oldest(&first), (None, None));
+    let second = take_sample(history, 101 * S, &[request(1, 3, 1_500)]);
+    assert_eq!(oldest(&second), (None, Some(S)));
+    let third = take_sample(history, 102 * S, &[request(1, 3, 500)]);
+    assert_eq!(oldest(&third), (None, Some(2 * S)));
+    // A dump missed it once.
+    assert!(take_sample(history, 103 * S, &[]).half_open.is_empty());
+    let fifth = take_sample(history, 104 * S, &[request(1, 4, 3_500)]);
+    assert_eq!(oldest(&fifth), (None, Some(4 * S)));
+    // Without a sample for two intervals, it was another one.
+    take_sample(history, 105 * S, &[]);
+    take_sample(history, 106 * S, &[]);
+    let again = take_sample(history, 107 * S, &[request(1, 0, 1_000)]);
+    assert_eq!(oldest(&again), (Some(0), None));
 }
 
 #[test]
@@ -151,7 +198,7 @@ fn a_minisocket_found_by_two_attempts_is_reported_once() {
     }
     sample.restart();
     sample.take(&time_wait(1, 60_000)).unwrap();
-    let census = sample.finish(NetnsCounters::default());
+    let census = sample.finish(NetnsCounters::default(), S);
     assert_eq!((census.found.len(), census.half_open.len()), (1, 0));
     assert_eq!(
         take_sample(history, 2 * S, &[time_wait(1, 59_000)])
@@ -180,7 +227,7 @@ fn a_sample_publishes_its_census_in_parts() {
     for cookie in 0..many {
         sample.take(&time_wait(cookie, 60_000)).unwrap();
     }
-    let last = sample.finish(NetnsCounters::default());
+    let last = sample.finish(NetnsCounters::default(), S);
     parts.push(last);
     let [first, second, last] = &parts[..] else {
         panic!("{} parts", parts.len());
@@ -238,7 +285,7 @@ fn a_state_that_changes_between_two_attempts_is_reported_twice() {
         .unwrap();
     sample.restart();
     sample.take(&time_wait(7, 60_000)).unwrap();
-    let census = sample.finish(NetnsCounters::default());
+    let census = sample.finish(NetnsCounters::default(), S);
     let reported = states(&census).into_iter();
     let reported: Vec<_> = reported.map(|(cookie, state, _)| (cookie, state)).collect();
     assert_eq!(reported, [(7, State::FIN_WAIT2), (7, State::TIME_WAIT)]);
@@ -259,25 +306,25 @@ fn a_namespace_in_which_nothing_happened_is_not_dumped() {
         synack_retransmits: Some(in_segments / 4),
     };
     assert!(!history.is_quiet(&here(5, 0), S), "nothing is known yet");
-    history.begin(S / 2, 1, drop).finish(here(5, 0));
+    history.begin(S / 2, 1, drop).finish(here(5, 0), S);
     assert!(
         !history.is_quiet(&here(5, 0), S),
         "a dump can miss a socket once"
     );
-    history.begin(S, 1, drop).finish(here(5, 0));
+    history.begin(S, 1, drop).finish(here(5, 0), S);
     assert!(history.is_quiet(&here(5, 0), 2 * S));
     for (segments, minisockets) in [(6, 0), (5, 1)] {
         assert!(!history.is_quiet(&here(segments, minisockets), 3 * S));
     }
     // The quiet sample counts.
-    let census = history.begin(3 * S, 1, drop).finish(here(8, 0));
+    let census = history.begin(3 * S, 1, drop).finish(here(8, 0), S);
     assert_eq!(census.interval_ns(), Some(S));
     assert_eq!(census.listen.drops, Some(3));
     // Since the beginning, and since the sample before.
     assert_eq!(census.listen.synack_retransmits, Some(1));
     let mut sample = history.begin(4 * S, 1, drop);
     sample.take(&time_wait(1, 60_000)).unwrap();
-    sample.finish(here(8, 0));
+    sample.finish(here(8, 0), S);
     assert!(!history.is_quiet(&here(8, 0), 5 * S), "one is known");
     // Without counters of the kernel a namespace is never quiet.
     assert!(!SampleHistory::default().is_quiet(&NetnsCounters::default(), S));

@@ -245,13 +245,15 @@ pub static RATES: Table<RatesRow> = Table {
             Column::<RatesRow>::new(
                 "half_open",
                 Kind::Nested(
-                    "list of `{netns, laddr, lport, count, oldest_ns, synack_retransmits}`",
+                    "list of `{netns, laddr, lport, count, oldest_ns, oldest_at_least_ns, \
+                     synack_retransmits}`",
                 ),
                 |row| {
                     let places = row.half_open.as_deref();
                     places.map_or(Value::Unknown, Value::HalfOpen)
                 },
-                "Half-open connections by the local address and port that they came to",
+                "Half-open connections by the local address and port that they came to. Where the age of \
+                 the oldest is not known, `oldest_ns` is `null` and `oldest_at_least_ns` is a lower bound",
             )
             .unknown("nothing is sampled"),
             listen(

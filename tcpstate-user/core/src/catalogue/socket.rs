@@ -6,7 +6,7 @@ use super::{
     column::{Column, Kind, Table, Value},
     common::{Common, common, list, processes},
 };
-use crate::owner::Holders;
+use crate::{inventory::Age, owner::Holders};
 
 /// One socket of a dump.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct SocketRow {
     /// Of a server's connection: whether a process has accepted it.
     pub accepted: Option<bool>,
     /// Time in the state.
-    pub age_ns: Option<u64>,
+    pub age: Option<Age>,
     /// Bytes to read; of a listener, connections to accept.
     pub recv_queue: u32,
     /// Bytes not acknowledged; of a listener, its backlog.
@@ -26,7 +26,7 @@ pub struct SocketRow {
     /// Of a listener: the number of half-open connections.
     pub half_open: Option<u64>,
     /// The age of the oldest of them.
-    pub half_open_oldest_ms: Option<u64>,
+    pub half_open_oldest: Option<Age>,
     /// The timer that runs.
     pub timer: Option<TimerRow>,
     /// Index of the interface that it is bound to.
@@ -102,10 +102,17 @@ pub static SOCKET: Table<SocketRow> = Table {
             Column::<SocketRow>::new(
                 "age_ns",
                 Kind::Nanoseconds,
-                |row| row.age_ns.into(),
+                |row| row.age.and_then(Age::exact_ns).into(),
                 "Time in the state",
             )
             .unknown("no timer shows when the state began"),
+            Column::<SocketRow>::new(
+                "age_at_least_ns",
+                Kind::Nanoseconds,
+                |row| row.age.and_then(Age::bound_ns).into(),
+                "Where `age_ns` is unknown: time that the socket has been in the state at least",
+            )
+            .unknown("`age_ns` is known, or the kernel shows no bound"),
             Column::<SocketRow>::new(
                 "recv_queue",
                 Kind::Number,
@@ -128,10 +135,17 @@ pub static SOCKET: Table<SocketRow> = Table {
             Column::<SocketRow>::new(
                 "half_open_oldest_ms",
                 Kind::Milliseconds,
-                |row| row.half_open_oldest_ms.into(),
+                |row| row.half_open_oldest.and_then(Age::exact_ns).map(ms).into(),
                 "Age of the oldest of them",
             )
-            .unknown("there are none, or no timer shows it"),
+            .unknown("there are none, or their timers do not show it"),
+            Column::<SocketRow>::new(
+                "half_open_oldest_at_least_ms",
+                Kind::Milliseconds,
+                |row| row.half_open_oldest.and_then(Age::bound_ns).map(ms).into(),
+                "Where `half_open_oldest_ms` is unknown: age that the oldest of them has at least",
+            )
+            .unknown("`half_open_oldest_ms` is known, or there are none"),
             Column::<SocketRow>::new(
                 "timer.kind",
                 Kind::Word(&["retransmit", "keepalive", "timewait", "probe", "other"]),
@@ -220,5 +234,9 @@ pub static SOCKET: Table<SocketRow> = Table {
         ],
     ],
 };
+
+const fn ms(ns: u64) -> u64 {
+    ns / 1_000_000
+}
 
 const INFO: &str = "there is no `--info`, or the socket has no `TCP_INFO`";

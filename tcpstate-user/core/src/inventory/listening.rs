@@ -11,7 +11,7 @@ use std::{
 use hashbrown::HashMap;
 use tcpstate_common::State;
 
-use super::socket::Socket;
+use super::socket::{Age, Socket};
 use crate::service::Role;
 
 /// The listening sockets of a dump, and the half-open connections by listener.
@@ -36,16 +36,17 @@ struct Listener {
 pub struct HalfOpen {
     /// Their number.
     pub count: u64,
-    /// The age of the oldest, milliseconds: see [`Socket::half_open_age_ms`].
-    pub oldest_ms: Option<u64>,
+    /// The age of the oldest.
+    pub oldest: Option<Age>,
 }
 
 impl Listening {
     /// The listening sockets of a dump of one or more namespaces. `ephemeral` has the range of local ports of
-    /// each namespace where it is known (`net.ipv4.ip_local_port_range`).
+    /// each namespace where it is known (`net.ipv4.ip_local_port_range`), `age` knows how old a socket is.
     pub fn new(
         sockets: &[Socket],
         ephemeral: impl IntoIterator<Item = (u32, RangeInclusive<u16>)>,
+        age: impl Fn(&Socket) -> Option<Age>,
     ) -> Self {
         let mut this = Self {
             ephemeral: ephemeral.into_iter().collect(),
@@ -65,9 +66,10 @@ impl Listening {
         }
         for socket in sockets.iter().filter(|one| one.state == State::SYN_RECV) {
             if let Some(listener) = this.find_mut(socket.netns, socket.laddr, socket.lport) {
+                let age = age(socket).unwrap_or(Age::at_least(0));
                 let all = &mut listener.half_open;
                 all.count += 1;
-                all.oldest_ms = all.oldest_ms.max(socket.half_open_age_ms());
+                all.oldest = Some(all.oldest.map_or(age, |oldest| oldest.or_older(age)));
             }
         }
         this

@@ -7,6 +7,11 @@ use tcpstate_common::{State, record::AF_INET};
 
 use crate::{census::TIME_WAIT_NS, filter::StateSet};
 
+const MS: u64 = 1_000_000;
+
+/// The longest tick of the kernel's clock for timers, which its times are exact to.
+pub const TICK_NS: u64 = 10 * MS;
+
 /// A TCP socket of a dump.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
@@ -56,41 +61,23 @@ impl Socket {
         self.family == AF_INET || self.laddr.is_ipv4() || self.raddr.is_ipv4()
     }
 
-    /// Time in its state, nanoseconds, where a timer began with the state: of a half-open connection, and in
-    /// `TIME_WAIT` (since the peer's last FIN came).
-    pub fn age_ns(&self) -> Option<u64> {
-        const MS: u64 = 1_000_000;
-        match (self.state, self.timer) {
-            (State::SYN_RECV, _) => self.half_open_age_ms().map(|ms| ms * MS),
+    /// Time in its state when it was dumped, where a timer began with the state: of a half-open connection
+    /// ([`Timer::half_open_age`]), and in `TIME_WAIT` (since the peer's last FIN came).
+    pub fn age(&self, never_deferred: bool) -> Option<Age> {
+        match (self.state, self.timer?) {
+            (State::SYN_RECV, timer) => timer.half_open_age(never_deferred),
             (
                 State::TIME_WAIT,
-                Some(Timer {
+                Timer {
                     kind: TimerKind::TimeWait,
                     expires_ms,
                     ..
-                }),
-            ) => TIME_WAIT_NS.checked_sub(u64::from(expires_ms) * MS),
+                },
+            ) => TIME_WAIT_NS
+                .checked_sub(u64::from(expires_ms) * MS)
+                .map(Age::exactly),
             _ => None,
         }
-    }
-
-    /// Time since the SYN of a half-open connection came, milliseconds.
-    ///
-    /// It follows from its timer, which the kernel starts with 1 s and doubles each time that it sends the
-    /// SYN-ACK again, up to 120 s: exact to a tick as long as it was not sent again, and a few percent
-    /// short afterwards (timers expire late). `None` unless it is a request socket with such a timer.
-    ///
-    /// *Source:* `inet_csk_reqsk_queue_hash_add`, `reqsk_timer_handler` in
-    /// `net/ipv4/inet_connection_sock.c`.
-    pub fn half_open_age_ms(&self) -> Option<u64> {
-        const FIRST_MS: u64 = 1_000;
-        const LONGEST_MS: u64 = 120_000;
-        let timer = self
-            .timer
-            .filter(|timer| timer.kind == TimerKind::Retransmit && self.state == State::SYN_RECV)?;
-        let timeout = |nth: u8| (FIRST_MS << u32::from(nth).min(32)).min(LONGEST_MS);
-        let until_expiry: u64 = (0..=timer.retransmits).map(timeout).sum();
-        until_expiry.checked_sub(timer.expires_ms.into())
     }
 
     /// Whether it is a full socket (`sk_fullsock`): neither a minisocket nor a request socket.
@@ -117,6 +104,52 @@ impl Socket {
     }
 }
 
+/// Time that a socket has been in its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    /// The time or, where it is not exact, a lower bound; nanoseconds.
+    pub at_least_ns: u64,
+    /// Whether it is the time itself, to a tick of the kernel.
+    pub is_exact: bool,
+}
+
+impl Age {
+    /// This very time.
+    pub const fn exactly(ns: u64) -> Self {
+        Self {
+            at_least_ns: ns,
+            is_exact: true,
+        }
+    }
+
+    /// This time, or a longer one.
+    pub const fn at_least(ns: u64) -> Self {
+        Self {
+            at_least_ns: ns,
+            is_exact: false,
+        }
+    }
+
+    /// The time, where it is known.
+    pub fn exact_ns(self) -> Option<u64> {
+        self.is_exact.then_some(self.at_least_ns)
+    }
+
+    /// The lower bound, where no more is known.
+    pub fn bound_ns(self) -> Option<u64> {
+        (!self.is_exact && self.at_least_ns > 0).then_some(self.at_least_ns)
+    }
+
+    /// The age of the older one of two sockets: exact only if both are.
+    #[must_use]
+    pub fn or_older(self, other: Self) -> Self {
+        Self {
+            at_least_ns: self.at_least_ns.max(other.at_least_ns),
+            is_exact: self.is_exact && other.is_exact,
+        }
+    }
+}
+
 /// A running timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timer {
@@ -126,6 +159,46 @@ pub struct Timer {
     pub expires_ms: u32,
     /// Number of times that it has expired in vain.
     pub retransmits: u8,
+}
+
+impl Timer {
+    /// Time since the SYN of a half-open connection came, from the timer of its SYN-ACK. `None` if it is none.
+    ///
+    /// The timer starts with 1 s, and its time doubles with each expiry, which the kernel does not give.
+    /// It gives the number of SYN-ACKs sent again, but not all of them follow an expiry: when the client
+    /// repeats its SYN, the kernel answers at once and starts the timer again with the same time. And not
+    /// all expiries send one: with `TCP_DEFER_ACCEPT`, a client that has acknowledged its SYN-ACK gets
+    /// none. So the age is known before the first repetition, and only if no listener of the namespace has
+    /// ever deferred a connection (`never_deferred`). Otherwise it is a bound: a timer with more than 1 s
+    /// left has expired, one with more than 2 s left twice.
+    ///
+    /// *Source:* `inet_csk_reqsk_queue_hash_add`, `reqsk_timer_handler` and `syn_ack_recalc` in
+    /// `net/ipv4/inet_connection_sock.c`, `tcp_check_req` in `net/ipv4/tcp_minisocks.c`.
+    pub fn half_open_age(self, never_deferred: bool) -> Option<Age> {
+        const FIRST_MS: u64 = 1_000;
+        const LONGEST_MS: u64 = 120_000;
+        let left_ms = u64::from(self.expires_ms);
+        if self.kind != TimerKind::Retransmit || left_ms > LONGEST_MS {
+            return None;
+        }
+        if left_ms <= FIRST_MS {
+            let run_ns = (FIRST_MS - left_ms) * MS;
+            // An expired timer runs late.
+            let is_exact = self.retransmits == 0 && never_deferred && left_ms > 0;
+            return Some(if is_exact {
+                Age::exactly(run_ns)
+            } else {
+                Age::at_least(run_ns.saturating_sub(TICK_NS))
+            });
+        }
+        // How far it has run since is open: the longest time is a setting (`tcp_rto_max_ms`).
+        let (mut expired_ms, mut timeout_ms) = (0, FIRST_MS);
+        while timeout_ms < left_ms {
+            expired_ms += timeout_ms;
+            timeout_ms *= 2;
+        }
+        Some(Age::at_least((expired_ms * MS).saturating_sub(TICK_NS)))
+    }
 }
 
 /// The purpose of a timer.

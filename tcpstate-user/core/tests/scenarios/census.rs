@@ -119,6 +119,7 @@ impl CensusSpec {
                     lport: half_open.lport,
                     count: half_open.count,
                     oldest_ns: None,
+                    oldest_at_least_ns: None,
                     synack_retransmits: 0,
                 })
                 .collect(),

@@ -92,7 +92,7 @@ fn inventory() -> Inventory {
     ];
     let book = NameBook::default();
     book.add_cgroups([(4_242, "/system.slice/web.service")]);
-    let listening = Listening::new(&sockets, [(NETNS, 32_768..=60_999)]);
+    let listening = Listening::new(&sockets, [(NETNS, 32_768..=60_999)], |one| one.age(true));
     Inventory {
         sockets,
         superseded: 1,
@@ -101,6 +101,8 @@ fn inventory() -> Inventory {
             name: "self".into(),
             ts_ns: 5_000_000_000_000,
             wall_ns: 1_769_862_896_000_000_789,
+            took_ns: 0,
+            never_deferred: true,
             dump: DumpStats {
                 answers: 9,
                 malformed: 2,
@@ -162,20 +164,20 @@ fn text_is_sorted_and_says_what_is_not_known() {
     assert_eq!(
         out,
         "\
-STATE           AGE ROLE   SERVICE RECV-Q SEND-Q LADDR           LPORT RADDR           RPORT   UID TIMER
-LISTEN            - server     443      3    128 ::                443 ::                  -     0 -
-ESTABLISHED       - client    5432      0   1448 192.0.2.1       40000 198.51.100.2     5432  1000 9 204 ms
-SYN_RECV     1.50 s server     443      0      0 192.0.2.1         443 203.0.113.8     52000     - retransmit 1.50 s (1)
-TIME_WAIT    100 ms server     443      0      0 192.0.2.1         443 203.0.113.9     51000     - timewait 59.9 s
-CLOSE_WAIT        - -            -      0      0 192.0.2.1          22 192.0.2.7       50000     - -
-200               - -            -      0      0 192.0.2.1       40001 192.0.2.7       50001     - -
+STATE            AGE ROLE   SERVICE RECV-Q SEND-Q LADDR           LPORT RADDR           RPORT   UID TIMER
+LISTEN             - server     443      3    128 ::                443 ::                  -     0 -
+ESTABLISHED        - client    5432      0   1448 192.0.2.1       40000 198.51.100.2     5432  1000 9 204 ms
+SYN_RECV     >990 ms server     443      0      0 192.0.2.1         443 203.0.113.8     52000     - retransmit 1.50 s (1)
+TIME_WAIT     100 ms server     443      0      0 192.0.2.1         443 203.0.113.9     51000     - timewait 59.9 s
+CLOSE_WAIT         - -            -      0      0 192.0.2.1          22 192.0.2.7       50000     - -
+200                - -            -      0      0 192.0.2.1       40001 192.0.2.7       50001     - -
 "
     );
     assert_eq!(
         err,
         "\
 6 sockets: ESTABLISHED 1, SYN_RECV 1, TIME_WAIT 1, CLOSE_WAIT 1, LISTEN 1, 200 1
-AGE is `-` where no timer shows when the state began: the kernel does not record it. `tcpstate trace` measures ages, from the moment it runs.
+AGE is `-` where no timer shows when the state began, and `>` marks a lower bound: the kernel does not record it. `tcpstate trace` measures ages, from the moment it runs.
 REJECTED 2: the kernel described sockets in a way that could not be read.
 INCONSISTENT: sockets of network namespace 4026531833 (self) came and went while they were listed; some may be missing.
 MISSING: network namespace 7 (blue): cannot enter it.
@@ -219,8 +221,10 @@ fn json_has_every_field_and_the_books_last() {
             "laddr": "192.0.2.1", "lport": 40000, "raddr": "198.51.100.2", "rport": 5432,
             "service_port": 5432, "role": "client", "owner": null, "uid": 1000,
             "cgroup": "/system.slice/web.service", "cgroup_id": 4242,
-            "state": "ESTABLISHED", "accepted": null, "age_ns": null, "recv_queue": 0, "send_queue": 1448,
+            "state": "ESTABLISHED", "accepted": null, "age_ns": null, "age_at_least_ns": null,
+            "recv_queue": 0, "send_queue": 1448,
             "half_open": null, "half_open_oldest_ms": null,
+            "half_open_oldest_at_least_ms": null,
             "timer": {"kind": "other", "expires_ms": 204, "retransmits": 0},
             "interface": 2, "inode": 77, "shutdown": 0,
             "bytes_sent": 1000, "bytes_received": 20000, "retransmits": 2, "srtt_us": 1250,
@@ -228,10 +232,9 @@ fn json_has_every_field_and_the_books_last() {
         })
     );
     let listener = &lines[0];
-    assert_eq!(
-        (&listener["half_open"], &listener["half_open_oldest_ms"]),
-        (&json!(1), &json!(1500))
-    );
+    assert_eq!(listener["half_open"], 1);
+    assert_eq!(listener["half_open_oldest_ms"], Value::Null);
+    assert_eq!(listener["half_open_oldest_at_least_ms"], 990);
     assert_eq!(listener["rport"], 0);
     assert_eq!(
         summary,

@@ -239,9 +239,11 @@ fn half_open(all: &[HalfOpenAt]) -> Vec<Item> {
         .map(|place| {
             let half_open = &place.half_open;
             let address = SocketAddr::new(half_open.laddr, half_open.lport);
-            let oldest = half_open
-                .oldest_ns
-                .map(|ns| format!(" (oldest {})", Span(ns)));
+            let oldest = match (half_open.oldest_ns, half_open.oldest_at_least_ns) {
+                (Some(ns), _) => Some(format!(" (oldest {})", Span(ns))),
+                (None, Some(ns)) => Some(format!(" (oldest >{})", Span(ns))),
+                (None, None) => None,
+            };
             let count = Count(half_open.count);
             Item::from(format!("{address} {count}{}", oldest.unwrap_or_default()))
         })

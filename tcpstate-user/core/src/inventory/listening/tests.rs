@@ -3,11 +3,12 @@ use State as S;
 use tcpstate_common::record::{AF_INET, AF_INET6};
 
 use super::{
-    super::socket::{Timer, TimerKind},
+    super::socket::{TICK_NS, Timer, TimerKind},
     *,
 };
 
 const NETNS: u32 = 1;
+const MS: u64 = 1_000_000;
 
 fn socket(state: State, local: &str, remote: &str) -> Socket {
     let local: std::net::SocketAddr = local.parse().unwrap();
@@ -35,7 +36,7 @@ fn socket(state: State, local: &str, remote: &str) -> Socket {
 }
 
 fn listening(sockets: &[Socket]) -> Listening {
-    Listening::new(sockets, [(NETNS, 32_768..=60_999)])
+    Listening::new(sockets, [(NETNS, 32_768..=60_999)], |one| one.age(true))
 }
 
 #[test]
@@ -94,7 +95,7 @@ fn roles_are_told_where_they_can_be() {
     };
     assert_eq!(listening.role(&elsewhere), Role::Unknown);
     // Without the range of ports nothing follows from a port.
-    let blind = Listening::new(&listeners, []);
+    let blind = Listening::new(&listeners, [], |_| None);
     let one = socket(State::ESTABLISHED, "10.0.0.1:50000", "10.0.0.2:5432");
     assert_eq!(blind.role(&one), Role::Unknown);
 }
@@ -119,49 +120,64 @@ fn half_open_connections_belong_to_who_listens_most_closely() {
         ..socket(State::LISTEN, "10.0.0.1:80", "0.0.0.0:0")
     };
     let other = socket(State::LISTEN, "0.0.0.0:81", "0.0.0.0:0");
+    let none = socket(State::LISTEN, "0.0.0.0:82", "0.0.0.0:0");
     let sockets = [
         half_open("10.0.0.1:80", 900, 0),
         any.clone(),
         one.clone(),
         other.clone(),
+        none.clone(),
         half_open("10.0.0.3:80", 500, 0),
         half_open("10.0.0.3:80", 1_500, 1),
+        half_open("10.0.0.4:81", 400, 0),
+        half_open("10.0.0.4:81", 300, 0),
         half_open("10.0.0.1:99", 500, 0),
     ];
     let listening = listening(&sockets);
     let of = |socket| {
         let all = listening.half_open(socket);
-        (all.count, all.oldest_ms)
+        (all.count, all.oldest)
     };
-    assert_eq!(of(&one), (1, Some(100)));
-    assert_eq!(of(&any), (2, Some(1_500)));
-    assert_eq!(of(&other), (0, None));
+    assert_eq!(of(&one), (1, Some(Age::exactly(100 * MS))));
+    // One of them is older than that, but it is not known by how much.
+    assert_eq!(of(&any), (2, Some(Age::at_least(1_000 * MS - TICK_NS))));
+    assert_eq!(of(&other), (2, Some(Age::exactly(700 * MS))));
+    assert_eq!(of(&none), (0, None));
     assert_eq!(listening.listener_of(&sockets[0]), one.inode);
-    assert_eq!(listening.listener_of(&sockets[6]), None);
+    assert_eq!(listening.listener_of(&sockets[9]), None);
 }
 
 #[test]
-fn the_age_of_a_handshake_follows_from_its_timer() {
-    let age = |expires_ms, retransmits| {
-        half_open("10.0.0.1:80", expires_ms, retransmits).half_open_age_ms()
+fn the_age_of_a_handshake_is_exact_only_before_anything_was_repeated() {
+    let age = |expires_ms, retransmits, never_deferred| {
+        half_open("10.0.0.1:80", expires_ms, retransmits).age(never_deferred)
     };
-    assert_eq!(age(1_000, 0), Some(0));
-    assert_eq!(age(4, 0), Some(996));
-    assert_eq!(age(2_000, 1), Some(1_000));
-    assert_eq!(age(0, 5), Some(63_000));
-    // 1 + 2 + ... + 64 seconds, then 120 each.
-    assert_eq!(age(0, 8), Some((127 + 120 + 120) * 1_000));
-    assert!(age(0, 255).is_some());
+    let at_least = |ms: u64| Some(Age::at_least((ms * MS).saturating_sub(TICK_NS)));
+    assert_eq!(age(1_000, 0, true), Some(Age::exactly(0)));
+    assert_eq!(age(4, 0, true), Some(Age::exactly(996 * MS)));
+    // It has expired and is late, by how much is not known.
+    assert_eq!(age(0, 0, true), at_least(1_000));
+    // The client may have acknowledged, so that the timer sent nothing when it expired.
+    assert_eq!(age(4, 0, false), at_least(996));
+    // Either sent again by the timer, 2.996 s ago at most, or answered to a repeated SYN.
+    assert_eq!(age(4, 1, true), at_least(996));
+    assert_eq!(age(1_000, 200, true), at_least(0));
+    // Only the timer can have made its time longer.
+    assert_eq!(age(1_001, 0, true), at_least(1_000));
+    assert_eq!(age(2_000, 1, true), at_least(1_000));
+    assert_eq!(age(2_001, 9, true), at_least(3_000));
+    // 1 + 2 + ... + 64 seconds, then 120.
+    assert_eq!(age(120_000, 255, true), at_least(127_000));
     // Not a timer that could be.
-    assert_eq!(age(1_001, 0), None);
+    assert_eq!(age(120_001, 9, true), None);
     let established = Socket {
         state: State::ESTABLISHED,
         ..half_open("10.0.0.1:80", 500, 0)
     };
-    assert_eq!(established.half_open_age_ms(), None);
+    assert_eq!(established.age(true), None);
     let without = Socket {
         timer: None,
         ..half_open("10.0.0.1:80", 500, 0)
     };
-    assert_eq!(without.half_open_age_ms(), None);
+    assert_eq!(without.age(true), None);
 }
