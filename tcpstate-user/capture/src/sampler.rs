@@ -186,7 +186,8 @@ impl Sampler {
                     .with(StateSet::of(State::BOUND_INACTIVE)),
             ),
             ipv6_only: false,
-            with_info: false,
+            // How long they have been in their states at least; later that is known from events.
+            with_info: is_seed && !self.plan.always_full,
         };
         let resolve_owners = self.plan.resolve_owners != ResolveOwners::No;
         let mut seen_before: Vec<(u32, u64)> = Vec::new();
@@ -449,6 +450,9 @@ fn full_censuses(
             census.found.push(Found {
                 role: inventory.listening.role(socket),
                 owner: inventory.owner(socket),
+                there_ns: inventory
+                    .age(socket)
+                    .map(|age| census.begin_ns.saturating_sub(age.at_least_ns)),
                 ..found(socket, Kind::Socket, None)
             });
         }

@@ -384,6 +384,7 @@ pub(super) fn found(socket: &Socket, kind: Kind, since_ns: Option<u64>) -> Found
         state: socket.state,
         kind,
         since_ns,
+        there_ns: None,
         family: socket.family,
         laddr: socket.laddr,
         lport: socket.lport,

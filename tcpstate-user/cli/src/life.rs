@@ -81,9 +81,11 @@ and TIME_WAIT is complete. These states end without an event, so their end is sa
 every --sample-interval, and `~` marks a time that is only as exact as that.
 
 With --live, connections still open at the end of the run come last, marked (open). Their lifetime and \
-the time in their last state are those so far, or `-` if they existed before the run.
+the time in their last state are those so far.
 
---longer-than shows only connections known to be longer. The summary says for how many this is unknown.";
+Of connections that existed before the run, the lifetime is `-`, and `>` marks the time that they were in their \
+first state at least: since the start of the run, or since the last packet before it. --longer-than compares that \
+bound; it shows only connections known to be longer. The summary says for how many this is unknown.";
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:

@@ -12,7 +12,7 @@ pub struct Ls {
     /// require root; implied by --pid and --comm
     #[arg(long)]
     pub resolve_owners: bool,
-    /// Also show byte counts, retransmissions and round-trip times
+    /// Also show byte counts, retransmissions, round-trip times and the time since the last packet
     #[arg(short, long)]
     pub info: bool,
     #[command(flatten)]
@@ -38,9 +38,10 @@ those in TIME_WAIT. Requires no privileges in its own network namespace.
 ROLE is derived from what listens now, and is `-` where that leaves it open. SERVICE is the service \
 port: the local port of a server, the remote port of a client. For a listener, RECV-Q is the number of \
 connections waiting to be accepted, and SEND-Q is its limit (the backlog). AGE is the time in the state \
-where a timer gives it (TIME_WAIT, half-open), otherwise `-`: the kernel does not say, and nothing was \
-watching. `>` marks a lower bound: the age of a half-open connection is not known any more once a SYN or \
-SYN-ACK was repeated.
+where a timer gives it (TIME_WAIT, half-open). Otherwise the kernel does not say, and nothing was watching: `>` \
+marks a lower bound, from the last packet (ESTABLISHED, FIN_WAIT2, CLOSE_WAIT, CLOSING) or, of a half-open \
+connection whose SYN or SYN-ACK was repeated, from its timer; `-` is unknown. --info shows when the last packet \
+came (LAST-PKT).
 
 Anything that could not be listed is reported on standard error; with --json, in the last line.";
 

@@ -180,6 +180,10 @@ pub struct Found {
     /// a few milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ns: Option<u64>,
+    /// A time at which it was in its state already, monotonic nanoseconds, where the kernel shows one that is
+    /// earlier than the dump.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub there_ns: Option<u64>,
     /// The address family of the socket: 2 (`AF_INET`) or 10 (`AF_INET6`).
     pub family: u8,
     /// Local address; v4-mapped ones are IPv4.
@@ -464,6 +468,7 @@ mod tests {
                 state: State::ESTABLISHED,
                 kind: Kind::Socket,
                 since_ns: None,
+                there_ns: Some(1_000),
                 family: 2,
                 laddr: [127, 0, 0, 1].into(),
                 lport: 80,

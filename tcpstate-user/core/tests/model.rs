@@ -40,6 +40,7 @@ fn censuses() -> impl Strategy<Value = Input> {
             state,
             kind: if mini { Kind::Minisocket } else { Kind::Socket },
             since_ns: since.map(u64::from),
+            there_ns: since.map(u64::from),
             family: 2,
             laddr: [1; 4].into(),
             lport: port,

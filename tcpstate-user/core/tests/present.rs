@@ -356,6 +356,7 @@ fn counted_in_the_kernel_no_bound_hides_a_socket_of_a_dump() {
         state: State::ESTABLISHED,
         kind: Kind::Socket,
         since_ns: None,
+        there_ns: None,
         family: 2,
         laddr,
         lport: 80,

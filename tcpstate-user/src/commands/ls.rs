@@ -26,7 +26,8 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
             .state
             .map_or(StateSet::ALL, |set| set.with(StateSet::of(State::LISTEN))),
         ipv6_only: filter.family == Some(Family::Ipv6),
-        with_info: arguments.info,
+        // AGE follows from it too.
+        with_info: true,
     };
     let owner = owner_filter(&arguments.owner, true)?;
     let resolve_owners = arguments.resolve_owners || arguments.owner.needs_process();

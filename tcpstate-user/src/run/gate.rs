@@ -178,6 +178,7 @@ mod tests {
             state,
             kind,
             since_ns: None,
+            there_ns: None,
             family: 2,
             laddr: [127, 0, 0, 1].into(),
             lport: 40_000,

@@ -2,19 +2,23 @@
 //! reading of the clock, so that no bound may exceed the time since then.
 
 use std::{
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
+use tcpstate_common::State;
 
 use crate::{
+    every_state::{drop_packets, one_of_each},
     ls::list,
     need::{Need, trial},
-    net::{Netns, await_that, drop_incoming, unused_port},
-    process::Tcpstate,
+    net::{Connection, Netns, await_state, await_that, drop_incoming, shutdown_write, unused_port},
+    process::{BINARY, Output, Tcpstate, run},
     traffic::start_connecting,
 };
 
@@ -24,6 +28,12 @@ pub fn add(trials: &mut Vec<Trial>) {
         "ages::syn_repeated",
         &[Need::Cookie, nft, ip],
         syn_repeated,
+    ));
+    trials.push(trial("ages::ls_bounds", &[nft, ip], ls_bounds));
+    trials.push(trial(
+        "ages::life_finds_a_leak_from_before",
+        &[Need::Cookie],
+        life_finds_a_leak_from_before,
     ));
 }
 
@@ -100,5 +110,127 @@ fn syn_repeated() -> Result<()> {
     // It has been sampled since.
     ensure!(age_ns > 0, "{place}, after {repeated:?}");
     drop(listener);
+    Ok(())
+}
+
+/// `ls` bounds the age of a state that a packet began by the last packet. Here that state begins long after the
+/// last data, which would give a longer time, and a wrong one.
+fn ls_bounds() -> Result<()> {
+    const QUIET: Duration = Duration::from_secs(2);
+    const NS: Duration = Duration::from_nanos(1);
+    Netns::new()?.run(|| {
+        drop_packets()?;
+        let port = unused_port();
+        let Connection {
+            listener: _listener,
+            mut client,
+            mut server,
+        } = Connection::new((Ipv4Addr::LOCALHOST, port))?;
+        client.write_all(b"request")?;
+        server.read_exact(&mut [0; 7])?;
+        server.write_all(b"response")?;
+        client.read_exact(&mut [0; 8])?;
+        thread::sleep(QUIET);
+        let began = Instant::now();
+        shutdown_write(&client)?;
+        await_state(&server, State::CLOSE_WAIT)?;
+        await_state(&client, State::FIN_WAIT2)?;
+        let _kept = one_of_each(Ipv4Addr::LOCALHOST.into())?;
+        await_that("`ls` has a bound for each", || {
+            let (sockets, _) = list(&[])?;
+            let mut are_bound = true;
+            for socket in &sockets {
+                let age_ns = check_age(&socket["age_ns"], &socket["age_at_least_ns"], began, NS)
+                    .with_context(|| socket.to_string())?;
+                match socket["state"].as_str() {
+                    Some("ESTABLISHED" | "CLOSE_WAIT" | "CLOSING") => are_bound &= age_ns > 0,
+                    // A minisocket has no such time.
+                    Some("FIN_WAIT2") => are_bound &= age_ns > 0 || socket["inode"].is_null(),
+                    Some("FIN_WAIT1" | "LAST_ACK" | "SYN_SENT" | "LISTEN") => {
+                        ensure!(age_ns == 0, "nothing bounds it: {socket}");
+                    }
+                    _ => {}
+                }
+                let ours = socket["lport"] == port && socket["state"] == "CLOSE_WAIT";
+                if ours {
+                    let last_ms = socket["last_packet_ms"].as_u64().context("no packet")?;
+                    let longest = (began.elapsed() + SLACK).as_millis();
+                    ensure!(
+                        u128::from(last_ms) <= longest,
+                        "{socket}: over {longest} ms"
+                    );
+                }
+            }
+            let known = ["ESTABLISHED", "CLOSE_WAIT", "CLOSING", "FIN_WAIT2"];
+            for state in known {
+                ensure!(
+                    sockets.iter().any(|socket| socket["state"] == state),
+                    "the test has none in {state}"
+                );
+            }
+            Ok(are_bound)
+        })
+    })
+}
+
+/// A connection that was in `CLOSE_WAIT` before the run is found by the time that it must have been there, live
+/// and in a recording.
+fn life_finds_a_leak_from_before() -> Result<()> {
+    const HELD: Duration = Duration::from_secs(2);
+    const LONGER_THAN: &str = "500ms";
+    let port = unused_port();
+    let netns = Netns::new()?;
+    let path = netns.path();
+    let path = path.to_str().context("a path that is no text")?;
+    let made = || {
+        let Connection {
+            listener,
+            client,
+            server,
+        } = Connection::new((Ipv4Addr::LOCALHOST, port))?;
+        let began = Instant::now();
+        shutdown_write(&client)?;
+        await_state(&server, State::CLOSE_WAIT)?;
+        // The time that the test is about.
+        thread::sleep(HELD);
+        Ok((listener, client, server, began))
+    };
+    let (listener, client, server, began) = netns.run(made)?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("leak.tcpstate");
+    let file = file.to_str().context("a path that is no text")?;
+    let common = ["--netns", path, "-P", &port.to_string()];
+    let filter = ["--state", "CLOSE_WAIT", "--longer-than", LONGER_THAN];
+    let tcpstate =
+        Tcpstate::start(&[&["life", "--json", "--live"], &filter[..], &common].concat())?;
+    let record = Tcpstate::start(&[&["record", "-w", file], &common[..]].concat())?;
+    let output = tcpstate.stop()?;
+    let longest = began.elapsed() + SLACK;
+    let bound = |output: &Output| -> Result<u64> {
+        let (lines, summary) = output.json()?;
+        ensure!(lines.len() == 1, "expected the leak: {lines:?}, {summary}");
+        let line = &lines[0];
+        ensure!(line["ended"] == false && line["lport"] == port, "{line}");
+        let stay = &line["states"][0];
+        ensure!(
+            stay["state"] == "CLOSE_WAIT" && stay["dwell_ns"].is_null(),
+            "{line}"
+        );
+        stay["dwell_at_least_ns"]
+            .as_u64()
+            .with_context(|| format!("no bound: {line}"))
+    };
+    let bound_ns = bound(&output)?;
+    ensure!(u128::from(bound_ns) <= longest.as_nanos(), "{output:?}");
+
+    record.stop()?;
+    let longest = began.elapsed() + SLACK;
+    let output = run(
+        BINARY,
+        &[&["life", "--json", "--live", "-r", file], &filter[..]].concat(),
+    )?;
+    let bound_ns = bound(&output)?;
+    ensure!(u128::from(bound_ns) <= longest.as_nanos(), "{output:?}");
+    drop((listener, client, server));
     Ok(())
 }

@@ -316,6 +316,7 @@ impl Filter {
                     (None, _) => Verdict::Pass,
                     (Some(limit_ns), Some(dwell_ns)) if dwell_ns > limit_ns => Verdict::Pass,
                     (Some(_), Some(_)) => Verdict::Drop,
+                    (Some(limit_ns), None) if stay.at_least_ns > Some(limit_ns) => Verdict::Pass,
                     (Some(_), None) => Verdict::Undecided,
                 })
                 .reduce(Verdict::or)
@@ -366,7 +367,7 @@ static CELLS: [Cell<ConnectionRow>; 10] = [
     ),
     Cell::composed(
         Column::left("STATES", 0),
-        "`states` with the time in each (`~`: sampled), and `goes_on`",
+        "`states` with the time in each (`~`: sampled; `>`: at least), and `goes_on`",
         push_states,
     ),
 ];
@@ -386,12 +387,13 @@ fn push_states(row: &ConnectionRow, line: &mut Vec<u8>) -> io::Result<()> {
             line.extend_from_slice(b", ");
         }
         push_state(line, stay.state);
-        match stay.dwell_ns {
-            Some(dwell_ns) => {
+        match (stay.dwell_ns, stay.at_least_ns) {
+            (Some(dwell_ns), _) => {
                 line.extend_from_slice(if stay.sampled { b" ~" } else { b" " });
                 write!(line, "{}", Span(dwell_ns))?;
             }
-            None => line.extend_from_slice(b" -"),
+            (None, Some(at_least_ns)) => write!(line, " >{}", Span(at_least_ns))?,
+            (None, None) => line.extend_from_slice(b" -"),
         }
     }
     if row.is_open() {

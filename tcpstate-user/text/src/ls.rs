@@ -1,7 +1,8 @@
 //! `tcpstate ls`: the sockets there are now.
 //!
 //! It shows an inventory that was taken before; nothing here asks the kernel. A dump does not say since when
-//! a socket is in its state: the age is only known where a timer was set when the state began.
+//! a socket is in its state: the age is only known where a timer was set when the state began. For most others
+//! the last packet gives a bound.
 
 use std::{
     cmp::Reverse,
@@ -61,8 +62,8 @@ pub struct Columns {
 }
 
 /// The reason for missing ages.
-const NO_AGES: &str = "AGE is `-` where no timer shows when the state began, and `>` marks a lower bound: \
-    the kernel does not record it. `tcpstate trace` measures ages, from the moment it runs.";
+const NO_AGES: &str = "AGE is `-` where nothing shows when the state began, and `>` marks a lower bound, from \
+    the last packet: the kernel does not record it. `tcpstate trace` measures ages, from the moment it runs.";
 
 /// Writes the sockets that pass the filters to `out`, and the accounting: in JSON as the last line, else to
 /// `err`.
@@ -106,7 +107,7 @@ fn selected(inventory: &Inventory, options: &Options) -> Vec<SocketRow> {
                     .filter
                     .wants(socket.is_ipv4(), socket.lport, socket.rport, socket.netns)
         })
-        .map(|socket| row(inventory, socket, half_open_known))
+        .map(|socket| row(inventory, socket, half_open_known, options.columns.info))
         .filter(|row| {
             let common = &row.common;
             let holders = row.processes.as_deref().unwrap_or_default();
@@ -135,7 +136,13 @@ fn selected(inventory: &Inventory, options: &Options) -> Vec<SocketRow> {
 }
 
 /// The row of a socket.
-fn row(inventory: &Inventory, socket: &Socket, half_open_known: bool) -> SocketRow {
+fn row(
+    inventory: &Inventory,
+    socket: &Socket,
+    half_open_known: bool,
+    with_info: bool,
+) -> SocketRow {
+    let info = socket.info.filter(|_| with_info).unwrap_or_default();
     let role = inventory.listening.role(socket);
     let half_open = (socket.state == State::LISTEN && half_open_known)
         .then(|| inventory.listening.half_open(socket));
@@ -143,7 +150,6 @@ fn row(inventory: &Inventory, socket: &Socket, half_open_known: bool) -> SocketR
         .namespaces
         .iter()
         .find(|one| one.netns == socket.netns);
-    let info = socket.info.unwrap_or_default();
     let owner = inventory.owner(socket);
     let holders = inventory.holders(socket);
     let others = holders.iter().any(|holder| Some(holder.pid) != owner.pid);
@@ -182,6 +188,7 @@ fn row(inventory: &Inventory, socket: &Socket, half_open_known: bool) -> SocketR
         srtt_us: info.srtt_us,
         last_sent_ms: info.last_sent_ms,
         last_received_ms: info.last_received_ms,
+        last_packet_ms: socket.last_packet_ms(),
         processes: others.then(|| Holder::list(None, holders)),
     }
 }
@@ -243,7 +250,7 @@ pub fn cells(extra: Columns) -> impl Iterator<Item = Cell<SocketRow>> {
         ),
         Cell::field(Column::left("CGROUP", 15), SOCKET.column("cgroup")),
     ];
-    static INFO: [Cell<SocketRow>; 4] = [
+    static INFO: [Cell<SocketRow>; 5] = [
         Cell::plain(Column::right("SENT", 9), SOCKET.column("bytes_sent")),
         Cell::plain(
             Column::right("RECEIVED", 9),
@@ -256,6 +263,14 @@ pub fn cells(extra: Columns) -> impl Iterator<Item = Cell<SocketRow>> {
             |row, line| {
                 let srtt = row.srtt_us.map(|us| Millis(u64::from(us) * 1_000));
                 write!(line, "{}", OrDash(srtt))
+            },
+        ),
+        Cell::composed(
+            Column::right("LAST-PKT", 8),
+            "`last_packet_ms`",
+            |row, line| {
+                let span = row.last_packet_ms.map(|ms| Span(u64::from(ms) * 1_000_000));
+                write!(line, "{}", OrDash(span))
             },
         ),
     ];

@@ -322,6 +322,7 @@ fn tcp_info(bytes: &[u8]) -> TcpInfo {
         bytes_sent: u64_of(200),
         last_sent_ms: u32_of(44),
         last_received_ms: u32_of(52),
+        last_ack_received_ms: u32_of(56),
     }
 }
 

@@ -68,6 +68,8 @@ impl ConnectionRow {
         let ts_ns = now_ns.max(connection.last_ns.unwrap_or(0));
         if let Some(last) = connection.states.last_mut() {
             last.dwell_ns = connection.last_ns.map(|last_ns| ts_ns - last_ns);
+            let there_ns = connection.there_ns;
+            last.at_least_ns = there_ns.map(|there_ns| ts_ns.saturating_sub(there_ns));
         }
         let lifetime_ns = connection
             .opened
@@ -188,9 +190,11 @@ pub static CONNECTION: Table<ConnectionRow> = Table {
             .unknown("the connection was open before the capture began"),
             Column::<ConnectionRow>::new(
                 "states",
-                Kind::Nested("list of `{state, dwell_ns, sampled, interval_ns}`"),
+                Kind::Nested("list of `{state, dwell_ns, dwell_at_least_ns, sampled, interval_ns}`"),
                 |row| Value::Stays(&row.states),
-                "The states that the connection went through, in order, with the time in each. \
+                "The states that the connection went through, in order, with the time in each. Where \
+                 `dwell_ns` is `null` because the connection was there before the capture, \
+                 `dwell_at_least_ns` is a lower bound; it is there only then. \
                  `sampled`: the end of the state was found by sampling, and the time is exact to \
                  `interval_ns`, which is there only then. CSV has the names, separated by spaces",
             ),
@@ -205,6 +209,18 @@ pub static CONNECTION: Table<ConnectionRow> = Table {
             dwell::<{ State::LAST_ACK.0 }>("LAST_ACK_ns"),
             dwell::<{ State::LISTEN.0 }>("LISTEN_ns"),
             dwell::<{ State::CLOSING.0 }>("CLOSING_ns"),
+            Column::<ConnectionRow>::new(
+                "dwell_at_least_ns",
+                Kind::Nanoseconds,
+                |row| {
+                    let mut bounds = row.states.iter().map(|stay| stay.at_least_ns);
+                    bounds.find_map(|bound| bound).into()
+                },
+                "A lower bound of the time in the first state in which it is not known, because the \
+                 connection was there before the capture",
+            )
+            .unknown("there is no such state")
+            .only(Formats::Csv),
             Column::<ConnectionRow>::new(
                 "truncated",
                 Kind::Bool,

@@ -47,6 +47,8 @@ pub struct SocketRow {
     pub last_sent_ms: Option<u32>,
     /// Time since data was last received.
     pub last_received_ms: Option<u32>,
+    /// Time since any packet was last received.
+    pub last_packet_ms: Option<u32>,
     /// The processes that hold it, where more is known than its owner.
     pub processes: Option<Holders>,
 }
@@ -110,7 +112,9 @@ pub static SOCKET: Table<SocketRow> = Table {
                 "age_at_least_ns",
                 Kind::Nanoseconds,
                 |row| row.age.and_then(Age::bound_ns).into(),
-                "Where `age_ns` is unknown: time that the socket has been in the state at least",
+                "Where `age_ns` is unknown: time that the socket has been in the state at least; most often \
+                 that since the last packet, which in `ESTABLISHED`, `FIN_WAIT2`, `CLOSE_WAIT` and `CLOSING` \
+                 came when the state began or later",
             )
             .unknown("`age_ns` is known, or the kernel shows no bound"),
             Column::<SocketRow>::new(
@@ -230,6 +234,13 @@ pub static SOCKET: Table<SocketRow> = Table {
                 "Time since data was last received, or since the beginning",
             )
             .unknown(INFO),
+            Column::<SocketRow>::new(
+                "last_packet_ms",
+                Kind::Milliseconds,
+                |row| row.last_packet_ms.into(),
+                "Time since the last packet of the connection came",
+            )
+            .unknown("the socket is in no connection, its handshake is under way, or it is a minisocket"),
             processes(|row| list(row.processes.as_ref())),
         ],
     ],

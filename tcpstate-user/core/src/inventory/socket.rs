@@ -61,23 +61,45 @@ impl Socket {
         self.family == AF_INET || self.laddr.is_ipv4() || self.raddr.is_ipv4()
     }
 
-    /// Time in its state when it was dumped, where a timer began with the state: of a half-open connection
-    /// ([`Timer::half_open_age`]), and in `TIME_WAIT` (since the peer's last FIN came).
+    /// Time in its state when it was dumped: where a timer began with the state, of a half-open connection
+    /// ([`Timer::half_open_age`]) and in `TIME_WAIT` (since the peer's last FIN came); elsewhere a bound,
+    /// where something that the kernel notes the time of cannot have been before the state began.
     pub fn age(&self, never_deferred: bool) -> Option<Age> {
-        match (self.state, self.timer?) {
-            (State::SYN_RECV, timer) => timer.half_open_age(never_deferred),
+        match (self.state, self.timer) {
+            (State::SYN_RECV, timer) => timer?.half_open_age(never_deferred),
             (
                 State::TIME_WAIT,
-                Timer {
+                Some(Timer {
                     kind: TimerKind::TimeWait,
                     expires_ms,
                     ..
-                },
+                }),
             ) => TIME_WAIT_NS
                 .checked_sub(u64::from(expires_ms) * MS)
                 .map(Age::exactly),
-            _ => None,
+            _ => {
+                let ms = self.info?.in_state_at_least_ms(self.state)?;
+                let ns = (u64::from(ms) * MS).saturating_sub(TICK_NS);
+                (ns > 0).then_some(Age::at_least(ns))
+            }
         }
+    }
+
+    /// Time since the last packet of the connection came, milliseconds: nearly every packet acknowledges
+    /// something. `None` before its handshake is over, when the kernel has no such time.
+    pub fn last_packet_ms(&self) -> Option<u32> {
+        let has_received = matches!(
+            self.state,
+            State::ESTABLISHED
+                | State::FIN_WAIT1
+                | State::FIN_WAIT2
+                | State::CLOSE_WAIT
+                | State::LAST_ACK
+                | State::CLOSING
+        );
+        let info = self.info.filter(|_| has_received)?;
+        let times = [info.last_ack_received_ms, info.last_received_ms];
+        times.into_iter().flatten().min()
     }
 
     /// Whether it is a full socket (`sk_fullsock`): neither a minisocket nor a request socket.
@@ -244,6 +266,33 @@ pub struct TcpInfo {
     pub last_sent_ms: Option<u32>,
     /// The time since data was last received, or since the beginning, milliseconds.
     pub last_received_ms: Option<u32>,
+    /// The time since a packet with an ACK was last received, milliseconds.
+    pub last_ack_received_ms: Option<u32>,
+}
+
+impl TcpInfo {
+    /// Time that the socket has been in this state at least, milliseconds, give or take a tick.
+    ///
+    /// A time is such a bound if whatever began the state set it, so that it cannot be older than the
+    /// state:
+    ///
+    /// - `ESTABLISHED` begins with a packet that acknowledges, at either end, and the kernel counts
+    ///   that as the last time that it sent data too. The longer of the two is the better bound.
+    /// - `FIN_WAIT2` begins with the ACK of the FIN, `CLOSE_WAIT` and `CLOSING` with the peer's FIN,
+    ///   which acknowledges as nearly every packet does. (If a later ACK overtook it on its way,
+    ///   the bound is that much too long.) A FIN is no data: the last data came before it, so that its
+    ///   time is no bound.
+    /// - `FIN_WAIT1` and `LAST_ACK` begin with a call of the application, which sets no time.
+    ///
+    /// *Source:* `rcv_tstamp` in `tcp_ack`, `lsndtime` in `tcp_finish_connect`, `tcp_rcv_state_process`
+    /// and `tcp_event_data_sent`; `net/ipv4/tcp_input.c`, `net/ipv4/tcp_output.c`.
+    fn in_state_at_least_ms(self, state: State) -> Option<u32> {
+        match state {
+            State::ESTABLISHED => self.last_ack_received_ms.max(self.last_sent_ms),
+            State::FIN_WAIT2 | State::CLOSE_WAIT | State::CLOSING => self.last_ack_received_ms,
+            _ => None,
+        }
+    }
 }
 
 /// Leaves one entry of each cookie: the last, which is the newest.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tcpstate_common::{State, record};
 
-use super::StateExit;
+use super::{StateExit, packed::Dwell};
 use crate::{
     cause::Cause,
     event::{Event, SocketId},
@@ -55,6 +55,8 @@ pub struct Connection {
     /// Monotonic time of its last transition: into its present state, or its end. `None` where none was
     /// seen: it was there before the capture.
     pub last_ns: Option<u64>,
+    /// Where `last_ns` is unknown: monotonic time at which it was in its present state already.
+    pub there_ns: Option<u64>,
     /// How long the handshake took: a client's time in `SYN_SENT` and, where both ends connected at once, in
     /// `SYN_RECV`; a server's smoothed round trip time
     /// when it was established, since its socket is made when the handshake is over.
@@ -68,6 +70,8 @@ pub struct Stay {
     pub state: State,
     /// The dwell; `None` where it is not known, and while it lasts.
     pub dwell_ns: Option<u64>,
+    /// Where the dwell is not known: a lower bound, nanoseconds.
+    pub at_least_ns: Option<u64>,
     /// Whether its end was sampled, not seen.
     pub sampled: bool,
     /// The uncertainty of a sampled dwell: the length of the interval in which it ended.
@@ -76,10 +80,16 @@ pub struct Stay {
 
 impl Stay {
     /// A stay whose end, if it has one, was an event.
-    pub(super) const fn seen(state: State, dwell_ns: Option<u64>) -> Self {
+    pub(super) const fn seen(state: State, dwell: Dwell) -> Self {
+        let (dwell_ns, at_least_ns) = match dwell {
+            Dwell::Unknown => (None, None),
+            Dwell::Exactly(ns) => (Some(ns), None),
+            Dwell::AtLeast(ns) => (None, Some(ns)),
+        };
         Self {
             state,
             dwell_ns,
+            at_least_ns,
             sampled: false,
             interval_ns: None,
         }
@@ -156,6 +166,7 @@ impl Ended {
         let stay = Stay {
             state: exit.state,
             dwell_ns: exit.dwell_ns,
+            at_least_ns: None,
             sampled: true,
             interval_ns: exit.interval_ns,
         };

@@ -95,7 +95,9 @@ impl Tracker {
                 } else {
                     self.books.seeded += 1;
                     let whose = (found.role, found.owner);
-                    self.insert(&event, state, whose, Known::InState, false);
+                    let there_ns = found.there_ns.unwrap_or(census.begin_ns);
+                    let there_ns = there_ns.min(census.begin_ns);
+                    self.insert(&event, state, whose, Known::InState { there_ns }, false);
                 }
             }
         }
@@ -189,7 +191,7 @@ impl Tracker {
         }
         self.books.gaps += 1;
         self.books.missing_inferred += missing::least(held, state);
-        if let Some(stay) = self.table.hot_mut(slot).put_into(state) {
+        if let Some(stay) = self.table.hot_mut(slot).put_into(state, census.begin_ns) {
             self.table.spill(slot, stay);
         }
         let group = self.group_of(slot);
@@ -458,6 +460,7 @@ impl Tracker {
             state: State::LISTEN,
             kind: Kind::Socket,
             since_ns: None,
+            there_ns: None,
             family: if held.laddr.is_ipv4() {
                 AF_INET
             } else {

@@ -114,7 +114,9 @@ impl Tracker {
             (Role::Unknown, Owner::UNKNOWN)
         };
         let known = if old == new {
-            Known::InState
+            Known::InState {
+                there_ns: event.ts_ns(),
+            }
         } else {
             Known::Midway { old }
         };

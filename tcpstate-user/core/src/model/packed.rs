@@ -25,31 +25,48 @@ const PAST: usize = 4;
 /// States before the present one that are kept at all. Only lost events make more than [`PAST`].
 pub(super) const MAX_PAST: usize = 32;
 
-/// A state and its dwell in one word: 8 bits and 56. 2^56 ns are 833 days.
+/// A state and its dwell in one word: 8 bits, a bit for a lower bound, and 55. 2^55 ns are 416 days.
 #[derive(Clone, Copy, Default)]
 pub(super) struct PackedStay(u64);
 
 impl PackedStay {
-    const UNKNOWN: u64 = (1 << 56) - 1;
+    const AT_LEAST: u64 = 1 << 55;
+    const UNKNOWN: u64 = Self::AT_LEAST - 1;
 
-    const fn new(state: State, dwell_ns: Option<u64>) -> Self {
-        let dwell = match dwell_ns {
-            None => Self::UNKNOWN,
-            Some(dwell) if dwell >= Self::UNKNOWN => Self::UNKNOWN - 1,
-            Some(dwell) => dwell,
+    const fn new(state: State, dwell: Dwell) -> Self {
+        let (ns, bound) = match dwell {
+            Dwell::Unknown => (Self::UNKNOWN, 0),
+            Dwell::Exactly(ns) => (ns, 0),
+            Dwell::AtLeast(ns) => (ns, Self::AT_LEAST),
         };
-        Self((state.0 as u64) << 56 | dwell)
+        let ns = match dwell {
+            Dwell::Exactly(_) | Dwell::AtLeast(_) if ns >= Self::UNKNOWN => Self::UNKNOWN - 1,
+            _ => ns,
+        };
+        Self((state.0 as u64) << 56 | bound | ns)
     }
 
     const fn unpack(self) -> Stay {
-        let dwell = self.0 & Self::UNKNOWN;
-        let dwell_ns = if dwell == Self::UNKNOWN {
-            None
+        let ns = self.0 & Self::UNKNOWN;
+        let dwell = if ns == Self::UNKNOWN {
+            Dwell::Unknown
+        } else if self.0 & Self::AT_LEAST != 0 {
+            Dwell::AtLeast(ns)
         } else {
-            Some(dwell)
+            Dwell::Exactly(ns)
         };
-        Stay::seen(State((self.0 >> 56) as u8), dwell_ns)
+        Stay::seen(State((self.0 >> 56) as u8), dwell)
     }
+}
+
+/// The knowledge of the time in a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dwell {
+    Unknown,
+    /// It took this time, nanoseconds.
+    Exactly(u64),
+    /// It took at least this time, nanoseconds: the beginning was not seen.
+    AtLeast(u64),
 }
 
 /// The part of a connection that every event touches: one cache line.
@@ -59,7 +76,7 @@ pub(super) struct Hot {
     /// The cookie, or the address where [`Hot::ADDRESS`] is set.
     key: u64,
     first_ns: u64,
-    /// The time of its entry into its state, or [`Hot::NOT_KNOWN`].
+    /// The time of its entry into its state or, with [`Hot::EARLIER`], a time at which it was in it already.
     since_ns: u64,
     past: [PackedStay; PAST],
     pub(super) state: State,
@@ -124,7 +141,10 @@ pub(super) enum Known {
     /// It was in this state, for a time that is not known.
     Midway { old: State },
     /// It was found in its state, by a census or by a transition of that state into itself.
-    InState,
+    InState {
+        /// A time at which it was in it already.
+        there_ns: u64,
+    },
 }
 
 impl Item for Hot {
@@ -148,8 +168,9 @@ impl Item for Hot {
 }
 
 impl Hot {
-    /// No event has this time.
-    const NOT_KNOWN: u64 = u64::MAX;
+    /// In [`Hot::since_ns`]: it entered its state at an earlier time, which is not known. No event has a time
+    /// with this bit: that would be after 292 years.
+    const EARLIER: u64 = 1 << 63;
     const LIVE: u16 = 1 << 0;
     /// `key` is an address.
     const ADDRESS: u16 = 1 << 1;
@@ -180,12 +201,12 @@ impl Hot {
         };
         let (opened, embryo, past, past_len) = match opening.known {
             Known::Opened { embryo } => (true, embryo, PackedStay::default(), 0),
-            Known::Midway { old } => (false, false, PackedStay::new(old, None), 1),
-            Known::InState => (false, false, PackedStay::default(), 0),
+            Known::Midway { old } => (false, false, PackedStay::new(old, Dwell::Unknown), 1),
+            Known::InState { .. } => (false, false, PackedStay::default(), 0),
         };
         let since_ns = match opening.known {
             Known::Opened { .. } | Known::Midway { .. } => event.ts_ns(),
-            Known::InState => Self::NOT_KNOWN,
+            Known::InState { there_ns } => there_ns | Self::EARLIER,
         };
         let record = event.record();
         let addressed = is_set(&record.laddr) && is_set(&record.raddr) && record.rport != 0;
@@ -276,17 +297,26 @@ impl Hot {
 
     /// The time of its entry into its state.
     pub(super) const fn since_ns(&self) -> Option<u64> {
-        if self.since_ns == Self::NOT_KNOWN {
+        if self.since_ns & Self::EARLIER == 0 {
+            Some(self.since_ns)
+        } else {
+            None
+        }
+    }
+
+    /// A time at which it was in its state already, where that of its entry is not known.
+    const fn there_ns(&self) -> Option<u64> {
+        if self.since_ns & Self::EARLIER == 0 {
             None
         } else {
-            Some(self.since_ns)
+            Some(self.since_ns & !Self::EARLIER)
         }
     }
 
     /// Sets the time of its entry into its state, unless it has a later one.
     #[inline]
     const fn enter_at(&mut self, ts_ns: u64) {
-        if self.since_ns == Self::NOT_KNOWN {
+        if self.since_ns & Self::EARLIER != 0 {
             self.since_ns = self.first_ns;
         }
         if self.since_ns < ts_ns {
@@ -299,11 +329,11 @@ impl Hot {
         self.since_ns().unwrap_or(self.first_ns) < ts_ns
     }
 
-    /// Puts it into a state that a dump had; its way there is unknown.
-    pub(super) fn put_into(&mut self, state: State) -> Option<PackedStay> {
-        let spilled = self.push(self.state, None);
+    /// Puts it into a state that it was in at `there_ns`; its way there is unknown.
+    pub(super) fn put_into(&mut self, state: State, there_ns: u64) -> Option<PackedStay> {
+        let spilled = self.push(self.state, Dwell::Unknown);
         self.state = state;
-        self.since_ns = Self::NOT_KNOWN;
+        self.since_ns = there_ns | Self::EARLIER;
         spilled
     }
 
@@ -354,15 +384,20 @@ impl Hot {
         ts_ns: u64,
         unseen: bool,
     ) -> (Option<u64>, Option<PackedStay>) {
-        let dwell = match self.since_ns() {
-            Some(since_ns) if !unseen => Some(ts_ns.saturating_sub(since_ns)),
-            _ => None,
+        let (dwell_ns, dwell) = match (self.since_ns(), self.there_ns()) {
+            _ if unseen => (None, Dwell::Unknown),
+            (Some(since_ns), _) => {
+                let dwell_ns = ts_ns.saturating_sub(since_ns);
+                (Some(dwell_ns), Dwell::Exactly(dwell_ns))
+            }
+            (None, Some(there_ns)) => (None, Dwell::AtLeast(ts_ns.saturating_sub(there_ns))),
+            (None, None) => (None, Dwell::Unknown),
         };
         let spilled = self.push(self.state, dwell);
         self.state = next;
         self.enter_at(ts_ns);
         self.bits |= Self::TOUCHED;
-        (dwell, spilled)
+        (dwell_ns, spilled)
     }
 
     /// Stays in the current state at a transition of that state into itself, and gives the time in it so far,
@@ -385,9 +420,12 @@ impl Hot {
     ) -> [Option<PackedStay>; 2] {
         self.bits |= Self::TOUCHED;
         if old == next {
-            return [self.put_into(next), None];
+            return [self.put_into(next, ts_ns), None];
         }
-        let spilled = [self.push(self.state, None), self.push(old, None)];
+        let spilled = [
+            self.push(self.state, Dwell::Unknown),
+            self.push(old, Dwell::Unknown),
+        ];
         self.state = next;
         self.enter_at(ts_ns);
         spilled
@@ -395,8 +433,8 @@ impl Hot {
 
     /// Puts a state into the past; returns it where there is no place for it here.
     #[inline]
-    pub(super) fn push(&mut self, state: State, dwell_ns: Option<u64>) -> Option<PackedStay> {
-        let stay = PackedStay::new(state, dwell_ns);
+    fn push(&mut self, state: State, dwell: Dwell) -> Option<PackedStay> {
+        let stay = PackedStay::new(state, dwell);
         if let Some(place) = self.past.get_mut(usize::from(self.past_len)) {
             *place = stay;
             self.past_len += 1;
@@ -527,7 +565,7 @@ impl Cold {
         let mut states: Vec<Stay> = past.iter().chain(long).map(|stay| stay.unpack()).collect();
         // An ended connection is in CLOSE, which is not part of its life.
         if hot.state != State::CLOSE {
-            states.push(Stay::seen(hot.state, None));
+            states.push(Stay::seen(hot.state, Dwell::Unknown));
         }
         Connection {
             id: hot.id(),
@@ -558,6 +596,7 @@ impl Cold {
             first_ns: hot.first_ns,
             opened: hot.has(Hot::OPENED),
             last_ns: hot.since_ns(),
+            there_ns: hot.there_ns(),
         }
     }
 
@@ -586,11 +625,16 @@ mod tests {
     #[test]
     fn a_stay_survives_packing() {
         for (dwell, kept) in [
-            (None, None),
-            (Some(0), Some(0)),
-            (Some(86_400_000_000_000), Some(86_400_000_000_000)),
-            // More than 833 days is shown as 833 days, not as unknown.
-            (Some(u64::MAX), Some((1 << 56) - 2)),
+            (Dwell::Unknown, Dwell::Unknown),
+            (Dwell::Exactly(0), Dwell::Exactly(0)),
+            (Dwell::AtLeast(0), Dwell::AtLeast(0)),
+            (
+                Dwell::Exactly(86_400_000_000_000),
+                Dwell::Exactly(86_400_000_000_000),
+            ),
+            // More than 416 days is shown as 416 days, not as unknown.
+            (Dwell::Exactly(u64::MAX), Dwell::Exactly((1 << 55) - 2)),
+            (Dwell::AtLeast(u64::MAX), Dwell::AtLeast((1 << 55) - 2)),
         ] {
             let stay = PackedStay::new(State(255), dwell).unpack();
             assert_eq!(stay, Stay::seen(State(255), kept));

@@ -49,6 +49,8 @@ struct FoundSpec {
     #[serde(default)]
     mini: bool,
     since: Option<String>,
+    /// A time at which it was in its state already.
+    there: Option<String>,
     laddr: IpAddr,
     lport: u16,
     raddr: Option<IpAddr>,
@@ -182,6 +184,7 @@ impl FoundSpec {
                 Kind::Socket
             },
             since_ns: self.since.as_deref().map(parse_time).transpose()?,
+            there_ns: self.there.as_deref().map(parse_time).transpose()?,
             family: if self.laddr.is_ipv6() {
                 AF_INET6
             } else {

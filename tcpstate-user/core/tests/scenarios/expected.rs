@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use tcpstate_common::record::AF_INET6;
 use tcpstate_core::{
     event::SocketId,
-    model::{Connection, Ended, Figures, GroupKey, ListenerInfo, Of, Series, Snapshot, StateExit},
+    model::{
+        Connection, Ended, Figures, GroupKey, ListenerInfo, Of, Series, Snapshot, StateExit, Stay,
+    },
     owner::{Comm, Holder, Owner},
     service::{Role, ServicePort},
 };
@@ -173,6 +175,7 @@ impl ExpectedConnection {
             first_ns,
             opened,
             last_ns,
+            there_ns,
             handshake_ns,
         } = connection;
         let also = [
@@ -188,6 +191,7 @@ impl ExpectedConnection {
             ("opened", (!opened).then(|| "no".to_owned())),
             ("handshake", handshake_ns.map(time)),
             ("processes", processes.as_deref().map(show_processes)),
+            ("there", there_ns.map(time)),
         ];
         Self {
             id: show_id(*id),
@@ -196,10 +200,7 @@ impl ExpectedConnection {
             role: role.name().to_owned(),
             service_port: show(*service_port),
             owner: show_owner(owner),
-            states: states
-                .iter()
-                .map(|stay| format!("{} {}", stay.state, show(stay.dwell_ns.map(time))))
-                .collect(),
+            states: states.iter().map(show_stay).collect(),
             first: time(*first_ns),
             last: show(last_ns.map(time)),
             also: known(also),
@@ -234,6 +235,14 @@ impl ExpectedConnection {
         ]));
         shown
     }
+}
+
+fn show_stay(stay: &Stay) -> String {
+    let dwell = match (stay.dwell_ns, stay.at_least_ns) {
+        (None, Some(at_least_ns)) => format!(">{}", time(at_least_ns)),
+        (dwell_ns, _) => show(dwell_ns.map(time)),
+    };
+    format!("{} {dwell}", stay.state)
 }
 
 fn known<const N: usize>(fields: [(&str, Option<String>); N]) -> BTreeMap<String, String> {

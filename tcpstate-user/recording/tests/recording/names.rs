@@ -177,6 +177,7 @@ fn the_cgroups_of_a_census_are_named_before_it() {
         state: State::ESTABLISHED,
         kind: Kind::Socket,
         since_ns: None,
+        there_ns: None,
         family: 2,
         laddr: [192, 0, 2, 1].into(),
         lport: 443,

@@ -71,6 +71,7 @@ fn inventory() -> Inventory {
                 bytes_sent: Some(1_000),
                 last_sent_ms: Some(3),
                 last_received_ms: Some(4),
+                last_ack_received_ms: Some(5),
             }),
             ..socket(
                 3,
@@ -87,7 +88,14 @@ fn inventory() -> Inventory {
             v6only: Some(false),
             ..socket(1, State::LISTEN, "[::]:443", "[::]:0")
         },
-        socket(6, State::CLOSE_WAIT, "192.0.2.1:22", "192.0.2.7:50000"),
+        Socket {
+            info: Some(TcpInfo {
+                last_ack_received_ms: Some(17_210),
+                last_received_ms: Some(20_000),
+                ..TcpInfo::default()
+            }),
+            ..socket(6, State::CLOSE_WAIT, "192.0.2.1:22", "192.0.2.7:50000")
+        },
         socket(7, State(200), "192.0.2.1:40001", "192.0.2.7:50001"),
     ];
     let book = NameBook::default();
@@ -169,7 +177,7 @@ LISTEN             - server     443      3    128 ::                443 ::      
 ESTABLISHED        - client    5432      0   1448 192.0.2.1       40000 198.51.100.2     5432  1000 9 204 ms
 SYN_RECV     >990 ms server     443      0      0 192.0.2.1         443 203.0.113.8     52000     - retransmit 1.50 s (1)
 TIME_WAIT     100 ms server     443      0      0 192.0.2.1         443 203.0.113.9     51000     - timewait 59.9 s
-CLOSE_WAIT         - -            -      0      0 192.0.2.1          22 192.0.2.7       50000     - -
+CLOSE_WAIT   >17.2 s -            -      0      0 192.0.2.1          22 192.0.2.7       50000     - -
 200                - -            -      0      0 192.0.2.1       40001 192.0.2.7       50001     - -
 "
     );
@@ -177,7 +185,7 @@ CLOSE_WAIT         - -            -      0      0 192.0.2.1          22 192.0.2.
         err,
         "\
 6 sockets: ESTABLISHED 1, SYN_RECV 1, TIME_WAIT 1, CLOSE_WAIT 1, LISTEN 1, 200 1
-AGE is `-` where no timer shows when the state began, and `>` marks a lower bound: the kernel does not record it. `tcpstate trace` measures ages, from the moment it runs.
+AGE is `-` where nothing shows when the state began, and `>` marks a lower bound, from the last packet: the kernel does not record it. `tcpstate trace` measures ages, from the moment it runs.
 REJECTED 2: the kernel described sockets in a way that could not be read.
 INCONSISTENT: sockets of network namespace 4026531833 (self) came and went while they were listed; some may be missing.
 MISSING: network namespace 7 (blue): cannot enter it.
@@ -202,17 +210,26 @@ fn text_has_more_columns_if_asked() {
         .map(|line| line.split_whitespace().collect())
         .collect();
     let titles = "NETNS STATE AGE ROLE SERVICE RECV-Q SEND-Q LADDR LPORT RADDR RPORT UID PID COMM \
-        CGROUP SENT RECEIVED RETR RTT(ms) TIMER";
+        CGROUP SENT RECEIVED RETR RTT(ms) LAST-PKT TIMER";
     assert_eq!(words[0].join(" "), titles);
     let line = "4026531833 ESTABLISHED - client 5432 0 1448 192.0.2.1 40000 198.51.100.2 5432 1000 \
-        - - /system.slice/web.service 1000 20000 2 1.250 9 204 ms";
+        - - /system.slice/web.service 1000 20000 2 1.250 4.00 ms 9 204 ms";
     assert_eq!(words[1].join(" "), line);
     assert_eq!(words.len(), 2);
 }
 
 #[test]
 fn json_has_every_field_and_the_books_last() {
-    let (lines, summary) = json(&inventory(), &options(Format::Json));
+    let (lines, summary) = json(
+        &inventory(),
+        &Options {
+            columns: Columns {
+                info: true,
+                ..Columns::default()
+            },
+            ..options(Format::Json)
+        },
+    );
     assert_eq!(
         lines[1],
         json!({
@@ -228,7 +245,7 @@ fn json_has_every_field_and_the_books_last() {
             "timer": {"kind": "other", "expires_ms": 204, "retransmits": 0},
             "interface": 2, "inode": 77, "shutdown": 0,
             "bytes_sent": 1000, "bytes_received": 20000, "retransmits": 2, "srtt_us": 1250,
-            "last_sent_ms": 3, "last_received_ms": 4, "processes": null,
+            "last_sent_ms": 3, "last_received_ms": 4, "last_packet_ms": 4, "processes": null,
         })
     );
     let listener = &lines[0];
@@ -324,5 +341,71 @@ fn csv_says_what_json_says() {
         }
         // All but `type` and `processes`; an object of three fields for `owner` and for `timer`.
         assert_eq!(fields, line.as_object().unwrap().len() - 2 + 2 + 2);
+    }
+}
+
+#[test]
+fn an_age_is_exact_a_bound_or_unknown() {
+    let ages = |inventory: &Inventory| {
+        let (lines, _) = json(inventory, &options(Format::Json));
+        let ages = lines.into_iter().map(|line| {
+            (
+                line["cookie"].as_u64().unwrap(),
+                line["age_ns"].as_u64(),
+                line["age_at_least_ns"].as_u64(),
+            )
+        });
+        let mut ages: Vec<_> = ages.collect();
+        ages.sort_unstable();
+        ages
+    };
+    const MS: u64 = 1_000_000;
+    let mut inventory = inventory();
+    assert_eq!(
+        ages(&inventory),
+        [
+            (1, None, None),
+            (3, None, None),
+            (4, None, Some(990 * MS)),
+            (5, Some(100 * MS), None),
+            // The FIN came with the last packet, after the last data.
+            (6, None, Some(17_200 * MS)),
+            (7, None, None),
+        ]
+    );
+    // The dump took a while, in which they may have grown older.
+    inventory.namespaces[0].took_ns = 500 * MS;
+    let bounds = ages(&inventory);
+    assert_eq!(bounds[2], (4, None, Some(490 * MS)));
+    assert_eq!(bounds[3], (5, Some(100 * MS), None));
+    assert_eq!(bounds[4], (6, None, Some(16_700 * MS)));
+}
+
+#[test]
+fn the_last_packet_bounds_the_time_in_states_that_a_packet_begins() {
+    let bound_ms = |state, last_ack_received_ms, last_sent_ms| {
+        let socket = Socket {
+            info: Some(TcpInfo {
+                last_ack_received_ms: Some(last_ack_received_ms),
+                last_sent_ms: Some(last_sent_ms),
+                last_received_ms: Some(9_000_000),
+                ..TcpInfo::default()
+            }),
+            ..socket(1, state, "192.0.2.1:22", "192.0.2.7:50000")
+        };
+        let age = socket.age(true);
+        assert!(age.is_none_or(|age| !age.is_exact));
+        age.map(|age| age.at_least_ns / 1_000_000)
+    };
+    assert_eq!(bound_ms(State::ESTABLISHED, 5_010, 7_010), Some(7_000));
+    assert_eq!(bound_ms(State::ESTABLISHED, 8_010, 7_010), Some(8_000));
+    assert_eq!(bound_ms(State::CLOSE_WAIT, 5_010, 7_010), Some(5_000));
+    assert_eq!(bound_ms(State::FIN_WAIT2, 5_010, 7_010), Some(5_000));
+    assert_eq!(bound_ms(State::CLOSING, 5_010, 7_010), Some(5_000));
+    // The kernel's clock may have ticked in between.
+    assert_eq!(bound_ms(State::CLOSE_WAIT, 10, 7_010), None);
+    // The application begins these, at any time after the last packet.
+    for state in [State::FIN_WAIT1, State::LAST_ACK, State::SYN_SENT] {
+        assert_eq!(bound_ms(state, 5_010, 7_010), None, "{state}");
     }
 }

@@ -143,6 +143,7 @@ fn attributes_are_read_where_they_are_and_skipped_where_unknown() {
             bytes_sent: Some(7_000),
             last_sent_ms: Some(0),
             last_received_ms: Some(0),
+            last_ack_received_ms: Some(0),
         })
     );
     // An older kernel's: what is not there is not 0.

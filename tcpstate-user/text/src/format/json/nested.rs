@@ -73,6 +73,10 @@ pub(super) fn push_stays<'a>(
         push_state(line, stay.state);
         line.extend_from_slice(b",\"dwell_ns\":");
         push_optional(line, stay.dwell_ns);
+        if let Some(at_least_ns) = stay.at_least_ns {
+            line.extend_from_slice(b",\"dwell_at_least_ns\":");
+            push_number(line, at_least_ns);
+        }
         line.extend_from_slice(b",\"sampled\":");
         line.extend_from_slice(if stay.sampled { b"true" } else { b"false" });
         if let Some(interval_ns) = stay.interval_ns {
