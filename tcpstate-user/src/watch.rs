@@ -145,7 +145,8 @@ fn open(
             .trim()
             .to_owned(),
         sample_interval: Some(sample_interval)
-            .filter(|interval| view.wants_samples() && !interval.is_zero()),
+            .filter(|interval| view.wants_half_open() && !interval.is_zero()),
+        half_open_only: !view.wants_samples(),
         resolve_owners: match resolve_owners {
             // Counts made in the kernel have no owners.
             _ if tally.is_some() => ResolveOwners::No,

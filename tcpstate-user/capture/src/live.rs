@@ -60,6 +60,8 @@ pub struct Options<'a> {
     pub filters: String,
     /// Time between two samples; `None`: there are none.
     pub sample_interval: Option<Duration>,
+    /// Sample half-open connections only, for their time in `SYN_RECV`.
+    pub half_open_only: bool,
     /// Whether to look up which process holds each socket of a full dump.
     pub resolve_owners: ResolveOwners,
     /// Print what the BPF programs log on standard error.
@@ -126,7 +128,7 @@ impl Live {
             started_ns: monotonic_ns(),
             sample_interval_ns: options
                 .sample_interval
-                .filter(|_| has_census)
+                .filter(|_| has_census && !options.half_open_only)
                 .map(|interval| u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)),
             ..host.origin()
         };
@@ -259,6 +261,7 @@ fn start_sampler(
     let plan = Plan {
         namespaces: options.namespaces.clone(),
         interval: options.sample_interval,
+        half_open_only: options.half_open_only,
         always_full: options.tally.is_some(),
         resolve_owners: options.resolve_owners,
         synack,
@@ -316,7 +319,9 @@ fn take_synack_retransmits(
     options: &Options<'_>,
     notes: &mut Vec<String>,
 ) -> Option<SynackRetransmits> {
-    options.sample_interval?;
+    options
+        .sample_interval
+        .filter(|_| !options.half_open_only)?;
     match loaded.take_synack_retransmits() {
         Ok(counts) => Some(counts),
         Err(error) => {

@@ -51,15 +51,14 @@ const SEARCH: Duration = Duration::from_secs(10);
 /// Shortest time between two resyncs after losses.
 const RESYNC: Duration = Duration::from_secs(2);
 
-/// The states that only samples show, in notices.
-const SAMPLED: &str = "TIME_WAIT, orphans in FIN_WAIT2 and half-open connections";
-
 /// The namespaces and sockets to dump, and the interval.
 pub(super) struct Plan {
     /// The namespaces.
     pub(super) namespaces: NetnsSelector,
     /// Time between two samples; `None`: there are none, only the seed.
     pub(super) interval: Option<Duration>,
+    /// Sample half-open connections only. No resync follows a loss or ends the run.
+    pub(super) half_open_only: bool,
     /// Make a full dump with each sample: where no event shows the state of the other sockets.
     pub(super) always_full: bool,
     /// Whether to look up which process holds each socket of a full dump, and each listener later on.
@@ -68,6 +67,17 @@ pub(super) struct Plan {
     pub(super) synack: Option<SynackRetransmits>,
     /// Returns how many events have been lost.
     pub(super) lost: Box<dyn Fn() -> u64 + Send>,
+}
+
+impl Plan {
+    /// The sockets that only samples show, in notices.
+    const fn sampled(&self) -> &'static str {
+        if self.half_open_only {
+            "half-open connections"
+        } else {
+            "TIME_WAIT, orphans in FIN_WAIT2 and half-open connections"
+        }
+    }
 }
 
 /// Starts the thread. `wake` wakes the reader.
@@ -149,6 +159,10 @@ impl Sampler {
                 self.full_dump(false);
             }
             self.sample_all();
+            if self.plan.half_open_only {
+                sample_at = Some(next(start, cpu_before, interval));
+                continue;
+            }
             let now_lost = (self.plan.lost)();
             if now_lost == lost && is_healed {
                 for namespace in self.namespaces.values_mut() {
@@ -159,10 +173,9 @@ impl Sampler {
                 is_healed = self.full_dump(false);
                 resynced = Instant::now();
             }
-            let spent = thread_cpu_time().saturating_sub(cpu_before);
-            sample_at = Some((start + interval).max(Instant::now() + spent * (SHARE - 1)));
+            sample_at = Some(next(start, cpu_before, interval));
         }
-        if self.plan.interval.is_none() {
+        if self.plan.interval.is_none() || self.plan.half_open_only {
             return;
         }
         // So that the run's last output is from its end, not up to an interval older, and that errors left by
@@ -291,7 +304,7 @@ impl Sampler {
                 let now = Instant::now();
                 let lost = std::mem::take(&mut self.namespaces).into_keys();
                 self.out_of_reach.extend(lost.map(|netns| (netns, now)));
-                let notice = format!("{SAMPLED} are unknown: {}", chain(&error));
+                let notice = format!("{} are unknown: {}", self.plan.sampled(), chain(&error));
                 self.publish(Vec::new(), vec![notice], false);
                 return;
             }
@@ -318,7 +331,7 @@ impl Sampler {
         let reported = self.exchange.take_netns_with_minisockets();
         let unknown: Vec<u32> = reported
             .into_iter()
-            .filter(|netns| !self.namespaces.contains_key(netns))
+            .filter(|netns| !self.plan.half_open_only && !self.namespaces.contains_key(netns))
             .collect();
         if unknown.is_empty() && self.searched.is_some_and(|at| at.elapsed() < SEARCH) {
             return;
@@ -359,11 +372,19 @@ impl Sampler {
                 let counts = counts.iter().filter(|count| count.netns == netns);
                 counts.map(|count| count.count).sum()
             });
+            let half_open_only = self.plan.half_open_only;
             let publish = |part| self.publish(vec![part], Vec::new(), false);
-            match sample(namespace, synack, &mut sampled.history, publish) {
+            match sample(
+                namespace,
+                synack,
+                &mut sampled.history,
+                half_open_only,
+                publish,
+            ) {
                 Ok(last) => censuses.extend(last.into_iter().flat_map(Census::into_parts)),
                 Err(error) => notices.push(format!(
-                    "{SAMPLED} are unknown in network namespace {netns}: {}",
+                    "{} are unknown in network namespace {netns}: {}",
+                    self.plan.sampled(),
                     chain(&error)
                 )),
             }
@@ -383,12 +404,19 @@ impl Sampler {
     }
 }
 
+/// When the next sample is due after one that began at `start`, when the thread had taken `cpu_before`.
+fn next(start: Instant, cpu_before: Duration, interval: Duration) -> Instant {
+    let spent = thread_cpu_time().saturating_sub(cpu_before);
+    (start + interval).max(Instant::now() + spent * (SHARE - 1))
+}
+
 /// Samples a namespace; `None` where nothing has happened since the last sample. `publish` receives all
 /// parts of the census but the last, and of a sample that fails all that it found.
 fn sample(
     namespace: Namespace,
     synack_retransmits: Option<u64>,
     history: &mut SampleHistory,
+    half_open_only: bool,
     publish: impl FnMut(Census),
 ) -> Result<Option<Census>, DumpError> {
     let is_first = history.is_empty();
@@ -400,12 +428,15 @@ fn sample(
         history.set_ephemeral_ports(ephemeral);
     }
     let begin_ns = monotonic_ns();
-    if history.is_quiet(&now, begin_ns) {
+    if history.is_quiet(&now, begin_ns, half_open_only) {
         return Ok(None);
     }
-    let states = StateSet::of(State::TIME_WAIT)
-        .with(StateSet::of(State::FIN_WAIT2))
-        .with(StateSet::of(State::SYN_RECV));
+    let mut states = StateSet::of(State::SYN_RECV);
+    if !half_open_only {
+        states = states
+            .with(StateSet::of(State::TIME_WAIT))
+            .with(StateSet::of(State::FIN_WAIT2));
+    }
     let mut sample = history.begin(begin_ns, link.namespace().inode(), publish);
     match link.dump_into(states, &mut sample) {
         Ok(_) => Ok(Some(sample.finish(now, monotonic_ns()))),

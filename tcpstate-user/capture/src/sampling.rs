@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, mem::take, net::IpAddr, ops::RangeInclusive};
 use tcpstate_common::State;
 use tcpstate_core::{
     by_cookie::ByCookie,
-    census::{Census, Found, Gone, HalfOpen, Kind, ListenFigures, PART, Scope, TIME_WAIT_NS},
+    census::{
+        Census, Found, Gone, HalfOpen, Kind, ListenFigures, PART, Request, Scope, TIME_WAIT_NS,
+    },
     inventory::{Age, Socket, Timer, TimerKind, role_by_ports},
     owner::Owner,
     service::Role,
@@ -56,7 +58,7 @@ impl NetnsCounters {
 #[derive(Debug, Default)]
 pub(super) struct SampleHistory {
     minisockets: ByCookie<Minisocket>,
-    requests: ByCookie<Request>,
+    requests: ByCookie<RequestSocket>,
     /// Start of the last sample.
     previous_ns: Option<u64>,
     /// The counters at the last sample.
@@ -92,7 +94,7 @@ struct Minisocket {
 
 /// A half-open connection: a request socket that was found.
 #[derive(Clone, Copy, Debug)]
-struct Request {
+struct RequestSocket {
     /// Its local port and address.
     place: (u16, IpAddr),
     /// Its timer in the last sample that found it.
@@ -105,14 +107,20 @@ struct Request {
     last_attempt: u32,
     /// The last sample missed it: a dump comes in pieces and can miss a single one.
     missed: bool,
+    /// By how much earlier its SYN may have come; `None`: by any time.
+    interval_ns: Option<u64>,
+    /// Time by which its SYN had come as it was reported last; the end of time: it was not.
+    reported_ns: u64,
 }
 
-impl Request {
-    /// Learns from the timer that it had in a dump that ended at `end_ns`.
-    fn learn(&mut self, end_ns: u64, never_deferred: bool) {
+impl RequestSocket {
+    /// Learns from the timer that it had in a dump that ended at `end_ns`; the one before began at
+    /// `previous_ns`.
+    fn learn(&mut self, end_ns: u64, previous_ns: Option<u64>, never_deferred: bool) {
         if self.is_exact {
             return;
         }
+        let is_new = self.since_ns == u64::MAX;
         let age = self
             .timer
             .and_then(|timer| timer.half_open_age(never_deferred));
@@ -120,8 +128,16 @@ impl Request {
         let since_ns = end_ns.saturating_sub(age.at_least_ns);
         if age.is_exact {
             (self.since_ns, self.is_exact) = (since_ns, true);
-        } else {
-            self.since_ns = self.since_ns.min(since_ns);
+            self.interval_ns = Some(TICK_NS);
+        } else if since_ns < self.since_ns {
+            let earlier_ns = self.since_ns - since_ns;
+            self.since_ns = since_ns;
+            self.interval_ns = if is_new {
+                // The dump before did not have it.
+                previous_ns.map(|ns| since_ns.saturating_sub(ns))
+            } else {
+                self.interval_ns.map(|ns| ns.saturating_sub(earlier_ns))
+            };
         }
     }
 
@@ -146,12 +162,18 @@ impl SampleHistory {
         self.ephemeral = ports;
     }
 
-    /// Whether nothing can have changed since the last sample. If so, this counts as a sample.
-    pub(super) fn is_quiet(&mut self, now: &NetnsCounters, now_ns: u64) -> bool {
+    /// Whether nothing can have changed since the last sample: of half-open connections or, unless only they are
+    /// sampled, of minisockets. If so, this counts as a sample.
+    pub(super) fn is_quiet(
+        &mut self,
+        now: &NetnsCounters,
+        now_ns: u64,
+        half_open_only: bool,
+    ) -> bool {
+        let has_no_minisockets = self.minisockets.is_empty() && now.activity.minisockets == Some(0);
         let quiet = self.was_unchanged
-            && self.minisockets.is_empty()
+            && (has_no_minisockets || half_open_only)
             && self.requests.is_empty()
-            && now.activity.minisockets == Some(0)
             && now.activity.in_segments.is_some()
             && self.is_unchanged(now);
         if quiet {
@@ -197,6 +219,62 @@ impl SampleHistory {
             history: self,
             publish,
         }
+    }
+
+    /// The half-open connections that a dump found, by their local end. `report` gets those that are new or
+    /// better known, `gone` those that are gone.
+    fn half_open(
+        &mut self,
+        (begin_ns, end_ns): (u64, u64),
+        never_deferred: bool,
+        mut report: impl FnMut(Request),
+        mut gone: impl FnMut(u64),
+    ) -> Vec<HalfOpen> {
+        let mut places: BTreeMap<(u16, IpAddr), (u64, Age, u64)> = BTreeMap::new();
+        let (attempt, previous_ns) = (self.attempt, self.previous_ns);
+        self.requests.retain(|cookie, request| {
+            if request.last_attempt != attempt {
+                let is_gone = std::mem::replace(&mut request.missed, true);
+                if is_gone {
+                    gone(cookie);
+                }
+                return !is_gone;
+            }
+            request.missed = false;
+            request.learn(end_ns, previous_ns, never_deferred);
+            if request.since_ns.saturating_add(TICK_NS) < request.reported_ns {
+                request.reported_ns = request.since_ns;
+                report(Request {
+                    cookie,
+                    since_ns: request.since_ns,
+                    interval_ns: request.interval_ns,
+                });
+            }
+            let age = request.age(begin_ns);
+            let retransmits = request.timer.map_or(0, |timer| timer.retransmits.into());
+            let place = places.entry(request.place);
+            place
+                .and_modify(|(count, oldest, sum)| {
+                    *count += 1;
+                    *oldest = oldest.or_older(age);
+                    *sum += retransmits;
+                })
+                .or_insert((1, age, retransmits));
+            true
+        });
+        let places = places.into_iter();
+        places
+            .map(
+                |((lport, laddr), (count, oldest, synack_retransmits))| HalfOpen {
+                    laddr,
+                    lport,
+                    count,
+                    oldest_ns: oldest.exact_ns(),
+                    oldest_at_least_ns: oldest.bound_ns(),
+                    synack_retransmits,
+                },
+            )
+            .collect()
     }
 
     /// The census of a namespace that is gone.
@@ -309,13 +387,15 @@ impl<P: FnMut(Census)> Sample<'_, P> {
 
     fn request_socket(&mut self, socket: &Socket) {
         let attempt = self.history.attempt;
-        let make = || Request {
+        let make = || RequestSocket {
             place: (socket.lport, socket.laddr),
             timer: None,
             since_ns: u64::MAX,
             is_exact: false,
             last_attempt: attempt,
             missed: false,
+            interval_ns: None,
+            reported_ns: u64::MAX,
         };
         let requests = &mut self.history.requests;
         let (request, _) = requests.get_or_insert_with(socket.cookie, make);
@@ -359,7 +439,13 @@ impl<P: FnMut(Census)> Sample<'_, P> {
             gone.push(Gone { cookie, at_ns });
             false
         });
-        let half_open = half_open(history, begin_ns, end_ns, now.listen.deferred == Some(0));
+        let (mut requests, mut requests_gone) = (Vec::new(), Vec::new());
+        let half_open = history.half_open(
+            (begin_ns, end_ns),
+            now.listen.deferred == Some(0),
+            |request| requests.push(request),
+            |cookie| requests_gone.push(cookie),
+        );
         let listen = listen_figures(history.previous.as_ref(), &now);
         history.was_unchanged = history.is_unchanged(&now);
         history.previous = Some(now);
@@ -371,6 +457,8 @@ impl<P: FnMut(Census)> Sample<'_, P> {
             found,
             gone,
             half_open,
+            requests,
+            requests_gone,
             listen,
             ..Census::default()
         }
@@ -395,48 +483,6 @@ pub(super) fn found(socket: &Socket, kind: Kind, since_ns: Option<u64>) -> Found
         cgroup: socket.cgroup,
         owner: Owner::UNKNOWN,
     }
-}
-
-/// The half-open connections that a dump found, by their local end; forgets those that are gone.
-fn half_open(
-    history: &mut SampleHistory,
-    begin_ns: u64,
-    end_ns: u64,
-    never_deferred: bool,
-) -> Vec<HalfOpen> {
-    let mut places: BTreeMap<(u16, IpAddr), (u64, Age, u64)> = BTreeMap::new();
-    let attempt = history.attempt;
-    history.requests.retain(|_, request| {
-        if request.last_attempt != attempt {
-            return !std::mem::replace(&mut request.missed, true);
-        }
-        request.missed = false;
-        request.learn(end_ns, never_deferred);
-        let age = request.age(begin_ns);
-        let retransmits = request.timer.map_or(0, |timer| timer.retransmits.into());
-        let place = places.entry(request.place);
-        place
-            .and_modify(|(count, oldest, sum)| {
-                *count += 1;
-                *oldest = oldest.or_older(age);
-                *sum += retransmits;
-            })
-            .or_insert((1, age, retransmits));
-        true
-    });
-    let places = places.into_iter();
-    places
-        .map(
-            |((lport, laddr), (count, oldest, synack_retransmits))| HalfOpen {
-                laddr,
-                lport,
-                count,
-                oldest_ns: oldest.exact_ns(),
-                oldest_at_least_ns: oldest.bound_ns(),
-                synack_retransmits,
-            },
-        )
-        .collect()
 }
 
 /// Increase of the listeners' counters between two samples.

@@ -76,6 +76,9 @@ kernel counts them: SENT includes retransmissions. `then` is followed by the sta
 keeps what is left of the connection, without further events. `-` means unknown: the beginning was not \
 seen, or transitions in between were lost.
 
+A server's connection that was half-open before it had a socket has that time in SYN_RECV if a sample found it \
+(--sample-interval), marked with `~`.
+
 With --until gone, a connection is printed when nothing is left of it, so that its time in FIN_WAIT2 \
 and TIME_WAIT is complete. These states end without an event, so their end is sampled \
 every --sample-interval, and `~` marks a time that is only as exact as that.

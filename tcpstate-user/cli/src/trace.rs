@@ -45,7 +45,8 @@ pub(crate) const ABOUT: &str = "\
 Prints a line per TCP state change (transition) on this host.
 
 MS is the time in milliseconds that the socket spent in OLDSTATE; it is known from the second \
-transition seen of that socket. PID and COMM are the process that owns the connection: the one that \
+transition seen of that socket. `~` marks the time that a server's connection was half-open before it had a socket, \
+as samples found it. PID and COMM are the process that owns the connection: the one that \
 opened it or acts on it at this transition, otherwise the one that listens for it. A process that \
 merely happened to be on the CPU is not shown. CAUSE, at the transition to CLOSE, is why the connection \
 ended. `-` means unknown, or not chosen yet.

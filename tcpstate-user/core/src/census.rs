@@ -54,6 +54,12 @@ pub struct Census {
     /// The processes that hold listeners, where that was looked up and is new.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<Held>,
+    /// Half-open connections that were not in the dump before, or of which an earlier beginning is known now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<Request>,
+    /// Cookies of half-open connections that are gone: established, or given up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests_gone: Vec<u64>,
     /// The counters of listeners since the census before.
     #[serde(default, skip_serializing_if = "ListenFigures::is_nothing")]
     pub listen: ListenFigures,
@@ -110,7 +116,8 @@ impl Census {
     /// everything that does not belong to a single socket.
     pub fn into_parts(mut self) -> Vec<Self> {
         let processes: usize = self.held.iter().map(|held| held.by.len()).sum();
-        if self.found.len() + self.known.len() + self.gone.len() + processes <= PART {
+        let requests = self.requests.len() + self.requests_gone.len();
+        if self.found.len() + self.known.len() + self.gone.len() + processes + requests <= PART {
             return vec![self];
         }
         let (netns, begin_ns, previous_ns, scope) =
@@ -132,6 +139,16 @@ impl Census {
         parts.extend(gone.map(|gone| Self { gone, ..empty() }));
         let held = in_parts(take(&mut self.held)).into_iter();
         parts.extend(held.map(|held| Self { held, ..empty() }));
+        let requests = chunks(take(&mut self.requests));
+        parts.extend(requests.map(|requests| Self {
+            requests,
+            ..empty()
+        }));
+        let gone = chunks(take(&mut self.requests_gone));
+        parts.extend(gone.map(|requests_gone| Self {
+            requests_gone,
+            ..empty()
+        }));
         parts.push(self);
         parts
     }
@@ -242,6 +259,18 @@ pub struct Gone {
     /// The time of its end, monotonic nanoseconds: of its timer's expiry if that was within the interval;
     /// of the begin of this census if it went later; of the first census without it if earlier.
     pub at_ns: u64,
+}
+
+/// A half-open connection: a request socket. The socket that it becomes has the same cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The kernel's socket cookie.
+    pub cookie: u64,
+    /// Time by which its SYN had come, monotonic nanoseconds.
+    pub since_ns: u64,
+    /// By how much earlier it may have come, nanoseconds; `None`: by any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_ns: Option<u64>,
 }
 
 /// The connections at one local end whose handshake is under way.
@@ -487,6 +516,12 @@ mod tests {
                 cookie: 41,
                 at_ns: 1_500,
             }],
+            requests: vec![Request {
+                cookie: 44,
+                since_ns: 1_200,
+                interval_ns: Some(1_000),
+            }],
+            requests_gone: vec![40],
             half_open: vec![HalfOpen {
                 laddr: [127, 0, 0, 1].into(),
                 lport: 80,

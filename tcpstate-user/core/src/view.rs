@@ -53,6 +53,12 @@ pub trait View {
         false
     }
 
+    /// Whether the view uses samples of half-open connections, if it uses no others: for the time that a
+    /// connection was half-open before it had a socket.
+    fn wants_half_open(&self) -> bool {
+        self.wants_samples()
+    }
+
     /// Ends an interval, in a view that has intervals ([`View::interval_ns`]). Called before the first
     /// event at or after `now_ns`; on a live source also without events.
     fn tick(&mut self, _now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {

@@ -8,7 +8,7 @@ use tcpstate_common::{
     record::{AF_INET, flags},
 };
 use tcpstate_core::{
-    census::{Census, Found, Gone, HalfOpen, Held, Kind, Scope},
+    census::{Census, Found, Gone, HalfOpen, Held, Kind, Request, Scope},
     event::{Event, Process},
     histogram::Histogram,
     model::{By, Ended, Figures, GroupFigures, Include, Limits, Snapshot, Tracker},
@@ -73,11 +73,19 @@ fn censuses() -> impl Strategy<Value = Input> {
             by,
         },
     );
+    let request = (0..6u64, 0..2_000_000_000u64, any::<Option<u32>>()).prop_map(
+        |(cookie, since_ns, interval)| Request {
+            cookie,
+            since_ns,
+            interval_ns: interval.map(u64::from),
+        },
+    );
+    let requests = (vec(request, 0..3), vec(0..6u64, 0..2));
     let what = (
         vec(found, 0..4),
         vec(gone, 0..3),
         vec(half_open, 0..3),
-        vec(held, 0..3),
+        (vec(held, 0..3), requests),
     );
     let when = (0..4_000_000_000u64, any::<Option<u32>>(), 0..2u32);
     let scope = select(vec![
@@ -90,7 +98,11 @@ fn censuses() -> impl Strategy<Value = Input> {
     ]);
     let how = (scope, any::<bool>());
     (what, when, how).prop_map(
-        |((found, gone, half_open, held), (begin_ns, previous, netns), (scope, more))| {
+        |(
+            (found, gone, half_open, (held, requests)),
+            (begin_ns, previous, netns),
+            (scope, more),
+        )| {
             Input::Census(Box::new(Census {
                 netns,
                 // Far enough apart that a minisocket which is in no dump is forgotten.
@@ -100,6 +112,8 @@ fn censuses() -> impl Strategy<Value = Input> {
                 gone,
                 half_open,
                 held,
+                requests: requests.0,
+                requests_gone: requests.1,
                 scope,
                 more,
                 ..Census::default()

@@ -3,7 +3,8 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
     thread,
     time::{Duration, Instant},
 };
@@ -14,6 +15,7 @@ use serde_json::Value;
 use tcpstate_common::State;
 
 use crate::{
+    dwell::moment,
     every_state::{drop_packets, one_of_each},
     ls::list,
     need::{Need, trial},
@@ -28,6 +30,11 @@ pub fn add(trials: &mut Vec<Trial>) {
         "ages::syn_repeated",
         &[Need::Cookie, nft, ip],
         syn_repeated,
+    ));
+    trials.push(trial(
+        "ages::half_open_then_established",
+        &[Need::Cookie],
+        half_open_then_established,
     ));
     trials.push(trial("ages::ls_bounds", &[nft, ip], ls_bounds));
     trials.push(trial(
@@ -232,5 +239,112 @@ fn life_finds_a_leak_from_before() -> Result<()> {
     let bound_ns = bound(&output)?;
     ensure!(u128::from(bound_ns) <= longest.as_nanos(), "{output:?}");
     drop((listener, client, server));
+    Ok(())
+}
+
+/// A connection that is half-open for seconds, because its listener waits for data (`TCP_DEFER_ACCEPT`), has that
+/// time in `SYN_RECV`, as exact as the samples: in every view, live and in a recording. If even the first sample
+/// found it half-open, there is only a lower bound.
+fn half_open_then_established() -> Result<()> {
+    const HELD: Duration = Duration::from_secs(3);
+    let port = unused_port();
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let netns = Netns::new()?;
+    let path = netns.path();
+    let path = path.to_str().context("a path that is no text")?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("half-open.tcpstate");
+    let file = file.to_str().context("a path that is no text")?;
+    let lport = port.to_string();
+    let common = ["--sample-interval", "50ms", "--netns", path, "-L", &lport];
+    let start = |args: &[&str]| Tcpstate::start(&[args, &common].concat());
+    let record = start(&["record", "-w", file])?;
+    let life = start(&["life", "--json", "--live"])?;
+    let trace = start(&["trace", "--json"])?;
+    let (begin, end, _kept) = netns.run(|| {
+        let listener = TcpListener::bind(addr)?;
+        // Nothing is shown before the dump at the start, after which sampling begins.
+        drop((TcpStream::connect(addr)?, listener.accept()?));
+        await_that("a first connection is shown", || {
+            Ok(!trace.written()?.is_empty() && !life.written()?.is_empty())
+        })?;
+        defer_accept(&listener)?;
+        let (begin, mut client) = moment(|| Ok(TcpStream::connect(addr)?))?;
+        // The time that the test is about.
+        thread::sleep(HELD);
+        let (end, server) = moment(|| {
+            client.write_all(b"data")?;
+            Ok(listener.accept()?)
+        })?;
+        Ok((begin, end, (listener, client, server)))
+    })?;
+    let bounds = begin.until(end);
+    let slack_ns = u64::try_from(SLACK.as_nanos())?;
+    // Returns whether it is more than a bound.
+    let check = |dwell_ns: &Value, interval_ns: &Value, at_least_ns: &Value| -> Result<bool> {
+        let (ns, longest_ns) = match (dwell_ns.as_u64(), interval_ns.as_u64()) {
+            (Some(ns), Some(interval_ns)) => (ns, ns + interval_ns),
+            (None, None) => (at_least_ns.as_u64().unwrap_or(0), u64::MAX - slack_ns),
+            other => anyhow::bail!("neither sampled nor a bound: {other:?}"),
+        };
+        ensure!(
+            ns <= bounds.end() + slack_ns && longest_ns + slack_ns >= *bounds.start(),
+            "from {ns} to {longest_ns} ns is not in {bounds:?}"
+        );
+        Ok(dwell_ns.is_u64())
+    };
+    let shown = [trace.stop()?, life.stop()?];
+    record.stop()?;
+    let read = |args: &[&str]| run(BINARY, &[args, &["--json", "-r", file]].concat());
+    let recorded = [read(&["trace"])?, read(&["life", "--live"])?];
+    let mut is_sampled = false;
+    for [trace, life] in [shown, recorded] {
+        let (lines, _) = trace.json()?;
+        let mut left = lines.iter().filter(|line| line["oldstate"] == "SYN_RECV");
+        let left = left.next_back().context("no end of SYN_RECV")?;
+        check(&left["dwell_ns"], &left["dwell_interval_ns"], &Value::Null)
+            .with_context(|| left.to_string())?;
+        let (lines, _) = life.json()?;
+        let open = lines.iter().find(|line| line["ended"] == false);
+        let stay = &open.context("no connection")?["states"][0];
+        ensure!(stay["state"] == "SYN_RECV", "{stay}");
+        is_sampled = check(
+            &stay["dwell_ns"],
+            &stay["interval_ns"],
+            &stay["dwell_at_least_ns"],
+        )
+        .with_context(|| stay.to_string())?;
+        ensure!(stay["sampled"] == is_sampled, "{stay}");
+    }
+    // A histogram has no bounds.
+    let (lines, _) = read(&["hist", "--state", "SYN_RECV"])?.json()?;
+    ensure!(lines.len() == 1, "{lines:?}");
+    let longest_ns = lines[0]["max_ns"].as_u64().context("no max")?;
+    ensure!(
+        (longest_ns > u64::try_from(SLACK.as_nanos())?) == is_sampled,
+        "{lines:?}"
+    );
+    Ok(())
+}
+
+/// Has a listener wait for data before it makes a connection of a handshake.
+fn defer_accept(listener: &TcpListener) -> Result<()> {
+    let seconds: libc::c_int = 30;
+    let length = libc::socklen_t::try_from(size_of_val(&seconds))?;
+    // SAFETY: the kernel reads `length` bytes of `seconds`, which is its size.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            length,
+        )
+    };
+    ensure!(
+        result == 0,
+        "TCP_DEFER_ACCEPT: {}",
+        std::io::Error::last_os_error()
+    );
     Ok(())
 }

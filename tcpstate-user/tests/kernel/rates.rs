@@ -405,6 +405,7 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
         filters: filter.to_string(),
         bpf_log: false,
         sample_interval: None,
+        half_open_only: false,
         resolve_owners: ResolveOwners::No,
         bpf_stats: false,
         tally: None,

@@ -213,6 +213,10 @@ impl View for Life {
         self.until == Until::Gone
     }
 
+    fn wants_half_open(&self) -> bool {
+        true
+    }
+
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
         #[derive(Serialize)]
         struct Totals {

@@ -19,8 +19,8 @@ use tcpstate_core::{
 
 use crate::{
     format::{
-        text::{Cell, Column},
-        units::Counted,
+        text::{Cell, Column, OrDash},
+        units::{Counted, Millis},
     },
     printer::RecordPrinter,
     settings::Settings,
@@ -94,7 +94,11 @@ static CELLS: [Cell<TransitionRow>; 12] = [
         |_, line| line.write_all(b"->"),
     ),
     Cell::field(Column::left("NEWSTATE", 11), TRANSITION.column("newstate")),
-    Cell::millis(Column::right("MS", 10), TRANSITION.column("dwell_ns")),
+    Cell::composed(
+        Column::right("MS", 10),
+        "`dwell_ns`, in milliseconds (`~`: sampled)",
+        push_dwell,
+    ),
     // Empty where no connection ended, which is not unknown.
     Cell::when(
         Column::left("CAUSE", 0),
@@ -102,6 +106,13 @@ static CELLS: [Cell<TransitionRow>; 12] = [
         TRANSITION.column("cause"),
     ),
 ];
+
+fn push_dwell(row: &TransitionRow, line: &mut Vec<u8>) -> io::Result<()> {
+    if row.dwell_interval_ns.is_some() {
+        line.push(b'~');
+    }
+    write!(line, "{}", OrDash(row.dwell_ns.map(Millis)))
+}
 
 impl View for Trace {
     fn set_names(&mut self, names: Names) {
@@ -141,6 +152,10 @@ impl View for Trace {
         // It has the owners of the connections that were there before.
         self.tracker.census(census, |_| {});
         Ok(Flow::Continue)
+    }
+
+    fn wants_half_open(&self) -> bool {
+        true
     }
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {

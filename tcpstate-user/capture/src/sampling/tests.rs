@@ -305,16 +305,19 @@ fn a_namespace_in_which_nothing_happened_is_not_dumped() {
         },
         synack_retransmits: Some(in_segments / 4),
     };
-    assert!(!history.is_quiet(&here(5, 0), S), "nothing is known yet");
+    assert!(
+        !history.is_quiet(&here(5, 0), S, false),
+        "nothing is known yet"
+    );
     history.begin(S / 2, 1, drop).finish(here(5, 0), S);
     assert!(
-        !history.is_quiet(&here(5, 0), S),
+        !history.is_quiet(&here(5, 0), S, false),
         "a dump can miss a socket once"
     );
     history.begin(S, 1, drop).finish(here(5, 0), S);
-    assert!(history.is_quiet(&here(5, 0), 2 * S));
+    assert!(history.is_quiet(&here(5, 0), 2 * S, false));
     for (segments, minisockets) in [(6, 0), (5, 1)] {
-        assert!(!history.is_quiet(&here(segments, minisockets), 3 * S));
+        assert!(!history.is_quiet(&here(segments, minisockets), 3 * S, false));
     }
     // The quiet sample counts.
     let census = history.begin(3 * S, 1, drop).finish(here(8, 0), S);
@@ -325,9 +328,9 @@ fn a_namespace_in_which_nothing_happened_is_not_dumped() {
     let mut sample = history.begin(4 * S, 1, drop);
     sample.take(&time_wait(1, 60_000)).unwrap();
     sample.finish(here(8, 0), S);
-    assert!(!history.is_quiet(&here(8, 0), 5 * S), "one is known");
+    assert!(!history.is_quiet(&here(8, 0), 5 * S, false), "one is known");
     // Without counters of the kernel a namespace is never quiet.
-    assert!(!SampleHistory::default().is_quiet(&NetnsCounters::default(), S));
+    assert!(!SampleHistory::default().is_quiet(&NetnsCounters::default(), S, false));
 }
 
 #[test]
@@ -337,4 +340,47 @@ fn a_namespace_that_is_gone_vanishes() {
     let census = history.vanished(1, 2 * S);
     assert_eq!(census.scope, Scope::Vanished);
     assert_eq!(census.interval_ns(), Some(S));
+}
+
+#[test]
+fn a_half_open_connection_is_reported_when_it_comes_when_more_is_known_and_when_it_is_gone() {
+    let request = |cookie, retransmits, expires_ms| {
+        socket(cookie, State::SYN_RECV, 1, retransmits, expires_ms)
+    };
+    let reported = |census: &Census| -> Vec<_> {
+        let requests = census.requests.iter();
+        requests
+            .map(|one| (one.cookie, one.since_ns, one.interval_ns))
+            .collect()
+    };
+    let history = &mut SampleHistory::default();
+    let first = take_sample(
+        history,
+        100 * S,
+        &[request(1, 0, 900), request(2, 1, 1_000)],
+    );
+    assert_eq!(
+        reported(&first),
+        [
+            (1, 100 * S - S / 10, Some(TICK_NS)),
+            // No sample was before it.
+            (2, 100 * S, None),
+        ]
+    );
+    let there = [request(1, 1, 1_900), request(2, 2, 2_000)];
+    assert_eq!(reported(&take_sample(history, 101 * S, &there)), []);
+    // It came after the sample before, but the timer does not tell when.
+    let there = [request(2, 3, 2_500), request(3, 1, 1_000)];
+    let third = take_sample(history, 102 * S, &there);
+    assert_eq!(
+        reported(&third),
+        [
+            // Its timer has expired twice, after 3 s: it came a second earlier than the samples show.
+            (2, 99 * S + TICK_OF_TIMERS_NS, None),
+            (3, 102 * S, Some(S)),
+        ]
+    );
+    assert_eq!(third.requests_gone, [], "a dump can miss one");
+    let fourth = take_sample(history, 103 * S, &there);
+    assert_eq!((reported(&fourth), fourth.requests_gone), (vec![], vec![1]));
 }

@@ -238,7 +238,7 @@ pub enum Value<'a> {
     Share(f64),
     /// The states that a connection went through.
     Stays(&'a [Stay]),
-    /// Those of them whose end was sampled.
+    /// Those of them whose time was sampled.
     SampledStays(&'a [Stay]),
     /// Transitions.
     Transitions {

@@ -195,8 +195,8 @@ pub static CONNECTION: Table<ConnectionRow> = Table {
                 "The states that the connection went through, in order, with the time in each. Where \
                  `dwell_ns` is `null` because the connection was there before the capture, \
                  `dwell_at_least_ns` is a lower bound; it is there only then. \
-                 `sampled`: the end of the state was found by sampling, and the time is exact to \
-                 `interval_ns`, which is there only then. CSV has the names, separated by spaces",
+                 `sampled`: the end of the state was found by sampling or, of `SYN_RECV`, the beginning, and the \
+                 time is exact to `interval_ns`, which is there only then. CSV has the names, separated by spaces",
             ),
             dwell::<{ State::ESTABLISHED.0 }>("ESTABLISHED_ns"),
             dwell::<{ State::SYN_SENT.0 }>("SYN_SENT_ns"),
@@ -263,7 +263,7 @@ pub static CONNECTION: Table<ConnectionRow> = Table {
                 "sampled",
                 Kind::State,
                 |row| Value::SampledStays(&row.states),
-                "The states whose end was found by sampling, separated by spaces",
+                "The states whose end or, of `SYN_RECV`, beginning was found by sampling, separated by spaces",
             )
             .only(Formats::Csv),
             processes(|row| list(row.processes.as_ref())),

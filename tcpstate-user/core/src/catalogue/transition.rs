@@ -26,6 +26,8 @@ pub struct TransitionRow {
     pub newstate: State,
     /// Time spent in the state before.
     pub dwell_ns: Option<u64>,
+    /// The uncertainty of `dwell_ns`, where that was sampled.
+    pub dwell_interval_ns: Option<u64>,
     /// Why the connection ended; `None` where it did not.
     pub cause: Option<Cause>,
     /// `sk_err`.
@@ -90,6 +92,7 @@ impl TransitionRow {
             oldstate: event.oldstate(),
             newstate: event.newstate(),
             dwell_ns: applied.dwell_ns,
+            dwell_interval_ns: applied.dwell_interval_ns(),
             cause: applied.cause(),
             error: event.error(),
             flags: event.has(flags::SOCKET).then(|| SocketFlags {
@@ -185,6 +188,14 @@ pub static TRANSITION: Table<TransitionRow> = Table {
                 "Time spent in `oldstate`; where `newstate` is the same, the time in it so far",
             )
             .unknown("the beginning of `oldstate` was not seen"),
+            Column::<TransitionRow>::new(
+                "dwell_interval_ns",
+                Kind::Nanoseconds,
+                |row| row.dwell_interval_ns.into(),
+                "Where `dwell_ns` was sampled, what it is exact to: a connection that was half-open in \
+                 `SYN_RECV` before it had a socket may have been so longer by this much",
+            )
+            .unknown("`dwell_ns` was not sampled"),
             Column::<TransitionRow>::new(
                 "cause",
                 Kind::Cause,

@@ -113,6 +113,18 @@ impl Applied<'_> {
         Cause::of(self.event)
     }
 
+    /// The uncertainty of [`Applied::dwell_ns`], where that was sampled: the time that a server's connection was
+    /// half-open, before it had a socket.
+    pub fn dwell_interval_ns(&self) -> Option<u64> {
+        let slot = match self.subject {
+            Subject::Connection(slot) | Subject::Ended(slot) => slot,
+            Subject::Nothing | Subject::Listener => return None,
+        };
+        self.dwell_ns?;
+        let old = self.event.oldstate().folded();
+        self.table.dwell_interval_ns(slot, old)
+    }
+
     /// How long the handshake took that this event ends: a client's time in `SYN_SENT`, with that in `SYN_RECV`
     /// where both ends connected at once; a server's first smoothed round trip time. `None` where no handshake ends, or it is not known.
     pub fn handshake_ns(&self) -> Option<u64> {

@@ -72,9 +72,9 @@ pub struct Stay {
     pub dwell_ns: Option<u64>,
     /// Where the dwell is not known: a lower bound, nanoseconds.
     pub at_least_ns: Option<u64>,
-    /// Whether its end was sampled, not seen.
+    /// Whether its end was sampled, not seen; of `SYN_RECV`, its beginning.
     pub sampled: bool,
-    /// The uncertainty of a sampled dwell: the length of the interval in which it ended.
+    /// The uncertainty of a sampled dwell: the length of the interval in which it ended, or began.
     pub interval_ns: Option<u64>,
 }
 

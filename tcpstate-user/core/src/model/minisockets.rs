@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 use tcpstate_common::State;
 
-use crate::{by_cookie::ByCookie, hash::BuildMixer};
+use crate::{by_cookie::ByCookie, census::Request, hash::BuildMixer};
 
 /// The time after which a minisocket is forgotten that no dump has had: its namespace cannot be dumped.
 /// The kernel keeps none that long with the usual settings.
@@ -68,6 +68,16 @@ impl Mini {
     }
 }
 
+/// A half-open connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Embryonic {
+    /// Time by which its SYN had come.
+    pub(super) since_ns: u64,
+    /// By how much earlier it may have come; `None`: by any time.
+    pub(super) interval_ns: Option<u64>,
+    netns: u32,
+}
+
 /// The number of half-open connections of one group.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counted {
@@ -82,6 +92,8 @@ pub(super) struct Minisockets {
     /// Those that no dump had when they were put here, by namespace, the oldest first.
     awaited: HashMap<u32, VecDeque<u64>, BuildMixer>,
     half_open: HashMap<u32, Vec<Counted>, BuildMixer>,
+    /// The half-open connections that may become sockets.
+    requests: ByCookie<Embryonic>,
     max: usize,
 }
 
@@ -182,8 +194,37 @@ impl Minisockets {
         self.awaited.retain(|_, awaited| !awaited.is_empty());
     }
 
-    /// Removes all minisockets of a namespace.
+    /// Notes a half-open connection, or what is known of it now. `false` where there is no room.
+    pub(super) fn note_request(&mut self, request: &Request, netns: u32) -> bool {
+        let embryonic = Embryonic {
+            since_ns: request.since_ns,
+            interval_ns: request.interval_ns,
+            netns,
+        };
+        if self.requests.len() >= self.max && self.requests.get(request.cookie).is_none() {
+            return false;
+        }
+        let (known, _) = self
+            .requests
+            .get_or_insert_with(request.cookie, || embryonic);
+        *known = embryonic;
+        true
+    }
+
+    /// Whether no half-open connection is known.
+    #[inline]
+    pub(super) const fn has_no_requests(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Removes a half-open connection, which has become a socket or is gone.
+    pub(super) fn take_request(&mut self, cookie: u64) -> Option<Embryonic> {
+        self.requests.remove(cookie)
+    }
+
+    /// Removes all minisockets and half-open connections of a namespace.
     pub(super) fn vanish(&mut self, netns: u32, mut gone: impl FnMut(u64, Mini)) {
+        self.requests.retain(|_, request| request.netns != netns);
         self.awaited.remove(&netns);
         self.minis.retain(|cookie, mini| {
             let is_there = mini.netns != netns;
@@ -213,6 +254,7 @@ impl Minisockets {
             .values()
             .map(|counted| counted.capacity() * size_of::<Counted>());
         self.minis.memory()
+            + self.requests.memory()
             + self.awaited.allocation_size()
             + self.half_open.allocation_size()
             + awaited.sum::<usize>()

@@ -48,6 +48,13 @@ impl Tracker {
                 self.leave(gone.cookie, mini, gone.at_ns, census, &mut on_exit);
             }
         }
+        for request in &census.requests {
+            let has_room = self.minisockets.note_request(request, census.netns);
+            self.books.unfollowed += u64::from(!has_room);
+        }
+        for &cookie in &census.requests_gone {
+            self.minisockets.take_request(cookie);
+        }
         if census.more {
             return;
         }

@@ -250,8 +250,12 @@ impl Tracker {
         if gap {
             self.books.missing_inferred += missing::least(held, old);
         }
+        if old == State::SYN_RECV && !self.minisockets.has_no_requests() {
+            self.join_request(slot);
+        }
         let mut dwell_ns = None;
         let stays = old == new;
+        let hot = self.table.hot_mut(slot);
         if gap {
             self.step_over_gap(slot, old, new, event.ts_ns());
         } else if stays {
@@ -313,6 +317,18 @@ impl Tracker {
         self.table.cold_mut(slot).group = after;
         self.change_group(before, after, state);
         Services::UNKNOWN
+    }
+
+    /// Joins a server's socket, which is made at the end of the handshake, with the half-open connection that
+    /// samples found before: its time in `SYN_RECV` began there.
+    #[cold]
+    fn join_request(&mut self, slot: u32) {
+        let SocketId::Cookie(cookie) = self.table.hot(slot).id() else {
+            return;
+        };
+        if let Some(request) = self.minisockets.take_request(cookie) {
+            self.table.begin_half_open(slot, &request);
+        }
     }
 
     #[cold]

@@ -9,11 +9,13 @@ use tcpstate_common::{State, record};
 use super::{
     address::{from_wire, is_set},
     connection::{Connection, Ended, Stay, Traffic},
+    minisockets::Embryonic,
     pages::Item,
 };
 use crate::{
     cause::{Cause, goes_on},
     event::{Event, SocketId},
+    inventory::TICK_NS,
     owner::{Comm, How, Owner},
     service::Role,
 };
@@ -110,12 +112,14 @@ pub(super) struct Cold {
     handshake_us: u32,
     /// The process that closed it; 0 is not known.
     closer: u32,
+    /// The uncertainty of its time in `SYN_RECV`, microseconds, where that was sampled; 0: it was not.
+    half_open_us: u32,
     rport: u16,
     /// Number of the group of its rates.
     pub(super) group: u16,
 }
 
-const _: () = assert!(size_of::<Cold>() == 80);
+const _: () = assert!(size_of::<Cold>() == 88);
 
 /// The facts about a connection at its first event.
 #[derive(Clone, Copy)]
@@ -466,6 +470,7 @@ impl Cold {
             pid: opening.owner.pid.unwrap_or_default(),
             handshake_us: 0,
             closer: 0,
+            half_open_us: 0,
             rport: record.rport,
             group: opening.group,
         }
@@ -531,6 +536,29 @@ impl Cold {
         self.laddr
     }
 
+    /// It was half-open before it had a socket: the time in `SYN_RECV`, its first state, began with its SYN.
+    pub(super) fn begin_half_open(&mut self, hot: &mut Hot, request: &Embryonic) {
+        // A tick of the kernel proves nothing: with TCP Fast Open the socket is there from the SYN on.
+        let is_earlier = request.since_ns.saturating_add(TICK_NS) < hot.first_ns;
+        let is_first = hot.state == State::SYN_RECV && hot.since_ns == hot.first_ns;
+        if !is_earlier || !is_first || hot.role() != Role::Server || !hot.has(Hot::OPENED) {
+            return;
+        }
+        match request.interval_ns {
+            Some(interval_ns) => {
+                let us = interval_ns.div_ceil(1_000).clamp(1, u32::MAX.into());
+                self.half_open_us = u32::try_from(us).unwrap_or(u32::MAX);
+                (hot.first_ns, hot.since_ns) = (request.since_ns, request.since_ns);
+            }
+            None => hot.since_ns = request.since_ns | Hot::EARLIER,
+        }
+    }
+
+    /// The uncertainty of its time in `SYN_RECV`, where that was sampled.
+    pub(super) fn half_open_interval_ns(&self) -> Option<u64> {
+        (self.half_open_us != 0).then_some(u64::from(self.half_open_us) * 1_000)
+    }
+
     pub(super) const fn rport(&self) -> u16 {
         self.rport
     }
@@ -566,6 +594,11 @@ impl Cold {
         // An ended connection is in CLOSE, which is not part of its life.
         if hot.state != State::CLOSE {
             states.push(Stay::seen(hot.state, Dwell::Unknown));
+        }
+        if let (Some(interval_ns), Some(first)) = (self.half_open_interval_ns(), states.first_mut())
+        {
+            first.sampled = true;
+            first.interval_ns = Some(interval_ns);
         }
         Connection {
             id: hot.id(),

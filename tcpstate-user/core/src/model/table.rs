@@ -9,6 +9,7 @@ use tcpstate_common::State;
 use super::{
     Connection, Ended, Limits,
     connection::handshake_ns,
+    minisockets::Embryonic,
     packed::{Cold, Hot, MAX_PAST, Opening, PackedStay},
     pages::Pages,
 };
@@ -221,6 +222,22 @@ impl Table {
     pub(super) fn learn(&mut self, slot: u32, event: &Event) {
         let (hot, cold) = self.pages.both_mut(slot);
         cold.learn(event, hot);
+    }
+
+    /// The connection in this slot, a server's in `SYN_RECV`, was half-open before it had a socket.
+    pub(super) fn begin_half_open(&mut self, slot: u32, request: &Embryonic) {
+        let (hot, cold) = self.pages.both_mut(slot);
+        cold.begin_half_open(hot, request);
+    }
+
+    /// The uncertainty of the time that this event ends, where it was sampled.
+    #[inline]
+    pub(super) fn dwell_interval_ns(&self, slot: u32, old: State) -> Option<u64> {
+        if old == State::SYN_RECV {
+            self.cold(slot).half_open_interval_ns()
+        } else {
+            None
+        }
     }
 
     /// Puts a stay that has no place in [`Hot`] into the long past, up to a bound.

@@ -6,7 +6,7 @@ use libtest_mimic::Failed;
 use serde::Deserialize;
 use tcpstate_common::record::{AF_INET, AF_INET6};
 use tcpstate_core::{
-    census::{Census, Found, Gone, HalfOpen, Held, Kind, ListenFigures, Scope},
+    census::{Census, Found, Gone, HalfOpen, Held, Kind, ListenFigures, Request, Scope},
     event::Process,
     owner::Owner,
     service::Role,
@@ -32,6 +32,11 @@ pub struct CensusSpec {
     /// The processes that hold listeners.
     #[serde(default)]
     held: Vec<HeldSpec>,
+    #[serde(default)]
+    requests: Vec<RequestSpec>,
+    /// Cookies of half-open connections that are gone.
+    #[serde(default)]
+    requests_gone: Vec<u64>,
     /// Cookies of further sockets in the dump, which had an event during it.
     #[serde(default)]
     known: Vec<u64>,
@@ -86,6 +91,17 @@ struct HalfOpenSpec {
     count: u64,
 }
 
+/// A half-open connection.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestSpec {
+    cookie: u64,
+    /// Time by which its SYN had come.
+    since: String,
+    /// By how much earlier it may have come.
+    within: Option<String>,
+}
+
 impl CensusSpec {
     /// The time at which the tracker gets it.
     pub fn at_ns(&self) -> Result<u64, Failed> {
@@ -130,6 +146,18 @@ impl CensusSpec {
                 .iter()
                 .map(HeldSpec::held)
                 .collect::<Result<_, _>>()?,
+            requests: self
+                .requests
+                .iter()
+                .map(|request| {
+                    Ok(Request {
+                        cookie: request.cookie,
+                        since_ns: parse_time(&request.since)?,
+                        interval_ns: request.within.as_deref().map(parse_time).transpose()?,
+                    })
+                })
+                .collect::<Result<_, Failed>>()?,
+            requests_gone: self.requests_gone.clone(),
             listen: ListenFigures::default(),
             known: self.known.clone(),
             scope: self.scope,

@@ -242,7 +242,11 @@ fn show_stay(stay: &Stay) -> String {
         (None, Some(at_least_ns)) => format!(">{}", time(at_least_ns)),
         (dwell_ns, _) => show(dwell_ns.map(time)),
     };
-    format!("{} {dwell}", stay.state)
+    let within = match stay.interval_ns {
+        Some(interval_ns) => format!(" within {}", time(interval_ns)),
+        None => String::new(),
+    };
+    format!("{} {dwell}{within}", stay.state)
 }
 
 fn known<const N: usize>(fields: [(&str, Option<String>); N]) -> BTreeMap<String, String> {
