@@ -225,6 +225,11 @@ impl Sampler {
                 self.holders.forget();
                 let held = self.holders.update(&inventory);
                 censuses = full_censuses(&inventory, &seen_before, held);
+                if is_seed {
+                    // The event of a socket that has begun to listen meanwhile comes behind the seed, and
+                    // nothing would be known of its holders: the next look has them all again.
+                    self.holders.forget();
+                }
                 let hidden = inventory.hidden.as_ref().filter(|_| geteuid().is_root());
                 let missing = inventory.missing.iter();
                 notices.extend(

@@ -231,10 +231,17 @@ impl Listeners {
         let listener = self.sockets.get_mut(&SocketId::Cookie(held.cookie))?;
         let before = listener.owner;
         listener.holders = Some(Holder::list(listener.opener(), &held.by));
-        if let Some(&first) = held.by.first()
-            && before.pid != Some(first.pid)
-        {
-            listener.owner = Owner::holding(first);
+        if let Some(&first) = held.by.first() {
+            let owner = Owner::holding(first);
+            listener.owner = if before.pid == owner.pid {
+                // The process may have another name by now: `exec`.
+                Owner {
+                    how: before.how,
+                    ..owner
+                }
+            } else {
+                owner
+            };
         }
         let (place, after) = (listener.place, listener.owner);
         match self.places.get_mut(&place) {
