@@ -17,6 +17,7 @@ use tcpstate_core::{
     names::Names,
     options::Format,
     origin::Origin,
+    recalled::Recalled,
     view::{End, Flow, View},
 };
 use tcpstate_recording::{
@@ -142,6 +143,18 @@ impl View for Record {
         let written = match &mut self.sink {
             Some(Sink::File(writer)) => writer.append_census(census),
             Some(Sink::Memory(ring)) => ring.append_census(census).map(|()| Room::Left),
+            None => Ok(Room::Left),
+        };
+        Ok(self.flow(written))
+    }
+
+    fn recall(&mut self, recalled: &Recalled) -> io::Result<Flow> {
+        let written = match &mut self.sink {
+            Some(Sink::File(writer)) => writer.recall(recalled),
+            Some(Sink::Memory(ring)) => {
+                ring.recall(recalled);
+                Ok(Room::Left)
+            }
             None => Ok(Room::Left),
         };
         Ok(self.flow(written))

@@ -25,7 +25,7 @@ use tcpstate_core::{
     origin::Origin,
     source::{EventSource as _, Step},
 };
-use tcpstate_recording::{Options as Format, Reader, Writer};
+use tcpstate_recording::{FlightOptions, FlightRing, Options as Format, Reader, Writer};
 
 use self::stream::Traffic;
 use crate::{
@@ -71,7 +71,10 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         eprintln!("recording: {name}");
         let events = stream::events(traffic, count, 1);
         let (mut ours, mut plain) = (Vec::new(), Vec::new());
+        let (mut rotating, mut flying) = (Vec::new(), Vec::new());
         for _ in 0..options.rounds(5) {
+            rotating.push(cost_of(|| write_files(&path, &events, 2), count)?);
+            flying.push(cost_of(|| fly(&path, &events), count)?);
             plain.push(PLAIN.measure(&path, &events)?);
             ours.push(OURS.measure(&path, &events)?);
         }
@@ -86,6 +89,16 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
             rows.push(
                 Row::new(name, figure, &values)
                     .ratio("plain records with zstd", &ratios(&values, &plain)),
+            );
+        }
+        let plain_write: Vec<f64> = ours.iter().map(|taken| taken.write_ns).collect();
+        for (figure, values) in [
+            ("write, ready to rotate, ns per event", rotating),
+            ("flight recorder, ns per event", flying),
+        ] {
+            rows.push(
+                Row::new(name, figure, &values)
+                    .ratio("writing one file", &ratios(&values, &plain_write)),
             );
         }
     }
@@ -109,14 +122,21 @@ impl Way {
     }
 }
 
+/// CPU time per event.
+fn cost_of(write: impl FnOnce() -> Result<()>, count: usize) -> Result<f64> {
+    let start = cpu_ns();
+    write()?;
+    Ok((cpu_ns() - start) / count as f64)
+}
+
 /// CPU time of this process in nanoseconds.
 fn cpu_ns() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
 }
 
-fn write(path: &Path, events: &[Event]) -> Result<()> {
-    let origin = Origin {
+fn origin() -> Origin {
+    Origin {
         host: String::new(),
         kernel: String::new(),
         attach: "btf".to_owned(),
@@ -125,16 +145,41 @@ fn write(path: &Path, events: &[Event]) -> Result<()> {
         filters: String::new(),
         live: false,
         sample_interval_ns: None,
-    };
+    }
+}
+
+fn write(path: &Path, events: &[Event]) -> Result<()> {
+    write_files(path, events, 1)
+}
+
+/// With more than one file it follows what the next one would begin with.
+fn write_files(path: &Path, events: &[Event], files: u32) -> Result<()> {
     let format = Format {
         block_records: BLOCK,
+        files,
         ..Format::default()
     };
-    let mut writer = Writer::create(path, &origin, format)?;
+    let mut writer = Writer::create(path, &origin(), format)?;
     for event in events {
         writer.append(slice::from_ref(event), event.ts_ns())?;
     }
     writer.finish(Some(&Accounting::default()), None)?;
+    Ok(())
+}
+
+/// Keeps a fifth of the events in memory.
+fn fly(path: &Path, events: &[Event]) -> Result<()> {
+    let times = events.first().zip(events.last());
+    let span_ns = times.map_or(0, |(first, last)| last.ts_ns() - first.ts_ns());
+    let options = FlightOptions {
+        keep_ns: span_ns / 5,
+        ..FlightOptions::default()
+    };
+    let mut ring = FlightRing::new(&origin(), options)?;
+    for event in events {
+        ring.append(slice::from_ref(event))?;
+    }
+    ring.dump(path, Some(&Accounting::default()), None)?;
     Ok(())
 }
 

@@ -69,6 +69,9 @@ With --ring it is a flight recorder: nothing is written until SIGUSR1 (`kill -US
 and then the events of the last TIME, up to the signal. Leave it running, and send SIGUSR1 when \
 something has happened. The next SIGUSR1 overwrites the file; --rotate keeps several.
 
+Such a file, and each but the first of --max-bytes with --rotate, begins with what was known then of the \
+sockets that were there: their owners, roles, states and times.
+
 With -r FILE it copies a recording, or the part that the filters and --duration select.";
 
 pub(crate) const EXAMPLES: &str = "\

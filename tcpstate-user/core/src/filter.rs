@@ -41,7 +41,7 @@ mod states;
 
 use std::fmt;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use tcpstate_common::{
     config::{self, PortBitmap},
     filter::Key,
@@ -292,6 +292,8 @@ pub struct Settler {
     old: HashMap<u64, Event>,
     half: usize,
     settled: Settled,
+    /// Of those that are held: the keys of events from before the beginning, which count nowhere.
+    recalled: HashSet<u64>,
 }
 
 /// The events that a [`Settler`] passes after it was given one, in this order.
@@ -299,6 +301,8 @@ pub struct Settler {
 pub struct Passed {
     /// An earlier event of the same socket, held until now.
     pub earlier: Option<Event>,
+    /// Whether `earlier` is from before the beginning.
+    pub is_recalled: bool,
     /// The event itself.
     pub event: Option<Event>,
 }
@@ -316,12 +320,27 @@ impl Settler {
             old: HashMap::new(),
             half: (bound / 2).max(1),
             settled: Settled::default(),
+            recalled: HashSet::new(),
         }
+    }
+
+    /// Takes an event from before the beginning, which counts nowhere.
+    pub fn recall(&mut self, event: &Event) -> Passed {
+        let settled = self.settled;
+        let passed = self.push(event);
+        self.settled = settled;
+        let key = key(event);
+        if self.young.contains_key(&key) {
+            self.recalled.insert(key);
+        }
+        passed
     }
 
     /// Takes the stream's next event.
     pub fn push(&mut self, event: &Event) -> Passed {
+        let before = self.settled;
         let held = self.take(event);
+        let is_recalled = !self.recalled.is_empty() && self.recalled.remove(&key(event));
         let verdict = self.filter.judge(event);
         // Undecided again: this one has no more than the one before it.
         let earlier = match (held, verdict) {
@@ -339,11 +358,15 @@ impl Settler {
                 None
             }
         };
+        if is_recalled {
+            self.settled = before;
+        }
         match verdict {
             Verdict::Keep => {
                 self.settled.passed += 1;
                 return Passed {
                     earlier,
+                    is_recalled,
                     event: Some(*event),
                 };
             }
@@ -352,6 +375,7 @@ impl Settler {
         }
         Passed {
             earlier,
+            is_recalled,
             event: None,
         }
     }
@@ -363,9 +387,11 @@ impl Settler {
 
     /// Gives up the events that are still held, at the end of the stream.
     pub fn finish(&mut self) -> Settled {
-        self.settled.undecided += count(&self.young) + count(&self.old);
+        let held = count(&self.young) + count(&self.old);
+        self.settled.undecided += held.saturating_sub(self.recalled.len() as u64);
         self.young.clear();
         self.old.clear();
+        self.recalled.clear();
         self.settled
     }
 
@@ -392,7 +418,11 @@ impl Settler {
     fn hold(&mut self, event: Event) {
         if self.young.len() >= self.half {
             let given_up = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
-            self.settled.undecided += count(&given_up);
+            let recalled = given_up
+                .keys()
+                .filter(|key| self.recalled.remove(*key))
+                .count();
+            self.settled.undecided += count(&given_up).saturating_sub(recalled as u64);
         }
         self.young.insert(key(&event), event);
     }

@@ -15,7 +15,7 @@
 //! - [`event`], [`owner`], [`service`], [`cause`], [`transition`], [`histogram`]: the vocabulary.
 //! - [`by_cookie`], `hash`, [`duration`], [`error`], [`escape`]: helpers, which know none of the rest.
 //! - [`options`], [`mode`], [`netns`]: the choices that a command line offers.
-//! - [`census`], [`handshakes`], [`tally`]: the parts of the stream that are no transitions.
+//! - [`census`], [`recalled`], [`handshakes`], [`tally`]: the parts of the stream that are no transitions.
 //! - [`books`], [`origin`], [`names`]: the facts that come with a stream.
 //! - [`filter`]: the choice of sockets, made on events.
 //! - [`inventory`], [`report`]: the sockets of one moment, and the abilities of a host.
@@ -58,6 +58,7 @@ pub mod options;
 pub mod origin;
 pub mod owner;
 pub mod present;
+pub mod recalled;
 pub mod report;
 pub mod service;
 pub mod source;

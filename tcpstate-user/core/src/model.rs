@@ -46,5 +46,5 @@ pub use self::{
     rates::{Figures, GroupFigures, Interval},
     snapshot::{Books, Include, ListenerInfo, Memory, Snapshot},
     state_exit::StateExit,
-    tracker::Tracker,
+    tracker::{SETTLED_NS, Tracker},
 };

@@ -13,6 +13,7 @@ use crate::{
     event::Event,
     names::Names,
     origin::Origin,
+    recalled::Recalled,
     tally::Tally,
 };
 
@@ -48,6 +49,12 @@ pub trait EventSource {
     /// The host and the capture that the events come from.
     fn origin(&self) -> &Origin;
 
+    /// A time at which an interval begins, monotonic nanoseconds; the others follow from it. In a file that does
+    /// not begin with its capture they are those of the capture.
+    fn intervals_from_ns(&self) -> u64 {
+        self.origin().started_ns
+    }
+
     /// After [`Step::End`], when the capture ended, where the source knows it: a recording does. Monotonic nanoseconds.
     fn ended_ns(&self) -> Option<u64> {
         None
@@ -82,6 +89,8 @@ pub enum Step {
     Events,
     /// The result of a dump. It stands behind every event that was made before the dump began.
     Census(Box<Census>),
+    /// A part of what was known when the stream begins. All parts come before its events.
+    Recalled(Box<Recalled>),
     /// Everything that was there at the start has been handed out. It comes once from every source; an
     /// interval that the clock closed before it would show that nothing is there.
     Settled,

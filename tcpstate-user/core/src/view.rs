@@ -8,6 +8,7 @@ use crate::{
     event::Event,
     names::Names,
     origin::Origin,
+    recalled::Recalled,
     tally::Tally,
 };
 
@@ -42,6 +43,12 @@ pub trait View {
 
     /// Takes a census or a part of one. Sockets that the filters do not want have been removed from it.
     fn census(&mut self, _census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// Takes a part of what was known before the first event. It changes what the view knows, and shows and
+    /// counts nothing. What the filters do not want has been removed from it.
+    fn recall(&mut self, _recalled: &Recalled) -> io::Result<Flow> {
         Ok(Flow::Continue)
     }
 

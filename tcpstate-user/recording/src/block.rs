@@ -40,6 +40,10 @@ impl Kind {
     /// A [`Census`], as JSON.
     pub(crate) const CENSUS: Self = Self(3);
     pub(crate) const NAMES: Self = Self(4);
+    /// Events from before the file begins.
+    pub(crate) const RECALLED_EVENTS: Self = Self(5);
+    /// A [`Census`] from before the file begins.
+    pub(crate) const RECALLED_CENSUS: Self = Self(6);
 }
 
 /// The codings of a payload.
@@ -134,6 +138,11 @@ impl BlockHeader {
     /// Whether this is the payload that the header was written for.
     pub(crate) fn matches(&self, payload: &[u8]) -> bool {
         payload.len() == self.stored_bytes as usize && crc32c::crc32c(payload) == self.payload_crc
+    }
+
+    /// The header of the same block as another kind.
+    pub(crate) const fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 
     /// The header of the same block in a file where `first_event` events come before it.

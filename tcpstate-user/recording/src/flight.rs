@@ -8,11 +8,13 @@ use tcpstate_core::{
     event::Event,
     names::Names,
     origin::Origin,
+    recalled::Recalled,
 };
 
 use crate::{
-    block::{self, BlockHeader, Encoder, EndReason, MAX_BLOCK_RECORDS},
+    block::{self, BlockHeader, Decoder, Encoder, EndReason, Kind, MAX_BLOCK_RECORDS},
     header::Metadata,
+    memory::Memory,
     names::{self, Cgroups, Namer},
     output::{self, WriteError},
     writer::{RecordingFile, Written},
@@ -24,7 +26,8 @@ pub struct FlightOptions {
     /// The age up to which events are kept, nanoseconds, back from the newest. A block is dropped when
     /// its newest event is older, so that up to a block's age more is kept.
     pub keep_ns: u64,
-    /// The most bytes of memory for the events; the oldest are dropped early rather than exceed it.
+    /// The most bytes of memory for the events; the oldest are dropped early rather than exceed it. What is known of
+    /// the sockets that were there when they begin takes up to a quarter of it.
     pub memory_bytes: u64,
     /// Events in a full block, 1 to [`MAX_BLOCK_RECORDS`].
     pub block_records: usize,
@@ -62,7 +65,16 @@ pub struct FlightRing {
     sealed_bytes: u64,
     /// Events that were dropped.
     dropped: u64,
+    /// The latest time in what was dropped; `None`: nothing was.
+    dropped_ns: Option<u64>,
+    /// What was known when `sealed` begins.
+    memory: Memory,
+    decoder: Decoder,
+    /// The events of a block that is dropped.
+    unpacked: Vec<Event>,
     newest_ns: u64,
+    /// The time of the latest tick: when a dump ends. A census may have begun later.
+    ticked_ns: Option<u64>,
 }
 
 struct Sealed {
@@ -97,6 +109,10 @@ impl FlightRing {
         }
         Ok(Self {
             origin: origin.clone(),
+            memory: Memory::new(
+                origin,
+                (options.memory_bytes - working_bytes(options.block_records)) / 4,
+            ),
             encoder: Encoder::new().map_err(WriteError::Compress)?,
             namer: Namer::default(),
             pending: Vec::with_capacity(options.block_records),
@@ -104,7 +120,11 @@ impl FlightRing {
             sealed: VecDeque::new(),
             sealed_bytes: 0,
             dropped: 0,
+            dropped_ns: None,
+            decoder: Decoder::new().map_err(WriteError::Compress)?,
+            unpacked: Vec::new(),
             newest_ns: 0,
+            ticked_ns: None,
         })
     }
 
@@ -113,6 +133,11 @@ impl FlightRing {
     pub fn naming(mut self, names: Names) -> Self {
         self.namer = Namer::new(names);
         self
+    }
+
+    /// Takes what was known before the recording that is copied here. It comes before all events.
+    pub fn recall(&mut self, recalled: &Recalled) {
+        self.memory.recall(recalled);
     }
 
     /// Takes events.
@@ -154,9 +179,10 @@ impl FlightRing {
         age_ns > self.options.keep_ns / BLOCKS_AT_LEAST
     }
 
-    /// Drops the events that are too old at this time.
+    /// Drops the events that are too old at this time, at which a dump ends that follows.
     pub fn tick(&mut self, now_ns: u64) -> Result<(), WriteError> {
         self.newest_ns = self.newest_ns.max(now_ns);
+        self.ticked_ns = Some(now_ns);
         if self.pending_is_old() {
             self.seal()?;
         }
@@ -193,12 +219,33 @@ impl FlightRing {
     fn evict(&mut self) {
         let oldest_ns = self.newest_ns.saturating_sub(self.options.keep_ns);
         let memory_bytes = self.options.memory_bytes - working_bytes(self.options.block_records);
-        while let Some(sealed) = self.sealed.front()
-            && (sealed.header.last_ts_ns < oldest_ns || self.sealed_bytes > memory_bytes)
-        {
+        while let Some(sealed) = self.sealed.pop_front_if(|sealed| {
+            sealed.header.last_ts_ns < oldest_ns
+                || self.sealed_bytes + self.memory.bytes() > memory_bytes
+        }) {
             self.sealed_bytes -= sealed.memory_bytes();
             self.dropped += u64::from(sealed.header.count);
-            self.sealed.pop_front();
+            self.dropped_ns = self.dropped_ns.max(Some(sealed.header.last_ts_ns));
+            self.remember(&sealed);
+        }
+    }
+
+    /// Takes a block that is dropped into the memory.
+    fn remember(&mut self, sealed: &Sealed) {
+        let (header, payload) = (&sealed.header, &sealed.payload);
+        if header.kind == Kind::CENSUS {
+            if let Ok(census) = self.decoder.census(header, payload) {
+                self.memory.census(&census);
+            }
+            return;
+        }
+        self.unpacked.clear();
+        if self
+            .decoder
+            .decode(header, payload, &mut self.unpacked)
+            .is_ok()
+        {
+            self.memory.events(&self.unpacked);
         }
     }
 
@@ -218,7 +265,7 @@ impl FlightRing {
 
     /// Bytes of memory for the events; the block that is being filled counts as full.
     pub fn memory_bytes(&self) -> u64 {
-        self.sealed_bytes + working_bytes(self.options.block_records)
+        self.sealed_bytes + self.memory.bytes() + working_bytes(self.options.block_records)
     }
 
     /// Checks that the events could be written there now, before hours of them are in memory.
@@ -279,19 +326,27 @@ impl FlightRing {
     }
 
     fn write(
-        &self,
+        &mut self,
         path: &Path,
         accounting: Option<&Accounting>,
         cost: Option<&CaptureCost>,
     ) -> Result<Written, WriteError> {
-        let metadata = Metadata::new(&self.origin, 0, self.dropped);
+        let beginning = self.memory.encode(None).map_err(WriteError::Compress)?;
+        let mut metadata = Metadata::new(&self.origin, 0, self.dropped);
+        if let Some(dropped_ns) = self.dropped_ns {
+            let begin_ns = dropped_ns.max(self.origin.started_ns);
+            metadata = metadata.beginning_at(begin_ns, beginning.left_out);
+        }
         let mut file = RecordingFile::create(path, &metadata)?;
-        let mut cgroups = Cgroups::new();
+        self.namer.forget();
+        let recalled = names::distinct(beginning.cgroups.iter().copied());
+        let mut cgroups = self.namer.learn(&recalled);
         for sealed in &self.sealed {
             let named = sealed.cgroups.iter();
             cgroups.extend(named.map(|(&id, path)| (id, path.clone())));
         }
         file.names(&names::to_blocks(cgroups, file.next_event()))?;
+        file.recalled(&beginning)?;
         for sealed in &self.sealed {
             file.block(sealed.header, &sealed.payload)?;
         }
@@ -304,7 +359,7 @@ impl FlightRing {
             reason,
             accounting.copied(),
             cost.copied(),
-            Some(self.newest_ns),
+            Some(self.ticked_ns.unwrap_or(self.newest_ns)),
         )?;
         if accounting.is_some() {
             // Not during the capture: the kernel's ring buffer would overflow meanwhile.
@@ -314,7 +369,7 @@ impl FlightRing {
     }
 }
 
-/// Bytes for a block that is being filled and compressed.
+/// Bytes for a block that is being filled and compressed, and for one that is unpacked when it is dropped.
 fn working_bytes(block_records: usize) -> u64 {
-    (block_records * mem::size_of::<Event>() + 2 * block::max_block_bytes(block_records)) as u64
+    (4 * block_records * mem::size_of::<Event>() + 2 * block::max_block_bytes(block_records)) as u64
 }

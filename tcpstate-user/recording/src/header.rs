@@ -31,6 +31,17 @@ pub(crate) struct Metadata {
     pub(crate) part: u32,
     /// Events of the recording before this file.
     pub(crate) first_event: u64,
+    /// When this file begins, if that is not when the capture began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) begin_ns: Option<u64>,
+    /// Sockets that were there then and are not known in this file, for want of room.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) left_out: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Metadata {
@@ -44,6 +55,17 @@ impl Metadata {
             groups: groups(),
             part,
             first_event,
+            begin_ns: None,
+            left_out: 0,
+        }
+    }
+
+    /// Of a file that begins later than its capture, without so many sockets that were there then.
+    pub(crate) fn beginning_at(self, begin_ns: u64, left_out: u64) -> Self {
+        Self {
+            begin_ns: Some(begin_ns),
+            left_out,
+            ..self
         }
     }
 

@@ -24,6 +24,7 @@
 mod block;
 mod flight;
 mod header;
+mod memory;
 mod names;
 mod output;
 mod packing;

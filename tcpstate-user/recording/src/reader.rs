@@ -23,6 +23,7 @@ use tcpstate_core::{
     event::Event,
     names::{NameBook, Names},
     origin::Origin,
+    recalled::Recalled,
     source::{EventSource, Progress, SourceError, Step},
 };
 use tokio::sync::mpsc;
@@ -69,6 +70,7 @@ enum Message {
     Names(Cgroups),
     Events(Vec<Event>),
     Census(Box<Census>),
+    Recalled(Box<Recalled>),
     Notice(String),
     End(Result<Books, io::Error>),
 }
@@ -81,6 +83,7 @@ enum Message {
 pub struct Reader {
     name: String,
     origin: Origin,
+    intervals_from_ns: u64,
     messages: mpsc::Receiver<Message>,
     used: std_mpsc::Sender<Vec<Event>>,
     /// `None` after its last message.
@@ -126,9 +129,13 @@ impl Reader {
         };
         let mut origin = scanner.metadata().origin.clone();
         let mut first = None;
-        if scanner.metadata().first_event > 0 {
+        let mut intervals_from_ns = origin.started_ns;
+        if let Some(begin_ns) = scanner.metadata().begin_ns {
             // A later part of a rotation, or the contents of a flight recorder: the capture may have
-            // begun days before, but intervals and `--duration` begin with the file.
+            // begun days before, but `--duration` begins with the file.
+            origin.started_ns = begin_ns;
+        } else if scanner.metadata().first_event > 0 {
+            // An older version wrote it.
             let mut events = Vec::new();
             let step = loop {
                 let step = scanner.step(&mut events);
@@ -140,6 +147,7 @@ impl Reader {
             };
             if let Some(ts_ns) = events.iter().map(Event::ts_ns).min() {
                 origin.started_ns = ts_ns;
+                intervals_from_ns = ts_ns;
             }
             first = Some((events, step));
         }
@@ -157,6 +165,7 @@ impl Reader {
         Ok(Self {
             name,
             origin,
+            intervals_from_ns,
             messages,
             used,
             thread: Some(thread),
@@ -198,6 +207,7 @@ pub fn read_in_place(bytes: &[u8]) -> Result<(usize, Accounting, Vec<String>), R
         batch.clear();
         let step = scanner.step(&mut batch).map_err(failed)?;
         drop(scanner.take_census());
+        drop(scanner.take_recalled());
         most = most.max(batch.len());
         delivered += batch.len() as u64;
         assert!(
@@ -235,6 +245,7 @@ fn read_ahead<R: Read>(
         let cgroups = scanner.cgroups();
         let messages = [
             (!cgroups.is_empty()).then_some(Message::Names(cgroups)),
+            scanner.take_recalled().map(Box::new).map(Message::Recalled),
             (!events.is_empty()).then_some(Message::Events(events)),
             scanner.take_census().map(Box::new).map(Message::Census),
         ]
@@ -280,6 +291,9 @@ impl EventSource for Reader {
                 }
                 Some(Message::Names(cgroups)) => self.names.add_cgroups(cgroups),
                 Some(Message::Census(census)) => return Poll::Ready(Ok(Step::Census(census))),
+                Some(Message::Recalled(recalled)) => {
+                    return Poll::Ready(Ok(Step::Recalled(recalled)));
+                }
                 Some(Message::Notice(notice)) => {
                     return Poll::Ready(Ok(Step::Notice(format!("{}: {notice}", self.name))));
                 }
@@ -315,6 +329,10 @@ impl EventSource for Reader {
 
     fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    fn intervals_from_ns(&self) -> u64 {
+        self.intervals_from_ns
     }
 
     fn ended_ns(&self) -> Option<u64> {

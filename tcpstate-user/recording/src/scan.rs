@@ -9,6 +9,7 @@ use tcpstate_core::{
     books::{Accounting, CaptureCost},
     census::Census,
     event::Event,
+    recalled::Recalled,
 };
 
 use crate::{
@@ -119,6 +120,8 @@ pub(crate) struct Scanner<R> {
     read_events: u64,
     /// The census after the events of the last step.
     census: Option<Census>,
+    /// What the last step read of the time before the file.
+    recalled: Option<Recalled>,
     books: Books,
     footer: Option<Footer>,
     cgroups: Cgroups,
@@ -155,6 +158,13 @@ impl<R: Read> Scanner<R> {
             Err(error) => return Ok(Err(error)),
         };
         window.skip(length);
+        let mut notices = Vec::new();
+        if metadata.left_out > 0 {
+            notices.push(format!(
+                "{} of the sockets that were there when it begins are not known in it: there was no room for more",
+                metadata.left_out
+            ));
+        }
         Ok(Ok(Self {
             window,
             decoder: Decoder::new()?,
@@ -162,12 +172,13 @@ impl<R: Read> Scanner<R> {
             metadata,
             read_events: 0,
             census: None,
+            recalled: None,
             books: Books::default(),
             footer: None,
             cgroups: Cgroups::new(),
             damage: None,
             damaged_places: 0,
-            notices: Vec::new(),
+            notices,
         }))
     }
 
@@ -188,6 +199,11 @@ impl<R: Read> Scanner<R> {
     /// The census that the last step read.
     pub(crate) fn take_census(&mut self) -> Option<Census> {
         self.census.take()
+    }
+
+    /// What the last step read of the time before the file.
+    pub(crate) fn take_recalled(&mut self) -> Option<Recalled> {
+        self.recalled.take()
     }
 
     /// The names that were read since the last call. Later events need them.
@@ -237,6 +253,26 @@ impl<R: Read> Scanner<R> {
                     return self.skip_damage();
                 };
                 self.census = Some(census);
+            }
+            Kind::RECALLED_EVENTS => {
+                // In no book: they are in an earlier file.
+                let mut recalled = Vec::new();
+                if self
+                    .decoder
+                    .decode(&header, payload, &mut recalled)
+                    .is_err()
+                {
+                    self.damaged("what was known before does not unpack");
+                    return self.skip_damage();
+                }
+                self.recalled = Some(Recalled::Events(recalled));
+            }
+            Kind::RECALLED_CENSUS => {
+                let Ok(census) = self.decoder.census(&header, payload) else {
+                    self.damaged("what was known before does not unpack");
+                    return self.skip_damage();
+                };
+                self.recalled = Some(Recalled::Census(census));
             }
             Kind::NAMES => {
                 let Ok(mut cgroups) = names::from_payload(payload) else {

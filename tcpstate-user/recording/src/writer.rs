@@ -11,6 +11,7 @@ use tcpstate_core::{
     event::Event,
     names::Names,
     origin::Origin,
+    recalled::Recalled,
 };
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
         MAX_FOOTER,
     },
     header::Metadata,
+    memory::{Beginning, Memory},
     names::{self, Namer},
     output::{self, Output, WriteError},
 };
@@ -36,6 +38,9 @@ pub struct Options {
     /// The number of files that are kept: `FILE` and the older `FILE.1` to `FILE.(files - 1)`. 1 is no
     /// rotation: the recording ends when the file has reached its size.
     pub files: u32,
+    /// The most bytes of memory for what a rotation's next file begins with: what is known of the sockets that are
+    /// there.
+    pub recall_bytes: u64,
 }
 
 impl Default for Options {
@@ -45,6 +50,7 @@ impl Default for Options {
             max_block_age_ns: 1_000_000_000,
             max_bytes: None,
             files: 1,
+            recall_bytes: 128 << 20,
         }
     }
 }
@@ -84,11 +90,13 @@ pub struct Writer {
     encoder: Encoder,
     namer: Namer,
     pending: Vec<Event>,
-    /// The censuses to write after the pending events.
-    censuses: Vec<Census>,
     /// The time at which the oldest pending event was appended.
     pending_since_ns: u64,
     file: RecordingFile,
+    /// What the next file begins with; `None` if there is no next file.
+    memory: Option<Memory>,
+    /// The latest time in a block that has been written.
+    latest_ns: u64,
     /// The amounts in the files before this one.
     before: Written,
     not_written: u64,
@@ -107,9 +115,9 @@ impl Writer {
         options.files = options.files.max(1);
         let metadata = Metadata::new(origin, 0, 0);
         if let Some(max_bytes) = options.max_bytes {
-            // The next parts' headers are longer by the digits of their numbers.
+            // The next parts' headers are longer: by the digits of their numbers, and by when they begin.
             let least = (metadata.to_bytes().len()
-                + 32
+                + 96
                 + block::max_block_bytes(options.block_records)
                 + FOOTER_RESERVE) as u64;
             if max_bytes < least {
@@ -128,10 +136,11 @@ impl Writer {
         Ok(Self {
             path: path.to_owned(),
             origin: origin.clone(),
+            memory: (options.files > 1).then(|| Memory::new(origin, options.recall_bytes)),
+            latest_ns: origin.started_ns,
             encoder: Encoder::new().map_err(WriteError::Compress)?,
             namer: Namer::default(),
             pending: Vec::with_capacity(options.block_records),
-            censuses: Vec::new(),
             pending_since_ns: 0,
             options,
             file,
@@ -171,15 +180,47 @@ impl Writer {
         self.tick(now_ns)
     }
 
-    /// Takes a census. One of all sockets, or of who holds listeners, must keep its place in the stream; a sample may be a little late,
-    /// which saves a block of events for each.
-    pub fn append_census(&mut self, census: &Census) -> Result<Room, WriteError> {
-        self.censuses.push(census.clone());
-        let keeps_place = census.scope.is_of_sockets() || !census.held.is_empty();
-        if keeps_place || self.pending.is_empty() || self.censuses.len() > 1 {
-            return self.flush();
+    /// Takes what was known before the recording that is copied here. It comes before all events.
+    pub fn recall(&mut self, recalled: &Recalled) -> Result<Room, WriteError> {
+        let encoded = match recalled {
+            Recalled::Events(events) => {
+                let cgroups = names::distinct(events.iter().map(Event::cgroup));
+                let encoded = self.encoder.encode(events, 0);
+                encoded.map(|(header, _)| Some((header.of_kind(Kind::RECALLED_EVENTS), cgroups)))
+            }
+            Recalled::Census(census) => {
+                let cgroups = names::distinct(census.found.iter().map(|found| found.cgroup));
+                let encoded = self.encoder.encode_census(census);
+                encoded.map(|encoded| {
+                    encoded.map(|(header, _)| (header.of_kind(Kind::RECALLED_CENSUS), cgroups))
+                })
+            }
+        };
+        if let Some((header, cgroups)) = encoded.map_err(WriteError::Compress)? {
+            let result = self.write_block(header, &cgroups);
+            self.failed |= result.is_err();
+            result?;
         }
+        if let Some(memory) = &mut self.memory {
+            memory.recall(recalled);
+        }
+        // Where there was none for this there may still be room for events.
         Ok(Room::Left)
+    }
+
+    /// Takes a census. It keeps its place in the stream.
+    pub fn append_census(&mut self, census: &Census) -> Result<Room, WriteError> {
+        let written = self.flush();
+        if !matches!(written, Ok(Room::Left)) {
+            return written;
+        }
+        let written = self.write_census(census);
+        match (&written, &mut self.memory) {
+            (Ok(Room::Left), Some(memory)) => memory.census(census),
+            (Err(_), _) => self.failed = true,
+            _ => {}
+        }
+        written
     }
 
     /// Writes the block that is being filled if it is old enough.
@@ -191,23 +232,18 @@ impl Writer {
         self.flush()
     }
 
-    /// Writes the block that is being filled, full or not, and the censuses after it.
+    /// Writes the block that is being filled, full or not.
     pub fn flush(&mut self) -> Result<Room, WriteError> {
         if !self.pending.is_empty() {
             let result = self.write_pending();
             if !matches!(result, Ok(Room::Left)) {
                 self.not_written += self.pending.len() as u64;
                 self.failed |= result.is_err();
+            } else if let Some(memory) = &mut self.memory {
+                memory.events(&self.pending);
             }
             self.pending.clear();
             if !matches!(result, Ok(Room::Left)) {
-                return result;
-            }
-        }
-        for census in std::mem::take(&mut self.censuses) {
-            let result = self.write_census(&census);
-            if !matches!(result, Ok(Room::Left)) {
-                self.failed |= result.is_err();
                 return result;
             }
         }
@@ -237,10 +273,9 @@ impl Writer {
     /// Writes the names of the cgroups in the block that the encoder has just made, and then the block; to
     /// the next file if this one has no room.
     fn write_block(&mut self, header: BlockHeader, cgroups: &[u64]) -> Result<Room, WriteError> {
-        let payload = self.encoder.payload();
         let mut names = names::to_blocks(self.namer.learn(cgroups), self.file.next_event());
         if let Some(max_bytes) = self.options.max_bytes {
-            let block_bytes = (BLOCK_HEADER + payload.len() + FOOTER_RESERVE) as u64;
+            let block_bytes = (BLOCK_HEADER + self.encoder.payload().len() + FOOTER_RESERVE) as u64;
             let fits = |file: &RecordingFile, names: &[u8]| {
                 file.output.written_bytes() + block_bytes + names.len() as u64 <= max_bytes
             };
@@ -248,18 +283,7 @@ impl Writer {
                 if self.options.files == 1 {
                     return Ok(Room::Full);
                 }
-                self.file.end(EndReason::Rotated, None, None, None)?;
-                let before = self.file.add_to(self.before);
-                self.file = next_file(
-                    &self.path,
-                    &self.origin,
-                    self.options.files,
-                    before.files,
-                    self.file.next_event(),
-                )?;
-                // Not sooner: up to here `written` counts that file by itself.
-                self.before = before;
-                self.namer.forget();
+                self.rotate(max_bytes, block_bytes)?;
                 names = names::to_blocks(self.namer.learn(cgroups), self.file.next_event());
                 if !fits(&self.file, &names) {
                     names.clear();
@@ -267,8 +291,43 @@ impl Writer {
             }
         }
         self.file.names(&names)?;
-        self.file.block(header, payload)?;
+        self.file.block(header, self.encoder.payload())?;
+        self.latest_ns = self.latest_ns.max(header.last_ts_ns);
         Ok(Room::Left)
+    }
+
+    /// Ends the file and begins the next one with what is known, so that a block of so many bytes fits after it.
+    fn rotate(&mut self, max_bytes: u64, block_bytes: u64) -> Result<(), WriteError> {
+        self.file
+            .end(EndReason::Rotated, None, None, Some(self.latest_ns))?;
+        let before = self.file.add_to(self.before);
+        let metadata = Metadata::new(&self.origin, before.files, self.file.next_event());
+        // Its length with the greatest numbers.
+        let metadata_bytes = metadata
+            .clone()
+            .beginning_at(u64::MAX, u64::MAX)
+            .to_bytes()
+            .len();
+        let free = max_bytes.saturating_sub(block_bytes + metadata_bytes as u64);
+        // Most of a file is for what is new: otherwise files would be rotated because of what they begin with.
+        let room = usize::try_from(free.min(max_bytes / 4)).unwrap_or(usize::MAX);
+        let beginning = match &self.memory {
+            Some(memory) => memory.encode(Some(room)).map_err(WriteError::Compress)?,
+            None => Beginning::default(),
+        };
+        let metadata = metadata.beginning_at(self.latest_ns, beginning.left_out);
+        self.file = next_file(&self.path, self.options.files, &metadata)?;
+        // Not sooner: up to here `written` counts that file by itself.
+        self.before = before;
+        self.namer.forget();
+        let cgroups = names::distinct(beginning.cgroups.iter().copied());
+        let names = names::to_blocks(self.namer.learn(&cgroups), self.file.next_event());
+        if names.len() + beginning.bytes() <= room {
+            self.file.names(&names)?;
+        } else {
+            self.namer.forget();
+        }
+        self.file.recalled(&beginning)
     }
 
     /// Notes the end of the capture, in monotonic nanoseconds, for the file.
@@ -313,15 +372,9 @@ impl Writer {
 }
 
 /// Renames the files of a rotation and begins the next one. Leaves no empty file behind.
-fn next_file(
-    path: &Path,
-    origin: &Origin,
-    files: u32,
-    part: u32,
-    first_event: u64,
-) -> Result<RecordingFile, WriteError> {
+fn next_file(path: &Path, files: u32, metadata: &Metadata) -> Result<RecordingFile, WriteError> {
     output::shift(path, files)?;
-    RecordingFile::create(path, &Metadata::new(origin, part, first_event)).inspect_err(|error| {
+    RecordingFile::create(path, metadata).inspect_err(|error| {
         // The file has just been created, and there was no room for the header.
         if matches!(error, WriteError::Write { .. }) {
             let _ = fs::remove_file(path);
@@ -368,12 +421,23 @@ impl RecordingFile {
         self.output.write_piece([blocks, &[]])
     }
 
+    /// Writes what was known before the file begins.
+    pub(crate) fn recalled(&mut self, beginning: &Beginning) -> Result<(), WriteError> {
+        for (header, payload) in &beginning.blocks {
+            self.output
+                .write_piece([&header.at(self.next_event()).to_bytes(), payload])?;
+        }
+        Ok(())
+    }
+
     /// Writes a block of events, or of a census.
     pub(crate) fn block(&mut self, header: BlockHeader, payload: &[u8]) -> Result<(), WriteError> {
         self.output
             .write_piece([&header.at(self.next_event()).to_bytes(), payload])?;
-        self.events += u64::from(header.count);
-        self.blocks += u64::from(header.kind == Kind::EVENTS);
+        if header.kind == Kind::EVENTS {
+            self.events += u64::from(header.count);
+            self.blocks += 1;
+        }
         Ok(())
     }
 

@@ -167,7 +167,9 @@ impl<'a> Driver<'a> {
                 .counting()
                 .is_some()
                 .then(|| Counters::new(origin.started_ns)),
-            next_tick_ns: interval_ns.and_then(|ns| origin.started_ns.checked_add(ns)),
+            next_tick_ns: interval_ns.and_then(|ns| {
+                intervals::first_end(source.intervals_from_ns(), origin.started_ns, ns)
+            }),
             shown_ns: origin.started_ns,
             retry_ns: origin.started_ns,
             usr1_ns: None,
@@ -313,6 +315,7 @@ impl<'a> Driver<'a> {
                 self.census = Some(census);
                 return self.show();
             }
+            Ok(Step::Recalled(recalled)) => return self.recall(*recalled),
             Ok(Step::Settled) => self.settled = true,
             Ok(Step::Notice(notice)) => {
                 // An error means that standard error is closed, and then the notice has no reader.

@@ -11,21 +11,17 @@ use tcpstate_core::{
     census::{Census, Found},
     event::Event,
     filter::OwnerMatcher,
-    model::{Limits, Tracker},
+    model::{Applied, Limits, StateExit, Tracker},
     service::Role,
 };
 
 /// The stage before a view, if there is a filter on owners.
 pub(super) struct Gate {
     tracker: Tracker,
-    matcher: OwnerMatcher,
+    selection: Selection,
     /// The cookies of selected connections that continued as minisockets.
     going_on: HashSet<u64>,
     max_going_on: usize,
-    /// The cookies of open sockets that another process than their owner selected: they stay so when their
-    /// listener is gone.
-    by_holder: HashSet<u64>,
-    max_by_holder: usize,
     /// Number of events dropped.
     pub(super) dropped: u64,
 }
@@ -39,11 +35,13 @@ impl Gate {
         }
         Self {
             tracker,
-            matcher,
+            selection: Selection {
+                matcher,
+                by_holder: HashSet::new(),
+                max_by_holder: limits.max_connections,
+            },
             going_on: HashSet::new(),
             max_going_on: if follows { limits.max_connections } else { 0 },
-            by_holder: HashSet::new(),
-            max_by_holder: limits.max_connections,
             dropped: 0,
         }
     }
@@ -54,13 +52,24 @@ impl Gate {
     /// A listener that a selected process turns out to hold is added: the view has not seen it begin.
     pub(super) fn census(&mut self, census: &mut Census) {
         let mut gone = Vec::new();
-        self.tracker.census(census, |left| {
-            if left.then.is_none() {
-                gone.push(left.cookie);
-            }
-        });
-        let (matcher, going_on) = (&mut self.matcher, &mut self.going_on);
-        let (tracker, by_holder) = (&self.tracker, &self.by_holder);
+        self.tracker
+            .census(census, |left| gone.extend(gone_for_good(left)));
+        self.select(census, gone);
+    }
+
+    /// As [`Gate::census`], from before the beginning.
+    pub(super) fn recall_census(&mut self, census: &mut Census) {
+        let mut gone = Vec::new();
+        self.tracker
+            .recall_census(census, |left| gone.extend(gone_for_good(left)));
+        self.select(census, gone);
+    }
+
+    fn select(&mut self, census: &mut Census, gone: Vec<u64>) {
+        let (tracker, going_on) = (&self.tracker, &mut self.going_on);
+        let Selection {
+            matcher, by_holder, ..
+        } = &mut self.selection;
         let netns = census.netns;
         let mut wants = |found: &Found| {
             let (role, owner, uid, cgroup) = tracker.attributes(found);
@@ -93,25 +102,20 @@ impl Gate {
     /// Whether the view gets this event. Must be called for every event, in order.
     pub(super) fn passes(&mut self, event: &Event) -> bool {
         let applied = self.tracker.apply(event);
-        let (role, owner) = (applied.role(), applied.owner());
-        let (uid, cgroup) = (applied.uid(), applied.cgroup());
-        let mut passes = self.matcher.matches(role, &owner, &[], uid, cgroup);
-        if !passes && let Some(cookie) = event.cookie() {
-            if opens(event.oldstate(), event.newstate()) {
-                self.by_holder.remove(&cookie);
-            }
-            passes = self.by_holder.contains(&cookie);
-            if !passes && let Some(holders) = applied.holders() {
-                passes = self.matcher.matches(role, &owner, holders, uid, cgroup);
-                if passes && self.by_holder.len() < self.max_by_holder {
-                    self.by_holder.insert(cookie);
-                }
-            }
-            if event.newstate() == State::CLOSE {
-                self.by_holder.remove(&cookie);
-            }
-        }
+        let passes = self.selection.selects(event, &applied);
         self.dropped += u64::from(!passes);
+        self.note(event, passes)
+    }
+
+    /// As [`Gate::passes`], for an event from before the beginning, which counts nowhere.
+    pub(super) fn recall(&mut self, event: &Event) -> bool {
+        let applied = self.tracker.recall_event(event);
+        let passes = self.selection.selects(event, &applied);
+        self.note(event, passes)
+    }
+
+    /// Notes a selected connection that goes on as a minisocket. Returns whether it is selected.
+    fn note(&mut self, event: &Event, passes: bool) -> bool {
         if passes
             && self.going_on.len() < self.max_going_on
             && let (Some(cookie), Some(_)) = (event.cookie(), goes_on(event))
@@ -120,6 +124,47 @@ impl Gate {
         }
         passes
     }
+}
+
+/// The selected sockets.
+struct Selection {
+    matcher: OwnerMatcher,
+    /// The cookies of open sockets that another process than their owner selected: they stay so when their
+    /// listener is gone.
+    by_holder: HashSet<u64>,
+    max_by_holder: usize,
+}
+
+impl Selection {
+    fn selects(&mut self, event: &Event, applied: &Applied<'_>) -> bool {
+        let (role, owner) = (applied.role(), applied.owner());
+        let (uid, cgroup) = (applied.uid(), applied.cgroup());
+        if self.matcher.matches(role, &owner, &[], uid, cgroup) {
+            return true;
+        }
+        let Some(cookie) = event.cookie() else {
+            return false;
+        };
+        if opens(event.oldstate(), event.newstate()) {
+            self.by_holder.remove(&cookie);
+        }
+        let mut selects = self.by_holder.contains(&cookie);
+        if !selects && let Some(holders) = applied.holders() {
+            selects = self.matcher.matches(role, &owner, holders, uid, cgroup);
+            if selects && self.by_holder.len() < self.max_by_holder {
+                self.by_holder.insert(cookie);
+            }
+        }
+        if event.newstate() == State::CLOSE {
+            self.by_holder.remove(&cookie);
+        }
+        selects
+    }
+}
+
+/// The cookie of a minisocket of which nothing is left.
+fn gone_for_good(left: &StateExit) -> Option<u64> {
+    left.then.is_none().then_some(left.cookie)
 }
 
 #[cfg(test)]
@@ -264,7 +309,7 @@ mod tests {
         assert!(gate.passes(&server(1, 0, (State::LISTEN, State::CLOSE))));
         assert!(gate.passes(&server(3, 1_001, (State::ESTABLISHED, State::CLOSE))));
         assert!(!gate.passes(&server(4, 1_002, (State::LISTEN, State::SYN_RECV))));
-        assert!(gate.by_holder.is_empty());
+        assert!(gate.selection.by_holder.is_empty());
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl EventSource for WithProgress {
     ) -> Poll<Result<Step, SourceError>> {
         let polled = self.source.poll_step(cx, batch);
         match &polled {
-            Poll::Ready(Ok(Step::Events | Step::Census(_))) => {
+            Poll::Ready(Ok(Step::Events | Step::Census(_) | Step::Recalled(_))) => {
                 if self.bar.is_finished() {
                     self.bar.reset();
                 }
@@ -88,6 +88,10 @@ impl EventSource for WithProgress {
 
     fn origin(&self) -> &Origin {
         self.source.origin()
+    }
+
+    fn intervals_from_ns(&self) -> u64 {
+        self.source.intervals_from_ns()
     }
 
     fn ended_ns(&self) -> Option<u64> {

@@ -25,6 +25,7 @@ mod netem;
 mod oracle;
 mod owners;
 mod packets;
+mod parts;
 mod privileges;
 mod process;
 mod programs;
@@ -76,6 +77,7 @@ fn main() {
     ring::add(&mut trials);
     lifecycle::add(&mut trials);
     rates::add(&mut trials);
+    parts::add(&mut trials);
     privileges::add(&mut trials);
     views::add(&mut trials);
     ls::add(&mut trials);

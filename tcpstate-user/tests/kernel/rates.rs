@@ -75,9 +75,11 @@ pub fn add(trials: &mut Vec<Trial>) {
 
 /// Connects and closes, one connection after the other, while `goes_on` returns true; the client closes
 /// first. Returns the number of connections.
-fn churn(port: u16, mut goes_on: impl FnMut(u64) -> bool) -> Result<u64> {
+pub fn churn(port: u16, mut goes_on: impl FnMut(u64) -> bool) -> Result<u64> {
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let listener = TcpListener::bind(addr)?;
+    // The port may be 0.
+    let addr = listener.local_addr()?;
     let mut made = 0;
     while goes_on(made) {
         let client = TcpStream::connect(addr)?;
@@ -345,7 +347,14 @@ impl View for Tee<'_> {
     }
 }
 
-struct WhenDone(Option<oneshot::Receiver<()>>);
+/// Stops a run when the other end says so.
+pub struct WhenDone(Option<oneshot::Receiver<()>>);
+
+impl WhenDone {
+    pub const fn new(receiver: oneshot::Receiver<()>) -> Self {
+        Self(Some(receiver))
+    }
+}
 
 impl Interrupts for WhenDone {
     fn poll_interrupt(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
@@ -444,7 +453,7 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let mut interrupts = WhenDone(Some(receiver));
+    let mut interrupts = WhenDone::new(receiver);
     runtime.block_on(run::drive(
         &mut live,
         &mut tee,

@@ -23,6 +23,7 @@ use tcpstate_core::{
     model::{GroupKey, Include, Of, Series, Tracker},
     options::{Format, HistogramOf},
     origin::Origin,
+    recalled::Recalled,
     view::{End, Flow, View},
 };
 
@@ -295,6 +296,11 @@ impl View for Hist {
 
     fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
         self.tracker.census(census, |_| {});
+        Ok(Flow::Continue)
+    }
+
+    fn recall(&mut self, recalled: &Recalled) -> io::Result<Flow> {
+        self.tracker.recall(recalled);
         Ok(Flow::Continue)
     }
 

@@ -22,10 +22,11 @@ use tcpstate_core::{
     duration::nanoseconds,
     event::{Event, SocketId},
     filter::{CauseSet, StateSet},
-    model::{Books, Ended, Include, Tracker},
+    model::{Books, Ended, Include, StateExit, Tracker},
     names::Names,
     options::Until,
     origin::Origin,
+    recalled::Recalled,
     view::{End, Flow, View},
 };
 
@@ -188,17 +189,8 @@ impl View for Life {
     fn census(&mut self, census: &Census, out: &mut dyn Write) -> io::Result<Flow> {
         let mut gone = Vec::new();
         let waiting = &mut self.waiting;
-        self.tracker.census(census, |exit| {
-            let Some(ended) = waiting.get_mut(exit.cookie) else {
-                return;
-            };
-            ended.add_exit(exit);
-            if exit.then.is_none()
-                && let Some(ended) = waiting.remove(exit.cookie)
-            {
-                gone.push((exit.at_ns, ended));
-            }
-        });
+        self.tracker
+            .census(census, |exit| gone.extend(leave(waiting, exit)));
         gone.sort_by_key(|&(at_ns, _)| at_ns);
         for (at_ns, ended) in gone {
             self.show(ConnectionRow::ended(ended, at_ns), out)?;
@@ -207,6 +199,25 @@ impl View for Life {
             }
         }
         Ok(self.flow())
+    }
+
+    fn recall(&mut self, recalled: &Recalled) -> io::Result<Flow> {
+        match recalled {
+            Recalled::Events(events) => {
+                for event in events {
+                    if let Some(ended) = self.tracker.recall_event(event).ended() {
+                        // One that is not held back ended before the beginning.
+                        drop(self.hold_back(ended));
+                    }
+                }
+            }
+            Recalled::Census(census) => {
+                let waiting = &mut self.waiting;
+                self.tracker
+                    .recall_census(census, |exit| drop(leave(waiting, exit)));
+            }
+        }
+        Ok(Flow::Continue)
     }
 
     fn wants_samples(&self) -> bool {
@@ -278,6 +289,16 @@ impl View for Life {
         };
         self.printer.finish(finish, sentence, out, err)
     }
+}
+
+/// Adds the end of a state to a connection that waits. Returns one that is gone, with the time of its end.
+fn leave(waiting: &mut ByCookie<Ended>, exit: &StateExit) -> Option<(u64, Ended)> {
+    waiting.get_mut(exit.cookie)?.add_exit(exit);
+    if exit.then.is_some() {
+        return None;
+    }
+    let ended = waiting.remove(exit.cookie)?;
+    Some((exit.at_ns, ended))
 }
 
 /// The filter on whole connections.

@@ -26,6 +26,7 @@ use tcpstate_core::{
     names::Names,
     options::Format,
     origin::Origin,
+    recalled::Recalled,
     tally::Tally,
     view::{End, Flow, View},
 };
@@ -158,6 +159,14 @@ impl View for Rates {
             // Looked up now and not at the end of the interval: the cgroup may be gone by then.
             self.last_cgroup = event.cgroup();
             self.names.cgroup(self.last_cgroup);
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn recall(&mut self, recalled: &Recalled) -> io::Result<Flow> {
+        self.tracker.recall(recalled);
+        if let Recalled::Census(census) = recalled {
+            self.handshakes.census(census);
         }
         Ok(Flow::Continue)
     }

@@ -14,6 +14,7 @@ use tcpstate_core::{
     model::Tracker,
     names::Names,
     origin::Origin,
+    recalled::Recalled,
     view::{End, Flow, View},
 };
 
@@ -156,6 +157,11 @@ impl View for Trace {
 
     fn wants_half_open(&self) -> bool {
         true
+    }
+
+    fn recall(&mut self, recalled: &Recalled) -> io::Result<Flow> {
+        self.tracker.recall(recalled);
+        Ok(Flow::Continue)
     }
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {

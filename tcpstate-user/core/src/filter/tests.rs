@@ -425,8 +425,8 @@ fn the_table_is_bounded_and_gives_up_the_oldest_first() {
     assert_eq!(
         old,
         Passed {
-            earlier: None,
-            event: Some(socket(connected, 1))
+            event: Some(socket(connected, 1)),
+            ..Passed::default()
         }
     );
     assert_eq!(
@@ -437,4 +437,30 @@ fn the_table_is_bounded_and_gives_up_the_oldest_first() {
             undecided: 99
         }
     );
+}
+
+#[test]
+fn what_is_recalled_counts_nowhere() {
+    let filter = Filter {
+        lport: Some("40000".parse().unwrap()),
+        ..Filter::default()
+    };
+    let mut settler = Settler::new(filter);
+    let connect = event(CONNECT, "0.0.0.0", 0, "192.0.2.1", 80);
+    let connected = event(CONNECTED, "192.0.2.9", 40_000, "192.0.2.1", 80);
+    let socket = |event, n: u64| with(event, |record| (record.skaddr, record.cookie) = (n, n));
+    for n in [1, 2] {
+        assert_eq!(settler.recall(&socket(connect, n)), Passed::default());
+    }
+    let passed = Passed {
+        earlier: Some(socket(connect, 1)),
+        is_recalled: true,
+        event: Some(socket(connected, 1)),
+    };
+    assert_eq!(settler.push(&socket(connected, 1)), passed);
+    let settled = Settled {
+        passed: 1,
+        ..Settled::default()
+    };
+    assert_eq!(settler.finish(), settled);
 }

@@ -24,6 +24,7 @@ use crate::{
     census::{Census, Found, HalfOpen, Held, Kind, Scope},
     event::{Event, SocketId},
     owner::{Holders, How, Owner},
+    recalled::Recalled,
     service::Role,
 };
 
@@ -71,6 +72,29 @@ impl Tracker {
             }
         }
         self.listed.clear();
+    }
+
+    /// Takes what was known before the beginning: it changes what is known of the sockets, and counts nowhere.
+    pub fn recall(&mut self, recalled: &Recalled) {
+        match recalled {
+            Recalled::Events(events) => {
+                for event in events {
+                    self.recall_event(event);
+                }
+            }
+            Recalled::Census(census) => self.recall_census(census, |_| {}),
+        }
+    }
+
+    /// As [`Tracker::census`], for what was known before the beginning: it counts nowhere.
+    pub fn recall_census(&mut self, census: &Census, on_exit: impl FnMut(&StateExit)) {
+        let before = self.before_recall();
+        let histograms = self.histograms.take();
+        self.recalls = true;
+        self.census(census, on_exit);
+        self.recalls = false;
+        self.histograms = histograms;
+        self.after_recall(&before);
     }
 
     fn end_all_minisockets(&mut self, census: &Census, on_exit: &mut impl FnMut(&StateExit)) {
@@ -345,7 +369,7 @@ impl Tracker {
         let was_in_it = !never_found || mini.state == State::FIN_WAIT2;
         let since_ns = mini.since_ns.filter(|_| was_in_it);
         let dwell_ns = since_ns.map(|since_ns| at_ns.saturating_sub(since_ns));
-        if let (Some(rates), Some(dwell_ns)) = (&mut self.rates, dwell_ns) {
+        if let (Some(rates), Some(dwell_ns), false) = (&mut self.rates, dwell_ns, self.recalls) {
             rates.dwelt(mini.state, dwell_ns);
         }
         if let (Some(histograms), Some(dwell_ns)) = (&mut self.histograms, dwell_ns) {

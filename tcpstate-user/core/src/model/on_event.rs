@@ -36,17 +36,38 @@ pub(super) struct Step {
     gap: bool,
 }
 
+/// The states of an event, where a request socket counts as `SYN_RECV`.
+const fn folded(event: &Event) -> (State, State) {
+    (event.oldstate().folded(), event.newstate().folded())
+}
+
 impl Tracker {
     /// Takes one event.
     pub fn apply<'a>(&'a mut self, event: &'a Event) -> Applied<'a> {
-        self.table.release();
         self.books.events += 1;
-        self.now_ns = self.now_ns.max(event.ts_ns());
         if self.interval_ns.is_none() {
             self.interval_ns = Some(event.ts_ns());
         }
-        // A request socket counts as SYN_RECV.
-        let (old, new) = (event.oldstate().folded(), event.newstate().folded());
+        let (old, new) = folded(event);
+        let step = self.take(event, old, new);
+        self.count(event, old, new, &step);
+        self.applied(event, &step)
+    }
+
+    /// Takes one event from before the beginning: it changes what is known of its socket, and counts nowhere.
+    pub fn recall_event<'a>(&'a mut self, event: &'a Event) -> Applied<'a> {
+        let before = self.before_recall();
+        let (old, new) = folded(event);
+        let step = self.take(event, old, new);
+        self.after_recall(&before);
+        self.applied(event, &step)
+    }
+
+    /// The effect of an event on connections and listeners.
+    #[inline]
+    fn take(&mut self, event: &Event, old: State, new: State) -> Step {
+        self.table.release();
+        self.now_ns = self.now_ns.max(event.ts_ns());
         let superseded = self.books.superseded;
         let mut step = if opens(old, new) {
             self.open(event, new)
@@ -59,17 +80,15 @@ impl Tracker {
         };
         step.gap |= self.books.superseded != superseded;
         self.books.gaps += u64::from(step.gap);
-        self.count(event, old, new, &step);
-        let Step {
-            subject,
-            dwell_ns,
-            gap,
-            ..
-        } = step;
+        step
+    }
+
+    #[inline]
+    fn applied<'a>(&'a self, event: &'a Event, step: &Step) -> Applied<'a> {
         Applied {
-            dwell_ns,
-            gap,
-            subject,
+            dwell_ns: step.dwell_ns,
+            gap: step.gap,
+            subject: step.subject,
             table: &self.table,
             listeners: &self.listeners,
             listener: &self.listener,

@@ -28,7 +28,7 @@ use crate::{
 
 /// The age from which on a transition gives way to a dump that contradicts it: a socket that connects
 /// changes its state a moment before the kernel can dump it.
-const SETTLED_NS: u64 = 10_000_000;
+pub const SETTLED_NS: u64 = 10_000_000;
 
 /// Connections, rates and histograms, fed event by event ([`Tracker::apply`]) and census by census
 /// ([`Tracker::census`]).
@@ -48,6 +48,8 @@ pub struct Tracker {
     pub(super) settles_after_ns: u64,
     /// The cookies of the dump that comes in, part by part.
     pub(super) listed: HashSet<u64, BuildMixer>,
+    /// Whether a census is from before the beginning.
+    pub(super) recalls: bool,
     limits: Limits,
     pub(super) books: Books,
     /// The owner of the listener of the last event, if it was a listener's.
@@ -76,6 +78,7 @@ impl Tracker {
             minisockets: Minisockets::new(limits.max_connections),
             settles_after_ns: SETTLED_NS,
             listed: HashSet::default(),
+            recalls: false,
             limits,
             books: Books::default(),
             listener: Owner::UNKNOWN,
@@ -137,6 +140,21 @@ impl Tracker {
     /// that: without samples they would stay forever.
     pub const fn follow(&mut self) {
         self.follows = true;
+    }
+
+    /// The books before something that counts nowhere.
+    pub(super) fn before_recall(&mut self) -> Books {
+        self.table.release();
+        self.books()
+    }
+
+    /// Restores the books: the connections that are known now were there at the beginning.
+    pub(super) fn after_recall(&mut self, before: &Books) {
+        let live = self.table.live() as u64;
+        self.books = Books {
+            seeded: (before.seeded + live).saturating_sub(before.live),
+            ..*before
+        };
     }
 
     /// Prepares for these events, which are applied next: a hint, for speed with many connections. A few

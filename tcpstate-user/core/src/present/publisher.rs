@@ -17,6 +17,7 @@ use crate::{
     model::{By, Include, Interval, Limits, Tracker},
     names::Names,
     origin::Origin,
+    recalled::Recalled,
     tally::Tally,
     view::{End, Flow, View},
 };
@@ -144,6 +145,14 @@ impl View for Publisher {
     fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
         self.tracker.census(census, |_| {});
         self.handshakes.census(census);
+        Ok(Flow::Continue)
+    }
+
+    fn recall(&mut self, recalled: &Recalled) -> io::Result<Flow> {
+        self.tracker.recall(recalled);
+        if let Recalled::Census(census) = recalled {
+            self.handshakes.census(census);
+        }
         Ok(Flow::Continue)
     }
 

@@ -100,7 +100,7 @@ pub fn read(file: &[u8]) -> Document {
             blocks.push(block);
             break footer;
         }
-        assert!(matches!(block.kind, 1 | 4), "kind {}", block.kind);
+        assert!(matches!(block.kind, 1 | 4 | 5 | 6), "kind {}", block.kind);
         blocks.push(block);
     };
     assert_eq!(at, file.len(), "nothing comes after the footer");
@@ -130,6 +130,11 @@ impl Document {
     /// The blocks with events.
     pub fn event_blocks(&self) -> impl Iterator<Item = &Block> {
         self.blocks.iter().filter(|block| block.kind == 1)
+    }
+
+    /// The blocks with what was known before the file begins.
+    pub fn recalled_blocks(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.iter().filter(|block| block.kind == 5)
     }
 
     /// The records of a block, and the meaning of each run of its unpacked bytes.

@@ -16,6 +16,7 @@ use tcpstate_common::{
 };
 use tcpstate_core::{
     books::{Accounting, CaptureCost, LostByReason},
+    census::{Census, Scope},
     event::Event,
     origin::Origin,
 };
@@ -245,18 +246,34 @@ fn the_seeds_of_the_fuzz_targets_are_of_this_format() {
     ];
     // In the form that the target reads: a block's kind, coding, count and length, then its payload.
     let parts = by_document::read(&whole);
+    let block = |kind: u8, count: usize, payload: &[u8]| {
+        let length = u16::try_from(payload.len()).expect("a few hundred");
+        let mut block = vec![kind, 0, u8::try_from(count).expect("three")];
+        block.extend(length.to_le_bytes());
+        block.extend(payload);
+        block
+    };
     let mut blocks = vec![REPAIRED];
-    for block in &parts.blocks {
-        let payload = block.unpacked(&whole);
-        blocks.extend([block.kind, 0, u8::try_from(block.count).expect("three")]);
-        blocks.extend(
-            u16::try_from(payload.len())
-                .expect("a few hundred")
-                .to_le_bytes(),
-        );
-        blocks.extend(payload);
+    for part in &parts.blocks {
+        blocks.extend(block(part.kind, part.count, &part.unpacked(&whole)));
     }
     seeds.push((corpus.join("recording_reader/blocks"), blocks));
+    let mut recalled = vec![REPAIRED];
+    let census = Census {
+        netns: 1,
+        begin_ns: 5,
+        scope: Scope::Some,
+        known: vec![2],
+        ..Census::default()
+    };
+    let census = serde_json::to_vec(&census).expect("JSON");
+    recalled.extend(block(6, 0, &census));
+    for part in parts.event_blocks() {
+        for kind in [5, 1] {
+            recalled.extend(block(kind, part.count, &part.unpacked(&whole)));
+        }
+    }
+    seeds.push((corpus.join("recording_reader/recalled"), recalled));
     for (index, event) in events.iter().enumerate() {
         let path = corpus.join(format!("decode/record-{index}"));
         seeds.push((path, event.record().to_bytes().to_vec()));

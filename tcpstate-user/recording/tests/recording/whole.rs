@@ -91,7 +91,7 @@ pub fn drain(mut reader: Reader) -> Read {
         match next(&mut reader, &mut batch) {
             Step::End => break,
             Step::Notice(notice) => notices.push(notice),
-            Step::Events | Step::Census(_) | Step::Settled => {}
+            Step::Events | Step::Census(_) | Step::Recalled(_) | Step::Settled => {}
         }
         assert!(batch.len() <= MAX_BLOCK_RECORDS, "a batch is bounded");
         all.append(&mut batch);

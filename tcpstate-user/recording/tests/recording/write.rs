@@ -90,6 +90,7 @@ fn a_rotation_keeps_whole_files_of_the_size_asked_for() {
     assert!(!name(3).exists());
     let mut tail = Vec::new();
     let mut next_event = None;
+    let mut end_ns = None;
     for number in (0..3).rev() {
         let file = fs::read(name(number)).unwrap();
         assert!(file.len() as u64 <= MAX_BYTES, "{} bytes", file.len());
@@ -97,7 +98,22 @@ fn a_rotation_keeps_whole_files_of_the_size_asked_for() {
         assert_eq!(document.metadata["part"], written.files - 1 - number);
         let first_event = document.metadata["first_event"].as_u64().unwrap();
         assert!(next_event.is_none_or(|next_event| next_event == first_event));
-        let read = read_file(&name(number));
+        // It begins where the one before ends, with some of what was known then: for all there is no room.
+        let begin_ns = document.metadata["begin_ns"].as_u64();
+        assert!(end_ns.is_none_or(|end_ns| end_ns == begin_ns));
+        end_ns = Some(document.footer["end_ns"].as_u64());
+        assert!(document.metadata["left_out"].as_u64() > Some(100));
+        for block in document.recalled_blocks() {
+            let events = document.event_blocks().map(|block| block.offset);
+            assert!(events.min() > Some(block.offset));
+            assert_eq!(block.first_event, first_event);
+            assert!(Some(block.last_ts_ns) <= begin_ns && block.count > 0);
+            assert_eq!(document.records(&file, block).0.len(), block.count);
+        }
+        assert!(document.recalled_blocks().count() > 0);
+        let mut read = read_file(&name(number));
+        let left_out = read.notices.remove(0);
+        assert!(left_out.contains("are not known in it"), "{left_out}");
         next_event = Some(first_event + read.events.len() as u64);
         assert_eq!(read.notices.len(), 1, "{:?}", read.notices);
         if number == 0 {
@@ -124,7 +140,8 @@ fn a_rotation_keeps_whole_files_of_the_size_asked_for() {
     // A new start is one more step of the rotation: the older files stay.
     write(&path, &events[..5], options);
     assert_eq!(read_file(&name(0)).events, events[..5]);
-    assert!(read_file(&name(1)).notices[0].contains("of the 20000 events"));
+    let notices = read_file(&name(1)).notices;
+    assert!(notices[1].contains("of the 20000 events"), "{notices:?}");
 }
 
 /// Appends until an error. Returns the number of events in whole blocks by then.

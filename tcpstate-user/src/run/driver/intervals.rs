@@ -7,6 +7,14 @@ use tcpstate_core::{duration::nanoseconds, view::Flow};
 use super::{Driver, GRACE, Intake, RunError, Supply, TICKS_AT_ONCE};
 use crate::run::counters::Counters;
 
+/// The end of the interval that a run is in when it starts: one begins at `from_ns`, and each has this length.
+pub(super) const fn first_end(from_ns: u64, started_ns: u64, length_ns: u64) -> Option<u64> {
+    let Some(past) = started_ns.saturating_sub(from_ns).checked_rem(length_ns) else {
+        return None;
+    };
+    started_ns.checked_add(length_ns - past)
+}
+
 impl Driver<'_> {
     /// Closes the intervals that end at `ts_ns` or before, up to `budget` of them.
     pub(super) fn close_intervals(&mut self, ts_ns: u64, budget: &mut u32) -> io::Result<Flow> {

@@ -1,8 +1,8 @@
 //! From a batch to the view: filters, the owners' gate, and intervals that events close.
 
-use std::io;
+use std::{io, mem};
 
-use tcpstate_core::{filter::Passed, view::Flow};
+use tcpstate_core::{filter::Passed, recalled::Recalled, view::Flow};
 
 use super::{Driver, Intake, LOOK_AHEAD, TICKS_AT_ONCE};
 
@@ -58,6 +58,37 @@ impl Driver<'_> {
         Ok(Flow::Continue)
     }
 
+    /// Passes what was known before the first event to the view, without the sockets that the filters exclude.
+    pub(super) fn recall(&mut self, mut recalled: Recalled) -> io::Result<Flow> {
+        if self.intake != Intake::All {
+            return Ok(Flow::Continue);
+        }
+        match &mut recalled {
+            Recalled::Census(census) => {
+                self.filter.census(census);
+                if let Some(gate) = &mut self.gate {
+                    gate.recall_census(census);
+                }
+            }
+            Recalled::Events(events) => {
+                if let Some(settler) = &mut self.settler {
+                    let settle = |event| {
+                        let passed = settler.recall(&event);
+                        passed.earlier.into_iter().chain(passed.event)
+                    };
+                    *events = mem::take(events).into_iter().flat_map(settle).collect();
+                }
+                if let Some(gate) = &mut self.gate {
+                    events.retain(|event| gate.recall(event));
+                }
+            }
+        }
+        match &recalled {
+            Recalled::Events(events) if events.is_empty() => Ok(Flow::Continue),
+            _ => self.view.recall(&recalled),
+        }
+    }
+
     /// Passes the census behind the batch to the view, without the sockets that the filters exclude.
     fn show_census(&mut self, ticks: &mut u32) -> io::Result<Flow> {
         let Some(mut census) = self.census.take() else {
@@ -93,7 +124,7 @@ impl Driver<'_> {
     )]
     fn show_one(&mut self, index: usize) -> io::Result<Flow> {
         let event = &self.batch[index];
-        let passed = if let Some(settler) = &mut self.settler {
+        let mut passed = if let Some(settler) = &mut self.settler {
             settler.push(event)
         } else {
             self.selection.settled.passed += 1;
@@ -101,10 +132,17 @@ impl Driver<'_> {
                 return self.view.event(event, self.out);
             }
             Passed {
-                earlier: None,
                 event: Some(*event),
+                ..Passed::default()
             }
         };
+        if passed.is_recalled
+            && let Some(earlier) = passed.earlier.take()
+            && self.gate.as_mut().is_none_or(|gate| gate.recall(&earlier))
+            && self.view.recall(&Recalled::Events(vec![earlier]))? == Flow::Done
+        {
+            return Ok(Flow::Done);
+        }
         for event in [passed.earlier, passed.event].iter().flatten() {
             if let Some(gate) = &mut self.gate
                 && !gate.passes(event)
