@@ -49,6 +49,13 @@ pub const TIMES: &str = "TIMES";
 /// The per-CPU hash map from [`crate::tally::Failure`] to its count, a `u64`.
 pub const ERRORS: &str = "ERRORS";
 
+/// The array map of [`crate::tally::Note`]s.
+pub const NOTES: &str = "NOTES";
+
+/// The BTF tracepoint program that streams the RSTs of this kernel.
+pub const PROGRAM_RESET: &str = "reset_btf";
+/// The BTF tracepoint program that counts them, beside [`PROGRAM_TALLY`].
+pub const PROGRAM_TALLY_RESET: &str = "tally_reset_btf";
 /// The BTF tracepoint program that counts retransmitted SYN-ACKs.
 pub const PROGRAM_SYNACK: &str = "synack_btf";
 /// The BTF tracepoint program that counts in the kernel.
@@ -68,7 +75,8 @@ pub const PROGRAM_EMPTY_TRACEPOINT: &str = "empty_tp";
 
 /// Byte offsets inside the kernel's structures, read from its BTF.
 ///
-/// `sk_*` are offsets in `struct sock`, `inet_*` and `tcp_*` in `struct tcp_sock`, `net_*` in `struct net`,
+/// `sk_*` are offsets in `struct sock`, `inet_*` and `tcp_*` in `struct tcp_sock`, `skb_*` in `struct sk_buff` (of an
+/// error that ICMP reported, whose place is 0 if it is not known), `net_*` in `struct net`,
 /// `cgroup_*` in `struct cgroup`, `css_*` in `struct cgroup_subsys_state`, `kn_*` in `struct kernfs_node`, and
 /// `task_*` in `struct task_struct`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +84,7 @@ pub const PROGRAM_EMPTY_TRACEPOINT: &str = "empty_tp";
 #[expect(missing_docs, reason = "the names are the kernel's")]
 pub struct Offsets {
     pub sk_family: u32,
+    pub sk_state: u32,
     pub sk_num: u32,
     pub sk_dport: u32,
     pub sk_daddr: u32,
@@ -85,6 +94,9 @@ pub struct Offsets {
     pub sk_net: u32,
     pub sk_protocol: u32,
     pub sk_err: u32,
+    pub sk_err_soft: u32,
+    pub sk_error_first: u32,
+    pub sk_error_qlen: u32,
     pub sk_shutdown: u32,
     pub sk_flags: u32,
     pub sk_uid: u32,
@@ -95,6 +107,9 @@ pub struct Offsets {
     pub tcp_bytes_sent: u32,
     pub tcp_bytes_received: u32,
     pub tcp_total_retrans: u32,
+    pub tcp_segs_out: u32,
+    pub tcp_write_seq: u32,
+    pub skb_errno: u32,
     pub net_inum: u32,
     pub cgroup_kn: u32,
     pub cgroup_parent: u32,
@@ -162,6 +177,8 @@ pub struct SocketCopy {
     pub tcp_bytes_sent: u32,
     pub tcp_bytes_received: u32,
     pub tcp_total_retrans: u32,
+    pub tcp_segs_out: u32,
+    pub tcp_write_seq: u32,
 }
 
 /// Maximum number of cgroups that the kernel side checks on the path from a socket's cgroup to the root.
@@ -221,16 +238,18 @@ pub struct Config {
     pub has_filter: u8,
     /// 1: `tracepoint` mode reads the socket that its record points to.
     pub reads_socket: u8,
+    /// 1: the tracepoint `tcp_send_reset` gives the reason. *Since:* Linux 6.10.
+    pub has_reset_reason: u8,
     /// Always 0.
-    pub padding: [u8; 3],
+    pub padding: [u8; 6],
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 116);
+    assert!(size_of::<Offsets>() == 144);
     assert!(size_of::<Listener>() == 8);
-    assert!(size_of::<SocketCopy>() == 88);
+    assert!(size_of::<SocketCopy>() == 96);
     assert!(size_of::<Filter>() == 16);
-    assert!(size_of::<Config>() == 248 && align_of::<Config>() == 8);
+    assert!(size_of::<Config>() == 288 && align_of::<Config>() == 8);
 };
 
 /// Offset of `skaddr` in the classic tracepoint's record on nearly every kernel.

@@ -100,7 +100,8 @@ wire! {
         80 netns: u32,
         /// User id of the socket's owner, in the initial user namespace.
         84 uid: u32,
-        /// Process (thread group) id of the running task; 0 unless [`flags::PROCESS`] is set.
+        /// Process (thread group) id of the running task, if [`flags::PROCESS`] is set. Otherwise 0 or, at the
+        /// end of a connection, the facts about it: see [`end`].
         88 pid: u32,
         /// Smoothed round trip time, microseconds; 0 before the first measurement.
         92 srtt_us: u32,
@@ -110,7 +111,8 @@ wire! {
         100 lport: u16,
         /// Remote port, host byte order; 0 until there is one.
         102 rport: u16,
-        /// `sk_err`: a positive errno, 0 for none.
+        /// `sk_err`: a positive errno, 0 for none. Of a connection that the application gave up in `SYN_SENT`, the
+        /// error that ICMP had reported.
         104 error: u16,
         /// The CPU on which the transition happened.
         106 cpu: u16,
@@ -125,6 +127,80 @@ wire! {
         /// Name of the running process, that of its thread group's leader, NUL-padded; zeros unless
         /// [`flags::PROCESS`] is set. Before Linux 5.11 that of the running thread.
         112 comm: bytes<16>,
+    }
+}
+
+wire! {
+    /// A RST that this kernel sends on a socket, in the same ring buffer: it is shorter than a [`Record`].
+    ///
+    /// The kernel sends it just after the transition to CLOSE of the connection that it ends, or just before.
+    ///
+    /// *Source:* the tracepoint `tcp:tcp_send_reset` (`include/trace/events/tcp.h`).
+    pub struct Reset [24] {
+        /// `CLOCK_MONOTONIC`, nanoseconds.
+        0 ts_ns: u64,
+        /// Kernel address of the `struct sock`.
+        8 skaddr: u64,
+        /// The socket's state: CLOSE, if the connection has ended before.
+        16 state: state,
+        /// The number of the reason (`enum sk_rst_reason`, which differs from kernel to kernel), plus 1; 0 is
+        /// unknown. *Since:* Linux 6.10.
+        17 reason: u8,
+        /// Always 0.
+        18 padding: bytes<6>,
+    }
+}
+
+impl Record {
+    /// The facts about the end of a connection that this record has beside the socket's members; see [`end`].
+    #[inline]
+    pub const fn end_facts(&self) -> u32 {
+        let is_end = crate::transition::closes(self.oldstate, self.newstate);
+        if is_end && self.flags & flags::PROCESS == 0 {
+            self.pid
+        } else {
+            0
+        }
+    }
+}
+
+/// The facts about the end of a connection, in [`Record::pid`]: no process is known there. 0: none is known.
+pub mod end {
+    /// This kernel sent a RST.
+    pub const RESET_SENT: u32 = 1 << 0;
+    /// The RSTs of this kernel were watched, and none belongs to this end.
+    pub const NO_RESET: u32 = 1 << 1;
+    /// A SYN had been sent.
+    pub const SYN_SENT: u32 = 1 << 2;
+    /// `connect` found no port: none was free, or the one that was bound is in use to the same peer.
+    pub const NO_PORT: u32 = 1 << 3;
+
+    /// The facts about a connection that ends in `SYN_SENT`, from its local port and two members of its
+    /// `struct tcp_sock`.
+    ///
+    /// *Source:* `tcp_v4_connect`: the first sequence number is chosen when a port has been found.
+    #[inline]
+    pub const fn of_connecting(lport: u16, segs_out: u32, write_seq: u32) -> u32 {
+        if segs_out != 0 {
+            SYN_SENT
+        } else if lport == 0 || write_seq == 0 {
+            NO_PORT
+        } else {
+            0
+        }
+    }
+
+    /// The facts with the code of the reason for the RST; 0: it is not known.
+    #[inline]
+    pub const fn with_reason(facts: u32, code: u8) -> u32 {
+        facts & !0xff00 | (code as u32) << 8
+    }
+
+    /// The code of the reason for the RST; 0: it is not known.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "eight bits of it")]
+    pub const fn reason(facts: u32) -> u8 {
+        (facts >> 8) as u8
     }
 }
 
@@ -163,7 +239,54 @@ pub const AF_INET6: u8 = 10;
 
 #[cfg(test)]
 mod tests {
-    use super::flags::{DEAD, DONE, RCV_SHUTDOWN, SEND_SHUTDOWN, of_socket};
+    use super::{
+        Record, end,
+        flags::{DEAD, DONE, PROCESS, RCV_SHUTDOWN, SEND_SHUTDOWN, of_socket},
+    };
+    use crate::State;
+
+    #[test]
+    fn only_an_end_without_a_process_has_facts() {
+        let end = Record {
+            oldstate: State::ESTABLISHED,
+            newstate: State::CLOSE,
+            pid: end::RESET_SENT,
+            ..Record::default()
+        };
+        let facts = |record: Record| record.end_facts();
+        assert_eq!(facts(end), end::RESET_SENT);
+        assert_eq!(
+            facts(Record {
+                flags: PROCESS,
+                ..end
+            }),
+            0
+        );
+        assert_eq!(
+            facts(Record {
+                oldstate: State::LISTEN,
+                ..end
+            }),
+            0
+        );
+    }
+
+    #[test]
+    fn a_connect_without_a_port_is_known_by_its_sequence_number() {
+        assert_eq!(end::of_connecting(40_000, 2, 1), end::SYN_SENT);
+        assert_eq!(end::of_connecting(0, 0, 0), end::NO_PORT);
+        assert_eq!(end::of_connecting(40_000, 0, 0), end::NO_PORT);
+        // A port was found; it failed for another reason.
+        assert_eq!(end::of_connecting(40_000, 0, 1), 0);
+    }
+
+    #[test]
+    fn a_reason_is_beside_the_facts() {
+        let facts = end::with_reason(end::RESET_SENT, 9);
+        assert_eq!(facts & end::RESET_SENT, end::RESET_SENT);
+        assert_eq!(end::reason(facts), 9);
+        assert_eq!(end::reason(end::RESET_SENT | end::NO_PORT), 0);
+    }
 
     #[test]
     fn the_sockets_own_bits_become_flags() {

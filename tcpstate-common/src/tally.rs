@@ -4,12 +4,16 @@
 //! Counts are 32 bits wide and wrap. The reader adds up all CPUs, wrapping too, and takes the difference from
 //! its previous reading.
 
-use crate::{State, buckets::BUCKETS, record::flags};
+use crate::{
+    State,
+    buckets::BUCKETS,
+    record::{end, flags},
+};
 
 /// Number of states counted separately: the kernel's 1 to 11, and 0 for any other number.
 pub const STATES: usize = 12;
 /// Number of kinds of ends counted separately, see [`end_kind()`].
-pub const END_KINDS: usize = 4;
+pub const END_KINDS: usize = 8;
 /// Places in a [`PlaceSet`], the associativity of the table.
 pub const WAYS: usize = 8;
 
@@ -31,22 +35,34 @@ pub const fn state_at(index: usize) -> State {
 
 /// The bits of an [`end_kind()`].
 pub mod end_kind {
-    /// Both directions were shut down.
+    /// Both directions were shut down; in `SYN_SENT`, the application gave up.
     pub const CLOSED_HERE: u8 = 1 << 0;
     /// The socket was an orphan, or the peer's FIN had arrived.
     pub const ORPHAN_OR_DONE: u8 = 1 << 1;
+    /// This kernel sent a RST.
+    pub const RESET_SENT: u8 = 1 << 2;
+    /// In `SYN_SENT`, where no RST is ever sent: there was no port for the connection.
+    pub const NO_PORT: u8 = RESET_SENT;
+    /// This kernel's RSTs were watched, and it sent none. User space adds it: it is not counted separately.
+    pub const NO_RESET: u8 = 1 << 3;
 }
 
-/// The kind of end of a connection without an error, from the [`flags`] of its record.
+/// The kind of end of a connection, from the [`flags`] of its record and the facts about its [`end`].
 #[inline]
-pub const fn end_kind(known: u8) -> u8 {
+pub const fn end_kind(known: u8, facts: u32) -> u8 {
     const BOTH: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
     let mut bits = 0;
-    if known & BOTH == BOTH {
+    if known & BOTH == BOTH || facts & end::SYN_SENT != 0 {
         bits |= end_kind::CLOSED_HERE;
     }
     if known & (flags::DEAD | flags::DONE) != 0 {
         bits |= end_kind::ORPHAN_OR_DONE;
+    }
+    if facts & (end::RESET_SENT | end::NO_PORT) != 0 {
+        bits |= end_kind::RESET_SENT;
+    }
+    if facts & end::NO_RESET != 0 {
+        bits |= end_kind::NO_RESET;
     }
     bits
 }
@@ -136,6 +152,31 @@ pub struct Failure {
     pub padding: u16,
 }
 
+/// A connection that ended, and whose cause a RST would decide; or an open socket that sent a RST. At the hash of
+/// its address in the map [`crate::config::NOTES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Note {
+    /// Kernel address of the socket; 0: there is no note.
+    pub skaddr: u64,
+    /// The end as it was counted; [`Note::RESET`]: a RST was sent before the end.
+    pub end: Failure,
+}
+
+impl Note {
+    /// Stands for the end of a socket that has not ended yet.
+    pub const RESET: Failure = Failure {
+        row: 0,
+        error: 0,
+        oldstate: State(0),
+        end_kind: 0,
+        padding: 0,
+    };
+}
+
+/// Number of [`Note`]s, a power of two.
+pub const NOTES: u32 = 1024;
+
 /// The dwell times in one state, on one CPU.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -188,8 +229,9 @@ pub const fn hash(skaddr: u64) -> u32 {
 }
 
 const _: () = {
-    assert!(size_of::<Row>() == 776);
-    assert!(size_of::<Failure>() == 8);
+    assert!(size_of::<Row>() == 968);
+    assert!(size_of::<Failure>() == 8 && size_of::<Note>() == 16);
+    assert!(NOTES.is_power_of_two());
     assert!(size_of::<Times>() == 8 + 4 * BUCKETS && align_of::<Times>() == 8);
     assert!(size_of::<Place>() == 24 && size_of::<PlaceSet>() == 192);
 };
@@ -225,14 +267,18 @@ mod tests {
     #[test]
     fn the_kind_of_end_says_who_closed() {
         const BOTH: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
-        assert_eq!(end_kind(flags::SOCKET), 0);
-        assert_eq!(end_kind(flags::RCV_SHUTDOWN), 0);
-        assert_eq!(end_kind(BOTH), end_kind::CLOSED_HERE);
-        assert_eq!(end_kind(flags::DEAD), end_kind::ORPHAN_OR_DONE);
-        assert_eq!(end_kind(flags::DONE), end_kind::ORPHAN_OR_DONE);
-        let all = end_kind(u8::MAX);
-        assert_eq!(all, end_kind::CLOSED_HERE | end_kind::ORPHAN_OR_DONE);
-        assert!(usize::from(all) < END_KINDS);
+        assert_eq!(end_kind(flags::SOCKET, 0), 0);
+        assert_eq!(end_kind(flags::RCV_SHUTDOWN, 0), 0);
+        assert_eq!(end_kind(BOTH, 0), end_kind::CLOSED_HERE);
+        assert_eq!(end_kind(0, end::SYN_SENT), end_kind::CLOSED_HERE);
+        assert_eq!(end_kind(flags::DEAD, 0), end_kind::ORPHAN_OR_DONE);
+        assert_eq!(end_kind(flags::DONE, 0), end_kind::ORPHAN_OR_DONE);
+        assert_eq!(end_kind(0, end::RESET_SENT), end_kind::RESET_SENT);
+        assert_eq!(end_kind(0, end::NO_PORT), end_kind::NO_PORT);
+        assert_eq!(end_kind(0, end::NO_RESET), end_kind::NO_RESET);
+        // All but what user space adds has an index.
+        let all = end_kind(u8::MAX, u32::MAX) & !end_kind::NO_RESET;
+        assert_eq!(usize::from(all), END_KINDS - 1);
     }
 
     #[test]

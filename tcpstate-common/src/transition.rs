@@ -43,6 +43,29 @@ pub const fn in_process(oldstate: State, newstate: State) -> bool {
     )
 }
 
+/// `ECONNRESET`.
+const ECONNRESET: u16 = 104;
+
+/// Whether a RST of this kernel decides about the cause of a connection's end. The kernel sends it just after the
+/// transition, or just before. `known` are the [`flags`] of the record.
+///
+/// With ECONNRESET: data that arrives after the application has closed both directions ends the connection as a
+/// RST of the peer does, and nothing in the socket distinguishes the two.
+///
+/// *Source:* `tcp_rcv_state_process` (`TCPAbortOnData`), whose caller sends the RST; `__tcp_close`,
+/// `tcp_disconnect`, which send it themselves.
+#[inline]
+pub const fn awaits_reset(oldstate: State, error: u16, known: u8) -> bool {
+    const CLOSED: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
+    match (oldstate, error) {
+        (State::ESTABLISHED | State::CLOSE_WAIT | State::SYN_RECV, 0) => true,
+        // After the peer's FIN, FIN_WAIT2 ends in order.
+        (State::FIN_WAIT1 | State::FIN_WAIT2, 0) => known & flags::DONE == 0,
+        (State::FIN_WAIT1 | State::FIN_WAIT2, ECONNRESET) => known & CLOSED == CLOSED,
+        _ => false,
+    }
+}
+
 /// Whether a transition to CLOSE leaves the connection in `FIN_WAIT2` nevertheless: the socket is an orphan, the
 /// peer has not closed yet, and from now on the kernel keeps a minisocket, which no tracepoint shows. `known`
 /// are the [`flags`] of the record.
@@ -102,6 +125,27 @@ mod tests {
             assert!(made(old, State::LAST_ACK), "{old}");
         }
         assert_eq!(pairs(in_process).count(), 3 + 2 * State::ALL.len());
+    }
+
+    #[test]
+    fn a_reset_decides_about_an_end_that_may_have_sent_one() {
+        const BOTH: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
+        for (oldstate, error, known, expected) in [
+            (State::ESTABLISHED, 0, 0, true),
+            (State::FIN_WAIT1, ECONNRESET, BOTH, true),
+            (State::FIN_WAIT2, ECONNRESET, BOTH, true),
+            (State::FIN_WAIT2, 0, BOTH | flags::DEAD, true),
+            // The peer's FIN has come.
+            (State::FIN_WAIT2, 0, BOTH | flags::DEAD | flags::DONE, false),
+            // The application still reads: no data comes too late.
+            (State::FIN_WAIT1, ECONNRESET, flags::SEND_SHUTDOWN, false),
+            (State::ESTABLISHED, ECONNRESET, BOTH, false),
+            (State::LAST_ACK, 0, BOTH, false),
+            (State::SYN_SENT, 0, BOTH, false),
+        ] {
+            let awaits = awaits_reset(oldstate, error, known);
+            assert_eq!(awaits, expected, "{oldstate} error {error} {known:#x}");
+        }
     }
 
     #[test]

@@ -40,6 +40,15 @@ pub(crate) trait Transition {
     ///
     /// `record` is valid for writes.
     unsafe fn fill(&self, key: &Key, record: *mut Record) -> u8;
+    /// The facts about a connection that ends in `SYN_SENT` ([`end`]). Called after [`Transition::fill`], and only if
+    /// that gave [`flags::TCP`].
+    fn connecting(&self, key: &Key) -> u32;
+    /// The error that ICMP reported to a socket that still connects: the application can know it, and it ends nothing.
+    /// 0: none. Called as [`Transition::connecting`].
+    ///
+    /// *Source:* `tcp_v4_err`, where the socket is in use; `SO_ERROR` takes it away (`sk_err_soft`), but not the
+    /// packet in the error queue, which is there since Linux 6.0.
+    fn reported(&self) -> u16;
 }
 
 /// Increments a per-CPU counter. Since Linux 6.1 the kernel prevents recursion (it skips a nested run on the
@@ -130,6 +139,16 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
         (&raw mut (*record).raddr).cast::<[u64; 2]>().write(raddr);
         let known = transition.fill(&key, record);
         (*record).flags = known | fill_process(key.oldstate, key.newstate, record);
+        if matches!(
+            (key.oldstate, key.newstate),
+            (State::SYN_SENT, State::CLOSE)
+        ) && known & flags::TCP != 0
+        {
+            (*record).pid = transition.connecting(&key);
+            if (*record).error == 0 {
+                (*record).error = transition.reported();
+            }
+        }
     }
     debug!(
         ctx,

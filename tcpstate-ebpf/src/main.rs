@@ -1,4 +1,5 @@
-//! The BPF programs for the tracepoint `sock:inet_sock_set_state`, and a small one for another, [`synack`].
+//! The BPF programs for the tracepoint `sock:inet_sock_set_state`, and small ones for others: [`reset`] and
+//! [`synack`].
 //!
 //! There are two attach modes: [`btf_tracepoint`], where [`socket`] reads the fields, and [`tracepoint`]. Both
 //! share one body, [`emit::handle`], which counts, filters, and writes one [`tcpstate_common::Record`] to the
@@ -16,6 +17,7 @@ mod btf_tracepoint;
 mod emit;
 mod filter;
 mod maps;
+mod reset;
 mod socket;
 mod synack;
 mod tally;

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use tcpstate_common::{
     Config, Counters,
     config::{Listener, MAX_LISTENERS, PORT_WORDS, PortBitmap, SCRATCH_BYTES, Span},
-    tally::{Failure, PlaceSet, Row, RowsByPort, Times},
+    tally::{Failure, NOTES as NOTE_COUNT, Note, PlaceSet, Row, RowsByPort, Times},
 };
 
 /// The ring buffer of records. User space sets its size.
@@ -35,6 +35,10 @@ pub(crate) static SYNACK_RETRANSMITS: PerCpuHashMap<Listener, u64> =
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<[u64; SCRATCH_BYTES / 8]> =
     PerCpuArray::with_max_entries(1, 0);
+
+/// The same for the address of a socket that sends a RST: that program can run inside the others.
+#[map]
+pub(crate) static RESET_SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 // The maps of `tally`. User space sets their sizes; where `tally` does not run they stay minimal. They are not
 // per-CPU maps: per-CPU values can be neither that large nor mapped into memory, and a mapping saves the reader
@@ -67,6 +71,10 @@ pub(crate) static TIMES: Array<Times> = Array::with_max_entries(1, BPF_F_MMAPABL
 /// Connections that ended with an error.
 #[map]
 pub(crate) static ERRORS: PerCpuHashMap<Failure, u64> = PerCpuHashMap::with_max_entries(1, 0);
+
+/// Ends whose cause a RST decides, at the hash of the socket's address.
+#[map]
+pub(crate) static NOTES: Array<Note> = Array::with_max_entries(NOTE_COUNT, 0);
 
 /// Increments the count of a key. Returns false if the key has no entry.
 #[inline(always)]

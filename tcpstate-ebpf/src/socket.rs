@@ -11,7 +11,7 @@ use tcpstate_common::{
     Record, State,
     config::MAX_CGROUP_DEPTH,
     filter::Key,
-    record::{AF_INET, flags},
+    record::{AF_INET, end, flags},
 };
 
 use crate::{
@@ -55,6 +55,17 @@ impl Call {
     #[inline(always)]
     pub(crate) fn states(&self) -> (State, State) {
         (self.oldstate, self.newstate)
+    }
+
+    /// A socket that makes no transition; not null.
+    #[inline(always)]
+    pub(crate) fn of_socket(sk: *const u8, state: State) -> Self {
+        Self {
+            sk,
+            tcp: core::ptr::null(),
+            oldstate: state,
+            newstate: state,
+        }
     }
 
     /// `sk_err`.
@@ -222,6 +233,35 @@ impl Transition for Call {
             }
         }
         known
+    }
+
+    #[inline(always)]
+    fn connecting(&self, key: &Key) -> u32 {
+        if self.tcp.is_null() {
+            return 0;
+        }
+        // SAFETY: not null.
+        let (segs_out, write_seq) = unsafe {
+            (
+                load(self.tcp, config!(offsets.tcp_segs_out)),
+                load(self.tcp, config!(offsets.tcp_write_seq)),
+            )
+        };
+        end::of_connecting(key.lport, segs_out, write_seq)
+    }
+
+    #[inline(always)]
+    fn reported(&self) -> u16 {
+        let soft: u32 = self.sk(config!(offsets.sk_err_soft));
+        if soft != 0
+            || config!(offsets.skb_errno) == 0
+            || self.sk::<u32>(config!(offsets.sk_error_qlen)) == 0
+        {
+            return soft as u16;
+        }
+        let packet: *const u8 = self.sk(config!(offsets.sk_error_first));
+        // SAFETY: a pointer whose type the verifier knows.
+        unsafe { load::<u32>(packet, config!(offsets.skb_errno)) as u16 }
     }
 }
 

@@ -16,12 +16,12 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tcpstate_common::{
     Counters, State,
     filter::Key,
-    tally::{Place, Row, end_kind, row},
-    transition::{closes, opens, stays_in_fin_wait2},
+    tally::{Failure, Note, Place, Row, end_kind, row},
+    transition::{awaits_reset, closes, opens, stays_in_fin_wait2},
 };
 
 use self::{
-    counts::{Cpu, add_end, index},
+    counts::{Cpu, add_end, index, move_end},
     places::Slot,
     services::{guessed_role, opening_role, row_of},
 };
@@ -56,6 +56,33 @@ pub(crate) fn count(call: &Call) {
         count!(counters.submitted);
     } else {
         count!(counters.lost_ring_full);
+    }
+}
+
+/// Counts a RST: it changes the cause of the end that has just been counted, or of the one that follows.
+#[inline(always)]
+pub(crate) fn count_reset(call: &Call) {
+    let Some(note) = Slot::note_of(call) else {
+        return;
+    };
+    if call.states().0.0 != State::CLOSE.0 {
+        // SAFETY: the map lookup returned a valid pointer.
+        unsafe {
+            (*note).end = Note::RESET;
+            (*note).skaddr = call.skaddr();
+        }
+        return;
+    }
+    // SAFETY: as above.
+    let end = unsafe {
+        if (*note).skaddr != call.skaddr() {
+            return;
+        }
+        (*note).skaddr = 0;
+        (*note).end
+    };
+    if let Some(counts) = Cpu::this().row(u32::from(end.row)) {
+        move_end(counts, end);
     }
 }
 
@@ -244,9 +271,27 @@ impl Change {
     /// nevertheless.
     #[inline(always)]
     fn count_end(&self, call: &Call, counts: *mut Row, row: u32) -> bool {
-        let (error, known) = (call.error(), call.flags());
+        let (mut error, known) = (call.error(), call.flags());
         if closes(self.oldstate, self.newstate) {
-            add_end(counts, row, self.oldstate, error, end_kind(known));
+            let mut facts = 0;
+            if self.oldstate.0 == State::SYN_SENT.0 {
+                let call = call.with_tcp();
+                facts = call.connecting(&call.key());
+                if error == 0 {
+                    error = call.reported();
+                }
+            }
+            let mut end = Failure {
+                row: row as u16,
+                error,
+                oldstate: self.oldstate,
+                end_kind: end_kind(known, facts),
+                padding: 0,
+            };
+            if awaits_reset(self.oldstate, error, known) {
+                self.slot.note(&mut end);
+            }
+            add_end(counts, &end);
         }
         stays_in_fin_wait2(self.oldstate, self.newstate, error, known)
     }

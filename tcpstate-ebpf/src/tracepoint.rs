@@ -21,7 +21,7 @@ use tcpstate_common::{
     Record, State,
     config::{MAX_SPANS, TP_BASE, TP_BASE_LAZY, TracepointRecord},
     filter::Key,
-    record::flags,
+    record::{end, flags},
 };
 
 use crate::{
@@ -137,6 +137,36 @@ impl<const BASE: u32> Transition for Call<'_, BASE> {
         }
         // SAFETY: `record` is valid for writes, as the caller guarantees.
         unsafe { copy_socket(self.skaddr(), record) }.unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn connecting(&self, key: &Key) -> u32 {
+        let Some(copy) = SCRATCH.get_ptr_mut(0) else {
+            return 0;
+        };
+        let copy: *const u8 = copy.cast();
+        // SAFETY: the offsets are inside the copy, which the verifier checks.
+        let (segs_out, write_seq) = unsafe {
+            (
+                load(copy, config!(copy.tcp_segs_out)),
+                load(copy, config!(copy.tcp_write_seq)),
+            )
+        };
+        end::of_connecting(key.lport, segs_out, write_seq)
+    }
+
+    #[inline(always)]
+    fn reported(&self) -> u16 {
+        let sk = self.skaddr();
+        let soft: u32 = read(sk, config!(offsets.sk_err_soft)).unwrap_or(0);
+        if soft != 0
+            || config!(offsets.skb_errno) == 0
+            || read(sk, config!(offsets.sk_error_qlen)).is_none_or(|packets: u32| packets == 0)
+        {
+            return soft as u16;
+        }
+        let packet: u64 = read(sk, config!(offsets.sk_error_first)).unwrap_or(0);
+        read(packet, config!(offsets.skb_errno)).map_or(0, |errno: u32| errno as u16)
     }
 }
 

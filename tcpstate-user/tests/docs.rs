@@ -1,7 +1,9 @@
 //! The documents agree with the code.
 //!
-//! `TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs` writes `docs/fields.md` anew.
+//! `TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs` writes `docs/fields.md` and `docs/causes.md` anew.
 
+#[path = "support/causes.rs"]
+mod causes;
 #[path = "support/fields.rs"]
 mod fields;
 
@@ -258,16 +260,20 @@ fn a_heading_matches_only_its_message() {
 }
 
 #[test]
-fn every_field_is_documented() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/fields.md");
-    let page = fields::page();
-    if std::env::var_os("TCPSTATE_BLESS").is_some() {
-        std::fs::write(&path, &page).unwrap();
+fn every_field_and_every_cause_is_documented() {
+    for (path, page) in [
+        ("docs/fields.md", fields::page()),
+        ("docs/causes.md", causes::page()),
+    ] {
+        if std::env::var_os("TCPSTATE_BLESS").is_some() {
+            let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+            std::fs::write(workspace.join(path), &page).unwrap();
+        }
+        assert!(
+            document(path) == page,
+            "{path} is not what the code says; TCPSTATE_BLESS=1 writes it anew"
+        );
     }
-    assert!(
-        document("docs/fields.md") == page,
-        "docs/fields.md is not what the catalogue says; TCPSTATE_BLESS=1 writes it anew"
-    );
 }
 
 #[test]

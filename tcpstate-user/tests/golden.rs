@@ -60,6 +60,7 @@ fn options(format: Format) -> Options {
         states: None,
         count: None,
         time: false,
+        reset_reason: false,
         timestamp: false,
     }
 }

@@ -32,6 +32,7 @@ fn options(format: Format) -> Options {
         longer_than: None,
         count: None,
         time: false,
+        reset_reason: false,
     }
 }
 

@@ -46,17 +46,19 @@ fn write_epilogue(command: &clap::Command, page: &mut Vec<u8>) -> Result<()> {
     let Some(epilogue) = command.get_after_help() else {
         return Ok(());
     };
-    let epilogue = epilogue.to_string();
-    let (heading, lines) = match epilogue.strip_prefix("Examples:\n") {
-        Some(examples) => ("EXAMPLES", examples),
-        None => ("NOTES", &*epilogue),
-    };
     let mut roff = Roff::new();
-    roff.control("SH", [heading]).control("nf", []);
-    for line in lines.lines() {
-        roff.text([roman(line)]);
+    for section in epilogue.to_string().split("\n\n") {
+        let (heading, lines) = match section.split_once(":\n") {
+            Some((heading, lines)) if !heading.contains('\n') => (heading.to_uppercase(), lines),
+            _ => ("NOTES".to_owned(), section),
+        };
+        roff.control("SH", [&*heading]).control("nf", []);
+        for line in lines.lines() {
+            roff.text([roman(line)]);
+        }
+        roff.control("fi", []);
     }
-    Ok(roff.control("fi", []).to_writer(page)?)
+    Ok(roff.to_writer(page)?)
 }
 
 #[cfg(test)]
@@ -86,6 +88,8 @@ mod tests {
             let page = read(&format!("man/tcpstate-{name}.1"));
             assert!(page.contains(".SH OPTIONS"), "{page}");
             assert!(!page.contains(".SH EXTRA"), "{page}");
+            let has_causes = page.contains(".SH CAUSES\n.nf\n  fin ");
+            assert_eq!(has_causes, name == "life", "{page}");
             assert!(read("man/tcpstate.1").contains(&format!(r"tcpstate\-{name}")));
             for file in ["tcpstate.bash", "_tcpstate", "tcpstate.fish"] {
                 assert!(

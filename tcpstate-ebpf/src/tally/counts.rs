@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use tcpstate_common::{
     State,
     buckets::{BUCKETS, bucket_number, bucket_of},
-    tally::{END_KINDS, Failure, Row, STATES, Times, index_of, row_index, times_index},
+    tally::{END_KINDS, Failure, Row, STATES, Times, end_kind, index_of, row_index, times_index},
 };
 
 use crate::maps::{ERRORS, ROWS, TIMES, add_or_insert, config};
@@ -62,20 +62,42 @@ pub(super) fn index(state: State) -> usize {
 
 /// Counts the end of a connection, by its cause.
 #[inline(always)]
-pub(super) fn add_end(counts: *mut Row, at: u32, oldstate: State, error: u16, end_kind: u8) {
-    if error == 0 {
-        let end_kind = usize::from(end_kind) & (END_KINDS - 1);
+pub(super) fn add_end(counts: *mut Row, end: &Failure) {
+    if end.error == 0 {
         // SAFETY: the map lookup returned a valid pointer.
-        unsafe { (*counts).ends[index(oldstate)][end_kind] += 1 };
+        unsafe { (*counts).ends[index(end.oldstate)][kind_index(end)] += 1 };
         return;
     }
-    let failure = Failure {
-        row: at as u16,
-        error,
-        oldstate,
-        end_kind,
-        padding: 0,
-    };
     // If the map is full, the cause is not counted; the reader sees an end without a cause.
-    add_or_insert(&ERRORS, &failure);
+    add_or_insert(&ERRORS, end);
+}
+
+/// Counts an end that has been counted again: with a RST.
+#[inline(always)]
+pub(super) fn move_end(counts: *mut Row, mut end: Failure) {
+    // The counts of one CPU may become negative. The reader adds up those of all.
+    if end.error == 0 {
+        // SAFETY: the map lookup returned a valid pointer.
+        unsafe {
+            let count = &raw mut (*counts).ends[index(end.oldstate)][kind_index(&end)];
+            *count = (*count).wrapping_sub(1);
+        }
+    } else {
+        // On this CPU the count may not be there yet.
+        if !add_or_insert(&ERRORS, &end) {
+            return;
+        }
+        if let Some(count) = ERRORS.get_ptr_mut(&end) {
+            // SAFETY: the map lookup returned a valid pointer to this CPU's value.
+            unsafe { *count = (*count).wrapping_sub(2) };
+        }
+    }
+    end.end_kind |= end_kind::RESET_SENT;
+    add_end(counts, &end);
+}
+
+/// The index of the kind of end, with a bound that the verifier sees.
+#[inline(always)]
+fn kind_index(end: &Failure) -> usize {
+    usize::from(end.end_kind) & (END_KINDS - 1)
 }

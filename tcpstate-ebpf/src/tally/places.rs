@@ -7,14 +7,21 @@
 
 use tcpstate_common::{
     State,
-    tally::{Place, PlaceSet, WAYS, hash},
+    tally::{Failure, NOTES as NOTE_COUNT, Note, Place, PlaceSet, WAYS, end_kind, hash},
 };
 
 use crate::{
     emit::Transition as _,
-    maps::{PLACES, SCRATCH, config},
+    maps::{NOTES, PLACES, RESET_SCRATCH, SCRATCH, config},
     socket::Call,
 };
+
+/// The place of the note about the socket at this address. Two sockets with the same hash share it, and a RST is
+/// missed where the second ends before the first has sent its own.
+#[inline(always)]
+fn note_at(skaddr: u64) -> Option<*mut Note> {
+    NOTES.get_ptr_mut(hash(skaddr) & (NOTE_COUNT - 1))
+}
 
 /// The set of places of a socket, and its place in it.
 pub(super) struct Slot {
@@ -27,7 +34,7 @@ pub(super) struct Slot {
 impl Slot {
     #[inline(always)]
     pub(super) fn of(call: &Call) -> Option<Self> {
-        let skaddr = scalar_address(call)?;
+        let skaddr = scalar_address(call, SCRATCH.get_ptr_mut(0)?.cast());
         let places = PLACES.get_ptr_mut(hash(skaddr) & config!(place_mask))?;
         Some(Self {
             skaddr,
@@ -45,6 +52,31 @@ impl Slot {
         // SAFETY: the map lookup returned a valid pointer.
         let place = unsafe { (*self.places)[self.way as usize & (WAYS - 1)] };
         (place.check == place.digest()).then_some(place)
+    }
+
+    /// Notes the end of the socket, so that a RST that follows finds it. If one came before, the end is one with
+    /// a RST.
+    #[inline(always)]
+    pub(super) fn note(&self, end: &mut Failure) {
+        let Some(note) = note_at(self.skaddr) else {
+            return;
+        };
+        // SAFETY: the map lookup returned a valid pointer.
+        unsafe {
+            if (*note).skaddr == self.skaddr && (*note).end.oldstate.0 == Note::RESET.oldstate.0 {
+                (*note).skaddr = 0;
+                end.end_kind |= end_kind::RESET_SENT;
+                return;
+            }
+            (*note).end = *end;
+            (*note).skaddr = self.skaddr;
+        }
+    }
+
+    /// The place of the note about a socket that sends a RST.
+    #[inline(always)]
+    pub(super) fn note_of(call: &Call) -> Option<*mut Note> {
+        note_at(scalar_address(call, RESET_SCRATCH.get_ptr_mut(0)?))
     }
 
     /// Forgets the socket.
@@ -85,12 +117,11 @@ impl Slot {
 ///
 /// No other run uses this CPU's value between the two instructions, see [`SCRATCH`].
 #[inline(always)]
-fn scalar_address(call: &Call) -> Option<u64> {
-    let scratch = SCRATCH.get_ptr_mut(0)?.cast::<u64>();
+fn scalar_address(call: &Call, scratch: *mut u64) -> u64 {
     // SAFETY: the map lookup returned a valid pointer to this CPU's value.
     unsafe {
         scratch.write_volatile(call.skaddr());
-        Some(scratch.read_volatile())
+        scratch.read_volatile()
     }
 }
 

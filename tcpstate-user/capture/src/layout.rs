@@ -8,6 +8,7 @@
 
 use btf_rs::{Btf, BtfType, Type};
 use tcpstate_common::config::{Offsets, TP_BASE, TP_BASE_LAZY, TracepointRecord};
+use tcpstate_core::cause;
 
 /// Result of [`resolve_offsets`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,13 @@ pub struct Resolved {
     /// The kernel counts runs that a classic tracepoint skips because a program runs on that CPU already.
     /// *Since:* Linux 6.7.
     pub counts_skipped: bool,
+    /// The kernel says why it sends a RST: the code of each reason ([`cause::reset_code`]), by the kernel's
+    /// number. *Since:* Linux 6.10.
+    pub reset_codes: Option<ResetCodes>,
 }
+
+/// Codes of the reasons for a RST by the kernel's number; 0: not known here.
+pub type ResetCodes = [u8; 64];
 
 /// Why the BPF programs cannot read the kernel's layout.
 #[derive(Debug, thiserror::Error)]
@@ -170,6 +177,7 @@ pub fn resolve_offsets(btf: &Btf) -> Result<Resolved, LayoutError> {
 
     let mut offsets = Offsets {
         sk_family: sock.at("__sk_common.skc_family", two)?,
+        sk_state: sock.at("__sk_common.skc_state", Shape::Bytes(1))?,
         sk_num: sock.at("__sk_common.skc_num", two)?,
         sk_dport: sock.at("__sk_common.skc_dport", two)?,
         sk_daddr: sock.at("__sk_common.skc_daddr", four)?,
@@ -180,6 +188,9 @@ pub fn resolve_offsets(btf: &Btf) -> Result<Resolved, LayoutError> {
         // Eight bits of a bit field before Linux 5.6.
         sk_protocol: sock.at("sk_protocol", two)?,
         sk_err: sock.at("sk_err", four)?,
+        sk_err_soft: sock.at("sk_err_soft", four)?,
+        sk_error_first: sock.at("sk_error_queue.next", Shape::Pointer)?,
+        sk_error_qlen: sock.at("sk_error_queue.qlen", four)?,
         sk_shutdown: sock.at("sk_shutdown", Shape::Bytes(1))?,
         sk_flags: sock.at("__sk_common.skc_flags", eight)?,
         sk_uid: sock.at("sk_uid.val", four)?,
@@ -189,6 +200,9 @@ pub fn resolve_offsets(btf: &Btf) -> Result<Resolved, LayoutError> {
         tcp_bytes_sent: tcp_sock.at("bytes_sent", eight)?,
         tcp_bytes_received: tcp_sock.at("bytes_received", eight)?,
         tcp_total_retrans: tcp_sock.at("total_retrans", four)?,
+        tcp_segs_out: tcp_sock.at("segs_out", four)?,
+        tcp_write_seq: tcp_sock.at("write_seq", four)?,
+        skb_errno: optional(skb_errno(btf))?.unwrap_or(0),
         net_inum: net.at("ns.inum", four)?,
         task_comm: task.at("comm", comm)?,
         task_tgid: task.at("tgid", four)?,
@@ -211,7 +225,70 @@ pub fn resolve_offsets(btf: &Btf) -> Result<Resolved, LayoutError> {
         has_task_btf: has_helper(btf, "BPF_FUNC_get_current_task_btf")?,
         has_cgroup: cgroup.is_some(),
         counts_skipped: counts_skipped(btf)?,
+        reset_codes: reset_codes(btf)?,
     })
+}
+
+/// The codes of the reasons for a RST; `None` where the tracepoint does not give a reason.
+///
+/// The numbers differ from kernel to kernel, the names do not.
+///
+/// *Source:* `enum sk_rst_reason` in `include/net/rstreason.h`; the type of the functions that the tracepoint
+/// `tcp_send_reset` calls. *Since:* Linux 6.10.
+fn reset_codes(btf: &Btf) -> Result<Option<ResetCodes>, LayoutError> {
+    /// The program's own argument, the socket, the packet, the reason.
+    const WITH_REASON: usize = 4;
+    const HANDLER: &str = "btf_trace_tcp_send_reset";
+    const REASONS: &str = "sk_rst_reason";
+    let broken = |what: &'static str| {
+        move |source| LayoutError::Btf {
+            what: what.to_owned(),
+            source,
+        }
+    };
+    let mut gives_reason = false;
+    for ty in btf
+        .resolve_types_by_name(HANDLER)
+        .map_err(broken(HANDLER))?
+    {
+        if let Type::Typedef(handler) = ty
+            && let Type::Ptr(pointer) = btf
+                .resolve_chained_type(&handler)
+                .map_err(broken(HANDLER))?
+            && let Type::FuncProto(function) = btf
+                .resolve_chained_type(&pointer)
+                .map_err(broken(HANDLER))?
+        {
+            gives_reason = function.parameters.len() >= WITH_REASON;
+        }
+    }
+    if !gives_reason {
+        return Ok(None);
+    }
+    let mut codes = [0; 64];
+    for ty in btf
+        .resolve_types_by_name(REASONS)
+        .map_err(broken(REASONS))?
+    {
+        let Type::Enum(reasons) = ty else { continue };
+        for reason in &reasons.members {
+            let name = btf.resolve_name(reason).map_err(broken(REASONS))?;
+            let code = codes.get_mut(reason.val() as usize);
+            if let (Some(code), Some(known)) = (code, cause::reset_code(&name)) {
+                *code = known;
+            }
+        }
+    }
+    Ok(Some(codes))
+}
+
+/// The offset of the errno in a packet of a socket's error queue.
+///
+/// *Source:* `SKB_EXT_ERR` in `include/linux/errqueue.h`.
+fn skb_errno(btf: &Btf) -> Result<u32, LayoutError> {
+    let cb = Structure::find(btf, "sk_buff")?.at("cb", Shape::Bytes(48))?;
+    let errno = Structure::find(btf, "sock_exterr_skb")?.at("ee.ee_errno", Shape::Bytes(4))?;
+    Ok(cb.saturating_add(errno))
 }
 
 /// The offsets on the path from a socket to the ids of its cgroup and of those above.

@@ -3,7 +3,7 @@
 //! - [`host`]: facts about the host; [`clock`]: its clocks; [`layout`]: the layouts of its kernel;
 //!   [`probe`]: tries what it allows.
 //! - [`loader`]: loads the BPF programs and attaches one; [`ring`]: the ring buffer's consumer end;
-//!   `reader`: the thread that empties it.
+//!   `reader`: the thread that empties it; `ends`: joins ends with the RSTs that explain them.
 //! - [`tally`]: reads the counts made in the kernel, where nothing is streamed.
 //! - `sampler`: the thread that dumps sockets; `sampling`: the difference between two samples; `exchange`:
 //!   from its thread to the reader's.
@@ -28,6 +28,7 @@
 
 pub mod cgroups;
 pub mod clock;
+mod ends;
 pub mod error;
 mod exchange;
 mod holders;

@@ -116,6 +116,11 @@ impl Live {
                 loader::ONLY_IN_THE_SOCKET
             ));
         }
+        if let Some(why) = loaded.without_resets()
+            && loaded.without_socket().is_none()
+        {
+            notes.push(format!("{NO_RESETS}: {why}"));
+        }
         // A tally needs no cookie: it says nothing of single sockets.
         let has_census = loaded.has_cookies() || tally.is_some();
         if !has_census {
@@ -232,6 +237,9 @@ impl Live {
 /// Why no owners are looked up.
 const NO_HOSTS_PIDS: &str = "this pid namespace is not the host's: PIDs are the host's, those of --pid too, and \
     owners of sockets from before the start are unknown, since /proc has the PIDs of this namespace";
+/// The cost where the RSTs of this kernel are not seen.
+const NO_RESETS: &str = "the resets that this kernel sends are not seen, so where data may have come after a close \
+    the cause is unknown";
 
 /// Why there is no census.
 const NO_CENSUS: &str = "events carry no socket cookie here, so a dump's sockets cannot be matched with \
@@ -346,7 +354,7 @@ fn attach_as(host: &Host, options: &Options<'_>, mode: Mode) -> Result<Attached,
         job: options.tally.map_or(Job::Stream, Job::Tally),
     };
     let mut loaded = loader::load(host, &plan)?;
-    let tally = match options.tally {
+    let mut tally = match options.tally {
         Some(size) => {
             let listening = listening(&options.namespaces).into_iter();
             Some(tally::Reader::new(&mut loaded, size, listening)?)
@@ -354,6 +362,11 @@ fn attach_as(host: &Host, options: &Options<'_>, mode: Mode) -> Result<Attached,
         None => None,
     };
     loaded.attach()?;
+    if let Some(tally) = &mut tally
+        && loaded.watches_resets()
+    {
+        tally.watch_resets();
+    }
     Ok((loaded, tally))
 }
 

@@ -14,14 +14,14 @@ use tcpstate_common::{
 };
 
 pub(super) use self::loaded::TallyMaps;
-use self::loaded::{LOG_RING, TRACEPOINT, kernel_types, missing};
+use self::loaded::{LOG_RING, RESET_TRACEPOINT, TRACEPOINT, kernel_types, missing};
 pub use self::{loaded::Loaded, program_run::ProgramRun};
 use tcpstate_core::{error::chain, filter::KernelFilter, mode::Mode, tally::TallySize};
 
 use super::{
-    error::CaptureError,
+    error::{CaptureError, MapUseError},
     host::{self, Host},
-    layout::{self, Resolved},
+    layout::{self, ResetCodes, Resolved},
     netns::Namespace,
     procfs, spans,
 };
@@ -116,7 +116,7 @@ fn load_as(
             page_bytes,
         });
     }
-    let target = Target::find(host, plan, socket)?;
+    let mut target = Target::find(host, plan, socket)?;
     let mut ebpf = load_object(host, plan, &target)?;
     let program = program_name(plan, target.base);
     let refused = |source| refusal::of_program(source, plan.mode);
@@ -127,16 +127,56 @@ fn load_as(
         (Some(Program::TracePoint(program)), _) => program.load().map_err(refused)?,
         _ => return Err(missing(program)),
     }
+    let resets = load_resets(&mut ebpf, plan, &mut target);
+    let (resets, without_resets) = match resets {
+        Ok(program) => (program, None),
+        Err(error) => (None, Some(chain(&error))),
+    };
     Ok(Loaded {
         ebpf,
         link: None,
         program,
+        resets,
+        without_resets,
+        reset_codes: target.reset_codes,
         mode: plan.mode,
         ring_bytes: plan.ring_bytes,
         has_cookies: target.config.has_cookie != 0,
         without_socket: None,
         counts_skipped: target.counts_skipped,
     })
+}
+
+/// Loads the program for this kernel's RSTs, if there is one for the job. Returns its name.
+///
+/// It uses a BTF tracepoint in both modes: most kernels on which `tracepoint` mode runs have one too.
+fn load_resets(
+    ebpf: &mut Ebpf,
+    plan: &Plan<'_>,
+    target: &mut Target,
+) -> Result<Option<&'static str>, CaptureError> {
+    let name = match plan.job {
+        Job::Stream => config::PROGRAM_RESET,
+        Job::Tally(_) => config::PROGRAM_TALLY_RESET,
+        Job::Clock | Job::Nothing => return Ok(None),
+    };
+    if target.config.offsets.sk_state == 0 {
+        return Err(CaptureError::Map {
+            name,
+            source: MapUseError::WithoutSocket("the places of its members are unknown".to_owned()),
+        });
+    }
+    let types = match target.btf.take() {
+        Some(types) => types,
+        None => kernel_types()?,
+    };
+    let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(name) else {
+        return Err(missing(name));
+    };
+    program
+        .load(RESET_TRACEPOINT, &types)
+        .map_err(|source| refusal::of_program(source, Mode::Btf))?;
+    Ok(Some(name))
 }
 
 /// Everything about this kernel that loading depends on.
@@ -147,6 +187,7 @@ struct Target {
     /// The offset at which the classic tracepoint's record begins.
     base: u32,
     counts_skipped: bool,
+    reset_codes: Option<ResetCodes>,
 }
 
 impl Target {
@@ -158,6 +199,7 @@ impl Target {
         let mut config = plan.config();
         let mut base = config::TP_BASE;
         let mut btf = None;
+        let mut reset_codes = None;
         match plan.mode {
             Mode::Btf => {
                 let resolved = layout::resolve_offsets(&host.kernel_btf()?)?;
@@ -165,6 +207,7 @@ impl Target {
                 config.has_cookie = resolved.has_cookie.into();
                 config.has_task_btf = resolved.has_task_btf.into();
                 config.has_cgroup = resolved.has_cgroup.into();
+                reset_codes = resolved.reset_codes;
                 btf = Some(kernel_types()?);
             }
             Mode::Tracepoint => {
@@ -176,13 +219,16 @@ impl Target {
                     config.has_task_btf = resolved.has_task_btf.into();
                     config.has_cgroup = resolved.has_cgroup.into();
                     config.reads_socket = 1;
+                    reset_codes = resolved.reset_codes;
                 }
             }
         }
+        config.has_reset_reason = reset_codes.is_some().into();
         Ok(Self {
             config,
             btf,
             base,
+            reset_codes,
             // A BTF tracepoint skips none where it does not count them.
             counts_skipped: plan.mode == Mode::Btf
                 || socket.is_some_and(|socket| socket.resolved.counts_skipped),

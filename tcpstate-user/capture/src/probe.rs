@@ -58,6 +58,7 @@ pub fn probe(ring_bytes: u32) -> Report {
         attach_btf(&btf, works),
         tracefs(&host, format, works),
         attach_tracepoint(&tracepoint, works),
+        resets(btf.as_ref().or(tracepoint.as_ref()).ok()),
         sock_diag(try_sock_diag()),
         bpf_stats(
             aya::sys::enable_stats(aya::sys::Stats::RunTime).map(drop),
@@ -81,6 +82,10 @@ struct Attached {
     without_socket: Option<String>,
     /// The kernel skips runs without counting them.
     skips_uncounted: bool,
+    /// Why the RSTs that the kernel sends are not seen, if not.
+    without_resets: Option<String>,
+    /// The kernel says why it sends a RST.
+    reset_reasons: bool,
 }
 
 /// Which attach modes work.
@@ -140,6 +145,8 @@ fn try_attach(host: &Host, mode: Mode, ring_bytes: u32) -> Result<Attached, Capt
         instructions: size_bytes.map(|bytes| bytes / 8),
         without_socket: loaded.without_socket().map(str::to_owned),
         skips_uncounted: !loaded.counts_skipped(),
+        without_resets: loaded.without_resets().map(str::to_owned),
+        reset_reasons: loaded.reset_codes().is_some(),
     })
 }
 
@@ -418,6 +425,28 @@ fn attach_tracepoint(tried: &Result<Attached, CaptureError>, works: Works) -> Ch
             .remedy("--attach btf skips none, or counts them."),
         Ok(tried) => Check::new(name, Status::Ok, attached(tried)),
         Err(error) => failed(name, error).costs(works.without_tracepoint()),
+    }
+}
+
+/// The RSTs that this kernel sends, which decide about some causes.
+fn resets(tried: Option<&Attached>) -> Check {
+    let name = "resets";
+    match tried {
+        None => Check::new(name, Status::Missing, "nothing can be attached")
+            .costs("the same as without a program for transitions"),
+        Some(Attached {
+            without_resets: Some(why),
+            ..
+        }) => Check::new(name, Status::Degraded, format!("not seen: {why}")).costs(
+            "where data may have come after a close, the cause is unknown; there is no `reset_reason`",
+        ),
+        Some(Attached {
+            reset_reasons: true,
+            ..
+        }) => Check::new(name, Status::Ok, "those of this kernel are seen, with their reasons"),
+        Some(_) => Check::new(name, Status::Degraded, "those of this kernel are seen")
+            .costs("there is no `reset_reason`: the kernel does not say why it resets (Linux 6.10)")
+            .remedy("A newer kernel does."),
     }
 }
 

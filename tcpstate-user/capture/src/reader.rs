@@ -17,7 +17,7 @@ use std::{
 use aya::maps::{Array, MapData};
 use hashbrown::HashSet;
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use tcpstate_common::{Record, State};
+use tcpstate_common::{State, record::Reset};
 use tcpstate_core::{
     census::{Census, Kind},
     event::Event,
@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 
 use super::{
     clock::monotonic_ns,
+    ends::{Ends, HOLD_NS},
     error::CaptureError,
     exchange::{self, Exchange, Taken},
     loader::Loaded,
@@ -157,6 +158,7 @@ pub(super) fn spawn(
         },
         poll,
         sender,
+        ends: Ends::new(loaded.watches_resets(), loaded.reset_codes().copied()),
         noted: None,
         held: settles.then(Vec::new),
         with_minisockets: HashSet::new(),
@@ -181,6 +183,8 @@ struct Reader {
     logger: Option<aya_log::EbpfLogger<StderrLog>>,
     poll: OwnedFd,
     sender: mpsc::UnboundedSender<Item>,
+    /// Events that have been read and not queued.
+    ends: Ends,
     /// During a full dump, the sockets that had events.
     noted: Option<HashSet<u64>>,
     /// Events that wait for the seed, so that it comes first; `None` once it has come.
@@ -201,18 +205,21 @@ impl Reader {
             // In this order: records submitted before the stop are drained after it is seen.
             let stopping = self.shared.stopped();
             let begin_ns = monotonic_ns();
-            let records = self.read();
+            let records = self.read(begin_ns);
             if let Some(logger) = &mut self.logger {
                 logger.flush();
             }
-            if stopping && self.ring.waiting_bytes() == 0 {
+            if stopping && self.ring.waiting_bytes() == 0 && self.ends.len() == 0 {
                 return;
             }
             if records == BATCH {
                 continue;
             }
             // The ring had no more.
-            self.shared.read_until_ns.store(begin_ns, Ordering::Release);
+            let handed_on_ns = self.ends.earliest_ns().unwrap_or(begin_ns).min(begin_ns);
+            self.shared
+                .read_until_ns
+                .store(handed_on_ns, Ordering::Release);
             quiet_ticks = if records == 0 { quiet_ticks + 1 } else { 0 };
             if quiet_ticks > IDLE_TICKS && self.logger.is_none() {
                 self.sleep();
@@ -223,7 +230,8 @@ impl Reader {
     }
 
     /// Reads up to a batch; or, if there are censuses, the records that must come before them, and queues both.
-    fn read(&mut self) -> usize {
+    /// It is `begin_ns` now.
+    fn read(&mut self, begin_ns: u64) -> usize {
         let Taken {
             censuses,
             noting,
@@ -237,25 +245,24 @@ impl Reader {
             self.last_with_minisocket = 0;
             self.reports_cleared = Instant::now();
         }
-        let mut records = self.drain();
+        let mut records = self.fill();
         if !censuses.is_empty() {
-            // Records that were in the ring when the censuses were taken come first.
-            let mut rest = self.ring.waiting_bytes();
-            while rest > 0 {
-                let more = self.drain();
+            // Records that were in the ring when the censuses were taken come first. One that is still being written
+            // is newer than the censuses.
+            let until = self.ring.position() + self.ring.waiting_bytes();
+            while self.ring.position() < until {
+                let more = self.fill();
+                if more == 0 {
+                    break;
+                }
                 records += more;
-                let read = more.saturating_mul(Record::SIZE) as u64;
-                // A record that is still being written is newer than the censuses.
-                rest = if more == 0 {
-                    0
-                } else {
-                    rest.saturating_sub(read)
-                };
             }
+            records += self.settle(begin_ns);
             for census in censuses {
                 self.queue_census(census);
             }
         }
+        self.release(begin_ns);
         if !noting {
             self.noted = None;
         }
@@ -283,15 +290,15 @@ impl Reader {
         let _ = self.sender.send(Item::Census(Box::new(census)));
     }
 
-    /// Reads up to a batch and queues it.
-    fn drain(&mut self) -> usize {
+    /// Reads up to a batch.
+    fn fill(&mut self) -> usize {
         if self.ring.waiting_bytes() == 0 {
             return 0;
         }
-        let mut events = Vec::with_capacity(256);
+        let before = self.ends.len();
         let mut malformed = 0;
         let (last, others) = (&mut self.last_with_minisocket, &mut self.with_minisockets);
-        let exchange = &self.shared.exchange;
+        let (exchange, ends) = (&self.shared.exchange, &mut self.ends);
         let mut listened = false;
         let records = self.ring.drain(BATCH, |bytes| match Event::decode(bytes) {
             Ok(event) => {
@@ -302,9 +309,12 @@ impl Reader {
                     }
                 }
                 listened |= event.newstate() == State::LISTEN;
-                events.push(event);
+                ends.push(event);
             }
-            Err(_) => malformed += 1,
+            Err(_) => match bytes.try_into() {
+                Ok(bytes) => ends.reset(Reset::from_bytes(bytes)),
+                Err(_) => malformed += 1,
+            },
         });
         if listened {
             exchange.report_listener();
@@ -315,8 +325,49 @@ impl Reader {
             .store(self.ring.high_water_bytes(), Ordering::Release);
         shared.malformed.fetch_add(malformed, Ordering::AcqRel);
         if let Some(noted) = &mut self.noted {
-            noted.extend(events.iter().filter_map(Event::cookie));
+            let events = self.ends.since(before).iter();
+            noted.extend(events.filter_map(Event::cookie));
         }
+        records
+    }
+
+    /// Queues all events that have been read, once those ends among them that wait for a RST have waited long enough.
+    /// Returns the number of records that it has read.
+    fn settle(&mut self, begin_ns: u64) -> usize {
+        let read = self.ends.len();
+        let queued = self.release(begin_ns);
+        if queued == read {
+            return 0;
+        }
+        let mut records = 0;
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_nanos(HOLD_NS) {
+            std::thread::sleep(TICK / 2);
+            records += self.fill();
+        }
+        let late = (read - queued).saturating_sub(self.release(monotonic_ns()));
+        let events = self.ends.take_first(late);
+        self.queue(events);
+        records
+    }
+
+    /// Queues the events that wait for nothing any more. Returns their number. Records from before `begin_ns` have
+    /// been read, unless the ring still has some.
+    fn release(&mut self, begin_ns: u64) -> usize {
+        let read_until_ns = if self.ring.waiting_bytes() == 0 {
+            begin_ns
+        } else {
+            self.ends.latest_ns().unwrap_or(0).min(begin_ns)
+        };
+        let events = self.ends.take(read_until_ns);
+        let count = events.len();
+        self.queue(events);
+        count
+    }
+
+    /// Queues events.
+    fn queue(&mut self, mut events: Vec<Event>) {
+        let shared = &*self.shared;
         let count = events.len();
         if count > 0 {
             let room = shared.queued.load(Ordering::Acquire) + count <= QUEUE;
@@ -337,7 +388,6 @@ impl Reader {
                 shared.queue_full.fetch_add(count as u64, Ordering::AcqRel);
             }
         }
-        records
     }
 
     /// Tells the program that the reader sleeps, then waits until the program or the owner wakes it.

@@ -72,6 +72,11 @@ impl Ring {
         position.load(Ordering::Acquire)
     }
 
+    /// The number of bytes that the kernel has written since the ring was made, up to which it has been read.
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Bytes in the ring that have not been read, records still being written included.
     pub fn waiting_bytes(&self) -> u64 {
         self.producer_position().wrapping_sub(self.position)

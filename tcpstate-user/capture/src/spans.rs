@@ -11,7 +11,7 @@ use tcpstate_common::config::{MAX_SPANS, Offsets, SCRATCH_BYTES, SocketCopy, Spa
 /// copy.
 type Member = (fn(&Offsets) -> u32, u32, fn(&mut SocketCopy) -> &mut u32);
 
-const MEMBERS: [Member; 10] = [
+const MEMBERS: [Member; 12] = [
     (|from| from.sk_net, 8, |to| &mut to.sk_net),
     (|from| from.sk_err, 4, |to| &mut to.sk_err),
     (|from| from.sk_shutdown, 1, |to| &mut to.sk_shutdown),
@@ -30,6 +30,8 @@ const MEMBERS: [Member; 10] = [
         4,
         |to| &mut to.tcp_total_retrans,
     ),
+    (|from| from.tcp_segs_out, 4, |to| &mut to.tcp_segs_out),
+    (|from| from.tcp_write_seq, 4, |to| &mut to.tcp_write_seq),
 ];
 
 /// Bytes between two members that cost less to copy than another call. *Source:* `docs/overhead.md`.
@@ -107,11 +109,14 @@ mod tests {
         tcp_srtt_us: 1680,
         tcp_bytes_received: 1752,
         tcp_total_retrans: 2200,
+        tcp_segs_out: 1536,
+        tcp_write_seq: 1576,
         ..ZERO
     };
 
     const ZERO: Offsets = Offsets {
         sk_family: 0,
+        sk_state: 0,
         sk_num: 0,
         sk_dport: 0,
         sk_daddr: 0,
@@ -121,6 +126,9 @@ mod tests {
         sk_net: 0,
         sk_protocol: 0,
         sk_err: 0,
+        sk_err_soft: 0,
+        sk_error_first: 0,
+        sk_error_qlen: 0,
         sk_shutdown: 0,
         sk_flags: 0,
         sk_uid: 0,
@@ -131,6 +139,9 @@ mod tests {
         tcp_bytes_sent: 0,
         tcp_bytes_received: 0,
         tcp_total_retrans: 0,
+        tcp_segs_out: 0,
+        tcp_write_seq: 0,
+        skb_errno: 0,
         net_inum: 0,
         cgroup_kn: 0,
         cgroup_parent: 0,
@@ -146,10 +157,10 @@ mod tests {
     fn the_nearest_are_copied_together() {
         let copy = plan(&LINUX_6_18).unwrap();
         let spans = copy.spans.map(|span| (span.from, span.bytes));
-        assert_eq!(spans, [(48, 632), (1544, 216), (2200, 8), (0, 0)]);
+        assert_eq!(spans, [(48, 632), (1536, 224), (2200, 8), (0, 0)]);
         assert_eq!((copy.sk_net, copy.sk_flags, copy.sk_err), (0, 48, 236));
         assert_eq!((copy.sk_uid, copy.sk_shutdown), (480, 527));
-        assert_eq!((copy.tcp_srtt_us, copy.tcp_total_retrans), (768, 848));
+        assert_eq!((copy.tcp_srtt_us, copy.tcp_total_retrans), (776, 856));
     }
 
     #[test]
@@ -173,8 +184,8 @@ mod tests {
     proptest::proptest! {
         /// Whatever the layout, each member's bytes are in the copy where its place says.
         #[test]
-        fn every_member_is_in_the_copy(eighths in proptest::array::uniform10(0u32..600)) {
-            let [net, err, shutdown, flags, uid, cgroup, srtt, sent, received, retrans] =
+        fn every_member_is_in_the_copy(eighths in proptest::array::uniform12(0u32..600)) {
+            let [net, err, shutdown, flags, uid, cgroup, srtt, sent, received, retrans, segs, seq] =
                 eighths.map(|eighth| eighth * 8);
             let offsets = Offsets {
                 sk_net: net,
@@ -187,6 +198,8 @@ mod tests {
                 tcp_bytes_sent: sent,
                 tcp_bytes_received: received,
                 tcp_total_retrans: retrans + 4,
+                tcp_segs_out: segs,
+                tcp_write_seq: seq + 4,
                 ..ZERO
             };
             if let Some(mut copy) = plan(&offsets) {

@@ -23,8 +23,8 @@ use tcpstate_common::{
     buckets::{BUCKETS, DIVISIONS, OCTAVES},
     config,
     tally::{
-        END_KINDS, Failure, Row, RowsByPort, STATES, Times, row, row_index, service, side,
-        side_and_port, state_at, times_index,
+        END_KINDS, Failure, Row, RowsByPort, STATES, Times, end_kind, row, row_index, service,
+        side, side_and_port, state_at, times_index,
     },
     transition::closes,
 };
@@ -67,6 +67,8 @@ pub struct Reader {
     /// The same of times, state by state.
     times_before: Vec<u32>,
     errors_before: BTreeMap<Failure, u64>,
+    /// Whether the kernel counts ends with a RST of its own separately.
+    watches_resets: bool,
     /// By row: ends whose cause has not been counted yet.
     without_cause: Vec<i64>,
     received: u64,
@@ -120,6 +122,7 @@ impl Reader {
             rows_before: vec![[0; ROW_WORDS]; rows_of_cpu],
             times_before: vec![0; STATES * BUCKETS],
             errors_before: BTreeMap::new(),
+            watches_resets: false,
             without_cause: vec![0; rows_of_cpu],
             received: 0,
             undecided: 0,
@@ -168,6 +171,18 @@ impl Reader {
             })?;
         }
         Ok(())
+    }
+
+    /// Ends with a RST of this kernel are counted separately from now on.
+    pub(super) const fn watch_resets(&mut self) {
+        self.watches_resets = true;
+    }
+
+    /// The cause of an end that was counted.
+    fn cause(&self, oldstate: State, error: u16, kind: u8) -> Cause {
+        let no_reset = self.watches_resets && kind & end_kind::RESET_SENT == 0;
+        let kind = kind | if no_reset { end_kind::NO_RESET } else { 0 };
+        Cause::of_end(oldstate, Some(error), kind)
     }
 
     /// Transitions that have been read, those that are still undecided included.
@@ -243,7 +258,18 @@ impl Reader {
             }
             fence(Ordering::Acquire);
         }
-        since(&mut self.rows_before[row as usize], &mut sums);
+        let before = &mut self.rows_before[row as usize];
+        for (before, sum) in before[ENDS..PENDING]
+            .iter_mut()
+            .zip(&mut sums[ENDS..PENDING])
+        {
+            // An end may be counted again, with a RST. What has been reported is not taken back: later ones make up
+            // for it.
+            if sum.wrapping_sub(*before).cast_signed() < 0 {
+                *sum = *before;
+            }
+        }
+        since(before, &mut sums);
         sums
     }
 
@@ -270,7 +296,7 @@ impl Reader {
         }
         for (at, &count) in ends.enumerate().filter(|&(_, &count)| count != 0) {
             #[expect(clippy::cast_possible_truncation, reason = "below END_KINDS")]
-            let cause = Cause::of_end(state_at(at / END_KINDS), Some(0), (at % END_KINDS) as u8);
+            let cause = self.cause(state_at(at / END_KINDS), 0, (at % END_KINDS) as u8);
             *causes.entry(cause).or_default() += u64::from(count);
         }
         let known: u64 = causes.values().sum();
@@ -291,12 +317,15 @@ impl Reader {
                 name: config::ERRORS,
                 source: error.into(),
             })?;
-            let count: u64 = per_cpu.iter().sum();
-            let before = self.errors_before.insert(failure, count).unwrap_or(0);
-            if count > before {
-                let cause = Cause::of_end(failure.oldstate, Some(failure.error), failure.end_kind);
+            // The count of one CPU may be negative: an end may be counted again on another one.
+            let count = per_cpu.iter().copied().fold(0, u64::wrapping_add);
+            let before = self.errors_before.get(&failure).copied().unwrap_or(0);
+            // What has been reported is not taken back: later ones make up for it.
+            if count.wrapping_sub(before).cast_signed() > 0 {
+                self.errors_before.insert(failure, count);
+                let cause = self.cause(failure.oldstate, failure.error, failure.end_kind);
                 let causes = all.entry(failure.row.into()).or_default();
-                *causes.entry(cause).or_default() += count - before;
+                *causes.entry(cause).or_default() += count.wrapping_sub(before);
             }
         }
         Ok(all)

@@ -118,7 +118,7 @@ pub enum Command {
     #[command(long_about = trace::ABOUT, after_help = trace::EXAMPLES)]
     Trace(Trace),
     /// Print a line per closed connection: time in each state, cause, bytes
-    #[command(long_about = life::ABOUT, after_help = life::EXAMPLES)]
+    #[command(long_about = life::ABOUT, after_help = life::epilogue())]
     Life(Life),
     /// Print histograms of the time in each state, by service port
     #[command(

@@ -1,9 +1,10 @@
 //! Arguments of `tcpstate life`.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use clap::Args;
 use tcpstate_core::{
+    cause::EXPLAINED,
     filter::{CauseSet, StateSet},
     options::Until,
 };
@@ -22,6 +23,9 @@ pub struct Life {
     /// Begin each line with the local time of day, HH:MM:SS
     #[arg(short = 'T', long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
     pub time: bool,
+    /// Add a column with the reason for which this kernel reset a connection (Linux 6.10)
+    #[arg(long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
+    pub reset_reason: bool,
     /// When to print a connection
     #[arg(long, value_name = "WHEN", default_value = "close", value_parser = choice(UNTIL), help_heading = OUTPUT)]
     pub until: Until,
@@ -97,10 +101,20 @@ Examples:
                                         a web server's that lived over 1 s
   tcpstate life --state CLOSE_WAIT --longer-than 30s --live --duration 5m
                                         leaks: closed by the peer, not by us
-  tcpstate life --role client --cause refused,timed_out,unreachable
+  tcpstate life --role client --cause refused,timed_out,unreachable,abandoned
                                         what cannot be reached, and who tries
   tcpstate life --json | jq -c 'select(.cause) | [.raddr, .rport, .cause]'
                                         why connections end
   tcpstate life --until gone --state FIN_WAIT2 --longer-than 5s
                                         peers that do not close their side
   tcpstate life -r FILE --csv           a recording, with a column per state";
+
+/// The examples, and the table of causes.
+pub(crate) fn epilogue() -> String {
+    let mut text = format!("{EXAMPLES}\n\nCauses:");
+    for cause in EXPLAINED {
+        // Writing to a string does not fail.
+        let _ = write!(text, "\n  {:<15} {}", cause.name, cause.what);
+    }
+    text
+}

@@ -18,6 +18,9 @@ pub struct Trace {
     /// Begin each line with the seconds since the start
     #[arg(short = 't', long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
     pub timestamp: bool,
+    /// Add a column with the reason for which this kernel reset a connection (Linux 6.10)
+    #[arg(long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
+    pub reset_reason: bool,
     #[command(flatten)]
     pub bounds: Bounds,
     #[command(flatten)]

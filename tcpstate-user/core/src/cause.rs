@@ -1,11 +1,15 @@
 //! The cause of a connection's end, and its state in the kernel afterwards, both from the transition to
 //! CLOSE alone.
 
+mod explained;
+
 use std::{borrow::Cow, fmt};
+
+pub use self::explained::{EXPLAINED, Explained};
 
 use tcpstate_common::{
     State,
-    record::flags,
+    record::{end, flags},
     tally::end_kind,
     transition::{closes, stays_in_fin_wait2},
 };
@@ -19,9 +23,13 @@ pub enum Cause {
     Fin,
     /// The peer reset it.
     ResetByPeer,
-    /// This side ended it without the orderly close: with `SO_LINGER` 0, with unread data, because the
-    /// listener closed before it was accepted, or while still connecting.
+    /// This side reset it: it closed with `SO_LINGER` 0 or with unread data, its listener closed before it was
+    /// accepted, or data came after it had closed.
     ResetLocally,
+    /// The application gave up connecting; nothing was sent.
+    Abandoned,
+    /// `connect` failed for want of a local port.
+    NoPort,
     /// Nothing listens there.
     Refused,
     /// No answer in time.
@@ -73,13 +81,15 @@ const ERRNO_NAMES: &[(u16, &str)] = &[
 
 impl Cause {
     /// All causes but the errors, which have names of their own.
-    pub(crate) const NAMED: [Self; 7] = [
+    pub(crate) const NAMED: [Self; 9] = [
         Self::Fin,
         Self::ResetByPeer,
         Self::ResetLocally,
         Self::Refused,
         Self::TimedOut,
         Self::Unreachable,
+        Self::Abandoned,
+        Self::NoPort,
         Self::Unknown,
     ];
 
@@ -92,7 +102,9 @@ impl Cause {
             Self::Refused => Ok(3),
             Self::TimedOut => Ok(4),
             Self::Unreachable => Ok(5),
-            Self::Unknown => Ok(6),
+            Self::Abandoned => Ok(6),
+            Self::NoPort => Ok(7),
+            Self::Unknown => Ok(8),
             Self::Errno(errno) => Err(errno),
         }
     }
@@ -120,38 +132,56 @@ impl Cause {
     /// The cause of the end that this transition is; `None` where it ends no connection: it does not
     /// lead to CLOSE, or is a listener's.
     ///
-    /// Without the fields of the socket ([`flags::SOCKET`]) it is [`Cause::Unknown`]: the states alone
-    /// do not distinguish an orderly end from an error. `LAST_ACK` -> CLOSE is also a reset or a timeout of
+    /// Without the fields of the socket ([`flags::SOCKET`]) it is nearly always [`Cause::Unknown`]: the states
+    /// alone do not distinguish an orderly end from an error. `LAST_ACK` -> CLOSE is also a reset or a timeout of
     /// the last FIN. And a closed socket gets ECONNRESET from data that still arrives
-    /// (`tcp_rcv_state_process`), as from a reset: nothing in the socket distinguishes the two.
+    /// (`tcp_rcv_state_process`), as from a reset: only the RST that this kernel then sends distinguishes the two
+    /// ([`awaits_reset`](tcpstate_common::transition::awaits_reset)).
     ///
     /// *Source:* `net/ipv4/tcp.c` and `tcp_input.c`. With an error: `tcp_reset` (ECONNREFUSED in
     /// `SYN_SENT`, EPIPE in `CLOSE_WAIT`, else ECONNRESET), `tcp_write_err` (ETIMEDOUT or the last ICMP
     /// error), `tcp_abort`. Without one: `__tcp_close` and `tcp_disconnect` by this side,
-    /// `tcp_time_wait` (an orphan in `FIN_WAIT2`, or after the peer's FIN), and the end of `LAST_ACK`.
+    /// `tcp_time_wait` (an orphan in `FIN_WAIT2`, or after the peer's FIN), and the end of `LAST_ACK`. In
+    /// `SYN_SENT`: `tcp_close_state` sends nothing, and `tcp_v4_connect` returns to CLOSE where
+    /// `inet_hash_connect` finds no port.
     pub fn of(event: &Event) -> Option<Self> {
         let oldstate = event.oldstate();
         if !closes(oldstate, event.newstate()) {
             return None;
         }
-        let end_kind = end_kind(event.record().flags);
+        let record = event.record();
+        let mut end_kind = end_kind(record.flags, record.end_facts());
+        if oldstate == State::SYN_SENT && record.lport == 0 {
+            // What has no port has not sent its SYN. Older recordings have no facts about it.
+            end_kind |= end_kind::NO_PORT;
+        }
         Some(Self::of_end(oldstate, event.error(), end_kind))
     }
 
     /// Like [`Cause::of`], from the state before, the socket's error and the [`end_kind()`] of its flags.
     pub fn of_end(oldstate: State, error: Option<u16>, end_kind: u8) -> Self {
-        let closed_here = end_kind & end_kind::CLOSED_HERE != 0;
-        let orphan_or_done = end_kind & end_kind::ORPHAN_OR_DONE != 0;
+        let is = |bit: u8| end_kind & bit != 0;
+        let closed_here = is(end_kind::CLOSED_HERE);
         match (error, oldstate) {
+            (None | Some(0), State::SYN_SENT) if is(end_kind::NO_PORT) => Self::NoPort,
+            // Otherwise connect() itself failed, and left no reason here.
+            (Some(0), State::SYN_SENT) if closed_here => Self::Abandoned,
+            (Some(0 | ECONNRESET | EPIPE), _) if is(end_kind::RESET_SENT) => Self::ResetLocally,
             (Some(0), State::LAST_ACK | State::CLOSING) => Self::Fin,
-            (Some(0), State::FIN_WAIT2) if orphan_or_done => Self::Fin,
+            (Some(0), State::FIN_WAIT2) if is(end_kind::ORPHAN_OR_DONE) => Self::Fin,
+            // Some ends send none: of a socket that is being moved to another host (TCP_REPAIR), or whose
+            // namespace is gone.
             (
                 Some(0),
                 State::ESTABLISHED | State::CLOSE_WAIT | State::FIN_WAIT1 | State::FIN_WAIT2,
-            ) => Self::ResetLocally,
-            // Without the shutdown connect() itself failed, and left no reason here.
-            (Some(0), State::SYN_SENT) if closed_here => Self::ResetLocally,
+            ) if !is(end_kind::NO_RESET) => Self::ResetLocally,
             (None | Some(0), _) => Self::Unknown,
+            // Data after the close, or a RST of the peer.
+            (Some(ECONNRESET), State::FIN_WAIT1 | State::FIN_WAIT2)
+                if closed_here && !is(end_kind::NO_RESET) =>
+            {
+                Self::Unknown
+            }
             (Some(ECONNRESET), _) | (Some(EPIPE), State::CLOSE_WAIT) => Self::ResetByPeer,
             (Some(ECONNREFUSED), _) => Self::Refused,
             (Some(ETIMEDOUT), _) => Self::TimedOut,
@@ -167,6 +197,8 @@ impl Cause {
             Self::Fin => "fin",
             Self::ResetByPeer => "reset_by_peer",
             Self::ResetLocally => "reset_locally",
+            Self::Abandoned => "abandoned",
+            Self::NoPort => "no_port",
             Self::Refused => "refused",
             Self::TimedOut => "timed_out",
             Self::Unreachable => "unreachable",
@@ -187,13 +219,76 @@ impl fmt::Display for Cause {
     }
 }
 
+/// The reasons for which a kernel resets a connection, by their codes from 1 on: the names in `enum sk_rst_reason`,
+/// lower case and without the common prefix. The kernel's numbers differ from kernel to kernel; these codes are
+/// in recordings and never change, so new ones go to the end.
+///
+/// *Source:* `include/net/rstreason.h`, Linux 6.18. *Since:* Linux 6.10.
+pub(crate) const RESET_REASONS: [&str; 25] = [
+    "not_specified",
+    "no_socket",
+    "tcp_invalid_ack_sequence",
+    "tcp_rfc7323_paws",
+    "tcp_too_old_ack",
+    "tcp_ack_unsent_data",
+    "tcp_flags",
+    "tcp_old_ack",
+    "tcp_abort_on_data",
+    "tcp_timewait_socket",
+    "invalid_syn",
+    "tcp_abort_on_close",
+    "tcp_abort_on_linger",
+    "tcp_abort_on_memory",
+    "tcp_state",
+    "tcp_keepalive_timeout",
+    "tcp_disconnect_with_data",
+    "mptcp_rst_eunspec",
+    "mptcp_rst_emptcp",
+    "mptcp_rst_eresource",
+    "mptcp_rst_eprohibit",
+    "mptcp_rst_ewq2big",
+    "mptcp_rst_ebadperf",
+    "mptcp_rst_emiddlebox",
+    "error",
+];
+
+/// Why the kernel reset a connection. *Since:* Linux 6.10.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResetReason(&'static str);
+
+impl ResetReason {
+    /// The reason that the kernel gave for resetting the connection that this transition ends; `None` where it did
+    /// not reset it, or gave none.
+    pub fn of(event: &Event) -> Option<Self> {
+        let code = usize::from(end::reason(event.record().end_facts()));
+        RESET_REASONS
+            .get(code.checked_sub(1)?)
+            .map(|name| Self(name))
+    }
+
+    /// The name in JSON and text.
+    pub const fn name(self) -> &'static str {
+        self.0
+    }
+}
+
+/// The code of a reason for a RST, by its name in the kernel's `enum sk_rst_reason`; `None`: not known here.
+pub fn reset_code(kernel_name: &str) -> Option<u8> {
+    let name = kernel_name.strip_prefix("SK_RST_REASON_")?;
+    let at = RESET_REASONS
+        .iter()
+        .position(|known| known.eq_ignore_ascii_case(name))?;
+    u8::try_from(at + 1).ok()
+}
+
 /// The state in which the kernel keeps a connection after its transition to CLOSE, as a minisocket
 /// that no tracepoint shows: `FIN_WAIT2` for an orphan whose peer has not closed yet, `TIME_WAIT` when
 /// both have. `None` where it is gone, or where the record does not show it.
 ///
 /// *Source:* `tcp_time_wait` and its callers `tcp_fin`, `tcp_rcv_state_process`, `__tcp_close`.
 pub fn goes_on(event: &Event) -> Option<State> {
-    if event.newstate() != State::CLOSE || event.error() != Some(0) {
+    let reset = event.record().end_facts() & end::RESET_SENT != 0;
+    if event.newstate() != State::CLOSE || event.error() != Some(0) || reset {
         return None;
     }
     match event.oldstate() {
@@ -214,6 +309,7 @@ mod tests {
 
     fn close(oldstate: State, error: u16, flags: u8) -> Event {
         Event::try_from(Record {
+            lport: 40_000,
             oldstate,
             newstate: State::CLOSE,
             error,
@@ -237,7 +333,7 @@ mod tests {
             (State::FIN_WAIT1, 0, S | SHUT, Some("reset_locally")),
             (State::ESTABLISHED, 0, S | SHUT, Some("reset_locally")),
             (State::CLOSE_WAIT, 0, S | SHUT, Some("reset_locally")),
-            (State::SYN_SENT, 0, S | SHUT, Some("reset_locally")),
+            (State::SYN_SENT, 0, S | SHUT, Some("abandoned")),
             (State::SYN_SENT, 0, S, Some("unknown")),
             (State::SYN_RECV, 0, S, Some("unknown")),
             (State::ESTABLISHED, 104, S | SHUT, Some("reset_by_peer")),
@@ -263,6 +359,87 @@ mod tests {
                 "{oldstate} error {error} flags {flags:#x}"
             );
         }
+    }
+
+    #[test]
+    fn the_facts_about_an_end_decide_its_cause() {
+        const S: u8 = flags::SOCKET;
+        const SHUT: u8 = flags::RCV_SHUTDOWN | flags::SEND_SHUTDOWN;
+        const ORPHAN: u8 = S | SHUT | flags::DEAD;
+        for (oldstate, error, flags, facts, expected) in [
+            (State::FIN_WAIT1, 104, ORPHAN, 0, "unknown"),
+            (
+                State::FIN_WAIT1,
+                104,
+                ORPHAN,
+                end::NO_RESET,
+                "reset_by_peer",
+            ),
+            (
+                State::FIN_WAIT1,
+                104,
+                ORPHAN,
+                end::RESET_SENT,
+                "reset_locally",
+            ),
+            (
+                State::FIN_WAIT2,
+                104,
+                ORPHAN,
+                end::RESET_SENT,
+                "reset_locally",
+            ),
+            (
+                State::FIN_WAIT2,
+                0,
+                ORPHAN,
+                end::RESET_SENT,
+                "reset_locally",
+            ),
+            (State::FIN_WAIT2, 0, ORPHAN, end::NO_RESET, "fin"),
+            // It still reads, so no data comes too late.
+            (
+                State::FIN_WAIT1,
+                104,
+                S | flags::SEND_SHUTDOWN,
+                0,
+                "reset_by_peer",
+            ),
+            (
+                State::ESTABLISHED,
+                0,
+                S | SHUT,
+                end::RESET_SENT,
+                "reset_locally",
+            ),
+            (State::ESTABLISHED, 0, S | SHUT, end::NO_RESET, "unknown"),
+            (State::SYN_RECV, 0, S, end::RESET_SENT, "reset_locally"),
+            // The kernel sends a RST when it gives up a peer.
+            (State::ESTABLISHED, 110, S, end::RESET_SENT, "timed_out"),
+            // connect() to nowhere, or shutdown(), while connecting.
+            (State::SYN_SENT, 0, S, end::SYN_SENT, "abandoned"),
+            (State::SYN_SENT, 0, S, end::NO_PORT, "no_port"),
+            (State::SYN_SENT, 111, S, end::SYN_SENT, "refused"),
+        ] {
+            let mut event = close(oldstate, error, flags);
+            event.add_end_facts(facts);
+            let cause = Cause::of(&event).map(|cause| cause.to_string());
+            let end = format!("{oldstate} error {error} flags {flags:#x} facts {facts:#x}");
+            assert_eq!(cause.as_deref(), Some(expected), "{end}");
+            if facts & end::RESET_SENT != 0 {
+                assert_eq!(goes_on(&event), None, "{end}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_connect_without_a_port_needs_no_socket_to_be_known() {
+        let record = Record {
+            lport: 0,
+            ..*close(State::SYN_SENT, 0, 0).record()
+        };
+        let event = Event::try_from(record).unwrap();
+        assert_eq!(Cause::of(&event), Some(Cause::NoPort));
     }
 
     #[test]
@@ -304,10 +481,38 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_for_a_reset_has_its_name_by_its_code() {
+        for (name, expected) in [
+            ("SK_RST_REASON_NOT_SPECIFIED", Some(1)),
+            ("SK_RST_REASON_TCP_ABORT_ON_DATA", Some(9)),
+            ("SK_RST_REASON_ERROR", Some(25)),
+            ("SK_RST_REASON_MAX", None),
+            ("TCP_ABORT_ON_DATA", None),
+        ] {
+            assert_eq!(reset_code(name), expected, "{name}");
+        }
+        let mut event = close(State::FIN_WAIT1, 104, flags::SOCKET);
+        let reason = |event: &Event| ResetReason::of(event).map(ResetReason::name);
+        assert_eq!(reason(&event), None);
+        event.add_end_facts(end::with_reason(end::RESET_SENT, 9));
+        assert_eq!(reason(&event), Some("tcp_abort_on_data"));
+        event.add_end_facts(end::with_reason(0, 0xff));
+        assert_eq!(reason(&event), None, "of a later version");
+    }
+
+    #[test]
     fn a_named_cause_is_at_its_place() {
         let places = Cause::NAMED.map(Cause::place);
-        assert_eq!(places, [0, 1, 2, 3, 4, 5, 6].map(Ok));
+        assert_eq!(places, [0, 1, 2, 3, 4, 5, 6, 7, 8].map(Ok));
         assert_eq!(Cause::Errno(22).place(), Err(22));
+    }
+
+    #[test]
+    fn every_named_cause_is_explained() {
+        for cause in Cause::NAMED {
+            assert!(EXPLAINED.iter().any(|row| row.name == cause.name()));
+        }
+        assert_eq!(EXPLAINED.len(), Cause::NAMED.len() + 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
-use tcpstate_common::{Record, State, record};
+use tcpstate_common::{Record, State, record, transition};
 
 /// One transition of one TCP socket: a [`Record`] that has been checked.
 ///
@@ -161,6 +161,16 @@ impl Event {
             })
         } else {
             None
+        }
+    }
+
+    /// Adds facts about the end of its connection ([`record::end`]), which become known after its transition. No
+    /// effect on an event that ends none.
+    pub const fn add_end_facts(&mut self, facts: u32) {
+        let record = &mut self.0;
+        let ends = transition::closes(record.oldstate, record.newstate);
+        if ends && record.flags & record::flags::PROCESS == 0 {
+            record.pid |= facts;
         }
     }
 

@@ -18,6 +18,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Life) -> anyhow::Result<ExitCode> {
         longer_than: arguments.longer_than,
         count: arguments.watch.count,
         time: arguments.time,
+        reset_reason: arguments.reset_reason,
     });
     watch(&arguments.watch, limits, &mut view)
 }

@@ -15,6 +15,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Trace) -> anyhow::Result<ExitCode> {
         count: arguments.watch.count,
         time: arguments.time,
         timestamp: arguments.timestamp,
+        reset_reason: arguments.reset_reason,
     });
     watch(&arguments.watch, limits, &mut view)
 }

@@ -155,6 +155,7 @@ fn life() -> Life {
         longer_than: None,
         count: None,
         time: false,
+        reset_reason: false,
     })
 }
 

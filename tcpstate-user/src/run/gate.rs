@@ -203,7 +203,7 @@ mod tests {
         Event::try_from(Record {
             ts_ns: cookie,
             cookie,
-            pid: 7,
+            pid: if opens { 7 } else { 0 },
             comm: *name,
             netns: 1,
             lport: 40_000,

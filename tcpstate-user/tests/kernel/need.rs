@@ -41,6 +41,8 @@ pub enum Need {
     Btf,
     /// `bpf_get_socket_cookie` in tracing programs (Linux 5.12).
     Cookie,
+    /// The kernel says why it sends a RST (Linux 6.10).
+    ResetReason,
     /// tracefs, for `--attach tracepoint` and for bpftrace.
     Tracefs,
     /// A program on the PATH.
@@ -64,6 +66,7 @@ impl Need {
         match self {
             Self::Btf => Some("btf"),
             Self::Cookie => Some("cookie"),
+            Self::ResetReason => Some("reset_reason"),
             Self::Tracefs => Some("tracepoint"),
             Self::Mptcp => Some("mptcp"),
             Self::Netem => Some("netem"),
@@ -79,6 +82,7 @@ impl Need {
             Self::Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned()),
             Self::Btf => unreadable("/sys/kernel/btf/vmlinux", "the kernel has no BTF"),
             Self::Cookie => missing_cookie(),
+            Self::ResetReason => missing_reset_reason(),
             Self::Tracefs => unreadable(
                 "/sys/kernel/tracing/events/sock/inet_sock_set_state/format",
                 "tracefs is not mounted or lacks the tracepoint",
@@ -136,19 +140,31 @@ fn missing_program(name: &'static str) -> Option<String> {
     missing.clone()
 }
 
-/// The program may call the helper if the kernel has the function that was added with it; the function's
-/// name is then among the strings of the kernel's BTF.
+/// The program may call the helper if the kernel has the function that was added with it.
 fn missing_cookie() -> Option<String> {
     static MISSING: LazyLock<Option<String>> = LazyLock::new(|| {
-        const NAME: &[u8] = b"bpf_get_socket_ptr_cookie";
-        const PATH: &str = "/sys/kernel/btf/vmlinux";
-        match fs::read(PATH) {
-            Ok(btf) if btf.split(|byte| *byte == 0).any(|part| part == NAME) => None,
-            Ok(_) => Some("no socket cookies in tracing programs before Linux 5.12".to_owned()),
-            Err(error) => Some(format!("the kernel has no BTF ({PATH}: {error})")),
-        }
+        missing_name(
+            b"bpf_get_socket_ptr_cookie",
+            "no socket cookies in tracing programs before Linux 5.12",
+        )
     });
     MISSING.clone()
+}
+
+fn missing_reset_reason() -> Option<String> {
+    static MISSING: LazyLock<Option<String>> =
+        LazyLock::new(|| missing_name(b"sk_rst_reason", "no reset reasons before Linux 6.10"));
+    MISSING.clone()
+}
+
+/// Looks for a name among the strings of the kernel's BTF.
+pub fn missing_name(name: &[u8], meaning: &str) -> Option<String> {
+    const PATH: &str = "/sys/kernel/btf/vmlinux";
+    match fs::read(PATH) {
+        Ok(btf) if btf.split(|byte| *byte == 0).any(|part| part == name) => None,
+        Ok(_) => Some(meaning.to_owned()),
+        Err(error) => Some(format!("the kernel has no BTF ({PATH}: {error})")),
+    }
 }
 
 /// The settings of the environment.

@@ -20,6 +20,8 @@ use crate::{
 pub struct Segment {
     /// Whether it comes from the server's port.
     pub from_server: bool,
+    /// The client's port.
+    pub client_port: u16,
     /// The flags in tcpdump's format: `S`, `F.`, `R`.
     pub flags: String,
 }
@@ -116,12 +118,18 @@ impl Tcpdump {
             return Ok(());
         }
         let words: Vec<&str> = line.split(' ').collect();
-        let ["IP" | "IP6", from, ">", _, "Flags", flags, ..] = words[..] else {
+        let ["IP" | "IP6", from, ">", to, "Flags", flags, ..] = words[..] else {
             bail!("not a segment")
         };
-        let (_, port) = from.rsplit_once('.').context("no port")?;
+        let port = |endpoint: &str| -> Result<u16> {
+            let (_, port) = endpoint.rsplit_once('.').context("no port")?;
+            Ok(port.trim_end_matches(':').parse()?)
+        };
+        let (from, to) = (port(from)?, port(to)?);
+        let from_server = from == self.port;
         packets.segments.push(Segment {
-            from_server: port.parse::<u16>()? == self.port,
+            from_server,
+            client_port: if from_server { to } else { from },
             flags: flags.trim_matches(['[', ']', ',']).to_owned(),
         });
         Ok(())

@@ -150,6 +150,7 @@ fn views() -> Vec<Shown> {
             longer_than: None,
             count: None,
             time: false,
+            reset_reason: false,
         })
     };
     let rates = |by| {
@@ -177,6 +178,7 @@ fn views() -> Vec<Shown> {
         count: None,
         time: false,
         timestamp: false,
+        reset_reason: false,
     });
     vec![
         shown(trace, &["trace"]),
@@ -278,6 +280,7 @@ fn files_show_what_live_showed() -> Result<()> {
         filters: filter.to_string(),
         bpf_log: false,
         sample_interval: Some(Duration::from_millis(50)),
+        half_open_only: false,
         resolve_owners: ResolveOwners::Yes,
         bpf_stats: false,
         tally: None,

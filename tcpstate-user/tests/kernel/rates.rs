@@ -437,6 +437,7 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
             states: None,
             count: None,
             time: false,
+            reset_reason: false,
             timestamp: false,
         }),
         record: &mut record,

@@ -27,8 +27,8 @@ and lost.
 - **Unknown** is `null` in JSON, empty in CSV and `-` in text; it is never 0. An object whose fields are all \
 unknown because it does not exist is `null` as a whole, such as `owner`.
 - A *state* is the kernel's name for it, such as `TIME_WAIT`; a state that has no name is its number.
-- A *cause* is `fin`, `reset_by_peer`, `reset_locally`, `refused`, `timed_out`, `unreachable`, or the name of \
-another error of the socket, such as `EPIPE`.
+- A *cause* is `fin`, `reset_by_peer`, `reset_locally`, `refused`, `timed_out`, `unreachable`, `abandoned`, `no_port`, \
+or the name of another error of the socket, such as `EPIPE`: see [causes](causes.md).
 - Text that a process chose is escaped: in CSV and text a control character is written as an escape, such as \
 `\\u{1b}`, and a CSV cell never begins like a formula.
 ";
@@ -56,7 +56,7 @@ pub fn page() -> String {
     );
     text(
         &mut page,
-        trace::cells(true, true).map(|cell| cell.describe()),
+        trace::cells(true, true, true).map(|cell| cell.describe()),
     );
 
     heading(&mut page, "`life`: connections", CONNECTION.doc);
@@ -67,7 +67,10 @@ pub fn page() -> String {
             .columns()
             .filter(|one| !names.contains(&one.name)),
     );
-    text(&mut page, life::cells(true).map(|cell| cell.describe()));
+    text(
+        &mut page,
+        life::cells(true, true).map(|cell| cell.describe()),
+    );
 
     heading(&mut page, "`ls`: sockets", SOCKET.doc);
     paragraph(&mut page, more);

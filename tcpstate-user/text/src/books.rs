@@ -213,6 +213,7 @@ mod tests {
             states: None,
             count: None,
             time: false,
+            reset_reason: false,
             timestamp: false,
         })
     }
@@ -260,6 +261,7 @@ mod tests {
             longer_than: None,
             count: None,
             time: false,
+            reset_reason: false,
         });
         let origin = json!({
             "host": "", "kernel": "", "attach": "btf", "filters": "", "live": true,

@@ -59,6 +59,8 @@ pub struct Options {
     pub count: Option<u64>,
     /// A column with the local time of day.
     pub time: bool,
+    /// A column with the reason for a reset by this kernel.
+    pub reset_reason: bool,
 }
 
 /// The view.
@@ -93,7 +95,11 @@ impl Life {
             until: options.until,
             waiting: ByCookie::default(),
             count: options.count,
-            printer: RecordPrinter::records(settings, &CONNECTION, cells(options.time)),
+            printer: RecordPrinter::records(
+                settings,
+                &CONNECTION,
+                cells(options.time, options.reset_reason),
+            ),
             tracker: Tracker::new(settings.limits)
                 .without_rates()
                 .without_histograms()
@@ -361,12 +367,19 @@ impl Verdict {
 }
 
 /// The columns of the lines for people.
-pub fn cells(time: bool) -> impl Iterator<Item = Cell<ConnectionRow>> {
+pub fn cells(time: bool, reset_reason: bool) -> impl Iterator<Item = Cell<ConnectionRow>> {
     let time = time.then_some(Cell::TIME);
-    time.into_iter().chain(CELLS)
+    let reason = reset_reason.then_some(REASON);
+    let cells = time.into_iter().chain(UP_TO_CAUSE);
+    cells.chain(reason).chain(BEHIND_CAUSE)
 }
 
-static CELLS: [Cell<ConnectionRow>; 10] = [
+const REASON: Cell<ConnectionRow> = Cell::field(
+    Column::left("RESET_REASON", 17),
+    CONNECTION.column("reset_reason"),
+);
+
+static UP_TO_CAUSE: [Cell<ConnectionRow>; 7] = [
     Cell::field(Column::right("PID", 7), CONNECTION.column("owner.pid")),
     Cell::field(Column::left("COMM", 12), CONNECTION.column("owner.comm")),
     Cell::field(Column::left("ROLE", 6), CONNECTION.column("role")),
@@ -385,6 +398,9 @@ static CELLS: [Cell<ConnectionRow>; 10] = [
         CONNECTION.column("lifetime_ns"),
     ),
     Cell::composed(Column::left("CAUSE", 7), "`cause`, or `(open)`", push_cause),
+];
+
+static BEHIND_CAUSE: [Cell<ConnectionRow>; 3] = [
     Cell::field(Column::right("SENT", 8), CONNECTION.column("bytes_sent")),
     Cell::field(
         Column::right("RECEIVED", 8),

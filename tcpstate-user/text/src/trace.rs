@@ -40,6 +40,8 @@ pub struct Options {
     pub time: bool,
     /// A column with the seconds since the start.
     pub timestamp: bool,
+    /// A column with the reason for a reset by this kernel.
+    pub reset_reason: bool,
 }
 
 /// The view.
@@ -58,7 +60,7 @@ impl Trace {
     /// A trace with these options.
     pub fn new(options: &Options) -> Self {
         let settings = &options.settings;
-        let cells = cells(options.time, options.timestamp);
+        let cells = cells(options.time, options.timestamp, options.reset_reason);
         Self {
             states: options.states,
             count: options.count,
@@ -74,13 +76,23 @@ impl Trace {
 }
 
 /// The columns of the lines for people.
-pub fn cells(time: bool, timestamp: bool) -> impl Iterator<Item = Cell<TransitionRow>> {
+pub fn cells(
+    time: bool,
+    timestamp: bool,
+    reset_reason: bool,
+) -> impl Iterator<Item = Cell<TransitionRow>> {
     let time = time.then_some(Cell::TIME);
     let timestamp = timestamp.then_some(Cell::SINCE_START);
-    time.into_iter().chain(timestamp).chain(CELLS)
+    let (cause, reason) = if reset_reason {
+        (cause(13), Some(REASON))
+    } else {
+        (cause(0), None)
+    };
+    let cells = time.into_iter().chain(timestamp).chain(CELLS);
+    cells.chain([cause]).chain(reason)
 }
 
-static CELLS: [Cell<TransitionRow>; 12] = [
+static CELLS: [Cell<TransitionRow>; 11] = [
     Cell::field(Column::right("COOKIE", 8), TRANSITION.column("cookie")),
     Cell::field(Column::right("PID", 7), TRANSITION.column("owner.pid")),
     Cell::field(Column::left("COMM", 15), TRANSITION.column("owner.comm")),
@@ -100,13 +112,23 @@ static CELLS: [Cell<TransitionRow>; 12] = [
         "`dwell_ns`, in milliseconds (`~`: sampled)",
         push_dwell,
     ),
-    // Empty where no connection ended, which is not unknown.
+];
+
+/// Empty where no connection ended, which is not unknown.
+const fn cause(width: usize) -> Cell<TransitionRow> {
     Cell::when(
-        Column::left("CAUSE", 0),
+        Column::left("CAUSE", width),
         |row| row.cause.is_some(),
         TRANSITION.column("cause"),
-    ),
-];
+    )
+}
+
+/// Empty where no connection ended, as the cause.
+const REASON: Cell<TransitionRow> = Cell::when(
+    Column::left("RESET_REASON", 0),
+    |row| row.cause.is_some(),
+    TRANSITION.column("reset_reason"),
+);
 
 fn push_dwell(row: &TransitionRow, line: &mut Vec<u8>) -> io::Result<()> {
     if row.dwell_interval_ns.is_some() {

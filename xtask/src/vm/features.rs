@@ -28,13 +28,13 @@ pub const KERNELS: &[Kernel] = &[
         debian: "Debian 11",
         suites: &["bullseye", "bullseye-security"],
         // Debian enabled MPTCP later.
-        lacks: &["cookie", "task_btf", "mptcp", "nested"],
+        lacks: &["cookie", "task_btf", "mptcp", "nested", "reset_reason"],
     },
     Kernel {
         name: "6.1",
         debian: "Debian 12",
         suites: &["bookworm", "bookworm-security"],
-        lacks: &["nested"],
+        lacks: &["nested", "reset_reason"],
     },
     Kernel {
         name: "6.12",
@@ -91,7 +91,15 @@ pub const VARIANTS: &[Variant] = &[
         name: "no-btf",
         what: "`/sys/kernel/btf` hidden",
         boot: "",
-        lacks: &["btf", "cookie", "task_btf", "cgroup", "nested"],
+        lacks: &[
+            "btf",
+            "cookie",
+            "task_btf",
+            "cgroup",
+            "nested",
+            "resets",
+            "reset_reason",
+        ],
         lockdown: "none",
     },
     Variant {
@@ -153,6 +161,16 @@ pub const FEATURES: &[Feature] = &[
         name: "cgroup",
         gives: "the socket's cgroup",
         seen: Seen::Part("kernel_types", "the socket's cgroup"),
+    },
+    Feature {
+        name: "resets",
+        gives: "the causes that the kernel's own resets decide",
+        seen: Seen::Part("resets", "the cause is unknown"),
+    },
+    Feature {
+        name: "reset_reason",
+        gives: "the reasons of the kernel's own resets",
+        seen: Seen::Part("resets", "no `reset_reason`"),
     },
     Feature {
         name: "sock_diag",
@@ -247,6 +265,7 @@ mod tests {
 {"type":"check","name":"kernel_types","status":"degraded","detail":"","costs":"missing: socket cookies (Linux 5.12); bpf_get_current_task_btf (Linux 5.11)"}
 {"type":"check","name":"attach_btf","status":"ok","detail":"","costs":null}
 {"type":"check","name":"attach_tracepoint","status":"degraded","detail":"","costs":"`nested` is unknown"}
+{"type":"check","name":"resets","status":"degraded","detail":"","costs":"there is no `reset_reason`"}
 {"type":"check","name":"sock_diag","status":"ok","detail":"","costs":null}
 {"type":"check","name":"bpf_stats","status":"ok","detail":"","costs":null}
 {"type":"doctor","attach":"btf"}"#;

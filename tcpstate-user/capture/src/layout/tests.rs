@@ -165,7 +165,7 @@ const KERNEL: &str = "
     int char 1 | int short 2 | int int 4 | int long 8
     ptr pointer int
     typedef __be32 int
-    volatile %volatile_short short
+    volatile %volatile_short short | volatile %volatile_char char
     array %words int 4
     union %in6_u 16 u6_addr32:%words@0
     struct in6_addr 16 in6_u:%in6_u@0
@@ -176,16 +176,22 @@ const KERNEL: &str = "
     union %addrpair 8 skc_addrpair:long@0 :%addresses@0
     struct %ports 4 skc_dport:short@0 skc_num:short@2
     union %flags 8 skc_listener:pointer@0 skc_flags:long@0
-    struct sock_common 104 :%addrpair@0 :%ports@12 skc_family:%volatile_short@16 \
+    struct sock_common 104 :%addrpair@0 :%ports@12 skc_family:%volatile_short@16 skc_state:%volatile_char@18 \
         skc_net:possible_net_t@48 skc_v6_daddr:in6_addr@56 skc_v6_rcv_saddr:in6_addr@72 \
         skc_cookie:atomic64_t@88 :%flags@96
+    struct sk_buff_head 24 next:pointer@0 qlen:int@16
+    array %cb char 48 | struct sk_buff 232 cb:%cb@40
+    struct sock_extended_err 16 ee_errno:int@0
+    struct sock_exterr_skb 44 ee:sock_extended_err@24
     struct sock_cgroup_data 8 cgroup:pointer@0
-    struct sock 784 __sk_common:sock_common@0 sk_err:int@284 sk_uid:kuid_t@528 \
+    struct sock 784 __sk_common:sock_common@0 sk_err:int@284 sk_err_soft:int@288 \
+        sk_error_queue:sk_buff_head@192 sk_uid:kuid_t@528 \
         sk_protocol:short@532 sk_shutdown:char@575 sk_cgrp_data:sock_cgroup_data@672
     struct inet_sock 1016 inet_sport:short@814
     struct inet_connection_sock 1400 icsk_inet:inet_sock@0
     struct tcp_sock 2304 inet_conn:inet_connection_sock@16 bytes_sent:long@1544 srtt_us:int@1680 \
-        bytes_received:long@1752 total_retrans:int@2200
+        bytes_received:long@1752 segs_out:int@1560 write_seq:int@1708 \
+        total_retrans:int@2200
     struct ns_common 24 inum:int@16
     struct net 4288 ns:ns_common@160
     struct cgroup_subsys_state 240 cgroup:pointer@0 parent:pointer@208
@@ -198,11 +204,14 @@ const KERNEL: &str = "
     struct %kprobe_multi 24 addrs:long@0 count:int@8 flags:int@12 missed:long@16
     union %link_kinds 24 kprobe_multi:%kprobe_multi@0
     struct bpf_link_info 40 type:int@0 id:int@4 prog_id:int@8 :%link_kinds@16
+    enum sk_rst_reason SK_RST_REASON_TCP_ABORT_ON_DATA=7 SK_RST_REASON_OF_LATER=8 SK_RST_REASON_MAX=99
+    proto %send_reset pointer pointer pointer int | ptr %send_reset_pointer %send_reset
+    typedef btf_trace_tcp_send_reset %send_reset_pointer
 ";
 
 /// Makes BTF of declarations, one a line or between bars: `KIND NAME ...`. A name that begins with
 /// `%` serves to refer to a type without a name. Members are `NAME:TYPE@OFFSET`, in bytes, with
-/// `/BITS` behind it for a bit field.
+/// `/BITS` behind it for a bit field; of an enum, `NAME=NUMBER`.
 ///
 /// *Source:* `Documentation/bpf/btf.rst`.
 fn btf(text: &str) -> Btf {
@@ -256,10 +265,11 @@ fn btf_bytes(text: &str) -> Vec<u8> {
             ],
             "struct" => vec![name, info(4, count - 1, 1), number(rest[0])],
             "union" => vec![name, info(5, count - 1, 1), number(rest[0])],
-            "enum" => vec![name, info(6, 1, 0), 4, string(rest[0]), 158],
+            "enum" => vec![name, info(6, count, 0), 4],
             "typedef" => vec![name, info(8, 0, 0), id(rest[0])],
             "volatile" => vec![0, info(9, 0, 0), id(rest[0])],
             "func" => vec![name, info(12, 0, 0), id("long")],
+            "proto" => vec![0, info(13, count, 0), 0],
             other => panic!("what is a {other}?"),
         };
         if kind == "struct" || kind == "union" {
@@ -272,6 +282,16 @@ fn btf_bytes(text: &str) -> Vec<u8> {
                     id(ty),
                     (number(bits) << 24) | (number(offset) * 8),
                 ]);
+            }
+        }
+        for &part in &rest {
+            match kind {
+                "enum" => {
+                    let (name, value) = part.split_once('=').unwrap_or((part, "158"));
+                    encoded.extend([string(name), number(value)]);
+                }
+                "proto" => encoded.extend([0, id(part)]),
+                _ => {}
             }
         }
         types.extend(encoded.into_iter().flat_map(u32::to_le_bytes));
@@ -297,6 +317,7 @@ fn members_are_found_through_anonymous_ones_and_typedefs() {
     let resolved = resolve_offsets(&btf(KERNEL)).unwrap();
     let offsets = Offsets {
         sk_family: 16,
+        sk_state: 18,
         sk_num: 14,
         sk_dport: 12,
         sk_daddr: 0,
@@ -306,6 +327,9 @@ fn members_are_found_through_anonymous_ones_and_typedefs() {
         sk_net: 48,
         sk_protocol: 532,
         sk_err: 284,
+        sk_err_soft: 288,
+        sk_error_first: 192,
+        sk_error_qlen: 208,
         sk_shutdown: 575,
         sk_flags: 96,
         sk_uid: 528,
@@ -316,6 +340,9 @@ fn members_are_found_through_anonymous_ones_and_typedefs() {
         tcp_bytes_sent: 1544,
         tcp_bytes_received: 1752,
         tcp_total_retrans: 2200,
+        tcp_segs_out: 1560,
+        tcp_write_seq: 1708,
+        skb_errno: 64,
         net_inum: 176,
         cgroup_kn: 256,
         cgroup_parent: 208,
@@ -326,6 +353,8 @@ fn members_are_found_through_anonymous_ones_and_typedefs() {
         task_flags: 44,
         task_group_leader: 1336,
     };
+    let mut reset_codes = [0; 64];
+    reset_codes[7] = cause::reset_code("SK_RST_REASON_TCP_ABORT_ON_DATA").unwrap();
     assert_eq!(
         resolved,
         Resolved {
@@ -334,6 +363,7 @@ fn members_are_found_through_anonymous_ones_and_typedefs() {
             has_task_btf: true,
             has_cgroup: true,
             counts_skipped: true,
+            reset_codes: Some(reset_codes),
         }
     );
 }
@@ -383,6 +413,10 @@ fn features_of_newer_kernels_are_optional() {
 
     let before_6_7 = kernel_with(" missed:long@16", "").unwrap();
     assert!(!before_6_7.counts_skipped && before_6_7.has_cgroup);
+    let before_6_10 =
+        kernel_with("pointer pointer pointer int", "pointer pointer pointer").unwrap();
+    assert_eq!(before_6_10.reset_codes, None);
+
     let before_5_18 = kernel_with("kprobe_multi:%", "xdp:%").unwrap();
     assert!(!before_5_18.counts_skipped);
 }

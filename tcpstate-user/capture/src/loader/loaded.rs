@@ -14,11 +14,12 @@ use aya::{
     },
 };
 use tcpstate_common::{Counters, config, tally::Failure};
-use tcpstate_core::{mode::Mode, tally::TallySize};
+use tcpstate_core::{error::chain, mode::Mode, tally::TallySize};
 
 use super::super::{
     error::{BtfError, CaptureError, MapUseError},
     host,
+    layout::ResetCodes,
     ring::Ring,
     synack::{self, SynackRetransmits},
 };
@@ -30,6 +31,8 @@ use super::{
 const CATEGORY: &str = "sock";
 /// The tracepoint of both modes.
 pub(super) const TRACEPOINT: &str = "inet_sock_set_state";
+/// The tracepoint of the RSTs that this kernel sends.
+pub(super) const RESET_TRACEPOINT: &str = "tcp_send_reset";
 /// The tracepoint of retransmitted SYN-ACKs.
 const SYNACK_TRACEPOINT: &str = "tcp_retransmit_synack";
 
@@ -42,6 +45,10 @@ pub struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) link: Option<Link>,
     pub(super) program: &'static str,
+    /// The program for this kernel's RSTs, if it has been loaded.
+    pub(super) resets: Option<&'static str>,
+    pub(super) without_resets: Option<String>,
+    pub(super) reset_codes: Option<ResetCodes>,
     pub(super) mode: Mode,
     pub(super) ring_bytes: u32,
     pub(super) has_cookies: bool,
@@ -93,8 +100,16 @@ impl Loaded {
         SynackRetransmits::new(PerCpuHashMap::try_from(map).map_err(synack::failed)?)
     }
 
-    /// Attaches the program. From here on it runs at every transition.
+    /// Attaches the program. From here on it runs at every transition. The one for RSTs is attached before it, so
+    /// that no end lacks its RST.
     pub fn attach(&mut self) -> Result<(), CaptureError> {
+        if let Some(name) = self.resets
+            && let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(name)
+            && let Err(error) = program.attach()
+        {
+            self.resets = None;
+            self.without_resets = Some(chain(&error));
+        }
         let mode = self.mode;
         let refused = |source| CaptureError::Attach { mode, source };
         self.link = Some(match self.ebpf.program_mut(self.program) {
@@ -161,6 +176,21 @@ impl Loaded {
     /// Why the program does not read the sockets, in `tracepoint` mode; `None`: it does.
     pub fn without_socket(&self) -> Option<&str> {
         self.without_socket.as_deref()
+    }
+
+    /// Why the RSTs that this kernel sends are not seen; `None`: they are.
+    pub fn without_resets(&self) -> Option<&str> {
+        self.without_resets.as_deref()
+    }
+
+    /// Whether the RSTs that this kernel sends are seen.
+    pub const fn watches_resets(&self) -> bool {
+        self.resets.is_some()
+    }
+
+    /// The codes of the reasons for a RST, where the kernel says why it sends one.
+    pub const fn reset_codes(&self) -> Option<&ResetCodes> {
+        self.reset_codes.as_ref()
     }
 
     /// Whether the kernel is known to count the runs that it skips ([`ProgramRun::recursion_misses`]).

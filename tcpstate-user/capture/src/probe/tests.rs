@@ -165,6 +165,7 @@ fn missing_kernel_types_are_named() {
         has_task_btf: true,
         has_cgroup: true,
         counts_skipped: true,
+        reset_codes: None,
     };
     assert_eq!(kernel_types(Ok(all), BOTH).status, Status::Ok);
     for (lacking, word) in [
@@ -220,6 +221,7 @@ fn what_one_attach_mode_costs_depends_on_the_other() {
         instructions: Some(177),
         without_socket: Some("no BTF".into()),
         skips_uncounted: true,
+        ..Attached::default()
     };
     let blind = attach_tracepoint(&Ok(blind), TRACEPOINT);
     assert_eq!(blind.status, Status::Degraded);
@@ -236,6 +238,26 @@ fn what_one_attach_mode_costs_depends_on_the_other() {
     assert!(costs(attach_btf(&refused(), NONE)).contains("not possible"));
     assert!(costs(attach_tracepoint(&refused(), BTF)).starts_with("nothing"));
     assert!(costs(attach_tracepoint(&refused(), NONE)).contains("not possible"));
+}
+
+#[test]
+fn without_the_resets_some_causes_are_unknown() {
+    let seen = Attached {
+        reset_reasons: true,
+        ..Attached::default()
+    };
+    assert!(resets(Some(&seen)).detail.ends_with("with their reasons"));
+    let check = resets(Some(&Attached::default()));
+    assert_eq!(check.status, Status::Degraded);
+    assert!(text(check.costs.as_ref()).contains("6.10"));
+    let unseen = Attached {
+        without_resets: Some("no such tracepoint".into()),
+        ..Attached::default()
+    };
+    let check = resets(Some(&unseen));
+    assert_eq!(check.status, Status::Degraded);
+    assert!(text(check.costs.as_ref()).contains("the cause is unknown"));
+    assert_eq!(resets(None).status, Status::Missing);
 }
 
 #[test]

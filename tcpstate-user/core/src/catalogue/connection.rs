@@ -7,10 +7,10 @@ use tcpstate_common::{State, record};
 use super::{
     column::{Column, Formats, Kind, Table, Value},
     common::{Common, common, list, processes},
-    transition::{Counted, traffic},
+    transition::{Counted, reset_reason, traffic},
 };
 use crate::{
-    cause::Cause,
+    cause::{Cause, ResetReason},
     event::SocketId,
     model::{Connection, Ended, Stay, Traffic},
     owner::Holders,
@@ -39,6 +39,8 @@ pub struct ConnectionRow {
     pub truncated: bool,
     /// Why it ended; `None` while it is open.
     pub cause: Option<Cause>,
+    /// Why this kernel reset it.
+    pub reset_reason: Option<ResetReason>,
     /// The state that the kernel keeps it in, without a socket.
     pub goes_on: Option<State>,
     /// Its traffic, as the kernel counted it.
@@ -56,6 +58,7 @@ impl ConnectionRow {
         Self {
             lifetime_ns: ended.lifetime_ns,
             cause: Some(ended.cause),
+            reset_reason: ended.reset_reason,
             goes_on: ended.goes_on,
             traffic: ended.traffic,
             ..Self::new(ended.connection, ts_ns)
@@ -126,6 +129,7 @@ impl ConnectionRow {
             states: connection.states,
             truncated: connection.truncated,
             cause: None,
+            reset_reason: None,
             goes_on: None,
             traffic: None,
             handshake_ns: connection.handshake_ns,
@@ -157,6 +161,10 @@ impl AsRef<Common> for ConnectionRow {
 }
 
 impl Counted for ConnectionRow {
+    fn reset_reason(&self) -> Option<ResetReason> {
+        self.reset_reason
+    }
+
     fn traffic(&self) -> Option<&Traffic> {
         self.traffic.as_ref()
     }
@@ -266,6 +274,7 @@ pub static CONNECTION: Table<ConnectionRow> = Table {
                 "The states whose end or, of `SYN_RECV`, beginning was found by sampling, separated by spaces",
             )
             .only(Formats::Csv),
+            reset_reason(),
             processes(|row| list(row.processes.as_ref())),
         ],
     ],

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tcpstate_common::{State, record::flags};
 
 use super::{
-    column::{Column, Kind, Table},
+    column::{Column, Kind, Table, Value},
     common::{Common, common},
 };
 use crate::{
-    cause::{Cause, goes_on},
+    cause::{Cause, RESET_REASONS, ResetReason, goes_on},
     event::Event,
     model::{Applied, Traffic},
     owner::{How, Owner},
@@ -30,6 +30,8 @@ pub struct TransitionRow {
     pub dwell_interval_ns: Option<u64>,
     /// Why the connection ended; `None` where it did not.
     pub cause: Option<Cause>,
+    /// Why this kernel reset the connection.
+    pub reset_reason: Option<ResetReason>,
     /// `sk_err`.
     pub error: Option<u16>,
     /// The socket's flags; `None` where they are unknown.
@@ -94,6 +96,7 @@ impl TransitionRow {
             dwell_ns: applied.dwell_ns,
             dwell_interval_ns: applied.dwell_interval_ns(),
             cause: applied.cause(),
+            reset_reason: ResetReason::of(event),
             error: event.error(),
             flags: event.has(flags::SOCKET).then(|| SocketFlags {
                 shutdown: u8::from(event.has(flags::RCV_SHUTDOWN))
@@ -115,16 +118,37 @@ impl AsRef<Common> for TransitionRow {
     }
 }
 
-/// Rows with the kernel's counters of a connection.
+/// Rows with the kernel's counters of a connection, and its reason for resetting it.
 pub(super) trait Counted {
+    /// The reason.
+    fn reset_reason(&self) -> Option<ResetReason>;
+
     /// The counters.
     fn traffic(&self) -> Option<&Traffic>;
 }
 
 impl Counted for TransitionRow {
+    fn reset_reason(&self) -> Option<ResetReason> {
+        self.reset_reason
+    }
+
     fn traffic(&self) -> Option<&Traffic> {
         self.traffic.as_ref()
     }
+}
+
+/// The column of the reason for a reset.
+pub(super) const fn reset_reason<R: Counted>() -> Column<R> {
+    Column::<R>::new(
+        "reset_reason",
+        Kind::Word(&RESET_REASONS),
+        |row| {
+            let reason = row.reset_reason();
+            reason.map_or(Value::Unknown, |reason| Value::Word(reason.name()))
+        },
+        "Why this kernel reset the connection, as its `enum sk_rst_reason` names it",
+    )
+    .unknown("this kernel sent no reset, or does not say why (before Linux 6.10)")
 }
 
 /// The columns of [`Traffic`].
@@ -207,7 +231,7 @@ pub static TRANSITION: Table<TransitionRow> = Table {
                 "error",
                 Kind::Number,
                 |row| row.error.into(),
-                "The socket's error, an errno (`sk_err`); 0 is none",
+                "The socket's error, an errno (`sk_err`, or what ICMP had reported to a `connect` that was given up); 0 is none",
             )
             .unknown("the capture cannot read the socket"),
             Column::<TransitionRow>::new(
@@ -257,6 +281,7 @@ pub static TRANSITION: Table<TransitionRow> = Table {
                  round-trip time",
             )
             .unknown("no handshake ends here, or its beginning was not seen"),
+            reset_reason(),
         ],
     ],
 };

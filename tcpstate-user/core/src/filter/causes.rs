@@ -79,7 +79,8 @@ mod tests {
         let error = "closed".parse::<CauseSet>().unwrap_err().to_string();
         assert!(
             error.contains(
-                "fin, reset_by_peer, reset_locally, refused, timed_out, unreachable, unknown"
+                "fin, reset_by_peer, reset_locally, refused, timed_out, unreachable, abandoned, no_port, \
+                 unknown"
             ),
             "{error}"
         );

@@ -6,7 +6,7 @@ use tcpstate_common::{State, record};
 
 use super::{StateExit, packed::Dwell};
 use crate::{
-    cause::Cause,
+    cause::{Cause, ResetReason},
     event::{Event, SocketId},
     owner::{Holders, Owner},
     service::Role,
@@ -148,6 +148,8 @@ pub struct Ended {
     pub lifetime_ns: Option<u64>,
     /// The cause of its end.
     pub cause: Cause,
+    /// Why this kernel reset it; `None` where it did not, or did not say why.
+    pub reset_reason: Option<ResetReason>,
     /// The state in which the kernel keeps it as a minisocket; see [`crate::cause::goes_on`].
     pub goes_on: Option<State>,
     /// The kernel's counters, where the record has them.

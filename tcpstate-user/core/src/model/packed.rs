@@ -13,7 +13,7 @@ use super::{
     pages::Item,
 };
 use crate::{
-    cause::{Cause, goes_on},
+    cause::{Cause, ResetReason, goes_on},
     event::{Event, SocketId},
     inventory::TICK_NS,
     owner::{Comm, How, Owner},
@@ -645,6 +645,7 @@ impl Cold {
             },
             lifetime_ns: hot.lifetime_ns(),
             cause: Cause::of(event).unwrap_or(Cause::Unknown),
+            reset_reason: ResetReason::of(event),
             goes_on: goes_on(event),
             traffic: Traffic::of(event),
         }

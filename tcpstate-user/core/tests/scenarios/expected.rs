@@ -212,6 +212,7 @@ impl ExpectedConnection {
             connection,
             lifetime_ns,
             cause,
+            reset_reason,
             goes_on,
             traffic,
         } = ended;
@@ -219,6 +220,10 @@ impl ExpectedConnection {
         shown.also.extend(known([
             ("lifetime", lifetime_ns.map(time)),
             ("cause", Some(cause.to_string())),
+            (
+                "reset_reason",
+                reset_reason.map(|reason| reason.name().to_owned()),
+            ),
             ("goes_on", goes_on.map(|state| state.to_string())),
             (
                 "traffic",

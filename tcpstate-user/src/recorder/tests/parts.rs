@@ -312,6 +312,7 @@ fn a_life(until: Until, live: bool) -> Box<dyn View> {
         longer_than: None,
         count: None,
         time: false,
+        reset_reason: false,
     }))
 }
 
@@ -322,6 +323,7 @@ fn a_trace() -> Box<dyn View> {
         count: None,
         time: false,
         timestamp: false,
+        reset_reason: false,
     }))
 }
 
