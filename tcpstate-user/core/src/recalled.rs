@@ -10,5 +10,5 @@ pub enum Recalled {
     /// Events of these sockets, in the order of the stream.
     Events(Vec<Event>),
     /// Entries of these sockets in a census, which prove no end; or a namespace's last sample, without entries.
-    Census(Census),
+    Census(Box<Census>),
 }

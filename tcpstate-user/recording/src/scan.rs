@@ -272,7 +272,7 @@ impl<R: Read> Scanner<R> {
                     self.damaged("what was known before does not unpack");
                     return self.skip_damage();
                 };
-                self.recalled = Some(Recalled::Census(census));
+                self.recalled = Some(Recalled::Census(Box::new(census)));
             }
             Kind::NAMES => {
                 let Ok(mut cgroups) = names::from_payload(payload) else {

@@ -138,6 +138,17 @@ fn held(by: &[u32]) -> Held {
     }
 }
 
+/// What a look at the holders of listeners finds.
+fn a_look(begin_ns: u64, held: Held) -> Census {
+    Census {
+        netns: NETNS,
+        begin_ns,
+        more: true,
+        held: vec![held],
+        ..Census::default()
+    }
+}
+
 /// An event of a socket of the server.
 fn server(ts_ns: u64, cookie: u64, oldstate: State, newstate: State) -> Event {
     let record = tcpstate_common::Record {
@@ -236,13 +247,7 @@ fn make_web_server() -> Stream {
         if index == last / 4 {
             // A worker has been replaced.
             stream.events(std::mem::take(&mut batch));
-            stream.census(Census {
-                netns: NETNS,
-                begin_ns: ts_ns,
-                more: true,
-                held: vec![held(&[7, 9])],
-                ..Census::default()
-            });
+            stream.census(a_look(ts_ns, held(&[7, 9])));
         }
         if index == ends_listening {
             batch.push(server(ts_ns, 1, State::LISTEN, State::CLOSE));

@@ -346,6 +346,7 @@ fn csv_says_what_json_says() {
 
 #[test]
 fn an_age_is_exact_a_bound_or_unknown() {
+    const MS: u64 = 1_000_000;
     let ages = |inventory: &Inventory| {
         let (lines, _) = json(inventory, &options(Format::Json));
         let ages = lines.into_iter().map(|line| {
@@ -359,7 +360,6 @@ fn an_age_is_exact_a_bound_or_unknown() {
         ages.sort_unstable();
         ages
     };
-    const MS: u64 = 1_000_000;
     let mut inventory = inventory();
     assert_eq!(
         ages(&inventory),
