@@ -12,7 +12,7 @@ use std::{
 use clap::Parser as _;
 use tcpstate_capture::{
     host::{Lockdown, parse_version},
-    layout::parse_tracepoint_format,
+    layout::format,
     procfs::ListenCounters,
 };
 use tcpstate_cli::{
@@ -88,7 +88,7 @@ fn the_seeds_of_arguments_are_valid() {
 
 #[test]
 fn the_seeds_of_the_kernels_texts_are_valid() {
-    parse_tracepoint_format(&seed("tracepoint_format/linux-6.18")).expect("a layout");
+    format::parse(&seed("tracepoint_format/linux-6.18")).expect("a layout");
     let counters = ListenCounters::parse(&seed("kernel_texts/netstat"));
     assert_eq!(
         (counters.cookies_sent, counters.overflows),

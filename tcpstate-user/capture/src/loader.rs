@@ -212,7 +212,7 @@ impl Target {
             }
             Mode::Tracepoint => {
                 let format = host.tracepoint_format()?;
-                base = layout::parse_tracepoint_format(&format)?;
+                base = layout::format::parse(&format)?;
                 if let Some(SocketLayout { resolved, copy }) = socket {
                     config.offsets = resolved.offsets;
                     config.copy = *copy;

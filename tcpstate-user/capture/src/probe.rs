@@ -459,7 +459,7 @@ fn attached(tried: &Attached) -> String {
 
 fn tracefs(host: &Host, format: Result<String, CaptureError>, works: Works) -> Check {
     let name = "tracefs";
-    let fits = format.and_then(|text| Ok(layout::parse_tracepoint_format(&text)?));
+    let fits = format.and_then(|text| Ok(layout::format::parse(&text)?));
     match (fits, &host.tracefs) {
         (Ok(base), Some(path)) => Check::new(
             name,

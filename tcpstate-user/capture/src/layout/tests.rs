@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tcpstate_common::config::TracepointRecord;
+
 use super::*;
 
 /// Linux 6.18, x86-64, as read.
@@ -68,22 +70,19 @@ fn moved(text: &str, by: u32) -> String {
 
 #[test]
 fn both_known_layouts_of_the_record_are_accepted() {
-    assert_eq!(parse_tracepoint_format(FORMAT_6_18).unwrap(), TP_BASE);
-    assert_eq!(
-        parse_tracepoint_format(&moved(FORMAT_6_18, 8)).unwrap(),
-        TP_BASE_LAZY
-    );
+    assert_eq!(format::parse(FORMAT_6_18).unwrap(), TP_BASE);
+    assert_eq!(format::parse(&moved(FORMAT_6_18, 8)).unwrap(), TP_BASE_LAZY);
     let more = FORMAT_6_18.replace(
         "\nprint fmt",
         "\tfield:__u8 later;\toffset:72;\tsize:1;\tsigned:0;\n\nprint fmt",
     );
-    assert_eq!(parse_tracepoint_format(&more).unwrap(), TP_BASE);
+    assert_eq!(format::parse(&more).unwrap(), TP_BASE);
 }
 
 #[test]
 fn other_layouts_of_the_record_are_refused_by_field() {
     let refused = |text: &str, words: &[&str]| {
-        let message = parse_tracepoint_format(text).unwrap_err().to_string();
+        let message = format::parse(text).unwrap_err().to_string();
         for word in words {
             assert!(message.contains(word), "{message:?} does not say {word:?}");
         }
@@ -110,10 +109,10 @@ fn other_layouts_of_the_record_are_refused_by_field() {
 
     // Cut anywhere, it is refused or whole.
     let last = FORMAT_6_18.find("size:16;\tsigned:0;\n\nprint").unwrap() + "size:16;".len();
-    assert!(parse_tracepoint_format(&FORMAT_6_18[..last]).is_ok());
+    assert!(format::parse(&FORMAT_6_18[..last]).is_ok());
     for cut in 0..last {
         assert!(
-            parse_tracepoint_format(&FORMAT_6_18[..cut]).is_err(),
+            format::parse(&FORMAT_6_18[..cut]).is_err(),
             "accepted when cut at {cut}"
         );
     }
@@ -155,8 +154,8 @@ fn other_layouts_of_the_record_are_refused_by_field() {
 proptest::proptest! {
     #[test]
     fn any_text_gives_an_answer(text in "\\PC*", field in "(field:|offset:|size:|skaddr|;|[0-9]{1,30}|\t|\n| ){0,40}") {
-        let _ = parse_tracepoint_format(&text);
-        let _ = parse_tracepoint_format(&field);
+        let _ = format::parse(&text);
+        let _ = format::parse(&field);
     }
 }
 

@@ -4,8 +4,11 @@
 //! [`Hot`] is one cache line, [`Cold`] has the rest, which is needed at the beginning and the end. Constant
 //! assertions keep their sizes.
 
+mod stay;
+
 use tcpstate_common::{State, record};
 
+pub(super) use self::stay::{Dwell, PackedStay};
 use super::{
     address::{from_wire, is_set},
     connection::{Connection, Ended, Stay, Traffic},
@@ -27,50 +30,6 @@ const PAST: usize = 4;
 /// States before the present one that are kept at all. Only lost events make more than [`PAST`].
 pub(super) const MAX_PAST: usize = 32;
 
-/// A state and its dwell in one word: 8 bits, a bit for a lower bound, and 55. 2^55 ns are 416 days.
-#[derive(Clone, Copy, Default)]
-pub(super) struct PackedStay(u64);
-
-impl PackedStay {
-    const AT_LEAST: u64 = 1 << 55;
-    const UNKNOWN: u64 = Self::AT_LEAST - 1;
-
-    const fn new(state: State, dwell: Dwell) -> Self {
-        let (ns, bound) = match dwell {
-            Dwell::Unknown => (Self::UNKNOWN, 0),
-            Dwell::Exactly(ns) => (ns, 0),
-            Dwell::AtLeast(ns) => (ns, Self::AT_LEAST),
-        };
-        let ns = match dwell {
-            Dwell::Exactly(_) | Dwell::AtLeast(_) if ns >= Self::UNKNOWN => Self::UNKNOWN - 1,
-            _ => ns,
-        };
-        Self((state.0 as u64) << 56 | bound | ns)
-    }
-
-    const fn unpack(self) -> Stay {
-        let ns = self.0 & Self::UNKNOWN;
-        let dwell = if ns == Self::UNKNOWN {
-            Dwell::Unknown
-        } else if self.0 & Self::AT_LEAST != 0 {
-            Dwell::AtLeast(ns)
-        } else {
-            Dwell::Exactly(ns)
-        };
-        Stay::seen(State((self.0 >> 56) as u8), dwell)
-    }
-}
-
-/// The knowledge of the time in a state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dwell {
-    Unknown,
-    /// It took this time, nanoseconds.
-    Exactly(u64),
-    /// It took at least this time, nanoseconds: the beginning was not seen.
-    AtLeast(u64),
-}
-
 /// The part of a connection that every event touches: one cache line.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
@@ -91,12 +50,6 @@ pub(super) struct Hot {
 }
 
 const _: () = assert!(size_of::<Hot>() == 64);
-
-impl std::fmt::Debug for PackedStay {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.unpack().fmt(f)
-    }
-}
 
 /// The identity and owner of a connection: needed when it opens and when it is shown.
 #[derive(Clone, Debug, Default)]
