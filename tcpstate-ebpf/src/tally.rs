@@ -290,6 +290,8 @@ impl Change {
             };
             if awaits_reset(self.oldstate, error, known) {
                 self.slot.note(&mut end);
+            } else {
+                self.slot.forget_note();
             }
             add_end(counts, &end);
         }

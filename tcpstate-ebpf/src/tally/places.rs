@@ -73,6 +73,19 @@ impl Slot {
         }
     }
 
+    /// Forgets a RST that decides nothing here: the next socket at this address is another one.
+    #[inline(always)]
+    pub(super) fn forget_note(&self) {
+        if let Some(note) = note_at(self.skaddr) {
+            // SAFETY: the map lookup returned a valid pointer.
+            unsafe {
+                if (*note).skaddr == self.skaddr {
+                    (*note).skaddr = 0;
+                }
+            }
+        }
+    }
+
     /// The place of the note about a socket that sends a RST.
     #[inline(always)]
     pub(super) fn note_of(call: &Call) -> Option<*mut Note> {

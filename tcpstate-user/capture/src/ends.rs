@@ -1,7 +1,7 @@
 //! Joins the RSTs that this kernel sends with the ends of their connections, to which they stand next in the ring:
 //! the kernel sends one just after the transition to CLOSE, or just before.
 //!
-//! An end whose cause a RST decides (`awaits_reset`) is held until its RST comes, or for [`HOLD_NS`]; and so are
+//! An end whose cause a RST decides (`awaits_reset`) is held until its RST comes, or for [`hold_ns`]; and so are
 //! the events behind it, so that their order remains. Pure: records and times come in as arguments.
 
 use std::collections::VecDeque;
@@ -18,6 +18,9 @@ use super::layout::ResetCodes;
 /// How long a RST may come after the end of its connection. Between the two, the kernel may handle packets of other
 /// connections on that CPU, and a hypervisor may take the CPU away.
 pub(super) const HOLD_NS: u64 = 20_000_000;
+/// The same where a process ends the connection, which another task may interrupt before it sends the RST. Nearly
+/// every such end has one.
+const PROCESS_HOLD_NS: u64 = 60_000_000;
 /// RSTs kept that came before the end of their connection. It follows at once, so this many are not waiting.
 const MAX_EARLY: usize = 64;
 /// Ends in which one that fits is searched. Other CPUs make no more in between.
@@ -99,7 +102,10 @@ impl Ends {
             if let Some(event) = self.events.get_mut(at) {
                 event.add_end_facts(facts);
             }
-            self.waiting.retain(|&waiting| waiting != at);
+            // Nearly always the last one.
+            if let Some(place) = self.waiting.iter().rposition(|&waiting| waiting == at) {
+                self.waiting.remove(place);
+            }
         }
     }
 
@@ -112,6 +118,11 @@ impl Ends {
     /// The number of events that have not been handed on.
     pub(super) const fn len(&self) -> usize {
         self.events.len()
+    }
+
+    /// Whether one of the first so many events waits for a RST.
+    pub(super) fn waits_before(&self, count: usize) -> bool {
+        self.waiting.front().is_some_and(|&at| at < count)
     }
 
     /// The events that have been taken since there were this many.
@@ -133,7 +144,7 @@ impl Ends {
     /// been read.
     pub(super) fn take(&mut self, read_until_ns: u64) -> Vec<Event> {
         while let Some(event) = self.waiting.front().and_then(|&at| self.events.get_mut(at)) {
-            if event.ts_ns().saturating_add(HOLD_NS) > read_until_ns {
+            if event.ts_ns().saturating_add(hold_ns(event.record())) > read_until_ns {
                 break;
             }
             event.add_end_facts(end::NO_RESET);
@@ -165,6 +176,15 @@ impl Ends {
 /// Whether a RST decides about the cause of this end.
 fn may_be_reset(record: &Record) -> bool {
     record.flags & flags::SOCKET != 0 && awaits_reset(record.oldstate, record.error, record.flags)
+}
+
+/// How long this end waits for its RST.
+const fn hold_ns(record: &Record) -> u64 {
+    if record.error == 0 && record.oldstate.0 != State::FIN_WAIT2.0 {
+        PROCESS_HOLD_NS
+    } else {
+        HOLD_NS
+    }
 }
 
 const fn is_near(earlier_ns: u64, ns: u64) -> bool {

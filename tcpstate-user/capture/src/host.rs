@@ -206,7 +206,6 @@ pub enum Namespace {
 
 impl Namespace {
     /// Whether this process is in the initial namespace, that of the machine's process 1.
-    ///
     pub fn is_initial(self) -> Result<bool, io::Error> {
         self.is_initial_of("self")
     }

@@ -221,7 +221,7 @@ impl Reader {
                 .read_until_ns
                 .store(handed_on_ns, Ordering::Release);
             quiet_ticks = if records == 0 { quiet_ticks + 1 } else { 0 };
-            if quiet_ticks > IDLE_TICKS && self.logger.is_none() {
+            if quiet_ticks > IDLE_TICKS && self.logger.is_none() && self.ends.len() == 0 {
                 self.sleep();
             } else {
                 self.wait(TICK);
@@ -341,7 +341,9 @@ impl Reader {
         }
         let mut records = 0;
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_nanos(HOLD_NS) {
+        while self.ends.waits_before(read - queued)
+            && begin.elapsed() < Duration::from_nanos(HOLD_NS)
+        {
             std::thread::sleep(TICK / 2);
             records += self.fill();
         }

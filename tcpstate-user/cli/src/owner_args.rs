@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(next_help_heading = FILTERS)]
 pub struct OwnerArgs {
-    /// Only connections of these processes; a server's connections belong to all processes that hold its
+    /// Only connections of these processes; a server's are selected by each process that holds its
     /// listener, or opened it
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: Vec<u32>,

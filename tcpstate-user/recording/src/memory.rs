@@ -17,7 +17,7 @@ use tcpstate_common::{
 };
 use tcpstate_core::{
     cause::goes_on,
-    census::{Census, Found, Kind, ListenFigures, Request, Scope, TIME_WAIT_NS},
+    census::{Census, Found, Kind, Request, Scope, TIME_WAIT_NS},
     event::Event,
     model::SETTLED_NS,
     origin::Origin,
@@ -326,7 +326,8 @@ impl Memory {
         self.bytes = self.bytes.saturating_sub(freed);
     }
 
-    /// For each listener that has ended: whether a connection is left that began before.
+    /// For each listener that has ended: whether a connection is left that began before, or was half-open in the
+    /// last sample.
     fn needed_listeners(&self) -> Vec<bool> {
         let mut oldest: HashMap<(u32, u16), u64> = HashMap::new();
         for entry in self.open.values().chain(self.others.values()) {
@@ -334,6 +335,13 @@ impl Memory {
                 let oldest = oldest.entry(place).or_insert(item.position);
                 *oldest = item.position.min(*oldest);
             }
+        }
+        for (netns, (_, sample)) in &self.samples {
+            let half_open = sample
+                .half_open
+                .iter()
+                .filter(|half_open| half_open.count > 0);
+            oldest.extend(half_open.map(|half_open| ((*netns, half_open.lport), 0)));
         }
         let is_needed = |entry: &Entry| {
             let ended = entry.items.last().map_or(0, |item| item.position);
@@ -355,15 +363,7 @@ impl Memory {
                 Kind::Minisocket => self.found_minisocket(found, census, position),
             }
         }
-        for held in &census.held {
-            let item = Item::of_holders(held, census, position);
-            let listeners = self.open.values_mut().chain(self.others.values_mut());
-            let mut listeners = listeners.filter(|entry| entry.life == Life::Listener);
-            if let Some(entry) = listeners.find(|entry| entry.cookie() == Some(held.cookie)) {
-                let (before, now) = entry.hold(item);
-                self.bytes = (self.bytes + now).saturating_sub(before);
-            }
-        }
+        self.held(census, position);
         self.requests(census);
         if census.scope == Scope::All {
             self.listed.extend(&census.known);
@@ -385,13 +385,12 @@ impl Memory {
             Scope::Small => {
                 self.judge_minisockets(census);
                 let sample = Census {
-                    found: Vec::new(),
-                    gone: Vec::new(),
-                    held: Vec::new(),
-                    requests: Vec::new(),
-                    requests_gone: Vec::new(),
-                    listen: ListenFigures::default(),
-                    ..census.clone()
+                    netns: census.netns,
+                    begin_ns: census.begin_ns,
+                    previous_ns: census.previous_ns,
+                    scope: census.scope,
+                    half_open: census.half_open.clone(),
+                    ..Census::default()
                 };
                 self.samples.insert(census.netns, (position, sample));
             }
@@ -409,6 +408,24 @@ impl Memory {
         }
         self.listed.clear();
         self.addresses = None;
+    }
+
+    /// The holders of a listener are part of what is known of it.
+    fn held(&mut self, census: &Census, position: u64) {
+        if census.held.is_empty() {
+            return;
+        }
+        let listeners = self.open.values_mut().chain(self.others.values_mut());
+        let listeners = listeners.filter(|entry| entry.life == Life::Listener);
+        let mut by_cookie: HashMap<u64, &mut Entry> = listeners
+            .filter_map(|entry| Some((entry.cookie()?, entry)))
+            .collect();
+        for held in &census.held {
+            if let Some(entry) = by_cookie.get_mut(&held.cookie) {
+                let (before, now) = entry.hold(Item::of_holders(held, census, position));
+                self.bytes = (self.bytes + now).saturating_sub(before);
+            }
+        }
     }
 
     /// Half-open connections are there until a sample is without them.

@@ -139,24 +139,26 @@ impl Selection {
     fn selects(&mut self, event: &Event, applied: &Applied<'_>) -> bool {
         let (role, owner) = (applied.role(), applied.owner());
         let (uid, cgroup) = (applied.uid(), applied.cgroup());
-        if self.matcher.matches(role, &owner, &[], uid, cgroup) {
+        let by_owner = self.matcher.matches(role, &owner, &[], uid, cgroup);
+        let Some(cookie) = event.cookie() else {
+            return by_owner;
+        };
+        let was_selected =
+            if event.newstate() == State::CLOSE || opens(event.oldstate(), event.newstate()) {
+                self.by_holder.remove(&cookie) && event.newstate() == State::CLOSE
+            } else {
+                self.by_holder.contains(&cookie)
+            };
+        if by_owner || was_selected {
             return true;
         }
-        let Some(cookie) = event.cookie() else {
+        let Some(holders) = applied.holders() else {
             return false;
         };
-        if opens(event.oldstate(), event.newstate()) {
-            self.by_holder.remove(&cookie);
-        }
-        let mut selects = self.by_holder.contains(&cookie);
-        if !selects && let Some(holders) = applied.holders() {
-            selects = self.matcher.matches(role, &owner, holders, uid, cgroup);
-            if selects && self.by_holder.len() < self.max_by_holder {
-                self.by_holder.insert(cookie);
-            }
-        }
-        if event.newstate() == State::CLOSE {
-            self.by_holder.remove(&cookie);
+        let selects = self.matcher.matches(role, &owner, holders, uid, cgroup);
+        if selects && event.newstate() != State::CLOSE && self.by_holder.len() < self.max_by_holder
+        {
+            self.by_holder.insert(cookie);
         }
         selects
     }

@@ -168,7 +168,12 @@ fn same(streamed: &Output, counted: &Output) -> Result<Option<()>> {
         expected == found,
         "streamed {expected:#}, counted {found:#}"
     );
+    // One run began before the other, so they may differ in what others do on this host.
+    let saw_the_same = summary["accounting"]["seen"] == in_kernel["accounting"]["seen"];
     for name in ["passed", "undecided"] {
+        if name == "undecided" && !saw_the_same {
+            continue;
+        }
         ensure!(
             summary["selection"][name] == in_kernel["selection"][name],
             "{name}: {summary}, {in_kernel}"

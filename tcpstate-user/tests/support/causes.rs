@@ -30,7 +30,7 @@ may have come after a close, and `reset_locally` where the kernel hardly ever se
 Why this kernel sent its RST is in the field `reset_reason`, since Linux 6.10.
 
 The kernel sends a RST just after the transition that it belongs to, or just before. So an end that a RST would \
-explain is shown when its RST has come, otherwise after 20 ms, and what is behind it too. A RST that the ring buffer \
+explain is shown when its RST has come, otherwise after 20 to 60 ms, and what is behind it too. A RST that the ring buffer \
 has no room for is missing: what is then said of that end can be wrong, and the summary counts what else was lost. In \
 a recording the cause is complete.
 

@@ -201,7 +201,7 @@ pub static CONNECTION: Table<ConnectionRow> = Table {
                 Kind::Nested("list of `{state, dwell_ns, dwell_at_least_ns, sampled, interval_ns}`"),
                 |row| Value::Stays(&row.states),
                 "The states that the connection went through, in order, with the time in each. Where \
-                 `dwell_ns` is `null` because the connection was there before the capture, \
+                 `dwell_ns` is `null` because the beginning was not seen, \
                  `dwell_at_least_ns` is a lower bound; it is there only then. \
                  `sampled`: the end of the state was found by sampling or, of `SYN_RECV`, the beginning, and the \
                  time is exact to `interval_ns`, which is there only then. CSV has the names, separated by spaces",
@@ -224,8 +224,8 @@ pub static CONNECTION: Table<ConnectionRow> = Table {
                     let mut bounds = row.states.iter().map(|stay| stay.at_least_ns);
                     bounds.find_map(|bound| bound).into()
                 },
-                "A lower bound of the time in the first state in which it is not known, because the \
-                 connection was there before the capture",
+                "A lower bound of the time in the first state in which it is not known, because its \
+                 beginning was not seen",
             )
             .unknown("there is no such state")
             .only(Formats::Csv),

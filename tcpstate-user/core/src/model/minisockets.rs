@@ -194,21 +194,21 @@ impl Minisockets {
         self.awaited.retain(|_, awaited| !awaited.is_empty());
     }
 
-    /// Notes a half-open connection, or what is known of it now. `false` where there is no room.
-    pub(super) fn note_request(&mut self, request: &Request, netns: u32) -> bool {
+    /// Notes a half-open connection, or what is known of it now. Where there is no room, as under a flood, its time in
+    /// `SYN_RECV` will be that of its socket.
+    pub(super) fn note_request(&mut self, request: &Request, netns: u32) {
         let embryonic = Embryonic {
             since_ns: request.since_ns,
             interval_ns: request.interval_ns,
             netns,
         };
         if self.requests.len() >= self.max && self.requests.get(request.cookie).is_none() {
-            return false;
+            return;
         }
         let (known, _) = self
             .requests
             .get_or_insert_with(request.cookie, || embryonic);
         *known = embryonic;
-        true
     }
 
     /// Whether no half-open connection is known.

@@ -50,8 +50,7 @@ impl Tracker {
             }
         }
         for request in &census.requests {
-            let has_room = self.minisockets.note_request(request, census.netns);
-            self.books.unfollowed += u64::from(!has_room);
+            self.minisockets.note_request(request, census.netns);
         }
         for &cookie in &census.requests_gone {
             self.minisockets.take_request(cookie);

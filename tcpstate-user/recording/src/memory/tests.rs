@@ -3,7 +3,7 @@ use tcpstate_common::{
     record::{AF_INET, flags},
 };
 use tcpstate_core::{
-    census::Held,
+    census::{HalfOpen, Held},
     event::Process,
     owner::{Comm, How, Owner},
 };
@@ -279,4 +279,32 @@ fn half_open_connections_are_kept_with_the_last_sample_until_they_are_gone() {
     memory.census(&sample(6, &[], &[2, 3]));
     assert_eq!(censuses(&memory), [sample(6, &[], &[])]);
     assert_eq!(memory.bytes(), 0);
+}
+
+#[test]
+fn a_listener_that_has_ended_stays_while_a_sample_has_half_open_connections_of_it() {
+    let sample = |begin_ns, count| Census {
+        netns: 1,
+        begin_ns,
+        half_open: vec![HalfOpen {
+            laddr: [10, 0, 0, 1].into(),
+            lport: SERVER,
+            count,
+            oldest_ns: None,
+            oldest_at_least_ns: None,
+            synack_retransmits: 0,
+        }],
+        ..Census::default()
+    };
+    let knows_the_listener = |memory: &Memory| {
+        let censuses = censuses(memory);
+        censuses.iter().any(|census| census.found == [listener(5)])
+    };
+    let mut memory = Memory::new(&origin(), 1 << 20);
+    memory.census(&seed(1, vec![listener(5)]));
+    memory.census(&sample(2, 1));
+    memory.events(&[event(4, 5, (State::LISTEN, State::CLOSE), 0)]);
+    assert!(knows_the_listener(&memory));
+    memory.census(&sample(6, 0));
+    assert!(!knows_the_listener(&memory));
 }

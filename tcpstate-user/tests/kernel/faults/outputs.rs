@@ -92,7 +92,8 @@ fn read(file: &Path) -> Result<(Output, serde_json::Value)> {
 /// books.
 fn disk_full() -> Result<()> {
     const ROUNDS: u32 = 150_000;
-    let disk = Disk::new("size=64k")?;
+    // Three blocks, some 65,400 bytes, and the books, but no fourth block.
+    let disk = Disk::new("size=76k")?;
     let file = disk.path().join("a.rec");
     let port = unused_port();
     let tcpstate = Tcpstate::start(&["record", "-w", path(&file)?, "-P", &port.to_string()])?;
