@@ -151,19 +151,6 @@ wire! {
     }
 }
 
-impl Record {
-    /// The facts about the end of a connection that this record has beside the socket's members; see [`end`].
-    #[inline]
-    pub const fn end_facts(&self) -> u32 {
-        let is_end = crate::transition::closes(self.oldstate, self.newstate);
-        if is_end && self.flags & flags::PROCESS == 0 {
-            self.pid
-        } else {
-            0
-        }
-    }
-}
-
 /// The facts about the end of a connection, in [`Record::pid`]: no process is known there. 0: none is known.
 pub mod end {
     /// This kernel sent a RST.

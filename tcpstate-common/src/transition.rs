@@ -1,6 +1,22 @@
 //! The meaning of a transition, from its two states.
 
-use crate::{State, record::flags};
+use crate::{
+    State,
+    record::{Record, flags},
+};
+
+impl Record {
+    /// The facts about the end of a connection that this record has beside the socket's members; see
+    /// [`record::end`](crate::record::end).
+    #[inline]
+    pub const fn end_facts(&self) -> u32 {
+        if closes(self.oldstate, self.newstate) && self.flags & flags::PROCESS == 0 {
+            self.pid
+        } else {
+            0
+        }
+    }
+}
 
 /// Whether a transition begins a connection.
 #[inline]

@@ -7,7 +7,7 @@ use std::{fs, io, path::Path, sync::OnceLock, time::Duration};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use super::host::Namespace;
+use super::namespaces::Namespace;
 
 /// The relation between `CLOCK_MONOTONIC`, which the kernel side stamps events with, and wall-clock
 /// time.

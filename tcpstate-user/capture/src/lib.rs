@@ -1,7 +1,7 @@
 //! Everything that touches the kernel.
 //!
-//! - [`host`]: facts about the host; [`clock`]: its clocks; [`layout`]: the layouts of its kernel;
-//!   [`probe`]: tries what it allows.
+//! - [`host`]: facts about the host; `namespaces`: what this process sees of it; [`clock`]: its clocks;
+//!   [`layout`]: the layouts of its kernel; [`probe`]: tries what it allows.
 //! - [`loader`]: loads the BPF programs and attaches one; [`ring`]: the ring buffer's consumer end;
 //!   `reader`: the thread that empties it; `ends`: joins ends with the RSTs that explain them.
 //! - [`tally`]: reads the counts made in the kernel, where nothing is streamed.
@@ -38,6 +38,7 @@ pub mod layout;
 pub mod live;
 pub mod loader;
 mod mapping;
+mod namespaces;
 pub mod netns;
 pub mod probe;
 pub mod procfs;

@@ -35,6 +35,7 @@ use super::{
     host::{self, Host},
     inventory,
     loader::{self, Job, Loaded, ProgramRun},
+    namespaces,
     reader::{self, Item, Shared},
     sampler::{self, Plan},
     sockdiag::Request,
@@ -144,7 +145,7 @@ impl Live {
             let synack = take_synack_retransmits(&mut loaded, options, &mut notes);
             let program = loaded.program_fd()?;
             let mut options = options.clone();
-            if options.resolve_owners != ResolveOwners::No && !host::has_hosts_pids() {
+            if options.resolve_owners != ResolveOwners::No && !namespaces::has_hosts_pids() {
                 notes.push(NO_HOSTS_PIDS.to_owned());
                 options.resolve_owners = ResolveOwners::No;
             }

@@ -20,9 +20,10 @@ use tcpstate_core::{
 use super::{
     clock,
     error::{CaptureError, privileges_remedy},
-    host::{self, Host, Lockdown, Namespace},
+    host::{self, Host, Lockdown},
     layout::{self, Resolved},
     loader::{self, Plan},
+    namespaces::{self, Namespace},
     sockdiag,
 };
 
@@ -45,7 +46,7 @@ pub fn probe(ring_bytes: u32) -> Report {
         kernel(&host),
         capabilities(host::capabilities(), host.kernel_version()),
         user_namespace(Namespace::User.is_initial()),
-        pid_namespace(Namespace::Pid.is_initial(), host::has_hosts_pids()),
+        pid_namespace(Namespace::Pid.is_initial(), namespaces::has_hosts_pids()),
         time_namespace(Namespace::Time.is_initial(), clock::offset_ns()),
         lockdown(Lockdown::read()),
         ring_buffer(

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tcpstate_common::{State, record};
 
-use super::{StateExit, packed::Dwell};
+use super::StateExit;
 use crate::{
     cause::{Cause, ResetReason},
     event::{Event, SocketId},
@@ -194,4 +194,14 @@ pub(super) fn handshake_ns(event: &Event, old: State, dwell_ns: Option<u64>) -> 
         State::SYN_RECV => Some(u64::from(Traffic::of(event)?.srtt_us?) * 1_000),
         _ => None,
     }
+}
+
+/// The knowledge of the time in a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dwell {
+    Unknown,
+    /// It took this time, nanoseconds.
+    Exactly(u64),
+    /// It took at least this time, nanoseconds: the beginning was not seen.
+    AtLeast(u64),
 }

@@ -8,10 +8,10 @@ mod stay;
 
 use tcpstate_common::{State, record};
 
-pub(super) use self::stay::{Dwell, PackedStay};
+pub(super) use self::stay::PackedStay;
 use super::{
     address::{from_wire, is_set},
-    connection::{Connection, Ended, Stay, Traffic},
+    connection::{Connection, Dwell, Ended, Stay, Traffic},
     minisockets::Embryonic,
     pages::Item,
 };

@@ -2,7 +2,7 @@
 
 use tcpstate_common::State;
 
-use crate::model::connection::Stay;
+use crate::model::connection::{Dwell, Stay};
 
 /// A state and its dwell in one word: 8 bits, a bit for a lower bound, and 55. 2^55 ns are 416 days.
 #[derive(Clone, Copy, Default)]
@@ -36,16 +36,6 @@ impl PackedStay {
         };
         Stay::seen(State((self.0 >> 56) as u8), dwell)
     }
-}
-
-/// The knowledge of the time in a state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Dwell {
-    Unknown,
-    /// It took this time, nanoseconds.
-    Exactly(u64),
-    /// It took at least this time, nanoseconds: the beginning was not seen.
-    AtLeast(u64),
 }
 
 impl std::fmt::Debug for PackedStay {
