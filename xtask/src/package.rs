@@ -1,6 +1,10 @@
 //! `package`: makes the packages for a registry, and builds them as their users would.
 
-use std::process::Command;
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
@@ -33,6 +37,7 @@ pub fn run() -> Result<()> {
     let (published, kept): (Vec<_>, Vec<_>) = members
         .into_iter()
         .partition(|member| member.publish.as_ref().is_none_or(|all| !all.is_empty()));
+    forget(&published)?;
     package(&kept)?;
     for package in &published {
         let name = format!("{}-{}", package.name, package.version);
@@ -65,6 +70,53 @@ fn members() -> Result<Vec<Package>> {
     );
     let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
     Ok(metadata.packages)
+}
+
+/// Removes what cargo keeps of packages made earlier. To cargo a version never changes once it is in a registry, be
+/// it the temporary one of `cargo package`: it would build new packages with the old ones of the same version.
+fn forget(published: &[Package]) -> Result<()> {
+    let home = match env::var_os("CARGO_HOME") {
+        Some(home) => PathBuf::from(home),
+        None => PathBuf::from(env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?)
+            .join(".cargo"),
+    };
+    let built = workspace().join("target/debug/.fingerprint");
+    let mut kept = Vec::new();
+    // A registry in a folder has no host in its name.
+    for registry in entries(&home.join("registry/src"))? {
+        if file_name(&registry).starts_with('-') {
+            kept.extend(entries(&registry)?);
+        }
+    }
+    kept.extend(entries(&built)?);
+    for path in kept {
+        let (name, last) = file_name(&path).rsplit_once('-').unwrap_or_default();
+        let is_ours = |package: &Package| {
+            let is_hash = last.len() == 16 && last.bytes().all(|byte| byte.is_ascii_hexdigit());
+            package.name == name && (last == package.version || is_hash)
+        };
+        if published.iter().any(is_ours) {
+            fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// The entries of a folder; none if it is not there.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<_>>()?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| folder.display().to_string()),
+    }
+}
+
+fn file_name(path: &Path) -> &str {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default()
 }
 
 /// Makes all packages except those in `kept`. One command makes all of them, so that each is built with the
