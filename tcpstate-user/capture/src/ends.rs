@@ -15,7 +15,7 @@ use tcpstate_core::event::Event;
 
 use super::layout::ResetCodes;
 
-/// How long a RST may come after the end of its connection. Between the two, the kernel may handle packets of other
+/// The longest time from the end of a connection to its RST. Between the two, the kernel may handle packets of other
 /// connections on that CPU, and a hypervisor may take the CPU away.
 pub(super) const HOLD_NS: u64 = 20_000_000;
 /// The same where a process ends the connection, which another task may interrupt before it sends the RST. Nearly
@@ -178,7 +178,7 @@ fn may_be_reset(record: &Record) -> bool {
     record.flags & flags::SOCKET != 0 && awaits_reset(record.oldstate, record.error, record.flags)
 }
 
-/// How long this end waits for its RST.
+/// The time that this end waits for its RST.
 const fn hold_ns(record: &Record) -> u64 {
     if record.error == 0 && record.oldstate.0 != State::FIN_WAIT2.0 {
         PROCESS_HOLD_NS

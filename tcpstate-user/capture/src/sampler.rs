@@ -199,7 +199,7 @@ impl Sampler {
                     .with(StateSet::of(State::BOUND_INACTIVE)),
             ),
             ipv6_only: false,
-            // How long they have been in their states at least; later that is known from events.
+            // It bounds their time in their states from below; later, events show that time.
             with_info: is_seed && !self.plan.always_full,
         };
         let resolve_owners = self.plan.resolve_owners != ResolveOwners::No;

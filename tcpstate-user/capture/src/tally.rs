@@ -263,8 +263,8 @@ impl Reader {
             .iter_mut()
             .zip(&mut sums[ENDS..PENDING])
         {
-            // An end may be counted again, with a RST. What has been reported is not taken back: later ones make up
-            // for it.
+            // An end may be counted again, with a RST. A reported end is not taken back: later ones
+            // make up for it.
             if sum.wrapping_sub(*before).cast_signed() < 0 {
                 *sum = *before;
             }
@@ -320,7 +320,7 @@ impl Reader {
             // The count of one CPU may be negative: an end may be counted again on another one.
             let count = per_cpu.iter().copied().fold(0, u64::wrapping_add);
             let before = self.errors_before.get(&failure).copied().unwrap_or(0);
-            // What has been reported is not taken back: later ones make up for it.
+            // A reported end is not taken back: later ones make up for it.
             if count.wrapping_sub(before).cast_signed() > 0 {
                 self.errors_before.insert(failure, count);
                 let cause = self.cause(failure.oldstate, failure.error, failure.end_kind);

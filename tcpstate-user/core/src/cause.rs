@@ -152,7 +152,7 @@ impl Cause {
         let record = event.record();
         let mut end_kind = end_kind(record.flags, record.end_facts());
         if oldstate == State::SYN_SENT && record.lport == 0 {
-            // What has no port has not sent its SYN. Older recordings have no facts about it.
+            // A socket without a port has not sent its SYN. Older recordings have no facts about it.
             end_kind |= end_kind::NO_PORT;
         }
         Some(Self::of_end(oldstate, event.error(), end_kind))

@@ -1,5 +1,5 @@
-//! What was known when a file of a recording begins, although it happened before: the file may be a later one of
-//! a rotation, or hold the last minutes of a flight recorder.
+//! The history before a file of a recording: the file may be a later one of a rotation, or hold the last minutes of
+//! a flight recorder.
 
 use crate::{census::Census, event::Event};
 

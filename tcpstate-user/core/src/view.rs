@@ -47,7 +47,7 @@ pub trait View {
     }
 
     /// Takes a part of what was known before the first event. It changes what the view knows, and shows and
-    /// counts nothing. What the filters do not want has been removed from it.
+    /// counts nothing. The filters have been applied.
     fn recall(&mut self, _recalled: &Recalled) -> io::Result<Flow> {
         Ok(Flow::Continue)
     }

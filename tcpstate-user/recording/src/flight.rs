@@ -26,8 +26,8 @@ pub struct FlightOptions {
     /// The age up to which events are kept, nanoseconds, back from the newest. A block is dropped when
     /// its newest event is older, so that up to a block's age more is kept.
     pub keep_ns: u64,
-    /// The most bytes of memory for the events; the oldest are dropped early rather than exceed it. What is known of
-    /// the sockets that were there when they begin takes up to a quarter of it.
+    /// The most bytes of memory for the events; the oldest are dropped early rather than exceed it. Up to a
+    /// quarter of it keeps the history of the sockets that were there when the events begin.
     pub memory_bytes: u64,
     /// Events in a full block, 1 to [`MAX_BLOCK_RECORDS`].
     pub block_records: usize,
@@ -67,7 +67,7 @@ pub struct FlightRing {
     dropped: u64,
     /// The latest time in what was dropped; `None`: nothing was.
     dropped_ns: Option<u64>,
-    /// What was known when `sealed` begins.
+    /// The state of knowledge when `sealed` begins.
     memory: Memory,
     decoder: Decoder,
     /// The events of a block that is dropped.

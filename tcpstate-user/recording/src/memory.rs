@@ -38,7 +38,7 @@ const ENDED_LISTENERS: usize = 1_024;
 /// Bytes of a half-open connection, roughly.
 const REQUEST_BYTES: u64 = (2 * mem::size_of::<(u64, Request)>()) as u64;
 
-/// What is known of the sockets that are there.
+/// The history of the sockets that are there.
 pub(crate) struct Memory {
     /// Sockets that had an event, by address. A socket that has ended is not here.
     open: HashMap<u64, Entry>,

@@ -120,7 +120,7 @@ pub(crate) struct Scanner<R> {
     read_events: u64,
     /// The census after the events of the last step.
     census: Option<Census>,
-    /// What the last step read of the time before the file.
+    /// A part of the history before the file, if the last step read one.
     recalled: Option<Recalled>,
     books: Books,
     footer: Option<Footer>,
@@ -201,7 +201,7 @@ impl<R: Read> Scanner<R> {
         self.census.take()
     }
 
-    /// What the last step read of the time before the file.
+    /// A part of the history before the file, if the last step read one.
     pub(crate) fn take_recalled(&mut self) -> Option<Recalled> {
         self.recalled.take()
     }

@@ -93,7 +93,7 @@ pub struct Writer {
     /// The time at which the oldest pending event was appended.
     pending_since_ns: u64,
     file: RecordingFile,
-    /// What the next file begins with; `None` if there is no next file.
+    /// The history that the next file begins with; `None` if there is no next file.
     memory: Option<Memory>,
     /// The latest time in a block that has been written.
     latest_ns: u64,

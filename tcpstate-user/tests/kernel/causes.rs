@@ -195,7 +195,7 @@ fn count(port: u16) -> Result<Tcpstate> {
     Tcpstate::start(&["rates", "1h", "--json", "--in-kernel", "-P", &port])
 }
 
-/// How many connections this namespace's kernel reset after the application had closed them, by its own counters.
+/// The number of connections that the kernel reset after their close, by the counters of this namespace.
 fn aborts() -> Result<u64> {
     let text = fs::read_to_string("/proc/thread-self/net/netstat")?;
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
@@ -261,7 +261,7 @@ fn by_oracle(end: &End, packets: &Packets, aborted: u64) -> Result<&'static str>
     })
 }
 
-/// How many ends have each cause.
+/// The number of ends by cause.
 fn counts(ends: &[End]) -> BTreeMap<&str, u64> {
     let mut counts = BTreeMap::new();
     for end in ends {

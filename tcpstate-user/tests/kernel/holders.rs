@@ -284,7 +284,7 @@ fn server_after_tcpstate(start: Start) -> Result<()> {
     Ok(())
 }
 
-/// What was there before is looked up at the start: every process that holds the listener selects it.
+/// The start looks up the sockets that were there before: every process that holds the listener selects it.
 fn server_before_tcpstate(start: Start) -> Result<()> {
     let port = unused_port();
     let cgroup = Cgroup::new(&format!("tcpstate-test-{port}"))?;

@@ -370,7 +370,7 @@ fn lines(out: &[u8]) -> Result<Vec<String>> {
 fn compare(command: &[&str], live: &[String], file: &Path, is_last: bool) -> Result<()> {
     let mut arguments = command.to_vec();
     if !is_last {
-        // What was open at the end of the file is not what was open at the end of the run.
+        // Other connections were open at the end of the file than at the end of the run.
         arguments.retain(|&argument| argument != "--live");
     }
     let file = file.to_str().context("not UTF-8")?;

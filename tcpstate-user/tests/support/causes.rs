@@ -19,7 +19,7 @@ its own.
 ";
 
 const TAIL: &str = "
-Linux 5.10 is the oldest supported kernel. What the last column names:
+Linux 5.10 is the oldest supported kernel. The last column names:
 
 - *The socket*: its members, read with the kernel's BTF. Without BTF (`--attach tracepoint`, and a note says so) the \
 cause is `-`, but for `no_port`.
@@ -34,8 +34,8 @@ explain is shown when its RST has come, otherwise after 20 to 60 ms, and what is
 has no room for is missing: what is then said of that end can be wrong, and the summary counts what else was lost. In \
 a recording the cause is complete.
 
-What an *orphan* answers after it has left for a minisocket (`FIN_WAIT2`, `TIME_WAIT`) is no longer its cause: it had \
-closed in order. Its peer says `reset_by_peer`.
+An *orphan* that has left for a minisocket (`FIN_WAIT2`, `TIME_WAIT`) has closed in order: a RST that it sends later \
+is not its cause. Its peer says `reset_by_peer`.
 
 Two kinds of sockets close without an error and without a RST: one with `TCP_REPAIR`, whose connection goes on on \
 another host, and one whose network namespace is gone. Their cause is `-`.

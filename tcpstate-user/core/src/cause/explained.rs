@@ -5,9 +5,9 @@
 pub struct Explained {
     /// The name, or a description of several.
     pub name: &'static str,
-    /// What happened, in a few words.
+    /// The event, in a few words.
     pub what: &'static str,
-    /// How it is known.
+    /// The evidence.
     pub known: &'static str,
     /// Since which kernel, and what the capture needs for it.
     pub since: &'static str,

@@ -213,7 +213,7 @@ impl Timer {
                 Age::at_least(run_ns.saturating_sub(TICK_NS))
             });
         }
-        // How far it has run since is open: the longest time is a setting (`tcp_rto_max_ms`).
+        // The run of the present time-out is unknown: a setting bounds its length (`tcp_rto_max_ms`).
         let (mut expired_ms, mut timeout_ms) = (0, FIRST_MS);
         while timeout_ms < left_ms {
             expired_ms += timeout_ms;

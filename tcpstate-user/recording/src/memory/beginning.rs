@@ -174,7 +174,7 @@ impl<'a> Blocks<'a> {
                 netns: entry.netns,
                 begin_ns: entry.begin_ns,
                 previous_ns: entry.previous_ns,
-                // What is not here may be there.
+                // Other sockets may be there.
                 scope: Scope::Some,
                 ..Census::default()
             })

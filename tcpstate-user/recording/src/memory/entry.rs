@@ -1,4 +1,4 @@
-//! What is kept of one socket.
+//! The history of one socket.
 
 use std::mem;
 

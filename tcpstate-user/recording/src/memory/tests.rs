@@ -55,7 +55,7 @@ fn accepted(ts_ns: u64, socket: u64) -> [Event; 2] {
     ]
 }
 
-/// What a file would begin with: the addresses of the events, and the cookies of the entries.
+/// The beginning of a file: the addresses of the events, and the cookies of the entries.
 fn begins_with(memory: &Memory) -> (Vec<u64>, Vec<u64>, u64) {
     let beginning = memory.encode(None).unwrap();
     let mut decoder = Decoder::new().unwrap();

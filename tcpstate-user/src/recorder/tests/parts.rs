@@ -138,7 +138,7 @@ fn held(by: &[u32]) -> Held {
     }
 }
 
-/// What a look at the holders of listeners finds.
+/// The census of a look-up that found new holders of a listener.
 fn a_look(begin_ns: u64, held: Held) -> Census {
     Census {
         netns: NETNS,
@@ -355,7 +355,7 @@ fn a_hist(of: HistogramOf) -> Box<dyn View> {
 
 type MakeView<'a> = &'a dyn Fn() -> Box<dyn View>;
 
-/// What the file shows is the end of what the whole stream shows.
+/// The file shows the end of the stream as the whole stream does.
 fn shows_the_end(path: &Path) {
     let views: [(&str, MakeView<'_>); 9] = [
         ("trace", &a_trace),
