@@ -62,8 +62,8 @@ pub struct Columns {
 }
 
 /// The reason for missing ages.
-const NO_AGES: &str = "AGE is `-` where nothing shows when the state began, and `>` marks a lower bound, from \
-    the last packet: the kernel does not record it. `tcpstate trace` measures ages, from the moment it runs.";
+const NO_AGES: &str = "The kernel does not record when a state began: AGE is `-`, or `>` and a lower bound by the \
+    last packet. `tcpstate trace` measures ages, from the moment it runs.";
 
 /// Writes the sockets that pass the filters to `out`, and the accounting: in JSON as the last line, else to
 /// `err`.

@@ -185,7 +185,7 @@ CLOSE_WAIT   >17.2 s -            -      0      0 192.0.2.1          22 192.0.2.
         err,
         "\
 6 sockets: ESTABLISHED 1, SYN_RECV 1, TIME_WAIT 1, CLOSE_WAIT 1, LISTEN 1, 200 1
-AGE is `-` where nothing shows when the state began, and `>` marks a lower bound, from the last packet: the kernel does not record it. `tcpstate trace` measures ages, from the moment it runs.
+The kernel does not record when a state began: AGE is `-`, or `>` and a lower bound by the last packet. `tcpstate trace` measures ages, from the moment it runs.
 REJECTED 2: the kernel described sockets in a way that could not be read.
 INCONSISTENT: sockets of network namespace 4026531833 (self) came and went while they were listed; some may be missing.
 MISSING: network namespace 7 (blue): cannot enter it.
