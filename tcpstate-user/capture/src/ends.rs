@@ -17,10 +17,12 @@ use super::layout::ResetCodes;
 
 /// The longest time from the end of a connection to its RST. Between the two, the kernel may handle packets of other
 /// connections on that CPU, and a hypervisor may take the CPU away.
-pub(super) const HOLD_NS: u64 = 20_000_000;
+const HOLD_NS: u64 = 20_000_000;
 /// The same where a process ends the connection, which another task may interrupt before it sends the RST. Nearly
 /// every such end has one.
 const PROCESS_HOLD_NS: u64 = 60_000_000;
+/// The longest time that any end waits.
+pub(super) const LONGEST_HOLD_NS: u64 = PROCESS_HOLD_NS;
 /// RSTs kept that came before the end of their connection. It follows at once, so this many are not waiting.
 const MAX_EARLY: usize = 64;
 /// Ends in which one that fits is searched. Other CPUs make no more in between.

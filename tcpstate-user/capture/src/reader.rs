@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 use super::{
     clock::monotonic_ns,
-    ends::{Ends, HOLD_NS},
+    ends::{Ends, LONGEST_HOLD_NS},
     error::CaptureError,
     exchange::{self, Exchange, Taken},
     loader::Loaded,
@@ -342,7 +342,7 @@ impl Reader {
         let mut records = 0;
         let begin = Instant::now();
         while self.ends.waits_before(read - queued)
-            && begin.elapsed() < Duration::from_nanos(HOLD_NS)
+            && begin.elapsed() < Duration::from_nanos(LONGEST_HOLD_NS)
         {
             std::thread::sleep(TICK / 2);
             records += self.fill();
