@@ -276,6 +276,28 @@ fn every_field_and_every_cause_is_documented() {
     }
 }
 
+/// `cargo xtask bench --write-docs` writes the tables of the notebook, and the page for users quotes them.
+#[test]
+fn figures_of_the_overhead_are_those_of_the_notebook() {
+    let is_figure = |character: char| character.is_ascii_digit() || ".,".contains(character);
+    let figures = |text: &str| -> Vec<String> {
+        let words = text.split(|character| !is_figure(character));
+        let words = words.map(|word| word.trim_matches(['.', ',']));
+        // Counts of one or two digits are words, and no figures.
+        let figures = words.filter(|word| word.len() > 2);
+        figures.map(str::to_owned).collect()
+    };
+    let notebook = figures(&document("docs/overhead-notebook.md"));
+    let page = figures(&document("docs/overhead.md"));
+    assert!(page.len() > 30, "{page:?}");
+    for figure in page {
+        assert!(
+            notebook.contains(&figure),
+            "{figure} is not in the notebook"
+        );
+    }
+}
+
 #[test]
 fn links_between_the_documents_resolve() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -283,6 +305,8 @@ fn links_between_the_documents_resolve() {
         "README.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
+        "docs/overhead.md",
+        "docs/overhead-notebook.md",
         "docs/reliability.md",
         "docs/troubleshooting.md",
     ] {

@@ -27,7 +27,7 @@ pub struct Bench {
     /// Also write the rows to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Replace the tables in docs/overhead.md
+    /// Replace the tables in docs/overhead-notebook.md
     #[arg(long)]
     write_docs: bool,
 }

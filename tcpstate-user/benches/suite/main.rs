@@ -107,7 +107,7 @@ struct Options {
     /// Also write the rows to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Replace the tables in docs/overhead.md
+    /// Replace the tables in docs/overhead-notebook.md
     #[arg(long)]
     write_docs: bool,
     /// Passed by cargo to every benchmark

@@ -34,7 +34,7 @@ const MEMBERS: [Member; 12] = [
     (|from| from.tcp_write_seq, 4, |to| &mut to.tcp_write_seq),
 ];
 
-/// Bytes between two members that cost less to copy than another call. *Source:* `docs/overhead.md`.
+/// Bytes between two members that cost less to copy than another call. *Source:* `docs/overhead-notebook.md`.
 const NEAR: u32 = 256;
 
 /// Spans begin and end at multiples of this: loads from the copy have to be aligned.
