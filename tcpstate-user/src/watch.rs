@@ -11,8 +11,9 @@ use tcpstate::run::{
 use tcpstate_capture::{
     self, Live,
     cgroups::{self, CgroupError},
+    netns,
 };
-use tcpstate_cli::{Bounds, Capture, OwnerArgs, Watch};
+use tcpstate_cli::{Bounds, Capture, Cli, ColumnArgs, OwnerArgs, Watch};
 use tcpstate_core::{
     filter::{CgroupTree, OwnerFilter},
     model::Limits,
@@ -24,7 +25,10 @@ use tcpstate_core::{
 };
 use tcpstate_recording::Reader;
 use tcpstate_text::{
-    format::{text::wants_colour, units::Bytes},
+    format::{
+        text::{Columns, Layout, wants_colour},
+        units::Bytes,
+    },
     settings::Settings,
 };
 
@@ -42,8 +46,22 @@ pub(crate) fn settings(watch: &Watch, bounds: Bounds) -> Settings {
             ..Limits::default()
         },
         colour: wants_colour(&io::stdout()),
+        width: stdout::width(),
+        several_netns: watch.sockets.netns.is_none() && stdout::is_terminal() && {
+            // Of a recording it is not known yet.
+            let here =
+                || netns::find(&NetnsSelector::All).map_or(0, |found| found.namespaces.len());
+            watch.read.is_some() || here() > 1
+        },
         zone: zone::system(),
     }
+}
+
+/// The columns that the arguments choose. One that does not exist ends the process, as other bad usage does.
+pub(crate) fn columns<R>(layout: &Layout<R>, arguments: &ColumnArgs) -> Columns<R> {
+    layout
+        .columns(arguments.wide, &arguments.columns)
+        .unwrap_or_else(|error| Cli::refuse(layout.command, &error.to_string()))
 }
 
 /// Runs a view on the source that the arguments name.

@@ -6,10 +6,20 @@
 #[path = "support/golden.rs"]
 mod support;
 
-use std::process::Command;
+use std::{
+    fs::File,
+    io::Read as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use clap::{CommandFactory, error::ErrorKind};
 use jiff::tz::TimeZone;
+use rustix::{
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcsetwinsize},
+};
 use tcpstate_cli::{Cli, HELP_WIDTH};
 use tcpstate_core::{
     books::Accounting,
@@ -18,8 +28,9 @@ use tcpstate_core::{
 };
 use tcpstate_recording::{self, Writer};
 use tcpstate_text::{
+    format::text::Columns,
     settings::Settings,
-    trace::{Options, Trace},
+    trace::{LAYOUT, Options, Trace},
 };
 
 use self::support::{compare, end, events, names, origin};
@@ -59,6 +70,7 @@ fn options(format: Format) -> Options {
         },
         states: None,
         count: None,
+        columns: Columns::Usual,
         time: false,
         reset_reason: false,
         timestamp: false,
@@ -106,6 +118,72 @@ fn trace_text_with_times() {
     compare("trace-timestamp.txt", &run(&only).0);
 }
 
+fn on_a_terminal(width: usize) -> String {
+    let mut options = options(Format::Text);
+    options.settings.width = Some(width);
+    run(&options).0
+}
+
+/// IPv4 and IPv6; no line is wider than the terminal.
+#[test]
+fn trace_on_a_terminal() {
+    for width in [40, 80, 200] {
+        compare(&format!("trace-{width}.txt"), &on_a_terminal(width));
+    }
+    for width in 1..300 {
+        let out = on_a_terminal(width);
+        let widest = out.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(width), "{width}:\n{out}");
+    }
+}
+
+#[test]
+fn trace_with_the_columns_that_are_named() {
+    let columns = |words: &str| {
+        let words: Vec<String> = words.split(',').map(str::to_owned).collect();
+        LAYOUT.columns(false, &words)
+    };
+    let of_columns = |columns| {
+        let options = Options {
+            columns,
+            count: Some(4),
+            ..options(Format::Text)
+        };
+        run(&options).0
+    };
+    let some = columns("newstate,REMOTE,owner.pid,error,bytes_sent,cookie").unwrap();
+    let out = of_columns(some);
+    let mut lines = out.lines();
+    let words = |line: Option<&str>| {
+        line.unwrap()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(
+        words(lines.next()),
+        "NEWSTATE REMOTE PID error bytes_sent COOKIE"
+    );
+    assert_eq!(
+        words(lines.nth(1)),
+        "SYN_SENT 198.51.100.20:443 1234 0 0 B sk:1005"
+    );
+    compare(
+        "trace-wide.txt",
+        &of_columns(LAYOUT.columns(true, &[]).unwrap()),
+    );
+
+    let error = columns("pid,remot").unwrap_err().to_string();
+    let start =
+        "`remot` is not a column of trace; did you mean `remote`? columns: time, seconds, cookie, ";
+    assert!(error.starts_with(start), "{error}");
+    let error = columns("help").unwrap_err().to_string();
+    assert!(
+        error.starts_with("`help` is not a column of trace; columns: time"),
+        "{error}"
+    );
+}
+
 #[test]
 fn trace_json() {
     let (out, err) = run(&options(Format::Json));
@@ -145,12 +223,9 @@ fn trace_shows_as_many_lines_as_asked_for() {
     assert!(err.starts_with("3 transitions shown; "), "{err}");
 }
 
-/// `-r` shows a recording as it was shown live, and takes the books from it.
-#[test]
-fn trace_of_a_recording() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("recording");
-    let mut writer = Writer::create(&path, &origin(), tcpstate_recording::Options::default())
+/// Records the run, and returns its books.
+fn record(path: &Path) -> Accounting {
+    let mut writer = Writer::create(path, &origin(), tcpstate_recording::Options::default())
         .unwrap()
         .naming(names());
     let events = events();
@@ -164,7 +239,56 @@ fn trace_of_a_recording() {
         ..Accounting::default()
     };
     writer.finish(Some(&accounting), None).unwrap();
+    accounting
+}
 
+/// The size of a real terminal is found, and its lines are as wide.
+#[test]
+fn a_terminal_is_asked_for_its_width() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("recording");
+    record(&path);
+    for (columns, golden) in [(40, "trace-40.txt"), (80, "trace-80.txt")] {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+        let master = openpt(flags).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&master, size).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = File::options()
+            .write(true)
+            .custom_flags(libc::O_NOCTTY)
+            .open(name.to_str().unwrap())
+            .unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+            .args(["trace", "-r"])
+            .arg(&path)
+            .env("NO_COLOR", "1")
+            .stdout(slave)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Its end is an error: nobody has the other side open any more.
+        let mut out = Vec::new();
+        let _ = File::from(master).read_to_end(&mut out);
+        assert!(child.wait().unwrap().success());
+        let out = String::from_utf8(out).unwrap().replace("\r\n", "\n");
+        compare(golden, &out);
+    }
+}
+
+/// `-r` shows a recording as it was shown live, and takes the books from it.
+#[test]
+fn trace_of_a_recording() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("recording");
+    let accounting = record(&path);
     let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
         .args(["trace", "--json", "-r"])
         .arg(&path)
@@ -184,7 +308,7 @@ fn trace_of_a_recording() {
         summary["accounting"],
         serde_json::to_value(accounting).unwrap()
     );
-    assert_eq!(summary["selection"]["passed"], received);
+    assert_eq!(summary["selection"]["passed"], accounting.received);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use tcpstate_core::{
     view::{Flow, View},
 };
 use tcpstate_text::{
+    format::text::Columns,
     life::{Life, Options},
     settings::Settings,
 };
@@ -31,6 +32,7 @@ fn options(format: Format) -> Options {
         causes: None,
         longer_than: None,
         count: None,
+        columns: Columns::Usual,
         time: false,
         reset_reason: false,
     }
@@ -97,6 +99,27 @@ fn text_with_open_connections_and_the_time() {
         ..options(Format::Text)
     };
     compare("life-live.txt", &run(&options).0);
+}
+
+/// IPv4 and IPv6; no line is wider than the terminal.
+#[test]
+fn text_on_a_terminal() {
+    let on_a_terminal = |width| {
+        let mut options = Options {
+            live: true,
+            ..options(Format::Text)
+        };
+        options.settings.width = Some(width);
+        run(&options).0
+    };
+    for width in [40, 80, 200] {
+        compare(&format!("life-{width}.txt"), &on_a_terminal(width));
+    }
+    for width in 1..300 {
+        let out = on_a_terminal(width);
+        let widest = out.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(width), "{width}:\n{out}");
+    }
 }
 
 #[test]

@@ -25,6 +25,7 @@
 mod bounds;
 mod capture;
 mod choice;
+mod column_args;
 mod conflict;
 mod doctor;
 mod headings;
@@ -45,6 +46,7 @@ use self::conflict::Conflict;
 pub use self::{
     bounds::Bounds,
     capture::Capture,
+    column_args::ColumnArgs,
     doctor::Doctor,
     hist::Hist,
     life::Life,
@@ -87,6 +89,21 @@ impl Cli {
         Self::parse().checked().unwrap_or_else(|error| error.exit())
     }
 
+    /// Ends the process as bad usage of this command does.
+    pub fn refuse(command: &str, why: &str) -> ! {
+        Self::error_of(command, ErrorKind::InvalidValue, why).exit()
+    }
+
+    fn error_of(command: &str, kind: ErrorKind, why: &str) -> clap::Error {
+        let mut cli = Self::command();
+        // Otherwise the usage line would lack the name of the program.
+        cli.build();
+        match cli.find_subcommand_mut(command) {
+            Some(command) => command.error(kind, why),
+            None => cli.error(kind, why),
+        }
+    }
+
     /// The same, if its arguments can be combined.
     ///
     /// *Errors:* a conflict that clap cannot express.
@@ -97,17 +114,10 @@ impl Cli {
             Command::Record(record) => ("record", record.check()),
             _ => return Ok(self),
         };
-        let Err(Conflict(why)) = checked else {
-            return Ok(self);
-        };
-        let mut cli = Self::command();
-        // Otherwise the usage line would lack the name of the program.
-        cli.build();
-        let kind = ErrorKind::ArgumentConflict;
-        Err(match cli.find_subcommand_mut(name) {
-            Some(command) => command.error(kind, why),
-            None => cli.error(kind, why),
-        })
+        match checked {
+            Ok(()) => Ok(self),
+            Err(Conflict(why)) => Err(Self::error_of(name, ErrorKind::ArgumentConflict, &why)),
+        }
     }
 }
 

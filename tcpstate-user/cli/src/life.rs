@@ -12,6 +12,7 @@ use tcpstate_core::{
 use crate::{
     bounds::Bounds,
     choice::{Choices, choice},
+    column_args::ColumnArgs,
     headings::{FILTERS, OUTPUT},
     quantity::parse_duration,
     watch::Watch,
@@ -52,6 +53,8 @@ pub struct Life {
         help = "Only connections that ended for one of these causes, such as reset_by_peer,timed_out"
     )]
     pub cause: Option<CauseSet>,
+    #[command(flatten)]
+    pub columns: ColumnArgs,
     #[command(flatten)]
     pub bounds: Bounds,
     #[command(flatten)]

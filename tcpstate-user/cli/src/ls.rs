@@ -3,7 +3,10 @@
 use clap::Args;
 use tcpstate_core::{filter::StateSet, netns::NetnsSelector};
 
-use crate::{headings::FILTERS, owner_args::OwnerArgs, sockets::EndpointArgs, watch::Output};
+use crate::{
+    column_args::ColumnArgs, headings::FILTERS, owner_args::OwnerArgs, sockets::EndpointArgs,
+    watch::Output,
+};
 
 /// Arguments of `tcpstate ls`.
 #[derive(Debug, Args)]
@@ -17,6 +20,8 @@ pub struct Ls {
     pub info: bool,
     #[command(flatten)]
     pub output: Output,
+    #[command(flatten)]
+    pub columns: ColumnArgs,
     #[command(flatten)]
     pub endpoints: EndpointArgs,
     /// Network namespace to list: `self`, `all` of them, an `ip netns` name, a path such as

@@ -5,6 +5,7 @@ use tcpstate_core::filter::StateSet;
 
 use crate::{
     bounds::Bounds,
+    column_args::ColumnArgs,
     headings::{FILTERS, OUTPUT},
     watch::Watch,
 };
@@ -21,6 +22,8 @@ pub struct Trace {
     /// Add a column with the reason for which this kernel reset a connection (Linux 6.10)
     #[arg(long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
     pub reset_reason: bool,
+    #[command(flatten)]
+    pub columns: ColumnArgs,
     #[command(flatten)]
     pub bounds: Bounds,
     #[command(flatten)]
@@ -47,8 +50,8 @@ pub struct States {
 pub(crate) const ABOUT: &str = "\
 Prints a line per TCP state change (transition) on this host.
 
-MS is the time in milliseconds that the socket spent in OLDSTATE; it is known from the second \
-transition seen of that socket. `~` marks the time that a server's connection was half-open before it had a socket, \
+DWELL is the time that the socket spent in OLDSTATE; it is known from the second transition seen of \
+that socket. `~` marks the time that a server's connection was half-open before it had a socket, \
 as samples found it. PID and COMM are the process that owns the connection: the one that \
 opened it or acts on it at this transition, otherwise the one that listens for it. A process that \
 merely happened to be on the CPU is not shown. CAUSE, at the transition to CLOSE, is why the connection \

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use tcpstate_text::life::{Life, Options};
+use tcpstate_text::life::{LAYOUT, Life, Options};
 
-use crate::watch::{settings, watch};
+use crate::watch::{columns, settings, watch};
 
 pub(crate) fn run(arguments: &tcpstate_cli::Life) -> anyhow::Result<ExitCode> {
     let settings = settings(&arguments.watch, arguments.bounds);
@@ -17,6 +17,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Life) -> anyhow::Result<ExitCode> {
         causes: arguments.cause.clone(),
         longer_than: arguments.longer_than,
         count: arguments.watch.count,
+        columns: columns(&LAYOUT, &arguments.columns),
         time: arguments.time,
         reset_reason: arguments.reset_reason,
     });

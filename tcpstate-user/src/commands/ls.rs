@@ -13,12 +13,13 @@ use tcpstate_core::{
     filter::{Family, StateSet},
     netns::NetnsSelector,
 };
-use tcpstate_text::{format::text::wants_colour, ls};
+use tcpstate_text::{format::text::wants_colour, ls, settings::Settings};
 
-use crate::watch::owner_filter;
+use crate::watch::{columns, owner_filter};
 
 /// Lists the sockets there are now.
 pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
+    let columns = columns(&ls::LAYOUT, &arguments.columns);
     let filter = arguments.endpoints.filter();
     let request = Request {
         // Roles follow from who listens.
@@ -33,16 +34,18 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
     let resolve_owners = arguments.resolve_owners || arguments.owner.needs_process();
     let inventory = inventory::take(&arguments.netns, request, resolve_owners)?;
     let options = ls::Options {
-        format: arguments.output.format(),
+        settings: Settings {
+            colour: wants_colour(&io::stdout()),
+            width: stdout::width(),
+            several_netns: arguments.netns == NetnsSelector::All,
+            ..Settings::plain(arguments.output.format())
+        },
         states: arguments.state,
         filter,
         owner,
-        columns: ls::Columns {
-            netns: arguments.netns == NetnsSelector::All,
-            owner: resolve_owners,
-            info: arguments.info,
-        },
-        colour: wants_colour(&io::stdout()),
+        columns,
+        with_owner: resolve_owners,
+        with_info: arguments.info,
     };
     let mut out = stdout::open().context("cannot open standard output")?;
     let written = ls::write(&inventory, &options, own_cost, &mut out, &mut io::stderr());

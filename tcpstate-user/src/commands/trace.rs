@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use tcpstate_text::trace::{Options, Trace};
+use tcpstate_text::trace::{LAYOUT, Options, Trace};
 
-use crate::watch::{settings, watch};
+use crate::watch::{columns, settings, watch};
 
 pub(crate) fn run(arguments: &tcpstate_cli::Trace) -> anyhow::Result<ExitCode> {
     let settings = settings(&arguments.watch, arguments.bounds);
@@ -13,6 +13,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Trace) -> anyhow::Result<ExitCode> {
         settings,
         states: arguments.states.set,
         count: arguments.watch.count,
+        columns: columns(&LAYOUT, &arguments.columns),
         time: arguments.time,
         timestamp: arguments.timestamp,
         reset_reason: arguments.reset_reason,

@@ -154,6 +154,7 @@ fn life() -> Life {
         causes: None,
         longer_than: None,
         count: None,
+        columns: tcpstate_text::format::text::Columns::Usual,
         time: false,
         reset_reason: false,
     })

@@ -24,6 +24,17 @@ pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
+/// The columns of the terminal that standard output is; `None` if it is none.
+pub fn width() -> Option<usize> {
+    /// Of a terminal that does not say.
+    const USUAL: usize = 80;
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(match size.ws_col {
+        0 => USUAL,
+        columns => columns.into(),
+    })
+}
+
 /// Completes when standard output is a pipe or a socket whose reader has closed it; otherwise never.
 ///
 /// A write would fail too, but on a quiet host the next write may be far away: so `tcpstate trace | head

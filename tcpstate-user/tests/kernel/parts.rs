@@ -149,6 +149,7 @@ fn views() -> Vec<Shown> {
             causes: None,
             longer_than: None,
             count: None,
+            columns: tcpstate_text::format::text::Columns::Usual,
             time: false,
             reset_reason: false,
         })
@@ -176,6 +177,7 @@ fn views() -> Vec<Shown> {
         settings: settings(),
         states: None,
         count: None,
+        columns: tcpstate_text::format::text::Columns::Usual,
         time: false,
         timestamp: false,
         reset_reason: false,

@@ -436,6 +436,7 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
             settings: Settings::plain(Format::Json),
             states: None,
             count: None,
+            columns: tcpstate_text::format::text::Columns::Usual,
             time: false,
             reset_reason: false,
             timestamp: false,

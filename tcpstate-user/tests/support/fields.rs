@@ -9,8 +9,7 @@ use tcpstate_core::{
     },
     model::By,
 };
-use tcpstate_text::ls;
-use tcpstate_text::{life, trace};
+use tcpstate_text::{format::text::Cell, life, ls, trace};
 
 const HEAD: &str = "\
 <!-- Made from tcpstate-user/core/src/catalogue: TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs -->
@@ -23,7 +22,9 @@ This page lists the fields of each kind of record in JSON and CSV, and the colum
 in the object `owner`. The last line, `summary`, has the accounting: how many transitions were seen, filtered \
 and lost.
 - **CSV** (`--csv`) has one row a record. `_` replaces the dot: `owner_pid`. Numbers are the same as in JSON.
-- **Text** has the columns that fit on a terminal.
+- **Text** has columns, listed here in their order. A terminal shows those that have room, fitted to its width when \
+the run begins: the most telling first, and longer cells cut. A pipe gets the usual ones, whole. `--wide` shows all, \
+`--columns pid,remote,cause` these, both whole; it takes the titles here and the names of fields.
 - **Unknown** is `null` in JSON, empty in CSV and `-` in text; it is never 0. An object whose fields are all \
 unknown because it does not exist is `null` as a whole, such as `owner`.
 - A *state* is the kernel's name for it, such as `TIME_WAIT`; a state that has no name is its number.
@@ -54,10 +55,7 @@ pub fn page() -> String {
             .columns()
             .filter(|one| !names.contains(&one.name)),
     );
-    text(
-        &mut page,
-        trace::cells(true, true, true).map(|cell| cell.describe()),
-    );
+    text(&mut page, trace::LAYOUT.cells.iter().map(Cell::describe));
 
     heading(&mut page, "`life`: connections", CONNECTION.doc);
     paragraph(&mut page, more);
@@ -67,10 +65,7 @@ pub fn page() -> String {
             .columns()
             .filter(|one| !names.contains(&one.name)),
     );
-    text(
-        &mut page,
-        life::cells(true, true).map(|cell| cell.describe()),
-    );
+    text(&mut page, life::LAYOUT.cells.iter().map(Cell::describe));
 
     heading(&mut page, "`ls`: sockets", SOCKET.doc);
     paragraph(&mut page, more);
@@ -78,12 +73,7 @@ pub fn page() -> String {
         &mut page,
         SOCKET.columns().filter(|one| !names.contains(&one.name)),
     );
-    let all = ls::Columns {
-        netns: true,
-        owner: true,
-        info: true,
-    };
-    text(&mut page, ls::cells(all).map(|cell| cell.describe()));
+    text(&mut page, ls::LAYOUT.cells.iter().map(Cell::describe));
 
     heading(&mut page, "`hist`: histograms", HISTOGRAM.doc);
     fields(&mut page, HISTOGRAM.columns());

@@ -212,6 +212,7 @@ mod tests {
             settings: Settings::plain(format),
             states: None,
             count: None,
+            columns: crate::format::text::Columns::Usual,
             time: false,
             reset_reason: false,
             timestamp: false,
@@ -260,6 +261,7 @@ mod tests {
             causes: None,
             longer_than: None,
             count: None,
+            columns: crate::format::text::Columns::Usual,
             time: false,
             reset_reason: false,
         });

@@ -8,6 +8,7 @@
 //! time is unknown are counted and reported at the end.
 
 use std::{
+    cmp::Reverse,
     io::{self, Write},
     mem::take,
     time::Duration,
@@ -32,7 +33,7 @@ use tcpstate_core::{
 
 use crate::{
     format::{
-        text::{Cell, Column, push_endpoint},
+        text::{Cell, Column, Columns, Layout, push_endpoint},
         units::{Count, Counted, Span},
         value::push_state,
     },
@@ -57,6 +58,8 @@ pub struct Options {
     pub longer_than: Option<Duration>,
     /// The number of lines after which the run ends.
     pub count: Option<u64>,
+    /// The columns of text.
+    pub columns: Columns<ConnectionRow>,
     /// A column with the local time of day.
     pub time: bool,
     /// A column with the reason for a reset by this kernel.
@@ -85,6 +88,13 @@ impl Life {
     /// A view with these options.
     pub fn new(options: &Options) -> Self {
         let settings = &options.settings;
+        let asked: Vec<&str> = [
+            (options.time, "TIME"),
+            (options.reset_reason, "RESET_REASON"),
+        ]
+        .into_iter()
+        .filter_map(|(is_asked, title)| is_asked.then_some(title))
+        .collect();
         Self {
             filter: Filter {
                 states: options.states,
@@ -95,11 +105,7 @@ impl Life {
             until: options.until,
             waiting: ByCookie::default(),
             count: options.count,
-            printer: RecordPrinter::records(
-                settings,
-                &CONNECTION,
-                cells(options.time, options.reset_reason),
-            ),
+            printer: RecordPrinter::records(settings, &LAYOUT, &options.columns, &asked),
             tracker: Tracker::new(settings.limits)
                 .without_rates()
                 .without_histograms()
@@ -123,8 +129,7 @@ impl Life {
         }
         let origin = self.origin.as_ref();
         row.common.wall_ns = origin.map_or(0, |origin| origin.wall_ns(row.common.ts_ns));
-        // Text does not show it.
-        if !self.printer.is_text() {
+        if self.printer.shows("CGROUP") {
             row.common.cgroup = self.names.cgroup(row.common.cgroup_id);
         }
         self.printer.write(&row, out)?;
@@ -367,40 +372,71 @@ impl Verdict {
 }
 
 /// The columns of the lines for people.
-pub fn cells(time: bool, reset_reason: bool) -> impl Iterator<Item = Cell<ConnectionRow>> {
-    let time = time.then_some(Cell::TIME);
-    let reason = reset_reason.then_some(REASON);
-    let cells = time.into_iter().chain(UP_TO_CAUSE);
-    cells.chain(reason).chain(BEHIND_CAUSE)
-}
+pub static LAYOUT: Layout<ConnectionRow> = Layout {
+    command: "life",
+    cells: &CELLS,
+    usual: &[
+        "PID", "COMM", "ROLE", "LOCAL", "REMOTE", "LIFETIME", "CAUSE", "SENT", "RECEIVED", "STATES",
+    ],
+    steps: &[
+        // 40 columns.
+        ("REMOTE", 21),
+        ("CAUSE", 13),
+        // 80 columns.
+        ("LIFETIME", 8),
+        ("LOCAL", 6),
+        ("PID", 7),
+        ("STATES", 20),
+        // More.
+        ("NETNS", 10),
+        ("COMM", 12),
+        ("LOCAL", 21),
+        ("ROLE", 6),
+        ("STATES", 40),
+        ("SENT", 8),
+        ("RECEIVED", 8),
+        ("REMOTE", 34),
+        ("LOCAL", 34),
+        ("REMOTE", 47),
+        ("LOCAL", 47),
+        ("COMM", 15),
+        ("STATES", 80),
+        ("COOKIE", 11),
+        ("UID", 5),
+        ("CGROUP", 60),
+    ],
+    fields: &CONNECTION,
+};
 
-const REASON: Cell<ConnectionRow> = Cell::field(
-    Column::left("RESET_REASON", 17),
-    CONNECTION.column("reset_reason"),
-);
-
-static UP_TO_CAUSE: [Cell<ConnectionRow>; 7] = [
+static CELLS: [Cell<ConnectionRow>; 17] = [
+    Cell::TIME,
+    Cell::SINCE_START,
+    Cell::COOKIE,
+    Cell::field(Column::right("NETNS", 10), CONNECTION.column("netns")),
     Cell::field(Column::right("PID", 7), CONNECTION.column("owner.pid")),
     Cell::field(Column::left("COMM", 12), CONNECTION.column("owner.comm")),
+    Cell::field(Column::right("UID", 5), CONNECTION.column("uid")),
+    Cell::path(Column::left("CGROUP", 15), CONNECTION.column("cgroup")),
     Cell::field(Column::left("ROLE", 6), CONNECTION.column("role")),
     Cell::composed(
         Column::left("LOCAL", 21),
         "`laddr` and `lport`",
-        |row, line| push_endpoint(line, row.laddr, row.lport),
+        |row, room, line| push_endpoint(line, row.laddr, row.lport, room),
     ),
     Cell::composed(
         Column::left("REMOTE", 21),
         "`raddr` and `rport`",
-        |row, line| push_endpoint(line, row.raddr, row.rport),
+        |row, room, line| push_endpoint(line, row.raddr, row.rport, room),
     ),
     Cell::field(
         Column::right("LIFETIME", 8),
         CONNECTION.column("lifetime_ns"),
     ),
     Cell::composed(Column::left("CAUSE", 7), "`cause`, or `(open)`", push_cause),
-];
-
-static BEHIND_CAUSE: [Cell<ConnectionRow>; 3] = [
+    Cell::field(
+        Column::left("RESET_REASON", 17),
+        CONNECTION.column("reset_reason"),
+    ),
     Cell::field(Column::right("SENT", 8), CONNECTION.column("bytes_sent")),
     Cell::field(
         Column::right("RECEIVED", 8),
@@ -408,12 +444,13 @@ static BEHIND_CAUSE: [Cell<ConnectionRow>; 3] = [
     ),
     Cell::composed(
         Column::left("STATES", 0),
-        "`states` with the time in each (`~`: sampled; `>`: at least), and `goes_on`",
+        "`states` with the time in each (`~`: sampled; `>`: at least), and `goes_on`; where there is no room for \
+         all, those that took longest, and `+`",
         push_states,
     ),
 ];
 
-fn push_cause(row: &ConnectionRow, line: &mut Vec<u8>) -> io::Result<()> {
+fn push_cause(row: &ConnectionRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
     match row.cause {
         None => line.write_all(b"(open)"),
         Some(Cause::Unknown) => line.write_all(b"-"),
@@ -421,12 +458,45 @@ fn push_cause(row: &ConnectionRow, line: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-/// The states and the time in each.
-fn push_states(row: &ConnectionRow, line: &mut Vec<u8>) -> io::Result<()> {
-    for (index, stay) in row.states.iter().enumerate() {
-        if index > 0 {
-            line.extend_from_slice(b", ");
+/// The states and the time in each; where there is no room for all, those that took longest, and `+`.
+fn push_states(row: &ConnectionRow, room: usize, line: &mut Vec<u8>) -> io::Result<()> {
+    let start = line.len();
+    push_some_states(row, |_| true, true, line)?;
+    if line.len() - start <= room {
+        return Ok(());
+    }
+    let time = |at: usize| {
+        let stay = row.states.get(at);
+        stay.and_then(|stay| stay.dwell_ns.or(stay.at_least_ns))
+    };
+    let mut longest: Vec<usize> = (0..row.states.len()).collect();
+    longest.sort_by_key(|&at| Reverse(time(at)));
+    loop {
+        line.truncate(start);
+        push_some_states(row, |at| longest.contains(&at), false, line)?;
+        line.push(b'+');
+        if line.len() - start <= room || longest.len() <= 1 {
+            return Ok(());
         }
+        longest.pop();
+    }
+}
+
+/// The states at these places, and what there is to say of all.
+fn push_some_states(
+    row: &ConnectionRow,
+    is_shown: impl Fn(usize) -> bool,
+    with_rest: bool,
+    line: &mut Vec<u8>,
+) -> io::Result<()> {
+    let mut separator: &[u8] = b"";
+    let last = row.states.len().saturating_sub(1);
+    for (index, stay) in row.states.iter().enumerate() {
+        if !is_shown(index) {
+            continue;
+        }
+        line.extend_from_slice(separator);
+        separator = b", ";
         push_state(line, stay.state);
         match (stay.dwell_ns, stay.at_least_ns) {
             (Some(dwell_ns), _) => {
@@ -436,9 +506,12 @@ fn push_states(row: &ConnectionRow, line: &mut Vec<u8>) -> io::Result<()> {
             (None, Some(at_least_ns)) => write!(line, " >{}", Span(at_least_ns))?,
             (None, None) => line.extend_from_slice(b" -"),
         }
+        if row.is_open() && index == last {
+            line.extend_from_slice(b" so far");
+        }
     }
-    if row.is_open() {
-        line.extend_from_slice(b" so far");
+    if !with_rest {
+        return Ok(());
     }
     if let Some(state) = row.goes_on {
         line.extend_from_slice(b", then ");

@@ -26,8 +26,8 @@ use tcpstate_core::{
 use crate::{
     format::{
         json::Lines,
-        text::{Cell, Column, OrDash},
-        units::{Count, Counted, Millis, Span},
+        text::{Cell, Column, Columns, Layout, OrDash, Records, push_endpoint},
+        units::{Count, Counted, Span},
     },
     printer::RecordPrinter,
     settings::Settings,
@@ -36,29 +36,20 @@ use crate::{
 /// The options of `ls`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The output format.
-    pub format: Format,
+    /// The settings that all views share.
+    pub settings: Settings,
     /// Only sockets in these states.
     pub states: Option<StateSet>,
     /// Only sockets that pass this filter.
     pub filter: Filter,
     /// Only sockets of these owners.
     pub owner: OwnerFilter,
-    /// More columns of text.
-    pub columns: Columns,
-    /// Whether text has colours.
-    pub colour: bool,
-}
-
-/// Optional columns of text; the other formats always have them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Columns {
-    /// The namespace.
-    pub netns: bool,
-    /// The owner, and the cgroup.
-    pub owner: bool,
-    /// The fields of `TCP_INFO`.
-    pub info: bool,
+    /// The columns of text.
+    pub columns: Columns<SocketRow>,
+    /// Columns of text with the owner, and the cgroup.
+    pub with_owner: bool,
+    /// The fields of `TCP_INFO`, in text as columns.
+    pub with_info: bool,
 }
 
 /// The reason for missing ages.
@@ -75,16 +66,18 @@ pub fn write(
     err: &mut dyn Write,
 ) -> io::Result<()> {
     let rows = selected(inventory, options);
-    let settings = Settings {
-        colour: options.colour,
-        ..Settings::plain(options.format)
+    let format = options.settings.format;
+    let mut printer = match format {
+        Format::Text => RecordPrinter::Text(text(&rows, options)?),
+        Format::Json | Format::Csv => {
+            RecordPrinter::records(&options.settings, &LAYOUT, &options.columns, &[])
+        }
     };
-    let mut printer = RecordPrinter::records(&settings, &SOCKET, cells(options.columns));
     printer.titles(0, out)?;
     for row in &rows {
         printer.write(row, out)?;
     }
-    if options.format == Format::Json {
+    if format == Format::Json {
         return Lines::default().write(&Summary::new(inventory, &rows, cost()), out);
     }
     // Before the accounting, in case both go to one terminal.
@@ -92,11 +85,39 @@ pub fn write(
     write_accounting(inventory, &rows, err)
 }
 
+/// The table of these sockets.
+fn text(rows: &[SocketRow], options: &Options) -> io::Result<Records<SocketRow>> {
+    let settings = &options.settings;
+    let is_terminal = settings.width.is_some();
+    let first = rows.first().map(|row| row.common.netns);
+    let several = rows.iter().any(|row| Some(row.common.netns) != first);
+    let asked = [
+        // Off a terminal the columns do not depend on what there is.
+        (
+            settings.several_netns && (several || !is_terminal),
+            &["NETNS"][..],
+        ),
+        // A terminal may have no room for it.
+        (options.with_owner, &["PID", "COMM"]),
+        (options.with_owner && !is_terminal, &["CGROUP"]),
+        (
+            options.with_info,
+            &["SENT", "RECEIVED", "RETR", "RTT", "LAST-PKT"],
+        ),
+    ]
+    .into_iter()
+    .filter(|&(is_asked, _)| is_asked)
+    .flat_map(|(_, titles)| titles.iter().copied())
+    .collect::<Vec<_>>();
+    Records::of_rows(&LAYOUT, &options.columns, &asked, rows, settings)
+}
+
 /// The sockets that pass the filters, in order: by namespace, listeners first, by state, by service port.
 fn selected(inventory: &Inventory, options: &Options) -> Vec<SocketRow> {
     let half_open_known = options
         .states
         .is_none_or(|states| states.contains(State::SYN_RECV));
+    let with_info = options.with_info || !matches!(options.columns, Columns::Usual);
     let mut matcher = options.owner.clone().with(inventory.names.clone());
     let mut rows: Vec<SocketRow> = inventory
         .sockets
@@ -107,7 +128,7 @@ fn selected(inventory: &Inventory, options: &Options) -> Vec<SocketRow> {
                     .filter
                     .wants(socket.is_ipv4(), socket.lport, socket.rport, socket.netns)
         })
-        .map(|socket| row(inventory, socket, half_open_known, options.columns.info))
+        .map(|socket| row(inventory, socket, half_open_known, with_info))
         .filter(|row| {
             let common = &row.common;
             let holders = row.processes.as_deref().unwrap_or_default();
@@ -215,81 +236,105 @@ const fn timer_row(timer: Timer) -> TimerRow {
 }
 
 /// The columns of the lines for people.
-pub fn cells(extra: Columns) -> impl Iterator<Item = Cell<SocketRow>> {
-    static NETNS: [Cell<SocketRow>; 1] = [Cell::field(
-        Column::right("NETNS", 10),
-        SOCKET.column("netns"),
-    )];
-    static USUAL: [Cell<SocketRow>; 11] = [
-        Cell::field(Column::left("STATE", 11), SOCKET.column("state")),
-        Cell::composed(
-            Column::right("AGE", 8),
-            "`age_ns`, or `>` and `age_at_least_ns`",
-            push_age,
-        ),
-        Cell::field(Column::left("ROLE", 6), SOCKET.column("role")),
-        Cell::field(Column::right("SERVICE", 7), SOCKET.column("service_port")),
-        Cell::field(Column::right("RECV-Q", 6), SOCKET.column("recv_queue")),
-        Cell::field(Column::right("SEND-Q", 6), SOCKET.column("send_queue")),
-        Cell::field(Column::left("LADDR", 15), SOCKET.column("laddr")),
-        Cell::field(Column::right("LPORT", 5), SOCKET.column("lport")),
-        Cell::field(Column::left("RADDR", 15), SOCKET.column("raddr")),
-        Cell::field(Column::right("RPORT", 5), SOCKET.column("rport")),
-        Cell::field(Column::right("UID", 5), SOCKET.column("uid")),
-    ];
-    static OWNER: [Cell<SocketRow>; 3] = [
-        Cell::composed(
-            Column::right("PID", 7),
-            "`owner.pid`; `-` where nobody has accepted the connection",
-            push_pid,
-        ),
-        Cell::composed(
-            Column::left("COMM", 15),
-            "`owner.comm`; `not accepted` where nobody has accepted the connection",
-            push_comm,
-        ),
-        Cell::field(Column::left("CGROUP", 15), SOCKET.column("cgroup")),
-    ];
-    static INFO: [Cell<SocketRow>; 5] = [
-        Cell::plain(Column::right("SENT", 9), SOCKET.column("bytes_sent")),
-        Cell::plain(
-            Column::right("RECEIVED", 9),
-            SOCKET.column("bytes_received"),
-        ),
-        Cell::field(Column::right("RETR", 4), SOCKET.column("retransmits")),
-        Cell::composed(
-            Column::right("RTT(ms)", 8),
-            "`srtt_us`, in milliseconds",
-            |row, line| {
-                let srtt = row.srtt_us.map(|us| Millis(u64::from(us) * 1_000));
-                write!(line, "{}", OrDash(srtt))
-            },
-        ),
-        Cell::composed(
-            Column::right("LAST-PKT", 8),
-            "`last_packet_ms`",
-            |row, line| {
-                let span = row.last_packet_ms.map(|ms| Span(u64::from(ms) * 1_000_000));
-                write!(line, "{}", OrDash(span))
-            },
-        ),
-    ];
-    static TIMER: [Cell<SocketRow>; 1] = [Cell::composed(
-        Column::left("TIMER", 0),
+pub static LAYOUT: Layout<SocketRow> = Layout {
+    command: "ls",
+    cells: &CELLS,
+    usual: &[
+        "STATE", "AGE", "ROLE", "SERVICE", "RECV-Q", "SEND-Q", "LOCAL", "REMOTE", "UID", "TIMER",
+    ],
+    steps: &[
+        // 40 columns.
+        ("STATE", 11),
+        ("REMOTE", 21),
+        ("LOCAL", 6),
+        // 80 columns.
+        ("LOCAL", 21),
+        ("RECV-Q", 6),
+        ("SEND-Q", 6),
+        // More.
+        ("LOCAL", 28),
+        ("REMOTE", 28),
+        ("LOCAL", 34),
+        ("REMOTE", 34),
+        ("LOCAL", 47),
+        ("REMOTE", 47),
+        ("AGE", 8),
+        ("TIMER", 20),
+        ("ROLE", 6),
+        ("UID", 5),
+        ("SERVICE", 7),
+        ("CGROUP", 100),
+        ("COOKIE", 11),
+    ],
+    fields: &SOCKET,
+};
+
+static CELLS: [Cell<SocketRow>; 20] = [
+    Cell::COOKIE,
+    Cell::field(Column::right("NETNS", 10), SOCKET.column("netns")),
+    Cell::field(Column::left("STATE", 11), SOCKET.column("state")),
+    Cell::composed(
+        Column::right("AGE", 8),
+        "`age_ns`, or `>` and `age_at_least_ns`",
+        push_age,
+    ),
+    Cell::field(Column::left("ROLE", 6), SOCKET.column("role")),
+    Cell::field(Column::right("SERVICE", 7), SOCKET.column("service_port")),
+    Cell::field(Column::right("RECV-Q", 6), SOCKET.column("recv_queue")),
+    Cell::field(Column::right("SEND-Q", 6), SOCKET.column("send_queue")),
+    Cell::composed(
+        Column::left("LOCAL", 21),
+        "`laddr` and `lport`",
+        |row, room, line| push_endpoint(line, Some(row.common.laddr), port(row.common.lport), room),
+    ),
+    Cell::composed(
+        Column::left("REMOTE", 21),
+        "`raddr` and `rport`",
+        |row, room, line| push_endpoint(line, Some(row.common.raddr), port(row.common.rport), room),
+    ),
+    Cell::field(Column::right("UID", 5), SOCKET.column("uid")),
+    Cell::composed(
+        Column::right("PID", 7),
+        "`owner.pid`; `-` where nobody has accepted the connection",
+        push_pid,
+    ),
+    Cell::composed(
+        Column::left("COMM", 15),
+        "`owner.comm`; `not accepted` where nobody has accepted the connection",
+        push_comm,
+    ),
+    Cell::path(Column::left("CGROUP", 15), SOCKET.column("cgroup")),
+    Cell::field(Column::right("SENT", 8), SOCKET.column("bytes_sent")),
+    Cell::field(
+        Column::right("RECEIVED", 8),
+        SOCKET.column("bytes_received"),
+    ),
+    Cell::field(Column::right("RETR", 4), SOCKET.column("retransmits")),
+    Cell::composed(Column::right("RTT", 7), "`srtt_us`", |row, _, line| {
+        let srtt = row.srtt_us.map(|us| Span(u64::from(us) * 1_000));
+        write!(line, "{}", OrDash(srtt))
+    }),
+    Cell::composed(
+        Column::right("LAST-PKT", 8),
+        "`last_packet_ms`",
+        |row, _, line| {
+            let span = row.last_packet_ms.map(|ms| Span(u64::from(ms) * 1_000_000));
+            write!(line, "{}", OrDash(span))
+        },
+    ),
+    Cell::composed(
+        Column::left("TIMER", 20),
         "`timer`: its kind, the time until it expires, and its retransmits",
         push_timer,
-    )];
-    let chosen = |cells: &'static [Cell<SocketRow>], is_chosen: bool| {
-        cells.iter().copied().filter(move |_| is_chosen)
-    };
-    chosen(&NETNS, extra.netns)
-        .chain(USUAL)
-        .chain(chosen(&OWNER, extra.owner))
-        .chain(chosen(&INFO, extra.info))
-        .chain(TIMER)
+    ),
+];
+
+/// 0 is none.
+fn port(port: u16) -> Option<u16> {
+    Some(port).filter(|&port| port != 0)
 }
 
-fn push_pid(row: &SocketRow, line: &mut Vec<u8>) -> io::Result<()> {
+fn push_pid(row: &SocketRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
     let pid = row.common.owner.pid;
     write!(
         line,
@@ -299,7 +344,7 @@ fn push_pid(row: &SocketRow, line: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// The name of the owner, or that there is none yet: the listener's may never take it.
-fn push_comm(row: &SocketRow, line: &mut Vec<u8>) -> io::Result<()> {
+fn push_comm(row: &SocketRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
     if row.accepted == Some(false) {
         return line.write_all(b"not accepted");
     }
@@ -312,7 +357,7 @@ fn push_comm(row: &SocketRow, line: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// The time in the state as one cell: `59.9 s`, `>17.2 s`.
-fn push_age(row: &SocketRow, line: &mut Vec<u8>) -> io::Result<()> {
+fn push_age(row: &SocketRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
     match row.age {
         Some(age) if age.is_exact => write!(line, "{}", Span(age.at_least_ns)),
         Some(age) if age.at_least_ns > 0 => write!(line, ">{}", Span(age.at_least_ns)),
@@ -321,7 +366,7 @@ fn push_age(row: &SocketRow, line: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// The timer as one cell: `timewait 59.9 s`, `retransmit 204 ms (2)`.
-fn push_timer(row: &SocketRow, line: &mut Vec<u8>) -> io::Result<()> {
+fn push_timer(row: &SocketRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
     let Some(timer) = row.timer else {
         return line.write_all(b"-");
     };

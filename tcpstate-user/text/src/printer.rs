@@ -3,19 +3,14 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use tcpstate_core::{
-    catalogue::{Common, Table},
-    model::Books,
-    options::Format,
-    view::End,
-};
+use tcpstate_core::{catalogue::Common, model::Books, options::Format, view::End};
 
 use crate::{
     books::write_books,
     format::{
         csv,
         json::{self, Lines, Summary},
-        text::{self, Cell},
+        text::{self, Columns, Layout},
         units::Counted,
     },
     settings::Settings,
@@ -35,16 +30,25 @@ pub enum Printer<T, J, C> {
 pub type RecordPrinter<R> = Printer<text::Records<R>, json::Records<R>, csv::Records<R>>;
 
 impl<R: AsRef<Common>> RecordPrinter<R> {
-    /// Prints the records of a table; in text, with these cells.
+    /// Prints records; in text, with columns of this layout, those of the titles in `asked` among them.
     pub fn records(
         settings: &Settings,
-        table: &Table<R>,
-        cells: impl IntoIterator<Item = Cell<R>>,
+        layout: &Layout<R>,
+        columns: &Columns<R>,
+        asked: &[&str],
     ) -> Self {
         match settings.format {
-            Format::Text => Self::Text(text::Records::new(cells, settings)),
-            Format::Json => Self::Json(json::Records::lines(table)),
-            Format::Csv => Self::Csv(csv::Records::new(table)),
+            Format::Text => Self::Text(text::Records::new(layout, columns, asked, settings)),
+            Format::Json => Self::Json(json::Records::lines(layout.fields)),
+            Format::Csv => Self::Csv(csv::Records::new(layout.fields)),
+        }
+    }
+
+    /// Whether it shows the column of this title: JSON and CSV have all.
+    pub fn shows(&self, title: &str) -> bool {
+        match self {
+            Self::Text(records) => records.shows(title),
+            Self::Json(_) | Self::Csv(_) => true,
         }
     }
 

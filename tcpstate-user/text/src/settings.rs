@@ -12,17 +12,23 @@ pub struct Settings {
     pub limits: Limits,
     /// Whether text has colours.
     pub colour: bool,
+    /// The columns of the terminal that lines of text must fit in; `None`: there is none, and nothing is cut.
+    pub width: Option<usize>,
+    /// Whether sockets of several network namespaces may be shown: then text says which, where it has room.
+    pub several_netns: bool,
     /// The time zone of local times.
     pub zone: TimeZone,
 }
 
 impl Settings {
-    /// This format with the usual bounds, no colour, and local time in UTC.
+    /// This format with the usual bounds, no terminal, and local time in UTC.
     pub fn plain(format: Format) -> Self {
         Self {
             format,
             limits: Limits::default(),
             colour: false,
+            width: None,
+            several_netns: false,
             zone: TimeZone::UTC,
         }
     }

@@ -20,8 +20,8 @@ use tcpstate_core::{
 
 use crate::{
     format::{
-        text::{Cell, Column, OrDash},
-        units::{Counted, Millis},
+        text::{Cell, Column, Columns, Layout, OrDash, push_endpoint},
+        units::{Counted, Span},
     },
     printer::RecordPrinter,
     settings::Settings,
@@ -36,6 +36,8 @@ pub struct Options {
     pub states: Option<StateSet>,
     /// The number of lines after which the run ends.
     pub count: Option<u64>,
+    /// The columns of text.
+    pub columns: Columns<TransitionRow>,
     /// A column with the local time of day.
     pub time: bool,
     /// A column with the seconds since the start.
@@ -60,11 +62,18 @@ impl Trace {
     /// A trace with these options.
     pub fn new(options: &Options) -> Self {
         let settings = &options.settings;
-        let cells = cells(options.time, options.timestamp, options.reset_reason);
+        let asked: Vec<&str> = [
+            (options.time, "TIME"),
+            (options.timestamp, "SECONDS"),
+            (options.reset_reason, "RESET_REASON"),
+        ]
+        .into_iter()
+        .filter_map(|(is_asked, title)| is_asked.then_some(title))
+        .collect();
         Self {
             states: options.states,
             count: options.count,
-            printer: RecordPrinter::records(settings, &TRANSITION, cells),
+            printer: RecordPrinter::records(settings, &LAYOUT, &options.columns, &asked),
             tracker: Tracker::new(settings.limits)
                 .without_rates()
                 .without_histograms(),
@@ -76,65 +85,97 @@ impl Trace {
 }
 
 /// The columns of the lines for people.
-pub fn cells(
-    time: bool,
-    timestamp: bool,
-    reset_reason: bool,
-) -> impl Iterator<Item = Cell<TransitionRow>> {
-    let time = time.then_some(Cell::TIME);
-    let timestamp = timestamp.then_some(Cell::SINCE_START);
-    let (cause, reason) = if reset_reason {
-        (cause(13), Some(REASON))
-    } else {
-        (cause(0), None)
-    };
-    let cells = time.into_iter().chain(timestamp).chain(CELLS);
-    cells.chain([cause]).chain(reason)
-}
+pub static LAYOUT: Layout<TransitionRow> = Layout {
+    command: "trace",
+    cells: &CELLS,
+    usual: &[
+        "COOKIE", "PID", "COMM", "LOCAL", "REMOTE", "DWELL", "OLDSTATE", "->", "NEWSTATE", "CAUSE",
+    ],
+    steps: &[
+        // 40 columns.
+        ("NEWSTATE", 11),
+        ("REMOTE", 21),
+        ("LOCAL", 6),
+        // 80 columns.
+        ("DWELL", 8),
+        ("OLDSTATE", 11),
+        ("->", 2),
+        ("CAUSE", 6),
+        ("PID", 7),
+        // More.
+        ("NETNS", 10),
+        ("COMM", 15),
+        ("LOCAL", 21),
+        ("COOKIE", 11),
+        ("CAUSE", 13),
+        ("REMOTE", 34),
+        ("LOCAL", 34),
+        ("REMOTE", 47),
+        ("LOCAL", 47),
+        ("CGROUP", 15),
+        ("ROLE", 6),
+        ("UID", 5),
+        ("CGROUP", 60),
+    ],
+    fields: &TRANSITION,
+};
 
-static CELLS: [Cell<TransitionRow>; 11] = [
-    Cell::field(Column::right("COOKIE", 8), TRANSITION.column("cookie")),
+static CELLS: [Cell<TransitionRow>; 17] = [
+    Cell::TIME,
+    Cell::SINCE_START,
+    Cell::COOKIE,
+    Cell::field(Column::right("NETNS", 10), TRANSITION.column("netns")),
     Cell::field(Column::right("PID", 7), TRANSITION.column("owner.pid")),
     Cell::field(Column::left("COMM", 15), TRANSITION.column("owner.comm")),
-    Cell::field(Column::left("LADDR", 15), TRANSITION.column("laddr")),
-    Cell::field(Column::right("LPORT", 5), TRANSITION.column("lport")),
-    Cell::field(Column::left("RADDR", 15), TRANSITION.column("raddr")),
-    Cell::field(Column::right("RPORT", 5), TRANSITION.column("rport")),
+    Cell::field(Column::right("UID", 5), TRANSITION.column("uid")),
+    Cell::path(Column::left("CGROUP", 15), TRANSITION.column("cgroup")),
+    Cell::field(Column::left("ROLE", 6), TRANSITION.column("role")),
+    Cell::composed(
+        Column::left("LOCAL", 21),
+        "`laddr` and `lport`",
+        |row, room, line| push_endpoint(line, Some(row.common.laddr), port(row.common.lport), room),
+    ),
+    Cell::composed(
+        Column::left("REMOTE", 21),
+        "`raddr` and `rport`",
+        |row, room, line| push_endpoint(line, Some(row.common.raddr), port(row.common.rport), room),
+    ),
+    Cell::composed(
+        Column::right("DWELL", 8),
+        "`dwell_ns`, the time in OLDSTATE (`~`: sampled)",
+        push_dwell,
+    ),
     Cell::field(Column::left("OLDSTATE", 11), TRANSITION.column("oldstate")),
     Cell::composed(
         Column::left("->", 2),
         "An arrow between the states",
-        |_, line| line.write_all(b"->"),
+        |_, _, line| line.write_all(b"->"),
     ),
     Cell::field(Column::left("NEWSTATE", 11), TRANSITION.column("newstate")),
-    Cell::composed(
-        Column::right("MS", 10),
-        "`dwell_ns`, in milliseconds (`~`: sampled)",
-        push_dwell,
+    // Empty where no connection ended, which is not unknown.
+    Cell::when(
+        Column::left("CAUSE", 13),
+        |row| row.cause.is_some(),
+        TRANSITION.column("cause"),
+    ),
+    // The same.
+    Cell::when(
+        Column::left("RESET_REASON", 24),
+        |row| row.cause.is_some(),
+        TRANSITION.column("reset_reason"),
     ),
 ];
 
-/// Empty where no connection ended, which is not unknown.
-const fn cause(width: usize) -> Cell<TransitionRow> {
-    Cell::when(
-        Column::left("CAUSE", width),
-        |row| row.cause.is_some(),
-        TRANSITION.column("cause"),
-    )
+/// 0 is none yet.
+pub(crate) fn port(port: u16) -> Option<u16> {
+    Some(port).filter(|&port| port != 0)
 }
 
-/// Empty where no connection ended, as the cause.
-const REASON: Cell<TransitionRow> = Cell::when(
-    Column::left("RESET_REASON", 0),
-    |row| row.cause.is_some(),
-    TRANSITION.column("reset_reason"),
-);
-
-fn push_dwell(row: &TransitionRow, line: &mut Vec<u8>) -> io::Result<()> {
+fn push_dwell(row: &TransitionRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
     if row.dwell_interval_ns.is_some() {
         line.push(b'~');
     }
-    write!(line, "{}", OrDash(row.dwell_ns.map(Millis)))
+    write!(line, "{}", OrDash(row.dwell_ns.map(Span)))
 }
 
 impl View for Trace {
@@ -156,11 +197,10 @@ impl View for Trace {
         if self.states.is_some_and(|states| !states.touches(event)) {
             return Ok(Flow::Continue);
         }
-        // Text does not show it.
-        let cgroup = if self.printer.is_text() {
-            None
-        } else {
+        let cgroup = if self.printer.shows("CGROUP") {
             self.names.cgroup(event.cgroup())
+        } else {
+            None
         };
         let origin = self.origin.as_ref();
         let wall_ns = origin.map_or(0, |origin| origin.wall_ns(event.ts_ns()));

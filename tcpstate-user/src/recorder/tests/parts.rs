@@ -316,6 +316,7 @@ fn a_life(until: Until, live: bool) -> Box<dyn View> {
         causes: None,
         longer_than: None,
         count: None,
+        columns: tcpstate_text::format::text::Columns::Usual,
         time: false,
         reset_reason: false,
     }))
@@ -326,6 +327,7 @@ fn a_trace() -> Box<dyn View> {
         settings: settings(),
         states: None,
         count: None,
+        columns: tcpstate_text::format::text::Columns::Usual,
         time: false,
         timestamp: false,
         reset_reason: false,

@@ -129,12 +129,13 @@ fn inventory() -> Inventory {
 
 fn options(format: Format) -> Options {
     Options {
-        format,
+        settings: Settings::plain(format),
         states: None,
         filter: Filter::default(),
         owner: OwnerFilter::default(),
-        columns: Columns::default(),
-        colour: false,
+        columns: Columns::Usual,
+        with_owner: false,
+        with_info: false,
     }
 }
 
@@ -172,13 +173,13 @@ fn text_is_sorted_and_says_what_is_not_known() {
     assert_eq!(
         out,
         "\
-STATE            AGE ROLE   SERVICE RECV-Q SEND-Q LADDR           LPORT RADDR           RPORT   UID TIMER
-LISTEN             - server     443      3    128 ::                443 ::                  -     0 -
-ESTABLISHED        - client    5432      0   1448 192.0.2.1       40000 198.51.100.2     5432  1000 9 204 ms
-SYN_RECV     >990 ms server     443      0      0 192.0.2.1         443 203.0.113.8     52000     - retransmit 1.50 s (1)
-TIME_WAIT     100 ms server     443      0      0 192.0.2.1         443 203.0.113.9     51000     - timewait 59.9 s
-CLOSE_WAIT   >17.2 s -            -      0      0 192.0.2.1          22 192.0.2.7       50000     - -
-200                - -            -      0      0 192.0.2.1       40001 192.0.2.7       50001     - -
+STATE            AGE ROLE   SERVICE RECV-Q SEND-Q LOCAL                 REMOTE                  UID TIMER
+LISTEN             - server     443      3    128 [::]:443              [::]:-                    0 -
+ESTABLISHED        - client    5432      0   1448 192.0.2.1:40000       198.51.100.2:5432      1000 9 204 ms
+SYN_RECV     >990 ms server     443      0      0 192.0.2.1:443         203.0.113.8:52000         - retransmit 1.50 s (1)
+TIME_WAIT     100 ms server     443      0      0 192.0.2.1:443         203.0.113.9:51000         - timewait 59.9 s
+CLOSE_WAIT   >17.2 s -            -      0      0 192.0.2.1:22          192.0.2.7:50000           - -
+200                - -            -      0      0 192.0.2.1:40001       192.0.2.7:50001           - -
 "
     );
     assert_eq!(
@@ -195,27 +196,77 @@ MISSING: network namespace 7 (blue): cannot enter it.
 
 #[test]
 fn text_has_more_columns_if_asked() {
-    let options = Options {
+    let mut options = Options {
         states: Some("established".parse().unwrap()),
-        columns: Columns {
-            netns: true,
-            owner: true,
-            info: true,
-        },
+        with_owner: true,
+        with_info: true,
         ..options(Format::Text)
     };
+    options.settings.several_netns = true;
     let (out, _) = written(&inventory(), &options);
     let words: Vec<Vec<&str>> = out
         .lines()
         .map(|line| line.split_whitespace().collect())
         .collect();
-    let titles = "NETNS STATE AGE ROLE SERVICE RECV-Q SEND-Q LADDR LPORT RADDR RPORT UID PID COMM \
-        CGROUP SENT RECEIVED RETR RTT(ms) LAST-PKT TIMER";
+    let titles = "NETNS STATE AGE ROLE SERVICE RECV-Q SEND-Q LOCAL REMOTE UID PID COMM \
+        CGROUP SENT RECEIVED RETR RTT LAST-PKT TIMER";
     assert_eq!(words[0].join(" "), titles);
-    let line = "4026531833 ESTABLISHED - client 5432 0 1448 192.0.2.1 40000 198.51.100.2 5432 1000 \
-        - - /system.slice/web.service 1000 20000 2 1.250 4.00 ms 9 204 ms";
+    let line = "4026531833 ESTABLISHED - client 5432 0 1448 192.0.2.1:40000 198.51.100.2:5432 1000 \
+        - - /system.slice/web.service 1000 B 19.5 KiB 2 1.25 ms 4.00 ms 9 204 ms";
     assert_eq!(words[1].join(" "), line);
     assert_eq!(words.len(), 2);
+}
+
+fn on_a_terminal(width: usize) -> String {
+    let mut inventory = inventory();
+    inventory.sockets.push(socket(
+        9,
+        State::ESTABLISHED,
+        "[2001:db8:aaaa:bbbb:cccc:dddd:eeee:1111]:40000",
+        "[2001:db8:1:2:3:4:5:6]:443",
+    ));
+    let mut options = options(Format::Text);
+    options.settings.width = Some(width);
+    written(&inventory, &options).0
+}
+
+#[test]
+fn on_a_terminal_lines_are_fitted_to_its_width() {
+    assert_eq!(
+        on_a_terminal(40),
+        "\
+STATE       LOCAL  REMOTE
+LISTEN      :443   [::]:-
+ESTABLISHED :40000 [2001:d..3:4:5:6]:443
+ESTABLISHED :40000 198.51.100.2:5432
+SYN_RECV    :443   203.0.113.8:52000
+TIME_WAIT   :443   203.0.113.9:51000
+CLOSE_WAIT  :22    192.0.2.7:50000
+200         :40001 192.0.2.7:50001
+"
+    );
+    assert_eq!(
+        on_a_terminal(80),
+        "\
+STATE       RECV-Q SEND-Q LOCAL                        REMOTE
+LISTEN           3    128 [::]:443                     [::]:-
+ESTABLISHED      0      0 [2001:db8:..eeee:1111]:40000 [2001:db8..2:3:4:5:6]:443
+ESTABLISHED      0   1448 192.0.2.1:40000              198.51.100.2:5432
+SYN_RECV         0      0 192.0.2.1:443                203.0.113.8:52000
+TIME_WAIT        0      0 192.0.2.1:443                203.0.113.9:51000
+CLOSE_WAIT       0      0 192.0.2.1:22                 192.0.2.7:50000
+200              0      0 192.0.2.1:40001              192.0.2.7:50001
+"
+    );
+    for width in 1..300 {
+        let out = on_a_terminal(width);
+        let widest = out.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(width), "{width}:\n{out}");
+    }
+    // Nothing is cut where there is room.
+    let wide = on_a_terminal(200);
+    assert!(!wide.contains(".."), "{wide}");
+    assert!(wide.contains("COOKIE") && wide.contains("sk:3"), "{wide}");
 }
 
 #[test]
@@ -223,10 +274,7 @@ fn json_has_every_field_and_the_books_last() {
     let (lines, summary) = json(
         &inventory(),
         &Options {
-            columns: Columns {
-                info: true,
-                ..Columns::default()
-            },
+            with_info: true,
             ..options(Format::Json)
         },
     );

@@ -32,7 +32,7 @@ use tcpstate_core::{
 use super::groups::{length_ns, share};
 use crate::{
     format::{
-        text::{Column, OrDash, Table},
+        text::{Column, OrDash, Table, right_end},
         time::Local,
         units::{Count, PerSecond, Span},
     },
@@ -289,22 +289,6 @@ fn key(group: &Group) -> Vec<String> {
     }
 }
 
-/// The end of a path, its most telling part, in at most `width` columns: whole names if the last one fits.
-fn right_end(path: &str, width: usize) -> String {
-    const CUT: &str = "..";
-    let length = path.chars().count();
-    if length <= width {
-        return path.to_owned();
-    }
-    let room = width - CUT.len();
-    let end: String = path.chars().skip(length - room).collect();
-    // A name cut in two says less than none; but the last one must stay.
-    match end.split_once('/') {
-        Some((cut, whole)) if !cut.is_empty() => format!("{CUT}/{whole}"),
-        _ => format!("{CUT}{end}"),
-    }
-}
-
 /// A share as a percentage; a small one is `<1%`, not 0.
 struct Percent(Option<f64>);
 
@@ -441,23 +425,6 @@ SYN_SENT    -> CLOSE               5      2.50       - -               1    1%
 00:00:02  opened 0/s  established 0/s  closed 0/s  failed 0/s
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
-    }
-
-    #[test]
-    fn of_a_long_path_the_end_is_kept() {
-        for (path, expected) in [
-            ("/", "/"),
-            ("/user.slice/a.b", "/user.slice/a.b"),
-            ("/system.slice/nginx.service", "..nginx.service"),
-            ("/system.slice/ssh.service", "../ssh.service"),
-            ("/a/system.slice/x.y", "../x.y"),
-            ("/docker/0123456789abcdef0123", "..789abcdef0123"),
-            ("/größe/größengrößengrößen", "..ngrößengrößen"),
-        ] {
-            let end = right_end(path, 15);
-            assert!(end.chars().count() <= 15, "{end}");
-            assert_eq!(end, expected, "{path}");
-        }
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Records as lines of a table, from the columns of the catalogue.
 
-use std::io::{self, Write};
+use std::{
+    fmt,
+    io::{self, Write},
+};
 
 use tcpstate_core::{
     catalogue::{Column as Field, Common, Kind, Value},
@@ -8,11 +11,15 @@ use tcpstate_core::{
     service::ServicePort,
 };
 
-use super::table::{Column, Table};
+use super::{
+    layout::{Columns, Layout},
+    table::{Column, Table},
+    width::{right_end, width},
+};
 use crate::{
     format::{
         time::{Local, Since},
-        units::{Bytes, Millis, PerSecond, Span},
+        units::{Bytes, PerSecond, Span},
         value::{OTHER, push_address, push_number, push_state},
     },
     settings::Settings,
@@ -22,6 +29,12 @@ use crate::{
 pub struct Cell<R: 'static> {
     column: Column,
     content: Content<R>,
+}
+
+impl<R> fmt::Debug for Cell<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.column.title)
+    }
 }
 
 impl<R> Clone for Cell<R> {
@@ -38,15 +51,20 @@ enum Content<R: 'static> {
     /// Seconds since the start of the capture.
     SinceStart,
     Field(&'static Field<R>),
-    /// A field of nanoseconds, as milliseconds.
-    Millis(&'static Field<R>),
+    /// The socket's cookie, as `ss -e` prints it.
+    Cookie,
+    /// A path, of which the end says most.
+    Path(&'static Field<R>),
     /// A number without its unit.
     Plain(&'static Field<R>),
     /// A field, or nothing where there is none.
     When(fn(&R) -> bool, &'static Field<R>),
     /// Text of its own, with its meaning.
-    Composed(fn(&R, &mut Vec<u8>) -> io::Result<()>, &'static str),
+    Composed(Compose<R>, &'static str),
 }
+
+/// Appends a text that is made of several fields to a line; what is longer than so many columns is cut.
+type Compose<R> = fn(&R, usize, &mut Vec<u8>) -> io::Result<()>;
 
 impl<R> Clone for Content<R> {
     fn clone(&self) -> Self {
@@ -64,8 +82,13 @@ impl<R> Cell<R> {
     };
     /// Seconds since the start of the capture.
     pub const SINCE_START: Self = Self {
-        column: Column::right("TIME(s)", 11),
+        column: Column::right("SECONDS", 11),
         content: Content::SinceStart,
+    };
+    /// The socket's cookie.
+    pub const COOKIE: Self = Self {
+        column: Column::right("COOKIE", 9),
+        content: Content::Cookie,
     };
 
     /// A field of the catalogue, in the usual way of its kind.
@@ -74,9 +97,9 @@ impl<R> Cell<R> {
         Self { column, content }
     }
 
-    /// A field of nanoseconds, as milliseconds.
-    pub const fn millis(column: Column, field: &'static Field<R>) -> Self {
-        let content = Content::Millis(field);
+    /// A path.
+    pub const fn path(column: Column, field: &'static Field<R>) -> Self {
+        let content = Content::Path(field);
         Self { column, content }
     }
 
@@ -93,11 +116,7 @@ impl<R> Cell<R> {
     }
 
     /// Text that is made of several fields, with its meaning.
-    pub const fn composed(
-        column: Column,
-        meaning: &'static str,
-        push: fn(&R, &mut Vec<u8>) -> io::Result<()>,
-    ) -> Self {
+    pub const fn composed(column: Column, meaning: &'static str, push: Compose<R>) -> Self {
         let content = Content::Composed(push, meaning);
         Self { column, content }
     }
@@ -107,13 +126,67 @@ impl<R> Cell<R> {
         let meaning = match self.content {
             Content::Time => "Local time of day (`--time`)".to_owned(),
             Content::SinceStart => "Seconds since the start (`--timestamp`)".to_owned(),
-            Content::Field(field) | Content::Plain(field) | Content::When(_, field) => {
-                format!("`{}`", field.name)
+            Content::Cookie => {
+                "`cookie` in hexadecimal, as `ss -e` prints it: `sk:1001`".to_owned()
             }
-            Content::Millis(field) => format!("`{}`, in milliseconds", field.name),
+            Content::Field(field)
+            | Content::Path(field)
+            | Content::Plain(field)
+            | Content::When(_, field) => format!("`{}`", field.name),
             Content::Composed(_, meaning) => meaning.to_owned(),
         };
         (self.column.title, meaning)
+    }
+
+    /// A field that no cell has, under its own name.
+    pub(super) fn other(field: &'static Field<R>) -> Self {
+        let is_number = matches!(field.kind.type_name(), "number");
+        let column = if is_number {
+            Column::right(field.name, 0)
+        } else {
+            Column::left(field.name, 0)
+        };
+        // A point in time is no duration.
+        if field.name == "ts_ns" {
+            Self::plain(column, field)
+        } else {
+            Self::field(column, field)
+        }
+    }
+
+    /// Whether this is its title, in any case, or its field.
+    pub(super) fn is_called(&self, word: &str) -> bool {
+        self.column.title.eq_ignore_ascii_case(word)
+            || match self.content {
+                Content::Time => word == "ts",
+                Content::Field(field)
+                | Content::Path(field)
+                | Content::Plain(field)
+                | Content::When(_, field) => field.name == word,
+                Content::SinceStart | Content::Cookie | Content::Composed(..) => false,
+            }
+    }
+
+    /// Whether its title is a word.
+    pub(super) fn is_named(&self) -> bool {
+        self.column.title.contains(char::is_alphabetic)
+    }
+
+    pub(super) const fn title(&self) -> &'static str {
+        self.column.title
+    }
+
+    const fn of_width(self, width: usize) -> Self {
+        let column = Column {
+            width,
+            ..self.column
+        };
+        Self { column, ..self }
+    }
+
+    /// The width that it usually takes.
+    pub(super) fn usual_width(&self) -> usize {
+        self.column.width.max(self.column.title.len())
     }
 }
 
@@ -126,18 +199,83 @@ pub struct Records<R: 'static> {
 }
 
 impl<R: AsRef<Common>> Records<R> {
-    /// Writes lines with these cells.
-    pub fn new(cells: impl IntoIterator<Item = Cell<R>>, settings: &Settings) -> Self {
+    /// Writes lines with columns of this layout; those of the titles in `asked` also where they are not usual.
+    pub fn new(
+        layout: &Layout<R>,
+        columns: &Columns<R>,
+        asked: &[&str],
+        settings: &Settings,
+    ) -> Self {
+        Self::fitting(layout, columns, asked, None, settings)
+    }
+
+    /// The same for rows that are all known: on a terminal no column is wider than they need.
+    pub fn of_rows(
+        layout: &Layout<R>,
+        columns: &Columns<R>,
+        asked: &[&str],
+        rows: &[R],
+        settings: &Settings,
+    ) -> io::Result<Self> {
+        let natural = match (columns, settings.width) {
+            (Columns::Usual, Some(_)) => Some(natural(layout, rows, settings)?),
+            _ => None,
+        };
+        let natural = natural.as_deref();
+        Ok(Self::fitting(layout, columns, asked, natural, settings))
+    }
+
+    fn fitting(
+        layout: &Layout<R>,
+        columns: &Columns<R>,
+        asked: &[&str],
+        natural: Option<&[usize]>,
+        settings: &Settings,
+    ) -> Self {
+        let fit = settings.width.filter(|_| matches!(columns, Columns::Usual));
+        let cells: Vec<Cell<R>> = match (columns, fit) {
+            (Columns::Usual, Some(room)) => {
+                let hidden: &[&str] = if settings.several_netns {
+                    &[]
+                } else {
+                    &["NETNS"]
+                };
+                let cells = layout.fit(asked, hidden, room, natural).into_iter();
+                cells.map(|(cell, width)| cell.of_width(width)).collect()
+            }
+            (Columns::Usual, None) => {
+                let is_shown = |cell: &&Cell<R>| {
+                    let title = cell.title();
+                    layout.usual.contains(&title) || asked.contains(&title)
+                };
+                layout.cells.iter().filter(is_shown).copied().collect()
+            }
+            (Columns::Wide, _) => layout.cells.to_vec(),
+            (Columns::These(cells), _) => cells.clone(),
+        };
+        Self::with(cells, fit, settings)
+    }
+
+    fn with(cells: Vec<Cell<R>>, fit: Option<usize>, settings: &Settings) -> Self {
         let (columns, contents): (Vec<_>, Vec<_>) = cells
             .into_iter()
             .map(|cell| (cell.column, cell.content))
             .unzip();
+        let table = Table::new(columns, settings.colour);
         Self {
-            table: Table::new(columns, settings.colour),
+            table: match fit {
+                Some(room) => table.fitting(room),
+                None => table,
+            },
             contents,
             local: Local::new(settings.zone.clone()),
             started_ns: 0,
         }
+    }
+
+    /// Whether there is a column of this title.
+    pub fn shows(&self, title: &str) -> bool {
+        self.table.has(title)
     }
 
     /// Writes the titles. The capture started at this monotonic time.
@@ -150,29 +288,68 @@ impl<R: AsRef<Common>> Records<R> {
     pub fn write(&mut self, row: &R, out: &mut dyn Write) -> io::Result<()> {
         self.table.begin();
         for (index, content) in self.contents.iter().enumerate() {
-            self.table.push(index, |line| match content {
-                Content::Time => {
-                    line.extend_from_slice(self.local.at(row.as_ref().wall_ns).as_bytes());
-                    Ok(())
-                }
-                Content::SinceStart => {
-                    let (ns, from_ns) = (row.as_ref().ts_ns, self.started_ns);
-                    write!(line, "{}", Since { ns, from_ns })
-                }
-                Content::Field(field) => push(line, field.kind, (field.get)(row)),
-                Content::Millis(field) => match (field.get)(row) {
-                    Value::Number(ns) => write!(line, "{}", Millis(ns)),
-                    other => push(line, field.kind, other),
-                },
-                Content::Plain(field) => push(line, Kind::Number, (field.get)(row)),
-                Content::When(is_there, field) if is_there(row) => {
-                    push(line, field.kind, (field.get)(row))
-                }
-                Content::When(..) => Ok(()),
-                Content::Composed(push, _) => push(row, line),
+            let (local, started_ns) = (&mut self.local, self.started_ns);
+            self.table.push(index, |line, room| {
+                push_content(*content, row, room, local, started_ns, line)
             })?;
         }
         self.table.end(out)
+    }
+}
+
+/// The widest content of each cell, or its title where that is wider.
+fn natural<R: AsRef<Common>>(
+    layout: &Layout<R>,
+    rows: &[R],
+    settings: &Settings,
+) -> io::Result<Vec<usize>> {
+    let mut local = Local::new(settings.zone.clone());
+    let mut content = Vec::new();
+    let widths = layout.cells.iter().map(|cell| {
+        let mut widest = cell.title().len();
+        for row in rows {
+            content.clear();
+            push_content(cell.content, row, usize::MAX, &mut local, 0, &mut content)?;
+            widest = widest.max(width(&content));
+        }
+        Ok(widest)
+    });
+    widths.collect()
+}
+
+/// Appends the content of a cell.
+fn push_content<R: AsRef<Common>>(
+    content: Content<R>,
+    row: &R,
+    room: usize,
+    local: &mut Local,
+    started_ns: u64,
+    line: &mut Vec<u8>,
+) -> io::Result<()> {
+    match content {
+        Content::Time => {
+            line.extend_from_slice(local.at(row.as_ref().wall_ns).as_bytes());
+            Ok(())
+        }
+        Content::SinceStart => {
+            let (ns, from_ns) = (row.as_ref().ts_ns, started_ns);
+            write!(line, "{}", Since { ns, from_ns })
+        }
+        Content::Cookie => match row.as_ref().cookie {
+            Some(cookie) => write!(line, "sk:{cookie:x}"),
+            None => line.write_all(b"-"),
+        },
+        Content::Field(field) => push(line, field.kind, (field.get)(row)),
+        Content::Path(field) => match (field.get)(row) {
+            Value::Name(path) if path.len() > room => {
+                write!(line, "{}", right_end(&Printable(path).to_string(), room))
+            }
+            value => push(line, field.kind, value),
+        },
+        Content::Plain(field) => push(line, Kind::Number, (field.get)(row)),
+        Content::When(is_there, field) if is_there(row) => push(line, field.kind, (field.get)(row)),
+        Content::When(..) => Ok(()),
+        Content::Composed(push, _) => push(row, room, line),
     }
 }
 

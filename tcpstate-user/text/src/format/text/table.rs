@@ -1,4 +1,5 @@
-//! Tables for people: columns that widen as wider cells come, and never shrink again.
+//! Tables for people: their columns widen as wider cells come, and never shrink again; on a terminal each keeps
+//! its width, and longer cells are cut.
 
 use std::{
     env,
@@ -7,6 +8,7 @@ use std::{
     net::IpAddr,
 };
 
+use super::width::{both_ends, cut, width};
 use crate::format::value::{push_address, push_number};
 
 /// A value, or `-` where it is unknown.
@@ -44,8 +46,8 @@ pub enum Align {
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
     pub(super) title: &'static str,
-    align: Align,
-    width: usize,
+    pub(super) align: Align,
+    pub(super) width: usize,
 }
 
 impl Column {
@@ -72,6 +74,8 @@ impl Column {
 #[derive(Debug)]
 pub struct Table {
     columns: Vec<Column>,
+    /// The columns of the terminal that a line must fit in; `None`: cells are never cut.
+    fit: Option<usize>,
     /// The title line in bold.
     colour: bool,
     // Kept, so that a row costs no allocation.
@@ -85,10 +89,24 @@ impl Table {
         let columns = columns.into_iter().collect();
         Self {
             columns,
+            fit: None,
             colour,
             line: Vec::new(),
             cell: Vec::new(),
         }
+    }
+
+    /// A table whose lines have at most `room` columns.
+    pub(super) fn fitting(self, room: usize) -> Self {
+        Self {
+            fit: Some(room),
+            ..self
+        }
+    }
+
+    /// Whether there is a column of this title.
+    pub(super) fn has(&self, title: &str) -> bool {
+        self.columns.iter().any(|column| column.title == title)
     }
 
     /// Writes the titles.
@@ -97,7 +115,7 @@ impl Table {
         self.begin();
         for index in 0..self.columns.len() {
             let title = self.columns[index].title;
-            self.push(index, |line| write!(line, "{title}"))?;
+            self.push(index, |line, _| write!(line, "{title}"))?;
         }
         let line = self.line.trim_ascii_end();
         let (bold, off) = if self.colour {
@@ -112,7 +130,7 @@ impl Table {
     pub fn row(&mut self, cells: &[&dyn Display], out: &mut dyn Write) -> io::Result<()> {
         self.begin();
         for (index, cell) in (0..self.columns.len()).zip(cells) {
-            self.push(index, |line| write!(line, "{cell}"))?;
+            self.push(index, |line, _| write!(line, "{cell}"))?;
         }
         self.end(out)
     }
@@ -129,7 +147,8 @@ impl Table {
         out.write_all(&self.line)
     }
 
-    /// Appends the cell of this column, which `content` appends to a line.
+    /// Appends the cell of this column, which `content` appends to a line; it is told how much room there is, and
+    /// what is longer is cut.
     #[expect(
         clippy::indexing_slicing,
         reason = "by the number of a column, and from where the line ended"
@@ -137,34 +156,49 @@ impl Table {
     pub(super) fn push(
         &mut self,
         index: usize,
-        content: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+        content: impl FnOnce(&mut Vec<u8>, usize) -> io::Result<()>,
     ) -> io::Result<()> {
-        let column = &mut self.columns[index];
         if index > 0 {
             self.line.push(b' ');
         }
+        let is_last = index + 1 == self.columns.len();
+        let (room, spare) = match self.fit {
+            None => (usize::MAX, 0),
+            // The last cell has the rest of the line, and the blanks behind the cell before it.
+            Some(room) if is_last && self.columns[index].align == Align::Left => {
+                let before: usize = self.columns[..index].iter().map(|one| one.width + 1).sum();
+                let blanks = self.line.iter().rev().take_while(|&&byte| byte == b' ');
+                let spare = blanks.count().saturating_sub(1);
+                (room.saturating_sub(before) + spare, spare)
+            }
+            Some(_) => (self.columns[index].width, 0),
+        };
+        let column = &mut self.columns[index];
+        let is_fitted = self.fit.is_some();
         let mut padding = |cell: &[u8]| {
-            // This check takes eight bytes at a time.
-            let width = if cell.is_ascii() {
-                cell.len()
-            } else {
-                // Every character has one byte that does not continue another.
-                cell.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
-            };
-            column.width = column.width.max(width);
-            column.width - width
+            let width = width(cell);
+            if !is_fitted {
+                column.width = column.width.max(width);
+            }
+            column.width.saturating_sub(width)
         };
         match column.align {
             // Written in its place.
             Align::Left => {
                 let start = self.line.len();
-                content(&mut self.line)?;
+                content(&mut self.line, room)?;
+                cut(&mut self.line, start, room);
                 let padding = padding(&self.line[start..]);
+                if spare > 0 {
+                    let over = width(&self.line[start..]).saturating_sub(room - spare);
+                    self.line.drain(start - over..start);
+                }
                 self.line.resize(self.line.len() + padding, b' ');
             }
             Align::Right => {
                 self.cell.clear();
-                content(&mut self.cell)?;
+                content(&mut self.cell, room)?;
+                cut(&mut self.cell, 0, room);
                 let padding = padding(&self.cell);
                 self.line.resize(self.line.len() + padding, b' ');
                 self.line.extend_from_slice(&self.cell);
@@ -174,27 +208,46 @@ impl Table {
     }
 }
 
-/// Appends an address with its port; `None` is unknown.
+/// Appends an address with its port; `None` is unknown. Where they do not fit in `room` columns, an IPv6 address
+/// lacks its middle, or the address is left out.
 pub(crate) fn push_endpoint(
     line: &mut Vec<u8>,
     address: Option<IpAddr>,
     port: Option<u16>,
+    room: usize,
 ) -> io::Result<()> {
+    /// Fewer columns of an IPv6 address say nothing.
+    const LEAST: usize = 6;
+    if address.is_none() && port.is_none() {
+        line.push(b'-');
+        return Ok(());
+    }
+    let start = line.len();
     match address {
-        None if port.is_none() => {
-            line.push(b'-');
-            return Ok(());
-        }
         None => line.push(b'-'),
         // Without brackets the port would look like a part of the address.
         Some(IpAddr::V6(address)) => write!(line, "[{address}]")?,
         Some(address) => push_address(line, address)?,
     }
+    let end = line.len();
     line.push(b':');
     match port {
         Some(port) => push_number(line, port.into()),
         None => line.push(b'-'),
     }
+    if line.len() - start <= room {
+        return Ok(());
+    }
+    let behind = line.split_off(end);
+    line.truncate(start);
+    let room = room.saturating_sub(behind.len());
+    match address {
+        Some(IpAddr::V6(address)) if room >= LEAST + 2 => {
+            write!(line, "[{}]", both_ends(&address.to_string(), room - 2))?;
+        }
+        _ => {}
+    }
+    line.extend_from_slice(&behind);
     Ok(())
 }
 
@@ -232,9 +285,48 @@ mod tests {
         ] {
             let mut line = Vec::new();
             let address = address.map(|address| address.parse().unwrap());
-            push_endpoint(&mut line, address, port).unwrap();
+            push_endpoint(&mut line, address, port, usize::MAX).unwrap();
             assert_eq!(line, text.as_bytes());
         }
+    }
+
+    #[test]
+    fn an_endpoint_keeps_its_port_and_both_ends_of_its_address() {
+        for (address, room, text) in [
+            ("192.0.2.1", 15, "192.0.2.1:65535"),
+            ("192.0.2.1", 14, ":65535"),
+            ("2001:db8::1", 19, "[2001:db8::1]:65535"),
+            ("2001:db8::1", 18, "[2001..8::1]:65535"),
+            ("2001:db8:1:2:3:4:5:6", 21, "[2001:..:4:5:6]:65535"),
+            ("2001:db8::1", 13, ":65535"),
+            ("2001:db8::1", 6, ":65535"),
+        ] {
+            let mut line = Vec::new();
+            let address = Some(address.parse().unwrap());
+            push_endpoint(&mut line, address, Some(65_535), room).unwrap();
+            assert_eq!(String::from_utf8(line).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn on_a_terminal_cells_are_cut_and_the_last_takes_blanks() {
+        let columns = [Column::left("STATE", 11), Column::left("CAUSE", 0)];
+        let mut table = Table::new(columns, false).fitting(19);
+        let text = written(|out| {
+            table.titles(out)?;
+            table.row(&[&"CLOSE", &"refused"], out)?;
+            table.row(&[&"CLOSE", &"reset_by_peer"], out)?;
+            table.row(&[&"ESTABLISHED", &"reset_by_peer"], out)?;
+            table.row(&[&"longer than it", &""], out)
+        });
+        assert_eq!(
+            text,
+            "STATE       CAUSE\n\
+             CLOSE       refused\n\
+             CLOSE reset_by_peer\n\
+             ESTABLISHED reset..\n\
+             longer th..\n"
+        );
     }
 
     #[test]

@@ -1,0 +1,156 @@
+//! The columns of a view: which of them are shown, and how wide.
+//!
+//! On a terminal they are fitted to its width once, before the first line, so that no line wraps and none moves
+//! later. Elsewhere the usual ones are shown, and nothing is cut.
+
+use tcpstate_core::catalogue::{Column as Field, Kind, Table as Fields};
+
+use super::records::Cell;
+
+/// The columns of a view.
+pub struct Layout<R: 'static> {
+    /// The command.
+    pub command: &'static str,
+    /// All columns, in the order in which they are shown.
+    pub cells: &'static [Cell<R>],
+    /// The titles of those that are shown off a terminal.
+    pub usual: &'static [&'static str],
+    /// The order in which columns get room on a terminal: each step has a title, and how wide that column is from
+    /// then on.
+    pub steps: &'static [(&'static str, usize)],
+    /// The fields that `--columns` can name beside the cells.
+    pub fields: &'static Fields<R>,
+}
+
+/// The choice of columns.
+#[derive(Debug)]
+pub enum Columns<R: 'static> {
+    /// On a terminal those that fit, elsewhere the usual ones.
+    Usual,
+    /// All of them, whole.
+    Wide,
+    /// These, whole.
+    These(Vec<Cell<R>>),
+}
+
+impl<R> Clone for Columns<R> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Usual => Self::Usual,
+            Self::Wide => Self::Wide,
+            Self::These(cells) => Self::These(cells.clone()),
+        }
+    }
+}
+
+/// A word that names no column.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{word}` is not a column of {command}; {}columns: {}", meant(nearest.as_deref()), known.join(", "))]
+pub struct UnknownColumn {
+    word: String,
+    command: &'static str,
+    nearest: Option<String>,
+    known: Vec<String>,
+}
+
+fn meant(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |nearest| format!("did you mean `{nearest}`? "))
+}
+
+impl<R> Layout<R> {
+    /// The columns of these names; without any, the usual ones.
+    pub fn columns(&self, wide: bool, words: &[String]) -> Result<Columns<R>, UnknownColumn> {
+        if wide {
+            return Ok(Columns::Wide);
+        }
+        if words.is_empty() {
+            return Ok(Columns::Usual);
+        }
+        let cells = words.iter().map(|word| {
+            self.named(word.trim()).ok_or_else(|| {
+                let known = self.names();
+                let distance = |known: &String| strsim::damerau_levenshtein(word, known);
+                let nearest = known.iter().min_by_key(|known| distance(known));
+                UnknownColumn {
+                    word: word.clone(),
+                    command: self.command,
+                    // A word that shares nothing with it is no help.
+                    nearest: nearest
+                        .filter(|nearest| distance(nearest) * 2 <= nearest.len())
+                        .cloned(),
+                    known,
+                }
+            })
+        });
+        cells.collect::<Result<_, _>>().map(Columns::These)
+    }
+
+    fn named(&self, word: &str) -> Option<Cell<R>> {
+        let cell = self.cells.iter().find(|cell| cell.is_called(word));
+        let field = || self.other_fields().find(|field| field.name == word);
+        cell.copied().or_else(|| field().map(Cell::other))
+    }
+
+    /// The fields that no cell shows alone, but for those with a structure of their own.
+    fn other_fields(&self) -> impl Iterator<Item = &'static Field<R>> {
+        let cells = self.cells;
+        self.fields.columns().filter(move |field| {
+            !matches!(field.kind, Kind::Nested(_) | Kind::Time)
+                && !cells.iter().any(|cell| cell.is_called(field.name))
+        })
+    }
+
+    /// The names of all columns.
+    fn names(&self) -> Vec<String> {
+        let cells = self.cells.iter().filter(|cell| cell.is_named());
+        let titles = cells.map(|cell| cell.title().to_lowercase());
+        titles
+            .chain(self.other_fields().map(|field| field.name.to_owned()))
+            .collect()
+    }
+
+    /// The cells that fit in `room` columns, each with its width, in the order in which they are shown; those of
+    /// the titles in `asked` before all others, and none in `hidden`. `natural` has the width of each cell's content,
+    /// where that is known.
+    pub(super) fn fit(
+        &self,
+        asked: &[&str],
+        hidden: &[&str],
+        room: usize,
+        natural: Option<&[usize]>,
+    ) -> Vec<(Cell<R>, usize)> {
+        let place = |title: &str| self.cells.iter().position(|cell| cell.title() == title);
+        let asked = asked.iter().filter_map(|title| {
+            let at = place(title)?;
+            Some((at, self.cells.get(at)?.usual_width()))
+        });
+        let steps = self
+            .steps
+            .iter()
+            .filter(|(title, _)| !hidden.contains(title));
+        let steps = asked.chain(steps.filter_map(|&(title, width)| Some((place(title)?, width))));
+        let mut widths = vec![0; self.cells.len()];
+        // The first column has no blank before it.
+        let mut left = room + 1;
+        for (at, wanted) in steps {
+            let natural = natural.and_then(|natural| natural.get(at));
+            let wanted = natural.map_or(wanted, |&natural| wanted.min(natural));
+            let Some(width) = widths.get_mut(at).filter(|width| **width < wanted) else {
+                continue;
+            };
+            let cost = wanted - *width + usize::from(*width == 0);
+            if cost <= left {
+                *width = wanted;
+                left -= cost;
+            } else if *width > 0 || left > room {
+                // There is no column before, or it is the first.
+                *width += left - usize::from(*width == 0);
+                break;
+            } else {
+                break;
+            }
+        }
+        let cells = self.cells.iter().copied().zip(widths);
+        cells.filter(|&(_, width)| width > 0).collect()
+    }
+}
