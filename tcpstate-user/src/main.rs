@@ -22,6 +22,10 @@ use tcpstate_cli::{Cli, Command};
 
 use self::commands::{doctor, hist, life, ls, rates, record, trace};
 
+/// The exit status of a command that has done its work, but knows that something is missing from the result. Bad
+/// usage is 2, by clap.
+const INCOMPLETE: u8 = 3;
+
 fn main() -> ExitCode {
     let result = match Cli::of_process().command {
         Command::Trace(arguments) => trace::run(&arguments),

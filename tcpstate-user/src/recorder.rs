@@ -24,7 +24,7 @@ use tcpstate_recording::{
     FlightOptions, FlightRing, Options as WriterOptions, Room, WriteError, Writer, Written,
 };
 use tcpstate_text::{
-    books::write_books,
+    books::{Losses, write_books},
     format::{
         json::{Lines, Summary},
         units::{Bytes, Count},
@@ -196,7 +196,7 @@ impl View for Record {
             match dumped {
                 Ok(written) => {
                     self.dumps += 1;
-                    report_written(&self.options.path, &written, err)?;
+                    report_written(&self.options.path, &written, None, err)?;
                 }
                 Err(error) => writeln!(err, "tcpstate: {error}")?,
             }
@@ -243,9 +243,11 @@ impl View for Record {
                 dropped,
                 dumps: self.dumps,
             };
-            Lines::default().write(&Summary::new(end, recorded), out)?;
+            Lines::default().write(&Summary::new(end, None, recorded), out)?;
         } else {
-            report_written(&self.options.path, &written, err)?;
+            let has_failed = self.failure.is_some();
+            let losses = (!has_failed).then_some(Losses(end, None));
+            report_written(&self.options.path, &written, losses, err)?;
             match self.options.to {
                 _ if dropped == 0 => {}
                 To::File(_) => writeln!(err, "{} events found no room", Count(dropped))?,
@@ -253,7 +255,11 @@ impl View for Record {
                     writeln!(err, "{} older events had left the memory", Count(dropped))?;
                 }
             }
-            write_books(end, None, err)?;
+            let end = End {
+                verbose: end.verbose || has_failed,
+                ..*end
+            };
+            write_books(&end, None, err)?;
         }
         self.failure
             .take()
@@ -266,7 +272,7 @@ impl View for Record {
 fn books_of_file(end: &End) -> Accounting {
     let mut books = end.accounting;
     let settled = end.selection.settled;
-    let left_out = (settled.dropped + settled.undecided).min(books.received);
+    let left_out = (settled.filtered + settled.undecided).min(books.received);
     books.filtered += left_out;
     books.filtered_by_reason.settled += left_out;
     books.submitted -= left_out.min(books.submitted);
@@ -294,6 +300,7 @@ struct Recorded {
 fn report_written(
     path: &std::path::Path,
     written: &Written,
+    losses: Option<Losses<'_>>,
     err: &mut dyn Write,
 ) -> io::Result<()> {
     let plural = if written.events == 1 { "" } else { "s" };
@@ -310,6 +317,9 @@ fn report_written(
             " in {} files, as many of them kept as the rotation has",
             written.files
         )?;
+    }
+    if let Some(losses) = losses {
+        write!(err, "; {losses}")?;
     }
     writeln!(err)
 }

@@ -32,7 +32,7 @@ use tcpstate_text::{
     settings::Settings,
 };
 
-use crate::{message::say, zone};
+use crate::{INCOMPLETE, message::say, zone};
 
 /// The settings that all views share.
 pub(crate) fn settings(watch: &Watch, bounds: Bounds) -> Settings {
@@ -96,6 +96,7 @@ pub(crate) fn watch_or_count(
             owner: owner_filter(&arguments.sockets.owner, arguments.read.is_none())?,
             limits,
             interactive: stdout::is_terminal(),
+            verbose: arguments.verbose,
         };
         let mut source = open(arguments, &options, tally, view)?;
         if progress::is_wanted(source.as_ref(), view) {
@@ -109,6 +110,7 @@ pub(crate) fn watch_or_count(
         match run::drive(source.as_mut(), view, outputs, &mut interrupts, &options).await? {
             // A closed pipe ends quietly: whoever closed it has seen enough.
             Outcome::Finished | Outcome::ReaderGone => Ok(ExitCode::SUCCESS),
+            Outcome::Incomplete => Ok(ExitCode::from(INCOMPLETE)),
         }
     })
 }

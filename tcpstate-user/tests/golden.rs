@@ -220,7 +220,7 @@ fn trace_shows_as_many_lines_as_asked_for() {
     };
     let (out, err) = run(&options);
     assert_eq!(out.lines().count(), 1 + 3);
-    assert!(err.starts_with("3 transitions shown; "), "{err}");
+    assert!(err.contains("\nseen "), "{err}");
 }
 
 /// Records the run, and returns its books.
@@ -309,6 +309,50 @@ fn trace_of_a_recording() {
         serde_json::to_value(accounting).unwrap()
     );
     assert_eq!(summary["selection"]["passed"], accounting.received);
+}
+
+/// Scripts learn from the exit status whether anything is missing.
+#[test]
+fn the_exit_status_says_when_a_recording_is_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("recording");
+    let options = tcpstate_recording::Options::default();
+    let mut writer = Writer::create(&path, &origin(), options).unwrap();
+    let first = &events()[..1];
+    writer.append(first, end().now_ns).unwrap();
+    let accounting = Accounting {
+        seen: 1,
+        submitted: 1,
+        received: 1,
+        ..Accounting::default()
+    };
+    writer.finish(Some(&accounting), None).unwrap();
+    let read = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+            .args(arguments)
+            .args(["--state", "listen", "-r"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (code, _, err) = read(&["trace"]);
+    let summary = "0 connections, 1 line shown; 1 change, none known to be lost\n";
+    assert_eq!((code, err.as_str()), (Some(0), summary));
+
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    let (code, out, err) = read(&["trace"]);
+    assert_eq!((code, out.lines().count()), (Some(3), 2), "{out}{err}");
+    assert!(err.contains("losses unknown"), "{err}");
+    let (code, out, _) = read(&["trace", "--json"]);
+    let last: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!((code, &last["complete"]), (Some(3), &false.into()));
 }
 
 #[test]

@@ -222,7 +222,7 @@ fn a_run_without_events_says_so() {
     ] {
         let (out, err) = of_nothing(&options(Format::Text, of));
         assert_eq!(out, text);
-        assert!(err.starts_with("0 histograms shown; "), "{err}");
+        assert!(err.starts_with("0 histograms of "), "{err}");
         let (out, _) = of_nothing(&options(Format::Csv, of));
         assert_eq!(out.lines().count(), 1, "only the header: {out}");
         let (out, _) = of_nothing(&options(Format::Json, of));

@@ -131,7 +131,7 @@ fn each_filter_keeps_exactly_the_events_of_its_connections() {
         let selection = &summary["selection"];
         assert_eq!(selection["passed"], expected.len() as u64, "{filter}");
         assert_eq!(
-            selection["dropped"],
+            selection["filtered"],
             (events().len() - expected.len()) as u64,
             "{filter}"
         );

@@ -327,7 +327,7 @@ fn an_end_at_an_intervals_end_leaves_no_rest() {
 fn nothing_gives_only_the_summary() {
     let (out, err) = show(&options(Format::Text, By::Port), &[], None);
     assert_eq!(out, "");
-    assert!(err.starts_with("0 intervals, 0 transitions: "), "{err}");
+    assert!(err.starts_with("0 intervals; 0 changes, "), "{err}");
 }
 
 /// The output of the binary for a recording is that of the view for the events, without a bar on a pipe.

@@ -220,11 +220,13 @@ pub fn versions() -> Vec<(String, String)> {
 
 /// Counts a line per event after the header; the summary is on standard error.
 fn count_lines(ended: &Ended) -> Result<Counted> {
-    let summary = ended.errors.lines().find(|line| line.contains(" seen "));
-    let lost = summary
-        .and_then(|line| line.split_once(" lost "))
-        .and_then(|(_, rest)| rest.split(';').next())
-        .context("no `lost` in the summary")?;
+    let mut lines = ended.errors.lines();
+    // The books are shown where something is missing.
+    let lost = match lines.clone().find_map(|line| line.strip_prefix("seen ")) {
+        Some(books) => books.rsplit_once(" lost ").map(|(_, lost)| lost),
+        None => lines.any(|line| line.contains(", none ")).then_some("0"),
+    };
+    let lost = lost.context("no losses in the summary")?;
     Ok(Counted {
         reported: ended.output.lines().skip(1).count() as u64,
         reported_lost: lost.replace(',', "").parse()?,

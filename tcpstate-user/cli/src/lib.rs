@@ -71,7 +71,10 @@ pub const HELP_WIDTH: usize = 100;
     long_about = "Shows every TCP state change on this host as it happens, and how long connections \
         spent in each state.\n\n\
         Data goes to standard output, everything else to standard error. Ctrl-C ends a run with its \
-        summary. Exit status: 0 success, 1 failure, 2 usage error.",
+        summary.\n\n\
+        Exit status: 0 success; 1 failure; 2 usage error; 3 incomplete, which means that the command has \
+        done its work, but that something is missing from the result: changes were lost, a recording is cut or \
+        damaged, or sockets could not be listed. The summary says what.",
     after_help = "`tcpstate COMMAND --help` explains a command and gives examples.\n\
         Watching the live kernel requires root, or CAP_BPF and CAP_PERFMON.",
     max_term_width = HELP_WIDTH,

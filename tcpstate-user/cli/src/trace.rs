@@ -57,8 +57,9 @@ opened it or acts on it at this transition, otherwise the one that listens for i
 merely happened to be on the CPU is not shown. CAUSE, at the transition to CLOSE, is why the connection \
 ended. `-` means unknown, or not chosen yet.
 
-The summary at the end accounts for every transition: seen = filtered + submitted + lost, and submitted \
-= received + rejected. With --json it is the last line, otherwise it goes to standard error.";
+The summary at the end says whether any transition was lost. With -v, and whenever one was, it accounts for \
+all of them: seen = filtered + submitted + lost, submitted = received + rejected, and received = passed + \
+filtered + undecided + unread. With --json it is the last line, otherwise it goes to standard error.";
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:

@@ -19,7 +19,7 @@ pub struct Watch {
     /// End after this many lines
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// Report on standard error how the capture was set up; no effect with -r
+    /// Report on standard error how the capture was set up and, at the end, the books in full and the cost
     #[arg(short, long)]
     pub verbose: bool,
     #[command(flatten)]

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 pub struct Accounting {
     /// Transitions at the tracepoint, all protocols, since the programs were attached.
     pub seen: u64,
-    /// Dropped by a filter in the kernel.
+    /// Left out by a filter in the kernel.
     pub filtered: u64,
     /// Written to the ring buffer.
     pub submitted: u64,
-    /// Not written to the ring buffer, although no filter dropped them.
+    /// Not written to the ring buffer, although no filter left them out.
     pub lost: u64,
     /// Read from the ring buffer and handed on.
     pub received: u64,
@@ -32,7 +32,18 @@ pub struct Accounting {
     pub partial: bool,
 }
 
-/// The transitions that the kernel side dropped on purpose, by reason.
+impl Accounting {
+    /// The transitions that are known not to have reached the views, although they were wanted: lost, or rejected
+    /// by the reader. What a recording never had is not among them.
+    pub const fn missed(&self) -> u64 {
+        let rejected = self
+            .rejected
+            .saturating_sub(self.rejected_by_reason.not_in_file);
+        self.lost.saturating_add(rejected)
+    }
+}
+
+/// The transitions that the filters in the kernel left out, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilteredByReason {
     /// Not TCP: SCTP, MPTCP and DCCP use the same tracepoint.
@@ -46,7 +57,7 @@ pub struct FilteredByReason {
     /// Not in the cgroup asked for, nor below it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cgroup: u64,
-    /// Of a recording: captured, because the kernel side could not decide, and then dropped by the
+    /// Of a recording: captured, because the kernel side could not decide, and then left out by the
     /// filter in user space.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub settled: u64,
@@ -93,7 +104,7 @@ pub struct CaptureCost {
     pub ring_high_water_bytes: Option<u64>,
 }
 
-/// The received events by what became of them: `received = passed + dropped + undecided + unread`.
+/// The received events by what became of them: `received = passed + filtered + undecided + unread`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Selection {
     /// The decisions of the filters; `passed` went to the view.
@@ -109,10 +120,10 @@ pub struct Settled {
     /// Events that match.
     pub passed: u64,
     /// Events that do not.
-    pub dropped: u64,
-    /// Events that only the socket's next one could have decided, which never came: the kernel dropped
-    /// it as not matching, or it was lost, or the run ended first. With `-L` or `-P` nearly all are of the
-    /// first kind, one for each outgoing connection from another port. They are not `dropped`, because
+    pub filtered: u64,
+    /// Events that only the socket's next one could have decided, which never came: the kernel left
+    /// it out as not matching, or it was lost, or the run ended first. With `-L` or `-P` nearly all are of the
+    /// first kind, one for each outgoing connection from another port. They are not `filtered`, because
     /// the kind of a single one is not known.
     pub undecided: u64,
 }

@@ -350,7 +350,7 @@ impl Settler {
                 Some(held)
             }
             (Some(_), Verdict::Drop) => {
-                self.settled.dropped += 1;
+                self.settled.filtered += 1;
                 None
             }
             (Some(_), Verdict::Undecided) => {
@@ -370,7 +370,7 @@ impl Settler {
                     event: Some(*event),
                 };
             }
-            Verdict::Drop => self.settled.dropped += 1,
+            Verdict::Drop => self.settled.filtered += 1,
             Verdict::Undecided => self.hold(*event),
         }
         Passed {

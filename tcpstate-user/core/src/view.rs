@@ -6,6 +6,7 @@ use crate::{
     books::{Accounting, Cost, RunBooks, Selection},
     census::Census,
     event::Event,
+    model,
     names::Names,
     origin::Origin,
     recalled::Recalled,
@@ -109,6 +110,11 @@ pub trait View {
     /// Ends. Called once, after the last event, with the final books. JSON writes its `summary` line
     /// here (to `out`), text writes its summary to `err`.
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()>;
+
+    /// The view's books of connections, for [`End::is_complete`]; `None`: it follows none.
+    fn connections(&self) -> Option<model::Books> {
+        None
+    }
 }
 
 /// The end of a run.
@@ -122,9 +128,23 @@ pub struct End {
     pub selection: Selection,
     /// The cost of the run.
     pub cost: Cost,
+    /// Whether the source gave notice that it is damaged or cut: a recording.
+    pub damaged: bool,
+    /// Whether the user wants the books in full.
+    pub verbose: bool,
 }
 
 impl End {
+    /// Whether nothing is known to be missing from the result. `connections` are the view's books, where it
+    /// has any.
+    pub const fn is_complete(&self, connections: Option<&model::Books>) -> bool {
+        let is_followed = match connections {
+            Some(books) => books.is_complete(),
+            None => true,
+        };
+        !self.damaged && self.accounting.missed() == 0 && is_followed
+    }
+
     /// The books of the whole run.
     pub const fn books(&self) -> RunBooks {
         RunBooks {

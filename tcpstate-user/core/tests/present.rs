@@ -107,6 +107,8 @@ fn finish(publisher: &mut Publisher, second: u64) {
         accounting: accounting(second),
         selection: Selection::default(),
         cost: Cost::default(),
+        damaged: false,
+        verbose: false,
     };
     publisher
         .finish(&end, &mut io::sink(), &mut io::sink())

@@ -109,6 +109,9 @@ struct Driver<'a> {
     gate: Option<Gate>,
     selection: Selection,
     flush_each_batch: bool,
+    verbose: bool,
+    /// Whether a recording gave notice that it is damaged or cut.
+    damaged: bool,
     /// The batch, and the number of its events that have been shown.
     batch: Vec<Event>,
     position: usize,
@@ -159,6 +162,8 @@ impl<'a> Driver<'a> {
             }),
             selection: Selection::default(),
             flush_each_batch: origin.live || options.interactive,
+            verbose: options.verbose,
+            damaged: false,
             batch: Vec::new(),
             position: 0,
             census: None,
@@ -278,7 +283,11 @@ impl<'a> Driver<'a> {
             result => match (self.failure, result) {
                 (Some(failure), _) => Err(failure),
                 (None, Err(error)) => Err(RunError::Output(error)),
-                (None, Ok(())) => Ok(Outcome::Finished),
+                (None, Ok(is_complete)) => Ok(if is_complete {
+                    Outcome::Finished
+                } else {
+                    Outcome::Incomplete
+                }),
             },
         }
     }
@@ -318,6 +327,7 @@ impl<'a> Driver<'a> {
             Ok(Step::Recalled(recalled)) => return self.recall(*recalled),
             Ok(Step::Settled) => self.settled = true,
             Ok(Step::Notice(notice)) => {
+                self.damaged |= !self.origin.live;
                 // An error means that standard error is closed, and then the notice has no reader.
                 let _ = writeln!(self.err, "tcpstate: {notice}");
             }
@@ -359,8 +369,8 @@ impl<'a> Driver<'a> {
         }
         if let Some(gate) = &self.gate {
             // Its events passed the filter on sockets first.
-            selection.settled.passed -= gate.dropped;
-            selection.settled.dropped += gate.dropped;
+            selection.settled.passed -= gate.left_out;
+            selection.settled.filtered += gate.left_out;
         }
         selection
     }
@@ -380,7 +390,8 @@ impl<'a> Driver<'a> {
         self.stop(self.now_ns());
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    /// Ends the output. Returns whether nothing is known to be missing from it.
+    fn finish(&mut self) -> io::Result<bool> {
         let now_ns = self.now_ns();
         let now_ns = self
             .limit_ns
@@ -405,7 +416,7 @@ impl<'a> Driver<'a> {
             Ok(books) => books,
             Err(error) => {
                 self.failure.get_or_insert(RunError::Source(error));
-                return self.out.flush();
+                return self.out.flush().map(|()| false);
             }
         };
         let end = End {
@@ -413,9 +424,12 @@ impl<'a> Driver<'a> {
             accounting,
             selection,
             cost,
+            damaged: self.damaged,
+            verbose: self.verbose,
         };
         self.view.finish(&end, self.out, self.err)?;
-        self.out.flush()
+        self.out.flush()?;
+        Ok(end.is_complete(self.view.connections().as_ref()))
     }
 
     /// The current time on the clock of the host of the events.

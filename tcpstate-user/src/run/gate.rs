@@ -22,8 +22,8 @@ pub(super) struct Gate {
     /// The cookies of selected connections that continued as minisockets.
     going_on: HashSet<u64>,
     max_going_on: usize,
-    /// Number of events dropped.
-    pub(super) dropped: u64,
+    /// Number of events left out.
+    pub(super) left_out: u64,
 }
 
 impl Gate {
@@ -42,7 +42,7 @@ impl Gate {
             },
             going_on: HashSet::new(),
             max_going_on: if follows { limits.max_connections } else { 0 },
-            dropped: 0,
+            left_out: 0,
         }
     }
 
@@ -103,7 +103,7 @@ impl Gate {
     pub(super) fn passes(&mut self, event: &Event) -> bool {
         let applied = self.tracker.apply(event);
         let passes = self.selection.selects(event, &applied);
-        self.dropped += u64::from(!passes);
+        self.left_out += u64::from(!passes);
         self.note(event, passes)
     }
 
@@ -262,7 +262,7 @@ mod tests {
         let socket = |cookie| found(cookie, State::SYN_SENT, Kind::Socket);
         let all = vec![socket(1), socket(2), socket(3)];
         assert_eq!(left(&mut gate, Scope::All, all), [1]);
-        assert_eq!(gate.dropped, 1);
+        assert_eq!(gate.left_out, 1);
     }
 
     /// nginx listens as process 7, which forks 9, which forks 8; 7 ends. A dump finds out; from then on 8 selects

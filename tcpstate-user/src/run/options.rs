@@ -31,6 +31,8 @@ pub struct Options {
     pub limits: Limits,
     /// Write out each batch at once, as a live source always does.
     pub interactive: bool,
+    /// Show the books in full at the end.
+    pub verbose: bool,
 }
 
 /// The outputs of a view.
@@ -46,6 +48,8 @@ pub struct Outputs<'a> {
 pub enum Outcome {
     /// With its summary.
     Finished,
+    /// With its summary, which says what is missing.
+    Incomplete,
     /// The reader of our output has closed it. There is no summary.
     ReaderGone,
 }

@@ -408,7 +408,7 @@ async fn the_filter_selects_the_events_of_the_view() {
         settled,
         Settled {
             passed: 1,
-            dropped: 1,
+            filtered: 1,
             undecided: 1
         }
     );
@@ -427,7 +427,7 @@ async fn notices_of_the_source_go_to_standard_error() {
         &Options::default(),
     )
     .await;
-    assert_eq!(result.unwrap(), Outcome::Finished);
+    assert_eq!(result.unwrap(), Outcome::Incomplete);
     assert_eq!(err, "tcpstate: the recording was cut\nreceived 1\n");
     assert_eq!(out, b"1\nend\n");
 }

@@ -21,7 +21,7 @@ use crate::{
     ls::list,
     need::{Need, trial},
     net::{Connection, Netns, allow_open_files, await_fin, await_that, joined, socket},
-    process::{BINARY, Tcpstate, run, state},
+    process::{BINARY, Tcpstate, has_result, run, state},
     ss::{await_states, by_state, oracle},
     wire::Wire,
 };
@@ -430,7 +430,7 @@ fn recorded() -> Result<()> {
         await_states("all states are reached", |count| *count == expected)?;
         Ok(expected)
     })?;
-    ensure!(recorder.stop()?.status.success());
+    ensure!(has_result(recorder.stop()?.status));
     let output = run(BINARY, &["rates", "1h", "--json", "-r", file])?;
     let (lines, _) = output.json()?;
     let line = lines.last().context("no interval")?;

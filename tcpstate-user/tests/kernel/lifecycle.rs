@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     need::{ATTACH_MODES, Need, attach_needs, trial},
     net::{await_that, joined, unused_port},
-    process::{BINARY, Running, Tcpstate, await_exit, nested, run},
+    process::{BINARY, Running, Tcpstate, await_exit, has_result, nested, run},
     traffic::{on_loopback, storm},
 };
 
@@ -107,7 +107,7 @@ fn interrupted() -> Result<()> {
     let json = Tcpstate::start(&["trace", "--json", "-P", &port.to_string()])?;
     on_loopback(|| storm(port, 5))?;
     let text = text.stop()?;
-    ensure!(text.status.code() == Some(0), "{text:?}");
+    ensure!(has_result(text.status), "{text:?}");
     ensure!(
         text.stdout
             .lines()

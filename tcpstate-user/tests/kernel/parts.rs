@@ -41,7 +41,7 @@ use tokio::sync::oneshot;
 use crate::{
     need::{Need, trial},
     net::{Netns, await_that, joined},
-    process::{BINARY, Tcpstate, run},
+    process::{BINARY, Tcpstate, has_result, run},
     rates::{WhenDone, churn},
     ss,
 };
@@ -378,7 +378,7 @@ fn compare(command: &[&str], live: &[String], file: &Path, is_last: bool) -> Res
     let file = file.to_str().context("not UTF-8")?;
     arguments.extend(["--json", "-r", file]);
     let output = run(BINARY, &arguments)?;
-    ensure!(output.status.success(), "{}", output.stderr);
+    ensure!(has_result(output.status), "{}", output.stderr);
     ensure!(!output.stderr.contains("not known"), "{}", output.stderr);
     let mut part = lines(output.stdout.as_bytes())?;
     // The last ones have at least what stays open.
@@ -483,7 +483,7 @@ fn dump_knows_who_was_there() -> Result<()> {
             Ok(!read(&["trace"])?.iter().any(is_of_kept))
         })?;
         let output = recorder.stop()?;
-        ensure!(output.status.success(), "{output:?}");
+        ensure!(has_result(output.status), "{output:?}");
         let open = read(&["life", "--live"])?;
         let open: Vec<&Value> = open.iter().filter(|line| line["cause"].is_null()).collect();
         let mut found = Vec::new();

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::{
     need::{Need, trial},
     net::{Netns, unused_port},
-    process::{BINARY, Output, Running, Tcpstate, run},
+    process::{BINARY, Output, Running, Tcpstate, has_result, run},
     traffic::{on_loopback, storm},
 };
 
@@ -134,7 +134,7 @@ fn tracepoint_mode_takes_root_and_capabilities() -> Result<()> {
         "bpf,perfmon"
     };
     let output = as_root_with(enough, &watch)?;
-    ensure!(output.status.success(), "{}", output.stderr);
+    ensure!(has_result(output.status), "{}", output.stderr);
     for alone in ["bpf", "perfmon", ""] {
         let output = as_root_with(alone, &watch)?;
         expect_refusal(&output, &["CAP_BPF", "CAP_PERFMON"]).context(alone)?;
@@ -155,7 +155,7 @@ fn perf_is_restricted() -> Result<bool> {
 fn bpf_stats_takes_another_capability() -> Result<()> {
     let watch = ["trace", "--bpf-stats", "--duration", "100ms"];
     let output = as_root_with("bpf,perfmon,sys_admin", &watch)?;
-    ensure!(output.status.success(), "{}", output.stderr);
+    ensure!(has_result(output.status), "{}", output.stderr);
     let output = as_root_with("bpf,perfmon", &watch)?;
     expect_refusal(&output, &["CAP_SYS_ADMIN"])
 }
@@ -192,7 +192,7 @@ fn commands_without_privileges() -> Result<()> {
     let recording = folder.path().join("recording");
     let recording = recording.to_str().context("a path in UTF-8")?;
     let made = run(BINARY, &["record", "-w", recording, "--duration", "100ms"])?;
-    ensure!(made.status.success(), "{}", made.stderr);
+    ensure!(has_result(made.status), "{}", made.stderr);
     fs::set_permissions(recording, fs::Permissions::from_mode(0o644))?;
     let commands: [&[&str]; 6] = [
         &["ls"],
@@ -204,7 +204,7 @@ fn commands_without_privileges() -> Result<()> {
     ];
     for command in commands {
         let output = run_as_user(&binary, command)?;
-        ensure!(output.status.success(), "{command:?}: {}", output.stderr);
+        ensure!(has_result(output.status), "{command:?}: {}", output.stderr);
     }
     let doctor = run_as_user(&binary, &["doctor", "--json"])?;
     let finds_them_missing = doctor.stdout.lines().any(|line| {

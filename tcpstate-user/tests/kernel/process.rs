@@ -31,6 +31,12 @@ pub fn interrupt(child: &Child) -> Result<()> {
     Ok(kill_process(Pid::from_child(child), Signal::INT)?)
 }
 
+/// Whether this is the exit status of a run with a result. On a busy machine any run may lose a transition, and then
+/// says that its result is incomplete.
+pub fn has_result(status: ExitStatus) -> bool {
+    matches!(status.code(), Some(0 | 3))
+}
+
 /// Waits for a process to end by itself.
 pub fn await_exit(child: &mut Child) -> Result<ExitStatus> {
     let start = Instant::now();
@@ -218,15 +224,10 @@ pub struct Output {
 }
 
 impl Output {
-    /// The lines of a successful `--json` run: the objects before the summary, and the summary, whose books
-    /// were checked.
+    /// The lines of a `--json` run with a result: the objects before the summary, and the summary, whose books
+    /// were checked. The exit status has to agree with it.
     pub fn json(&self) -> Result<(Vec<Value>, Value)> {
-        ensure!(
-            self.status.code() == Some(0),
-            "{}: {}",
-            self.status,
-            self.stderr
-        );
+        ensure!(has_result(self.status), "{}: {}", self.status, self.stderr);
         let lines = self
             .stdout
             .lines()
@@ -238,6 +239,12 @@ impl Output {
             "the last line is no summary: {summary}"
         );
         check_books(&summary)?;
+        let is_complete = self.status.success();
+        ensure!(
+            summary["complete"] == is_complete,
+            "{}: {summary}",
+            self.status
+        );
         Ok((lines, summary))
     }
 
@@ -252,7 +259,7 @@ impl Output {
 }
 
 /// Checks `seen = filtered + submitted + lost` and `submitted = received + rejected`, each with the sum of
-/// its reasons, and `received = passed + dropped + undecided + unread`.
+/// its reasons, and `received = passed + filtered + undecided + unread`.
 pub fn check_books(summary: &Value) -> Result<()> {
     let books = &summary["accounting"];
     let of = |name: &str| {

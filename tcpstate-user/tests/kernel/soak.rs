@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use crate::{
     net::{Netns, drop_incoming, joined, reset, unused_port},
-    process::{BINARY, Running, await_exit, check_books, interrupt},
+    process::{BINARY, Running, await_exit, check_books, has_result, interrupt},
     traffic::storm,
 };
 
@@ -219,7 +219,7 @@ impl Watched {
         let stderr = std::io::read_to_string(self.stderr)?;
         let (lines, last) = joined(self.output.join())?;
         let context = || format!("{}: {status}, {lines} lines: {last} {stderr}", self.command);
-        ensure!(status.success(), "{}", context());
+        ensure!(has_result(status), "{}", context());
         let summary = serde_json::from_str(&last).with_context(context)?;
         check_books(&summary).with_context(context)?;
         check_flat(&self.seen).with_context(|| self.command.to_owned())?;

@@ -225,7 +225,7 @@ pub fn end() -> End {
         selection: Selection {
             settled: Settled {
                 passed: 24,
-                dropped: 0,
+                filtered: 0,
                 undecided: 1,
             },
             unread: 0,
@@ -239,5 +239,7 @@ pub fn end() -> End {
                 ring_high_water_bytes: Some(1_224),
             },
         },
+        damaged: false,
+        verbose: false,
     }
 }

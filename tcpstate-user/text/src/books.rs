@@ -1,29 +1,85 @@
-//! The end of every run in text and CSV: the accounting, on standard error. In JSON it is the last line,
-//! [`crate::format::json::Summary`].
+//! The end of every run in text and CSV, on standard error: what was lost, in words; in full, the books. In JSON it
+//! is the last line, [`crate::format::json::Summary`].
 
-use std::io::{self, Write};
+use std::{
+    fmt,
+    io::{self, Write},
+};
 
-use tcpstate_core::{model::Books, view::End};
+use tcpstate_core::{
+    books::{Accounting, FilteredByReason},
+    model::Books,
+    view::End,
+};
 
 use crate::format::{
     text::OrDash,
-    units::{Bytes, Count, Span},
+    units::{Bytes, Count, Counted, Span},
 };
 
-/// Writes the accounting, what the tracker does not know of connections, and what the run cost.
-pub fn write_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> io::Result<()> {
+/// The number of changes and what was lost of them, in words: `2,048 changes, none lost`.
+pub struct Changes<'a>(pub &'a End, pub Option<&'a Books>);
+
+impl fmt::Display for Changes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let passed = Counted(self.0.selection.settled.passed, "change");
+        write!(f, "{passed}, {}", Losses(self.0, self.1))
+    }
+}
+
+/// What was lost, in words.
+pub struct Losses<'a>(pub &'a End, pub Option<&'a Books>);
+
+impl fmt::Display for Losses<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let books = &self.0.accounting;
+        let missed = books.missed();
+        // Beside a gap, a 0 would say that nothing is missing.
+        let inferred = self.1.map_or(0, |known| known.missing_inferred);
+        if inferred > missed {
+            write!(f, "at least {} missing", Count(inferred))
+        } else if missed > 0 {
+            write!(f, "{} lost", Count(missed))
+        } else if books.partial {
+            f.write_str("losses unknown, as the recording's books were not read")
+        } else if books.lost_by_reason.nested.is_none() {
+            f.write_str("none known to be lost")
+        } else {
+            f.write_str("none lost")
+        }
+    }
+}
+
+/// Writes the rest of the end behind the words: what is missing and why and, if the user wants them or something is
+/// missing, the books in full.
+pub fn write_books(end: &End, connections: Option<&Books>, err: &mut dyn Write) -> io::Result<()> {
+    let in_full = end.verbose || !end.is_complete(connections);
+    if in_full {
+        write_equations(end, err)?;
+    }
+    write_missing(&end.accounting, connections, err)?;
+    // The time of the program was measured because somebody wants to know it.
+    if in_full || end.cost.capture.bpf_run_count.is_some() {
+        write_cost(end, err)?;
+    }
+    Ok(())
+}
+
+/// Writes the way of every transition, and explains the words where they count something.
+fn write_equations(end: &End, err: &mut dyn Write) -> io::Result<()> {
     let books = &end.accounting;
     if books.partial {
         // A 0 here would say that nothing was lost.
+        writeln!(err, "seen - = filtered - + submitted - + lost -")?;
         writeln!(
             err,
-            "seen - = filtered - + submitted - + lost -; read from the file: received {} + \
-             rejected {}",
+            "read from the file {} = received {} + rejected {}",
+            Count(books.received.saturating_add(books.rejected)),
             Count(books.received),
             Count(books.rejected),
         )?;
     } else {
-        write!(
+        writeln!(
             err,
             "seen {} = filtered {} + submitted {} + lost {}",
             Count(books.seen),
@@ -31,34 +87,77 @@ pub fn write_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> i
             Count(books.submitted),
             Count(books.lost),
         )?;
-        // Beside a gap, a 0 would say that nothing is missing.
-        let missing = tracker.map_or(0, |known| known.missing_inferred);
-        if missing > books.lost.saturating_add(books.rejected) {
-            write!(err, " (at least {} missing, inferred)", Count(missing))?;
-        }
         writeln!(
             err,
-            "; submitted = received {} + rejected {}",
+            "submitted {} = received {} + rejected {}",
+            Count(books.submitted),
             Count(books.received),
             Count(books.rejected),
         )?;
     }
-    let settled = end.selection.settled;
-    if settled.passed != books.received {
-        let why = if settled.undecided > 0 {
-            " (no later event of the socket matched)"
-        } else {
-            ""
-        };
+    let (settled, unread) = (end.selection.settled, end.selection.unread);
+    writeln!(
+        err,
+        "received {} = passed {} + filtered {} + undecided {} + unread {}",
+        Count(books.received),
+        Count(settled.passed),
+        Count(settled.filtered),
+        Count(settled.undecided),
+        Count(unread),
+    )?;
+    if !books.partial && books.filtered > 0 {
         writeln!(
             err,
-            "received = passed {} + dropped {} + undecided {}{why} + unread {}",
-            Count(settled.passed),
-            Count(settled.dropped),
-            Count(settled.undecided),
-            Count(end.selection.unread),
+            "filtered of seen: not asked for, by {}",
+            Reasons(&books.filtered_by_reason)
         )?;
     }
+    if settled.filtered > 0 {
+        writeln!(
+            err,
+            "filtered of received: not asked for, decided in user space"
+        )?;
+    }
+    if settled.undecided > 0 {
+        writeln!(
+            err,
+            "undecided: the socket's next change would have shown whether it is asked for, and did not match or \
+             did not come"
+        )?;
+    }
+    if unread > 0 {
+        writeln!(err, "unread: came after all that was asked for")?;
+    }
+    Ok(())
+}
+
+/// The reasons of [`Accounting::filtered`] that count something: `port 1,200, cgroup 3`.
+struct Reasons<'a>(&'a FilteredByReason);
+
+impl fmt::Display for Reasons<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reasons = [
+            ("protocol (not TCP)", self.0.protocol),
+            ("address family", self.0.family),
+            ("port", self.0.port),
+            ("network namespace", self.0.netns),
+            ("cgroup", self.0.cgroup),
+            ("user space", self.0.settled),
+        ];
+        let mut separator = "";
+        for (reason, count) in reasons.into_iter().filter(|&(_, count)| count > 0) {
+            write!(f, "{separator}{reason} {}", Count(count))?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+fn write_missing(
+    books: &Accounting,
+    connections: Option<&Books>,
+    err: &mut dyn Write,
+) -> io::Result<()> {
     if books.lost > 0 {
         writeln!(
             err,
@@ -88,8 +187,8 @@ pub fn write_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> i
             Count(reasons.not_in_file),
         )?;
     }
-    if let Some(known) = tracker
-        && known.gaps + known.missing_inferred + known.evicted > 0
+    if let Some(known) = connections
+        && !known.is_complete()
     {
         writeln!(
             err,
@@ -101,6 +200,10 @@ pub fn write_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> i
             Count(known.evicted),
         )?;
     }
+    Ok(())
+}
+
+fn write_cost(end: &End, err: &mut dyn Write) -> io::Result<()> {
     write!(err, "cost: CPU {}", Span(end.cost.cpu_ns))?;
     if let Some(bytes) = end.cost.max_rss_bytes {
         write!(err, ", memory {}", Bytes(bytes))?;
@@ -117,210 +220,4 @@ pub fn write_books(end: &End, tracker: Option<&Books>, err: &mut dyn Write) -> i
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-    use tcpstate_common::{
-        Record, State,
-        record::{AF_INET, flags},
-    };
-    use tcpstate_core::{
-        books::{Accounting, Cost, Selection},
-        event::Event,
-        model::{By, Limits},
-        options::{Format, Until},
-        origin::Origin,
-        view::View,
-    };
-
-    use super::*;
-    use crate::{
-        life::{self, Life},
-        rates::{self, Rates},
-        settings::Settings,
-        trace::{self, Trace},
-    };
-
-    fn event(cookie: u64, ts_ns: u64, oldstate: State, newstate: State) -> Event {
-        Event::try_from(Record {
-            ts_ns,
-            cookie,
-            skaddr: 0xffff_8881_0000_0000 | cookie << 12,
-            lport: 40_000,
-            rport: 443,
-            family: AF_INET,
-            flags: flags::SOCKET | flags::COOKIE | flags::TCP,
-            oldstate,
-            newstate,
-            ..Record::default()
-        })
-        .unwrap()
-    }
-
-    /// One connection with a missing event, one that begins anew before its end, and a third, where there is
-    /// room for two.
-    fn incomplete() -> [Event; 5] {
-        [
-            event(1, 1, State::CLOSE, State::SYN_SENT),
-            event(1, 2, State::FIN_WAIT1, State::FIN_WAIT2),
-            event(2, 3, State::CLOSE, State::SYN_SENT),
-            event(2, 4, State::CLOSE, State::SYN_SENT),
-            event(3, 5, State::ESTABLISHED, State::CLOSE_WAIT),
-        ]
-    }
-
-    /// The last line of standard output, and standard error.
-    fn run(view: &mut dyn View, events: &[Event]) -> (String, String) {
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        for event in events {
-            view.event(event, &mut out).unwrap();
-        }
-        let end = End {
-            now_ns: 10,
-            accounting: Accounting::default(),
-            selection: Selection::default(),
-            cost: Cost::default(),
-        };
-        view.finish(&end, &mut out, &mut err).unwrap();
-        let out = String::from_utf8(out).unwrap();
-        (
-            out.lines().last().unwrap_or_default().to_owned(),
-            String::from_utf8(err).unwrap(),
-        )
-    }
-
-    fn settings(format: Format, max_connections: usize) -> Settings {
-        Settings {
-            limits: Limits {
-                max_connections,
-                ..Limits::default()
-            },
-            ..Settings::plain(format)
-        }
-    }
-
-    fn rates(format: Format) -> Rates {
-        Rates::new(&rates::Options {
-            settings: settings(format, 2),
-            interval_ns: 1_000_000_000,
-            by: By::Port,
-            in_kernel: false,
-        })
-    }
-
-    fn trace(format: Format) -> Trace {
-        Trace::new(&trace::Options {
-            settings: Settings::plain(format),
-            states: None,
-            count: None,
-            columns: crate::format::text::Columns::Usual,
-            time: false,
-            reset_reason: false,
-            timestamp: false,
-        })
-    }
-
-    #[test]
-    fn gaps_and_evictions_are_reported() {
-        let summary = |view: &mut dyn View| -> Value {
-            serde_json::from_str(&run(view, &incomplete()).0).unwrap()
-        };
-        assert_eq!(
-            summary(&mut rates(Format::Json))["connections"],
-            json!({
-                "live": 2, "first_seen": 1, "seeded": 0, "gaps": 2, "missing_inferred": 3,
-                "superseded": 1,
-                "evicted": 1, "listeners_refused": 0, "minisockets": 0, "unfollowed": 0,
-            })
-        );
-        assert_eq!(
-            summary(&mut trace(Format::Json))["connections"],
-            json!({
-                "live": 3, "first_seen": 1, "seeded": 0, "gaps": 2, "missing_inferred": 3,
-                "superseded": 1,
-                "evicted": 0, "listeners_refused": 0, "minisockets": 0, "unfollowed": 0,
-            })
-        );
-        let reported = run(&mut rates(Format::Text), &incomplete()).1;
-        assert!(
-            reported.contains(
-                "\nINCOMPLETE: gaps 2, connections that ended unseen 1 (at least 3 transitions \
-                 missing), evicted because there were too many 1."
-            ),
-            "{reported}"
-        );
-    }
-
-    /// The lines of `life` for these connections, before a census says that they are gone; each goes through these
-    /// states.
-    fn life(until: Until, max_connections: usize, paths: &[(u64, &[State])]) -> Vec<Value> {
-        let mut life = Life::new(&life::Options {
-            settings: settings(Format::Json, max_connections),
-            live: false,
-            until,
-            states: None,
-            causes: None,
-            longer_than: None,
-            count: None,
-            columns: crate::format::text::Columns::Usual,
-            time: false,
-            reset_reason: false,
-        });
-        let origin = json!({
-            "host": "", "kernel": "", "attach": "btf", "filters": "", "live": true,
-            "wall_at_monotonic_zero_ns": 0, "started_ns": 0, "sample_interval_ns": 1,
-        });
-        let origin: Origin = serde_json::from_value(origin).unwrap();
-        let mut out = Vec::new();
-        life.start(&origin, &mut out).unwrap();
-        for (cookie, path) in paths {
-            for pair in path.windows(2) {
-                let event = event(*cookie, *cookie, pair[0], pair[1]);
-                life.event(&event, &mut out).unwrap();
-            }
-        }
-        let lines = serde_json::Deserializer::from_slice(&out).into_iter();
-        lines.map(Result::unwrap).collect()
-    }
-
-    const CLOSES: &[State] = &[
-        State::CLOSE,
-        State::SYN_SENT,
-        State::FIN_WAIT1,
-        State::CLOSING,
-        State::CLOSE,
-    ];
-    const FAILS: &[State] = &[State::CLOSE, State::SYN_SENT, State::CLOSE];
-
-    #[test]
-    fn a_connection_is_held_back_only_while_it_is_followed() {
-        // There is room to follow one of them.
-        let shown = life(Until::Gone, 1, &[(1, CLOSES), (2, CLOSES)]);
-        let [line] = &shown[..] else {
-            panic!("{shown:?}");
-        };
-        assert_eq!(
-            (&line["cookie"], &line["goes_on"]),
-            (&json!(2), &json!("TIME_WAIT"))
-        );
-        assert_eq!(life(Until::Close, 2, &[(1, CLOSES), (2, CLOSES)]).len(), 2);
-    }
-
-    #[test]
-    fn the_second_connection_of_a_socket_is_shown_while_the_first_is_held_back() {
-        for second in [FAILS, CLOSES] {
-            assert_eq!(life(Until::Gone, 9, &[(1, CLOSES), (1, second)]).len(), 1);
-        }
-    }
-
-    #[test]
-    fn a_complete_run_is_not_called_incomplete() {
-        let whole = [event(1, 1, State::CLOSE, State::SYN_SENT)];
-        for view in [
-            &mut rates(Format::Text) as &mut dyn View,
-            &mut trace(Format::Text),
-        ] {
-            let reported = run(view, &whole).1;
-            assert!(!reported.contains("INCOMPLETE"), "{reported}");
-        }
-    }
-}
+mod tests;

@@ -20,7 +20,7 @@ use tcpstate_core::{
     duration::nanoseconds,
     event::Event,
     filter::{CauseSet, StateSet},
-    model::{GroupKey, Include, Of, Series, Tracker},
+    model::{Books, GroupKey, Include, Of, Series, Tracker},
     options::{Format, HistogramOf},
     origin::Origin,
     recalled::Recalled,
@@ -337,8 +337,14 @@ impl View for Hist {
                 self.print(end.now_ns, shown, out)?;
             }
         }
-        let shown = Counted(self.shown, "histogram");
-        self.printer.finish_counted(end, shown, books, out, err)
+        let histograms = Counted(self.shown, "histogram");
+        let connections = Counted(books.connections(), "connection");
+        let totals = (self.shown, format_args!("{histograms} of {connections}"));
+        self.printer.finish_counted(end, totals, books, out, err)
+    }
+
+    fn connections(&self) -> Option<Books> {
+        Some(self.tracker.books())
     }
 }
 

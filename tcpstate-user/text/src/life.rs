@@ -32,6 +32,7 @@ use tcpstate_core::{
 };
 
 use crate::{
+    books::Changes,
     format::{
         text::{Cell, Column, Columns, Layout, push_endpoint},
         units::{Count, Counted, Span},
@@ -285,20 +286,27 @@ impl View for Life {
             },
         };
         let sentence = |err: &mut dyn Write| {
-            write!(err, "{} shown; ", Counted(shown, "connection"))?;
+            let connections = Counted(books.connections(), "connection");
+            let changes = Changes(end, Some(&books));
+            writeln!(err, "{connections}, {} shown; {changes}", Count(shown))?;
             if undecided > 0 {
-                write!(
+                let unknown = Counted(undecided, "connection");
+                writeln!(
                     err,
-                    "{} not shown because the time asked for is not known; ",
-                    Count(undecided)
+                    "{unknown} not shown, because the time asked for is unknown"
                 )?;
             }
             if not_gone > 0 {
-                write!(err, "{} of them not gone yet; ", Count(not_gone))?;
+                let waiting = Counted(not_gone, "connection");
+                writeln!(err, "{waiting} shown, but not gone yet")?;
             }
             Ok(())
         };
         self.printer.finish(finish, sentence, out, err)
+    }
+
+    fn connections(&self) -> Option<Books> {
+        Some(self.tracker.books())
     }
 }
 

@@ -1,17 +1,19 @@
 //! Output in one of the three formats.
 
-use std::io::{self, Write};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
 
 use serde::Serialize;
 use tcpstate_core::{catalogue::Common, model::Books, options::Format, view::End};
 
 use crate::{
-    books::write_books,
+    books::{Changes, write_books},
     format::{
         csv,
         json::{self, Lines, Summary},
         text::{self, Columns, Layout},
-        units::Counted,
     },
     settings::Settings,
 };
@@ -87,11 +89,11 @@ impl<T, J, C> Printer<T, J, C> {
         matches!(self, Self::Text(_))
     }
 
-    /// Ends the output of a view whose totals are the number of its lines.
+    /// Ends the output of a view whose totals are the number of its lines. `words` say what they are.
     pub fn finish_counted(
         &self,
         end: &End,
-        shown: Counted,
+        (shown, words): (u64, impl Display),
         connections: Books,
         out: &mut dyn Write,
         err: &mut dyn Write,
@@ -105,16 +107,15 @@ impl<T, J, C> Printer<T, J, C> {
         let finish = Finish {
             end,
             books: Some(&connections),
-            totals: Totals {
-                shown: shown.0,
-                connections,
-            },
+            totals: Totals { shown, connections },
         };
-        let sentence = |err: &mut dyn Write| write!(err, "{shown} shown; ");
+        let sentence =
+            |err: &mut dyn Write| writeln!(err, "{words}; {}", Changes(end, Some(&connections)));
         self.finish(finish, sentence, out, err)
     }
 
-    /// Ends the output: JSON with a last line, text and CSV with `sentence` and the books on standard error.
+    /// Ends the output: JSON with a last line, text and CSV with `sentence` and the books on standard error, behind
+    /// the last data.
     pub fn finish(
         &self,
         finish: Finish<'_, impl Serialize>,
@@ -124,9 +125,17 @@ impl<T, J, C> Printer<T, J, C> {
     ) -> io::Result<()> {
         let Finish { end, books, totals } = finish;
         if matches!(self, Self::Json(_)) {
-            return Lines::default().write(&Summary::new(end, totals), out);
+            return Lines::default().write(&Summary::new(end, books, totals), out);
+        }
+        // Both may go to one terminal. Without a reader there is no summary, but a full disk has one.
+        let flushed = out.flush();
+        if let Err(error) = &flushed
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            return flushed;
         }
         sentence(err)?;
-        write_books(end, books, err)
+        write_books(end, books, err)?;
+        flushed
     }
 }

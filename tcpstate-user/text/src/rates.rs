@@ -37,6 +37,7 @@ use self::{
     text::Text,
 };
 use crate::{
+    books::Changes,
     format::units::{Count, Counted},
     printer::{Finish, Printer},
     settings::Settings,
@@ -205,7 +206,7 @@ impl View for Rates {
         if rest.all.total() > 0 || (has_news && length_ns(&rest) > 0) {
             self.show(&rest, out)?;
         }
-        let books = Some(self.tracker.books()).filter(|_| self.evicted.is_none());
+        let books = self.connections();
         let total = self.tracker.snapshot_of(Include::FIGURES).all;
         let finish = Finish {
             end,
@@ -223,10 +224,10 @@ impl View for Rates {
         };
         let (intervals, evicted) = (Counted(self.shown, "interval"), self.evicted);
         let sentence = |err: &mut dyn Write| {
+            writeln!(err, "{intervals}; {}", Changes(end, books.as_ref()))?;
             writeln!(
                 err,
-                "{intervals}, {} transitions: opened {}, established {}, closed {}, failed {}",
-                Count(total.total()),
+                "opened {}, established {}, closed {}, failed {}",
                 Count(total.opened),
                 Count(total.established),
                 Count(total.closed),
@@ -242,6 +243,11 @@ impl View for Rates {
             Ok(())
         };
         self.printer.finish(finish, sentence, out, err)
+    }
+
+    fn connections(&self) -> Option<Books> {
+        // Where the kernel counts, nothing is known of single ones.
+        Some(self.tracker.books()).filter(|_| self.evicted.is_none())
     }
 }
 

@@ -11,7 +11,7 @@ use tcpstate_core::{
     census::Census,
     event::Event,
     filter::StateSet,
-    model::Tracker,
+    model::{Books, Tracker},
     names::Names,
     origin::Origin,
     recalled::Recalled,
@@ -227,8 +227,18 @@ impl View for Trace {
     }
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
-        let shown = Counted(self.shown, "transition");
         let books = self.tracker.books();
-        self.printer.finish_counted(end, shown, books, out, err)
+        let connections = Counted(books.connections(), "connection");
+        let words = if self.states.is_some() {
+            format!("{connections}, {} shown", Counted(self.shown, "line"))
+        } else {
+            connections.to_string()
+        };
+        let totals = (self.shown, words);
+        self.printer.finish_counted(end, totals, books, out, err)
+    }
+
+    fn connections(&self) -> Option<Books> {
+        Some(self.tracker.books())
     }
 }

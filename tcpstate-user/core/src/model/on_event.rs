@@ -154,6 +154,9 @@ impl Tracker {
             self.books.evicted += 1;
             self.drop_connection(victim);
         }
+        if let Known::Opened { .. } = known {
+            self.books.opened += 1;
+        }
         if let Known::Opened { embryo: true } = known
             && let Some(oldest) = self.table.surplus_embryo()
         {

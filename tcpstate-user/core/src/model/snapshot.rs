@@ -58,7 +58,7 @@ pub struct Snapshot {
 
 /// The tracker's own books: what it did, and what it could not know.
 ///
-/// `all.opened + first_seen + seeded = all.closed + superseded + evicted + live`
+/// `opened + first_seen + seeded = all.closed + superseded + evicted + live`
 ///
 /// Serialized, it is `connections` in the last line of JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -68,6 +68,8 @@ pub struct Books {
     pub events: u64,
     /// Connections open now.
     pub live: u64,
+    /// Connections whose first transition was seen.
+    pub opened: u64,
     /// Connections that were there before their first event, so that their beginning is not known.
     pub first_seen: u64,
     /// Connections that a dump had before any event of theirs, whose beginning is not known either.
@@ -90,6 +92,20 @@ pub struct Books {
     /// Minisockets whose end is unknown: there were more than the limits allow, or their namespace could
     /// not be dumped.
     pub unfollowed: u64,
+}
+
+impl Books {
+    /// All connections that were there at some time.
+    pub const fn connections(&self) -> u64 {
+        self.opened
+            .saturating_add(self.first_seen)
+            .saturating_add(self.seeded)
+    }
+
+    /// Whether no transition is known to be missing, and no connection was evicted.
+    pub const fn is_complete(&self) -> bool {
+        self.gaps == 0 && self.missing_inferred == 0 && self.evicted == 0
+    }
 }
 
 /// A listener.

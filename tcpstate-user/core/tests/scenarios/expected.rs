@@ -77,6 +77,8 @@ impl Expected {
             connections,
             listeners,
         } = snapshot;
+        // The rates have it in `all`.
+        assert_eq!(books.opened, all.opened);
         let books: BTreeMap<String, u64> = [
             ("live", books.live),
             ("first_seen", books.first_seen),

@@ -216,7 +216,7 @@ impl Log {
     pub(super) fn check_the_books(&self) -> End {
         let end = self.end.expect("finish was called");
         let Selection { settled, unread } = end.selection;
-        let sum = settled.passed + settled.dropped + settled.undecided + unread;
+        let sum = settled.passed + settled.filtered + settled.undecided + unread;
         assert_eq!(
             end.accounting.received, sum,
             "an event is missing in the books: {end:?}"

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use tcpstate_core::{
     books::{Accounting, Cost, FilteredByReason, LostByReason, RejectedByReason, Selection},
+    model::Books,
     view::End,
 };
 
@@ -44,6 +45,8 @@ impl<'a> AccountingFields<'a> {
 pub struct Summary<'a, T> {
     #[serde(rename = "type")]
     kind: &'static str,
+    /// Whether nothing is known to be missing.
+    complete: bool,
     accounting: AccountingFields<'a>,
     selection: &'a Selection,
     #[serde(rename = "self")]
@@ -53,10 +56,11 @@ pub struct Summary<'a, T> {
 }
 
 impl<'a, T> Summary<'a, T> {
-    /// The line for this end.
-    pub fn new(end: &'a End, more: T) -> Self {
+    /// The line for this end, and the view's books of connections.
+    pub fn new(end: &'a End, connections: Option<&Books>, more: T) -> Self {
         Self {
             kind: "summary",
+            complete: end.is_complete(connections),
             accounting: AccountingFields::new(&end.accounting),
             selection: &end.selection,
             cost: &end.cost,
