@@ -17,7 +17,6 @@ use tcpstate_cli::{Bounds, Capture, Cli, ColumnArgs, OwnerArgs, Watch};
 use tcpstate_core::{
     filter::{CgroupTree, OwnerFilter},
     model::Limits,
-    netns::NetnsSelector,
     options::ResolveOwners,
     source::EventSource,
     tally::TallySize,
@@ -152,11 +151,7 @@ fn open(
     let live = Live::start(&tcpstate_capture::Options {
         attach,
         ring_bytes,
-        namespaces: arguments
-            .sockets
-            .netns
-            .as_ref()
-            .map_or(NetnsSelector::All, |one| one.wanted.clone()),
+        namespaces: arguments.sockets.netns.wanted.clone(),
         filter: filter
             .kernel()
             .in_cgroup(options.owner.cgroup.as_ref().and_then(|tree| tree.id)),
@@ -174,6 +169,7 @@ fn open(
             ResolveOwners::Auto if arguments.sockets.owner.needs_process() => ResolveOwners::Yes,
             chosen => chosen,
         },
+        verbose: arguments.verbose,
         bpf_log,
         bpf_stats,
         tally,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use rustix::process::geteuid;
 use tcpstate_core::{
     error::chain,
     inventory::{DumpedNetns, Inventory, Listening, Socket, keep_latest},
@@ -22,7 +23,7 @@ use super::{
 /// roles of others follow from them.
 ///
 /// *Errors:* the one namespace that was selected cannot be dumped. Of `all`, one that cannot is in
-/// [`Inventory::missing`]; it is an error only if none can be dumped.
+/// [`Inventory::undumped`]; it is an error only if none can be dumped.
 pub fn take(
     selector: &NetnsSelector,
     request: Request,
@@ -44,9 +45,8 @@ pub fn take(
         match dump(namespace, request, &mut this.sockets) {
             Ok(dumped) => this.namespaces.push(dumped),
             Err(error) if *selector == NetnsSelector::All => {
-                let why = chain(&error);
-                this.missing
-                    .push(format!("network namespace {netns} ({name}): {why}"));
+                this.undumped
+                    .push(format!("{netns} ({name}): {}", chain(&error)));
                 failure.get_or_insert(error);
                 continue;
             }
@@ -59,15 +59,7 @@ pub fn take(
     }
     this.missing
         .extend(found.broken.iter().map(|error| chain(error)));
-    if found.hidden_processes > 0 {
-        let hidden = format!(
-            "{} processes of other users may be in network namespaces that are hidden from this \
-             one; root sees them",
-            found.hidden_processes
-        );
-        this.missing.push(hidden.clone());
-        this.hidden = Some(hidden);
-    }
+    this.hidden = hidden_from_this_user(found.hidden_processes);
     let described = this.sockets.len();
     keep_latest(&mut this.sockets);
     this.superseded = (described - this.sockets.len()) as u64;
@@ -76,6 +68,12 @@ pub fn take(
     }
     this.listening = Listening::new(&this.sockets, ephemeral, |socket| this.age(socket));
     Ok(this)
+}
+
+/// The processes that hide something from this user. What is hidden even from root is none of these: the user could
+/// do nothing about it.
+fn hidden_from_this_user(processes: u64) -> u64 {
+    if geteuid().is_root() { 0 } else { processes }
 }
 
 fn dump(
@@ -110,15 +108,7 @@ fn look_up_holders(inventory: &mut Inventory) {
         .collect();
     match Owners::look_up(&inodes) {
         Ok(owners) => {
-            if owners.hidden_processes > 0 {
-                let hidden = format!(
-                    "the files of {} processes of other users are hidden, so their sockets have no \
-                     known owner; root sees them",
-                    owners.hidden_processes
-                );
-                inventory.missing.push(hidden.clone());
-                inventory.hidden_files = Some(hidden);
-            }
+            inventory.hidden_files = hidden_from_this_user(owners.hidden_processes);
             inventory.holders = Some(owners.by_inode);
         }
         Err(error) => inventory

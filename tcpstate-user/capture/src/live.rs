@@ -65,6 +65,8 @@ pub struct Options<'a> {
     pub half_open_only: bool,
     /// Whether to look up which process holds each socket of a full dump.
     pub resolve_owners: ResolveOwners,
+    /// Report each network namespace that cannot be dumped, and not only that there are some.
+    pub verbose: bool,
     /// Print what the BPF programs log on standard error.
     pub bpf_log: bool,
     /// Have the kernel measure the program's run time during the capture.
@@ -273,6 +275,7 @@ fn start_sampler(
         half_open_only: options.half_open_only,
         always_full: options.tally.is_some(),
         resolve_owners: options.resolve_owners,
+        verbose: options.verbose,
         synack,
         lost: Box::new(move || {
             sum(&counters).map_or(0, |counters| counters.lost_ring_full)

@@ -6,7 +6,7 @@
 //! a sample takes longer than a fiftieth of the interval, the next one is late, and the times in its
 //! census show it.
 //!
-//! Root gets no notice of processes that hide their namespace even from root: the user could do nothing about it.
+//! Namespaces that cannot be dumped are reported once, in a line; with `--verbose` each of them.
 //!
 //! No namespace is held open between two samples: a namespace lives as long as something refers to it,
 //! and that must not be this program.
@@ -20,7 +20,6 @@ use std::{
 };
 
 use hashbrown::HashSet;
-use rustix::process::geteuid;
 use tcpstate_common::State;
 use tcpstate_core::{
     census::{Census, Found, Held, Kind, Scope},
@@ -65,6 +64,8 @@ pub(super) struct Plan {
     pub(super) resolve_owners: ResolveOwners,
     /// Counts retransmitted SYN-ACKs, if this kernel can.
     pub(super) synack: Option<SynackRetransmits>,
+    /// Report each namespace that cannot be dumped.
+    pub(super) verbose: bool,
     /// Returns how many events have been lost.
     pub(super) lost: Box<dyn Fn() -> u64 + Send>,
 }
@@ -94,6 +95,7 @@ pub(super) fn spawn(
         searched: None,
         out_of_reach: BTreeMap::new(),
         notified: Vec::new(),
+        undumped_notified: false,
         holders: Holders::new(),
     };
     thread::Builder::new()
@@ -122,6 +124,8 @@ struct Sampler {
     out_of_reach: BTreeMap<u32, Instant>,
     /// Notices already shown to the user: each is shown once.
     notified: Vec<String>,
+    /// Whether the user knows that there are namespaces that cannot be dumped.
+    undumped_notified: bool,
     /// The processes that hold listeners.
     holders: Holders,
 }
@@ -216,12 +220,7 @@ impl Sampler {
         let mut is_complete = false;
         match taken {
             Ok(inventory) => {
-                let hidden_files = inventory.hidden_files.as_ref();
-                let hides =
-                    usize::from(inventory.hidden.is_some()) + usize::from(hidden_files.is_some());
-                let mut namespaces = inventory.namespaces.iter();
-                is_complete = inventory.missing.len() == hides
-                    && namespaces.all(|dumped| scope(dumped) == Scope::All);
+                is_complete = inventory.is_complete();
                 self.holders.forget();
                 let held = self.holders.update(&inventory);
                 censuses = full_censuses(&inventory, &seen_before, held);
@@ -230,20 +229,7 @@ impl Sampler {
                     // nothing would be known of its holders: the next look has them all again.
                     self.holders.forget();
                 }
-                let hidden = inventory.hidden.as_ref().filter(|_| geteuid().is_root());
-                let missing = inventory.missing.iter();
-                notices.extend(
-                    missing
-                        .filter(|&missing| Some(missing) != hidden && Some(missing) != hidden_files)
-                        .map(|missing| {
-                            format!("connections from before the start may be missing: {missing}")
-                        }),
-                );
-                let asked_for = self.plan.resolve_owners == ResolveOwners::Yes;
-                let hidden_files = hidden_files.filter(|_| is_seed && asked_for);
-                notices.extend(hidden_files.map(|hidden| {
-                    format!("owners of connections from before the start may be unknown: {hidden}")
-                }));
+                notices = self.notices(&inventory, is_seed);
             }
             Err(error) => notices.push(format!(
                 "connections from before the start appear only with their first change: {}",
@@ -258,6 +244,43 @@ impl Sampler {
         }
         self.publish(censuses, notices, true);
         is_complete
+    }
+
+    /// The notices about what a full dump does not have.
+    fn notices(&mut self, inventory: &Inventory, is_seed: bool) -> Vec<String> {
+        let missing = |missing: &String| {
+            format!("connections from before the start may be missing: {missing}")
+        };
+        let mut notices = Vec::new();
+        if self.plan.verbose {
+            let undumped = inventory.undumped.iter();
+            notices.extend(undumped.map(|why| missing(&format!("network namespace {why}"))));
+            notices.extend(inventory.hidden_message().as_ref().map(missing));
+        } else if !self.undumped_notified
+            && let Some(undumped) = inventory.undumped_in_short()
+        {
+            let sampled = match (self.plan.interval, self.plan.half_open_only) {
+                (None, _) => String::new(),
+                (Some(_), true) => format!(" and {}", self.plan.sampled()),
+                (Some(_), false) => format!(", {}", self.plan.sampled()),
+            };
+            let more = if inventory.undumped.len() > 1 {
+                " (-v names each)"
+            } else {
+                ""
+            };
+            notices.push(format!(
+                "connections from before the start{sampled} may be missing: {undumped}{more}"
+            ));
+            self.undumped_notified = !inventory.undumped.is_empty();
+        }
+        notices.extend(inventory.missing.iter().map(missing));
+        let asked_for = self.plan.resolve_owners == ResolveOwners::Yes;
+        let hidden_files = inventory.hidden_files_message();
+        notices.extend(hidden_files.filter(|_| is_seed && asked_for).map(|hidden| {
+            format!("owners of connections from before the start may be unknown: {hidden}")
+        }));
+        notices
     }
 
     /// Looks up which processes hold the listeners, if there is a reason to, and publishes what is new.
@@ -353,6 +376,7 @@ impl Sampler {
     fn sample_all(&mut self) {
         self.search_if_needed();
         let (mut censuses, mut notices) = (Vec::new(), Vec::new());
+        let mut is_unknown = false;
         censuses.extend(self.out_of_reach.keys().map(|&netns| Census {
             netns,
             begin_ns: monotonic_ns(),
@@ -387,13 +411,18 @@ impl Sampler {
                 publish,
             ) {
                 Ok(last) => censuses.extend(last.into_iter().flat_map(Census::into_parts)),
-                Err(error) => notices.push(format!(
-                    "{} are unknown in network namespace {netns}: {}",
-                    self.plan.sampled(),
-                    chain(&error)
-                )),
+                Err(error) if self.plan.verbose || !self.undumped_notified => {
+                    notices.push(format!(
+                        "{} are unknown in network namespace {netns}: {}",
+                        self.plan.sampled(),
+                        chain(&error)
+                    ));
+                    is_unknown = true;
+                }
+                Err(_) => {}
             }
         }
+        self.undumped_notified |= is_unknown;
         self.namespaces = namespaces;
         self.publish(censuses, notices, false);
     }

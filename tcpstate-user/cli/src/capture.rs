@@ -89,7 +89,7 @@ const ATTACH: Choices<Attach> = &[
     ),
 ];
 
-const RESOLVE_OWNERS: Choices<ResolveOwners> = &[
+pub(crate) const RESOLVE_OWNERS: Choices<ResolveOwners> = &[
     (
         ResolveOwners::Auto,
         "auto",

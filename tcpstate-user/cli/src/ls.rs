@@ -1,32 +1,43 @@
 //! Arguments of `tcpstate ls`.
 
 use clap::Args;
-use tcpstate_core::{filter::StateSet, netns::NetnsSelector};
+use tcpstate_core::{filter::StateSet, netns::NetnsSelector, options::ResolveOwners};
 
 use crate::{
-    column_args::ColumnArgs, headings::FILTERS, owner_args::OwnerArgs, sockets::EndpointArgs,
-    watch::Output,
+    capture::RESOLVE_OWNERS, choice::choice, column_args::ColumnArgs, headings::FILTERS,
+    owner_args::OwnerArgs, sockets::EndpointArgs, watch::Output,
 };
 
 /// Arguments of `tcpstate ls`.
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// Look up which process holds each socket, and show the socket's cgroup; other users' processes
-    /// require root; implied by --pid and --comm
-    #[arg(long)]
-    pub resolve_owners: bool,
+    /// Whether to look up which process holds each socket; other users' processes require root; `yes` also
+    /// shows the socket's cgroup
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "auto",
+        default_missing_value = "yes",
+        value_parser = choice(RESOLVE_OWNERS)
+    )]
+    pub resolve_owners: ResolveOwners,
     /// Also show byte counts, retransmissions, round-trip times and the time since the last packet
     #[arg(short, long)]
     pub info: bool,
+    /// Name each network namespace that cannot be listed
+    #[arg(short, long)]
+    pub verbose: bool,
     #[command(flatten)]
     pub output: Output,
     #[command(flatten)]
     pub columns: ColumnArgs,
     #[command(flatten)]
     pub endpoints: EndpointArgs,
-    /// Network namespace to list: `self`, `all` of them, an `ip netns` name, a path such as
-    /// /proc/PID/ns/net, or an inode number
-    #[arg(long, value_name = "NETNS", default_value = "self", help_heading = FILTERS)]
+    /// Network namespace: `all`, `self`, an `ip netns` name, a path such as /proc/PID/ns/net, or an inode
+    /// number
+    #[arg(long, value_name = "NETNS", default_value = "all", help_heading = FILTERS)]
     pub netns: NetnsSelector,
     #[command(flatten)]
     pub owner: OwnerArgs,
@@ -38,7 +49,8 @@ pub struct Ls {
 
 pub(crate) const ABOUT: &str = "\
 Lists the TCP sockets that exist now, as `ss -tan` does, including half-open connections (SYN_RECV) and \
-those in TIME_WAIT. Requires no privileges in its own network namespace.
+those in TIME_WAIT, of all network namespaces, as the other commands show. Requires no privileges in its own \
+network namespace; other ones, and the owners of other users' sockets, take root.
 
 ROLE is derived from what listens now, and is `-` where that leaves it open. SERVICE is the service \
 port: the local port of a server, the remote port of a client. For a listener, RECV-Q is the number of \
@@ -48,18 +60,18 @@ marks a lower bound, from the last packet (ESTABLISHED, FIN_WAIT2, CLOSE_WAIT, C
 connection whose SYN or SYN-ACK was repeated, from its timer; `-` is unknown. --info shows when the last packet \
 came (LAST-PKT).
 
-Anything that could not be listed is reported on standard error; with --json, in the last line.";
+Anything that could not be listed is reported on standard error; with --json, in the last line. Then the exit \
+status is 3.";
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   tcpstate ls --state connected         all but listeners
-  tcpstate ls --state close-wait --resolve-owners
-                                        who does not close its connections
+  tcpstate ls --state close-wait        who does not close its connections
   tcpstate ls --comm nginx --role server
                                         nginx's listeners and connections
   tcpstate ls --state syn-recv -L 443   a web server's handshakes under way
-  tcpstate ls --netns all --json | jq -r '.state // empty' | sort | uniq -c
-                                        sockets by state, in all namespaces";
+  tcpstate ls --netns self --json | jq -r '.state // empty' | sort | uniq -c
+                                        sockets by state, without containers";
 
 #[cfg(test)]
 mod tests {
@@ -69,7 +81,7 @@ mod tests {
     use crate::{Cli, Command};
 
     #[test]
-    fn ls_lists_its_own_namespace_by_default() {
+    fn ls_lists_all_namespaces_and_their_owners_by_default() {
         let words = |words: &[&str]| {
             let words = ["tcpstate", "ls"].iter().chain(words);
             match Cli::try_parse_from(words).unwrap().command {
@@ -79,10 +91,13 @@ mod tests {
         };
         let ls = words(&[]);
         assert!(ls.endpoints.filter().wants_all() && ls.state.is_none());
-        assert_eq!(ls.netns, NetnsSelector::Own);
-        let ls = words(&["-6", "--state", "bucket", "--netns", "all", "-i"]);
+        assert_eq!(ls.netns, NetnsSelector::All);
+        assert_eq!(ls.resolve_owners, ResolveOwners::Auto);
+        let bare = words(&["--resolve-owners"]).resolve_owners;
+        assert_eq!(bare, ResolveOwners::Yes);
+        let ls = words(&["-6", "--state", "bucket", "--netns", "self", "-i"]);
         assert_eq!(ls.endpoints.filter().to_string(), "-6");
         assert_eq!(ls.state, Some("syn_recv,time_wait".parse().unwrap()));
-        assert_eq!((ls.netns, ls.info), (NetnsSelector::All, true));
+        assert_eq!((ls.netns, ls.info), (NetnsSelector::Own, true));
     }
 }

@@ -16,10 +16,10 @@ use crate::{headings::FILTERS, owner_args::OwnerArgs};
 pub struct Sockets {
     #[command(flatten)]
     pub endpoints: EndpointArgs,
-    /// Only this network namespace: `self`, an `ip netns` name, a path such as /proc/PID/ns/net, or an
-    /// inode number
-    #[arg(long, value_name = "NETNS", value_parser = parse_netns)]
-    pub netns: Option<NetnsArg>,
+    /// Network namespace: `all`, `self`, an `ip netns` name, a path such as /proc/PID/ns/net, or an inode
+    /// number
+    #[arg(long, value_name = "NETNS", default_value = "all", value_parser = parse_netns)]
+    pub netns: NetnsArg,
     #[command(flatten)]
     pub owner: OwnerArgs,
 }
@@ -28,7 +28,7 @@ impl Sockets {
     /// The filter that these arguments make.
     pub fn filter(&self) -> Filter {
         Filter {
-            netns: self.netns.as_ref().map(|netns| netns.inode),
+            netns: self.netns.inode,
             ..self.endpoints.filter()
         }
     }
@@ -73,32 +73,43 @@ impl EndpointArgs {
     }
 }
 
-/// One network namespace.
+/// One network namespace, or all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetnsArg {
-    /// Its inode number, by which the kernel identifies it.
-    pub inode: u32,
+    /// Its inode number, by which the kernel identifies it; `None`: all.
+    pub inode: Option<u32>,
     /// The selector as given: a namespace without a process can be opened only by its path.
     pub wanted: NetnsSelector,
 }
 
-/// Reads one network namespace, and looks up its inode number.
+/// Reads a choice of network namespaces, and looks up the inode number of a single one.
 fn parse_netns(text: &str) -> Result<NetnsArg, String> {
     let Ok(wanted) = text.parse();
     let path = match &wanted {
-        &NetnsSelector::Inode(inode) => return Ok(NetnsArg { inode, wanted }),
+        NetnsSelector::All => {
+            return Ok(NetnsArg {
+                inode: None,
+                wanted,
+            });
+        }
+        &NetnsSelector::Inode(inode) => {
+            return Ok(NetnsArg {
+                inode: Some(inode),
+                wanted,
+            });
+        }
         NetnsSelector::Own => PathBuf::from(SELF_PATH),
         NetnsSelector::File(path) => path.clone(),
-        NetnsSelector::All => {
-            return Err("it selects one namespace; to watch all, leave it out".to_owned());
-        }
     };
     let inode = rustix::fs::stat(&path)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?
         .st_ino;
     let inode = u32::try_from(inode)
         .map_err(|_| format!("{} is not a network namespace", path.display()))?;
-    Ok(NetnsArg { inode, wanted })
+    Ok(NetnsArg {
+        inode: Some(inode),
+        wanted,
+    })
 }
 
 #[cfg(test)]
@@ -124,10 +135,9 @@ mod tests {
             u32::try_from(rustix::fs::stat("/proc/self/ns/net").unwrap().st_ino).unwrap();
         for name in ["self", "/proc/self/ns/net", &expected.to_string()] {
             let found = parse_netns(name).map(|netns| netns.inode);
-            assert_eq!(found, Ok(expected), "{name}");
+            assert_eq!(found, Ok(Some(expected)), "{name}");
         }
-        let error = parse_netns("all").unwrap_err();
-        assert!(error.contains("to watch all, leave it out"), "{error}");
+        assert_eq!(parse_netns("all").map(|netns| netns.inode), Ok(None));
         let error = parse_netns("no-such-namespace").unwrap_err();
         assert!(error.contains("/run/netns/no-such-namespace"), "{error}");
     }

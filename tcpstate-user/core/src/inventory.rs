@@ -20,12 +20,14 @@ pub struct Inventory {
     pub superseded: u64,
     /// The namespaces that were dumped.
     pub namespaces: Vec<DumpedNetns>,
-    /// Messages about missing parts, a whole sentence each.
+    /// The namespaces that could not be dumped, each with the reason: `4026532177 (blue): cannot enter it`.
+    pub undumped: Vec<String>,
+    /// Messages about other missing parts.
     pub missing: Vec<String>,
-    /// The one of these messages about processes whose namespaces are hidden.
-    pub hidden: Option<String>,
-    /// The one of these about processes whose open files are hidden.
-    pub hidden_files: Option<String>,
+    /// Processes that hide from this user, but not from root, in which namespace they are. It may be another one.
+    pub hidden: u64,
+    /// The same of the files that they have open, where that was looked up.
+    pub hidden_files: u64,
     /// The listening sockets.
     pub listening: Listening,
     /// The processes that have the sockets open, by the sockets' inodes, if they were looked up: of each, the
@@ -78,6 +80,62 @@ impl DumpStats {
 }
 
 impl Inventory {
+    /// All messages about what is missing, or may be.
+    pub fn messages(&self) -> Vec<String> {
+        let undumped = self.undumped.iter();
+        let undumped = undumped.map(|why| format!("network namespace {why}"));
+        let missing = undumped.chain(self.missing.iter().cloned());
+        missing
+            .chain(self.hidden_message())
+            .chain(self.hidden_files_message())
+            .collect()
+    }
+
+    /// The namespaces that could not be dumped, in a line, and the processes that may be in others; `None`: there
+    /// are none.
+    pub fn undumped_in_short(&self) -> Option<String> {
+        let undumped = match self.undumped.as_slice() {
+            [] => None,
+            [only] => Some(format!("network namespace {only}")),
+            [first, ..] => Some(format!(
+                "{} network namespaces, the first {first}",
+                self.undumped.len()
+            )),
+        };
+        let parts: Vec<String> = undumped.into_iter().chain(self.hidden_message()).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// The message about processes whose namespaces are hidden.
+    pub fn hidden_message(&self) -> Option<String> {
+        (self.hidden > 0).then(|| {
+            format!(
+                "{} processes of other users may be in network namespaces that are hidden from this one; root \
+                 sees them",
+                self.hidden
+            )
+        })
+    }
+
+    /// The message about processes whose files are hidden.
+    pub fn hidden_files_message(&self) -> Option<String> {
+        (self.hidden_files > 0).then(|| {
+            format!(
+                "the files of {} processes of other users are hidden, so their sockets have no known owner; root \
+                 sees them",
+                self.hidden_files
+            )
+        })
+    }
+
+    /// Whether every socket was listed, as far as is known.
+    pub fn is_complete(&self) -> bool {
+        let mut dumps = self.namespaces.iter().map(|one| one.dump);
+        self.undumped.is_empty()
+            && self.missing.is_empty()
+            && dumps.all(|dump| dump.malformed == 0 && !dump.inconsistent)
+    }
+
     /// The time that a socket had been in its state when its namespace was dumped, where something shows it.
     pub fn age(&self, socket: &Socket) -> Option<Age> {
         let mut namespaces = self.namespaces.iter();

@@ -11,11 +11,14 @@ use tcpstate_capture::{inventory, sockdiag::Request};
 use tcpstate_common::State;
 use tcpstate_core::{
     filter::{Family, StateSet},
-    netns::NetnsSelector,
+    options::ResolveOwners,
 };
 use tcpstate_text::{format::text::wants_colour, ls, settings::Settings};
 
-use crate::watch::{columns, owner_filter};
+use crate::{
+    INCOMPLETE,
+    watch::{columns, owner_filter},
+};
 
 /// Lists the sockets there are now.
 pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
@@ -31,8 +34,14 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
         with_info: true,
     };
     let owner = owner_filter(&arguments.owner, true)?;
-    let resolve_owners = arguments.resolve_owners || arguments.owner.needs_process();
-    let inventory = inventory::take(&arguments.netns, request, resolve_owners)?;
+    let asked_for = arguments.resolve_owners == ResolveOwners::Yes;
+    let by_process = arguments.owner.needs_process();
+    let resolve_owners = arguments.resolve_owners != ResolveOwners::No || by_process;
+    let mut inventory = inventory::take(&arguments.netns, request, resolve_owners)?;
+    if !asked_for && !by_process {
+        // Owners are shown as far as this user may see them.
+        inventory.hidden_files = 0;
+    }
     let options = ls::Options {
         settings: Settings {
             colour: wants_colour(&io::stdout()),
@@ -45,15 +54,17 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
         owner,
         columns,
         with_owner: resolve_owners,
+        with_cgroup: asked_for,
         with_info: arguments.info,
+        verbose: arguments.verbose,
     };
     let mut out = stdout::open().context("cannot open standard output")?;
     let written = ls::write(&inventory, &options, own_cost, &mut out, &mut io::stderr());
     match written.and_then(|()| out.flush()) {
         // A closed pipe ends quietly: whoever closed it has seen enough.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write the output")
-        }
-        _ => Ok(ExitCode::SUCCESS),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error).context("cannot write the output"),
+        Ok(()) if inventory.is_complete() => Ok(ExitCode::SUCCESS),
+        Ok(()) => Ok(ExitCode::from(INCOMPLETE)),
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     every_state::{NO_ACK, ONE_OF_EACH, OPEN, drop_packets, one_of_each},
     need::{Need, trial},
     net::{Netns, allow_open_files, socket},
-    process::{BINARY, Output, run, state},
+    process::{BINARY, Output, has_result, run, state},
     ss::{Line, await_states, by_state, compare},
 };
 
@@ -34,15 +34,21 @@ pub fn add(trials: &mut Vec<Trial>) {
 /// Whether a filter selects the line.
 type NetnsSelector = fn(&Line) -> bool;
 
-/// Runs `tcpstate ls --json` in the namespace of the calling thread. Returns its lines and the summary.
+/// Runs `tcpstate ls --json` in the namespace of the calling thread, and on it unless another one is given. Returns
+/// its lines and the summary.
 pub fn list(args: &[&str]) -> Result<(Vec<Value>, Value)> {
-    read_list(&run(BINARY, &[&["ls", "--json"], args].concat())?)
+    let here: &[&str] = if args.contains(&"--netns") {
+        &[]
+    } else {
+        &["--netns", "self"]
+    };
+    read_list(&run(BINARY, &[&["ls", "--json"], here, args].concat())?)
 }
 
 /// Reads the lines and the summary, and checks the books.
 pub fn read_list(output: &Output) -> Result<(Vec<Value>, Value)> {
     ensure!(
-        output.status.code() == Some(0) && output.stderr.is_empty(),
+        has_result(output.status) && output.stderr.is_empty(),
         "{}: {}",
         output.status,
         output.stderr
@@ -54,6 +60,12 @@ pub fn read_list(output: &Output) -> Result<(Vec<Value>, Value)> {
     let mut lines = lines.collect::<Result<Vec<Value>>>()?;
     let summary = lines.pop().context("no output at all")?;
     ensure!(summary["type"] == "summary", "no summary: {summary}");
+    let is_complete = output.status.success();
+    ensure!(
+        summary["complete"] == is_complete,
+        "{}: {summary}",
+        output.status
+    );
     let of = |name: &str| {
         let value = summary["accounting"][name].as_u64();
         value.with_context(|| format!("no {name} in {summary}"))

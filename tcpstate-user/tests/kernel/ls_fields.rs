@@ -22,7 +22,7 @@ use crate::{
     every_state::OPEN,
     ls::{lines, list, read_list},
     need::{Need, trial},
-    net::{Connection, Netns, await_fin, unused_port},
+    net::{Connection, Named, Netns, await_fin},
     privileges::{as_user, copy_of_the_binary},
     process::{BINARY, Output, run},
     ss::{await_states, compare},
@@ -103,7 +103,7 @@ fn owners() -> Result<()> {
         let (client, waiting) = (client(&connection.client)?, client(&waiting)?);
         let me = std::process::id();
         let comm = fs::read_to_string(format!("/proc/{me}/comm"))?;
-        let (values, _) = list(&["--resolve-owners"])?;
+        let (values, _) = list(&[])?;
         ensure!(values.len() == 5, "{values:?}");
         for value in &values {
             let how = if value["rport"] == waiting {
@@ -130,7 +130,7 @@ fn owners() -> Result<()> {
         not_accepted(client, waiting)?;
         // This end was passed to another process.
         let holder = Holder::start(Some(connection.client.into()))?;
-        let (values, _) = list(&["--resolve-owners", "-L", &client.to_string()])?;
+        let (values, _) = list(&["-L", &client.to_string()])?;
         ensure!(values.len() == 1, "{values:?}");
         let owner = &values[0]["owner"];
         ensure!(
@@ -138,8 +138,7 @@ fn owners() -> Result<()> {
             "{owner}"
         );
         drop(holder);
-        // Owners are searched only with the option.
-        let (values, _) = list(&[])?;
+        let (values, _) = list(&["--resolve-owners=no"])?;
         ensure!(
             values.iter().all(|value| value["owner"].is_null()),
             "{values:?}"
@@ -155,7 +154,7 @@ fn not_accepted(client: u16, waiting: u16) -> Result<()> {
         let ss = run("ss", &["-HOtnp", &filter])?.stdout;
         ensure!(ss.contains("pid=") == is_accepted, "ss: {ss}");
         let remote = port.to_string();
-        let text = run(BINARY, &["ls", "--resolve-owners", "-D", &remote])?.stdout;
+        let text = run(BINARY, &["ls", "--netns", "self", "-D", &remote])?.stdout;
         let line = text.lines().nth(1).context("no line")?;
         ensure!(line.contains("not accepted") != is_accepted, "{line}");
     }
@@ -236,24 +235,6 @@ fn own_cgroup() -> Result<(String, u64)> {
     Ok((path.to_owned(), folder.st_ino))
 }
 
-/// A namespace with a name in `ip netns`, deleted when this is dropped.
-struct Named(String);
-
-impl Named {
-    fn new() -> Result<Self> {
-        let name = format!("tcpstate-test-{}", unused_port());
-        crate::net::ip(&["netns", "add", &name])?;
-        Ok(Self(name))
-    }
-}
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        // An error cannot be reported here.
-        let _ = crate::net::ip(&["netns", "del", &self.0]);
-    }
-}
-
 /// Another namespace by path, by number and by name, and all namespaces at once.
 fn namespaces() -> Result<()> {
     let netns = Netns::new()?;
@@ -279,7 +260,9 @@ fn namespaces() -> Result<()> {
     ensure!(values.is_empty(), "{values:?}");
     ensure!(summary["namespaces"][0]["name"] == *named.0, "{summary}");
 
-    let (values, summary) = list(&["--netns", "all", "-L", &OPEN.to_string()])?;
+    // All of them are the default.
+    let all = ["ls", "--json", "-L", &OPEN.to_string()];
+    let (values, summary) = read_list(&run(BINARY, &all)?)?;
     let ours = |value: &&Value| value["netns"] == inode;
     ensure!(values.iter().filter(ours).count() == 1, "{values:?}");
     let asked = summary["namespaces"].as_array().context("namespaces")?;
@@ -303,8 +286,10 @@ fn ordinary_user() -> Result<()> {
                 stderr: String::from_utf8(output.stderr)?,
             })
         };
-        compare(|| lines(&read_list(&run(&["ls", "--json"])?)?.0), &[])?;
-        let (_, summary) = read_list(&run(&["ls", "--json", "--netns", "all"])?)?;
+        let own = ["ls", "--json", "--netns", "self"];
+        compare(|| lines(&read_list(&run(&own)?)?.0), &[])?;
+        let (_, summary) = read_list(&run(&["ls", "--json"])?)?;
+        ensure!(summary["complete"] == false, "{summary}");
         let missing = summary["missing"].to_string();
         ensure!(missing.contains(&format!("({})", named.0)), "{missing}");
         ensure!(missing.contains("processes of other users"), "{missing}");
@@ -314,9 +299,21 @@ fn ordinary_user() -> Result<()> {
             "{text:?}"
         );
         ensure!(text.stderr.contains("CAP_SYS_ADMIN"), "{}", text.stderr);
-        let text = run(&["ls"])?;
+        let text = run(&["ls", "--netns", "self"])?;
         ensure!(text.stdout.lines().count() == 4, "{}", text.stdout);
         ensure!(text.stderr.contains("AGE is `-`"), "{}", text.stderr);
+        ensure!(text.status.code() == Some(0), "{text:?}");
+        // However many cannot be entered.
+        let _another = Named::new()?;
+        let text = run(&["ls"])?;
+        let missing = text.stderr.lines();
+        let missing = missing.filter(|line| line.starts_with("MISSING")).count();
+        ensure!(
+            missing == 1 && text.status.code() == Some(3),
+            "{missing}: {}: {}",
+            text.status,
+            text.stderr
+        );
         Ok(())
     })
 }

@@ -26,6 +26,24 @@ use tcpstate_common::State;
 /// The limit for every wait, far longer than any wait takes: it turns a hang into a message.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
+/// A namespace with a name in `ip netns`, deleted when this is dropped.
+pub struct Named(pub String);
+
+impl Named {
+    pub fn new() -> Result<Self> {
+        let name = format!("tcpstate-test-{}", unused_port());
+        ip(&["netns", "add", &name])?;
+        Ok(Self(name))
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        // An error cannot be reported here.
+        let _ = ip(&["netns", "del", &self.0]);
+    }
+}
+
 /// A network namespace with its loopback up, deleted when this handle is dropped.
 pub struct Netns {
     file: File,

@@ -588,7 +588,7 @@ fn filters_of_ls() -> Result<()> {
             ("--role server", &[first_port, second_port]),
             ("--role client", &[]),
         ] {
-            let words: Vec<&str> = ["ls", "--json"]
+            let words: Vec<&str> = ["ls", "--json", "--netns", "self"]
                 .into_iter()
                 .chain(filter.split(' '))
                 .collect();

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::{
     need::{Need, trial},
-    net::{Netns, unused_port},
+    net::{Named, Netns, unused_port},
     process::{BINARY, Output, Running, Tcpstate, has_result, run},
     traffic::{on_loopback, storm},
 };
@@ -56,6 +56,16 @@ pub fn add(trials: &mut Vec<Trial>) {
         "other_namespaces_take_two_capabilities",
         &[setpriv],
         other_namespaces_take_two_capabilities,
+    ));
+    trials.push(trial(
+        "namespaces_that_cannot_be_entered_take_a_line",
+        &[
+            Need::Btf,
+            setpriv,
+            Need::Program("setcap"),
+            Need::Program("ip"),
+        ],
+        namespaces_that_cannot_be_entered_take_a_line,
     ));
     trials.push(trial(
         "commands_without_privileges",
@@ -183,6 +193,34 @@ fn other_namespaces_take_two_capabilities() -> Result<()> {
     for without in ["sys_admin", ""] {
         let output = as_root_with(without, &list)?;
         expect_refusal(&output, &[&inode, "CAP_SYS_PTRACE"]).context(without)?;
+    }
+    Ok(())
+}
+
+/// However many namespaces the user may not enter, there is a line about them; `-v` has a line for each.
+fn namespaces_that_cannot_be_entered_take_a_line() -> Result<()> {
+    let (_folder, binary) = copy_with("cap_bpf,cap_perfmon=ep")?;
+    let named = [Named::new()?, Named::new()?, Named::new()?];
+    let port = unused_port().to_string();
+    for command in [
+        &["trace", "--duration", "200ms", "-P", &port][..],
+        &["rates", "100ms", "2", "-P", &port],
+    ] {
+        let about = |more: &[&str]| -> Result<Vec<String>> {
+            let output = run_as_user(&binary, &[command, more].concat())?;
+            ensure!(has_result(output.status), "{output:?}");
+            let lines = output.stderr.lines();
+            let about = lines.filter(|line| line.contains("cannot enter"));
+            Ok(about.map(str::to_owned).collect())
+        };
+        let lines = about(&[])?;
+        ensure!(lines.len() == 1, "{command:?}: {lines:#?}");
+        let each = about(&["-v"])?;
+        for named in &named {
+            let name = format!("({})", named.0);
+            let is_named = each.iter().any(|line| line.contains(&name));
+            ensure!(is_named, "no {name}: {each:#?}");
+        }
     }
     Ok(())
 }

@@ -412,6 +412,7 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
         namespaces: NetnsSelector::All,
         filter: filter.kernel(),
         filters: filter.to_string(),
+        verbose: false,
         bpf_log: false,
         sample_interval: None,
         half_open_only: false,

@@ -46,10 +46,14 @@ pub struct Options {
     pub owner: OwnerFilter,
     /// The columns of text.
     pub columns: Columns<SocketRow>,
-    /// Columns of text with the owner, and the cgroup.
+    /// Columns of text with the owner.
     pub with_owner: bool,
+    /// A column of text with the cgroup.
+    pub with_cgroup: bool,
     /// The fields of `TCP_INFO`, in text as columns.
     pub with_info: bool,
+    /// Name each namespace that could not be dumped.
+    pub verbose: bool,
 }
 
 /// The reason for missing ages.
@@ -82,7 +86,7 @@ pub fn write(
     }
     // Before the accounting, in case both go to one terminal.
     out.flush()?;
-    write_accounting(inventory, &rows, err)
+    write_accounting(inventory, &rows, options.verbose, err)
 }
 
 /// The table of these sockets.
@@ -99,7 +103,7 @@ fn text(rows: &[SocketRow], options: &Options) -> io::Result<Records<SocketRow>>
         ),
         // A terminal may have no room for it.
         (options.with_owner, &["PID", "COMM"]),
-        (options.with_owner && !is_terminal, &["CGROUP"]),
+        (options.with_cgroup && !is_terminal, &["CGROUP"]),
         (
             options.with_info,
             &["SENT", "RECEIVED", "RETR", "RTT", "LAST-PKT"],
@@ -414,12 +418,14 @@ impl Accounting {
 struct Summary<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
+    /// Whether nothing is known to be missing.
+    complete: bool,
     accounting: Accounting,
     /// Sockets shown by state.
     states: BTreeMap<String, u64>,
     namespaces: Vec<NamespaceFields<'a>>,
     /// The namespaces that could not be dumped.
-    missing: &'a [String],
+    missing: Vec<String>,
     #[serde(rename = "self")]
     cost: Cost,
 }
@@ -445,12 +451,13 @@ impl<'a> Summary<'a> {
         let states = by_state(rows).into_iter();
         Self {
             kind: "summary",
+            complete: inventory.is_complete(),
             accounting: Accounting::of(inventory, rows),
             states: states
                 .map(|(state, count)| (state.to_string(), count))
                 .collect(),
             namespaces: inventory.namespaces.iter().map(fields).collect(),
-            missing: &inventory.missing,
+            missing: inventory.messages(),
             cost,
         }
     }
@@ -468,6 +475,7 @@ fn by_state(rows: &[SocketRow]) -> BTreeMap<State, u64> {
 fn write_accounting(
     inventory: &Inventory,
     rows: &[SocketRow],
+    verbose: bool,
     err: &mut dyn Write,
 ) -> io::Result<()> {
     let books = Accounting::of(inventory, rows);
@@ -499,7 +507,22 @@ fn write_accounting(
             asked.netns, asked.name
         )?;
     }
-    for missing in &inventory.missing {
+    if verbose {
+        for message in inventory.messages() {
+            writeln!(err, "MISSING: {message}.")?;
+        }
+        return Ok(());
+    }
+    if let Some(undumped) = inventory.undumped_in_short() {
+        let more = if inventory.undumped.len() > 1 {
+            " (-v names each)"
+        } else {
+            ""
+        };
+        writeln!(err, "MISSING: {undumped}{more}.")?;
+    }
+    let hidden_files = inventory.hidden_files_message();
+    for missing in inventory.missing.iter().chain(&hidden_files) {
         writeln!(err, "MISSING: {missing}.")?;
     }
     Ok(())

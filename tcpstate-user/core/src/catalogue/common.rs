@@ -194,7 +194,7 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
             "The source of the owner: it made the call itself, it owns the listener, or it was looked up in \
              `/proc`, for a socket that was there before or that its opener has left to others",
         )
-        .unknown("the owner is unknown; `ls` needs `--resolve-owners`"),
+        .unknown("the owner is unknown"),
         Column::<R>::new(
             "uid",
             Kind::Number,

@@ -34,7 +34,7 @@ fn few_descriptors() -> Result<()> {
             "-P",
             &port,
         ],
-        &["ls"],
+        &["ls", "--netns", "self"],
         &["doctor"],
     ];
     for command in commands {
@@ -50,7 +50,7 @@ fn few_descriptors() -> Result<()> {
             let context = || format!("{command:?} with {limit}: {}: {stderr}", output.status);
             match output.status.code().with_context(context)? {
                 // With more descriptors the result is never worse.
-                0 => worked = true,
+                0 | 3 => worked = true,
                 // doctor lists the features that do not work.
                 1 if command == ["doctor"] => ensure!(!worked, "{}", context()),
                 1 => ensure!(

@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::{
     need::{Need, trial},
     net::{Netns, joined, unused_port},
-    process::{BINARY, run},
+    process::{BINARY, has_result, run},
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -39,7 +39,7 @@ pub fn add(trials: &mut Vec<Trial>) {
 /// The sockets and the summary of a successful `ls`.
 fn list(arguments: &[&str]) -> Result<(Vec<Value>, Value)> {
     let output = run(BINARY, &[&["ls", "--json"], arguments].concat())?;
-    ensure!(output.status.success(), "{output:?}");
+    ensure!(has_result(output.status), "{output:?}");
     ensure!(!output.stderr.contains("panicked"), "{output:?}");
     let lines = output.stdout.lines().map(serde_json::from_str);
     let mut lines = lines.collect::<Result<Vec<Value>, _>>()?;

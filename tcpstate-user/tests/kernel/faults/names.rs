@@ -130,7 +130,7 @@ fn in_ls() -> Result<()> {
         netns.run(|| {
             let _listener = TcpListener::bind((Ipv4Addr::LOCALHOST, unused_port()))?;
             for format in [&[][..], &["--json"], &["--csv"]] {
-                let output = run(BINARY, &[&["ls", "--resolve-owners"], format].concat())?;
+                let output = run(BINARY, &[&["ls", "--netns", "self"], format].concat())?;
                 ensure!(output.status.success(), "{output:?}");
                 check(&output, format)?;
                 let pid = std::process::id().to_string();

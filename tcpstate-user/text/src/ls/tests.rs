@@ -118,9 +118,10 @@ fn inventory() -> Inventory {
                 inconsistent: true,
             },
         }],
-        hidden: None,
-        hidden_files: None,
-        missing: vec!["network namespace 7 (blue): cannot enter it".into()],
+        hidden: 0,
+        hidden_files: 0,
+        undumped: vec!["7 (blue): cannot enter it".into()],
+        missing: Vec::new(),
         listening,
         holders: None,
         names: Names::new(Arc::new(book)),
@@ -135,7 +136,9 @@ fn options(format: Format) -> Options {
         owner: OwnerFilter::default(),
         columns: Columns::Usual,
         with_owner: false,
+        with_cgroup: false,
         with_info: false,
+        verbose: false,
     }
 }
 
@@ -195,10 +198,37 @@ MISSING: network namespace 7 (blue): cannot enter it.
 }
 
 #[test]
+fn namespaces_that_could_not_be_dumped_take_a_line() {
+    let mut inventory = inventory();
+    let missing = |inventory: &Inventory, verbose: bool| -> Vec<String> {
+        let options = Options {
+            verbose,
+            ..options(Format::Text)
+        };
+        let err = written(inventory, &options).1;
+        let lines = err.lines().filter(|line| line.starts_with("MISSING"));
+        lines.map(str::to_owned).collect()
+    };
+    inventory.undumped.push("8 (red): cannot enter it".into());
+    inventory.hidden = 5;
+    let hidden = "5 processes of other users may be in network namespaces that are hidden from this one; root sees them";
+    let first = "2 network namespaces, the first 7 (blue): cannot enter it";
+    let in_short = format!("MISSING: {first}; {hidden} (-v names each).");
+    assert_eq!(missing(&inventory, false), [in_short]);
+    let each = [
+        "MISSING: network namespace 7 (blue): cannot enter it.".to_owned(),
+        "MISSING: network namespace 8 (red): cannot enter it.".to_owned(),
+        format!("MISSING: {hidden}."),
+    ];
+    assert_eq!(missing(&inventory, true), each);
+}
+
+#[test]
 fn text_has_more_columns_if_asked() {
     let mut options = Options {
         states: Some("established".parse().unwrap()),
         with_owner: true,
+        with_cgroup: true,
         with_info: true,
         ..options(Format::Text)
     };
@@ -305,6 +335,7 @@ fn json_has_every_field_and_the_books_last() {
         summary,
         json!({
             "type": "summary",
+            "complete": false,
             "accounting": {
                 "seen": 9, "shown": 6, "filtered": 0, "superseded": 1, "rejected": 2,
             },
