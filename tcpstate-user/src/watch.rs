@@ -15,6 +15,7 @@ use tcpstate_capture::{
 };
 use tcpstate_cli::{Bounds, Capture, Cli, ColumnArgs, OwnerArgs, Watch};
 use tcpstate_core::{
+    escape::Printable,
     filter::{CgroupTree, OwnerFilter},
     model::Limits,
     options::ResolveOwners,
@@ -116,6 +117,16 @@ pub(crate) fn watch_or_count(
 
 /// The filter on owners. A cgroup of this host must exist.
 pub(crate) fn owner_filter(owner: &OwnerArgs, is_here: bool) -> anyhow::Result<OwnerFilter> {
+    let truncated: Vec<String> = owner
+        .truncated_names()
+        .map(|comm| format!("`{}`", Printable(comm.as_bytes())))
+        .collect();
+    if !truncated.is_empty() {
+        say(&format!(
+            "the kernel keeps 15 bytes of a process's name: --comm selects every name that begins with {}",
+            truncated.join(" or ")
+        ));
+    }
     let find = |path: &PathBuf| -> Result<CgroupTree, CgroupError> {
         if is_here {
             let (path, id) = cgroups::Mount::find()?.find_cgroup(path)?;

@@ -51,7 +51,7 @@ pub use self::{
     hist::Hist,
     life::Life,
     ls::Ls,
-    owner_args::OwnerArgs,
+    owner_args::{CommArg, OwnerArgs},
     rates::Rates,
     record::Record,
     sockets::{EndpointArgs, NetnsArg, Sockets},

@@ -22,9 +22,10 @@ pub struct OwnerArgs {
     /// listener, or opened it
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: Vec<u32>,
-    /// Only connections of processes with one of these names, as in /proc/PID/comm
+    /// Only connections of processes with one of these names, as in /proc/PID/comm; the kernel keeps 15
+    /// bytes of a name
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_comm)]
-    pub comm: Vec<Comm>,
+    pub comm: Vec<CommArg>,
     /// Only sockets that belonged to one of these users when opened: numbers or names
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_uid)]
     pub uid: Vec<u32>,
@@ -41,11 +42,17 @@ impl OwnerArgs {
     pub fn filter(&self, cgroup: Option<CgroupTree>) -> OwnerFilter {
         OwnerFilter {
             pids: self.pid.clone(),
-            comms: self.comm.clone(),
+            comms: self.comm.iter().map(|one| one.comm).collect(),
             uids: self.uid.clone(),
             cgroup,
             role: self.role,
         }
+    }
+
+    /// The names that were longer than the kernel keeps, as it keeps them.
+    pub fn truncated_names(&self) -> impl Iterator<Item = Comm> {
+        let truncated = self.comm.iter().filter(|one| one.is_truncated);
+        truncated.map(|one| one.comm)
     }
 
     /// Whether any of these arguments is given.
@@ -59,6 +66,15 @@ impl OwnerArgs {
     }
 }
 
+/// A process name.
+#[derive(Clone, Copy, Debug)]
+pub struct CommArg {
+    /// As the kernel keeps it.
+    pub comm: Comm,
+    /// Whether more was given.
+    pub is_truncated: bool,
+}
+
 const ROLES: Choices<Role> = &[
     (Role::Client, "client", "This side connected"),
     (
@@ -69,7 +85,7 @@ const ROLES: Choices<Role> = &[
 ];
 
 /// Reads a process name, truncated as in the kernel.
-fn parse_comm(text: &str) -> Result<Comm, String> {
+fn parse_comm(text: &str) -> Result<CommArg, String> {
     /// *Source:* `TASK_COMM_LEN` in `include/linux/sched.h`, with the NUL.
     const MAX_BYTES: usize = 15;
     if text.is_empty() {
@@ -79,7 +95,10 @@ fn parse_comm(text: &str) -> Result<Comm, String> {
     for (to, byte) in comm.0.iter_mut().zip(text.bytes().take(MAX_BYTES)) {
         *to = byte;
     }
-    Ok(comm)
+    Ok(CommArg {
+        comm,
+        is_truncated: text.len() > MAX_BYTES,
+    })
 }
 
 /// Reads a user's number or name, and returns the number.
@@ -131,6 +150,11 @@ mod tests {
             owner.filter(None).to_string(),
             "--pid 1,22,3 --comm nginx,containerd-shim --uid 0,33 --role client"
         );
+        let truncated: Vec<Comm> = owner.truncated_names().collect();
+        assert_eq!(format!("{truncated:?}"), r#"["containerd-shim"]"#);
+        // It is just as long as the kernel keeps.
+        let whole = owner_args(&["--comm", "containerd-shim"]).unwrap();
+        assert_eq!(whole.truncated_names().count(), 0);
     }
 
     #[test]

@@ -569,23 +569,29 @@ fn owner_by_default() -> Result<()> {
     Ok(())
 }
 
-/// `ls` has the same filters for existing sockets.
+/// `ls` has the same filters for existing sockets. Of a long name the kernel keeps the beginning, and so does the
+/// filter.
 fn filters_of_ls() -> Result<()> {
-    let [first_port, second_port] = [unused_port(), unused_port()];
+    const LONG: &str = "a-name-of-more-than-15-bytes";
+    let [first_port, second_port, long_port] = [unused_port(), unused_port(), unused_port()];
     let cgroups = Cgroups::new(first_port)?;
     let cast = Cast::new(&cgroups);
     Netns::new()?.run_until_quiet(|| {
         let first = Server::start(&cast.first, Ipv4Addr::LOCALHOST, first_port)?;
         let second = Server::start(&cast.second, Ipv4Addr::LOCALHOST, second_port)?;
+        let long = Identity::new(LONG, 54_004, &cgroups.other);
+        let long = Server::start(&long, Ipv4Addr::LOCALHOST, long_port)?;
         let outer = format!("--cgroup {}", cgroups.outer.path());
         let inner = format!("--cgroup {}", cgroups.inner.path());
+        let long_or_first = format!("--comm {LONG},first");
         for (filter, expected) in [
             ("--comm first", &[first_port][..]),
             ("--comm second,first", &[first_port, second_port]),
+            (&long_or_first, &[first_port, long_port]),
             ("--uid 54002", &[second_port]),
             (&outer, &[first_port, second_port]),
             (&inner, &[second_port]),
-            ("--role server", &[first_port, second_port]),
+            ("--role server", &[first_port, second_port, long_port]),
             ("--role client", &[]),
         ] {
             let words: Vec<&str> = ["ls", "--json", "--netns", "self"]
@@ -596,6 +602,11 @@ fn filters_of_ls() -> Result<()> {
                 .args(&words)
                 .stdin(Stdio::null())
                 .output()?;
+            let notices = String::from_utf8(output.stderr)?;
+            ensure!(
+                notices.contains("15 bytes") == filter.contains(LONG),
+                "{filter}: {notices}"
+            );
             let text = String::from_utf8(output.stdout)?;
             let mut ports = BTreeSet::new();
             for line in text.lines() {
@@ -610,6 +621,7 @@ fn filters_of_ls() -> Result<()> {
             }
         }
         first.stop()?;
-        second.stop()
+        second.stop()?;
+        long.stop()
     })
 }
