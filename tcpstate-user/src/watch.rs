@@ -18,6 +18,7 @@ use tcpstate_core::{
     escape::Printable,
     filter::{CgroupTree, OwnerFilter},
     model::Limits,
+    netns::NetnsSelector,
     options::ResolveOwners,
     source::EventSource,
     tally::TallySize,
@@ -47,7 +48,7 @@ pub(crate) fn settings(watch: &Watch, bounds: Bounds) -> Settings {
         },
         colour: wants_colour(&io::stdout()),
         width: stdout::width(),
-        several_netns: watch.sockets.netns.is_none() && stdout::is_terminal() && {
+        several_netns: watch.sockets.netns.inode.is_none() && stdout::is_terminal() && {
             // Of a recording it is not known yet.
             let here =
                 || netns::find(&NetnsSelector::All).map_or(0, |found| found.namespaces.len());

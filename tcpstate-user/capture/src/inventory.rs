@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use rustix::process::geteuid;
+use rustix::{process::geteuid, thread::CapabilitySet};
 use tcpstate_core::{
     error::chain,
     inventory::{DumpedNetns, Inventory, Listening, Socket, keep_latest},
@@ -14,6 +14,7 @@ use tcpstate_core::{
 use super::{
     cgroups::Cgroups,
     clock::{ClockAnchor, monotonic_ns},
+    host, namespaces,
     netns::{self, Namespace},
     procfs::{self, ListenCounters, Owners},
     sockdiag::{DumpError, Request, SockDiag},
@@ -59,7 +60,8 @@ pub fn take(
     }
     this.missing
         .extend(found.broken.iter().map(|error| chain(error)));
-    this.hidden = hidden_from_this_user(found.hidden_processes);
+    this.hidden = found.hidden_processes;
+    this.who_sees = who_sees();
     let described = this.sockets.len();
     keep_latest(&mut this.sockets);
     this.superseded = (described - this.sockets.len()) as u64;
@@ -68,12 +70,6 @@ pub fn take(
     }
     this.listening = Listening::new(&this.sockets, ephemeral, |socket| this.age(socket));
     Ok(this)
-}
-
-/// The processes that hide something from this user. What is hidden even from root is none of these: the user could
-/// do nothing about it.
-fn hidden_from_this_user(processes: u64) -> u64 {
-    if geteuid().is_root() { 0 } else { processes }
 }
 
 fn dump(
@@ -108,11 +104,57 @@ fn look_up_holders(inventory: &mut Inventory) {
         .collect();
     match Owners::look_up(&inodes) {
         Ok(owners) => {
-            inventory.hidden_files = hidden_from_this_user(owners.hidden_processes);
+            inventory.hidden_files = owners.hidden_processes;
             inventory.holders = Some(owners.by_inode);
         }
         Err(error) => inventory
             .missing
             .push(format!("owners are unknown: cannot read /proc: {error}")),
+    }
+}
+
+/// Who sees the processes that are hidden from this one.
+fn who_sees() -> &'static str {
+    let is_initial = namespaces::Namespace::User.is_initial();
+    sees(
+        geteuid().is_root(),
+        !matches!(is_initial, Ok(false)),
+        host::capabilities().ok(),
+    )
+}
+
+fn sees(is_root: bool, is_hosts: bool, has: Option<CapabilitySet>) -> &'static str {
+    match has {
+        _ if !is_root => "root sees them",
+        _ if !is_hosts => "root outside of this user namespace sees them",
+        Some(has) if has.contains(CapabilitySet::SYS_PTRACE) => {
+            "this is root, so a security module (AppArmor, SELinux) hides them"
+        }
+        _ => "this is root without CAP_SYS_PTRACE, which would show them",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_not_told_to_be_root() {
+        let all = Some(CapabilitySet::all());
+        for (is_root, is_hosts, has, words) in [
+            (false, true, Some(CapabilitySet::empty()), "root sees them"),
+            (true, false, all, "outside of this user namespace"),
+            (
+                true,
+                true,
+                Some(CapabilitySet::empty()),
+                "without CAP_SYS_PTRACE",
+            ),
+            (true, true, None, "CAP_SYS_PTRACE"),
+            (true, true, all, "security module"),
+        ] {
+            let said = sees(is_root, is_hosts, has);
+            assert!(said.contains(words), "{said}");
+        }
     }
 }

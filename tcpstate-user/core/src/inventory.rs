@@ -24,10 +24,12 @@ pub struct Inventory {
     pub undumped: Vec<String>,
     /// Messages about other missing parts.
     pub missing: Vec<String>,
-    /// Processes that hide from this user, but not from root, in which namespace they are. It may be another one.
+    /// Processes that hide from this one in which namespace they are. It may be another one.
     pub hidden: u64,
     /// The same of the files that they have open, where that was looked up.
     pub hidden_files: u64,
+    /// Who sees these, for a message.
+    pub who_sees: &'static str,
     /// The listening sockets.
     pub listening: Listening,
     /// The processes that have the sockets open, by the sockets' inodes, if they were looked up: of each, the
@@ -110,9 +112,8 @@ impl Inventory {
     pub fn hidden_message(&self) -> Option<String> {
         (self.hidden > 0).then(|| {
             format!(
-                "{} processes of other users may be in network namespaces that are hidden from this one; root \
-                 sees them",
-                self.hidden
+                "{} processes of other users may be in network namespaces that are hidden from this one; {}",
+                self.hidden, self.who_sees
             )
         })
     }
@@ -121,9 +122,8 @@ impl Inventory {
     pub fn hidden_files_message(&self) -> Option<String> {
         (self.hidden_files > 0).then(|| {
             format!(
-                "the files of {} processes of other users are hidden, so their sockets have no known owner; root \
-                 sees them",
-                self.hidden_files
+                "the files of {} processes of other users are hidden, so their sockets have no known owner; {}",
+                self.hidden_files, self.who_sees
             )
         })
     }

@@ -11,6 +11,7 @@ use tcpstate_capture::{inventory, sockdiag::Request};
 use tcpstate_common::State;
 use tcpstate_core::{
     filter::{Family, StateSet},
+    netns::NetnsSelector,
     options::ResolveOwners,
 };
 use tcpstate_text::{format::text::wants_colour, ls, settings::Settings};

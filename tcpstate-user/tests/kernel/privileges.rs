@@ -194,6 +194,12 @@ fn other_namespaces_take_two_capabilities() -> Result<()> {
         let output = as_root_with(without, &list)?;
         expect_refusal(&output, &[&inode, "CAP_SYS_PTRACE"]).context(without)?;
     }
+    let all = as_root_with("sys_admin", &["ls", "--json", "--netns", "all"])?;
+    ensure!(
+        all.stdout.contains("this is root without CAP_SYS_PTRACE")
+            && !all.stdout.contains("root sees them"),
+        "{all:?}"
+    );
     Ok(())
 }
 

@@ -305,7 +305,7 @@ fn settle(filter: Filter, events: &[Event]) -> (Vec<Event>, Settled) {
     }
     let settled = settler.finish();
     assert_eq!(
-        settled.passed + settled.dropped + settled.undecided,
+        settled.passed + settled.filtered + settled.undecided,
         u64::try_from(events.len()).unwrap(),
         "every event is somewhere"
     );
@@ -328,7 +328,7 @@ fn a_clients_connect_follows_its_next_event() {
     assert_eq!(
         settled,
         Settled {
-            dropped: 2,
+            filtered: 2,
             ..Settled::default()
         }
     );
@@ -433,7 +433,7 @@ fn the_table_is_bounded_and_gives_up_the_oldest_first() {
         settler.finish(),
         Settled {
             passed: 3,
-            dropped: 0,
+            filtered: 0,
             undecided: 99
         }
     );

@@ -120,6 +120,7 @@ fn inventory() -> Inventory {
         }],
         hidden: 0,
         hidden_files: 0,
+        who_sees: "root sees them",
         undumped: vec!["7 (blue): cannot enter it".into()],
         missing: Vec::new(),
         listening,
