@@ -56,27 +56,28 @@ fn copy(object: &Path, target: &Path) -> Result<(), String> {
         .map_err(|error| format!("cannot copy the BPF object {}: {error}", object.display()))
 }
 
+/// The part of `MANIFEST.toml` that a build checks.
+#[derive(serde::Deserialize)]
+struct Manifest {
+    object_sha256: String,
+    sources_sha256: String,
+}
+
 /// Compares the object and the sources with the manifest beside the object.
 fn check(prebuilt: &Path, object: &Path, workspace: &Path) -> Result<(), String> {
     let path = prebuilt.join("MANIFEST.toml");
     let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
     let text = fs::read_to_string(&path).map_err(|error| fail(&error))?;
-    let manifest: toml::Table = toml::from_str(&text).map_err(|error| fail(&error))?;
-    let field = |name: &str| {
-        manifest
-            .get(name)
-            .and_then(toml::Value::as_str)
-            .ok_or_else(|| fail(&format!("no `{name}`")))
-    };
+    let manifest: Manifest = toml::from_str(&text).map_err(|error| fail(&error))?;
     let bytes = fs::read(object).map_err(|error| format!("{}: {error}", object.display()))?;
-    if sources::sha256(&bytes) != field("object_sha256")? {
+    if sources::sha256(&bytes) != manifest.object_sha256 {
         return Err(format!(
             "{} is not the object that MANIFEST.toml describes: run `cargo xtask build-ebpf`",
             object.display()
         ));
     }
     let sources = sources::sources_sha256(workspace).map_err(|error| error.to_string())?;
-    if sources != field("sources_sha256")? {
+    if sources != manifest.sources_sha256 {
         return Err(
             "the BPF sources have changed since tcpstate-user/capture/prebuilt/tcpstate.bpf.o was \
                     built: run `cargo xtask build-ebpf` (and `cargo xtask setup` once before)"

@@ -20,14 +20,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::CommandFactory as _;
-use tcpstate_cli::Cli;
 
 use self::{
     common::{VERSION, files, manual, output_of, print_made},
     target::Target,
 };
-use crate::{build_ebpf::sources::sha256, paths, privileges::succeed, workspace};
+use crate::{build_ebpf::sources::sha256, cargo, paths, privileges::succeed, workspace};
 
 /// Arguments of `dist`.
 #[derive(clap::Args)]
@@ -139,7 +137,13 @@ fn date() -> String {
 fn write_manual(targets: &[Target], date: &str) -> Result<()> {
     let manual = manual();
     fresh(&manual)?;
-    crate::manual::write(Cli::command(), &manual)?;
+    let mut writer = cargo();
+    writer
+        .current_dir(workspace())
+        .args(["run", "--quiet", "--locked", "--package", "xtask-manual"])
+        .arg("--")
+        .arg(&manual);
+    succeed(&mut writer)?;
     notices::write(targets, &manual)?;
     deb::write_documents(&manual, date)
 }

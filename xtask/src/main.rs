@@ -5,7 +5,6 @@ mod build_ebpf;
 mod ci;
 mod dist;
 mod fuzz;
-mod manual;
 mod package;
 mod paths;
 mod privileges;

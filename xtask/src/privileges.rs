@@ -1,13 +1,12 @@
 //! Root privileges for the parts that need them; the commands themselves run as the caller.
 
-use std::{fs, os::unix::fs::MetadataExt as _, process::Command};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
 /// Whether this process is root.
-pub fn is_root() -> Result<bool> {
-    // The owner of a process's directory in /proc is its effective user.
-    Ok(fs::metadata("/proc/self").context("/proc/self")?.uid() == 0)
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 /// Whether `sudo` is installed.
@@ -18,26 +17,35 @@ pub fn has_sudo() -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
-/// Arguments that make `cargo run` or `cargo test` start its binary as root and keep these environment
-/// variables. None if this process is root already, or if there is no `sudo`: then the binary itself
-/// reports the privileges that it lacks.
-pub fn runner(keep: &[&str]) -> Result<Vec<String>> {
-    if is_root()? || !has_sudo() {
-        return Ok(Vec::new());
+/// Arguments that make `cargo run` or `cargo test` start its binary as root, by a command that is put before it, and keep
+/// these environment variables. None if nothing has to be put before it, or if this process is not root and there is no
+/// `sudo`: then the binary itself reports the privileges that it lacks.
+pub fn runner(keep: &[&str], before: &[&str]) -> Vec<String> {
+    let keep = format!("--preserve-env={}", keep.join(","));
+    let sudo: &[&str] = match (is_root(), has_sudo()) {
+        (true, _) => &[],
+        (false, true) => &["sudo", &keep],
+        (false, false) => return Vec::new(),
+    };
+    let words = [sudo, before].concat();
+    if words.is_empty() {
+        return Vec::new();
     }
-    let keep = keep.join(",");
-    let runner = format!(r#"target."cfg(all())".runner = ["sudo", "--preserve-env={keep}"]"#);
-    Ok(vec!["--config".into(), runner])
+    // Rust's notation of these words is TOML's too.
+    vec![
+        "--config".into(),
+        format!(r#"target."cfg(all())".runner = {words:?}"#),
+    ]
 }
 
 /// A command that runs as root, by `sudo` if needed.
-pub fn as_root(program: &str) -> Result<Command> {
-    if is_root()? {
-        return Ok(Command::new(program));
+pub fn as_root(program: &str) -> Command {
+    if is_root() {
+        return Command::new(program);
     }
     let mut sudo = Command::new("sudo");
     sudo.arg(program);
-    Ok(sudo)
+    sudo
 }
 
 /// Runs a command; an exit status other than 0 is an error.

@@ -29,7 +29,7 @@ pub fn run(soak: &Soak) -> Result<()> {
         .current_dir(workspace())
         .args(["test", "--package", "tcpstate", "--test", "kernel"])
         .args(soak.release.then_some("--release"))
-        .args(privileges::runner(&[MINUTES])?)
+        .args(privileges::runner(&[MINUTES], &[]))
         .args(["--", "--exact", "soak"])
         .env(MINUTES, soak.minutes.to_string());
     succeed(&mut cargo)

@@ -120,7 +120,7 @@ pub fn write_documents(manual: &Path, date: &str) -> Result<()> {
 /// Installs the package, tries its files, purges it, and checks that nothing is left.
 pub fn try_install(target: Target, package: &Path, kind: Root) -> Result<()> {
     ensure!(
-        is_root()? || has_sudo(),
+        is_root() || has_sudo(),
         "trying an installation requires root or sudo"
     );
     if !target.is_native() {
@@ -152,7 +152,7 @@ impl Root {
                 let mirror = packages::site(false)?;
                 eprintln!("fetching a minimal Debian");
                 succeed(
-                    as_root("mmdebstrap")?
+                    as_root("mmdebstrap")
                         .args(["--quiet", "--variant=essential", SUITE])
                         .arg(root)
                         .arg(format!(
@@ -169,7 +169,7 @@ impl Root {
 /// Removes a root, whose files belong to the superuser, but nothing that is mounted in it.
 fn remove(root: &Path) -> Result<()> {
     let options = ["--recursive", "--force", "--one-file-system"];
-    succeed(as_root("rm")?.args(options).arg(root))
+    succeed(as_root("rm").args(options).arg(root))
 }
 
 /// Installs the package in a root, checks its files, and purges it.
@@ -181,7 +181,7 @@ fn try_in(root: &Path, package: &Path) -> Result<()> {
         ensure!(after.contains(&file), "the package did not install {file}");
     }
     let reported = output_of(
-        as_root("chroot")?
+        as_root("chroot")
             .arg(root)
             .args(["/usr/bin/tcpstate", "--version"]),
     )?;
@@ -234,13 +234,13 @@ fn dpkg(root: &Path, arguments: &[&Path]) -> Result<()> {
     let all = "--path-include=/*";
     let mut root_option = std::ffi::OsString::from("--root=");
     root_option.push(root);
-    output_of(as_root("dpkg")?.arg(root_option).arg(all).args(arguments)).map(drop)
+    output_of(as_root("dpkg").arg(root_option).arg(all).args(arguments)).map(drop)
 }
 
 /// All files in a root, except dpkg's own logs and state.
 fn listing(root: &Path) -> Result<BTreeSet<String>> {
     let text = output_of(
-        as_root("find")?
+        as_root("find")
             .arg(root)
             .args(["-mindepth", "1", "-printf", r"%P\n"]),
     )?;

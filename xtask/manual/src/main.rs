@@ -1,17 +1,32 @@
-//! Writes the man pages and the shell completions of a command line, from its definition, into a folder:
-//! `completions/` for bash, zsh and fish, `man/` with a page for each command.
+//! Writes the man pages and the shell completions of `tcpstate`, from the definition of its command line, into a
+//! folder: `completions/` for bash, zsh and fish, `man/` with a page for each command. `cargo xtask dist` calls it.
+//!
+//! A program of its own, so that the first `cargo xtask` does not build what only a distribution needs.
 
-use std::{fs, iter, path::Path};
+use std::{
+    env, fs, iter,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
+use clap::CommandFactory as _;
 use clap_complete::Shell;
 use clap_mangen::{
     Man,
     roff::{Roff, roman},
 };
+use tcpstate_cli::Cli;
+
+fn main() -> Result<()> {
+    let folder = env::args_os().nth(1).map(PathBuf::from);
+    write(
+        Cli::command(),
+        &folder.context("usage: xtask-manual FOLDER")?,
+    )
+}
 
 /// Writes the man pages and completions of the binary that `command` defines.
-pub fn write(mut command: clap::Command, folder: &Path) -> Result<()> {
+fn write(mut command: clap::Command, folder: &Path) -> Result<()> {
     let binary = command.get_name().to_owned();
     let (completions, pages) = (folder.join("completions"), folder.join("man"));
     for folder in [&completions, &pages] {
@@ -63,11 +78,6 @@ fn write_epilogue(command: &clap::Command, page: &mut Vec<u8>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
-    use clap::CommandFactory as _;
-    use tcpstate_cli::Cli;
-
     use super::*;
 
     #[test]
