@@ -19,7 +19,7 @@ use tcpstate_core::{
     filter::{CgroupTree, OwnerFilter},
     model::Limits,
     netns::NetnsSelector,
-    options::ResolveOwners,
+    options::{ResolveOwners, TimeForm},
     source::EventSource,
     tally::TallySize,
     view::View,
@@ -36,7 +36,7 @@ use tcpstate_text::{
 use crate::{INCOMPLETE, message::say, zone};
 
 /// The settings that all views share.
-pub(crate) fn settings(watch: &Watch, bounds: Bounds) -> Settings {
+pub(crate) fn settings(watch: &Watch, bounds: Bounds, time: Option<TimeForm>) -> Settings {
     // 32 bits fit on every machine that this runs on.
     let number = |number| usize::try_from(number).unwrap_or(usize::MAX);
     Settings {
@@ -55,6 +55,7 @@ pub(crate) fn settings(watch: &Watch, bounds: Bounds) -> Settings {
             watch.read.is_some() || here() > 1
         },
         zone: zone::system(),
+        time_form: time.unwrap_or_default(),
     }
 }
 

@@ -23,7 +23,7 @@ use rustix::{
 use tcpstate_cli::{Cli, HELP_WIDTH};
 use tcpstate_core::{
     books::Accounting,
-    options::Format,
+    options::{Format, TimeForm},
     view::{Flow, View},
 };
 use tcpstate_recording::{self, Writer};
@@ -110,6 +110,21 @@ fn trace_text_with_times() {
         ..options(Format::Text)
     };
     compare("trace-times.txt", &run(&options).0);
+    let dated = |width| {
+        let mut options = Options {
+            time: true,
+            count: Some(2),
+            ..self::options(Format::Text)
+        };
+        options.settings.time_form = TimeForm::Full;
+        options.settings.width = width;
+        run(&options).0
+    };
+    for width in [None, Some(80)] {
+        let text = dated(width);
+        assert!(text.starts_with(&format!("{:26} ", "TIME")), "{text}");
+        assert!(text.contains("\n2026-01-31 13:34:56.000010 "), "{text}");
+    }
     let only = Options {
         timestamp: true,
         count: Some(2),

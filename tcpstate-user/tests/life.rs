@@ -34,6 +34,7 @@ fn options(format: Format) -> Options {
         count: None,
         columns: Columns::Usual,
         time: false,
+        timestamp: false,
         reset_reason: false,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use tcpstate_core::{
     filter::{CauseSet, StateSet},
-    options::HistogramOf,
+    options::{HistogramOf, TimeForm},
 };
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     conflict::Conflict,
     headings::{FILTERS, OUTPUT},
     quantity::parse_interval,
+    time_args::time_form,
     watch::Watch,
 };
 
@@ -26,6 +27,18 @@ pub struct Hist {
     /// Print and start over after each interval of this length, such as 500ms, 1s or 5m
     #[arg(long, value_name = "TIME", value_parser = parse_interval, help_heading = OUTPUT)]
     pub interval: Option<Duration>,
+    /// Form of the times
+    #[arg(
+        short = 'T',
+        long,
+        value_name = "FORM",
+        require_equals = true,
+        default_value = "s",
+        value_parser = time_form(),
+        conflicts_with_all = ["json", "csv"],
+        help_heading = OUTPUT
+    )]
+    pub time: TimeForm,
     /// Only these states.
     #[arg(
         long,

@@ -37,6 +37,7 @@ pub mod quantity;
 mod rates;
 mod record;
 mod sockets;
+mod time_args;
 mod trace;
 mod watch;
 
@@ -55,6 +56,7 @@ pub use self::{
     rates::Rates,
     record::Record,
     sockets::{EndpointArgs, NetnsArg, Sockets},
+    time_args::TimeArgs,
     trace::{States, Trace},
     watch::{Output, Watch},
 };

@@ -15,15 +15,15 @@ use crate::{
     column_args::ColumnArgs,
     headings::{FILTERS, OUTPUT},
     quantity::parse_duration,
+    time_args::TimeArgs,
     watch::Watch,
 };
 
 /// Arguments of `tcpstate life`.
 #[derive(Debug, Args)]
 pub struct Life {
-    /// Begin each line with the local time of day, HH:MM:SS
-    #[arg(short = 'T', long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
-    pub time: bool,
+    #[command(flatten)]
+    pub times: TimeArgs,
     /// Add a column with the reason for which this kernel reset a connection (Linux 6.10)
     #[arg(long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
     pub reset_reason: bool,

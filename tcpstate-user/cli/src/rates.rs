@@ -6,6 +6,7 @@ use clap::Args;
 use tcpstate_core::{
     mode::{Attach, Mode},
     model::By,
+    options::TimeForm,
     tally::TallySize,
 };
 
@@ -15,6 +16,7 @@ use crate::{
     conflict::Conflict,
     headings::{CAPTURE, OUTPUT},
     quantity::parse_interval,
+    time_args::time_form,
     watch::Watch,
 };
 
@@ -34,6 +36,18 @@ pub struct Rates {
     /// Grouping of the counts
     #[arg(long, value_name = "WHAT", default_value = "port", value_parser = choice(BY), help_heading = OUTPUT)]
     pub by: By,
+    /// Form of the times
+    #[arg(
+        short = 'T',
+        long,
+        value_name = "FORM",
+        require_equals = true,
+        default_value = "s",
+        value_parser = time_form(),
+        conflicts_with_all = ["json", "csv"],
+        help_heading = OUTPUT
+    )]
+    pub time: TimeForm,
     /// Count in the kernel instead of streaming each transition.
     #[arg(
         long,

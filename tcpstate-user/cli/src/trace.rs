@@ -7,18 +7,15 @@ use crate::{
     bounds::Bounds,
     column_args::ColumnArgs,
     headings::{FILTERS, OUTPUT},
+    time_args::TimeArgs,
     watch::Watch,
 };
 
 /// Arguments of `tcpstate trace`.
 #[derive(Debug, Args)]
 pub struct Trace {
-    /// Begin each line with the local time of day, HH:MM:SS
-    #[arg(short = 'T', long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
-    pub time: bool,
-    /// Begin each line with the seconds since the start
-    #[arg(short = 't', long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
-    pub timestamp: bool,
+    #[command(flatten)]
+    pub times: TimeArgs,
     /// Add a column with the reason for which this kernel reset a connection (Linux 6.10)
     #[arg(long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
     pub reset_reason: bool,
@@ -65,6 +62,7 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   tcpstate trace                        everything, until Ctrl-C
   tcpstate trace -L 80,443 -T           a web server's, with the time of day
+  tcpstate trace --time=full            with the date and microseconds
   tcpstate trace --state CLOSE_WAIT     who is slow to close, and how slow
   tcpstate trace -4 -D 5432 --json | jq -c 'select(.cause) | [.raddr, .cause]'
                                         why connections to PostgreSQL end
@@ -74,7 +72,10 @@ Examples:
 #[cfg(test)]
 mod tests {
     use clap::error::ErrorKind;
-    use tcpstate_core::{mode::Attach, options::Format};
+    use tcpstate_core::{
+        mode::Attach,
+        options::{Format, TimeForm},
+    };
 
     use crate::tests::trace;
 
@@ -87,6 +88,22 @@ mod tests {
         assert_eq!(trace.watch.capture.ring_bytes, 8 << 20);
         assert_eq!(trace.states.set, None);
         assert_eq!((trace.watch.duration, trace.watch.count), (None, None));
+    }
+
+    #[test]
+    fn times_have_a_form() {
+        let times = |words: &[&str]| trace(words).map(|trace| trace.times);
+        assert_eq!(times(&[]).unwrap().time, None);
+        for (words, form) in [
+            (&["-T"][..], TimeForm::Seconds),
+            (&["-Tt"], TimeForm::Seconds),
+            (&["--time"], TimeForm::Seconds),
+            (&["--time=us"], TimeForm::Microseconds),
+            (&["-T=full"], TimeForm::Full),
+        ] {
+            assert_eq!(times(words).unwrap().time, Some(form), "{words:?}");
+        }
+        assert!(times(&["-Tt"]).unwrap().timestamp);
     }
 
     #[test]

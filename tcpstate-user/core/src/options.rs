@@ -12,6 +12,22 @@ pub enum Format {
     Csv,
 }
 
+/// The form of local times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeForm {
+    /// `12:34:56`.
+    #[default]
+    Seconds,
+    /// `12:34:56.789`.
+    Milliseconds,
+    /// `12:34:56.789012`.
+    Microseconds,
+    /// `2026-01-31 12:34:56`.
+    Date,
+    /// `2026-01-31 12:34:56.789012`.
+    Full,
+}
+
 /// The moment at which a connection is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Until {

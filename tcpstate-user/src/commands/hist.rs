@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(crate) fn run(arguments: &tcpstate_cli::Hist) -> anyhow::Result<ExitCode> {
-    let settings = settings(&arguments.watch, arguments.bounds);
+    let settings = settings(&arguments.watch, arguments.bounds, Some(arguments.time));
     let limits = settings.limits;
     let mut view = Hist::new(&Options {
         settings,

@@ -8,7 +8,7 @@ use tcpstate_text::rates::{Options, Rates};
 use crate::watch::{settings, watch_or_count};
 
 pub(crate) fn run(mut arguments: tcpstate_cli::Rates) -> anyhow::Result<ExitCode> {
-    let settings = settings(&arguments.watch, arguments.bounds);
+    let settings = settings(&arguments.watch, arguments.bounds, Some(arguments.time));
     let limits = settings.limits;
     let mut view = Rates::new(&Options {
         settings,

@@ -158,6 +158,7 @@ fn life() -> Life {
         count: None,
         columns: tcpstate_text::format::text::Columns::Usual,
         time: false,
+        timestamp: false,
         reset_reason: false,
     })
 }

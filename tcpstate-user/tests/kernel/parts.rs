@@ -151,6 +151,7 @@ fn views() -> Vec<Shown> {
             count: None,
             columns: tcpstate_text::format::text::Columns::Usual,
             time: false,
+            timestamp: false,
             reset_reason: false,
         })
     };

@@ -98,7 +98,7 @@ impl Hist {
         let printer = match settings.format {
             Format::Text => Printer::Text(Text {
                 chart: Chart::new(options.unicode, settings.colour),
-                local: Local::new(settings.zone.clone()),
+                local: Local::new(settings.zone.clone(), settings.time_form),
             }),
             Format::Json => Printer::Json(Json::new()),
             Format::Csv => Printer::Csv(Csv::new()),

@@ -63,6 +63,8 @@ pub struct Options {
     pub columns: Columns<ConnectionRow>,
     /// A column with the local time of day.
     pub time: bool,
+    /// A column with the seconds since the start.
+    pub timestamp: bool,
     /// A column with the reason for a reset by this kernel.
     pub reset_reason: bool,
 }
@@ -91,6 +93,7 @@ impl Life {
         let settings = &options.settings;
         let asked: Vec<&str> = [
             (options.time, "TIME"),
+            (options.timestamp, "SECONDS"),
             (options.reset_reason, "RESET_REASON"),
         ]
         .into_iter()

@@ -1,7 +1,10 @@
 //! The settings that all views share.
 
 use jiff::tz::TimeZone;
-use tcpstate_core::{model::Limits, options::Format};
+use tcpstate_core::{
+    model::Limits,
+    options::{Format, TimeForm},
+};
 
 /// The settings that all views share.
 #[derive(Clone, Debug)]
@@ -18,6 +21,8 @@ pub struct Settings {
     pub several_netns: bool,
     /// The time zone of local times.
     pub zone: TimeZone,
+    /// Their form.
+    pub time_form: TimeForm,
 }
 
 impl Settings {
@@ -30,6 +35,7 @@ impl Settings {
             width: None,
             several_netns: false,
             zone: TimeZone::UTC,
+            time_form: TimeForm::default(),
         }
     }
 }

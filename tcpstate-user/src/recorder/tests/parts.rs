@@ -318,6 +318,7 @@ fn a_life(until: Until, live: bool) -> Box<dyn View> {
         count: None,
         columns: tcpstate_text::format::text::Columns::Usual,
         time: false,
+        timestamp: false,
         reset_reason: false,
     }))
 }

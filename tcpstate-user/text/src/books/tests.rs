@@ -172,6 +172,7 @@ fn life(until: Until, max_connections: usize, paths: &[(u64, &[State])]) -> Vec<
         count: None,
         columns: crate::format::text::Columns::Usual,
         time: false,
+        timestamp: false,
         reset_reason: false,
     });
     let origin = json!({

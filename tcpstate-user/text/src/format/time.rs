@@ -1,8 +1,9 @@
 //! Times of day. Each formatter keeps the second that it wrote last, because events come in bursts.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use jiff::{Timestamp, tz::TimeZone};
+use tcpstate_core::options::TimeForm;
 
 const SECOND_NS: i64 = 1_000_000_000;
 
@@ -35,21 +36,26 @@ impl Utc {
     }
 }
 
-/// Writes the time of day in a time zone: `12:34:56`.
+/// Writes the time of day in a time zone: `12:34:56`, or with the date and parts of a second.
 #[derive(Debug)]
 pub struct Local {
     zone: TimeZone,
+    form: TimeForm,
     second: Option<i64>,
     text: String,
+    /// The length of the text up to the second.
+    whole: usize,
 }
 
 impl Local {
     /// The time of day in this zone.
-    pub const fn new(zone: TimeZone) -> Self {
+    pub const fn new(zone: TimeZone, form: TimeForm) -> Self {
         Self {
             zone,
+            form,
             second: None,
             text: String::new(),
+            whole: 0,
         }
     }
 
@@ -58,8 +64,16 @@ impl Local {
         let second = wall_ns.div_euclid(SECOND_NS);
         if self.second != Some(second) {
             let time = at(second).to_zoned(self.zone.clone());
-            self.text = time.strftime("%H:%M:%S").to_string();
+            self.text = time.strftime(layout(self.form)).to_string();
+            self.whole = self.text.len();
             self.second = Some(second);
+        }
+        let digits = digits(self.form);
+        if digits > 0 {
+            self.text.truncate(self.whole);
+            let part = wall_ns.rem_euclid(SECOND_NS) / 10_i64.pow(9 - digits);
+            // Writing to a string does not fail.
+            let _ = write!(self.text, ".{part:0width$}", width = digits as usize);
         }
         &self.text
     }
@@ -79,6 +93,34 @@ impl fmt::Display for Since {
         let sign = if self.ns < self.from_ns { "-" } else { "" };
         let micros = self.ns.abs_diff(self.from_ns) / 1_000;
         write!(f, "{sign}{}.{:06}", micros / 1_000_000, micros % 1_000_000)
+    }
+}
+
+/// The form up to the second.
+const fn layout(form: TimeForm) -> &'static str {
+    match form {
+        TimeForm::Seconds | TimeForm::Milliseconds | TimeForm::Microseconds => "%H:%M:%S",
+        TimeForm::Date | TimeForm::Full => "%Y-%m-%d %H:%M:%S",
+    }
+}
+
+/// The decimals of its second.
+const fn digits(form: TimeForm) -> u32 {
+    match form {
+        TimeForm::Seconds | TimeForm::Date => 0,
+        TimeForm::Milliseconds => 3,
+        TimeForm::Microseconds | TimeForm::Full => 6,
+    }
+}
+
+/// The columns that a time takes.
+pub const fn width(form: TimeForm) -> usize {
+    match form {
+        TimeForm::Seconds => 8,
+        TimeForm::Milliseconds => 12,
+        TimeForm::Microseconds => 15,
+        TimeForm::Date => 19,
+        TimeForm::Full => 26,
     }
 }
 
@@ -111,11 +153,32 @@ mod tests {
 
     #[test]
     fn local_follows_the_zone_through_its_changes() {
-        let mut local = Local::new(TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap());
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let mut local = Local::new(zone, TimeForm::Seconds);
         assert_eq!(local.at(1_769_862_896_000_000_789), "13:34:56");
         // 2026-03-29 01:00 UTC: the clocks go forward.
         assert_eq!(local.at(1_774_745_999_999_999_999), "01:59:59");
         assert_eq!(local.at(1_774_746_000_000_000_000), "03:00:00");
+    }
+
+    #[test]
+    fn local_has_the_date_and_parts_of_a_second_on_request() {
+        for (form, text, next) in [
+            (TimeForm::Seconds, "12:34:56", "12:34:56"),
+            (TimeForm::Milliseconds, "12:34:56.000", "12:34:56.999"),
+            (TimeForm::Microseconds, "12:34:56.000000", "12:34:56.999999"),
+            (TimeForm::Date, "2026-01-31 12:34:56", "2026-01-31 12:34:56"),
+            (
+                TimeForm::Full,
+                "2026-01-31 12:34:56.000000",
+                "2026-01-31 12:34:56.999999",
+            ),
+        ] {
+            let mut local = Local::new(TimeZone::UTC, form);
+            assert_eq!(local.at(1_769_862_896_000_000_789), text);
+            assert_eq!(local.at(1_769_862_896_999_999_999), next);
+            assert_eq!(text.len(), width(form));
+        }
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Text {
         Self {
             by,
             interval_ns,
-            local: Local::new(settings.zone.clone()),
+            local: Local::new(settings.zone.clone(), settings.time_form),
             table: Table::new(left.into_iter().chain(key).chain(right), colour),
             colour,
             first: true,
@@ -148,7 +148,14 @@ impl Text {
         if interval_ns != self.interval_ns {
             items.push(Item::from(format!("in {}", Span(interval_ns))));
         }
-        let label = format!("{bold}{:INDENT$}{off}", self.local.at(wall_ns));
+        let time = self.local.at(wall_ns);
+        let label = if time.len() < INDENT {
+            format!("{bold}{time:INDENT$}{off}")
+        } else {
+            // With its date it has no room beside the figures.
+            writeln!(out, "{bold}{time}{off}")?;
+            String::new()
+        };
         write_wrapped(&label, items.into_iter(), out)
     }
 

@@ -110,11 +110,12 @@ impl<R> Layout<R> {
     }
 
     /// The cells that fit in `room` columns, each with its width, in the order in which they are shown; those of
-    /// the titles in `asked` before all others, and none in `hidden`. `natural` has the width of each cell's content,
+    /// the titles in `asked` before all others, and none in `hidden`; a time takes `time_width`. `natural` has the width of each cell's content,
     /// where that is known.
     pub(super) fn fit(
         &self,
         asked: &[&str],
+        time_width: usize,
         hidden: &[&str],
         room: usize,
         natural: Option<&[usize]>,
@@ -122,7 +123,11 @@ impl<R> Layout<R> {
         let place = |title: &str| self.cells.iter().position(|cell| cell.title() == title);
         let asked = asked.iter().filter_map(|title| {
             let at = place(title)?;
-            Some((at, self.cells.get(at)?.usual_width()))
+            let width = match *title {
+                "TIME" => time_width,
+                _ => self.cells.get(at)?.usual_width(),
+            };
+            Some((at, width))
         });
         let steps = self
             .steps

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     format::{
-        time::{Local, Since},
+        time::{self, Local, Since},
         units::{Bytes, PerSecond, Span},
         value::{OTHER, push_address, push_number, push_state},
     },
@@ -240,7 +240,10 @@ impl<R: AsRef<Common>> Records<R> {
                 } else {
                     &["NETNS"]
                 };
-                let cells = layout.fit(asked, hidden, room, natural).into_iter();
+                let time_width = time::width(settings.time_form);
+                let cells = layout
+                    .fit(asked, time_width, hidden, room, natural)
+                    .into_iter();
                 cells.map(|(cell, width)| cell.of_width(width)).collect()
             }
             (Columns::Usual, None) => {
@@ -259,6 +262,10 @@ impl<R: AsRef<Common>> Records<R> {
     fn with(cells: Vec<Cell<R>>, fit: Option<usize>, settings: &Settings) -> Self {
         let (columns, contents): (Vec<_>, Vec<_>) = cells
             .into_iter()
+            .map(|cell| match (cell.content, fit) {
+                (Content::Time, None) => cell.of_width(time::width(settings.time_form)),
+                _ => cell,
+            })
             .map(|cell| (cell.column, cell.content))
             .unzip();
         let table = Table::new(columns, settings.colour);
@@ -268,7 +275,7 @@ impl<R: AsRef<Common>> Records<R> {
                 None => table,
             },
             contents,
-            local: Local::new(settings.zone.clone()),
+            local: Local::new(settings.zone.clone(), settings.time_form),
             started_ns: 0,
         }
     }
@@ -303,7 +310,7 @@ fn natural<R: AsRef<Common>>(
     rows: &[R],
     settings: &Settings,
 ) -> io::Result<Vec<usize>> {
-    let mut local = Local::new(settings.zone.clone());
+    let mut local = Local::new(settings.zone.clone(), settings.time_form);
     let mut content = Vec::new();
     let widths = layout.cells.iter().map(|cell| {
         let mut widest = cell.title().len();
