@@ -54,3 +54,21 @@ pub fn succeed(command: &mut Command) -> Result<()> {
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runner_is_valid_toml() {
+        let words = ["sh", "-c", r#"mount it; exec "$@""#, "sh"];
+        let arguments = runner(&["KEPT"], &words);
+        // Without root and `sudo` there is none.
+        if let [_, config] = &arguments[..] {
+            let config: toml::Table = toml::from_str(config).unwrap();
+            let runner = config["target"]["cfg(all())"]["runner"].as_array().unwrap();
+            let runner: Vec<_> = runner.iter().filter_map(toml::Value::as_str).collect();
+            assert!(runner.ends_with(&words), "{runner:?}");
+        }
+    }
+}

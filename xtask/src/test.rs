@@ -30,14 +30,15 @@ pub struct Test {
 /// Runs the tests as the caller, and those that need root by `sudo`.
 pub fn run(test: &Test) -> Result<()> {
     let root = is_root();
-    if root || has_sudo() {
-        mount_missing_file_systems()?;
-    }
+    let mounts = mounts();
+    let mounts: Vec<&str> = mounts.iter().map(String::as_str).collect();
     // Root runs all of them at once. For another user `cargo test` shows the kernel tests as skipped, and
     // sudo then runs them.
     if !test.kernel {
         let mut cargo = test.cargo()?;
-        if !root && has_sudo() {
+        if root {
+            cargo.args(privileges::runner(&[], &mounts));
+        } else if has_sudo() {
             cargo.env_remove(REQUIRE_KERNEL);
         }
         succeed(cargo.arg("--").args(&test.arguments))?;
@@ -52,7 +53,7 @@ pub fn run(test: &Test) -> Result<()> {
     let mut cargo = test.cargo()?;
     cargo
         .args(["--package", "tcpstate", "--test", "kernel"])
-        .args(privileges::runner(&[REQUIRE_KERNEL], &[]))
+        .args(privileges::runner(&[REQUIRE_KERNEL], &mounts))
         .arg("--")
         .args(&test.arguments);
     succeed(&mut cargo)
@@ -74,8 +75,10 @@ impl Test {
     }
 }
 
-/// Mounts the file systems that the kernel has and that a bare machine has not mounted.
-fn mount_missing_file_systems() -> Result<()> {
+/// A command that mounts the file systems which the kernel has and a bare machine has not mounted, and then executes its
+/// arguments. They are mounted only for that program: nothing is left of them on the machine.
+fn mounts() -> Vec<String> {
+    let mut script = String::new();
     for (kind, path) in [
         ("tracefs", "/sys/kernel/tracing"),
         ("securityfs", "/sys/kernel/security"),
@@ -83,12 +86,18 @@ fn mount_missing_file_systems() -> Result<()> {
         // An empty folder is not mounted. An unreadable one is mounted, and an absent one means that the
         // kernel has no such file system.
         if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
-            eprintln!("mounting {kind} on {path}");
+            eprintln!("mounting {kind} on {path}, for the tests only");
             // A container may forbid it. The tests then report what is missing.
-            if let Err(error) = succeed(as_root("mount").args(["-t", kind, kind, path])) {
-                eprintln!("{error:#}");
-            }
+            script.extend(["mount -t ", kind, " ", kind, " ", path, " || true; "]);
         }
     }
-    Ok(())
+    // What the tests mount elsewhere, as the names of `ip netns`, is shared with other runs as before.
+    let private = ["unshare", "--mount", "--propagation", "unchanged"];
+    let is_allowed = || as_root("unshare").args(&private[1..]).arg("true").status();
+    if script.is_empty() || !is_allowed().is_ok_and(|status| status.success()) {
+        return Vec::new();
+    }
+    let script = format!("mount --make-private /sys; {script}exec \"$@\"");
+    let words = private.into_iter().chain(["sh", "-c", &script, "sh"]);
+    words.map(str::to_owned).collect()
 }

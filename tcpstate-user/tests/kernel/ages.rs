@@ -45,7 +45,7 @@ pub fn add(trials: &mut Vec<Trial>) {
 }
 
 /// The largest lag of the kernel's clock for timers: on a virtual machine it stops while its CPU does not run.
-const SLACK: Duration = Duration::from_millis(500);
+pub const SLACK: Duration = Duration::from_millis(500);
 
 /// Checks an age, exact or a bound, of which one is there at most, against the time since before it began.
 fn check_age(exact: &Value, at_least: &Value, began: Instant, unit: Duration) -> Result<u64> {

@@ -17,10 +17,13 @@ use serde_json::Value;
 use tcpstate_common::State;
 
 use crate::{
+    ages::SLACK,
+    dwell::moment,
     every_state::{NO_ACK, ONE_OF_EACH, OPEN, drop_packets as drops, one_of_each},
     ls::list,
     need::{Need, trial},
     net::{Connection, Netns, allow_open_files, await_fin, await_that, joined, socket},
+    oracle::attempts,
     process::{BINARY, Tcpstate, has_result, run, state},
     ss::{await_states, by_state, oracle},
     wire::Wire,
@@ -100,19 +103,20 @@ fn every_state() -> Result<()> {
     Ok(())
 }
 
-/// A stay in a state: its dwell, and whether it is marked as sampled.
-fn stay(line: &Value, name: &str) -> Result<(Duration, bool)> {
+/// The dwell of a sampled stay in a state, and what it is exact to.
+fn stay(line: &Value, name: &str) -> Result<(Duration, Duration)> {
     let states = line["states"].as_array().context("no states")?;
     let stay = states.iter().find(|stay| stay["state"] == name);
     let stay = stay.with_context(|| format!("no {name}: {line}"))?;
     let dwell_ns = stay["dwell_ns"].as_u64();
     let dwell_ns = dwell_ns.with_context(|| format!("no time in {name}: {line}"))?;
-    let sampled = stay["sampled"] == true;
-    ensure!(
-        sampled == stay["interval_ns"].is_u64(),
-        "a sampled time has its interval: {line}"
-    );
-    Ok((Duration::from_nanos(dwell_ns), sampled))
+    ensure!(stay["sampled"] == true, "{name} was sampled: {line}");
+    let interval_ns = stay["interval_ns"].as_u64();
+    let interval_ns = interval_ns.context("a sampled time has its interval")?;
+    Ok((
+        Duration::from_nanos(dwell_ns),
+        Duration::from_nanos(interval_ns),
+    ))
 }
 
 /// Orphans whose peer closes after 2 s: 2 s in `FIN_WAIT2`, and then `TIME_WAIT` for a minute, or until
@@ -124,7 +128,7 @@ fn orphan() -> Result<()> {
     const LEFT: u16 = 40_002;
     let netns = Netns::new()?;
     let tcpstate = start(&netns, &["life", "--until", "gone", "--role", "client"])?;
-    let ends = netns.run(|| {
+    let (fin_wait2, ends) = netns.run(|| {
         fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1")?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, OPEN))?;
         let to = listener.local_addr()?;
@@ -136,20 +140,23 @@ fn orphan() -> Result<()> {
             Ok(client.into())
         };
         let mut servers = Vec::new();
-        for port in [REUSED, LEFT] {
-            let client = connect(port)?;
-            servers.push(listener.accept()?.0);
-            drop(client);
-        }
-        for server in &servers {
-            await_fin(server)?;
-        }
-        thread::sleep(HELD);
-        drop(servers);
-        let time_wait = Instant::now();
-        await_states("both are in TIME_WAIT", |count| {
-            count.get(&State::TIME_WAIT) == Some(&2)
+        let (closed, ()) = moment(|| {
+            for port in [REUSED, LEFT] {
+                let client = connect(port)?;
+                servers.push(listener.accept()?.0);
+                drop(client);
+            }
+            servers.iter().try_for_each(await_fin)
         })?;
+        thread::sleep(HELD);
+        let time_wait = Instant::now();
+        let (freed, ()) = moment(|| {
+            drop(servers);
+            await_states("both are in TIME_WAIT", |count| {
+                count.get(&State::TIME_WAIT) == Some(&2)
+            })
+        })?;
+        let fin_wait2 = closed.until(freed);
         // Long enough to be sampled in that state.
         thread::sleep(HELD + INTERVAL);
         let again = connect(REUSED)?;
@@ -170,10 +177,11 @@ fn orphan() -> Result<()> {
             }
             Ok(!is_there)
         })?;
-        Ok([
+        let ends = [
             (REUSED, reused_after, reused_after),
             (LEFT, there_until, time_wait.elapsed()),
-        ])
+        ];
+        Ok((fin_wait2, ends))
     })?;
     let (lines, summary) = tcpstate.stop()?.json()?;
     let of = |port: u16| {
@@ -184,14 +192,18 @@ fn orphan() -> Result<()> {
     };
     for (port, at_least, at_most) in ends {
         let line = of(port)?;
-        let (dwell, sampled) = stay(line, "FIN_WAIT2")?;
+        let bounds = [fin_wait2.start(), fin_wait2.end()];
+        let [shortest, longest] = bounds.map(|&ns| Duration::from_nanos(ns));
+        let (dwell, interval) = stay(line, "FIN_WAIT2")?;
         ensure!(
-            sampled && dwell.abs_diff(HELD) < INTERVAL,
-            "{HELD:?} in FIN_WAIT2: {line}"
+            dwell + interval + SLACK > shortest && dwell < longest + interval + SLACK,
+            "{shortest:?} to {longest:?} in FIN_WAIT2: {line}"
         );
-        let (dwell, sampled) = stay(line, "TIME_WAIT")?;
+        let (dwell, interval) = stay(line, "TIME_WAIT")?;
+        // Its beginning was sampled too.
+        let interval = 2 * interval + SLACK;
         ensure!(
-            sampled && dwell + 2 * INTERVAL > at_least && dwell < at_most + 2 * INTERVAL,
+            dwell + interval > at_least && dwell < at_most + interval,
             "{at_least:?} to {at_most:?} in TIME_WAIT: {line}"
         );
         ensure!(
@@ -349,7 +361,15 @@ fn half_open() -> Result<()> {
 /// 10,000 connections that exist at the start: known at once, with unknown ages. The counts stay right when
 /// their clients close, also during the seeding.
 fn ten_thousand() -> Result<()> {
+    let counted = attempts(ten_thousand_are_counted)?;
+    counted.context("the kernel gave up the clients in every attempt")
+}
+
+/// Returns `None` if the kernel may have given up the clients, which it does after a minute in `FIN_WAIT2`: a machine that
+/// does much else may take as long for this.
+fn ten_thousand_are_counted() -> Result<Option<()>> {
     const COUNT: usize = 10_000;
+    const KEPT: Duration = Duration::from_secs(59);
     allow_open_files(COUNT as u64 + 500)?;
     let netns = Netns::new()?;
     // They are not accepted, so that the other ends need no file descriptors.
@@ -381,15 +401,24 @@ fn ten_thousand() -> Result<()> {
     );
     // It is attached, and seeding.
     let second = start(&netns, &["rates", "100ms", "--sample-interval", SHORT])?;
+    let closed = Instant::now();
     drop(clients);
     let of_ss = BTreeMap::from([
         (State::LISTEN, 1),
         (State::CLOSE_WAIT, COUNT),
         (State::FIN_WAIT2, COUNT),
     ]);
-    netns.run(|| await_states("all clients are closed", |count| *count == of_ss))?;
-    for (who, tcpstate) in [("first", first), ("second", second)] {
-        let (lines, summary) = tcpstate.stop()?.json()?;
+    netns.run(|| {
+        await_states("all clients are closed", |count| {
+            *count == of_ss || closed.elapsed() > KEPT
+        })
+    })?;
+    let outputs = [first.stop()?, second.stop()?];
+    if closed.elapsed() > KEPT {
+        return Ok(None);
+    }
+    for (who, output) in ["first", "second"].into_iter().zip(outputs) {
+        let (lines, summary) = output.json()?;
         if who == "first" {
             let found = states(lines.first().context("no interval")?)?;
             ensure!(found == expected, "at once: {found:?}");
@@ -405,7 +434,7 @@ fn ten_thousand() -> Result<()> {
             "{who}: {found:?}, of ss: {of_ss:?}: {summary}"
         );
     }
-    Ok(())
+    Ok(Some(()))
 }
 
 /// A recording contains the censuses, and shows them as they were shown live.
@@ -443,6 +472,13 @@ fn recorded() -> Result<()> {
 
 /// The duration of a server's handshake is the time for which the test held the last ACK.
 fn handshake() -> Result<()> {
+    // Its duration is unknown if the SYN-ACK was sent again, as on a machine too busy for this test, for a while.
+    let measured = attempts(measured_handshake)?;
+    measured.context("the SYN-ACK was retransmitted in every attempt")
+}
+
+/// Returns `None` if the kernel may have retransmitted the SYN-ACK, which it does after a second.
+fn measured_handshake() -> Result<Option<()>> {
     const HOLD: Duration = Duration::from_millis(300);
     let (near, far) = (Netns::new()?, Netns::new()?);
     let wire = Wire::new(&near, &far)?;
@@ -456,17 +492,14 @@ fn handshake() -> Result<()> {
         wire.await_held(|held| !held.is_empty())?;
         joined(client.join())
     })?;
-    let held_since = Instant::now();
     thread::sleep(HOLD);
     wire.release()?;
     let server = listener.accept()?.0;
     let at_most = before.elapsed();
     let at_least = HOLD;
-    ensure!(
-        at_most < Duration::from_secs(1),
-        "the SYN-ACK was retransmitted: the machine was too slow for this test ({:?})",
-        held_since.elapsed()
-    );
+    if at_most >= Duration::from_secs(1) {
+        return Ok(None);
+    }
     let handshake = |tcpstate: Tcpstate, role: &str| -> Result<Duration> {
         let (lines, _) = tcpstate.stop()?.json()?;
         let line = lines.iter().find(|line| line["role"] == role);
@@ -483,5 +516,5 @@ fn handshake() -> Result<()> {
     let of_client = handshake(client_life, "client")?;
     ensure!(of_client + HOLD <= at_most, "{of_client:?}");
     drop((client, server));
-    Ok(())
+    Ok(Some(()))
 }

@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of `tcpstate`.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::{fs, io::ErrorKind, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -23,7 +23,11 @@ impl Cgroup {
                 _ => None,
             });
         let folder = mount.context("no cgroup2 is mounted")?.join(name);
-        fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+        match fs::create_dir(&folder) {
+            // Left by a run that was killed.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            result => result.with_context(|| folder.display().to_string())?,
+        }
         Ok(Self {
             folder,
             path: format!("/{name}"),

@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     io::{self, BufRead as _, BufReader},
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     need::{ATTACH_MODES, Need, attach_needs, trial},
     net::{await_that, joined, unused_port},
-    process::{BINARY, Running, Tcpstate, await_exit, has_result, nested, run},
+    process::{BINARY, Running, Tcpstate, await_exit, bpf_ids, has_result, nested, run},
     traffic::{on_loopback, storm},
 };
 
@@ -60,21 +60,6 @@ fn killed(mode: &str) -> Result<()> {
         let gone = |kind, ids: &BTreeSet<String>| ids.iter().all(|id| !exists(kind, id));
         Ok(gone("prog", &programs) && gone("map", &maps))
     })
-}
-
-/// The numbers of the BPF objects that a process holds.
-fn bpf_ids(pid: u32, key: &str) -> Result<BTreeSet<String>> {
-    let mut ids = BTreeSet::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        // A descriptor may have been closed meanwhile.
-        let info = fs::read_to_string(entry?.path()).unwrap_or_default();
-        ids.extend(
-            info.lines()
-                .filter_map(|line| line.strip_prefix(key))
-                .map(|id| id.trim().to_owned()),
-        );
-    }
-    Ok(ids)
 }
 
 fn exists(kind: &str, id: &str) -> bool {
@@ -189,6 +174,8 @@ fn closed_pipe() -> Result<()> {
                 let result = on_loopback(|| {
                     while !ended.load(Ordering::Relaxed) {
                         storm(port, 10)?;
+                        // Few enough to be read in time on a busy machine: a loss would be reported.
+                        thread::sleep(Duration::from_millis(1));
                     }
                     Ok(())
                 });

@@ -63,6 +63,7 @@ fn main() {
         maximum: None,
     };
     let _ = setrlimit(Resource::Memlock, unlimited);
+    net::claim_ports();
     let mut arguments = Arguments::from_args();
     // One test at a time: a process that a test starts holds, until its `exec`, a copy of every socket of
     // concurrent tests, whose sockets would then close too late.

@@ -7,10 +7,17 @@ use std::{
     io::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     num::NonZeroU32,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+        linux::net::SocketAddrExt as _,
+        unix::{self, net::UnixListener},
+    },
     path::PathBuf,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -24,7 +31,7 @@ use rustix::{
 use tcpstate_common::State;
 
 /// The limit for every wait, far longer than any wait takes: it turns a hang into a message.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A namespace with a name in `ip netns`, deleted when this is dropped.
 pub struct Named(pub String);
@@ -236,10 +243,33 @@ pub fn allow_open_files(wanted: u64) -> Result<()> {
 /// A port that no other test on this machine uses at this time: the observers see every namespace, so only
 /// the port separates the traffic of tests.
 pub fn unused_port() -> u16 {
-    // Below the ephemeral ports; a block of 100 for each process, in case several run at the same time.
+    // Below the ephemeral ports.
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let block = u16::try_from(std::process::id() % 200).unwrap_or_default();
-    10_000 + block * 100 + NEXT.fetch_add(1, Ordering::Relaxed) % 100
+    10_000 + BLOCK.0 * 100 + NEXT.fetch_add(1, Ordering::Relaxed) % 100
+}
+
+/// The block of 100 ports of this process, as several may run at the same time: a number below 200, and the name in the
+/// kernel that claims it until this process ends.
+static BLOCK: LazyLock<(u16, Option<UnixListener>)> = LazyLock::new(claim_block);
+
+/// Claims the ports of this process. Called outside of the tests' namespaces: such names belong to a namespace.
+pub fn claim_ports() {
+    LazyLock::force(&BLOCK);
+}
+
+fn claim_block() -> (u16, Option<UnixListener>) {
+    let first = u16::try_from(std::process::id() % 200).unwrap_or_default();
+    let blocks = (0..200).map(|more| (first + more) % 200);
+    let claim = |block: u16| {
+        let name =
+            unix::net::SocketAddr::from_abstract_name(format!("tcpstate-test-ports-{block}"));
+        UnixListener::bind_addr(&name.ok()?).ok()
+    };
+    let claimed = blocks.map(|block| (block, claim(block)));
+    claimed
+        .into_iter()
+        .find(|(_, claim)| claim.is_some())
+        .unwrap_or((first, None))
 }
 
 /// A listener and the two ends of one connection to it.

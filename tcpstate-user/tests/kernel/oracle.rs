@@ -19,9 +19,9 @@ use serde_json::Value;
 use tcpstate_common::State;
 
 use crate::{
-    need::Need,
+    need::{ATTEMPTS, Need},
     net::{Netns, PATIENCE, await_that, unused_port},
-    process::Running,
+    process::{Running, add_skipped},
     transitions::{Multiset, Transition},
 };
 
@@ -137,6 +137,7 @@ impl Oracle {
     /// Like [`Oracle::stop`], and also returns the tasks during which the transitions were made.
     pub fn stop_with_tasks(mut self) -> Result<Stopped> {
         let missed = recursion_misses(self.child.id())?;
+        add_skipped(missed);
         await_that("bpftrace ends", || {
             self.stop.ring()?;
             Ok(self.child.try_wait()?.is_some())
@@ -227,26 +228,38 @@ fn recursion_misses(pid: u32) -> Result<u64> {
     Ok(misses)
 }
 
-/// Repeats an attempt until the kernel has shown all of its traffic. An attempt returns `None` if the kernel
-/// skipped, and counted as skipped, a BPF program because one was already running on that CPU, or because a
-/// BPF map was being changed there (`bpf_prog_active`).
+/// Repeats an attempt that returns `None` if it could not come to a result, because the kernel skipped runs of a BPF
+/// program for its traffic, or because the machine was too busy for it. Returns `None` if no attempt came to one.
 ///
 /// Nothing else may cause a repetition: any other problem of an attempt is an error.
-pub fn until_all_is_seen<T>(attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    attempts(attempt)?.context("the kernel skipped transitions in every attempt")
-}
-
-/// Like [`until_all_is_seen`], but returns `None` if the kernel skipped some in every attempt, for callers
-/// that check those attempts too.
 pub fn attempts<T>(mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
-    // On an emulated processor a program takes so long that interrupts often occur during its run.
-    const ATTEMPTS: u32 = 20;
     for _ in 0..ATTEMPTS {
         if let Some(seen) = attempt()? {
             return Ok(Some(seen));
         }
     }
     Ok(None)
+}
+
+/// Checks that two observers differ by no more than the transitions that the kernel did not show to one of them, by its
+/// count of the whole host: `missed` to the oracle, `nested` to `tcpstate`.
+pub fn check_agree(oracle: &Multiset, missed: u64, ours: &Multiset, nested: u64) -> Result<()> {
+    ensure!(
+        surplus(oracle, ours) <= nested && surplus(ours, oracle) <= missed,
+        "not shown: to the oracle {missed}, to tcpstate {nested}; {}",
+        difference(oracle, ours)
+    );
+    Ok(())
+}
+
+/// What at least one of two observers saw.
+pub fn union(these: &Multiset, others: &Multiset) -> Multiset {
+    let mut all = these.clone();
+    for (key, &count) in others {
+        let seen = all.entry(*key).or_default();
+        *seen = count.max(*seen);
+    }
+    all
 }
 
 /// Lists the differences between two observers, one transition per line.
@@ -274,7 +287,7 @@ pub fn difference(oracle: &Multiset, ours: &Multiset) -> String {
 }
 
 /// The number of transitions in `these` that are not in `others`.
-pub fn surplus(these: &Multiset, others: &Multiset) -> u64 {
+fn surplus(these: &Multiset, others: &Multiset) -> u64 {
     these
         .iter()
         .map(|(key, count)| count.saturating_sub(others.get(key).copied().unwrap_or(0)))

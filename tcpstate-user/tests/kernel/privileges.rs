@@ -177,7 +177,7 @@ fn other_namespaces_take_two_capabilities() -> Result<()> {
     let (_listener, _process) = netns.run(|| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         let mut process = as_user("sleep".as_ref());
-        Ok((listener, Running::new(process.arg("60"))?))
+        Ok((listener, Running::new(process.arg("infinity"))?))
     })?;
     let inode = netns.inode()?.to_string();
     let list = ["ls", "--json", "--state", "listening", "--netns", &inode];

@@ -1,6 +1,7 @@
 //! The binary under test as a running process, and its output.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs,
     io::{BufRead as _, BufReader, Read as _},
@@ -8,7 +9,10 @@ use std::{
     ops::{Deref, DerefMut},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -25,6 +29,19 @@ use crate::{
 
 /// The binary that was built with this test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tcpstate");
+
+/// The number of runs of BPF programs that the kernel skipped since [`take_skipped`].
+static SKIPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Adds to the skipped runs, by the count of an observer.
+pub fn add_skipped(count: u64) {
+    SKIPPED.fetch_add(count, Ordering::Relaxed);
+}
+
+/// Returns the number of skipped runs, and starts again at 0.
+pub fn take_skipped() -> u64 {
+    SKIPPED.swap(0, Ordering::Relaxed)
+}
 
 /// Sends SIGINT, as Ctrl-C does.
 pub fn interrupt(child: &Child) -> Result<()> {
@@ -80,6 +97,21 @@ fn threads(pid: u32) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// The numbers of the BPF objects that a process holds, by a key of `/proc/PID/fdinfo`, such as `prog_id:`.
+pub fn bpf_ids(pid: u32, key: &str) -> Result<BTreeSet<String>> {
+    let mut ids = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor may have been closed meanwhile.
+        let info = fs::read_to_string(entry?.path()).unwrap_or_default();
+        ids.extend(
+            info.lines()
+                .filter_map(|line| line.strip_prefix(key))
+                .map(|id| id.trim().to_owned()),
+        );
+    }
+    Ok(ids)
 }
 
 /// A process that is killed when the test ends, however it ends.
@@ -245,6 +277,7 @@ impl Output {
             "{}: {summary}",
             self.status
         );
+        add_skipped(nested(&summary)?);
         Ok((lines, summary))
     }
 

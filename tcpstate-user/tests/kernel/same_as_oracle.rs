@@ -11,7 +11,7 @@ use tcpstate_common::State;
 use crate::{
     need::{ATTACH_MODES, Need, attach_needs, trial},
     net::unused_port,
-    oracle::{self, Oracle, by_states, difference, surplus, until_all_is_seen},
+    oracle::{self, Oracle, by_states, union},
     process::{Tcpstate, multiset, nested, state},
     traffic::{SCENARIOS, Scenario, churn, on_loopback, steps},
     transitions::Multiset,
@@ -81,57 +81,38 @@ fn observe<T>(
 }
 
 impl<T> Observed<T> {
-    /// Whether both saw everything. Returns `false` if the kernel counted a skipped run of a BPF program,
-    /// because one was already running on that CPU; then the reports are the same except for those.
-    ///
-    /// *Errors:* the reports disagree, or a transition was lost otherwise.
-    fn check_equal(&self) -> Result<bool> {
-        let Self {
-            oracle,
-            missed,
-            lines,
-            summary,
-            ..
-        } = self;
-        let (books, nested) = (&summary["accounting"], nested(summary)?);
+    /// Checks that both saw the same, except for runs of BPF programs that the kernel skipped and counted. Returns what
+    /// at least one of them saw.
+    fn check_agree(&self) -> Result<Multiset> {
+        let (books, nested) = (&self.summary["accounting"], nested(&self.summary)?);
         ensure!(
             books["lost"] == nested && books["rejected"] == 0,
             "lost some: {books}"
         );
-        let ours = multiset(lines)?;
-        ensure!(
-            surplus(oracle, &ours) <= nested && surplus(&ours, oracle) <= *missed,
-            "nested: oracle {missed}, tcpstate {nested}; {}",
-            difference(oracle, &ours)
-        );
-        if (nested, *missed) != (0, 0) {
-            eprintln!(
-                "the kernel skipped transitions: for bpftrace {missed}, for tcpstate {nested}"
-            );
-        }
-        Ok((nested, *missed) == (0, 0))
+        let ours = multiset(&self.lines)?;
+        oracle::check_agree(&self.oracle, self.missed, &ours, nested)?;
+        Ok(union(&self.oracle, &ours))
     }
 }
 
 fn run_scenario(mode: &str, scenario: &Scenario) -> Result<()> {
-    let observed = until_all_is_seen(|| {
-        let observed = observe(mode, 10_000, scenario.run)?;
-        Ok(observed.check_equal()?.then_some(observed))
-    })?;
-    check_claims(mode, scenario, &observed)
+    let observed = observe(mode, 10_000, scenario.run)?;
+    let seen = observed.check_agree()?;
+    check_claims(mode, scenario, &observed, &seen)
 }
 
 fn check_claims(
     mode: &str,
     scenario: &Scenario,
     observed: &Observed<Vec<&'static str>>,
+    seen: &Multiset,
 ) -> Result<()> {
     let paths: Vec<_> = observed.value.iter().map(|path| steps(path)).collect();
     let mut claimed = BTreeMap::<(State, State), u64>::new();
     for step in paths.iter().flatten() {
         *claimed.entry(*step).or_default() += 1;
     }
-    let mut seen = by_states(&observed.oracle);
+    let mut seen = by_states(seen);
     if scenario.repeats {
         seen.retain(|(oldstate, newstate), _| oldstate != newstate);
     }
@@ -199,7 +180,7 @@ fn run_churn(mode: &str) -> Result<()> {
     let observed = observe(mode, 400_000, |port| {
         on_loopback(|| churn(port, Duration::from_secs(5)))
     })?;
-    observed.check_equal()?;
+    observed.check_agree()?;
     // For each connection there was an attempt that the oracle saw or knows it missed.
     let opened = by_states(&observed.oracle)
         .get(&(State::CLOSE, State::SYN_SENT))

@@ -109,6 +109,7 @@ fn on_a_recording() -> Result<()> {
 /// The same live, in little more than the memory that the program needs for itself.
 fn live() -> Result<()> {
     let (netns, port) = (Netns::new()?, unused_port());
+    let path = netns.path();
     let limit = Limit::new(48 << 20)?;
     let mut command = limit.command();
     command.args([
@@ -118,6 +119,9 @@ fn live() -> Result<()> {
         "1000",
         "--ring-bytes",
         "1M",
+        // Not all namespaces: their sockets take memory too.
+        "--netns",
+        path.to_str().context("a path in UTF-8")?,
         "-P",
         &port.to_string(),
     ]);

@@ -24,7 +24,7 @@ use super::Random;
 use crate::{
     need::{HANGS, Need, trial, trial_within},
     net::{Netns, await_that, joined, unused_port},
-    process::{BINARY, Output, Running, await_exit, run},
+    process::{BINARY, Output, Running, await_exit, bpf_ids, run},
     traffic::storm,
 };
 
@@ -51,7 +51,10 @@ pub fn add(trials: &mut Vec<Trial>) {
         limit,
         "faults::signals_at_random",
         &[Need::Program("bpftool")],
-        move || at_random(count?),
+        move || {
+            let count = count.as_ref();
+            at_random(*count.map_err(|error| anyhow::anyhow!("{error:#}"))?)
+        },
     ));
     trials.push(trial("faults::terminal_as_before", &[], terminal));
 }
@@ -93,8 +96,27 @@ fn at_random(count: u64) -> Result<()> {
     })?;
     // The kernel frees them a little later, when no CPU can be running them any more.
     await_that("no program of tcpstate is left", || {
-        Ok(programs()?.is_subset(&before))
+        let now = programs()?;
+        let left: BTreeSet<_> = now.difference(&before).collect();
+        // Others may run on this machine, and hold theirs.
+        Ok(left.is_empty() || held()?.is_superset(&left.into_iter().copied().collect()))
     })
+}
+
+/// The programs that a process holds.
+fn held() -> Result<BTreeSet<u64>> {
+    let mut held = BTreeSet::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // A process may have ended meanwhile.
+        for id in bpf_ids(pid, "prog_id:").unwrap_or_default() {
+            held.insert(id.parse()?);
+        }
+    }
+    Ok(held)
 }
 
 /// The programs in the kernel with tcpstate's names, by bpftool.
@@ -126,9 +148,10 @@ fn one(seed: u64) -> Result<()> {
         argument => argument.as_ref(),
     });
     let mut child = Running::new(
-        // If the tests run under `nohup`, SIGHUP is ignored and has no effect.
+        // If the tests run under `nohup` or in the background of a shell, SIGHUP or SIGINT are ignored, and before there is a
+        // handler they would have no effect.
         Command::new("env")
-            .args(["--default-signal=HUP", BINARY])
+            .args(["--default-signal=HUP,INT,TERM", BINARY])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(fs::File::create(&stdout)?)
