@@ -48,6 +48,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Options of a capture.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent options of the command line"
+)]
 pub struct Options<'a> {
     /// The attach mode.
     pub attach: Attach,

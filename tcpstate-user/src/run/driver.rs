@@ -94,6 +94,7 @@ enum Intake {
     Nothing,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct Driver<'a> {
     source: &'a mut dyn EventSource,
     view: &'a mut dyn View,

@@ -20,7 +20,7 @@ This page lists the fields of each kind of record in JSON and CSV, and the colum
 
 - **JSON** (`--json`) has one object a line; `type` says which kind it is. The name `owner.pid` stands for `pid` \
 in the object `owner`. The last line, `summary`, has the accounting: how many transitions were seen, filtered \
-and lost.
+and lost; its `complete` is `false` where something is missing, as exit status 3 says.
 - **CSV** (`--csv`) has one row a record. `_` replaces the dot: `owner_pid`. Numbers are the same as in JSON.
 - **Text** has columns, listed here in their order. A terminal shows those that have room, fitted to its width when \
 the run begins: the most telling first, and longer cells cut. A pipe gets the usual ones, whole. `--wide` shows all, \
