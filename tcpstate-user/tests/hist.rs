@@ -137,6 +137,15 @@ fn of_some_states_in_unicode() {
         ..options(Format::Text, HistogramOf::Dwell)
     };
     compare("hist-states.txt", &run(&options, &[]).0);
+    for width in [40, 120] {
+        let mut options = options.clone();
+        options.settings.width = Some(width);
+        let (out, _) = run(&options, &[]);
+        for line in out.lines() {
+            assert!(line.chars().count() <= width, "{line}");
+        }
+        compare(&format!("hist-{width}.txt"), &out);
+    }
 }
 
 #[test]

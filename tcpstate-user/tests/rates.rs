@@ -193,6 +193,24 @@ fn text() {
     compare("rates.stderr.txt", &without_cost(&err));
 }
 
+/// As wide as the terminal: on a narrow one the groups stand below, a wide one has room for the path of a cgroup.
+#[test]
+fn text_on_a_terminal() {
+    for (by, width, name) in [
+        (By::Port, 40, "rates-40.txt"),
+        (By::Port, 80, "rates.txt"),
+        (By::Cgroup, 200, "rates-cgroup-200.txt"),
+    ] {
+        let mut options = options(Format::Text, by);
+        options.settings.width = Some(width);
+        let (out, _) = show(&options, &web_server(), None);
+        for line in out.lines() {
+            assert!(line.chars().count() <= width, "{line}");
+        }
+        compare(name, &out);
+    }
+}
+
 #[test]
 fn text_by_others() {
     for (by, name) in [

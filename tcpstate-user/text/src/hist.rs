@@ -97,7 +97,7 @@ impl Hist {
         let settings = &options.settings;
         let printer = match settings.format {
             Format::Text => Printer::Text(Text {
-                chart: Chart::new(options.unicode, settings.colour),
+                chart: Chart::new(options.unicode, settings.colour, settings.width),
                 local: Local::new(settings.zone.clone(), settings.time_form),
             }),
             Format::Json => Printer::Json(Json::new()),

@@ -1,4 +1,4 @@
-//! Histograms for people, in at most 80 columns.
+//! Histograms for people, as wide as the terminal, elsewhere in at most 80 columns.
 
 use std::{
     fmt::{self, Display},
@@ -19,9 +19,11 @@ use crate::format::{
     units::{Count, Span},
 };
 
-/// Columns of a bar beside the bounds of its bucket, or beside a transition.
-const BUCKET_BAR: usize = 47;
-const TRANSITION_BAR: usize = 38;
+/// Columns of a chart off a terminal.
+const WIDTH: usize = 80;
+/// Columns beside the bar of a bucket, and beside that of a transition.
+const BUCKET: usize = 33;
+const TRANSITION: usize = 42;
 /// The number of empty rows from which on one row stands for all of them.
 const GAP: usize = 3;
 
@@ -29,15 +31,18 @@ const GAP: usize = 3;
 pub(super) struct Chart {
     unicode: bool,
     colour: bool,
+    width: usize,
     /// Whether there is output above.
     below: bool,
 }
 
 impl Chart {
-    pub(super) const fn new(unicode: bool, colour: bool) -> Self {
+    /// A chart on a terminal of this width.
+    pub(super) fn new(unicode: bool, colour: bool, width: Option<usize>) -> Self {
         Self {
             unicode,
             colour,
+            width: width.unwrap_or(WIDTH),
             below: false,
         }
     }
@@ -94,15 +99,28 @@ impl Chart {
 
     fn durations(&self, histogram: &Histogram, out: &mut dyn Write) -> io::Result<()> {
         let quantile = |q| OrDash(histogram.quantile(q).map(Span));
-        writeln!(
-            out,
-            "p50 {}   p90 {}   p99 {}   p99.9 {}   max {}",
-            quantile(0.5),
-            quantile(0.9),
-            quantile(0.99),
-            quantile(0.999),
-            OrDash(histogram.max_ns().map(Span)),
-        )?;
+        let figures = [
+            format!("p50 {}", quantile(0.5)),
+            format!("p90 {}", quantile(0.9)),
+            format!("p99 {}", quantile(0.99)),
+            format!("p99.9 {}", quantile(0.999)),
+            format!("max {}", OrDash(histogram.max_ns().map(Span))),
+        ];
+        let mut column = 0;
+        for figure in &figures {
+            let separator = match column {
+                0 => "",
+                _ if column + 3 + figure.len() <= self.width => "   ",
+                _ => "\n",
+            };
+            write!(out, "{separator}{figure}")?;
+            column = if separator == "\n" {
+                0
+            } else {
+                column + separator.len()
+            } + figure.len();
+        }
+        writeln!(out)?;
         let octaves = histogram.octaves();
         let of = octaves.iter().map(|octave| octave.count).max().unwrap_or(0);
         let mut rows = octaves.as_slice();
@@ -118,8 +136,8 @@ impl Chart {
                 below: rows.len() == octaves.len() && histogram.below() > 0,
                 above: rows.len() == 1 && histogram.above() > 0,
             };
-            let bar = self.bar(octave.count, of, BUCKET_BAR);
-            writeln!(out, "{bounds} {:>11} |{bar}|", Count(octave.count))?;
+            write!(out, "{bounds} {:>11}", Count(octave.count))?;
+            self.bar(octave.count, of, BUCKET, out)?;
             rows = next;
         }
         Ok(())
@@ -128,19 +146,24 @@ impl Chart {
     fn transitions(&self, transitions: &[TransitionCount], out: &mut dyn Write) -> io::Result<()> {
         let of = transitions.iter().map(|one| one.count).max().unwrap_or(0);
         for &TransitionCount { from, to, count } in transitions {
-            let bar = self.bar(count, of, TRANSITION_BAR);
-            writeln!(out, "{from:<11} -> {to:<11} {:>11} |{bar}|", Count(count))?;
+            write!(out, "{from:<11} -> {to:<11} {:>11}", Count(count))?;
+            self.bar(count, of, TRANSITION, out)?;
         }
         Ok(())
     }
 
-    const fn bar(&self, count: u64, of: u64, width: usize) -> Bar {
-        Bar {
+    /// Ends a row with its bar, if there is room for one beside so many columns.
+    fn bar(&self, count: u64, of: u64, beside: usize, out: &mut dyn Write) -> io::Result<()> {
+        let bar = Bar {
             count,
             of,
-            width,
+            width: self.width.saturating_sub(beside),
             unicode: self.unicode,
+        };
+        if bar.width == 0 {
+            return writeln!(out);
         }
+        writeln!(out, " |{bar}|")
     }
 }
 

@@ -1,4 +1,5 @@
-//! The rates for people: a block each interval that fits on 80 columns.
+//! The rates for people: a block each interval that fits on the terminal; elsewhere on 80 columns, but for names
+//! that are longer.
 //!
 //! ```text
 //! TIME       connections that began and ended, per second
@@ -7,7 +8,7 @@
 //! listeners  overflows and drops
 //! ended      the causes, if there are others than `fin`
 //! p50..p99   the time that connections spent in the states that they left
-//! a table: the transitions on the left, the busiest groups on the right
+//! a table: the transitions on the left, the busiest groups on the right; on a narrow terminal below
 //! ```
 //!
 //! Zeros are left out, so that a quiet host's block is a line or two.
@@ -40,23 +41,34 @@ use crate::{
     settings::Settings,
 };
 
-/// Columns of a block.
+/// Columns of a block off a terminal; with fewer, the groups stand below the transitions.
 const WIDTH: usize = 80;
 /// The column where a line's content begins, below the time of day.
 const INDENT: usize = 10;
 /// The number of groups that are always shown; more where the transitions take more lines.
 const GROUPS: usize = 5;
-/// Columns of the left part of the table, and the gap.
-const LEFT: usize = 4;
-
-/// Columns of a cgroup's path.
+/// Columns of the transitions with their counts and rates.
+const LEFT: usize = 46;
+/// Columns of a group beside its name.
+const RIGHT: usize = 16;
+/// Columns of a cgroup's path, and more where there are.
 const CGROUP: usize = 15;
+
+/// The table of the transitions, and that of the groups.
+enum Tables {
+    Beside(Table),
+    Below(Table, Table),
+}
 
 pub(super) struct Text {
     by: By,
     interval_ns: u64,
     local: Local,
-    table: Table,
+    /// Columns of a block.
+    width: usize,
+    /// Columns of a cgroup's path.
+    cgroup: usize,
+    table: Tables,
     colour: bool,
     first: bool,
 }
@@ -64,24 +76,45 @@ pub(super) struct Text {
 impl Text {
     pub(super) fn new(by: By, interval_ns: u64, settings: &Settings) -> Self {
         let colour = settings.colour;
-        let left = [
+        let width = settings.width.unwrap_or(WIDTH);
+        let mut left = vec![
             Column::left("TRANSITION", 26),
             Column::right("COUNT", 9),
             Column::right("PER SEC", 9),
-            Column::left("", 1),
         ];
+        let is_narrow = width < WIDTH;
+        if width < LEFT {
+            left.pop();
+        }
+        // Off a terminal a path is whole.
+        let cgroup = match settings.width {
+            None => usize::MAX,
+            Some(width) if is_narrow => width.saturating_sub(RIGHT),
+            Some(width) => CGROUP + width - WIDTH,
+        };
         let key = match by {
             By::Port => vec![Column::right("PORT", 5), Column::left("ROLE", 7)],
             By::Role => vec![Column::left("ROLE", 13)],
             By::Comm => vec![Column::left("COMM", 15)],
             By::Cgroup => vec![Column::left("CGROUP", CGROUP)],
         };
-        let right = [Column::right("PER SEC", 9), Column::right("SHARE", 5)];
+        let right = key
+            .into_iter()
+            .chain([Column::right("PER SEC", 9), Column::right("SHARE", 5)]);
+        let table = if is_narrow {
+            Tables::Below(Table::new(left, colour), Table::new(right, colour))
+        } else {
+            let gap = [Column::left("", 1)];
+            let columns = left.into_iter().chain(gap).chain(right);
+            Tables::Beside(Table::new(columns, colour))
+        };
         Self {
             by,
             interval_ns,
             local: Local::new(settings.zone.clone(), settings.time_form),
-            table: Table::new(left.into_iter().chain(key).chain(right), colour),
+            width,
+            cgroup,
+            table,
             colour,
             first: true,
         }
@@ -102,18 +135,18 @@ impl Text {
         self.head(interval, wall_ns, out)?;
         let now = interval.all.states.iter();
         let now = now.map(|(state, count)| format!("{state} {}", Count(*count)).into());
-        write_wrapped("now", now, out)?;
-        write_wrapped(
+        self.wrapped("now", now, out)?;
+        self.wrapped(
             "half-open",
             half_open(&handshakes.half_open).into_iter(),
             out,
         )?;
-        write_wrapped("listeners", listen(&handshakes.listen).into_iter(), out)?;
+        self.wrapped("listeners", listen(&handshakes.listen).into_iter(), out)?;
         let causes = &interval.all.causes;
         if causes.iter().any(|&(cause, _)| cause != Cause::Fin) {
             let causes = causes.iter();
             let causes = causes.map(|(cause, count)| format!("{cause} {}", Count(*count)).into());
-            write_wrapped("ended", causes, out)?;
+            self.wrapped("ended", causes, out)?;
         }
         let mut dwell: Vec<_> = interval.dwell.iter().collect();
         dwell.sort_by_key(|&&(state, _)| life_order(state));
@@ -121,7 +154,7 @@ impl Text {
             let (usual, longest) = (times.quantile(0.5)?, times.quantile(0.99)?);
             Some(format!("{state} {}..{}", Span(usual), Span(longest)).into())
         });
-        write_wrapped("p50..p99", dwell, out)?;
+        self.wrapped("p50..p99", dwell, out)?;
         self.table(interval, groups, out)
     }
 
@@ -156,7 +189,33 @@ impl Text {
             writeln!(out, "{bold}{time}{off}")?;
             String::new()
         };
-        write_wrapped(&label, items.into_iter(), out)
+        self.wrapped(&label, items.into_iter(), out)
+    }
+
+    /// Writes items behind a label, wrapped; nothing where there are none.
+    fn wrapped(
+        &self,
+        label: &str,
+        items: impl Iterator<Item = Item>,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        let mut column = 0;
+        for Item { text, width } in items {
+            if column == 0 {
+                write!(out, "{label:INDENT$}{text}")?;
+                column = INDENT + width;
+            } else if column + 2 + width <= self.width {
+                write!(out, "  {text}")?;
+                column += 2 + width;
+            } else {
+                write!(out, "\n{:INDENT$}{text}", "")?;
+                column = INDENT + width;
+            }
+        }
+        if column > 0 {
+            writeln!(out)?;
+        }
+        Ok(())
     }
 
     fn table(
@@ -173,31 +232,33 @@ impl Text {
         let mut transitions: Vec<&TransitionCount> = transitions.iter().collect();
         transitions
             .sort_by_key(|transition| (life_order(transition.from), life_order(transition.to)));
-        let mut transitions: Vec<[String; LEFT]> = transitions
+        let mut transitions: Vec<Vec<String>> = transitions
             .into_iter()
             .map(|transition| {
                 let count = transition.count;
-                [
+                vec![
                     format!("{:<11} -> {}", transition.from, transition.to),
                     Count(count).to_string(),
                     PerSecond { count, interval_ns }.to_string(),
-                    String::new(),
                 ]
             })
             .collect();
         let groups = self.groups(interval, groups, transitions.len().max(GROUPS));
-        transitions.resize(transitions.len().max(groups.len()), Default::default());
-        self.table.titles(out)?;
-        for (at, left) in transitions.iter().enumerate() {
-            let right = groups.get(at).map_or(&[][..], Vec::as_slice);
-            let cells: Vec<&dyn Display> = left
-                .iter()
-                .chain(right)
-                .map(|cell| cell as &dyn Display)
-                .collect();
-            self.table.row(&cells, out)?;
+        match &mut self.table {
+            Tables::Below(left, right) => {
+                write_rows(left, &transitions, out)?;
+                write_rows(right, &groups, out)
+            }
+            Tables::Beside(table) => {
+                transitions.resize(transitions.len().max(groups.len()), vec![String::new(); 3]);
+                for (at, row) in transitions.iter_mut().enumerate() {
+                    // The gap.
+                    row.push(String::new());
+                    row.extend(groups.get(at).cloned().unwrap_or_default());
+                }
+                write_rows(table, &transitions, out)
+            }
         }
-        Ok(())
     }
 
     /// The right part of the table: the busiest groups, and in its last line the rest together.
@@ -223,7 +284,7 @@ impl Text {
         };
         let mut table: Vec<Vec<String>> = groups
             .into_iter()
-            .map(|(group, of)| line(key(&group), of.figures.total()))
+            .map(|(group, of)| line(key(&group, self.cgroup), of.figures.total()))
             .collect();
         if !rest.is_empty() {
             let count = rest.iter().map(|(_, group)| group.figures.total()).sum();
@@ -235,6 +296,21 @@ impl Text {
         }
         table
     }
+}
+
+/// Writes the titles and the rows of a table.
+fn write_rows(table: &mut Table, rows: &[Vec<String>], out: &mut dyn Write) -> io::Result<()> {
+    for row in rows {
+        for (index, cell) in row.iter().enumerate() {
+            table.widen(index, cell);
+        }
+    }
+    table.titles(out)?;
+    for row in rows {
+        let cells: Vec<&dyn Display> = row.iter().map(|cell| cell as &dyn Display).collect();
+        table.row(&cells, out)?;
+    }
+    Ok(())
 }
 
 /// The places with the most half-open connections, and the total of the others.
@@ -277,7 +353,7 @@ fn listen(listen: &ListenFigures) -> Vec<Item> {
     .collect()
 }
 
-fn key(group: &Group) -> Vec<String> {
+fn key(group: &Group, cgroup: usize) -> Vec<String> {
     let role = |role: Role| OrDash((role != Role::Unknown).then(|| role.name())).to_string();
     match group.key {
         GroupKey::Port(ServicePort::Port(port), of) => vec![port.to_string(), role(of)],
@@ -289,7 +365,7 @@ fn key(group: &Group) -> Vec<String> {
             vec![OrDash(name).to_string()]
         }
         GroupKey::Cgroup(id) => vec![match &group.path {
-            Some(path) => right_end(&Printable(path.as_bytes()).to_string(), CGROUP),
+            Some(path) => right_end(&Printable(path.as_bytes()).to_string(), cgroup),
             None => OrDash(id).to_string(),
         }],
         GroupKey::Other => vec!["other".to_owned()],
@@ -320,31 +396,6 @@ impl From<String> for Item {
         let width = text.chars().count();
         Self { text, width }
     }
-}
-
-/// Writes items behind a label, wrapped; nothing where there are none.
-fn write_wrapped(
-    label: &str,
-    items: impl Iterator<Item = Item>,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    let mut column = 0;
-    for Item { text, width } in items {
-        if column == 0 {
-            write!(out, "{label:INDENT$}{text}")?;
-            column = INDENT + width;
-        } else if column + 2 + width <= WIDTH {
-            write!(out, "  {text}")?;
-            column += 2 + width;
-        } else {
-            write!(out, "\n{:INDENT$}{text}", "")?;
-            column = INDENT + width;
-        }
-    }
-    if column > 0 {
-        writeln!(out)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

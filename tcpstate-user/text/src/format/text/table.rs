@@ -109,6 +109,13 @@ impl Table {
         self.columns.iter().any(|column| column.title == title)
     }
 
+    /// Makes room for a cell that will come.
+    pub fn widen(&mut self, index: usize, cell: &str) {
+        if let Some(column) = self.columns.get_mut(index) {
+            column.width = column.width.max(width(cell.as_bytes()));
+        }
+    }
+
     /// Writes the titles.
     #[expect(clippy::indexing_slicing, reason = "by the number of a column")]
     pub fn titles(&mut self, out: &mut dyn Write) -> io::Result<()> {
