@@ -13,6 +13,7 @@ use crate::{
     choice::{Choices, choice},
     conflict::Conflict,
     headings::{FILTERS, OUTPUT},
+    listed::listed,
     quantity::parse_interval,
     time_args::time_form,
     watch::Watch,
@@ -43,6 +44,8 @@ pub struct Hist {
     #[arg(
         long,
         value_name = "LIST",
+        value_parser = listed::<StateSet>(StateSet::words),
+        hide_possible_values = true,
         help_heading = FILTERS,
         help = "Only these states, such as CLOSE_WAIT,LAST_ACK; with --of transitions, only transitions \
             from or to one of them"
@@ -52,6 +55,8 @@ pub struct Hist {
     #[arg(
         long,
         value_name = "LIST",
+        value_parser = listed::<CauseSet>(CauseSet::words),
+        hide_possible_values = true,
         help_heading = FILTERS,
         help = "With --of lifetime, only connections that ended for one of these causes, such as \
             reset_by_peer,timed_out"
@@ -123,7 +128,7 @@ Examples:
   tcpstate hist --of handshake --role client      time to connect, by port
   tcpstate hist --of lifetime --cause timed_out   time until a timeout
   tcpstate hist --of transitions --interval 5s    transitions, every 5 seconds
-  tcpstate hist -r FILE --json | jq -c '[.service_port, .state, .p99_ns]'";
+  tcpstate hist -r FILE --json | jq -c 'select(.of) | [.state, .p99_ns]'";
 
 #[cfg(test)]
 mod tests {

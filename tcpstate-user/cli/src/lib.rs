@@ -31,6 +31,7 @@ mod doctor;
 mod headings;
 mod hist;
 mod life;
+mod listed;
 mod ls;
 mod owner_args;
 pub mod quantity;

@@ -14,6 +14,7 @@ use crate::{
     choice::{Choices, choice},
     column_args::ColumnArgs,
     headings::{FILTERS, OUTPUT},
+    listed::listed,
     quantity::parse_duration,
     time_args::TimeArgs,
     watch::Watch,
@@ -41,6 +42,8 @@ pub struct Life {
     #[arg(
         long,
         value_name = "LIST",
+        value_parser = listed::<StateSet>(StateSet::words),
+        hide_possible_values = true,
         help_heading = FILTERS,
         help = "Only connections that were in one of these states, such as CLOSE_WAIT,LAST_ACK"
     )]
@@ -49,6 +52,8 @@ pub struct Life {
     #[arg(
         long,
         value_name = "LIST",
+        value_parser = listed::<CauseSet>(CauseSet::words),
+        hide_possible_values = true,
         help_heading = FILTERS,
         help = "Only connections that ended for one of these causes, such as reset_by_peer,timed_out"
     )]

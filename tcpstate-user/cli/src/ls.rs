@@ -5,7 +5,7 @@ use tcpstate_core::{filter::StateSet, netns::NetnsSelector, options::ResolveOwne
 
 use crate::{
     capture::RESOLVE_OWNERS, choice::choice, column_args::ColumnArgs, headings::FILTERS,
-    owner_args::OwnerArgs, sockets::EndpointArgs, watch::Output,
+    listed::listed, owner_args::OwnerArgs, sockets::EndpointArgs, watch::Output,
 };
 
 /// Arguments of `tcpstate ls`.
@@ -43,7 +43,9 @@ pub struct Ls {
     pub owner: OwnerArgs,
     /// Only sockets in one of these states, such as established,time-wait, or in a group: all,
     /// connected, synchronized, bucket, big
-    #[arg(long, value_name = "LIST", help_heading = FILTERS)]
+    #[arg(long, value_name = "LIST",
+        value_parser = listed::<StateSet>(StateSet::words),
+        hide_possible_values = true, help_heading = FILTERS)]
     pub state: Option<StateSet>,
 }
 

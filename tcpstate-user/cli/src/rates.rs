@@ -161,7 +161,7 @@ Examples:
   tcpstate rates -D 5432 --by cgroup    which containers connect to PostgreSQL
   tcpstate rates --in-kernel 10         on a busy host
   tcpstate rates 1m -r FILE --csv       a recording, minute by minute, as CSV
-  tcpstate rates --json | jq -c '[.ts, .states.CLOSE_WAIT]'";
+  tcpstate rates --json | jq -c 'select(.states) | [.ts, .states.CLOSE_WAIT]'";
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ use crate::{
     bounds::Bounds,
     column_args::ColumnArgs,
     headings::{FILTERS, OUTPUT},
+    listed::listed,
     time_args::TimeArgs,
     watch::Watch,
 };
@@ -39,6 +40,8 @@ pub struct States {
         id = "state",
         long = "state",
         value_name = "LIST",
+        value_parser = listed::<StateSet>(StateSet::words),
+        hide_possible_values = true,
         help = "Only transitions from or to one of these states, such as CLOSE_WAIT,LAST_ACK"
     )]
     pub set: Option<StateSet>,

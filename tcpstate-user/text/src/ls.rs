@@ -56,26 +56,6 @@ pub struct Options {
     pub verbose: bool,
 }
 
-<<<<<<< ours
-=======
-/// Optional columns of text; the other formats always have them.
-#[derive(Clone, Copy, Debug, Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each column is chosen independently"
-)]
-pub struct Columns {
-    /// The namespace.
-    pub netns: bool,
-    /// The owner.
-    pub owner: bool,
-    /// The cgroup.
-    pub cgroup: bool,
-    /// The fields of `TCP_INFO`.
-    pub info: bool,
-}
-
->>>>>>> theirs
 /// The reason for missing ages.
 const NO_AGES: &str = "The kernel does not record when a state began: AGE is `-`, or `>` and a lower bound by the \
     last packet. `tcpstate trace` measures ages, from the moment it runs.";

@@ -1,6 +1,6 @@
 //! Sets of causes: the one parser of cause lists.
 
-use std::str::FromStr;
+use std::{borrow::Cow, str::FromStr};
 
 use crate::cause::Cause;
 
@@ -14,6 +14,16 @@ pub struct CauseSet(Vec<Cause>);
 pub struct CauseListError(String);
 
 impl CauseSet {
+    /// The words that lists are made of, but for the names of other errors.
+    pub fn words() -> Vec<&'static str> {
+        let names = Cause::NAMED.map(Cause::name).into_iter();
+        let named = names.filter_map(|name| match name {
+            Cow::Borrowed(name) => Some(name),
+            Cow::Owned(_) => None,
+        });
+        named.collect()
+    }
+
     /// Whether the cause is in the set.
     pub fn contains(&self, cause: Cause) -> bool {
         self.0.contains(&cause)

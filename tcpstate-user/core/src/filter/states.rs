@@ -53,6 +53,12 @@ impl StateSet {
     /// The states of small sockets.
     const BUCKET: Self = Self::of(State::SYN_RECV).with(Self::of(State::TIME_WAIT));
 
+    /// The words that lists are made of: the names of states, and the groups.
+    pub fn words() -> Vec<&'static str> {
+        let states = State::ALL.into_iter().filter_map(State::name);
+        states.chain(GROUPS.map(|(name, _)| name)).collect()
+    }
+
     /// The set of this state; empty for one that has no name.
     pub const fn of(state: State) -> Self {
         match state {
