@@ -43,6 +43,7 @@ use crate::{
 };
 
 /// The options of `life`.
+#[expect(clippy::struct_excessive_bools, reason = "options of the command line")]
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The settings that all views share.

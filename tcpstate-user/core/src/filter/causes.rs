@@ -16,12 +16,13 @@ pub struct CauseListError(String);
 impl CauseSet {
     /// The words that lists are made of, but for the names of other errors.
     pub fn words() -> Vec<&'static str> {
-        let names = Cause::NAMED.map(Cause::name).into_iter();
-        let named = names.filter_map(|name| match name {
-            Cow::Borrowed(name) => Some(name),
-            Cow::Owned(_) => None,
-        });
-        named.collect()
+        let words = Cause::NAMED.map(Cause::name).into_iter();
+        words
+            .filter_map(|word| match word {
+                Cow::Borrowed(word) => Some(word),
+                Cow::Owned(_) => None,
+            })
+            .collect()
     }
 
     /// Whether the cause is in the set.
