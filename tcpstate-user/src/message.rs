@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
 };
 
+use tcpstate::run::stream::Stream;
 use tcpstate_capture::{CaptureError, sockdiag::DumpError};
 use tcpstate_core::{error::chain, source::SourceError};
 use tcpstate_recording::WriteError;
@@ -42,5 +43,5 @@ fn message(error: &anyhow::Error) -> String {
 
 /// Writes a line to standard error. A failure is ignored: there is no other place to report it.
 pub(crate) fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "tcpstate: {text}");
+    let _ = Stream::stderr().write_all(format!("tcpstate: {text}\n").as_bytes());
 }

@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use serde::Serialize;
@@ -30,6 +30,8 @@ use tcpstate_text::{
         units::{Bytes, Count},
     },
 };
+
+use crate::run::stream::Stream;
 
 /// Interval at which unwritten blocks are flushed. Twice this time bounds the loss of a crash.
 const INTERVAL_NS: u64 = 1_000_000_000;
@@ -114,11 +116,17 @@ impl View for Record {
 
     fn start(&mut self, origin: &Origin, _out: &mut dyn Write) -> io::Result<()> {
         let sink = match self.options.to.clone() {
-            To::File(options) => Writer::create(&self.options.path, origin, options)
-                .map(|writer| Sink::File(Box::new(writer.naming(self.names.clone())))),
-            To::Memory(options) => FlightRing::check(&self.options.path)
-                .and_then(|()| FlightRing::new(origin, options))
-                .map(|ring| Sink::Memory(Box::new(ring.naming(self.names.clone())))),
+            To::File(mut options) => {
+                options.open_stream = open_stream;
+                Writer::create(&self.options.path, origin, options)
+                    .map(|writer| Sink::File(Box::new(writer.naming(self.names.clone()))))
+            }
+            To::Memory(mut options) => {
+                options.open_stream = open_stream;
+                FlightRing::check(&self.options.path, &options)
+                    .and_then(|()| FlightRing::new(origin, options))
+                    .map(|ring| Sink::Memory(Box::new(ring.naming(self.names.clone()))))
+            }
         };
         self.sink = Some(sink.map_err(WriteError::into_io)?);
         Ok(())
@@ -192,7 +200,7 @@ impl View for Record {
         if let Some(Sink::Memory(ring)) = &mut self.sink {
             let dumped = ring
                 .tick(now_ns)
-                .and_then(|()| ring.dump(&self.options.path, None, None));
+                .and_then(|()| ring.dump(&self.options.path));
             match dumped {
                 Ok(written) => {
                     self.dumps += 1;
@@ -207,32 +215,24 @@ impl View for Record {
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
         let books = books_of_file(end);
         let (books, cost) = (Some(&books), Some(&end.cost.capture));
-        let (finished, dropped) = match &mut self.sink {
+        let (written, failure, older) = match &mut self.sink {
             Some(Sink::File(writer)) => {
                 writer.ends_at(end.now_ns);
-                let finished = writer.finish(books, cost);
+                let failure = writer.finish(books, cost).err();
                 // Whole blocks are in the file even where the books found no room.
-                let written = writer.written();
-                (finished.map(|_| written), written.not_written)
+                (writer.written(), failure, 0)
             }
             Some(Sink::Memory(ring)) => {
-                let finished = ring
-                    .tick(end.now_ns)
-                    .and_then(|()| ring.dump(&self.options.path, books, cost));
-                (finished, ring.dropped())
+                let ticked = ring.tick(end.now_ns);
+                let older = ring.dropped();
+                let (written, failure) = ring.finish(&self.options.path, books, cost);
+                (written, ticked.err().or(failure), older)
             }
             None => return Ok(()),
         };
-        let written = match finished {
-            Ok(written) => written,
-            Err(error) => {
-                self.failure.get_or_insert(error);
-                match &self.sink {
-                    Some(Sink::File(writer)) => writer.written(),
-                    _ => Written::default(),
-                }
-            }
-        };
+        if let Some(error) = failure {
+            self.failure.get_or_insert(error);
+        }
         // Standard output may be the recording itself.
         if matches!(self.options.format, Format::Json) && self.options.path.as_os_str() != "-" {
             let recorded = Recorded {
@@ -240,7 +240,7 @@ impl View for Record {
                 files: written.files,
                 events: written.events,
                 bytes: written.bytes,
-                dropped,
+                dropped: older + written.not_written,
                 dumps: self.dumps,
             };
             Lines::default().write(&Summary::new(end, None, recorded), out)?;
@@ -248,12 +248,11 @@ impl View for Record {
             let has_failed = self.failure.is_some();
             let losses = (!has_failed).then_some(Losses(end, None));
             report_written(&self.options.path, &written, losses, err)?;
-            match self.options.to {
-                _ if dropped == 0 => {}
-                To::File(_) => writeln!(err, "{} events found no room", Count(dropped))?,
-                To::Memory(_) => {
-                    writeln!(err, "{} older events had left the memory", Count(dropped))?;
-                }
+            if written.not_written > 0 {
+                writeln!(err, "{} events found no room", Count(written.not_written))?;
+            }
+            if older > 0 {
+                writeln!(err, "{} older events had left the memory", Count(older))?;
             }
             let end = End {
                 verbose: end.verbose || has_failed,
@@ -265,6 +264,15 @@ impl View for Record {
             .take()
             .map_or(Ok(()), |error| Err(error.into_io()))
     }
+}
+
+/// Opens a pipe or a device, whose reader may stop reading.
+fn open_stream(path: &Path) -> io::Result<Box<dyn tcpstate_recording::Stream>> {
+    Ok(Box::new(if path.as_os_str() == "-" {
+        Stream::stdout()
+    } else {
+        Stream::open(path)?
+    }))
 }
 
 /// The books as the file has them: events that a filter in user space removed count as filtered, since they were
@@ -298,7 +306,7 @@ struct Recorded {
 }
 
 fn report_written(
-    path: &std::path::Path,
+    path: &Path,
     written: &Written,
     losses: Option<Losses<'_>>,
     err: &mut dyn Write,

@@ -17,6 +17,9 @@
 //! | the output was closed             | end without a summary, which would have no reader           |
 //! | a second `SIGINT`                 | it kills the process (`signals`)                            |
 //!
+//! An output whose reader does not read is given up, as one that failed, less than a second after a signal or the end
+//! of `--duration` (`ending`).
+//!
 //! # Intervals
 //!
 //! Intervals begin at the start of the capture. An interval is closed before the first event at or after
@@ -33,12 +36,14 @@ mod cost;
 mod counters;
 pub mod descriptors;
 mod driver;
+pub mod ending;
 mod gate;
 mod interrupts;
 mod options;
 pub mod progress;
 pub mod signals;
 pub mod stdout;
+pub mod stream;
 
 pub use self::{
     cost::own_cost,

@@ -4,9 +4,10 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use tcpstate::run::{
-    self, Outcome, Outputs, descriptors,
+    self, Outcome, Outputs, descriptors, ending,
     progress::{self, WithProgress},
     signals, stdout,
+    stream::Stream,
 };
 use tcpstate_capture::{
     self, Live,
@@ -84,6 +85,8 @@ pub(crate) fn watch_or_count(
 ) -> anyhow::Result<ExitCode> {
     // The runtime would panic at the limit.
     descriptors::check()?;
+    // Before signals are handled: opening a FIFO may take for ever, and until then there is nothing to end well.
+    let recording = arguments.read.as_deref().map(Reader::open).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -100,14 +103,17 @@ pub(crate) fn watch_or_count(
             interactive: stdout::is_terminal(),
             verbose: arguments.verbose,
         };
-        let mut source = open(arguments, &options, tally, view)?;
+        let mut source: Box<dyn EventSource> = match recording {
+            Some(recording) => Box::new(recording),
+            None => Box::new(start(arguments, &options, tally, view)?),
+        };
         if progress::is_wanted(source.as_ref(), view) {
             source = Box::new(WithProgress::new(source));
         }
-        let mut out = stdout::open().context("cannot open standard output")?;
+        let mut out = stdout::open();
         let outputs = Outputs {
             out: &mut out,
-            err: &mut io::stderr(),
+            err: &mut Stream::stderr(),
         };
         match run::drive(source.as_mut(), view, outputs, &mut interrupts, &options).await? {
             // A closed pipe ends quietly: whoever closed it has seen enough.
@@ -140,16 +146,14 @@ pub(crate) fn owner_filter(owner: &OwnerArgs, is_here: bool) -> anyhow::Result<O
     Ok(owner.filter(owner.cgroup.as_ref().map(find).transpose()?))
 }
 
-fn open(
+/// Starts the capture.
+fn start(
     arguments: &Watch,
     options: &run::Options,
     tally: Option<TallySize>,
     view: &dyn View,
-) -> anyhow::Result<Box<dyn EventSource>> {
+) -> anyhow::Result<Live> {
     let filter = &options.filter;
-    if let Some(path) = &arguments.read {
-        return Ok(Box::new(Reader::open(path)?));
-    }
     let Capture {
         attach,
         ring_bytes,
@@ -187,6 +191,9 @@ fn open(
         bpf_stats,
         tally,
     })?;
+    if let Some(duration) = options.duration {
+        ending::end_after(duration);
+    }
     for note in live.notes() {
         say(note);
     }
@@ -209,7 +216,7 @@ fn open(
             },
         ));
     }
-    Ok(Box::new(live))
+    Ok(live)
 }
 
 /// The cost of `--sample-interval 0`.

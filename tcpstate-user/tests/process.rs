@@ -4,16 +4,26 @@
 //! scripted source. The tests do not need the kernel side.
 
 use std::{
-    env,
+    env, fs,
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::process::ExitStatusExt,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{net::UnixStream, process::ExitStatusExt},
+    },
     process::{Child, ChildStderr, Command, ExitCode, ExitStatus, Stdio},
     task::{Context, Poll},
+    thread,
+    time::{Duration, Instant},
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use rustix::process::{Pid, Signal, kill_process};
-use tcpstate::run::{self, Outputs, signals, stdout};
+use rustix::{
+    fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl},
+    process::{Pid, Signal, kill_process},
+    pty::OpenptFlags,
+    termios::{Action, tcflow},
+};
+use tcpstate::run::{self, Outputs, signals, stdout, stream::Stream};
 use tcpstate_common::{Record, State, record::AF_INET};
 use tcpstate_core::{
     books::Accounting,
@@ -55,6 +65,15 @@ fn main() -> ExitCode {
         Trial::test("a_closed_pipe_ends_a_busy_run", || {
             a_closed_pipe_ends_a_run("busy")
         }),
+        Trial::test(
+            "a_signal_ends_a_run_whose_output_is_not_read",
+            output_not_read,
+        ),
+        Trial::test(
+            "a_signal_ends_a_run_whose_standard_error_is_not_read",
+            standard_error_not_read,
+        ),
+        Trial::test("an_input_is_never_overwritten", input_overwritten),
         Trial::test("bad_usage_exits_2_and_says_why", bad_usage),
         Trial::test("help_and_version_exit_0", help_and_version),
         Trial::test("a_zone_that_is_no_file_is_utc", no_zone),
@@ -64,7 +83,8 @@ fn main() -> ExitCode {
 
 /// Reports an event on standard error, one word per line.
 fn say(word: &str) {
-    writeln!(io::stderr(), "{word}").expect("the parent reads standard error");
+    // In one test the parent does not read it.
+    let _ = Stream::stderr().write_all(format!("{word}\n").as_bytes());
 }
 
 struct Source {
@@ -171,10 +191,10 @@ fn child(kind: &str) -> ExitCode {
             said_ready: false,
             stopped: false,
         };
-        let mut out = stdout::open()?;
+        let mut out = stdout::open();
         let outputs = Outputs {
             out: &mut out,
-            err: &mut io::stderr(),
+            err: &mut Stream::stderr(),
         };
         let options = run::Options::default();
         anyhow::Ok(run::drive(&mut source, &mut Lines, outputs, &mut interrupts, &options).await?)
@@ -323,6 +343,139 @@ fn a_closed_pipe_ends_a_run(kind: &str) -> Result<(), Failed> {
     drop(child.child.stdout.take());
     let (status, words) = child.end()?;
     assert_eq!((status.code(), words.as_str()), (Some(0), ""));
+    Ok(())
+}
+
+/// Writes until nothing more fits, so that whoever writes next has to wait.
+fn fill(output: impl AsFd) -> io::Result<()> {
+    let flags = fcntl_getfl(&output)?;
+    fcntl_setfl(&output, flags | OFlags::NONBLOCK)?;
+    while rustix::io::write(&output, &[b' '; 512]).is_ok() {}
+    Ok(fcntl_setfl(&output, flags)?)
+}
+
+/// A pseudo-terminal: the side of the user, and the side of the program.
+fn terminal_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let person = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+    rustix::pty::grantpt(&person)?;
+    rustix::pty::unlockpt(&person)?;
+    let name = rustix::pty::ptsname(&person, Vec::new())?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let program = rustix::fs::open(&name, flags, Mode::empty())?;
+    Ok((person, program))
+}
+
+/// Waits for the end of a process that should not be far: within a second, but for a busy machine.
+fn end_of(child: &mut Child) -> io::Result<ExitStatus> {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(30) {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.kill()?;
+    panic!("it does not end");
+}
+
+/// Pairs of a reader, which is kept open, and an output, which takes nothing.
+fn outputs_not_read() -> io::Result<Vec<(&'static str, OwnedFd, OwnedFd)>> {
+    let (reader, writer) = io::pipe()?;
+    fill(&writer)?;
+    let pipe = ("a pipe", reader.into(), writer.into());
+    let (reader, writer) = UnixStream::pair()?;
+    fill(&writer)?;
+    let socket = ("a socket", reader.into(), writer.into());
+    let (person, program) = terminal_pair()?;
+    tcflow(&program, Action::OOff)?;
+    let stopped = ("a stopped terminal", person, program);
+    Ok(vec![pipe, socket, stopped])
+}
+
+fn output_not_read() -> Result<(), Failed> {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        for (what, _reader, output) in outputs_not_read()? {
+            let mut as_usual = Command::new("env");
+            as_usual
+                .args(["--default-signal=HUP"])
+                .arg(env::current_exe()?);
+            let mut child = as_usual
+                .env(CHILD, "busy")
+                .stdin(Stdio::null())
+                .stdout(output)
+                .stderr(Stdio::piped())
+                .spawn()?;
+            let words = BufReader::new(child.stderr.take().expect("standard error is a pipe"));
+            let mut child = Watched { child, words };
+            assert_eq!(child.word()?, "ready");
+            child.signal(signal)?;
+            let status = end_of(&mut child.child)?;
+            let (_, words) = child.end()?;
+            assert_eq!(status.code(), Some(1), "{what}, {signal:?}: {words}");
+            let expected =
+                "stopping\nsummary\ncannot write the output: its reader does not read on";
+            assert!(words.starts_with(expected), "{what}, {signal:?}: {words}");
+        }
+    }
+    Ok(())
+}
+
+fn standard_error_not_read() -> Result<(), Failed> {
+    let (_reader, writer) = io::pipe()?;
+    fill(&writer)?;
+    let mut child = Command::new(env::current_exe()?)
+        .env(CHILD, "quiet")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(writer)
+        .spawn()?;
+    // It cannot say that it is ready: it is when it handles the signal.
+    let status = format!("/proc/{}/status", child.id());
+    let handles = |status: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask >> (Signal::TERM.as_raw() - 1) & 1 == 1)
+    };
+    while !handles(&fs::read_to_string(&status)?) {
+        thread::sleep(Duration::from_millis(5));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM)?;
+    assert_eq!(end_of(&mut child)?.code(), Some(0));
+    Ok(())
+}
+
+/// Whatever a rotation would rename, overwrite or remove.
+fn input_overwritten() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let [file, older] = ["a.rec", "a.rec.1"].map(|name| folder.path().join(name));
+    for path in [&file, &older] {
+        fs::write(path, path.as_os_str().as_encoded_bytes())?;
+    }
+    for (read, more) in [
+        (&file, &[][..]),
+        (&file, &["--ring", "1m"]),
+        (&older, &["--max-bytes", "64M", "--rotate", "2"]),
+        (&older, &["--ring", "1m", "--rotate", "2"]),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+            .arg("record")
+            .arg("-r")
+            .arg(read)
+            .arg("-w")
+            .arg(&file)
+            .args(more)
+            .output()?;
+        let err = String::from_utf8(output.stderr)?;
+        let expected = format!("{} is what is being read", read.display());
+        assert!(
+            output.status.code() == Some(1) && err.contains(&expected),
+            "{more:?}: {err}"
+        );
+        for path in [&file, &older] {
+            assert_eq!(fs::read(path)?, path.as_os_str().as_encoded_bytes());
+        }
+        assert_eq!(fs::read_dir(folder.path())?.count(), 2);
+    }
     Ok(())
 }
 

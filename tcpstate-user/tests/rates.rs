@@ -403,7 +403,7 @@ fn a_part_of_a_capture_begins_when_the_rest_ends() {
     ring.append(&events).unwrap();
     let kept = ring.held();
     assert!(kept > 0 && ring.dropped() > 0);
-    ring.dump(&path, None, None).unwrap();
+    ring.dump(&path).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
         .args(["rates", "50ms", "--json", "-r"])
         .arg(&path)

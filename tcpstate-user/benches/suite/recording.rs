@@ -179,8 +179,8 @@ fn fly(path: &Path, events: &[Event]) -> Result<()> {
     for event in events {
         ring.append(slice::from_ref(event))?;
     }
-    ring.dump(path, Some(&Accounting::default()), None)?;
-    Ok(())
+    let (_, failure) = ring.finish(path, Some(&Accounting::default()), None);
+    failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn read(path: &Path) -> Result<usize> {

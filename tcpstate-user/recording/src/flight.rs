@@ -16,12 +16,12 @@ use crate::{
     header::Metadata,
     memory::Memory,
     names::{self, Cgroups, Namer},
-    output::{self, WriteError},
+    output::{self, OpenStream, Output, WriteError},
     writer::{RecordingFile, Written},
 };
 
 /// The bounds of a flight recorder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct FlightOptions {
     /// The age up to which events are kept, nanoseconds, back from the newest. A block is dropped when
     /// its newest event is older, so that up to a block's age more is kept.
@@ -33,6 +33,8 @@ pub struct FlightOptions {
     pub block_records: usize,
     /// The number of files that are kept: `FILE` and the older `FILE.1` to `FILE.(files - 1)`.
     pub files: u32,
+    /// Opens an output that is no regular file.
+    pub open_stream: OpenStream,
 }
 
 impl Default for FlightOptions {
@@ -42,6 +44,7 @@ impl Default for FlightOptions {
             memory_bytes: 256 << 20,
             block_records: 16_384,
             files: 1,
+            open_stream: output::open_stream,
         }
     }
 }
@@ -76,6 +79,9 @@ pub struct FlightRing {
     /// The time of the latest tick: when a dump ends. A census may have begun later.
     ticked_ns: Option<u64>,
 }
+
+/// The books of a capture that has ended, as far as they are known.
+type End<'a> = (Option<&'a Accounting>, Option<&'a CaptureCost>);
 
 struct Sealed {
     header: BlockHeader,
@@ -223,11 +229,16 @@ impl FlightRing {
             sealed.header.last_ts_ns < oldest_ns
                 || self.sealed_bytes + self.memory.bytes() > memory_bytes
         }) {
-            self.sealed_bytes -= sealed.memory_bytes();
-            self.dropped += u64::from(sealed.header.count);
-            self.dropped_ns = self.dropped_ns.max(Some(sealed.header.last_ts_ns));
-            self.remember(&sealed);
+            self.drop_block(&sealed);
         }
+    }
+
+    /// Forgets a block that was taken out.
+    fn drop_block(&mut self, sealed: &Sealed) {
+        self.sealed_bytes -= sealed.memory_bytes();
+        self.dropped += u64::from(sealed.header.count);
+        self.dropped_ns = self.dropped_ns.max(Some(sealed.header.last_ts_ns));
+        self.remember(sealed);
     }
 
     /// Takes a block that is dropped into the memory.
@@ -269,53 +280,109 @@ impl FlightRing {
     }
 
     /// Checks that the events could be written there now, before hours of them are in memory.
-    pub fn check(path: &Path) -> Result<(), WriteError> {
+    pub fn check(path: &Path, options: &FlightOptions) -> Result<(), WriteError> {
         if !output::is_rotatable(path) {
             // A device or a pipe; or a directory, which is refused.
             return if path.is_dir() {
-                output::Output::create(path).map(|_| ())
+                Output::create(path, options.open_stream).map(drop)
             } else {
                 Ok(())
             };
         }
-        let partial = output::with_suffix(path, "partial");
-        output::Output::create(&partial)?;
-        fs::remove_file(&partial).map_err(|source| WriteError::Create {
-            path: partial,
+        let partial = Output::create_partial(path)?;
+        fs::remove_file(partial.path()).map_err(|source| WriteError::Create {
+            path: partial.path().to_owned(),
             source,
         })
     }
 
     /// Writes all events to a whole recording, and keeps them. The file appears at once and whole, or not
-    /// at all: an earlier one stays until then.
+    /// at all: an earlier one stays until then, and the new one has its mode.
     ///
-    /// The accounting is known at the end of a capture; without it the recording is a snapshot of a
-    /// capture that continues.
-    pub fn dump(
+    /// This is a snapshot of a capture that continues: [`FlightRing::finish`] is for its end.
+    pub fn dump(&mut self, path: &Path) -> Result<Written, WriteError> {
+        let dumped = self.write_whole(path, None, None);
+        dumped.map_err(|error| match error {
+            WriteError::Write { source, .. } | WriteError::Create { source, .. } => {
+                WriteError::Dump {
+                    path: path.to_owned(),
+                    source,
+                }
+            }
+            other => other,
+        })
+    }
+
+    /// Writes the events at the end of the capture, with its books. If there is no room for all, as many of the newest
+    /// as fit: that is an error too. [`Written::not_written`] is the number of those that were in memory and are lost.
+    pub fn finish(
         &mut self,
         path: &Path,
         accounting: Option<&Accounting>,
         cost: Option<&CaptureCost>,
+    ) -> (Written, Option<WriteError>) {
+        let held = self.held();
+        let (mut failure, mut room) = (None, None);
+        let written = loop {
+            match self.write_whole(path, room, Some((accounting, cost))) {
+                Ok(written) => break written,
+                Err(error) => {
+                    let may_fit = error.is_for_room();
+                    failure.get_or_insert(error);
+                    room = may_fit.then(|| self.drop_older_half()).flatten();
+                    if room.is_none() {
+                        break Written::default();
+                    }
+                }
+            }
+        };
+        let written = Written {
+            not_written: held.saturating_sub(written.events),
+            ..written
+        };
+        let failure = failure.map(|error| match error {
+            WriteError::Write { source, .. } | WriteError::Create { source, .. } => {
+                WriteError::LastDump {
+                    path: path.to_owned(),
+                    source,
+                    written: written.events,
+                    not_written: written.not_written,
+                }
+            }
+            other => other,
+        });
+        (written, failure)
+    }
+
+    /// Drops the older half of the blocks. Returns the bytes that are left, `None` if there is nothing.
+    fn drop_older_half(&mut self) -> Option<usize> {
+        let keep = self.sealed.len() / 2;
+        while self.sealed.len() > keep
+            && let Some(sealed) = self.sealed.pop_front()
+        {
+            self.drop_block(&sealed);
+        }
+        let payloads = self.sealed.iter().map(|sealed| sealed.payload.len());
+        (keep > 0).then(|| payloads.sum())
+    }
+
+    fn write_whole(
+        &mut self,
+        path: &Path,
+        room: Option<usize>,
+        end: Option<End<'_>>,
     ) -> Result<Written, WriteError> {
         self.seal()?;
         if !output::is_rotatable(path) {
-            return self.write(path, accounting, cost);
+            let output = Output::create(path, self.options.open_stream)?;
+            return self.write(output, room, end);
         }
-        let partial = output::with_suffix(path, "partial");
-        let written = match self.write(&partial, accounting, cost) {
-            Ok(written) => written,
-            Err(error) => {
-                // A partial file is of no use, and takes the space that is missing.
-                let _ = fs::remove_file(&partial);
-                return Err(match error {
-                    WriteError::Write { source, .. } => WriteError::Dump {
-                        path: path.to_owned(),
-                        source,
-                    },
-                    other => other,
-                });
-            }
-        };
+        let output = Output::create_partial(path)?;
+        let partial = output.path().to_owned();
+        let written = self.write(output, room, end).inspect_err(|_| {
+            // It is of no use, and takes the space that is missing.
+            let _ = fs::remove_file(&partial);
+        })?;
         output::shift(path, self.options.files)?;
         fs::rename(&partial, path).map_err(|source| WriteError::Rename {
             from: partial,
@@ -325,19 +392,20 @@ impl FlightRing {
         Ok(written)
     }
 
+    /// Writes the recording; at most `room` bytes of it are what was known before the events.
     fn write(
         &mut self,
-        path: &Path,
-        accounting: Option<&Accounting>,
-        cost: Option<&CaptureCost>,
+        output: Output,
+        room: Option<usize>,
+        end: Option<End<'_>>,
     ) -> Result<Written, WriteError> {
-        let beginning = self.memory.encode(None).map_err(WriteError::Compress)?;
+        let beginning = self.memory.encode(room).map_err(WriteError::Compress)?;
         let mut metadata = Metadata::new(&self.origin, 0, self.dropped);
         if let Some(dropped_ns) = self.dropped_ns {
             let begin_ns = dropped_ns.max(self.origin.started_ns);
             metadata = metadata.beginning_at(begin_ns, beginning.left_out);
         }
-        let mut file = RecordingFile::create(path, &metadata)?;
+        let mut file = RecordingFile::begin(output, &metadata)?;
         self.namer.forget();
         let recalled = names::distinct(beginning.cgroups.iter().copied());
         let mut cgroups = self.namer.learn(&recalled);
@@ -350,18 +418,19 @@ impl FlightRing {
         for sealed in &self.sealed {
             file.block(sealed.header, &sealed.payload)?;
         }
-        let reason = if accounting.is_some() {
+        let reason = if end.is_some() {
             EndReason::Finished
         } else {
             EndReason::Snapshot
         };
+        let (accounting, cost) = end.unwrap_or_default();
         file.end(
             reason,
             accounting.copied(),
             cost.copied(),
             Some(self.ticked_ns.unwrap_or(self.newest_ns)),
         )?;
-        if accounting.is_some() {
+        if end.is_some() {
             // Not during the capture: the kernel's ring buffer would overflow meanwhile.
             file.sync()?;
         }

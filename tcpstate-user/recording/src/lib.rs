@@ -38,7 +38,7 @@ pub use self::{
     block::MAX_BLOCK_RECORDS,
     flight::{FlightOptions, FlightRing},
     header::{HeaderError, MAGIC, VERSION},
-    output::{WriteError, are_same_file},
+    output::{OpenStream, Stream, WriteError, overwrites},
     reader::{ReadError, Reader},
     writer::{Options, Room, Writer, Written},
 };

@@ -6,9 +6,14 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     os::fd::AsFd,
     path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{FileType, Gid, Mode, OFlags, Stat},
+    process::geteuid,
 };
 
 /// A failure to write a recording.
@@ -73,10 +78,27 @@ pub enum WriteError {
     /// The flight recorder could not write its events.
     #[error("cannot write {}: {source}. The events are still in memory. {}", path.display(), hint(source))]
     Dump {
-        /// The file, which does not exist now.
+        /// The file, which is as it was.
         path: PathBuf,
         /// The cause.
         source: io::Error,
+    },
+    /// The flight recorder could not write all of its events at the end of the capture.
+    #[error(
+        "cannot write {}: {source}. {}. {}",
+        path.display(),
+        lost(*written, *not_written),
+        hint(source)
+    )]
+    LastDump {
+        /// The file; as it was, if no events were written.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+        /// The newest events, which are in the file.
+        written: u64,
+        /// The events before them, which are lost.
+        not_written: u64,
     },
     /// An older file of a rotation could not be renamed.
     #[error("cannot rename {} to {}: {source}", from.display(), to.display())]
@@ -102,17 +124,42 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::FileTooLarge => {
             "Bound the recording with --max-bytes, and keep several with --rotate"
         }
+        io::ErrorKind::TimedOut | io::ErrorKind::NotConnected => {
+            "Let its reader read to the end, or record to a file"
+        }
         _ => "Check the disk, or record to another one",
     }
 }
 
+/// What became of a flight recorder's events.
+fn lost(written: u64, not_written: u64) -> String {
+    match written {
+        0 => format!("The {not_written} events in memory are lost"),
+        _ => format!(
+            "The {not_written} oldest events in memory are lost, the {written} newest are in the file"
+        ),
+    }
+}
+
 impl WriteError {
+    /// Whether there was no room for so many bytes.
+    pub(crate) fn is_for_room(&self) -> bool {
+        let (Self::Write { source, .. } | Self::Create { source, .. }) = self else {
+            return false;
+        };
+        matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        )
+    }
+
     /// The error as an `io::Error` of its cause's kind, so that a closed pipe is still recognised.
     pub fn into_io(self) -> io::Error {
         let kind = match &self {
             Self::Create { source, .. }
             | Self::Write { source, .. }
             | Self::Dump { source, .. }
+            | Self::LastDump { source, .. }
             | Self::Rename { source, .. }
             | Self::Compress(source) => source.kind(),
             Self::Terminal { .. }
@@ -135,41 +182,87 @@ enum Target {
     /// A regular file: a piece can be removed again.
     File(File),
     /// A pipe, a device or standard output: nothing can be removed again.
-    Stream(File),
+    Stream(Box<dyn Stream>),
 }
 
+/// An output that is no regular file.
+pub trait Stream: Write + AsFd + Send {}
+
+impl<T: Write + AsFd + Send> Stream for T {}
+
+/// Opens an output that exists and is no regular file; `-` is standard output.
+pub type OpenStream = fn(&Path) -> io::Result<Box<dyn Stream>>;
+
+/// Opens one that waits for its reader, however long.
+pub(crate) fn open_stream(path: &Path) -> io::Result<Box<dyn Stream>> {
+    // Not by way of `io::Stdout`, which would search the bytes for line ends.
+    Ok(Box::new(if is_stdout(path) {
+        File::from(io::stdout().as_fd().try_clone_to_owned()?)
+    } else {
+        File::options().write(true).open(path)?
+    }))
+}
+
+/// For its owner alone: a recording has everybody's connections.
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+
 impl Output {
-    /// Creates the file, or truncates the one that exists, as `tcpdump -w` does. `-` is standard output.
-    pub(crate) fn create(path: &Path) -> Result<Self, WriteError> {
+    /// Creates the file, or truncates the one that exists, as `tcpdump -w` does.
+    pub(crate) fn create(path: &Path, open_stream: OpenStream) -> Result<Self, WriteError> {
         let failed = |source| WriteError::Create {
             path: path.to_owned(),
             source,
         };
-        let target = if is_stdout(path) {
-            // Not by way of `io::Stdout`, which would search the bytes for line ends.
-            let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
-            Target::Stream(File::from(stdout))
-        } else {
-            let file = File::create(path).map_err(failed)?;
-            let regular = file.metadata().map_err(failed)?.is_file();
-            if regular {
-                Target::File(file)
-            } else {
-                Target::Stream(file)
+        if is_stdout(path) || fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            let stream = open_stream(path).map_err(failed)?;
+            if rustix::termios::isatty(&stream) {
+                return Err(WriteError::Terminal {
+                    path: path.to_owned(),
+                });
             }
-        };
-        if let Target::Stream(stream) = &target
-            && stream.is_terminal()
-        {
-            return Err(WriteError::Terminal {
-                path: path.to_owned(),
-            });
+            return Ok(Self::new(path, Target::Stream(stream)));
         }
-        Ok(Self {
+        let file = open_file(path, OFlags::TRUNC).map_err(failed)?;
+        Ok(Self::new(path, Target::File(file)))
+    }
+
+    /// Creates the file, and follows no link and overwrites nothing: where a name is free and others may write to the
+    /// directory, it may be taken a moment later.
+    pub(crate) fn create_new(path: &Path, access: Option<Access>) -> Result<Self, WriteError> {
+        let create = || {
+            let file = open_file(path, OFlags::EXCL | OFlags::NOFOLLOW)?;
+            access.map_or(Ok(()), |access| access.give(&file))?;
+            Ok(file)
+        };
+        let file = create().map_err(|source| WriteError::Create {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self::new(path, Target::File(file)))
+    }
+
+    /// Creates `FILE.partial`, or if that name is taken, `FILE.partial.1` and so on: a run that was killed may have
+    /// left what somebody wants.
+    pub(crate) fn create_partial(path: &Path) -> Result<Self, WriteError> {
+        let (first, access) = (with_suffix(path, "partial"), Access::of(path));
+        let mut created = Self::create_new(&first, access);
+        for number in 1..PARTIALS {
+            if !matches!(&created, Err(WriteError::Create { source, .. })
+                if source.kind() == io::ErrorKind::AlreadyExists)
+            {
+                break;
+            }
+            created = Self::create_new(&numbered(&first, number), access);
+        }
+        created
+    }
+
+    fn new(path: &Path, target: Target) -> Self {
+        Self {
             path: path.to_owned(),
             target,
             written_bytes: 0,
-        })
+        }
     }
 
     /// Bytes written, without those that were removed again.
@@ -225,25 +318,67 @@ impl Output {
     }
 }
 
-/// Whether the file to read is the file to write, which would be truncated before it is read. `-` is
-/// standard input and standard output.
-pub fn are_same_file(read: &Path, write: &Path) -> bool {
-    let identity = |stat: rustix::io::Result<rustix::fs::Stat>| {
+/// Who may access a file that another one replaces.
+#[derive(Clone, Copy)]
+pub(crate) struct Access {
+    mode: Mode,
+    group: Gid,
+}
+
+impl Access {
+    /// The access to this file, if there is one and it is this user's: somebody else may have put theirs there, to
+    /// read what comes next.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let stat = rustix::fs::lstat(path).ok()?;
+        let is_own = stat.st_uid == geteuid().as_raw();
+        (is_own && is_regular(&stat)).then(|| Self {
+            mode: Mode::from_raw_mode(stat.st_mode) & (Mode::RWXU | Mode::RWXG | Mode::RWXO),
+            group: Gid::from_raw(stat.st_gid),
+        })
+    }
+
+    fn give(self, file: &File) -> io::Result<()> {
+        let has_group = rustix::fs::fchown(file, None, Some(self.group)).is_ok();
+        // The rights of a group are not for another one.
+        let mode = if has_group {
+            self.mode
+        } else {
+            self.mode - Mode::RWXG
+        };
+        Ok(rustix::fs::fchmod(file, mode)?)
+    }
+}
+
+fn is_regular(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// Opens a regular file to write, or creates it.
+fn open_file(path: &Path, more: OFlags) -> io::Result<File> {
+    // Without waiting for anything, should it be a FIFO by now.
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    Ok(rustix::fs::open(path, flags | more, PRIVATE)?.into())
+}
+
+/// Of the files that are written, renamed or removed, the one that is to be read, if any: it would be gone before it
+/// is read. `-` is standard input and standard output; `files` is the number of a rotation's.
+pub fn overwrites(read: &Path, write: &Path, files: u32) -> Option<PathBuf> {
+    let identity = |stat: rustix::io::Result<Stat>| {
         let stat = stat.ok()?;
-        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
-        (kind == rustix::fs::FileType::RegularFile).then_some((stat.st_dev, stat.st_ino))
+        is_regular(&stat).then_some((stat.st_dev, stat.st_ino))
     };
-    let read = if is_stdout(read) {
+    let read = identity(if is_stdout(read) {
         rustix::fs::fstat(io::stdin())
     } else {
         rustix::fs::stat(read)
-    };
-    let write = if is_stdout(write) {
-        rustix::fs::fstat(io::stdout())
-    } else {
-        rustix::fs::stat(write)
-    };
-    identity(read).is_some_and(|read| identity(write) == Some(read))
+    })?;
+    if is_stdout(write) {
+        let is_read = identity(rustix::fs::fstat(io::stdout())) == Some(read);
+        return is_read.then(|| write.to_owned());
+    }
+    (0..files.max(1))
+        .map(|number| part(write, number))
+        .find(|path| identity(rustix::fs::stat(path)) == Some(read))
 }
 
 /// Whether the path means standard output.
@@ -255,6 +390,17 @@ pub(crate) fn is_stdout(path: &Path) -> bool {
 pub(crate) fn is_rotatable(path: &Path) -> bool {
     !is_stdout(path) && fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
         || !is_stdout(path) && fs::symlink_metadata(path).is_err()
+}
+
+/// The most files that may be left from runs that were killed while writing.
+const PARTIALS: u32 = 100;
+
+/// The name of a file of a rotation: `FILE`, or for older ones `FILE.1` and so on.
+fn part(path: &Path, number: u32) -> PathBuf {
+    match number {
+        0 => path.to_owned(),
+        _ => numbered(path, number),
+    }
 }
 
 /// The name of the `number`th older file: `FILE.1` is the one before `FILE`.
@@ -274,12 +420,7 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// `FILE.1` becomes `FILE.2` and so on; the oldest is overwritten.
 pub(crate) fn shift(path: &Path, files: u32) -> Result<(), WriteError> {
     for number in (0..files.saturating_sub(1)).rev() {
-        let from = if number == 0 {
-            path.to_owned()
-        } else {
-            numbered(path, number)
-        };
-        let to = numbered(path, number + 1);
+        let (from, to) = (part(path, number), part(path, number + 1));
         match fs::rename(&from, &to) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(WriteError::Rename { from, to, source });
@@ -296,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_piece_that_does_not_fit_is_named_with_its_file() {
-        let mut full = Output::create(Path::new("/dev/full")).unwrap();
+        let mut full = Output::create(Path::new("/dev/full"), open_stream).unwrap();
         let error = full.write_piece([b"a", b"b"]).unwrap_err();
         assert!(matches!(
             &error,
@@ -334,14 +475,28 @@ mod tests {
         let [a, b, link] = ["a", "b", "link"].map(|name| dir.path().join(name));
         fs::write(&a, "").unwrap();
         std::os::unix::fs::symlink(&a, &link).unwrap();
-        assert!(are_same_file(&a, &a));
-        assert!(are_same_file(&a, &link));
-        assert!(!are_same_file(&a, &b));
-        assert!(!are_same_file(&b, &b), "there is none");
+        let is = |read: &Path, write: &Path| overwrites(read, write, 1).is_some();
+        assert!(is(&a, &a));
+        assert!(is(&a, &link));
+        assert!(!is(&a, &b));
+        assert!(!is(&b, &b), "there is none");
         fs::write(&b, "").unwrap();
-        assert!(!are_same_file(&a, &b));
+        assert!(!is(&a, &b));
         let null = Path::new("/dev/null");
-        assert!(!are_same_file(null, null), "nothing is lost there");
+        assert!(!is(null, null), "nothing is lost there");
+    }
+
+    #[test]
+    fn any_file_of_a_rotation_is_overwritten_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, link] = ["a", "link"].map(|name| dir.path().join(name));
+        let second = numbered(&file, 2);
+        fs::write(&second, "").unwrap();
+        fs::hard_link(&second, &link).unwrap();
+        for read in [&second, &link] {
+            assert_eq!(overwrites(read, &file, 2), None);
+            assert_eq!(overwrites(read, &file, 3), Some(second.clone()));
+        }
     }
 
     #[test]

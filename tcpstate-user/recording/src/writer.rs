@@ -22,11 +22,11 @@ use crate::{
     header::Metadata,
     memory::{Beginning, Memory},
     names::{self, Namer},
-    output::{self, Output, WriteError},
+    output::{self, Access, OpenStream, Output, WriteError},
 };
 
 /// The choices for writing a recording.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Events in a full block, 1 to [`MAX_BLOCK_RECORDS`]. A larger block compresses better: more
     /// events find an earlier one of their own socket in it.
@@ -41,6 +41,8 @@ pub struct Options {
     /// The most bytes of memory for what a rotation's next file begins with: what is known of the sockets that are
     /// there.
     pub recall_bytes: u64,
+    /// Opens an output that is no regular file.
+    pub open_stream: OpenStream,
 }
 
 impl Default for Options {
@@ -51,6 +53,7 @@ impl Default for Options {
             max_bytes: None,
             files: 1,
             recall_bytes: 128 << 20,
+            open_stream: output::open_stream,
         }
     }
 }
@@ -109,7 +112,8 @@ impl Writer {
     /// Starts a recording at `path`; `-` is standard output.
     ///
     /// A file that exists is overwritten, as `tcpdump -w` does; with a rotation it becomes the first of
-    /// the older files.
+    /// the older files. A new file is its owner's alone to read; one in the place of another of the same owner has
+    /// that one's mode.
     pub fn create(path: &Path, origin: &Origin, mut options: Options) -> Result<Self, WriteError> {
         options.block_records = options.block_records.clamp(1, MAX_BLOCK_RECORDS);
         options.files = options.files.max(1);
@@ -124,15 +128,16 @@ impl Writer {
                 return Err(WriteError::TooSmall { max_bytes, least });
             }
         }
-        if options.files > 1 {
-            if !output::is_rotatable(path) {
-                return Err(WriteError::NotRotatable {
-                    path: path.to_owned(),
-                });
-            }
-            output::shift(path, options.files)?;
+        if options.files > 1 && !output::is_rotatable(path) {
+            return Err(WriteError::NotRotatable {
+                path: path.to_owned(),
+            });
         }
-        let file = RecordingFile::create(path, &metadata)?;
+        let file = if options.files > 1 {
+            next_file(path, options.files, &metadata)?
+        } else {
+            RecordingFile::begin(Output::create(path, options.open_stream)?, &metadata)?
+        };
         Ok(Self {
             path: path.to_owned(),
             origin: origin.clone(),
@@ -373,8 +378,10 @@ impl Writer {
 
 /// Renames the files of a rotation and begins the next one. Leaves no empty file behind.
 fn next_file(path: &Path, files: u32, metadata: &Metadata) -> Result<RecordingFile, WriteError> {
+    let access = Access::of(path);
     output::shift(path, files)?;
-    RecordingFile::create(path, metadata).inspect_err(|error| {
+    let output = Output::create_new(path, access)?;
+    RecordingFile::begin(output, metadata).inspect_err(|error| {
         // The file has just been created, and there was no room for the header.
         if matches!(error, WriteError::Write { .. }) {
             let _ = fs::remove_file(path);
@@ -396,8 +403,7 @@ pub(crate) struct RecordingFile {
 }
 
 impl RecordingFile {
-    pub(crate) fn create(path: &Path, metadata: &Metadata) -> Result<Self, WriteError> {
-        let mut output = Output::create(path)?;
+    pub(crate) fn begin(mut output: Output, metadata: &Metadata) -> Result<Self, WriteError> {
         output.write_piece([&metadata.to_bytes(), &[]])?;
         Ok(Self {
             output,

@@ -12,7 +12,7 @@ use tcpstate_text::{doctor, format::text::wants_colour};
 
 pub(crate) fn run(arguments: tcpstate_cli::Doctor) -> anyhow::Result<ExitCode> {
     let report = probe::probe(arguments.ring_bytes);
-    let mut out = stdout::open().context("cannot open standard output")?;
+    let mut out = stdout::open();
     let written = if arguments.json {
         doctor::write_json(&report, &mut out)
     } else {

@@ -1,24 +1,42 @@
 //! `tcpstate record`.
 
-use std::process::ExitCode;
+use std::{
+    fs, io,
+    os::unix::fs::FileTypeExt as _,
+    path::Path,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::bail;
-use tcpstate::recorder::{self, Record, To};
+use anyhow::{Context as _, bail};
+use tcpstate::{
+    recorder::{self, Record, To},
+    run::stream::Stream,
+};
 use tcpstate_core::{duration::nanoseconds, model::Limits};
 use tcpstate_recording::{self as recording, FlightOptions};
 
-use crate::watch::watch;
+use crate::{message::say, watch::watch};
+
+/// Interval at which a FIFO is tried: no event tells of a reader that waits for its writer.
+const RETRY: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(arguments: &tcpstate_cli::Record) -> anyhow::Result<ExitCode> {
+    let files = arguments.rotate.unwrap_or(1);
     if let Some(read) = &arguments.watch.read
-        && recording::are_same_file(read, &arguments.write)
+        && let Some(path) = recording::overwrites(read, &arguments.write, files)
     {
         bail!(
             "{} is what is being read: name another file with -w",
-            arguments.write.display()
+            path.display()
         );
     }
-    let files = arguments.rotate.unwrap_or(1);
+    // It stays open until the recording has it open too.
+    let _reader = match arguments.ring {
+        None => await_reader(&arguments.write, arguments.watch.duration)?,
+        Some(_) => None,
+    };
     let to = match arguments.ring {
         Some(keep) => To::Memory(FlightOptions {
             keep_ns: nanoseconds(keep),
@@ -41,4 +59,34 @@ pub(crate) fn run(arguments: &tcpstate_cli::Record) -> anyhow::Result<ExitCode> 
         view = view.ending_after(count);
     }
     watch(&arguments.watch, Limits::default(), &mut view)
+}
+
+/// Waits until a FIFO has a reader, at most for the time of the run. Nothing is attached yet, and signals have their usual
+/// effect.
+fn await_reader(path: &Path, longest: Option<Duration>) -> anyhow::Result<Option<Stream>> {
+    if !fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+        return Ok(None);
+    }
+    let begun = Instant::now();
+    let mut has_said = false;
+    loop {
+        match Stream::open(path) {
+            Ok(stream) => return Ok(Some(stream)),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot create {}", path.display()));
+            }
+        }
+        if longest.is_some_and(|longest| begun.elapsed() >= longest) {
+            bail!(
+                "no program has opened {} for reading: nothing was recorded",
+                path.display()
+            );
+        }
+        if !has_said {
+            say(&format!("waiting for a reader of {}", path.display()));
+            has_said = true;
+        }
+        thread::sleep(RETRY);
+    }
 }

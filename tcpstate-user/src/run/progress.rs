@@ -4,11 +4,14 @@
 //! output is not one or is written at the end. It is removed before anything else is written.
 
 use std::{
-    io::{self, IsTerminal},
+    fmt,
+    io::{self, BufWriter, IsTerminal, Write as _},
+    sync::{Mutex, PoisonError},
     task::{Context, Poll},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use rustix::termios::tcgetwinsize;
 use tcpstate_core::{
     books::{Accounting, CaptureCost},
     event::Event,
@@ -18,7 +21,10 @@ use tcpstate_core::{
     view::View,
 };
 
-use super::stdout;
+use super::{stdout, stream::Stream};
+
+/// Drawings of the bar in a second.
+const RATE: u8 = 20;
 
 /// Whether the source has a known length, and there is a terminal to show its progress on.
 pub fn is_wanted(source: &dyn EventSource, view: &dyn View) -> bool {
@@ -38,10 +44,8 @@ pub struct WithProgress {
 impl WithProgress {
     /// Shows it on standard error.
     pub fn new(source: Box<dyn EventSource>) -> Self {
-        Self::on(source, ProgressDrawTarget::stderr())
-    }
-
-    fn on(source: Box<dyn EventSource>, target: ProgressDrawTarget) -> Self {
+        let terminal = Terminal(Mutex::new(BufWriter::new(Stream::stderr())));
+        let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal), RATE);
         let total = source.progress().and_then(|progress| progress.total_bytes);
         let bar = ProgressBar::with_draw_target(total, target);
         // The template is a constant, and a test parses it.
@@ -49,6 +53,70 @@ impl WithProgress {
             bar.set_style(style.progress_chars("## "));
         }
         Self { source, bar }
+    }
+}
+
+/// The terminal on standard error. It may be stopped (Ctrl-S), and then does not keep the run from its end.
+struct Terminal(Mutex<BufWriter<Stream>>);
+
+impl Terminal {
+    fn write(&self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        let mut terminal = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        terminal.write_fmt(text)
+    }
+
+    /// Moves the cursor, if at all: the terminal takes 0 for 1.
+    fn move_cursor(&self, by: usize, direction: char) -> io::Result<()> {
+        if by == 0 {
+            return Ok(());
+        }
+        self.write(format_args!("\x1b[{by}{direction}"))
+    }
+}
+
+impl fmt::Debug for Terminal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Terminal")
+    }
+}
+
+impl TermLike for Terminal {
+    fn width(&self) -> u16 {
+        let size = tcgetwinsize(io::stderr()).ok();
+        size.map_or(80, |size| size.ws_col)
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.move_cursor(n, 'A')
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.move_cursor(n, 'B')
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.move_cursor(n, 'C')
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.move_cursor(n, 'D')
+    }
+
+    fn write_line(&self, line: &str) -> io::Result<()> {
+        self.write(format_args!("{line}\n"))
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.write(format_args!("{text}"))
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.write(format_args!("\r\x1b[2K"))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut terminal = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        terminal.flush()
     }
 }
 

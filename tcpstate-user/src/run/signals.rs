@@ -13,10 +13,13 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::{ClockId, clock_gettime};
+use signal_hook::consts::SIGXFSZ;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::interrupts::{Interrupt, Interrupts};
+use super::{
+    ending,
+    interrupts::{Interrupt, Interrupts},
+};
 
 /// A signal this soon after the first one counts as the same: `timeout -s INT` sends it to the process and
 /// again to its group.
@@ -36,7 +39,8 @@ impl Process {
     /// `reader_gone` completes when the reader of the output has closed it.
     ///
     /// A second `SIGINT`, at least 200 ms later, kills the process as without a handler, so that a run
-    /// whose output is blocked can always be ended. `SIGHUP` stays ignored if it was (`nohup`).
+    /// can always be ended at once. `SIGHUP` stays ignored if it was (`nohup`). `SIGXFSZ` has no effect: a write
+    /// beyond the limit of a file's size fails instead.
     ///
     /// *Errors:* the operating system refuses a handler, or the caller is not inside a runtime.
     pub fn install(
@@ -58,10 +62,11 @@ impl Process {
         for kind in &kinds {
             let (number, first_ns) = (kind.as_raw_value(), Arc::clone(&first_ns));
             let handler = move || on_stop(number, &first_ns);
-            // SAFETY: the handler reads a clock and an atomic, and calls an async-signal-safe function; it
+            // SAFETY: the handler reads a clock and atomics, and calls an async-signal-safe function; it
             // takes no lock and allocates nothing.
             unsafe { signal_hook::low_level::register(number, handler) }?;
         }
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         Ok(Self {
             stops,
             usr1: takes_usr1
@@ -80,6 +85,8 @@ impl Interrupts for Process {
         }
         for stop in &mut self.stops {
             if stop.poll_recv(cx).is_ready() {
+                // It may have come before `on_stop` was set up.
+                ending::end_at(ending::now_ns());
                 return Poll::Ready(Interrupt::Stop);
             }
         }
@@ -92,10 +99,8 @@ impl Interrupts for Process {
 
 /// Handles a signal that ends a run, inside the signal handler.
 fn on_stop(signal: i32, first_ns: &AtomicU64) {
-    let now = clock_gettime(ClockId::Monotonic);
-    let now_ns = (now.tv_sec.unsigned_abs())
-        .saturating_mul(1_000_000_000)
-        .saturating_add(now.tv_nsec.unsigned_abs());
+    let now_ns = ending::now_ns();
+    ending::end_at(now_ns);
     let first = first_ns.compare_exchange(0, now_ns, Ordering::AcqRel, Ordering::Acquire);
     if signal == SignalKind::interrupt().as_raw_value()
         && let Err(first_ns) = first

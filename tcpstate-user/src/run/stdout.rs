@@ -1,22 +1,23 @@
 //! Standard output with large writes, and a notification when its reader has closed it.
 
 use std::{
-    fs::File,
     future::{Future, pending},
-    io::{self, BufWriter, IsTerminal, Write},
+    io::{self, BufWriter, IsTerminal},
     os::fd::AsFd,
 };
 
 use rustix::fs::{FileType, fstat};
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::stream::Stream;
+
 /// Size of the write buffer.
 const BUFFER: usize = 64 << 10;
 
 /// Opens standard output without the line buffer of the standard library, which would cost a system call
 /// per line.
-pub fn open() -> io::Result<impl Write> {
-    Ok(BufWriter::with_capacity(BUFFER, File::from(duplicate()?)))
+pub fn open() -> BufWriter<Stream> {
+    BufWriter::with_capacity(BUFFER, Stream::stdout())
 }
 
 /// Whether standard output is a terminal.
@@ -42,7 +43,7 @@ pub fn width() -> Option<usize> {
 ///
 /// *Errors:* the operating system refuses to watch it, or the caller is not inside a runtime.
 pub fn reader_gone() -> io::Result<impl Future<Output = ()> + 'static> {
-    let fd = duplicate()?;
+    let fd = io::stdout().as_fd().try_clone_to_owned()?;
     let kind = FileType::from_raw_mode(fstat(&fd)?.st_mode);
     let watched = if matches!(kind, FileType::Fifo | FileType::Socket) {
         // SAFETY: the `AsyncFd` is the only owner of the `OwnedFd`, which stays open and unchanged until it
@@ -57,8 +58,4 @@ pub fn reader_gone() -> io::Result<impl Future<Output = ()> + 'static> {
             _ => pending().await,
         }
     })
-}
-
-fn duplicate() -> io::Result<std::os::fd::OwnedFd> {
-    io::stdout().as_fd().try_clone_to_owned()
 }

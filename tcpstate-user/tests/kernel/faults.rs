@@ -5,6 +5,7 @@
 //!
 //! [`Output::json`]: crate::process::Output::json
 
+mod blocked;
 mod clock;
 mod descriptors;
 mod lists;
@@ -38,6 +39,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     losses::add(&mut faults);
     signals::add(&mut faults);
     outputs::add(&mut faults);
+    blocked::add(&mut faults);
     memory::add(&mut faults);
     descriptors::add(&mut faults);
     lists::add(&mut faults);

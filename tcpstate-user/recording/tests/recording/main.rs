@@ -3,6 +3,7 @@
 mod by_document;
 mod format;
 mod names;
+mod places;
 mod read;
 #[path = "../../../tests/support/stream.rs"]
 mod stream;

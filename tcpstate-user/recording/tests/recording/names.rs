@@ -131,7 +131,7 @@ fn a_dump_of_the_flight_recorder_names_the_cgroups_that_it_still_has() {
     // The first half is dropped.
     ring.tick(events[1_000].ts_ns() + FlightOptions::default().keep_ns)
         .unwrap();
-    ring.dump(&path, None, None).unwrap();
+    ring.dump(&path).unwrap();
     let file = fs::read(&path).unwrap();
     let held = usize::try_from(ring.held()).unwrap();
     assert!((1_000..1_200).contains(&held), "{held}");
@@ -210,7 +210,7 @@ fn the_cgroups_of_a_census_are_named_before_it() {
         .unwrap()
         .naming(names());
     ring.append_census(&census).unwrap();
-    ring.dump(&ring_file, None, None).unwrap();
+    ring.dump(&ring_file).unwrap();
     for file in [file, ring_file] {
         let mut reader = Reader::open(&file).unwrap();
         let names = reader.names();

@@ -271,11 +271,11 @@ fn impossible_options_are_refused_at_the_start() {
 }
 
 /// A small file system, unmounted on drop.
-struct Tmpfs(tempfile::TempDir);
+pub struct Tmpfs(tempfile::TempDir);
 
 impl Tmpfs {
     /// `None` without the privilege to mount, with a message.
-    fn mount(size: &str) -> Option<Self> {
+    pub fn mount(size: &str) -> Option<Self> {
         let required = std::env::var_os("TCPSTATE_REQUIRE_KERNEL").is_some();
         let dir = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
@@ -291,11 +291,15 @@ impl Tmpfs {
             }
         }
     }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
 }
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
+        let _ = Command::new("umount").arg(self.path()).status();
     }
 }
 
@@ -304,7 +308,7 @@ fn a_full_disk_leaves_a_recording_that_reads() {
     let Some(disk) = Tmpfs::mount("256k") else {
         return;
     };
-    let path = disk.0.path().join("a.rec");
+    let path = disk.path().join("a.rec");
     let events = events(Traffic::Noise, 10_000, 21);
     let mut writer = Writer::create(&path, &origin(), small_blocks()).unwrap();
     let error = writer.append(&events, 0).unwrap_err();
@@ -358,7 +362,7 @@ fn the_flight_recorder_keeps_the_last_events_by_time() {
     };
     let mut ring = FlightRing::new(&origin(), options).unwrap();
     ring.append(&events).unwrap();
-    let written = ring.dump(&path, None, None).unwrap();
+    let written = ring.dump(&path).unwrap();
     assert_eq!(written.events, ring.held());
     assert_eq!(ring.held() + ring.dropped(), 20_000);
 
@@ -383,7 +387,8 @@ fn the_flight_recorder_keeps_the_last_events_by_time() {
     // Time passes without events: the events are dropped, and the books stay.
     ring.tick(newest_ns + span_ns).unwrap();
     assert_eq!((ring.held(), ring.dropped()), (0, 20_000));
-    ring.dump(&path, Some(&books(20_000)), Some(&COST)).unwrap();
+    let (_, failure) = ring.finish(&path, Some(&books(20_000)), Some(&COST));
+    assert!(failure.is_none(), "{failure:?}");
     let read = read_file(&path);
     assert!(read.events.is_empty());
     assert_eq!(read.accounting.rejected_by_reason.not_in_file, 20_000);
@@ -411,7 +416,8 @@ fn the_flight_recorder_stays_within_its_memory() {
     assert!(ring.held() > 500, "{}", ring.held());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.rec");
-    ring.dump(&path, Some(&books(10_000)), None).unwrap();
+    let (_, failure) = ring.finish(&path, Some(&books(10_000)), None);
+    assert!(failure.is_none(), "{failure:?}");
     let read = read_file(&path);
     assert!(events.ends_with(&read.events) && read.events.len() as u64 == ring.held());
 
@@ -440,9 +446,9 @@ fn a_dump_replaces_the_one_before_or_keeps_it() {
     )
     .unwrap();
     ring.append(&events[..100]).unwrap();
-    ring.dump(&path, None, None).unwrap();
+    ring.dump(&path).unwrap();
     ring.append(&events[100..]).unwrap();
-    ring.dump(&path, None, None).unwrap();
+    ring.dump(&path).unwrap();
     assert!(read_file(&path).events == events);
     assert!(read_file(&dir.path().join("a.rec.1")).events == events[..100]);
     assert_eq!(
@@ -457,17 +463,17 @@ fn a_dump_that_fails_leaves_the_one_before() {
     let Some(disk) = Tmpfs::mount("256k") else {
         return;
     };
-    let path = disk.0.path().join("a.rec");
+    let path = disk.path().join("a.rec");
     let events = events(Traffic::Noise, 5_000, 34);
     let mut ring = FlightRing::new(&origin(), FlightOptions::default()).unwrap();
     ring.append(&events[..200]).unwrap();
-    ring.dump(&path, None, None).unwrap();
+    ring.dump(&path).unwrap();
     ring.append(&events[200..]).unwrap();
-    let error = ring.dump(&path, None, None).unwrap_err();
+    let error = ring.dump(&path).unwrap_err();
     assert!(error.to_string().contains("still in memory"), "{error}");
     assert!(read_file(&path).events == events[..200]);
     assert_eq!(
-        fs::read_dir(disk.0.path()).unwrap().count(),
+        fs::read_dir(disk.path()).unwrap().count(),
         1,
         "no partial file is left"
     );

@@ -24,6 +24,8 @@ pub fn add(trials: &mut Vec<Trial>) {
     for (name, test) in [
         ("faults::disk_full", disk_full as fn() -> Result<()>),
         ("faults::disk_full_at_a_dump", disk_full_at_a_dump),
+        ("faults::disk_full_at_the_end", disk_full_at_the_end),
+        ("faults::file_size_limit", file_size_limit),
         ("faults::disk_read_only", disk_read_only),
         ("faults::file_replaced", file_replaced),
         ("faults::file_cut_while_read", file_cut_while_read),
@@ -146,6 +148,72 @@ fn disk_full_at_a_dump() -> Result<()> {
     let (_, summary) = read(&file)?;
     let counted = number(&summary, &["transitions"])? + number(&summary, &["accounting", "lost"])?;
     ensure!(counted >= u64::from(ROUNDS) * 2, "{summary}");
+    Ok(())
+}
+
+/// At the end a flight recorder writes the newest events for which there is room, and says how many are lost.
+fn disk_full_at_the_end() -> Result<()> {
+    const ROUNDS: u32 = 100_000;
+    // Room for some of its blocks of about 20 KiB.
+    let disk = Disk::new("size=1m")?;
+    let [file, other] = ["a.rec", "other"].map(|name| disk.path().join(name));
+    fs::write(&other, vec![0; (1024 - 80) << 10])?;
+    let port = unused_port();
+    let record = ["record", "-v", "--ring", "5m", "-w", path(&file)?];
+    let (mut child, stderr) = start(&[&record[..], &["-P", &port.to_string()]].concat())?;
+    on_loopback(|| storm(port, ROUNDS))?;
+    interrupt(&child)?;
+    let status = await_exit(&mut child)?;
+    let messages = io::read_to_string(stderr)?;
+    ensure!(
+        status.code() == Some(1)
+            && messages.contains("No space left on device")
+            && messages.contains("oldest events in memory are lost")
+            && messages.contains("submitted = received")
+            && !messages.contains("still in memory"),
+        "{status}: {messages}"
+    );
+    let (_, summary) = read(&file)?;
+    let kept = number(&summary, &["transitions"])?;
+    ensure!(
+        kept > 0 && messages.contains(&format!("the {kept} newest are in the file")),
+        "{messages}{summary}"
+    );
+    Ok(())
+}
+
+/// The limit of a file's size (`ulimit -f`) is a full disk, and no signal that kills.
+fn file_size_limit() -> Result<()> {
+    const ROUNDS: u32 = 150_000;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("a.rec");
+    let port = unused_port();
+    let mut limited = Command::new("sh");
+    // The limit is in units of 512 or of 1,024 bytes: three blocks or less.
+    limited.args([
+        "-c",
+        "ulimit -f 64; exec \"$@\"",
+        "sh",
+        BINARY,
+        "record",
+        "-w",
+    ]);
+    limited.arg(&file).args(["-P", &port.to_string()]);
+    let tcpstate = Tcpstate::start_command(limited)?;
+    on_loopback(|| storm(port, ROUNDS))?;
+    let output = tcpstate.stop()?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    for words in [
+        "File too large",
+        "--max-bytes",
+        "events found no room",
+        "submitted = received",
+    ] {
+        ensure!(output.stderr.contains(words), "no `{words}`: {output:?}");
+    }
+    let (messages, summary) = read(&file)?;
+    ensure!(messages.stderr.contains("was broken off"), "{messages:?}");
+    ensure!(number(&summary, &["transitions"])? > 0, "{summary}");
     Ok(())
 }
 
@@ -275,10 +343,12 @@ fn stdout_slow() -> Result<()> {
     let file = folder.path().join("a.rec");
     let (mut child, stderr) = start(&["record", "-v", "-w", "-", "-P", &port.to_string()])?;
     on_loopback(|| storm(port, ROUNDS))?;
-    // It handles the signal only when it can write again.
-    interrupt(&child)?;
     let mut stdout = child.stdout.take().context("stdout")?;
-    io::copy(&mut stdout, &mut fs::File::create(&file)?)?;
+    let mut copy = fs::File::create(&file)?;
+    // It is read again before the run ends: otherwise the output would be given up.
+    io::copy(&mut (&mut stdout).take(4096), &mut copy)?;
+    interrupt(&child)?;
+    io::copy(&mut stdout, &mut copy)?;
     let status = await_exit(&mut child)?;
     let messages = io::read_to_string(stderr)?;
     ensure!(status.code() == Some(3), "{status}: {messages}");

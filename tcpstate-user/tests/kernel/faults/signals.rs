@@ -236,7 +236,7 @@ fn check_recording(path: &Path) -> Result<()> {
 }
 
 /// A pseudo-terminal: the side of the user, and the side of the program.
-fn terminal_pair() -> Result<(fs::File, fs::File)> {
+pub fn terminal_pair() -> Result<(fs::File, fs::File)> {
     let person = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
     rustix::pty::grantpt(&person)?;
     rustix::pty::unlockpt(&person)?;
