@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
 };
 
-use tcpstate::run::stream::Stream;
+use tcpstate::run::stderr;
 use tcpstate_capture::{CaptureError, sockdiag::DumpError};
 use tcpstate_core::{error::chain, source::SourceError};
 use tcpstate_recording::WriteError;
@@ -15,7 +15,14 @@ pub(crate) fn explain(error: &anyhow::Error) {
     say(&message(error));
     let remedy = error.chain().find_map(remedy);
     if let Some(remedy) = remedy {
-        say(&remedy);
+        // It may have a command line of its own to be copied.
+        for (at, line) in remedy.lines().enumerate() {
+            if at == 0 {
+                say(line);
+            } else {
+                let _ = writeln!(stderr::open(), "{line}");
+            }
+        }
     }
 }
 
@@ -41,7 +48,7 @@ fn message(error: &anyhow::Error) -> String {
     chain(error.as_ref())
 }
 
-/// Writes a line to standard error. A failure is ignored: there is no other place to report it.
+/// Writes a line to standard error, whatever is in the text. A failure is ignored: there is no other place to report it.
 pub(crate) fn say(text: &str) {
-    let _ = Stream::stderr().write_all(format!("tcpstate: {text}\n").as_bytes());
+    let _ = writeln!(stderr::open(), "tcpstate: {text}");
 }

@@ -42,6 +42,7 @@ mod interrupts;
 mod options;
 pub mod progress;
 pub mod signals;
+pub mod stderr;
 pub mod stdout;
 pub mod stream;
 

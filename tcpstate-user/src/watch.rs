@@ -1,13 +1,12 @@
 //! Commands that watch: a source, the driver, and the command's view.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use tcpstate::run::{
     self, Outcome, Outputs, descriptors, ending,
     progress::{self, WithProgress},
-    signals, stdout,
-    stream::Stream,
+    signals, stderr, stdout,
 };
 use tcpstate_capture::{
     self, Live,
@@ -47,7 +46,7 @@ pub(crate) fn settings(watch: &Watch, bounds: Bounds, time: Option<TimeForm>) ->
             max_ports: number(bounds.max_ports),
             ..Limits::default()
         },
-        colour: wants_colour(&io::stdout()),
+        colour: wants_colour(&rustix::stdio::stdout()),
         width: stdout::width(),
         several_netns: watch.sockets.netns.inode.is_none() && stdout::is_terminal() && {
             // Of a recording it is not known yet.
@@ -113,7 +112,7 @@ pub(crate) fn watch_or_count(
         let mut out = stdout::open();
         let outputs = Outputs {
             out: &mut out,
-            err: &mut Stream::stderr(),
+            err: &mut stderr::open(),
         };
         match run::drive(source.as_mut(), view, outputs, &mut interrupts, &options).await? {
             // A closed pipe ends quietly: whoever closed it has seen enough.

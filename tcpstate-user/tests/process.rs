@@ -23,7 +23,7 @@ use rustix::{
     pty::OpenptFlags,
     termios::{Action, tcflow},
 };
-use tcpstate::run::{self, Outputs, signals, stdout, stream::Stream};
+use tcpstate::run::{self, Outputs, signals, stderr, stdout};
 use tcpstate_common::{Record, State, record::AF_INET};
 use tcpstate_core::{
     books::Accounting,
@@ -84,7 +84,7 @@ fn main() -> ExitCode {
 /// Reports an event on standard error, one word per line.
 fn say(word: &str) {
     // In one test the parent does not read it.
-    let _ = Stream::stderr().write_all(format!("{word}\n").as_bytes());
+    let _ = writeln!(stderr::open(), "{word}");
 }
 
 struct Source {
@@ -194,7 +194,7 @@ fn child(kind: &str) -> ExitCode {
         let mut out = stdout::open();
         let outputs = Outputs {
             out: &mut out,
-            err: &mut Stream::stderr(),
+            err: &mut stderr::open(),
         };
         let options = run::Options::default();
         anyhow::Ok(run::drive(&mut source, &mut Lines, outputs, &mut interrupts, &options).await?)

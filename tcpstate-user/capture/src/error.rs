@@ -2,10 +2,10 @@
 //!
 //! Each message says what was tried and why it failed; [`CaptureError::remedy`] says what to do.
 
-use std::{io, path::PathBuf};
+use std::{io, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
-use tcpstate_core::mode::Mode;
+use tcpstate_core::{escape::Printable, mode::Mode};
 
 use super::layout::LayoutError;
 
@@ -223,8 +223,9 @@ impl CaptureError {
 
 /// Advice on how to get the privileges, with the command line for this very binary.
 pub fn privileges_remedy() -> String {
-    let path = std::env::current_exe()
-        .map_or_else(|_| "tcpstate".to_owned(), |path| path.display().to_string());
+    let path = std::env::current_exe().map_or_else(|_| "tcpstate".into(), PathBuf::into_os_string);
+    // Here, as the text has lines of its own.
+    let path = Printable(path.as_bytes());
     format!(
         "This takes CAP_BPF and CAP_PERFMON: run as root, or give them to the binary once with\n  \
          sudo setcap cap_bpf,cap_perfmon=ep {path}\n\

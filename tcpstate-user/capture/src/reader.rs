@@ -21,6 +21,7 @@ use tcpstate_common::{State, record::Reset};
 use tcpstate_core::{
     census::{Census, Kind},
     event::Event,
+    outlet::Outlet,
 };
 use tokio::sync::mpsc;
 
@@ -430,7 +431,9 @@ impl log::Log for StderrLog {
     fn log(&self, record: &log::Record<'_>) {
         use io::Write as _;
         // It fails only when standard error is closed.
-        let _ = writeln!(io::stderr(), "tcpstate: bpf: {}", record.args());
+        #[expect(clippy::disallowed_methods, reason = "it goes through the outlet")]
+        let mut err = Outlet::new(io::stderr(), false);
+        let _ = writeln!(err, "tcpstate: bpf: {}", record.args());
     }
 
     fn flush(&self) {}

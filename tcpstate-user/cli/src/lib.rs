@@ -17,6 +17,8 @@
         clippy::expect_used,
         clippy::indexing_slicing,
         clippy::panic,
+        clippy::print_stderr,
+        clippy::print_stdout,
         clippy::string_slice,
         clippy::unwrap_used
     )
@@ -42,7 +44,10 @@ mod time_args;
 mod trace;
 mod watch;
 
+use std::{env, ffi::OsString, os::unix::ffi::OsStrExt as _};
+
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use tcpstate_core::escape::Printable;
 
 use self::conflict::Conflict;
 pub use self::{
@@ -92,7 +97,26 @@ pub struct Cli {
 impl Cli {
     /// The command line of this process. Help, the version and bad usage end the process.
     pub fn of_process() -> Self {
-        Self::parse().checked().unwrap_or_else(|error| error.exit())
+        Self::of(&env::args_os().collect::<Vec<_>>()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads a command line. The error is harmless, whatever the arguments are.
+    fn of(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        let parse = |arguments| Self::try_parse_from(arguments).and_then(Self::checked);
+        let error = match parse(arguments) {
+            Ok(cli) => return Ok(cli),
+            Err(error) => error,
+        };
+        // Its text has lines of its own and quotes arguments: so the arguments are made printable, and fail again.
+        let printable = |argument: &OsString| Printable(argument.as_bytes()).to_string().into();
+        let printable: Vec<OsString> = arguments.iter().map(printable).collect();
+        if printable == arguments {
+            return Err(error);
+        }
+        Err(parse(&printable).err().unwrap_or_else(|| {
+            let why = "an argument has characters that cannot stand there";
+            Self::command().error(error.kind(), why)
+        }))
     }
 
     /// Ends the process as bad usage of this command does.

@@ -13,7 +13,7 @@
 //! From the bottom up; a module uses only those above it:
 //!
 //! - [`event`], [`owner`], [`service`], [`cause`], [`transition`], [`histogram`]: the vocabulary.
-//! - [`by_cookie`], `hash`, [`duration`], [`error`], [`escape`]: helpers, which know none of the rest.
+//! - [`by_cookie`], `hash`, [`duration`], [`error`], [`escape`], [`outlet`]: helpers, which know none of the rest.
 //! - [`options`], [`mode`], [`netns`]: the choices that a command line offers.
 //! - [`census`], [`recalled`], [`handshakes`], [`tally`]: the parts of the stream that are no transitions.
 //! - [`books`], [`origin`], [`names`]: the facts that come with a stream.
@@ -31,6 +31,8 @@
         clippy::expect_used,
         clippy::indexing_slicing,
         clippy::panic,
+        clippy::print_stderr,
+        clippy::print_stdout,
         clippy::string_slice,
         clippy::unwrap_used
     )
@@ -56,6 +58,7 @@ pub mod names;
 pub mod netns;
 pub mod options;
 pub mod origin;
+pub mod outlet;
 pub mod owner;
 pub mod present;
 pub mod recalled;

@@ -14,6 +14,7 @@ use std::{
 use rustix::{
     fs::{FileType, Gid, Mode, OFlags, Stat},
     process::geteuid,
+    stdio::stdout,
 };
 
 /// A failure to write a recording.
@@ -197,7 +198,7 @@ pub type OpenStream = fn(&Path) -> io::Result<Box<dyn Stream>>;
 pub(crate) fn open_stream(path: &Path) -> io::Result<Box<dyn Stream>> {
     // Not by way of `io::Stdout`, which would search the bytes for line ends.
     Ok(Box::new(if is_stdout(path) {
-        File::from(io::stdout().as_fd().try_clone_to_owned()?)
+        File::from(stdout().try_clone_to_owned()?)
     } else {
         File::options().write(true).open(path)?
     }))
@@ -373,7 +374,7 @@ pub fn overwrites(read: &Path, write: &Path, files: u32) -> Option<PathBuf> {
         rustix::fs::stat(read)
     })?;
     if is_stdout(write) {
-        let is_read = identity(rustix::fs::fstat(io::stdout())) == Some(read);
+        let is_read = identity(rustix::fs::fstat(stdout())) == Some(read);
         return is_read.then(|| write.to_owned());
     }
     (0..files.max(1))

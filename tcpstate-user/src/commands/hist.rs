@@ -1,9 +1,6 @@
 //! `tcpstate hist`.
 
-use std::{
-    io::{self, IsTerminal as _},
-    process::ExitCode,
-};
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use tcpstate_text::{
     format::bar::wants_unicode,
@@ -25,13 +22,13 @@ pub(crate) fn run(arguments: &tcpstate_cli::Hist) -> anyhow::Result<ExitCode> {
         causes: arguments.cause.clone(),
         interval: arguments.interval,
         count: arguments.watch.count,
-        unicode: wants_unicode(&io::stdout()),
+        unicode: wants_unicode(&rustix::stdio::stdout()),
     });
     let watched = &arguments.watch;
     if watched.read.is_none()
         && watched.duration.is_none()
         && arguments.interval.is_none()
-        && io::stderr().is_terminal()
+        && rustix::stdio::stderr().is_terminal()
     {
         // Nothing is printed until then.
         say("watching; Ctrl-C shows the histograms");

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tcpstate::run::{own_cost, stdout};
+use tcpstate::run::{own_cost, stderr, stdout};
 use tcpstate_capture::{inventory, sockdiag::Request};
 use tcpstate_common::State;
 use tcpstate_core::{
@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
     }
     let options = ls::Options {
         settings: Settings {
-            colour: wants_colour(&io::stdout()),
+            colour: wants_colour(&rustix::stdio::stdout()),
             width: stdout::width(),
             several_netns: arguments.netns == NetnsSelector::All,
             ..Settings::plain(arguments.output.format())
@@ -60,7 +60,13 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
         verbose: arguments.verbose,
     };
     let mut out = stdout::open();
-    let written = ls::write(&inventory, &options, own_cost, &mut out, &mut io::stderr());
+    let written = ls::write(
+        &inventory,
+        &options,
+        own_cost,
+        &mut out,
+        &mut stderr::open(),
+    );
     match written.and_then(|()| out.flush()) {
         // A closed pipe ends quietly: whoever closed it has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),

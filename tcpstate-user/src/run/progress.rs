@@ -32,7 +32,7 @@ pub fn is_wanted(source: &dyn EventSource, view: &dyn View) -> bool {
         .progress()
         .is_some_and(|progress| progress.total_bytes.is_some());
     let is_free = !stdout::is_terminal() || view.is_silent_until_finish();
-    ends && is_free && io::stderr().is_terminal()
+    ends && is_free && rustix::stdio::stderr().is_terminal()
 }
 
 /// A source whose progress is shown.
@@ -82,7 +82,7 @@ impl fmt::Debug for Terminal {
 
 impl TermLike for Terminal {
     fn width(&self) -> u16 {
-        let size = tcgetwinsize(io::stderr()).ok();
+        let size = tcgetwinsize(rustix::stdio::stderr()).ok();
         size.map_or(80, |size| size.ws_col)
     }
 

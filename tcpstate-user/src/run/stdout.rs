@@ -3,10 +3,14 @@
 use std::{
     future::{Future, pending},
     io::{self, BufWriter, IsTerminal},
-    os::fd::AsFd,
 };
 
-use rustix::fs::{FileType, fstat};
+use rustix::{
+    fs::{FileType, fstat},
+    stdio::stdout,
+};
+use tcpstate_core::outlet::Outlet;
+use tcpstate_text::format::text::wants_colour;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::stream::Stream;
@@ -15,21 +19,22 @@ use super::stream::Stream;
 const BUFFER: usize = 64 << 10;
 
 /// Opens standard output without the line buffer of the standard library, which would cost a system call
-/// per line.
-pub fn open() -> BufWriter<Stream> {
-    BufWriter::with_capacity(BUFFER, Stream::stdout())
+/// per line. Nothing harmful passes it.
+pub fn open() -> Outlet<BufWriter<Stream>> {
+    let styled = wants_colour(&stdout());
+    Outlet::new(BufWriter::with_capacity(BUFFER, Stream::stdout()), styled)
 }
 
 /// Whether standard output is a terminal.
 pub fn is_terminal() -> bool {
-    io::stdout().is_terminal()
+    stdout().is_terminal()
 }
 
 /// The columns of the terminal that standard output is; `None` if it is none.
 pub fn width() -> Option<usize> {
     /// Of a terminal that does not say.
     const USUAL: usize = 80;
-    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    let size = rustix::termios::tcgetwinsize(stdout()).ok()?;
     Some(match size.ws_col {
         0 => USUAL,
         columns => columns.into(),
@@ -43,7 +48,7 @@ pub fn width() -> Option<usize> {
 ///
 /// *Errors:* the operating system refuses to watch it, or the caller is not inside a runtime.
 pub fn reader_gone() -> io::Result<impl Future<Output = ()> + 'static> {
-    let fd = io::stdout().as_fd().try_clone_to_owned()?;
+    let fd = stdout().try_clone_to_owned()?;
     let kind = FileType::from_raw_mode(fstat(&fd)?.st_mode);
     let watched = if matches!(kind, FileType::Fifo | FileType::Socket) {
         // SAFETY: the `AsyncFd` is the only owner of the `OwnedFd`, which stays open and unchanged until it

@@ -30,8 +30,12 @@ unknown because it does not exist is `null` as a whole, such as `owner`.
 - A *state* is the kernel's name for it, such as `TIME_WAIT`; a state that has no name is its number.
 - A *cause* is `fin`, `reset_by_peer`, `reset_locally`, `refused`, `timed_out`, `unreachable`, `abandoned`, `no_port`, \
 or the name of another error of the socket, such as `EPIPE`: see [causes](causes.md).
-- Text that a process chose is escaped: in CSV and text a control character is written as an escape, such as \
-`\\u{1b}`, and a CSV cell never begins like a formula.
+- Names that others chose, of processes and cgroups, are escaped: in CSV and text a character that is not shown \
+itself, such as a control character, a blank that is no space, or a mark without its letter, is written as \
+`\\u{1b}`, a byte that is no UTF-8 as `\\xff`, and a backslash twice. JSON has its own escapes for them.
+- In text a name is in quotes if it could be taken for something else: `\"-\"` and `\"other\"` are names, `-` is \
+unknown. So is one that begins with `\"` or `+`, begins or ends with a space, or is empty. In CSV a cell that would begin like a \
+formula begins with `'`, so that a process called `-` is `'-`.
 ";
 
 /// The whole page.

@@ -59,7 +59,8 @@ pub fn names() -> Names {
     Names::new(Arc::new(book))
 }
 
-const CGROUP: u64 = 4_242;
+/// The run's cgroup.
+pub const CGROUP: u64 = 4_242;
 
 /// A socket with a sequence of events.
 struct Socket(Record);

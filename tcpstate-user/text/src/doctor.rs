@@ -5,7 +5,10 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use tcpstate_core::report::{Check, Report, Status};
+use tcpstate_core::{
+    outlet::{GREEN, OFF, RED, YELLOW},
+    report::{Check, Report, Status},
+};
 
 use crate::format::json::Lines;
 
@@ -31,7 +34,7 @@ pub fn write_text(report: &Report, colour: bool, out: &mut dyn Write) -> io::Res
     let indent = status_width + name_width + 4;
     for (at, (check, name)) in report.checks.iter().zip(&names).enumerate() {
         let (on, off) = if colour {
-            (colour_of(check.status), "\x1b[0m")
+            (colour_of(check.status), OFF)
         } else {
             ("", "")
         };
@@ -66,9 +69,9 @@ pub fn write_text(report: &Report, colour: bool, out: &mut dyn Write) -> io::Res
 
 const fn colour_of(status: Status) -> &'static str {
     match status {
-        Status::Ok => "\x1b[32m",
-        Status::Degraded => "\x1b[33m",
-        Status::Missing => "\x1b[31m",
+        Status::Ok => GREEN,
+        Status::Degraded => YELLOW,
+        Status::Missing => RED,
     }
 }
 
@@ -89,7 +92,8 @@ fn write_wrapped(out: &mut dyn Write, indent: usize, label: &str, text: &str) ->
         for (at, word) in line.split(' ').enumerate() {
             let len = word.chars().count();
             if at > 0 && column + 1 + len > WIDTH {
-                write!(out, "\n{:inner$}", "")?;
+                writeln!(out)?;
+                write!(out, "{:inner$}", "")?;
                 column = inner;
             } else if at > 0 {
                 write!(out, " ")?;

@@ -7,7 +7,8 @@
 //!   other tools; text, for people, shows `-`.
 //! - An address is shown as the kernel has it, so `0.0.0.0` and `::` are possible; a v4-mapped one is
 //!   shown as IPv4.
-//! - Names that others chose (a process's `comm`) go through [`tcpstate_core::escape`].
+//! - Names that others chose (a process's `comm`) go through [`tcpstate_core::escape`]. In text a name that could be
+//!   taken for a word of ours, or that ends in blanks, is in quotes.
 
 pub mod bar;
 pub mod csv;

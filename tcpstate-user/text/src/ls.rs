@@ -15,7 +15,7 @@ use tcpstate_common::State;
 use tcpstate_core::{
     books::Cost,
     catalogue::{Common, SOCKET, SocketRow, TimerRow},
-    escape::Printable,
+    escape::Entry,
     filter::{Filter, OwnerFilter, StateSet},
     inventory::{DumpedNetns, Inventory, Socket, Timer, TimerKind},
     options::Format,
@@ -353,11 +353,7 @@ fn push_comm(row: &SocketRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()
         return line.write_all(b"not accepted");
     }
     let comm = row.common.owner.comm.as_ref();
-    write!(
-        line,
-        "{}",
-        OrDash(comm.map(|comm| Printable(comm.as_bytes())))
-    )
+    write!(line, "{}", OrDash(comm.map(|comm| Entry(comm.as_bytes()))))
 }
 
 /// The time in the state as one cell: `59.9 s`, `>17.2 s`.

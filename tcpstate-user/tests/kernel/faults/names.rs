@@ -1,4 +1,4 @@
-//! Process names that a terminal or a spreadsheet would execute.
+//! Names of processes and cgroups that a terminal or a spreadsheet would execute, or that look like words of ours.
 
 use std::{
     ffi::CString,
@@ -11,9 +11,11 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{
+    cgroup::Cgroup,
     need::{Need, trial},
     net::{Connection, Netns, await_fin, unused_port},
     process::{BINARY, Output, Tcpstate, run},
+    programs::{Identity, Server, client},
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -23,10 +25,11 @@ pub fn add(trials: &mut Vec<Trial>) {
         of_processes,
     ));
     trials.push(trial("faults::names_in_ls", &[], in_ls));
+    trials.push(trial("faults::names_of_cgroups", &[Need::Btf], of_cgroups));
 }
 
 /// The names, of at most 15 bytes each, which is all that the kernel keeps.
-const NAMES: [&[u8]; 9] = [
+const NAMES: [&[u8]; 13] = [
     b"\x1b[2J\x1b[1;31m",
     b"\x1b]0;title\x07",
     b"=1+1|' /C calc'",
@@ -36,6 +39,10 @@ const NAMES: [&[u8]; 9] = [
     b"\xff\xfe\x80\xc3",
     b"a\nb\r\t\"c\",d",
     "\u{202e}evil\u{9b}".as_bytes(),
+    "\u{a0}＝1+\u{e0041}".as_bytes(),
+    b"-",
+    b"other",
+    b"sh ",
 ];
 
 /// Makes a connection while the process, and before Linux 5.11 the thread, has this name.
@@ -110,7 +117,15 @@ fn of_processes() -> Result<()> {
             } else {
                 "\\xff\\xfe"
             };
-            for name in ["[2J", "title", "1+1|", "SUM(A1)", "evil", invalid] {
+            let told_apart = if format == ["--csv"] {
+                [",'-,", ",other,", ",\"sh \","]
+            } else {
+                ["\"-\"", "\"other\"", "\"sh \""]
+            };
+            for name in ["[2J", "title", "1+1|", "SUM(A1)", "evil", invalid]
+                .iter()
+                .chain(&told_apart)
+            {
                 ensure!(
                     output.stdout.contains(name),
                     "{command}: no `{name}`: {output:?}"
@@ -145,15 +160,59 @@ fn in_ls() -> Result<()> {
     Ok(())
 }
 
+/// The kernel gives each cgroup's path with an event as it is.
+fn of_cgroups() -> Result<()> {
+    let port = unused_port();
+    let name = format!("tcpstate-test-{port}-\u{202e}\u{ad}\u{301}/\x1b[2J\u{e0041}");
+    let outer = name.split_once('/').context("no slash")?.0;
+    // The inner one is removed first.
+    let outer = Cgroup::new(outer)?;
+    let cgroup = Cgroup::new(&name)?;
+    let who = Identity::new("server", 54_003, &cgroup);
+    let of = port.to_string();
+    let commands: [&[&str]; 5] = [
+        &["trace", "--json"],
+        &["trace", "--csv"],
+        &["life", "--csv"],
+        &["rates", "10s", "--by", "cgroup"],
+        &["trace", "--cgroup", cgroup.path()],
+    ];
+    let start = |command: &[&str]| Tcpstate::start(&[command, &["-P", &of]].concat());
+    let started: Vec<_> = commands
+        .iter()
+        .map(|command| start(command))
+        .collect::<Result<_>>()?;
+    Netns::new()?.run_until_quiet(|| {
+        let server = Server::start(&who, Ipv4Addr::LOCALHOST, port)?;
+        client(&who, Ipv4Addr::LOCALHOST, port, 1)?;
+        server.stop()
+    })?;
+    for (command, tcpstate) in commands.into_iter().zip(started) {
+        let output = tcpstate.stop()?;
+        ensure!(output.status.success(), "{command:?}: {output:?}");
+        check(&output, &command[1..2])?;
+        ensure!(
+            [&output.stdout, &output.stderr]
+                .iter()
+                .any(|text| text.contains("[2J")),
+            "{command:?}: no name: {output:?}"
+        );
+    }
+    drop(cgroup);
+    drop(outer);
+    Ok(())
+}
+
 /// The name of this process, which is that of its first thread.
 const OWN_NAME: &str = "/proc/self/comm";
 
 /// Checks that the output contains nothing that a terminal or a spreadsheet would execute.
 fn check(output: &Output, format: &[&str]) -> Result<()> {
     for text in [&output.stdout, &output.stderr] {
-        let harmful = text
-            .chars()
-            .find(|&c| c != '\n' && (c.is_control() || "\u{202e}\u{2028}".contains(c)));
+        let harmful = text.chars().find(|&c| {
+            c != '\n'
+                && (c.is_control() || "\u{202e}\u{2028}\u{a0}\u{ad}\u{301}\u{e0041}".contains(c))
+        });
         ensure!(harmful.is_none(), "{harmful:?} in {text:?}");
     }
     match format {
@@ -168,7 +227,7 @@ fn check(output: &Output, format: &[&str]) -> Result<()> {
                 for cell in &row? {
                     let first = cell.trim_start().chars().next();
                     ensure!(
-                        !first.is_some_and(|c| "=+-@".contains(c)),
+                        !first.is_some_and(|c| "=+-@＝＋－＠".contains(c)),
                         "a formula: {cell:?}"
                     );
                 }

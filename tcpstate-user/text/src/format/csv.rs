@@ -121,7 +121,9 @@ fn push_name(line: &mut Vec<u8>, name: &[u8]) -> io::Result<()> {
         return Ok(());
     }
     let cell = Cell(name).to_string();
-    if cell.contains([',', '"', '\n', '\r']) {
+    // Some readers trim blanks that are not in quotes.
+    let has_ends = cell.starts_with(' ') || cell.ends_with(' ');
+    if has_ends || cell.contains([',', '"', '\n', '\r']) {
         write!(line, "\"{}\"", cell.replace('"', "\"\""))
     } else {
         line.extend_from_slice(cell.as_bytes());
@@ -135,7 +137,16 @@ mod tests {
 
     #[test]
     fn a_reader_gets_back_what_was_written() {
-        let names = ["plain", "a,b", "say \"hi\"", "\"", "\"\",\"\"", "", "x-y/z"];
+        let names = [
+            "plain",
+            "a,b",
+            "say \"hi\"",
+            "\"",
+            "\"\",\"\"",
+            "",
+            "x-y/z",
+            "sh ",
+        ];
         let mut out = Vec::new();
         for name in names {
             push_name(&mut out, name.as_bytes()).unwrap();
@@ -151,7 +162,12 @@ mod tests {
 
     #[test]
     fn formulas_and_control_characters_are_harmless() {
-        for (name, cell) in [("-1", "'-1"), ("=1+1", "'=1+1"), ("a\nb", "a\\u{a}b")] {
+        for (name, cell) in [
+            ("-1", "'-1"),
+            ("=1+1", "'=1+1"),
+            ("a\nb", "a\\u{a}b"),
+            ("sh ", "\"sh \""),
+        ] {
             let mut out = Vec::new();
             push_name(&mut out, name.as_bytes()).unwrap();
             assert_eq!(out, cell.as_bytes());

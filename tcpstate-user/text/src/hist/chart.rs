@@ -8,6 +8,7 @@ use std::{
 use tcpstate_core::{
     histogram::{Bucket, Histogram},
     model::Of,
+    outlet::{BOLD, OFF},
     service::{Role, ServicePort},
     transition::TransitionCount,
 };
@@ -91,7 +92,7 @@ impl Chart {
 
     fn title(&self, text: &str, out: &mut dyn Write) -> io::Result<()> {
         if self.colour {
-            writeln!(out, "\x1b[1m{text}\x1b[0m")
+            writeln!(out, "{BOLD}{text}{OFF}")
         } else {
             writeln!(out, "{text}")
         }

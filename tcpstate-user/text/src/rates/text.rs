@@ -23,9 +23,10 @@ use tcpstate_core::{
     catalogue::Group,
     cause::Cause,
     census::ListenFigures,
-    escape::Printable,
+    escape::Entry,
     handshakes::{HalfOpenAt, Handshakes},
     model::{By, GroupFigures, GroupKey, Interval},
+    outlet::{BOLD, OFF, RED},
     service::{Role, ServicePort},
     transition::TransitionCount,
 };
@@ -164,7 +165,7 @@ impl Text {
         let rate = |count| PerSecond { count, interval_ns };
         let all = &interval.all;
         let (bold, red, off) = if self.colour {
-            ("\x1b[1m", "\x1b[31m", "\x1b[0m")
+            (BOLD, RED, OFF)
         } else {
             ("", "", "")
         };
@@ -361,11 +362,11 @@ fn key(group: &Group, cgroup: usize) -> Vec<String> {
         GroupKey::Port(ServicePort::Unknown, of) => vec!["-".to_owned(), role(of)],
         GroupKey::Role(of) => vec![role(of)],
         GroupKey::Comm(comm) => {
-            let name = comm.as_ref().map(|comm| Printable(comm.as_bytes()));
+            let name = comm.as_ref().map(|comm| Entry(comm.as_bytes()));
             vec![OrDash(name).to_string()]
         }
         GroupKey::Cgroup(id) => vec![match &group.path {
-            Some(path) => right_end(&Printable(path.as_bytes()).to_string(), cgroup),
+            Some(path) => right_end(&Entry(path.as_bytes()).to_string(), cgroup),
             None => OrDash(id).to_string(),
         }],
         GroupKey::Other => vec!["other".to_owned()],

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
 
-use tcpstate_core::escape::is_harmful;
+use tcpstate_core::escape::Judge;
 
 /// Writes lines.
 #[derive(Debug, Default)]
@@ -43,11 +43,13 @@ impl Formatter for Harmless {
         if fragment.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
             return CompactFormatter.write_string_fragment(writer, fragment);
         }
+        let mut judge = Judge::default();
         let mut rest = fragment;
-        while let Some((at, c)) = rest.char_indices().find(|&(_, c)| is_harmful(c)) {
+        while let Some((at, c)) = rest.char_indices().find(|&(_, c)| judge.is_harmful(c)) {
             CompactFormatter.write_string_fragment(writer, &rest[..at])?;
-            // All of them have four digits or fewer.
-            write!(writer, "\\u{:04x}", u32::from(c))?;
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
             rest = &rest[at + c.len_utf8()..];
         }
         CompactFormatter.write_string_fragment(writer, rest)
@@ -78,6 +80,8 @@ pub(super) fn push_name(line: &mut Vec<u8>, name: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tcpstate_core::{escape::is_harmful, outlet::Outlet};
+
     use super::*;
 
     fn written(name: &[u8]) -> String {
@@ -95,10 +99,16 @@ mod tests {
             "\u{9b}31m\u{7f}",
             "\u{202e}gpj",
             "größe\u{200b}",
+            "\u{301}a\"\u{301}\n\u{301}",
+            "\u{e0041}\u{ad}",
         ] {
             let line = written(name.as_bytes());
             assert!(!line.trim_end().chars().any(is_harmful), "{line}");
             assert_eq!(serde_json::from_str::<String>(&line).unwrap(), name);
+            // Else the way to people would break it.
+            let mut outlet = Outlet::new(Vec::new(), false);
+            outlet.write_all(line.as_bytes()).unwrap();
+            assert_eq!(outlet.into_inner(), line.as_bytes());
         }
         assert_eq!(written(b"\x9bxyz"), "\"\u{fffd}xyz\"");
     }

@@ -7,7 +7,7 @@ use std::{
 
 use tcpstate_core::{
     catalogue::{Column as Field, Common, Kind, Value},
-    escape::Printable,
+    escape::Entry,
     service::ServicePort,
 };
 
@@ -371,7 +371,7 @@ fn push(line: &mut Vec<u8>, kind: Kind, value: Value<'_>) -> io::Result<()> {
         },
         Value::Bool(yes) => line.extend_from_slice(if yes { b"yes" } else { b"no" }),
         Value::Word(word) => line.extend_from_slice(word.as_bytes()),
-        Value::Name(name) => write!(line, "{}", Printable(name))?,
+        Value::Name(name) => write!(line, "{}", Entry(name))?,
         Value::Address(address) => push_address(line, address)?,
         Value::State(state) => push_state(line, state),
         Value::Cause(cause) => line.extend_from_slice(cause.name().as_bytes()),

@@ -8,6 +8,8 @@ use std::{
     net::IpAddr,
 };
 
+use tcpstate_core::outlet::{BOLD, OFF};
+
 use super::width::{both_ends, cut, width};
 use crate::format::value::{push_address, push_number};
 
@@ -125,11 +127,7 @@ impl Table {
             self.push(index, |line, _| write!(line, "{title}"))?;
         }
         let line = self.line.trim_ascii_end();
-        let (bold, off) = if self.colour {
-            ("\x1b[1m", "\x1b[0m")
-        } else {
-            ("", "")
-        };
+        let (bold, off) = if self.colour { (BOLD, OFF) } else { ("", "") };
         out.write_all(&[bold.as_bytes(), line, off.as_bytes(), b"\n"].concat())
     }
 
