@@ -18,6 +18,7 @@ mod holders;
 mod lifecycle;
 mod ls;
 mod ls_fields;
+mod mptcp;
 mod namespaces;
 mod need;
 mod net;
@@ -72,6 +73,7 @@ fn main() {
     same_as_oracle::add(&mut trials);
     fields::add(&mut trials);
     filters::add(&mut trials);
+    mptcp::add(&mut trials);
     threads::add(&mut trials);
     restored::add(&mut trials);
     dwell::add(&mut trials);

@@ -7,7 +7,7 @@ use std::{
     ffi::CString,
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
     process::{Command, Stdio},
@@ -18,6 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    net::AddressFamily,
     process::{
         Pid, Signal, Uid, WaitOptions, kill_process, set_parent_process_death_signal, waitpid,
     },
@@ -25,7 +26,7 @@ use rustix::{
 
 use crate::{
     cgroup::Cgroup,
-    net::{PATIENCE, await_fin, joined},
+    net::{PATIENCE, await_fin, joined, mptcp_protocol, socket},
     process::{Running, await_exit},
 };
 
@@ -88,6 +89,8 @@ pub fn run_if_asked() -> Result<bool> {
         "daemon" => become_daemon(address, port)?,
         "activator" => activate(address, port)?,
         "activated" => serve_activated()?,
+        "mptcp_server" => serve_mptcp((address, port).into())?,
+        "mptcp_client" => connect_mptcp((address, port).into())?,
         other => bail!("no program {other}"),
     }
     Ok(true)
@@ -212,6 +215,40 @@ fn start_handing(command: &mut Command) -> Result<Handed> {
         to: line.trim().parse().with_context(|| line.clone())?,
         running: child,
     })
+}
+
+/// Starts one side of an MPTCP connection in the namespace of the calling thread. It prints `ready`; the client
+/// connects at a line on its standard input, exchanges data, and prints `done`. Both close when that input ends.
+pub fn start_mptcp(program: &str, who: &Identity, address: Ipv4Addr, port: u16) -> Result<Running> {
+    Running::new(&mut command(program, who, address, port, 0))
+}
+
+fn serve_mptcp(address: SocketAddr) -> Result<()> {
+    let listener = socket(AddressFamily::INET, Some(mptcp_protocol()))?;
+    rustix::net::bind(&listener, &address)?;
+    rustix::net::listen(&listener, 8)?;
+    println!("ready");
+    let listener = TcpListener::from(listener);
+    let (mut connection, _) = listener.accept()?;
+    let mut byte = [0];
+    connection.read_exact(&mut byte)?;
+    connection.write_all(&byte)?;
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+fn connect_mptcp(address: SocketAddr) -> Result<()> {
+    println!("ready");
+    io::stdin().read_line(&mut String::new())?;
+    let client = socket(AddressFamily::INET, Some(mptcp_protocol()))?;
+    rustix::net::connect(&client, &address)?;
+    let mut client = TcpStream::from(client);
+    // The connection is complete, and gets its further subflows, when data has come back.
+    client.write_all(b"a")?;
+    client.read_exact(&mut [0])?;
+    println!("done");
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
 }
 
 fn become_daemon(address: IpAddr, port: u16) -> Result<()> {
