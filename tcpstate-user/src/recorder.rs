@@ -280,9 +280,12 @@ fn open_stream(path: &Path) -> io::Result<Box<dyn tcpstate_recording::Stream>> {
 fn books_of_file(end: &End) -> Accounting {
     let mut books = end.accounting;
     let settled = end.selection.settled;
-    let left_out = (settled.filtered + settled.undecided).min(books.received);
-    books.filtered += left_out;
-    books.filtered_by_reason.settled += left_out;
+    let left_out = settled.filtered.saturating_add(settled.undecided);
+    let left_out = left_out.min(books.received);
+    // A recording's books may have any numbers.
+    let filtered = &mut books.filtered_by_reason.settled;
+    *filtered = filtered.saturating_add(left_out);
+    books.filtered = books.filtered.saturating_add(left_out);
     books.submitted -= left_out.min(books.submitted);
     books.received -= left_out;
     books

@@ -32,10 +32,16 @@ pub struct HalfOpenAt {
 pub struct Collector {
     /// By namespace, as its latest census has them.
     half_open: BTreeMap<u32, Vec<HalfOpen>>,
+    /// The number of all of them.
+    places: usize,
+    left_out: u64,
     /// Since the tick before.
     listen: ListenFigures,
     listen_total: ListenFigures,
 }
+
+/// The most places with half-open connections that are kept, more than a host has. A recording can name any number.
+const MAX_PLACES: usize = 65_536;
 
 impl Collector {
     /// Takes a census.
@@ -44,13 +50,24 @@ impl Collector {
         if census.scope.is_of_sockets() || census.more {
             return;
         }
-        if census.half_open.is_empty() {
-            self.half_open.remove(&census.netns);
-        } else {
+        let before = self.half_open.remove(&census.netns);
+        self.places = self
+            .places
+            .saturating_sub(before.map_or(0, |places| places.len()));
+        let places = self.places.saturating_add(census.half_open.len());
+        if places > MAX_PLACES {
+            self.left_out = self.left_out.saturating_add(census.half_open.len() as u64);
+        } else if !census.half_open.is_empty() {
+            self.places = places;
             self.half_open
                 .insert(census.netns, census.half_open.clone());
         }
         self.listen.add(&census.listen);
+    }
+
+    /// The places with half-open connections that there was no room for, in all samples together.
+    pub const fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     /// Ends an interval.
@@ -71,5 +88,38 @@ impl Collector {
             listen,
             listen_total: self.listen_total,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_places_of_any_number_of_namespaces_are_bounded_and_counted() {
+        let half_open = HalfOpen {
+            laddr: [127, 0, 0, 1].into(),
+            lport: 80,
+            count: u64::MAX,
+            oldest_ns: None,
+            oldest_at_least_ns: None,
+            synack_retransmits: 0,
+        };
+        let mut census = Census {
+            half_open: vec![half_open; MAX_PLACES / 4],
+            ..Census::default()
+        };
+        let mut collector = Collector::default();
+        for netns in 0..6 {
+            census.netns = netns;
+            collector.census(&census);
+        }
+        assert_eq!(collector.tick().half_open.len(), MAX_PLACES);
+        assert_eq!(collector.left_out(), MAX_PLACES as u64 / 2);
+        // What is gone leaves room.
+        census.half_open.clear();
+        census.netns = 0;
+        collector.census(&census);
+        assert_eq!(collector.tick().half_open.len(), MAX_PLACES / 4 * 3);
     }
 }

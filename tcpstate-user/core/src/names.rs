@@ -52,6 +52,7 @@ pub struct NameBook(Mutex<Book>);
 struct Book {
     cgroups: HashMap<u64, Arc<str>>,
     bytes: usize,
+    left_out: u64,
 }
 
 /// Bytes of names that a [`NameBook`] takes; later ones are left out.
@@ -68,13 +69,22 @@ impl NameBook {
             let path = path.into();
             let bytes = book.bytes + path.len() + ENTRY_BYTES;
             if bytes > MAX_BYTES {
-                return;
+                book.left_out = book.left_out.saturating_add(1);
+                continue;
             }
             book.bytes = bytes;
             if let Some(before) = book.cgroups.insert(id, path) {
                 book.bytes -= before.len() + ENTRY_BYTES;
             }
         }
+    }
+
+    /// The names that it had no room for.
+    pub fn left_out(&self) -> u64 {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .left_out
     }
 }
 
@@ -107,6 +117,10 @@ mod tests {
         let long = "x".repeat(1 << 20);
         book.add_cgroups((0..100).map(|id| (id, long.as_str())));
         assert!(book.cgroup(0).is_some() && book.cgroup(99).is_none());
+        assert_eq!(
+            book.left_out(),
+            100 - book.0.lock().unwrap().cgroups.len() as u64
+        );
         // The same again takes no more.
         book.add_cgroups((0..30).map(|id| (id, long.as_str())));
         assert!(book.0.lock().unwrap().bytes <= MAX_BYTES);

@@ -224,7 +224,7 @@ impl Encoder {
     ) -> io::Result<Option<(BlockHeader, &[u8])>> {
         self.packed.clear();
         serde_json::to_writer(&mut self.packed, census)?;
-        if self.packed.len() > MAX_UNPACKED {
+        if self.packed.len() > MAX_UNPACKED || !is_bounded(census) {
             return Ok(None);
         }
         self.stored.clear();
@@ -250,6 +250,20 @@ impl Encoder {
     pub(crate) fn payload(&self) -> &[u8] {
         &self.stored
     }
+}
+
+/// Whether no list of it has more entries than a block has events: a number in JSON takes less than in memory.
+fn is_bounded(census: &Census) -> bool {
+    let lists = [
+        census.found.len(),
+        census.known.len(),
+        census.gone.len(),
+        census.half_open.len(),
+        census.held.len(),
+        census.requests.len(),
+        census.requests_gone.len(),
+    ];
+    lists.into_iter().all(|length| length <= MAX_BLOCK_RECORDS)
 }
 
 /// Reads the blocks of events, and those between them.
@@ -286,19 +300,25 @@ impl Decoder {
                 .iter()
                 .filter_map(|&record| Event::try_from(record).ok()),
         );
-        Ok((self.records.len() - (events.len() - before)) as u64)
+        let decoded = events.len().saturating_sub(before);
+        Ok(self.records.len().saturating_sub(decoded) as u64)
     }
 
     /// The block's census.
     ///
-    /// *Errors:* the payload does not unpack to what the header says, or is no census.
+    /// *Errors:* the payload does not unpack to what the header says, or is no census within the bounds.
     pub(crate) fn census(
         &mut self,
         header: &BlockHeader,
         payload: &[u8],
     ) -> Result<Census, Malformed> {
         self.unpack(header, payload)?;
-        serde_json::from_slice(&self.unpacked).map_err(|_| Malformed)
+        let census = serde_json::from_slice(&self.unpacked).map_err(|_| Malformed)?;
+        if is_bounded(&census) {
+            Ok(census)
+        } else {
+            Err(Malformed)
+        }
     }
 
     fn unpack(&mut self, header: &BlockHeader, payload: &[u8]) -> Result<(), Malformed> {

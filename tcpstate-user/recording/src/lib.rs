@@ -34,8 +34,6 @@ mod reader;
 mod scan;
 mod writer;
 
-#[cfg(fuzzing)]
-pub use self::reader::read_in_place;
 pub use self::{
     block::MAX_BLOCK_RECORDS,
     flight::{FlightOptions, FlightRing},

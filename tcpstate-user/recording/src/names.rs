@@ -19,6 +19,9 @@ pub(crate) const MAX_NAMES: usize = 1 << 20;
 /// and no byte takes more than six in JSON.
 const FULL: usize = MAX_NAMES - 32 * 1024;
 
+/// The cgroups that a [`Namer`] remembers, more than a host has.
+const MAX_KNOWN: usize = 1 << 20;
+
 /// Paths of cgroups by their ids.
 pub(crate) type Cgroups = BTreeMap<u64, Arc<str>>;
 
@@ -51,6 +54,10 @@ impl Namer {
         let mut found = Cgroups::new();
         if self.names.is_empty() {
             return found;
+        }
+        if self.known.len() > MAX_KNOWN {
+            // A name that comes twice does no harm.
+            self.known.clear();
         }
         for &id in cgroups {
             if self.known.insert(id)

@@ -3,6 +3,9 @@
 //! A thread of its own reads, decompresses and unpacks a few blocks ahead: views do not wait for it,
 //! and an interrupt is handled even while a pipe is silent.
 
+// A file may have any numbers.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::{
     fs::File,
     io::{self, Read},
@@ -66,6 +69,9 @@ pub enum ReadError {
     },
 }
 
+/// The body of the thread that reads.
+type Work = Box<dyn FnOnce() + Send>;
+
 enum Message {
     Names(Cgroups),
     Events(Vec<Event>),
@@ -122,12 +128,41 @@ impl Reader {
         name: String,
         total_bytes: Option<u64>,
     ) -> Result<Self, ReadError> {
+        let spawn = |work| {
+            let thread = thread::Builder::new().name("recording".to_owned());
+            thread.spawn(work).map(Some)
+        };
+        Self::on(stream, name, total_bytes, BLOCKS_AHEAD, spawn)
+    }
+
+    /// Reads all of a recording at once, in this thread. For fuzz targets: a thread for each input would make
+    /// them a hundred times slower.
+    #[cfg(fuzzing)]
+    pub fn in_place(bytes: Vec<u8>) -> Result<Self, ReadError> {
+        // Each block takes more bytes than it makes messages.
+        let (name, ahead) = ("FILE".to_owned(), bytes.len() + 100);
+        let run = |work: Work| {
+            work();
+            Ok(None)
+        };
+        Self::on(io::Cursor::new(bytes), name, None, ahead, run)
+    }
+
+    /// Reads with a thread that `spawn` starts, up to `ahead` messages ahead.
+    fn on(
+        stream: impl Read + Send + 'static,
+        name: String,
+        total_bytes: Option<u64>,
+        ahead: usize,
+        spawn: impl FnOnce(Work) -> io::Result<Option<thread::JoinHandle<()>>>,
+    ) -> Result<Self, ReadError> {
         let mut scanner = match Scanner::open(stream) {
             Ok(Ok(scanner)) => scanner,
             Ok(Err(reason)) => return Err(ReadError::NotReadable { name, reason }),
             Err(source) => return Err(ReadError::Read { name, source }),
         };
         let mut origin = scanner.metadata().origin.clone();
+        let names = Arc::<NameBook>::default();
         let mut first = None;
         let mut intervals_from_ns = origin.started_ns;
         if let Some(begin_ns) = scanner.metadata().begin_ns {
@@ -144,6 +179,7 @@ impl Reader {
                 }
                 // A census before the first event is from an earlier time.
                 drop(scanner.take_census());
+                names.add_cgroups(scanner.cgroups());
             };
             if let Some(ts_ns) = events.iter().map(Event::ts_ns).min() {
                 origin.started_ns = ts_ns;
@@ -151,29 +187,27 @@ impl Reader {
             }
             first = Some((events, step));
         }
-        let (sender, messages) = mpsc::channel(BLOCKS_AHEAD);
+        let (sender, messages) = mpsc::channel(ahead);
         let (used, to_use) = std_mpsc::channel();
         let read_bytes = Arc::new(AtomicU64::new(scanner.offset()));
         let offset = Arc::clone(&read_bytes);
-        let thread = thread::Builder::new()
-            .name("recording".to_owned())
-            .spawn(move || read_ahead(scanner, first, &sender, &to_use, &offset))
-            .map_err(|source| ReadError::Read {
-                name: name.clone(),
-                source,
-            })?;
+        let work = move || read_ahead(scanner, first, &sender, &to_use, &offset);
+        let thread = spawn(Box::new(work)).map_err(|source| ReadError::Read {
+            name: name.clone(),
+            source,
+        })?;
         Ok(Self {
             name,
             origin,
             intervals_from_ns,
             messages,
             used,
-            thread: Some(thread),
+            thread,
             read_bytes,
             total_bytes,
             delivered: 0,
             books: None,
-            names: Arc::default(),
+            names,
             settled: false,
             stopped: false,
         })
@@ -183,39 +217,6 @@ impl Reader {
         ReadError::Read {
             name: self.name.clone(),
             source,
-        }
-    }
-}
-
-/// Reads all of a recording in this thread. Returns the most events of a block, the books and the
-/// notices. For the fuzz target: a thread for each input would make it a hundred times slower.
-#[cfg(fuzzing)]
-pub fn read_in_place(bytes: &[u8]) -> Result<(usize, Accounting, Vec<String>), ReadError> {
-    let failed = |source| ReadError::Read {
-        name: "FILE".to_owned(),
-        source,
-    };
-    let mut scanner =
-        Scanner::open(bytes)
-            .map_err(failed)?
-            .map_err(|reason| ReadError::NotReadable {
-                name: "FILE".to_owned(),
-                reason,
-            })?;
-    let (mut most, mut delivered, mut batch) = (0, 0, Vec::new());
-    loop {
-        batch.clear();
-        let step = scanner.step(&mut batch).map_err(failed)?;
-        drop(scanner.take_census());
-        drop(scanner.take_recalled());
-        most = most.max(batch.len());
-        delivered += batch.len() as u64;
-        assert!(
-            scanner.offset() <= bytes.len() as u64,
-            "no byte is read twice"
-        );
-        if matches!(step, Scanned::End) {
-            return Ok((most, account(scanner.books(), delivered), scanner.notices()));
         }
     }
 }
@@ -279,7 +280,7 @@ impl EventSource for Reader {
             }
             match ready!(self.messages.poll_recv(cx)) {
                 Some(Message::Events(mut events)) => {
-                    self.delivered += events.len() as u64;
+                    self.delivered = self.delivered.saturating_add(events.len() as u64);
                     if batch.is_empty() {
                         mem::swap(batch, &mut events);
                     } else {
@@ -305,6 +306,13 @@ impl EventSource for Reader {
                     }
                     if let Err(source) = end {
                         return Poll::Ready(Err(SourceError::new(self.failure(source))));
+                    }
+                    let left_out = self.names.left_out();
+                    if left_out > 0 {
+                        return Poll::Ready(Ok(Step::Notice(format!(
+                            "{}: {left_out} names of cgroups are left out: there was no room for more",
+                            self.name
+                        ))));
                     }
                 }
                 None => {
@@ -357,7 +365,7 @@ impl EventSource for Reader {
 
 /// The capture's books, adjusted to a reader of `delivered` of its events.
 fn account(books: Books, delivered: u64) -> Accounting {
-    let read = delivered + books.malformed;
+    let read = delivered.saturating_add(books.malformed);
     // Books of fewer events than were read belong to another capture.
     let whole = books
         .accounting
@@ -374,11 +382,12 @@ fn account(books: Books, delivered: u64) -> Accounting {
         own.rejected_by_reason.malformed = books.malformed;
         return own;
     };
-    let not_in_file = capture.received - read;
+    let not_in_file = capture.received.saturating_sub(read);
     capture.received = delivered;
     capture.rejected = capture
         .rejected
-        .saturating_add(not_in_file + books.malformed);
+        .saturating_add(not_in_file)
+        .saturating_add(books.malformed);
     let reasons = &mut capture.rejected_by_reason;
     reasons.malformed = reasons.malformed.saturating_add(books.malformed);
     reasons.not_in_file = reasons.not_in_file.saturating_add(not_in_file);

@@ -1,7 +1,11 @@
 //! The scanner: reads a recording from any stream of bytes, block by block, and skips what is damaged.
 //!
 //! Total: any bytes give events, notices and an end, or a [`HeaderError`] before the first block.
-//! Only the stream itself can fail. The format's limits bound the memory for any file.
+//! Only the stream itself can fail. The format's limits bound the memory for any file, and the work is
+//! proportional to its length, however it is damaged.
+
+// A file may have any numbers.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use std::io::{self, Read};
 
@@ -20,6 +24,10 @@ use crate::{
 
 /// Damaged places that are reported one by one; further ones are counted.
 const NAMED_PLACES: u64 = 20;
+
+/// Bytes of payloads that may turn out to be damaged, beyond as many as were skipped: enough for the largest
+/// block, which may begin anywhere.
+const VAIN_BYTES: u64 = 16 << 20;
 
 /// Bytes that are read from the stream at a time.
 const READ_BYTES: usize = 256 * 1024;
@@ -49,8 +57,9 @@ impl<R: Read> Window<R> {
     /// Reads until `length` bytes are there or the stream has ended. It does not wait for a pipe beyond
     /// that.
     #[expect(
+        clippy::arithmetic_side_effects,
         clippy::indexing_slicing,
-        reason = "start <= end <= the length of the buffer"
+        reason = "start <= end <= the length of the buffer, and `length` is within the format's bounds"
     )]
     fn fill(&mut self, length: usize) -> io::Result<()> {
         while self.end - self.start < length {
@@ -82,9 +91,9 @@ impl<R: Read> Window<R> {
     }
 
     fn skip(&mut self, length: usize) {
-        let length = length.min(self.end - self.start);
-        self.start += length;
-        self.offset += length as u64;
+        let length = length.min(self.bytes().len());
+        self.start = self.start.saturating_add(length);
+        self.offset = self.offset.saturating_add(length as u64);
     }
 }
 
@@ -127,6 +136,11 @@ pub(crate) struct Scanner<R> {
     cgroups: Cgroups,
     damage: Option<Damage>,
     damaged_places: u64,
+    /// The bytes of payloads that may still be read in vain. Headers can overlap, and each may announce
+    /// megabytes: without a bound, every byte of a damaged file could cost a checksum over all of the rest.
+    vain_bytes: u64,
+    #[cfg(test)]
+    read_in_vain: u64,
     notices: Vec<String>,
 }
 
@@ -151,7 +165,9 @@ impl<R: Read> Scanner<R> {
         window.skip(FILE_HEADER);
         window.fill(length)?;
         let Some(json) = window.bytes().get(..length) else {
-            return Ok(Err(HeaderError::Cut(FILE_HEADER + window.bytes().len())));
+            return Ok(Err(HeaderError::Cut(
+                FILE_HEADER.saturating_add(window.bytes().len()),
+            )));
         };
         let metadata = match header::parse_metadata(json, crc) {
             Ok(metadata) => metadata,
@@ -178,6 +194,9 @@ impl<R: Read> Scanner<R> {
             cgroups: Cgroups::new(),
             damage: None,
             damaged_places: 0,
+            vain_bytes: VAIN_BYTES,
+            #[cfg(test)]
+            read_in_vain: 0,
             notices,
         }))
     }
@@ -226,31 +245,35 @@ impl<R: Read> Scanner<R> {
             self.damaged("no block begins there");
             return self.skip_damage();
         };
+        if u64::from(header.stored_bytes) > self.vain_bytes {
+            self.damaged("a block's checksum does not match");
+            return self.skip_damage();
+        }
         self.account_for(&header);
-        let length = BLOCK_HEADER + header.stored_bytes as usize;
+        let length = BLOCK_HEADER.saturating_add(header.stored_bytes as usize);
         self.window.fill(length)?;
         let Some(payload) = self.window.bytes().get(BLOCK_HEADER..length) else {
             return Ok(self.end());
         };
         if !header.matches(payload) {
-            self.damaged("a block's checksum does not match");
-            return self.skip_damage();
+            return self.skip_block(&header, "a block's checksum does not match");
         }
         match header.kind {
             Kind::EVENTS => {
                 let before = events.len();
                 let Ok(malformed) = self.decoder.decode(&header, payload, events) else {
-                    self.damaged("a block does not unpack");
-                    return self.skip_damage();
+                    return self.skip_block(&header, "a block does not unpack");
                 };
-                self.books.malformed += malformed;
-                self.read_events += malformed + (events.len() - before) as u64;
+                self.books.malformed = self.books.malformed.saturating_add(malformed);
+                let decoded = events.len().saturating_sub(before) as u64;
+                self.read_events = self
+                    .read_events
+                    .saturating_add(malformed.saturating_add(decoded));
                 self.next_event = header.first_event.saturating_add(u64::from(header.count));
             }
             Kind::CENSUS => {
                 let Ok(census) = self.decoder.census(&header, payload) else {
-                    self.damaged("a census does not unpack");
-                    return self.skip_damage();
+                    return self.skip_block(&header, "a census does not unpack");
                 };
                 self.census = Some(census);
             }
@@ -262,29 +285,25 @@ impl<R: Read> Scanner<R> {
                     .decode(&header, payload, &mut recalled)
                     .is_err()
                 {
-                    self.damaged("what was known before does not unpack");
-                    return self.skip_damage();
+                    return self.skip_block(&header, "what was known before does not unpack");
                 }
                 self.recalled = Some(Recalled::Events(recalled));
             }
             Kind::RECALLED_CENSUS => {
                 let Ok(census) = self.decoder.census(&header, payload) else {
-                    self.damaged("what was known before does not unpack");
-                    return self.skip_damage();
+                    return self.skip_block(&header, "what was known before does not unpack");
                 };
                 self.recalled = Some(Recalled::Census(Box::new(census)));
             }
             Kind::NAMES => {
                 let Ok(mut cgroups) = names::from_payload(payload) else {
-                    self.damaged("names cannot be read");
-                    return self.skip_damage();
+                    return self.skip_block(&header, "names cannot be read");
                 };
                 self.cgroups.append(&mut cgroups);
             }
             Kind::FOOTER if payload.len() <= MAX_FOOTER => {
                 let Ok(footer) = Footer::from_payload(payload) else {
-                    self.damaged("the footer cannot be read");
-                    return self.skip_damage();
+                    return self.skip_block(&header, "the footer cannot be read");
                 };
                 self.window.skip(length);
                 self.books.accounting = footer.accounting;
@@ -322,11 +341,11 @@ impl<R: Read> Scanner<R> {
         let Some(Damage { offset, what }) = self.damage.take() else {
             return;
         };
-        self.damaged_places += 1;
+        self.damaged_places = self.damaged_places.saturating_add(1);
         if self.damaged_places > NAMED_PLACES {
             return;
         }
-        let skipped = self.window.offset - offset;
+        let skipped = self.window.offset.saturating_sub(offset);
         self.notices.push(match missing {
             Some(missing) => format!(
                 "damaged at byte {offset}: {what}; {skipped} bytes with {missing} events left out"
@@ -338,9 +357,29 @@ impl<R: Read> Scanner<R> {
         });
     }
 
+    /// Skips a block whose payload was read in vain.
+    fn skip_block(&mut self, header: &BlockHeader, what: &'static str) -> io::Result<Scanned> {
+        let bytes = u64::from(header.stored_bytes);
+        self.vain_bytes = self.vain_bytes.saturating_sub(bytes);
+        #[cfg(test)]
+        {
+            self.read_in_vain += bytes;
+        }
+        self.damaged(what);
+        self.skip_damage()
+    }
+
     /// Skips to the next whole header of a block. It does not rely on lengths: the damage may have added
     /// or removed bytes.
     fn skip_damage(&mut self) -> io::Result<Scanned> {
+        let from = self.window.offset;
+        let scanned = self.find_block();
+        let skipped = self.window.offset.saturating_sub(from);
+        self.vain_bytes = self.vain_bytes.saturating_add(skipped);
+        scanned
+    }
+
+    fn find_block(&mut self) -> io::Result<Scanned> {
         self.window.skip(1);
         loop {
             self.window.fill(BLOCK_HEADER)?;
@@ -358,7 +397,8 @@ impl<R: Read> Scanner<R> {
             if bytes.len() < BLOCK_HEADER {
                 return Ok(self.end());
             }
-            self.window.skip(bytes.len() - (BLOCK_HEADER - 1));
+            let whole = bytes.len().saturating_sub(BLOCK_HEADER - 1);
+            self.window.skip(whole);
         }
     }
 
@@ -371,7 +411,7 @@ impl<R: Read> Scanner<R> {
             self.damage_ends(None);
         }
         if self.damaged_places > NAMED_PLACES {
-            let more = self.damaged_places - NAMED_PLACES;
+            let more = self.damaged_places.saturating_sub(NAMED_PLACES);
             self.notices.push(format!("{more} more places are damaged"));
         }
         let read = self.read_events;
@@ -383,7 +423,7 @@ impl<R: Read> Scanner<R> {
             None => {
                 let at = self.window.offset;
                 let within = if left > 0 { ", within a block" } else { "" };
-                let end = at + left as u64;
+                let end = at.saturating_add(left as u64);
                 self.notices.push(format!(
                     "cut at byte {end}{within}: {read} events in whole blocks were read, {unknown}"
                 ));
@@ -408,7 +448,7 @@ impl<R: Read> Scanner<R> {
                 self.window.offset
             ));
         }
-        let part = self.metadata.part + 1;
+        let part = u64::from(self.metadata.part).saturating_add(1);
         match (footer.reason, footer.accounting) {
             (EndReason::Rotated, _) => self.notices.push(format!(
                 "it is file {part} of a rotation, which goes on in another: what the capture \
@@ -433,5 +473,61 @@ impl<R: Read> Scanner<R> {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(blocks: &[Vec<u8>]) -> Vec<u8> {
+        let origin = serde_json::json!({
+            "host": "", "kernel": "", "attach": "btf", "filters": "", "live": false,
+            "wall_at_monotonic_zero_ns": 0, "started_ns": 0,
+        });
+        let origin = serde_json::from_value(origin).unwrap();
+        let mut file = Metadata::new(&origin, 0, 0).to_bytes();
+        file.extend(blocks.concat());
+        file
+    }
+
+    fn names(json: &[u8]) -> Vec<u8> {
+        let header = BlockHeader::plain(Kind::NAMES, json, 0);
+        [&header.to_bytes()[..], json].concat()
+    }
+
+    /// The cgroups of all whole blocks of names, and the bytes of payloads that were read in vain.
+    fn scan(file: &[u8]) -> (Vec<u64>, u64) {
+        let mut scanner = Scanner::open(file).unwrap().unwrap();
+        while scanner.step(&mut Vec::new()).unwrap() == Scanned::More {}
+        (
+            scanner.cgroups().into_keys().collect(),
+            scanner.read_in_vain,
+        )
+    }
+
+    #[test]
+    fn the_work_for_a_damaged_file_is_proportional_to_its_length() {
+        // Headers without payloads, each of which announces all that follows: with other checksums, or with the
+        // right ones and no sense. A whole block stands at the end.
+        let whole = names(b"{\"cgroups\":{\"7\":\"/\"}}");
+        let announced = 200_000;
+        let wrong = BlockHeader::plain(Kind::NAMES, &vec![1; announced], 0).to_bytes();
+        let mut blocks = vec![wrong.to_vec(); 5_000];
+        blocks.push(vec![0; announced]);
+        blocks.push(whole.clone());
+        let crafted = file(&blocks);
+        let (found, in_vain) = scan(&crafted);
+        assert_eq!(found, [7]);
+        assert!(in_vain <= VAIN_BYTES + crafted.len() as u64, "{in_vain}");
+
+        let mut nested = vec![0; 10];
+        while nested.len() < 400_000 {
+            nested = names(&[&nested[..], &[0; 400]].concat());
+        }
+        let crafted = file(&[nested, whole]);
+        let (found, in_vain) = scan(&crafted);
+        assert_eq!(found, [7]);
+        assert!(in_vain <= VAIN_BYTES + crafted.len() as u64, "{in_vain}");
     }
 }

@@ -22,6 +22,27 @@ use tcpstate_text::{
 use super::*;
 use crate::run::{Interrupt, Interrupts, Options as RunOptions, Outcome, Outputs, drive};
 
+/// The books of a recording may have any numbers.
+#[test]
+fn books_of_any_numbers_are_copied_without_a_panic() {
+    const MAX: u64 = u64::MAX;
+    let mut end = End {
+        now_ns: 0,
+        accounting: Accounting {
+            filtered: MAX,
+            received: MAX,
+            ..Accounting::default()
+        },
+        selection: Selection::default(),
+        cost: Cost::default(),
+    };
+    end.accounting.filtered_by_reason.settled = MAX;
+    end.selection.settled.dropped = MAX;
+    end.selection.settled.undecided = 1;
+    let books = books_of_file(&end);
+    assert_eq!((books.filtered, books.received), (MAX, 0));
+}
+
 fn origin() -> Origin {
     Origin {
         host: "h".into(),

@@ -220,9 +220,11 @@ impl View for Rates {
                 failed: total.failed,
                 connections: books,
                 evicted: self.evicted,
+                half_open_left_out: self.handshakes.left_out(),
             },
         };
         let (intervals, evicted) = (Counted(self.shown, "interval"), self.evicted);
+        let left_out = self.handshakes.left_out();
         let sentence = |err: &mut dyn Write| {
             writeln!(err, "{intervals}; {}", Changes(end, books.as_ref()))?;
             writeln!(
@@ -238,6 +240,13 @@ impl View for Rates {
                     err,
                     "{} times in a state are missing: more connections than --max-connections has room for",
                     Count(evicted)
+                )?;
+            }
+            if left_out > 0 {
+                writeln!(
+                    err,
+                    "half-open connections at {} places are missing: more than there is room for",
+                    Count(left_out)
                 )?;
             }
             Ok(())
@@ -267,4 +276,12 @@ struct Totals {
     /// Connections whose times the kernel evicted while it counted.
     #[serde(rename = "forgotten", skip_serializing_if = "Option::is_none")]
     evicted: Option<u64>,
+    /// Places with half-open connections that there was no room for, in all samples together.
+    #[serde(skip_serializing_if = "is_zero")]
+    half_open_left_out: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }

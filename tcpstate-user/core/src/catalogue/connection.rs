@@ -70,7 +70,9 @@ impl ConnectionRow {
         // An event can be later than the clock's reading: they come from several CPUs.
         let ts_ns = now_ns.max(connection.last_ns.unwrap_or(0));
         if let Some(last) = connection.states.last_mut() {
-            last.dwell_ns = connection.last_ns.map(|last_ns| ts_ns - last_ns);
+            last.dwell_ns = connection
+                .last_ns
+                .map(|last_ns| ts_ns.saturating_sub(last_ns));
             let there_ns = connection.there_ns;
             last.at_least_ns = there_ns.map(|there_ns| ts_ns.saturating_sub(there_ns));
         }

@@ -106,7 +106,7 @@ impl Stay {
         }
         let is_simultaneous =
             next.state == State::SYN_RECV && states.next()?.state == State::ESTABLISHED;
-        is_simultaneous.then(|| Some(sent.dwell_ns? + next.dwell_ns?))?
+        is_simultaneous.then(|| Some(sent.dwell_ns?.saturating_add(next.dwell_ns?)))?
     }
 }
 

@@ -4,7 +4,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::address::is_set;
 use crate::{
-    census::{Census, Held},
+    census::{Census, Held, MAX_HELD_BY},
     event::{Event, SocketId},
     hash::BuildMixer,
     owner::{Holder, Holders, How, Owner},
@@ -124,6 +124,11 @@ struct Shared {
     holders: Option<Holders>,
 }
 
+/// The number of these processes.
+fn count(holders: Option<&Holders>) -> usize {
+    holders.map_or(0, |holders| holders.len())
+}
+
 /// A listener whose owner has changed.
 pub(super) struct Handover {
     pub(super) place: Place,
@@ -139,9 +144,14 @@ pub(super) struct Listeners {
     /// The number of places, by namespace and port.
     ports: HashMap<(u32, u16), u32, BuildMixer>,
     max: usize,
-    /// Listeners that there was no room for.
+    /// Listeners that there was no room for, or not for all that is known of them.
     refused: u64,
+    /// The processes that hold listeners, added over all of them: at most [`MAX_HOLDERS`].
+    held_by: usize,
 }
+
+/// The most processes that hold listeners, added over all of them: more than a host has.
+const MAX_HOLDERS: usize = 1 << 20;
 
 impl Listeners {
     pub(super) fn new(max: usize) -> Self {
@@ -151,6 +161,7 @@ impl Listeners {
             ports: HashMap::default(),
             max,
             refused: 0,
+            held_by: 0,
         }
     }
 
@@ -211,6 +222,9 @@ impl Listeners {
 
     fn remove(&mut self, id: SocketId) -> Option<Listener> {
         let listener = self.sockets.remove(&id)?;
+        self.held_by = self
+            .held_by
+            .saturating_sub(count(listener.holders.as_ref()));
         let place = listener.place;
         let Some(shared) = self.places.get_mut(&place) else {
             return Some(listener);
@@ -230,7 +244,16 @@ impl Listeners {
     pub(super) fn hold(&mut self, held: &Held) -> Option<Handover> {
         let listener = self.sockets.get_mut(&SocketId::Cookie(held.cookie))?;
         let before = listener.owner;
-        listener.holders = Some(Holder::list(listener.opener(), &held.by));
+        let by = held.by.get(..MAX_HELD_BY).unwrap_or(&held.by);
+        let holders = Holder::list(listener.opener(), by);
+        let known = count(listener.holders.take().as_ref());
+        self.held_by = self.held_by.saturating_sub(known);
+        if self.held_by.saturating_add(holders.len()) <= MAX_HOLDERS {
+            self.held_by = self.held_by.saturating_add(holders.len());
+            listener.holders = Some(holders);
+        } else {
+            self.refused = self.refused.saturating_add(1);
+        }
         if let Some(&first) = held.by.first() {
             let owner = Owner::holding(first);
             listener.owner = if before.pid == owner.pid {
@@ -458,5 +481,52 @@ impl Listeners {
                 self.ports.remove(&(place.netns, place.port));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpstate_common::{Record, State, record};
+
+    use super::*;
+    use crate::event::Process;
+
+    #[test]
+    fn the_processes_of_all_listeners_are_bounded() {
+        let mut listeners = Listeners::new(usize::MAX);
+        let by = vec![
+            Process {
+                pid: 1,
+                comm: [b'a'; 16]
+            };
+            // A recording can have more than the format allows.
+            MAX_HELD_BY + 1
+        ];
+        let room = (MAX_HOLDERS / MAX_HELD_BY) as u64;
+        for cookie in 1..=room + 10 {
+            let record = Record {
+                cookie,
+                lport: u16::try_from(cookie).unwrap(),
+                family: record::AF_INET,
+                flags: record::flags::COOKIE,
+                newstate: State::LISTEN,
+                ..Record::default()
+            };
+            let event = Event::try_from(record).unwrap();
+            assert!(listeners.open(&event, Owner::UNKNOWN, None, (0, 0)));
+            let held = Held {
+                cookie,
+                laddr: [0; 4].into(),
+                lport: 1,
+                by: by.clone(),
+            };
+            // The same again takes no more.
+            listeners.hold(&held);
+            listeners.hold(&held);
+        }
+        assert_eq!(listeners.held_by, MAX_HOLDERS);
+        assert_eq!(listeners.refused(), 20);
+        listeners.remove(SocketId::Cookie(1));
+        assert_eq!(listeners.held_by, MAX_HOLDERS - MAX_HELD_BY);
     }
 }

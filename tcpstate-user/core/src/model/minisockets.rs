@@ -19,6 +19,9 @@ const FORGET_NS: u64 = 180_000_000_000;
 /// in pieces can miss a single socket.
 const MISSES: u8 = 2;
 
+/// The most numbers of half-open connections, one for each place where they come in: more than a host has.
+const MAX_COUNTED: usize = 65_536;
+
 /// A minisocket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mini {
@@ -92,6 +95,8 @@ pub(super) struct Minisockets {
     /// Those that no dump had when they were put here, by namespace, the oldest first.
     awaited: HashMap<u32, VecDeque<u64>, BuildMixer>,
     half_open: HashMap<u32, Vec<Counted>, BuildMixer>,
+    /// The number of entries in `half_open`, at most [`MAX_COUNTED`].
+    counted: usize,
     /// The half-open connections that may become sockets.
     requests: ByCookie<Embryonic>,
     max: usize,
@@ -111,7 +116,9 @@ impl Minisockets {
 
     /// Adds a minisocket that no dump has had yet. `false` where there is no room.
     pub(super) fn await_found(&mut self, cookie: u64, mini: Mini) -> bool {
-        if !self.insert(cookie, mini) {
+        let awaited = self.awaited.get(&mini.netns).map_or(0, VecDeque::len);
+        // Without a dump of its namespace, those that are gone stay in the list.
+        if awaited >= self.max || !self.insert(cookie, mini) {
             return false;
         }
         self.awaited
@@ -235,12 +242,24 @@ impl Minisockets {
         });
     }
 
-    /// Replaces the half-open connections of a namespace. Returns the former ones.
-    pub(super) fn replace_half_open(&mut self, netns: u32, now: Vec<Counted>) -> Vec<Counted> {
-        if now.is_empty() {
-            return self.half_open.remove(&netns).unwrap_or_default();
+    /// Removes the half-open connections of a namespace, and returns them.
+    pub(super) fn take_half_open(&mut self, netns: u32) -> Vec<Counted> {
+        let before = self.half_open.remove(&netns).unwrap_or_default();
+        self.counted = self.counted.saturating_sub(before.len());
+        before
+    }
+
+    /// Takes the half-open connections of a namespace that has none yet. `false` where there is no room.
+    pub(super) fn put_half_open(&mut self, netns: u32, now: Vec<Counted>) -> bool {
+        let counted = self.counted.saturating_add(now.len());
+        if counted > MAX_COUNTED {
+            return false;
         }
-        self.half_open.insert(netns, now).unwrap_or_default()
+        if !now.is_empty() {
+            self.counted = counted;
+            self.half_open.insert(netns, now);
+        }
+        true
     }
 
     /// Bytes held.
@@ -303,6 +322,29 @@ mod tests {
         assert_eq!(judged(&mut minisockets, 2, 181 * SECOND), (vec![], vec![]));
         assert_eq!(judged(&mut minisockets, 2, 182 * SECOND), (vec![], vec![1]));
         assert_eq!(minisockets.len(), 0);
+    }
+
+    #[test]
+    fn half_open_connections_are_bounded_over_all_namespaces() {
+        let mut minisockets = Minisockets::new(1);
+        let half = vec![Counted { group: 0, count: 1 }; MAX_COUNTED / 2];
+        for (netns, has_room) in [(1, true), (2, true), (3, false)] {
+            assert_eq!(minisockets.put_half_open(netns, half.clone()), has_room);
+        }
+        assert_eq!(minisockets.take_half_open(1).len(), half.len());
+        assert!(minisockets.put_half_open(3, half));
+    }
+
+    #[test]
+    fn the_list_of_those_that_no_dump_had_is_bounded() {
+        let mut minisockets = Minisockets::new(3);
+        for cookie in 0..3 {
+            assert!(minisockets.await_found(cookie, mini(1)));
+            assert!(minisockets.remove(cookie).is_some());
+        }
+        assert!(!minisockets.await_found(4, mini(1)));
+        assert_eq!(judged(&mut minisockets, 1, 5), (vec![], vec![]));
+        assert!(minisockets.await_found(4, mini(1)));
     }
 
     #[test]

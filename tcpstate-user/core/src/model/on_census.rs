@@ -11,7 +11,7 @@ use tcpstate_common::{
 };
 
 use super::{
-    StateExit, Tracker,
+    Limits, StateExit, Tracker,
     address::to_wire,
     group::Traits,
     histograms::Of,
@@ -43,7 +43,9 @@ impl Tracker {
         for held in &census.held {
             self.hold(held);
         }
-        self.listed.extend(&census.known);
+        if self.listed.len() < self.max_listed() {
+            self.listed.extend(&census.known);
+        }
         for gone in &census.gone {
             if let Some(mini) = self.minisockets.remove(gone.cookie) {
                 self.leave(gone.cookie, mini, gone.at_ns, census, &mut on_exit);
@@ -63,14 +65,29 @@ impl Tracker {
                 self.judge_minisockets(census, &mut on_exit);
                 self.count_half_open(census);
             }
-            Scope::All => self.end_what_is_not_listed(census),
-            Scope::Some => {}
+            // A list that is not complete proves no end.
+            Scope::All if self.listed.len() < self.max_listed() => {
+                self.end_what_is_not_listed(census);
+            }
+            Scope::All | Scope::Some => {}
             Scope::Vanished | Scope::OutOfReach => {
                 self.end_all_minisockets(census, &mut on_exit);
                 self.count_half_open(census);
             }
         }
         self.listed.clear();
+    }
+
+    /// The most cookies of a census that are kept until its last part: far more than sockets are kept.
+    const fn max_listed(&self) -> usize {
+        let Limits {
+            max_connections,
+            max_listeners,
+            ..
+        } = self.limits;
+        max_connections
+            .saturating_add(max_listeners)
+            .saturating_mul(2)
     }
 
     /// Takes what was known before the beginning: it changes what is known of the sockets, and counts nowhere.
@@ -111,7 +128,9 @@ impl Tracker {
 
     /// A full socket in a dump of all sockets.
     fn found_socket(&mut self, found: &Found, census: &Census) {
-        self.listed.insert(found.cookie);
+        if self.listed.len() < self.max_listed() {
+            self.listed.insert(found.cookie);
+        }
         let Some(event) = as_event(found, census) else {
             return;
         };
@@ -423,11 +442,16 @@ impl Tracker {
         let Some(rates) = &mut self.rates else {
             return;
         };
-        for &Counted { group, count } in &now {
-            rates.enter_all(group, State::SYN_RECV, count);
-        }
-        for Counted { group, count } in self.minisockets.replace_half_open(census.netns, now) {
+        for Counted { group, count } in self.minisockets.take_half_open(census.netns) {
             rates.leave_all(group, State::SYN_RECV, count);
+        }
+        if self.minisockets.put_half_open(census.netns, now.clone()) {
+            for Counted { group, count } in now {
+                rates.enter_all(group, State::SYN_RECV, count);
+            }
+        } else {
+            let left_out = now.iter().map(|counted| u64::from(counted.count));
+            self.books.unfollowed = left_out.fold(self.books.unfollowed, u64::saturating_add);
         }
     }
 

@@ -85,12 +85,13 @@ pub struct Books {
     /// Connections evicted because of [`Limits::max_connections`](super::Limits::max_connections) or
     /// [`Limits::max_embryos`](super::Limits::max_embryos).
     pub evicted: u64,
-    /// Listeners not kept because of [`Limits::max_listeners`](super::Limits::max_listeners).
+    /// Listeners not kept because of [`Limits::max_listeners`](super::Limits::max_listeners), or kept without
+    /// the processes that hold them, as there were too many.
     pub listeners_refused: u64,
     /// Minisockets now.
     pub minisockets: u64,
     /// Minisockets whose end is unknown: there were more than the limits allow, or their namespace could
-    /// not be dumped.
+    /// not be dumped. Also half-open connections that are not counted, as they came in at too many places.
     pub unfollowed: u64,
 }
 

@@ -50,7 +50,7 @@ pub struct Tracker {
     pub(super) listed: HashSet<u64, BuildMixer>,
     /// Whether a census is from before the beginning.
     pub(super) recalls: bool,
-    limits: Limits,
+    pub(super) limits: Limits,
     pub(super) books: Books,
     /// The owner of the listener of the last event, if it was a listener's.
     pub(super) listener: Owner,

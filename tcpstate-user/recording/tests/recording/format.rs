@@ -22,13 +22,13 @@ use tcpstate_core::{
 };
 use tcpstate_recording::{MAX_BLOCK_RECORDS, Options, VERSION, Writer};
 
-use crate::by_document;
+use crate::{by_document, repair};
 
 const BEGIN: &str = "<!-- begin: written by tests/recording/format.rs -->\n";
 const END: &str = "<!-- end -->\n";
 
-/// The first byte of an input of `recording_reader`: the rest is a file, or blocks that get valid
-/// headers.
+/// The first byte of an input of `recording_reader`: the rest is a file, or one that gets the right lengths and
+/// checksums.
 const RAW: u8 = 0;
 const REPAIRED: u8 = 1;
 
@@ -228,6 +228,36 @@ fn the_example_is_a_real_file() {
     }
 }
 
+/// A census with something of each kind, about the socket of the example and others.
+fn census(scope: Scope) -> Census {
+    let text = r#"{
+        "netns": 4026531840, "begin_ns": 5000000020000, "previous_ns": 4999000000000,
+        "found": [
+            {"cookie": 4097, "state": 6, "kind": "minisocket", "since_ns": 5000000010000, "family": 2,
+             "laddr": "192.0.2.10", "lport": 40000, "raddr": "198.51.100.20", "rport": 443, "role": "client"},
+            {"cookie": 7, "state": 10, "kind": "socket", "family": 2, "laddr": "0.0.0.0", "lport": 443,
+             "raddr": "0.0.0.0", "rport": 0, "role": "server", "uid": 1, "cgroup": 4242,
+             "owner": {"pid": 1, "comm": [99,117,114,108,0,0,0,0,0,0,0,0,0,0,0,0], "listener": false}}
+        ],
+        "gone": [{"cookie": 4097, "at_ns": 5000000015000}],
+        "half_open": [{"laddr": "192.0.2.10", "lport": 443, "count": 2, "oldest_ns": null,
+                       "oldest_at_least_ns": 1000, "synack_retransmits": 1}],
+        "held": [{"cookie": 7, "laddr": "0.0.0.0", "lport": 443,
+                  "by": [{"pid": 2, "comm": [97,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}]}],
+        "requests": [{"cookie": 9, "since_ns": 5000000000000, "interval_ns": 1000000}],
+        "requests_gone": [9],
+        "listen": {"overflows": 1, "drops": 2, "request_queue_full_drops": null, "cookies_sent": 3,
+                   "synack_retransmits": 4},
+        "known": [4097]
+    }"#;
+    let census: Census = serde_json::from_str(text).expect("a census");
+    Census { scope, ..census }
+}
+
+fn json(census: &Census) -> Vec<u8> {
+    serde_json::to_vec(census).expect("JSON")
+}
+
 /// The seeds of the fuzz targets are files that the present code writes.
 #[test]
 fn the_seeds_of_the_fuzz_targets_are_of_this_format() {
@@ -244,36 +274,42 @@ fn the_seeds_of_the_fuzz_targets_are_of_this_format() {
             [&[RAW], &whole[..whole.len() - 500]].concat(),
         ),
     ];
-    // In the form that the target reads: a block's kind, coding, count and length, then its payload.
+    // Not compressed: a change of a byte is then a change of what the file says.
     let parts = by_document::read(&whole);
-    let block = |kind: u8, count: usize, payload: &[u8]| {
-        let length = u16::try_from(payload.len()).expect("a few hundred");
-        let mut block = vec![kind, 0, u8::try_from(count).expect("three")];
-        block.extend(length.to_le_bytes());
-        block.extend(payload);
-        block
+    let plain = |kind: u8, part: &by_document::Block| {
+        let records = u32::try_from(part.count).expect("three");
+        repair::block(kind, records, &part.unpacked(&whole))
     };
-    let mut blocks = vec![REPAIRED];
+    let (head, footer) = (
+        &whole[..parts.blocks[0].offset],
+        parts.blocks.last().expect("a footer"),
+    );
+    let mut blocks = head.to_vec();
     for part in &parts.blocks {
-        blocks.extend(block(part.kind, part.count, &part.unpacked(&whole)));
+        blocks.extend(plain(part.kind, part));
     }
-    seeds.push((corpus.join("recording_reader/blocks"), blocks));
-    let mut recalled = vec![REPAIRED];
-    let census = Census {
-        netns: 1,
-        begin_ns: 5,
-        scope: Scope::Some,
-        known: vec![2],
-        ..Census::default()
-    };
-    let census = serde_json::to_vec(&census).expect("JSON");
-    recalled.extend(block(6, 0, &census));
+    let mut recalled = head.to_vec();
+    recalled.extend(repair::block(6, 0, &json(&census(Scope::Some))));
+    recalled.extend(repair::block(4, 0, b"{\"cgroups\":{\"4242\":\"/a\"}}"));
     for part in parts.event_blocks() {
-        for kind in [5, 1] {
-            recalled.extend(block(kind, part.count, &part.unpacked(&whole)));
+        recalled.extend(plain(5, part));
+        for scope in [Scope::All, Scope::Small] {
+            recalled.extend(repair::block(3, 0, &json(&census(scope))));
+            recalled.extend(plain(1, part));
+        }
+        recalled.extend(repair::block(3, 0, &json(&census(Scope::Vanished))));
+    }
+    recalled.extend(plain(2, footer));
+    for (name, file) in [("blocks", blocks), ("recalled", recalled)] {
+        let path = corpus.join(format!("recording_reader/{name}"));
+        seeds.push((path, [&[REPAIRED], &file[..]].concat()));
+        // Each view, with different options of the run.
+        for view in 0..8 {
+            let path = corpus.join(format!("recording_views/{name}-{view}"));
+            let select = [view | view << 3, view << 2];
+            seeds.push((path, [&select, &file[..]].concat()));
         }
     }
-    seeds.push((corpus.join("recording_reader/recalled"), recalled));
     for (index, event) in events.iter().enumerate() {
         let path = corpus.join(format!("decode/record-{index}"));
         seeds.push((path, event.record().to_bytes().to_vec()));

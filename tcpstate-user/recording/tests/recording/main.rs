@@ -1,10 +1,13 @@
 //! Recordings: the format, writing, reading.
 
 mod by_document;
+mod crafted;
 mod format;
 mod names;
 mod places;
 mod read;
+#[path = "../../../tests/support/repair.rs"]
+mod repair;
 #[path = "../../../tests/support/stream.rs"]
 mod stream;
 mod whole;

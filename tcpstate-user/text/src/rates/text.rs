@@ -333,7 +333,8 @@ fn half_open(all: &[HalfOpenAt]) -> Vec<Item> {
         })
         .collect();
     if !rest.is_empty() {
-        let count = rest.iter().map(|place| place.half_open.count).sum();
+        let counts = rest.iter().map(|place| place.half_open.count);
+        let count = counts.fold(0, u64::saturating_add);
         items.push(format!("elsewhere {}", Count(count)).into());
     }
     items
@@ -484,6 +485,23 @@ SYN_SENT    -> CLOSE               5      2.50       - -               1    1%
 00:00:02  opened 0/s  established 0/s  closed 0/s  failed 0/s
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn numbers_that_no_host_has_are_added_without_a_panic() {
+        let at = HalfOpenAt {
+            netns: 1,
+            half_open: tcpstate_core::census::HalfOpen {
+                laddr: [127, 0, 0, 1].into(),
+                lport: 80,
+                count: u64::MAX,
+                oldest_ns: None,
+                oldest_at_least_ns: Some(u64::MAX),
+                synack_retransmits: u64::MAX,
+            },
+        };
+        let items = half_open(&[at; 5]);
+        assert_eq!(items[3].text, format!("elsewhere {}", Count(u64::MAX)));
     }
 
     #[test]
