@@ -85,7 +85,8 @@ fuzz_target!(|input: &[u8]| -> Corpus {
         err: &mut err,
     };
     let mut view = view_of(view, run, limits);
-    let run = drive(&mut reader, view.as_mut(), outputs, &mut Never, &options);
+    let mut never = Never;
+    let run = drive(&mut reader, view.as_mut(), outputs, &mut never, &options);
     runtime.block_on(run).expect("nothing fails but the view");
     Corpus::Keep
 });
