@@ -26,7 +26,7 @@
 //! its end; live it is also closed by the clock, a little late ([`GRACE`]), so that events that are still
 //! in the ring buffer are counted in their interval. With `--duration` the last interval takes all events
 //! until the source has stopped: a run of five intervals of a second that ends after five seconds counts
-//! every event that was received.
+//! every event that was received. Of a recording, a very long row of empty intervals is closed as one.
 //!
 //! [`View::finish`]: tcpstate_core::view::View::finish
 //! [`Flow::Done`]: tcpstate_core::view::Flow::Done

@@ -51,8 +51,8 @@ impl Counters {
         Ok(())
     }
 
-    /// The end of the interval that is closed at `now_ns`, when the open one ends at `end_ns`. Counts have no
-    /// times, so missed intervals become one long interval.
+    /// The end of the interval that is closed at `now_ns`, when the open one ends at `end_ns`: missed intervals
+    /// become one long interval, as counts have no times.
     pub(super) const fn interval_end(end_ns: u64, now_ns: u64, interval_ns: u64) -> u64 {
         let missed = now_ns.saturating_sub(end_ns) / interval_ns;
         end_ns.saturating_add(missed.saturating_mul(interval_ns))

@@ -33,8 +33,12 @@ use super::{
     options::{GRACE, LOOK_AHEAD, Options, Outcome, Outputs, RunError},
 };
 
-/// The maximum number of ticks in a row without checking signals: a recording can jump years.
+/// The maximum number of ticks in a row without checking signals.
 pub(super) const TICKS_AT_ONCE: u32 = 1024;
+
+/// The number of empty intervals that a recording is shown one by one, more than a day of seconds. A longer row of
+/// them is closed as one interval, because time can jump by years at each of its events.
+pub(super) const EMPTY_INTERVALS: u64 = 100_000;
 
 /// Before the clock closes an interval, the source has to have delivered all events up to this long ago. It is
 /// longer than a source takes to deliver an event, and short enough for an event that got its time before the end
@@ -123,6 +127,10 @@ struct Driver<'a> {
     counters: Option<Counters>,
     /// The end of the open interval; `None` without intervals, or at the end of time.
     next_tick_ns: Option<u64>,
+    /// Whether nothing was shown in the open interval yet.
+    is_empty: bool,
+    /// The number of empty intervals that may still be closed one by one.
+    empty_intervals: u64,
     /// Every event before this time has been shown.
     shown_ns: u64,
     /// The clock closes no interval before this time.
@@ -176,6 +184,8 @@ impl<'a> Driver<'a> {
             next_tick_ns: interval_ns.and_then(|ns| {
                 intervals::first_end(source.intervals_from_ns(), origin.started_ns, ns)
             }),
+            is_empty: true,
+            empty_intervals: EMPTY_INTERVALS,
             shown_ns: origin.started_ns,
             retry_ns: origin.started_ns,
             usr1_ns: None,

@@ -17,7 +17,11 @@ use tcpstate_core::{
 };
 
 use self::doubles::*;
-use super::{clock::Clock, driver::TICKS_AT_ONCE, *};
+use super::{
+    clock::Clock,
+    driver::{EMPTY_INTERVALS, TICKS_AT_ONCE},
+    *,
+};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -348,7 +352,7 @@ async fn a_stop_ends_a_recording_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_is_seen_in_the_middle_of_very_many_intervals() {
-    let mut source = Script::recording([1, u64::MAX]);
+    let mut source = Script::recording([1, 9 * EMPTY_INTERVALS]);
     let mut view = Log {
         interval_ns: Some(10),
         ..Log::default()
@@ -384,6 +388,38 @@ async fn a_stop_ends_very_many_empty_intervals_as_one() {
     let end_ns = view.check_the_books().now_ns;
     let last = format!("tick {}", end_ns - started_ns);
     assert_eq!(view.lines.last(), Some(&last));
+}
+
+/// The ends of the intervals of a recording with these events, each of length 1.
+async fn ends(events: impl IntoIterator<Item = u64>) -> Vec<u64> {
+    let mut source = Script::recording(events);
+    let mut view = Log {
+        interval_ns: Some(1),
+        ..Log::default()
+    };
+    let mut never = Timed::none();
+    run(&mut source, &mut view, &mut never, &Options::default()).await;
+    view.check_the_books();
+    let ends = view
+        .lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("tick "));
+    ends.map(|end| end.parse().unwrap()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_jump_in_time_is_one_interval_and_a_quiet_day_is_not() {
+    const FAR: u64 = u64::MAX - 10;
+    assert_eq!(ends([1, 3, FAR]).await, [1, 2, 3, 4, FAR]);
+    let day = 86_400;
+    assert_eq!(ends([1, day]).await, (1..=day).collect::<Vec<_>>());
+    // However often it jumps.
+    let jumps = (1..100).map(|jump| jump * (EMPTY_INTERVALS - 1_000));
+    let count = ends(jumps).await.len() as u64;
+    assert!(
+        (EMPTY_INTERVALS - 1_000..EMPTY_INTERVALS + 1_000).contains(&count),
+        "{count}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,7 +24,11 @@ impl Driver<'_> {
             && *budget > 0
         {
             *budget -= 1;
-            if self.tick(self.last_end(end_ns, ts_ns))? == Flow::Done {
+            let by_ns = self
+                .limit_ns
+                .map_or(ts_ns, |limit_ns| ts_ns.min(limit_ns.saturating_sub(1)));
+            let end_ns = self.last_end(end_ns, by_ns);
+            if self.tick(end_ns)? == Flow::Done {
                 return Ok(Flow::Done);
             }
         }
@@ -53,11 +57,21 @@ impl Driver<'_> {
     }
 
     /// The end of the interval that is closed at `now_ns`, when the next end is `end_ns`.
-    fn last_end(&self, end_ns: u64, now_ns: u64) -> u64 {
-        match (&self.counters, self.interval_ns) {
-            (Some(_), Some(interval_ns)) => Counters::interval_end(end_ns, now_ns, interval_ns),
-            _ => end_ns,
+    fn last_end(&mut self, end_ns: u64, now_ns: u64) -> u64 {
+        let Some(interval_ns) = self.interval_ns else {
+            return end_ns;
+        };
+        if self.counters.is_none() {
+            if self.origin.live || !self.is_empty {
+                return end_ns;
+            }
+            let further = now_ns.saturating_sub(end_ns) / interval_ns;
+            if further < self.empty_intervals {
+                self.empty_intervals -= 1;
+                return end_ns;
+            }
         }
+        Counters::interval_end(end_ns, now_ns, interval_ns)
     }
 
     /// Passes the counted transitions to the view, if the source counts.
@@ -79,6 +93,7 @@ impl Driver<'_> {
 
     fn tick(&mut self, end_ns: u64) -> io::Result<Flow> {
         self.read_counters();
+        self.is_empty = true;
         self.next_tick_ns = self.interval_ns.and_then(|ns| end_ns.checked_add(ns));
         if self.view.wants_books() {
             match self.books() {

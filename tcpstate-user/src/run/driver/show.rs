@@ -45,6 +45,7 @@ impl Driver<'_> {
                 self.view.look_ahead(&self.batch[self.position..end]);
             }
             self.position += 1;
+            self.is_empty = false;
             if self.show_one(self.position - 1)? == Flow::Done {
                 return Ok(Flow::Done);
             }
@@ -110,6 +111,7 @@ impl Driver<'_> {
             self.census = Some(census);
             return Ok(Flow::Continue);
         }
+        self.is_empty = false;
         self.filter.census(&mut census);
         if let Some(gate) = &mut self.gate {
             gate.census(&mut census);

@@ -201,12 +201,11 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn done(&self, word: &str, count: Option<usize>) -> Flow {
-        let seen = self
-            .lines
-            .iter()
-            .filter(|line| line.starts_with(word))
-            .count();
-        if count.is_some_and(|count| seen >= count) {
+        let seen = || {
+            let lines = self.lines.iter();
+            lines.filter(|line| line.starts_with(word)).count()
+        };
+        if count.is_some_and(|count| seen() >= count) {
             Flow::Done
         } else {
             Flow::Continue

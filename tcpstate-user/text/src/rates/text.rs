@@ -180,7 +180,12 @@ impl Text {
             *failed = format!("{red}{failed}{off}");
         }
         if interval_ns != self.interval_ns {
-            items.push(Item::from(format!("in {}", Span(interval_ns))));
+            let empty = interval_ns.checked_div(self.interval_ns).unwrap_or(0);
+            let note = match empty {
+                2.. if all.total() == 0 => format!(": {} empty intervals", Count(empty)),
+                _ => String::new(),
+            };
+            items.push(Item::from(format!("in {}{note}", Span(interval_ns))));
         }
         let time = self.local.at(wall_ns);
         let label = if time.len() < INDENT {
@@ -471,6 +476,11 @@ mod tests {
             dwell: Vec::new(),
         };
         block(&mut text, &quiet, 2_000_000_000, &mut out);
+        let jump = Interval {
+            end_ns: 3_600_000_000_000,
+            ..quiet
+        };
+        block(&mut text, &jump, 3_600_000_000_000, &mut out);
         let expected = "\
 00:00:00  opened 0/s  established 0/s  closed 2.50/s  failed 2.50/s  in 2.00 s
 now       LISTEN 190
@@ -483,6 +493,9 @@ SYN_SENT    -> CLOSE               5      2.50       - -               1    1%
                                                     +3 more         1.50    2%
 
 00:00:02  opened 0/s  established 0/s  closed 0/s  failed 0/s
+
+01:00:00  opened 0/s  established 0/s  closed 0/s  failed 0/s
+          in 1h 00m: 3,600 empty intervals
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
