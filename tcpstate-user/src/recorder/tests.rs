@@ -34,10 +34,12 @@ fn books_of_any_numbers_are_copied_without_a_panic() {
             ..Accounting::default()
         },
         selection: Selection::default(),
+        damaged: false,
+        verbose: false,
         cost: Cost::default(),
     };
     end.accounting.filtered_by_reason.settled = MAX;
-    end.selection.settled.dropped = MAX;
+    end.selection.settled.filtered = MAX;
     end.selection.settled.undecided = 1;
     let books = books_of_file(&end);
     assert_eq!((books.filtered, books.received), (MAX, 0));

@@ -20,7 +20,7 @@ use tcpstate_core::mode::Mode;
 use crate::{
     need::{ATTACH_MODES, Need, attach_needs, trial},
     net::{Netns, await_that, drop_incoming, unused_port},
-    oracle::until_all_is_seen,
+    oracle::attempts,
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -53,7 +53,7 @@ fn synack_retransmits(mode: Mode) -> Result<()> {
     let counts = loaded.take_synack_retransmits()?;
     // A timer sends a SYN-ACK again, during whatever task runs there. Some machines show no BPF program what happens
     // during some of their tasks, and count that nowhere.
-    until_all_is_seen(|| attempt(&counts, port))
+    attempts(|| attempt(&counts, port))?.context("some were not shown in every attempt")
 }
 
 /// Compares the counts in a new namespace. `None`: fewer were shown to the program.

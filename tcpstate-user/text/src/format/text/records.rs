@@ -349,7 +349,7 @@ fn push_content<R: AsRef<Common>>(
         Content::Field(field) => push(line, field.kind, (field.get)(row)),
         Content::Path(field) => match (field.get)(row) {
             Value::Name(path) if path.len() > room => {
-                write!(line, "{}", right_end(&Printable(path).to_string(), room))
+                write!(line, "{}", right_end(&Entry(path).to_string(), room))
             }
             value => push(line, field.kind, value),
         },
