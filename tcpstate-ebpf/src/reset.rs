@@ -37,7 +37,9 @@ pub(crate) fn tally_reset_btf(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The socket that the RST is sent on, if it belongs to a connection that ends with it or has just ended.
+/// The socket that the RST is sent on, if it belongs to a connection that ends with it or has just ended, and the filters
+/// keep it. The end of another is not there: neither is its RST worth the ring's memory, nor may it be taken for that of
+/// a connection whose socket has the same address later, or had it before.
 #[inline(always)]
 fn of_connection(ctx: &BtfTracePointContext) -> Option<Call> {
     let sk = ctx.arg::<*const u8>(0);
@@ -54,7 +56,12 @@ fn of_connection(ctx: &BtfTracePointContext) -> Option<Call> {
         | State::NEW_SYN_RECV
         | State::TIME_WAIT
         | State::LISTEN => None,
-        _ => Some(Call::of_socket(sk, state)),
+        _ => {
+            let call = Call::of_socket(sk, state);
+            let is_kept = config!(has_filter) == 0
+                || call.keeps_netns() && filter::keeps_ports(&call.with_tcp().key());
+            is_kept.then_some(call)
+        }
     }
 }
 
@@ -63,12 +70,6 @@ fn stream(ctx: &BtfTracePointContext) {
     let Some(call) = of_connection(ctx) else {
         return;
     };
-    // Not worth the ring's memory if the end of its connection is not there.
-    if config!(has_filter) != 0
-        && !(call.keeps_netns() && filter::keeps_ports(&call.with_tcp().key()))
-    {
-        return;
-    }
     // SAFETY: the helper has no preconditions.
     let ts_ns = unsafe { bpf_ktime_get_ns() };
     let Some(mut entry) = RING.reserve::<Reset>(0) else {

@@ -3,19 +3,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use rustix::net::Shutdown;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tcpstate_common::State;
 
 use crate::{
     need::{Need, attach_needs, trial},
-    net::{Connection, Netns, await_fin, await_that, unused_port},
+    net::{Connection, Netns, await_fin, await_that, joined, unused_port},
     oracle::attempts,
     process::{Output, Tcpstate, nested},
     ss,
@@ -49,6 +52,11 @@ pub fn add(trials: &mut Vec<Trial>) {
         "in_kernel::there_before",
         &[needs, &[Need::Cookie]].concat(),
         there_before,
+    ));
+    trials.push(trial(
+        "in_kernel::resets_of_others_are_theirs",
+        needs,
+        resets_of_others,
     ));
     trials.push(trial(
         "in_kernel::nothing_is_lost_without_room",
@@ -111,7 +119,7 @@ fn happened(line: &Value) -> Value {
     };
     let ports = line["ports"].as_array().into_iter().flatten();
     let mut ports: Vec<_> = ports
-        .filter(|port| port["transitions"] != serde_json::json!([]))
+        .filter(|port| port["transitions"] != json!([]))
         .map(|port| {
             (
                 port["service_port"].to_string(),
@@ -121,7 +129,7 @@ fn happened(line: &Value) -> Value {
         })
         .collect();
     ports.sort_by_key(|(port, role, _)| (port.clone(), role.clone()));
-    serde_json::json!([of(line), ports])
+    json!([of(line), ports])
 }
 
 /// The dwell times by state. Stays that no transition ends are sampled, or unknown.
@@ -287,10 +295,7 @@ fn add_up(lines: &[Value], summary: &Value, one: &Value) -> Result<()> {
         }
     }
     ensure!(without_cause == 0, "{without_cause} ends without a cause");
-    ensure!(
-        serde_json::json!(causes) == one["causes"],
-        "{causes:?}: {one}"
-    );
+    ensure!(json!(causes) == one["causes"], "{causes:?}: {one}");
     let expected = one["transitions"].as_array().context("no transitions")?;
     ensure!(expected.len() == sums.len(), "{sums:?}, {expected:?}");
     for transition in expected {
@@ -375,6 +380,40 @@ fn there_before() -> Result<()> {
         })
     })?;
     same(&outputs)
+}
+
+/// Connections of another namespace are reset meanwhile, and their sockets take the memory, and so the addresses, of those
+/// that have ended here: no end is taken for a reset.
+fn resets_of_others() -> Result<()> {
+    const MADE: u64 = 2_000;
+    let (port, other) = (unused_port(), unused_port());
+    let (netns, others) = (Netns::new()?, Netns::new()?);
+    let counted = rates(&["--in-kernel", "-P", &port.to_string()])?;
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let resetting = scope.spawn(|| others.run(|| reset_until(&ended, other)));
+        let made = netns.run_until_quiet(|| crate::rates::churn(port, |made| made < MADE));
+        ended.store(true, Ordering::Relaxed);
+        joined(resetting.join()).and(made)
+    })?;
+    let (line, _) = one_interval(&counted.stop()?)?;
+    let causes = line["causes"].as_object().context("no causes")?;
+    ensure!(causes.keys().eq(["fin"]), "{line}");
+    Ok(())
+}
+
+/// Makes connections that are closed with unread data, one after the other.
+fn reset_until(ended: &AtomicBool, port: u16) -> Result<()> {
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listener = TcpListener::bind(addr)?;
+    while !ended.load(Ordering::Relaxed) {
+        let mut client = TcpStream::connect(addr)?;
+        let (server, _) = listener.accept()?;
+        client.write_all(b"nobody reads this")?;
+        server.peek(&mut [0])?;
+        drop(server);
+    }
+    Ok(())
 }
 
 /// Without room, connections are grouped less finely but still counted; connections that the filter excludes
