@@ -19,6 +19,7 @@ use tcpstate_cli::{
     Cli,
     quantity::{parse_bytes, parse_duration},
 };
+use tcpstate_core::expression::{Expression, Lookup};
 use tcpstate_core::filter::{PortSet, StateSet};
 use tcpstate_core::netns::NetnsSelector;
 
@@ -62,6 +63,27 @@ fn every_target_is_built_described_and_has_seeds() {
     }
 }
 
+/// Knows no names.
+struct NoNames;
+
+impl Lookup for NoNames {
+    fn service(&self, _name: &str) -> Option<u16> {
+        None
+    }
+
+    fn user(&self, _name: &str) -> Result<u32, String> {
+        Err("no user".to_owned())
+    }
+
+    fn netns(&self, _name: &str) -> Result<u32, String> {
+        Err("no namespace".to_owned())
+    }
+
+    fn cgroup(&self, path: &str) -> Result<String, String> {
+        Ok(path.to_owned())
+    }
+}
+
 #[test]
 fn the_seeds_of_arguments_are_valid() {
     let folder = fuzz().join("seeds/arguments");
@@ -78,12 +100,13 @@ fn the_seeds_of_arguments_are_valid() {
             3 => parse_bytes(text).is_ok(),
             4 => text.parse::<NetnsSelector>().is_ok(),
             5 => Cli::try_parse_from(["tcpstate"].into_iter().chain(text.split('\n'))).is_ok(),
+            6 => Expression::parse(text, &NoNames).is_ok(),
             other => panic!("{name} is for parser {other}"),
         };
         assert!(is_good, "{name}: {text:?}");
         parsers.insert(which);
     }
-    assert_eq!(parsers.len(), 6, "a seed for each parser");
+    assert_eq!(parsers.len(), 7, "a seed for each parser");
 }
 
 #[test]

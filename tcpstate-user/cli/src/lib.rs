@@ -34,6 +34,7 @@ mod headings;
 mod hist;
 mod life;
 mod listed;
+mod lookup;
 mod ls;
 mod owner_args;
 pub mod quantity;
@@ -57,6 +58,7 @@ pub use self::{
     doctor::Doctor,
     hist::Hist,
     life::Life,
+    lookup::HostNames,
     ls::Ls,
     owner_args::{CommArg, OwnerArgs},
     rates::Rates,
@@ -189,7 +191,7 @@ pub enum Command {
     )]
     Record(Record),
     /// List the sockets that exist now
-    #[command(long_about = ls::ABOUT, after_help = ls::EXAMPLES)]
+    #[command(long_about = ls::ABOUT, after_help = ls::epilogue())]
     Ls(Ls),
     /// Test what this host allows, and report what is missing
     #[command(long_about = doctor::ABOUT)]
@@ -248,7 +250,8 @@ mod tests {
         epilogues
             .flat_map(|epilogue| {
                 let epilogue = epilogue.to_string();
-                let lines: Vec<_> = epilogue.lines().skip(1).map(str::to_owned).collect();
+                let examples = epilogue.lines().skip_while(|line| *line != "Examples:");
+                let lines: Vec<_> = examples.skip(1).map(str::to_owned).collect();
                 lines
             })
             .collect()

@@ -1,10 +1,17 @@
 //! Arguments of `tcpstate ls`.
 
-use clap::Args;
-use tcpstate_core::{filter::StateSet, netns::NetnsSelector, options::ResolveOwners};
+use std::fmt::Write as _;
+
+use clap::{Args, error::ErrorKind};
+use tcpstate_core::{
+    expression::{Expression, Lookup, WORDS},
+    filter::StateSet,
+    netns::NetnsSelector,
+    options::ResolveOwners,
+};
 
 use crate::{
-    capture::RESOLVE_OWNERS, choice::choice, column_args::ColumnArgs, headings::FILTERS,
+    Cli, capture::RESOLVE_OWNERS, choice::choice, column_args::ColumnArgs, headings::FILTERS,
     listed::listed, owner_args::OwnerArgs, sockets::EndpointArgs, watch::Output,
 };
 
@@ -47,6 +54,20 @@ pub struct Ls {
         value_parser = listed::<StateSet>(StateSet::words),
         hide_possible_values = true, help_heading = FILTERS)]
     pub state: Option<StateSet>,
+    /// Only sockets for which this is true, in the language of ss(8): see below
+    #[arg(value_name = "FILTER", help_heading = FILTERS)]
+    pub expression: Vec<String>,
+}
+
+impl Ls {
+    /// The filter expression.
+    ///
+    /// *Errors:* a message that shows the wrong word.
+    pub fn expression(&self, lookup: &dyn Lookup) -> Result<Expression, clap::Error> {
+        let text = self.expression.join(" ");
+        Expression::parse(&text, lookup)
+            .map_err(|error| Cli::error_of("ls", ErrorKind::ValueValidation, &error.to_string()))
+    }
 }
 
 pub(crate) const ABOUT: &str = "\
@@ -65,13 +86,32 @@ came (LAST-PKT).
 Anything that could not be listed is reported on standard error; with --json, in the last line. Then the exit \
 status is 3.";
 
-pub(crate) const EXAMPLES: &str = "\
+/// The language of filters, and examples.
+pub(crate) fn epilogue() -> String {
+    let mut text = "\
+FILTER is an expression as in ss(8), of conditions joined by `and` (or nothing), `or`, `not` and parentheses, which \
+the shell needs in quotes. OP is one of = != < <= > >=, and may be left out for =. Conditions:
+"
+    .to_owned();
+    for word in WORDS {
+        let condition = format!("{} {}", word.name, word.form);
+        // A String takes all.
+        let _ = writeln!(text, "  {condition:<35} {}", word.doc);
+    }
+    text + "\n" + EXAMPLES
+}
+
+const EXAMPLES: &str = "\
 Examples:
   tcpstate ls --state connected         all but listeners
   tcpstate ls --state close-wait        who does not close its connections
   tcpstate ls --comm nginx --role server
                                         nginx's listeners and connections
   tcpstate ls --state syn-recv -L 443   a web server's handshakes under way
+  tcpstate ls dst 10.0.0.0/8 and dport = :443
+                                        connections to https servers of one net
+  tcpstate ls state close-wait dwell '>' 1m not comm 'nginx*'
+                                        who has not closed for a minute
   tcpstate ls --netns self --json | jq -r '.state // empty' | sort | uniq -c
                                         sockets by state, without containers";
 

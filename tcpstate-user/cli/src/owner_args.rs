@@ -102,7 +102,7 @@ fn parse_comm(text: &str) -> Result<CommArg, String> {
 }
 
 /// Reads a user's number or name, and returns the number.
-fn parse_uid(text: &str) -> Result<u32, String> {
+pub(crate) fn parse_uid(text: &str) -> Result<u32, String> {
     if let Ok(uid) = text.parse() {
         return Ok(uid);
     }

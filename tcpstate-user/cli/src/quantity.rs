@@ -1,83 +1,11 @@
-//! Quantities as a command line gives them: durations and sizes.
+//! Quantities as a command line gives them: what reads durations and sizes, with their limits.
 
 use std::time::Duration;
 
+pub use tcpstate_core::quantity::{QuantityError, parse_bytes, parse_duration};
+
 /// The shortest interval. With shorter ones, the timer's inaccuracy would show more than the connections.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Why a text is not a quantity.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum QuantityError {
-    /// The text is not a duration.
-    #[error(
-        "`{0}` is not a duration; give a number with ms, s, m, h or d, such as 500ms, 10s or 1h30m; a plain number is seconds"
-    )]
-    Duration(String),
-    /// The duration is zero.
-    #[error("the duration must be longer than zero")]
-    NoDuration,
-    /// The text is not a size.
-    #[error("`{0}` is not a size; give bytes, or a number with K, M or G, such as 64K or 8M")]
-    Size(String),
-}
-
-/// Reads a duration: `500ms`, `10s`, `1.5h`, `1h30m`; a plain number is seconds.
-pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
-    let malformed = || QuantityError::Duration(text.to_owned());
-    let mut rest = text.trim();
-    let mut total_ns = 0u64;
-    loop {
-        let number_end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
-        let (number, tail) = rest.split_at(number_end);
-        let unit_end = tail
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .unwrap_or(tail.len());
-        let (unit, next) = tail.split_at(unit_end);
-        let unit_ns = match unit {
-            "ns" => 1,
-            "us" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60 * 1_000_000_000,
-            "h" => 3_600 * 1_000_000_000,
-            "d" => 86_400 * 1_000_000_000,
-            // Only alone: `1h30` is ambiguous.
-            "" if rest.len() == text.trim().len() && next.is_empty() => 1_000_000_000,
-            _ => return Err(malformed()),
-        };
-        let ns = decimal(number, unit_ns).ok_or_else(malformed)?;
-        total_ns = total_ns.checked_add(ns).ok_or_else(malformed)?;
-        if next.is_empty() {
-            break;
-        }
-        rest = next;
-    }
-    if total_ns == 0 {
-        Err(QuantityError::NoDuration)
-    } else {
-        Ok(Duration::from_nanos(total_ns))
-    }
-}
-
-/// Reads a size in bytes: `65536`, `64K`, `8M`, `1G`, also as `8MiB`.
-pub fn parse_bytes(text: &str) -> Result<u64, QuantityError> {
-    let malformed = || QuantityError::Size(text.to_owned());
-    let trimmed = text.trim();
-    let number_end = trimmed
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(trimmed.len());
-    let (number, unit) = trimmed.split_at(number_end);
-    let unit_bytes = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        _ => return Err(malformed()),
-    };
-    decimal(number, unit_bytes).ok_or_else(malformed)
-}
 
 /// Reads the length of an interval: a duration of at least [`MIN_INTERVAL`].
 pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
@@ -111,72 +39,9 @@ pub(crate) fn parse_ring_bytes(text: &str) -> Result<u32, String> {
     }
 }
 
-/// `number * unit` for a decimal number, exactly; `None` if the text is not one, or does not fit.
-fn decimal(number: &str, unit: u64) -> Option<u64> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    let mut value = whole.parse::<u64>().ok()?.checked_mul(unit)?;
-    if fraction.is_empty() || fraction.len() > 9 {
-        return None;
-    }
-    let scale = 10u128.pow(u32::try_from(fraction.len()).ok()?);
-    let part = u128::from(fraction.parse::<u64>().ok()?) * u128::from(unit) / scale;
-    value = value.checked_add(u64::try_from(part).ok()?)?;
-    Some(value)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_read_exactly() {
-        for (text, ns) in [
-            ("500ms", 500_000_000),
-            ("10s", 10_000_000_000),
-            ("5m", 300_000_000_000),
-            ("1h", 3_600_000_000_000),
-            ("1h30m", 5_400_000_000_000),
-            ("2d", 172_800_000_000_000),
-            ("10", 10_000_000_000),
-            ("0.5", 500_000_000),
-            ("1.5s", 1_500_000_000),
-            ("250us", 250_000),
-            ("7ns", 7),
-        ] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_nanos(ns)), "{text}");
-        }
-    }
-
-    #[test]
-    fn malformed_durations_are_refused() {
-        for text in [
-            "", "s", "-1s", "1w", "1 s", "10S", "1h30", "1.s", ".5s", "1.2.3s", "1e3", "600000d",
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Err(QuantityError::Duration(text.into()))
-            );
-        }
-        assert_eq!(parse_duration("0s"), Err(QuantityError::NoDuration));
-    }
-
-    #[test]
-    fn sizes_are_read_exactly() {
-        for (text, bytes) in [
-            ("65536", 65_536),
-            ("64K", 65_536),
-            ("64k", 65_536),
-            ("8M", 8 << 20),
-            ("8MiB", 8 << 20),
-            ("1G", 1 << 30),
-            ("0", 0),
-        ] {
-            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "M", "8MB", "-1", "1.5M", "8 M", "99999999999G"] {
-            assert_eq!(parse_bytes(text), Err(QuantityError::Size(text.into())));
-        }
-    }
 
     #[test]
     fn a_ring_is_a_power_of_two_of_pages() {

@@ -83,7 +83,7 @@ pub struct NetnsArg {
 }
 
 /// Reads a choice of network namespaces, and looks up the inode number of a single one.
-fn parse_netns(text: &str) -> Result<NetnsArg, String> {
+pub(crate) fn parse_netns(text: &str) -> Result<NetnsArg, String> {
     let Ok(wanted) = text.parse();
     let path = match &wanted {
         NetnsSelector::All => {

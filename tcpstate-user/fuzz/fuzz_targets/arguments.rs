@@ -10,15 +10,37 @@ use tcpstate_cli::{
     quantity::{parse_bytes, parse_duration},
 };
 use tcpstate_common::State;
+use tcpstate_core::expression::{Expression, Lookup};
 use tcpstate_core::filter::{PortSet, StateSet};
 use tcpstate_core::netns::NetnsSelector;
+
+/// Knows no names but numbers.
+struct NoNames;
+
+impl Lookup for NoNames {
+    fn service(&self, _name: &str) -> Option<u16> {
+        None
+    }
+
+    fn user(&self, name: &str) -> Result<u32, String> {
+        name.parse().map_err(|_| "no user".to_owned())
+    }
+
+    fn netns(&self, name: &str) -> Result<u32, String> {
+        name.parse().map_err(|_| "no namespace".to_owned())
+    }
+
+    fn cgroup(&self, path: &str) -> Result<String, String> {
+        Ok(path.to_owned())
+    }
+}
 
 fuzz_target!(|input: &[u8]| {
     let Some((&which, rest)) = input.split_first() else {
         return;
     };
     let text = String::from_utf8_lossy(rest);
-    match which % 6 {
+    match which % 7 {
         0 => match text.parse::<PortSet>() {
             Ok(ports) => {
                 assert!(!ports.contains(0));
@@ -46,11 +68,19 @@ fuzz_target!(|input: &[u8]| {
         4 => {
             let _ = text.parse::<NetnsSelector>();
         }
-        _ => {
+        5 => {
             let words = ["tcpstate"].into_iter().chain(text.split('\n'));
             if let Err(error) = Cli::try_parse_from(words) {
                 assert!(!error.to_string().is_empty());
             }
         }
+        _ => match Expression::parse(&text, &NoNames) {
+            // What is written is read as the same.
+            Ok(expression) => {
+                let written = expression.to_string();
+                assert_eq!(Expression::parse(&written, &NoNames), Ok(expression));
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        },
     }
 });

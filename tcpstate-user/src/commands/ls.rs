@@ -2,12 +2,18 @@
 
 use std::{
     io::{self, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
 use anyhow::Context as _;
 use tcpstate::run::{own_cost, stderr, stdout};
-use tcpstate_capture::{inventory, sockdiag::Request};
+use tcpstate_capture::{
+    cgroups::{self, CgroupError},
+    inventory,
+    sockdiag::Request,
+};
+use tcpstate_cli::HostNames;
 use tcpstate_common::State;
 use tcpstate_core::{
     filter::{Family, StateSet},
@@ -34,9 +40,16 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
         // AGE follows from it too.
         with_info: true,
     };
+    let cgroup = |path: &str| -> Result<String, CgroupError> {
+        Ok(cgroups::Mount::find()?.find_cgroup(Path::new(path))?.0)
+    };
+    let names = HostNames(|path: &str| cgroup(path).map_err(|error| error.to_string()));
+    let expression = arguments
+        .expression(&names)
+        .unwrap_or_else(|error| error.exit());
     let owner = owner_filter(&arguments.owner, true)?;
     let asked_for = arguments.resolve_owners == ResolveOwners::Yes;
-    let by_process = arguments.owner.needs_process();
+    let by_process = arguments.owner.needs_process() || expression.needs_process();
     let resolve_owners = arguments.resolve_owners != ResolveOwners::No || by_process;
     let mut inventory = inventory::take(&arguments.netns, request, resolve_owners)?;
     if !asked_for && !by_process {
@@ -53,6 +66,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
         states: arguments.state,
         filter,
         owner,
+        expression,
         columns,
         with_owner: resolve_owners,
         with_cgroup: asked_for,

@@ -11,6 +11,7 @@ mod census;
 mod cgroup;
 mod dwell;
 mod every_state;
+mod expressions;
 mod faults;
 mod fields;
 mod filters;
@@ -85,6 +86,7 @@ fn main() {
     views::add(&mut trials);
     ls::add(&mut trials);
     ls_fields::add(&mut trials);
+    expressions::add(&mut trials);
     ages::add(&mut trials);
     causes::add(&mut trials);
     census::add(&mut trials);

@@ -16,6 +16,7 @@ use tcpstate_core::{
     books::Cost,
     catalogue::{Common, SOCKET, SocketRow, TimerRow},
     escape::Entry,
+    expression::{Expression, Truth},
     filter::{Filter, OwnerFilter, StateSet},
     inventory::{DumpedNetns, Inventory, Socket, Timer, TimerKind},
     options::Format,
@@ -35,6 +36,7 @@ use crate::{
 
 /// The options of `ls`.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct Options {
     /// The settings that all views share.
     pub settings: Settings,
@@ -44,6 +46,8 @@ pub struct Options {
     pub filter: Filter,
     /// Only sockets of these owners.
     pub owner: OwnerFilter,
+    /// Only sockets for which this is true.
+    pub expression: Expression,
     /// The columns of text.
     pub columns: Columns<SocketRow>,
     /// Columns of text with the owner.
@@ -69,24 +73,25 @@ pub fn write(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<()> {
-    let rows = selected(inventory, options);
+    let selected = selected(inventory, options);
+    let rows = &selected.rows;
     let format = options.settings.format;
     let mut printer = match format {
-        Format::Text => RecordPrinter::Text(text(&rows, options)?),
+        Format::Text => RecordPrinter::Text(text(rows, options)?),
         Format::Json | Format::Csv => {
             RecordPrinter::records(&options.settings, &LAYOUT, &options.columns, &[])
         }
     };
     printer.titles(0, out)?;
-    for row in &rows {
+    for row in rows {
         printer.write(row, out)?;
     }
     if format == Format::Json {
-        return Lines::default().write(&Summary::new(inventory, &rows, cost()), out);
+        return Lines::default().write(&Summary::new(inventory, &selected, cost()), out);
     }
     // Before the accounting, in case both go to one terminal.
     out.flush()?;
-    write_accounting(inventory, &rows, options.verbose, err)
+    write_accounting(inventory, &selected, options.verbose, err)
 }
 
 /// The table of these sockets.
@@ -116,12 +121,22 @@ fn text(rows: &[SocketRow], options: &Options) -> io::Result<Records<SocketRow>>
     Records::of_rows(&LAYOUT, &options.columns, &asked, rows, settings)
 }
 
+/// The sockets that pass the filters.
+struct Selected {
+    rows: Vec<SocketRow>,
+    /// Number of those left out because what the expression asks of them is not known.
+    undecided: u64,
+}
+
 /// The sockets that pass the filters, in order: by namespace, listeners first, by state, by service port.
-fn selected(inventory: &Inventory, options: &Options) -> Vec<SocketRow> {
+fn selected(inventory: &Inventory, options: &Options) -> Selected {
+    let mut undecided = 0;
     let half_open_known = options
         .states
         .is_none_or(|states| states.contains(State::SYN_RECV));
-    let with_info = options.with_info || !matches!(options.columns, Columns::Usual);
+    let with_info = options.with_info
+        || options.expression.needs_info()
+        || !matches!(options.columns, Columns::Usual);
     let mut matcher = options.owner.clone().with(inventory.names.clone());
     let mut rows: Vec<SocketRow> = inventory
         .sockets
@@ -144,6 +159,11 @@ fn selected(inventory: &Inventory, options: &Options) -> Vec<SocketRow> {
                 common.cgroup_id,
             )
         })
+        .filter(|row| {
+            let truth = options.expression.judge(row);
+            undecided += u64::from(truth == Truth::Unknown);
+            truth == Truth::Yes
+        })
         .collect();
     rows.sort_by_cached_key(|row| {
         let socket = &row.common;
@@ -157,7 +177,7 @@ fn selected(inventory: &Inventory, options: &Options) -> Vec<SocketRow> {
             socket.cookie,
         )
     });
-    rows
+    Selected { rows, undecided }
 }
 
 /// The row of a socket.
@@ -390,6 +410,8 @@ struct Accounting {
     shown: u64,
     /// Sockets that did not pass the filters. Dumps always have the listeners, because roles follow from them.
     filtered: u64,
+    /// Those of them that were left out because what the expression asks of them is not known.
+    undecided: u64,
     /// Entries of a socket that has a later entry.
     superseded: u64,
     /// Entries that could not be decoded.
@@ -397,12 +419,14 @@ struct Accounting {
 }
 
 impl Accounting {
-    fn of(inventory: &Inventory, rows: &[SocketRow]) -> Self {
+    fn of(inventory: &Inventory, selected: &Selected) -> Self {
+        let shown = selected.rows.len();
         let sum = |part: fn(&DumpedNetns) -> u64| inventory.namespaces.iter().map(part).sum();
         Self {
             seen: sum(|asked| asked.dump.answers),
-            shown: rows.len() as u64,
-            filtered: (inventory.sockets.len() - rows.len()) as u64,
+            shown: shown as u64,
+            filtered: (inventory.sockets.len() - shown) as u64,
+            undecided: selected.undecided,
             superseded: inventory.superseded,
             rejected: sum(|asked| asked.dump.malformed),
         }
@@ -437,18 +461,18 @@ struct NamespaceFields<'a> {
 }
 
 impl<'a> Summary<'a> {
-    fn new(inventory: &'a Inventory, rows: &[SocketRow], cost: Cost) -> Self {
+    fn new(inventory: &'a Inventory, selected: &Selected, cost: Cost) -> Self {
         let fields = |asked: &'a DumpedNetns| NamespaceFields {
             netns: asked.netns,
             name: &asked.name,
             repeats: asked.dump.repeats,
             inconsistent: asked.dump.inconsistent,
         };
-        let states = by_state(rows).into_iter();
+        let states = by_state(&selected.rows).into_iter();
         Self {
             kind: "summary",
             complete: inventory.is_complete(),
-            accounting: Accounting::of(inventory, rows),
+            accounting: Accounting::of(inventory, selected),
             states: states
                 .map(|(state, count)| (state.to_string(), count))
                 .collect(),
@@ -470,11 +494,12 @@ fn by_state(rows: &[SocketRow]) -> BTreeMap<State, u64> {
 /// Writes the accounting for people.
 fn write_accounting(
     inventory: &Inventory,
-    rows: &[SocketRow],
+    selected: &Selected,
     verbose: bool,
     err: &mut dyn Write,
 ) -> io::Result<()> {
-    let books = Accounting::of(inventory, rows);
+    let books = Accounting::of(inventory, selected);
+    let rows = &selected.rows;
     write!(err, "{}", Counted(books.shown, "socket"))?;
     for (at, (state, count)) in by_state(rows).into_iter().enumerate() {
         let separator = if at == 0 { ":" } else { "," };
@@ -483,6 +508,14 @@ fn write_accounting(
     writeln!(err)?;
     if !rows.is_empty() {
         writeln!(err, "{NO_AGES}")?;
+    }
+    if books.undecided > 0 {
+        writeln!(
+            err,
+            "UNDECIDED {}: whether they match depends on what is not known, such as the owner of a socket that no \
+             process has open.",
+            Counted(books.undecided, "socket")
+        )?;
     }
     if books.rejected > 0 {
         writeln!(

@@ -16,6 +16,13 @@ pub struct StateSet(u16);
 #[error("`{0}` is not a TCP state; the states are {names} (in either case, also as `ss` spells them) and the kernel's numbers 1 to 13; groups are {groups}", names = names(), groups = GROUPS.map(|(name, _)| name).join(" "))]
 pub struct StateListError(String);
 
+impl StateListError {
+    /// The item.
+    pub fn item(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The names of states in `ss` that differ in more than `-` and `_`.
 ///
 /// *Source:* `scan_state` and `sstate_name` in `misc/ss.c` of iproute2.

@@ -1,0 +1,303 @@
+//! One condition of an expression, and whether it is true of a socket.
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use tcpstate_common::State;
+
+use super::{
+    facts::{Bounds, Facts, Field},
+    truth::Truth,
+    words::Ends,
+};
+use crate::{
+    filter::{Family, StateSet},
+    owner::Comm,
+    service::Role,
+};
+
+/// An end of a connection, as this host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// `src`.
+    Local,
+    /// `dst`.
+    Remote,
+}
+
+/// A comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    Equal,
+    Less,
+    Greater,
+    AtMost,
+    AtLeast,
+}
+
+/// One condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Term {
+    /// No prefix: any address; no port: any port.
+    Host {
+        ends: Ends,
+        prefix: Option<IpNet>,
+        port: Option<u16>,
+    },
+    Port(Ends, Op, u16),
+    /// Both bounds are in it.
+    PortRange(u16, u16),
+    Service(Op, u16),
+    Family(Family),
+    State(StateSet),
+    Role(Role),
+    Netns(u32),
+    Uid(u32),
+    /// Without a slash at the end.
+    Cgroup(String),
+    Pid(Op, u32),
+    Comm(Vec<Glob>),
+    Number(Field, Op, u64),
+}
+
+impl Term {
+    pub(super) fn judge(&self, facts: &impl Facts) -> Truth {
+        match self {
+            &Self::Host { ends, prefix, port } => at(ends, |side| {
+                let port = port.map(|port| is(facts.port(side), |found| found == port));
+                let prefix = prefix
+                    .map(|prefix| is(facts.address(side), |found: IpAddr| prefix.contains(&found)));
+                Truth::all(port.into_iter().chain(prefix))
+            }),
+            &Self::Port(ends, op, port) => at(ends, |side| {
+                is(facts.port(side), |found| op.holds(found, port))
+            }),
+            &Self::PortRange(first, last) => at(Ends::Either, |side| {
+                is(facts.port(side), |found| (first..=last).contains(&found))
+            }),
+            &Self::Service(op, port) => is(facts.service_port(), |found| op.holds(found, port)),
+            &Self::Family(family) => is(facts.is_ipv4(), |is_ipv4| {
+                is_ipv4 == (family == Family::Ipv4)
+            }),
+            &Self::State(states) => facts.is_in(states),
+            &Self::Role(role) => is(facts.role(), |found| found == role),
+            &Self::Netns(netns) => is(facts.netns(), |found| found == netns),
+            &Self::Uid(uid) => is(facts.uid(), |found| found == uid),
+            Self::Cgroup(path) => is(facts.cgroup(), |found| {
+                let rest = found.strip_prefix(path.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }),
+            &Self::Pid(op, pid) => facts.any_process(&|found, _| op.holds(found, pid)),
+            Self::Comm(globs) => facts.any_process(&|_, comm| {
+                comm.is_some_and(|comm| globs.iter().any(|glob| glob.matches(comm.as_bytes())))
+            }),
+            &Self::Number(field, op, number) => facts
+                .number(field)
+                .map_or(Truth::Unknown, |bounds| op.of(bounds, number)),
+        }
+    }
+
+    /// Whether its value can be less or more than another.
+    pub(super) const fn has_order(&self) -> bool {
+        matches!(
+            self,
+            Self::Port(..) | Self::Service(..) | Self::Pid(..) | Self::Number(..)
+        )
+    }
+
+    pub(super) const fn needs_process(&self) -> bool {
+        matches!(self, Self::Pid(..) | Self::Comm(_))
+    }
+
+    pub(super) const fn needs_info(&self) -> bool {
+        matches!(
+            self,
+            Self::Number(
+                Field::BytesSent | Field::BytesReceived | Field::Retransmits | Field::Srtt,
+                ..
+            )
+        )
+    }
+}
+
+/// Whether something is true at these ends: at any of them.
+fn at(ends: Ends, is_true: impl Fn(Side) -> Truth) -> Truth {
+    match ends {
+        Ends::One(side) => is_true(side),
+        Ends::Either => Truth::any([Side::Local, Side::Remote].map(is_true)),
+    }
+}
+
+fn is<T>(fact: Option<T>, is_true: impl FnOnce(T) -> bool) -> Truth {
+    Truth::of(fact.map(is_true))
+}
+
+impl Op {
+    const NAMES: [(Self, &str); 5] = [
+        (Self::Equal, "="),
+        (Self::Less, "<"),
+        (Self::Greater, ">"),
+        (Self::AtMost, "<="),
+        (Self::AtLeast, ">="),
+    ];
+
+    fn holds<T: Copy + PartialOrd>(self, found: T, wanted: T) -> bool {
+        match self {
+            Self::Equal => found == wanted,
+            Self::Less => found < wanted,
+            Self::Greater => found > wanted,
+            Self::AtMost => found <= wanted,
+            Self::AtLeast => found >= wanted,
+        }
+    }
+
+    /// Whether it holds for a number between these bounds.
+    fn of(self, found: Bounds, wanted: u64) -> Truth {
+        let Bounds { least, most } = found;
+        let is_all = match self {
+            Self::Equal => least == wanted && most == wanted,
+            Self::Less | Self::AtMost => self.holds(most, wanted),
+            Self::Greater | Self::AtLeast => self.holds(least, wanted),
+        };
+        let is_none = match self {
+            Self::Equal => most < wanted || least > wanted,
+            Self::Less | Self::AtMost => !self.holds(least, wanted),
+            Self::Greater | Self::AtLeast => !self.holds(most, wanted),
+        };
+        match (is_all, is_none) {
+            (true, _) => Truth::Yes,
+            (false, true) => Truth::No,
+            (false, false) => Truth::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::NAMES.iter().find(|(op, _)| op == self);
+        f.write_str(name.map_or("", |(_, name)| name))
+    }
+}
+
+/// A pattern of names: `*` stands for any bytes, `?` for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Glob(String);
+
+impl Glob {
+    pub(super) fn new(pattern: &str) -> Self {
+        Self(pattern.to_owned())
+    }
+
+    /// The kernel cuts names at this length, so a longer pattern without a `*` is cut too.
+    fn matches(&self, name: &[u8]) -> bool {
+        let pattern = self.0.as_bytes();
+        let length = size_of::<Comm>() - 1;
+        let cut = pattern.get(..length).filter(|cut| !cut.contains(&b'*'));
+        let pattern = cut.filter(|_| name.len() == length).unwrap_or(pattern);
+        // From where to go on when what follows the last `*` does not fit: one byte later.
+        let (mut pattern, mut name) = (pattern, name);
+        let mut star = None;
+        loop {
+            match (pattern, name) {
+                ([b'*', rest @ ..], _) => {
+                    star = Some((rest, name));
+                    pattern = rest;
+                }
+                ([b'?', rest @ ..], [_, others @ ..]) => (pattern, name) = (rest, others),
+                ([byte, rest @ ..], [other, others @ ..]) if byte == other => {
+                    (pattern, name) = (rest, others);
+                }
+                ([], []) => return true,
+                _ => match star {
+                    Some((after, [_, others @ ..])) => {
+                        star = Some((after, others));
+                        (pattern, name) = (after, others);
+                    }
+                    _ => return false,
+                },
+            }
+        }
+    }
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host { ends, prefix, port } => {
+                let word = ends.pick("src", "dst", "host");
+                match prefix {
+                    None => write!(f, "{word} *")?,
+                    Some(IpNet::V4(net)) => write!(f, "{word} {net}")?,
+                    Some(IpNet::V6(net)) => {
+                        write!(f, "{word} [{}]/{}", net.addr(), net.prefix_len())?;
+                    }
+                }
+                port.map_or(Ok(()), |port| write!(f, ":{port}"))
+            }
+            Self::Port(ends, op, port) => {
+                write!(f, "{} {op} {port}", ends.pick("sport", "dport", "port"))
+            }
+            Self::PortRange(first, last) => write!(f, "portrange {first}-{last}"),
+            Self::Service(op, port) => write!(f, "service {op} {port}"),
+            Self::Family(Family::Ipv4) => f.write_str("family ipv4"),
+            Self::Family(Family::Ipv6) => f.write_str("family ipv6"),
+            Self::State(states) => {
+                let syn_recv = states.contains(State::SYN_RECV);
+                let states = (1..=13).map(State).filter(|&state| {
+                    states.contains(state) && !(syn_recv && state == State::NEW_SYN_RECV)
+                });
+                let states: Vec<_> = states.map(|state| state.to_string()).collect();
+                if states.is_empty() {
+                    f.write_str("exclude all")
+                } else {
+                    write!(f, "state {}", states.join(","))
+                }
+            }
+            Self::Role(role) => write!(f, "role {}", role.name()),
+            Self::Netns(netns) => write!(f, "netns {netns}"),
+            Self::Uid(uid) => write!(f, "uid {uid}"),
+            Self::Cgroup(path) if path.is_empty() => f.write_str("cgroup /"),
+            Self::Cgroup(path) => write!(f, "cgroup {}", Quoted(path)),
+            Self::Pid(op, pid) => write!(f, "pid {op} {pid}"),
+            Self::Comm(globs) => {
+                let names: Vec<_> = globs.iter().map(|glob| glob.0.as_str()).collect();
+                write!(f, "comm {}", Quoted(&names.join(",")))
+            }
+            Self::Number(field, op, number) => {
+                let (name, unit) = match field {
+                    Field::Dwell => ("dwell", "ns"),
+                    Field::Srtt => ("srtt", "ns"),
+                    Field::BytesSent => ("bytes_sent", ""),
+                    Field::BytesReceived => ("bytes_received", ""),
+                    Field::Retransmits => ("retransmits", ""),
+                };
+                write!(f, "{name} {op} {number}{unit}")
+            }
+        }
+    }
+}
+
+impl Ends {
+    const fn pick(
+        self,
+        local: &'static str,
+        remote: &'static str,
+        either: &'static str,
+    ) -> &'static str {
+        match self {
+            Self::One(Side::Local) => local,
+            Self::One(Side::Remote) => remote,
+            Self::Either => either,
+        }
+    }
+}
+
+/// A value as the parser reads it: with quotes where it would not be one word.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quote = if self.0.contains('"') { '\'' } else { '"' };
+        write!(f, "{quote}{}{quote}", self.0)
+    }
+}

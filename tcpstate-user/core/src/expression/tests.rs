@@ -1,0 +1,396 @@
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use tcpstate_common::State;
+
+use super::*;
+use crate::{
+    filter::StateSet,
+    owner::{Comm, How, Owner},
+    service::Role,
+};
+
+/// Knows a few names.
+struct Names;
+
+impl Lookup for Names {
+    fn service(&self, name: &str) -> Option<u16> {
+        let services = [("http", 80), ("https", 443), ("ssh", 22)];
+        let found = services.iter().find(|(service, _)| *service == name);
+        found.map(|&(_, port)| port)
+    }
+
+    fn user(&self, name: &str) -> Result<u32, String> {
+        match name {
+            "web" => Ok(33),
+            name => name.parse().map_err(|_| format!("`{name}` is not a user")),
+        }
+    }
+
+    fn netns(&self, name: &str) -> Result<u32, String> {
+        name.parse().map_err(|_| format!("no namespace `{name}`"))
+    }
+
+    fn cgroup(&self, path: &str) -> Result<String, String> {
+        Ok(path.to_owned())
+    }
+}
+
+fn parse(text: &str) -> Result<Expression, ExpressionError> {
+    Expression::parse(text, &Names)
+}
+
+/// How it is read, with all that was left out.
+fn read(text: &str) -> String {
+    parse(text).unwrap().to_string()
+}
+
+/// A connection from 10.1.2.3:40000 to 192.0.2.1:443, or what is changed of it.
+#[derive(Clone)]
+struct Known {
+    local: (IpAddr, u16),
+    remote: (IpAddr, u16),
+    state: State,
+    owner: Option<Owner>,
+    dwell: Option<Bounds>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            local: ("10.1.2.3".parse().unwrap(), 40_000),
+            remote: ("192.0.2.1".parse().unwrap(), 443),
+            state: State::ESTABLISHED,
+            owner: None,
+            dwell: None,
+        }
+    }
+}
+
+impl Known {
+    fn end(&self, side: Side) -> (IpAddr, u16) {
+        match side {
+            Side::Local => self.local,
+            Side::Remote => self.remote,
+        }
+    }
+}
+
+impl Facts for Known {
+    fn address(&self, side: Side) -> Option<IpAddr> {
+        Some(self.end(side).0)
+    }
+    fn port(&self, side: Side) -> Option<u16> {
+        Some(self.end(side).1)
+    }
+    fn is_ipv4(&self) -> Option<bool> {
+        Some(self.local.0.is_ipv4())
+    }
+    fn service_port(&self) -> Option<u16> {
+        Some(443)
+    }
+    fn is_in(&self, states: StateSet) -> Truth {
+        states.contains(self.state).into()
+    }
+    fn role(&self) -> Option<Role> {
+        Some(Role::Client)
+    }
+    fn netns(&self) -> Option<u32> {
+        Some(7)
+    }
+    fn uid(&self) -> Option<u32> {
+        Some(33)
+    }
+    fn cgroup(&self) -> Option<&str> {
+        Some("/system.slice/web.service")
+    }
+    fn any_process(&self, is_wanted: &dyn Fn(u32, Option<Comm>) -> bool) -> Truth {
+        Truth::of(
+            self.owner
+                .map(|owner| is_wanted(owner.pid.unwrap(), owner.comm)),
+        )
+    }
+    fn number(&self, field: Field) -> Option<Bounds> {
+        self.dwell.filter(|_| field == Field::Dwell)
+    }
+}
+
+fn judge(text: &str, known: &Known) -> Truth {
+    parse(text).unwrap().judge(known)
+}
+
+#[test]
+fn the_grammar_is_that_of_ss() {
+    for (text, expected) in [
+        ("", ""),
+        ("  ", ""),
+        ("dport = :443", "dport = 443"),
+        ("dport :443", "dport = 443"),
+        ("dport 443", "dport = 443"),
+        ("dport eq https", "dport = 443"),
+        ("dport==:https", "dport = 443"),
+        ("dport != :443", "not dport = 443"),
+        ("sport ge :80 sport lt 90", "sport >= 80 and sport < 90"),
+        ("dst 10.0.0.0/8", "dst 10.0.0.0/8"),
+        ("dst = 10/8", "dst 10.0.0.0/8"),
+        ("dst 193.233.7/24", "dst 193.233.7.0/24"),
+        ("dst 10.1.2.3/8:80", "dst 10.0.0.0/8:80"),
+        ("src [::1]:80", "src [::1]/128:80"),
+        ("src [2001:db8::]/32", "src [2001:db8::]/32"),
+        ("src [2001:db8::/32]:80", "src [2001:db8::]/32:80"),
+        ("src ::1", "src [::1]/128"),
+        ("src fe80::/10", "src [fe80::]/10"),
+        ("src *", "src *"),
+        ("src *:22", "src *:22"),
+        ("src :ssh", "src *:22"),
+        ("src [::ffff:10.0.0.0]/104", "src 10.0.0.0/8"),
+        ("host 10.0.0.1 port 80", "host 10.0.0.1/32 and port = 80"),
+        (
+            "net 10/8 portrange 1-1023",
+            "host 10.0.0.0/8 and portrange 1-1023",
+        ),
+        ("state established", "state ESTABLISHED"),
+        (
+            "state fin-wait-1 state fin-wait-2",
+            "state FIN_WAIT1,FIN_WAIT2",
+        ),
+        (
+            "state fin-wait-1,time-wait exclude time-wait",
+            "state FIN_WAIT1",
+        ),
+        ("user web or uid 5", "uid 33 or uid 5"),
+        ("comm nginx,php*", "comm \"nginx,php*\""),
+        ("comm 'a b'", "comm \"a b\""),
+        ("dwell > 1.5s", "dwell > 1500000000ns"),
+        ("bytes_sent >= 1M", "bytes_sent >= 1048576"),
+        ("role server", "role server"),
+        ("( ( sport 1 ) )", "sport = 1"),
+        ("!sport 1", "not sport = 1"),
+        ("not not sport 1", "not not sport = 1"),
+        ("not ( sport 1 sport 2 )", "not ( sport = 1 and sport = 2 )"),
+    ] {
+        assert_eq!(read(text), expected, "{text}");
+        // What is written can be read again.
+        assert_eq!(read(expected), expected, "{text}");
+    }
+}
+
+#[test]
+fn and_binds_tighter_than_or_whether_written_or_not() {
+    let expected = "sport = 1 or ( sport = 2 and sport = 3 )";
+    for text in [
+        "sport 1 or sport 2 and sport 3",
+        "sport 1 || sport 2 && sport 3",
+        "sport 1|sport 2&sport 3",
+        "sport 1 or sport 2 sport 3",
+        "sport 1 or (sport 2 sport 3)",
+    ] {
+        assert_eq!(read(text), expected, "{text}");
+    }
+    assert_eq!(
+        read("( sport 1 or sport 2 ) not sport 3 and sport 4"),
+        "( sport = 1 or sport = 2 ) and not sport = 3 and sport = 4"
+    );
+}
+
+#[test]
+fn an_error_shows_its_place_and_the_word_that_was_meant() {
+    for (text, marked, part) in [
+        (
+            "state establised",
+            "establised",
+            "did you mean `established`?",
+        ),
+        ("dprot = :443", "dprot", "did you mean `dport`?"),
+        ("sport 80 or", "", "a condition is missing"),
+        ("or sport 80", "or", "not `or`"),
+        ("sport 80 and and sport 1", "and", "not `and`"),
+        ("( sport 80", "", "a `)` is missing here"),
+        ("sport 80 )", ")", "has no `(`"),
+        ("sport", "", "`sport [OP] PORT`"),
+        ("sport =", "", "a value is missing"),
+        ("sport 70000", "70000", "ports are 0 to 65535"),
+        ("sport htpt", "htpt", "/etc/services"),
+        ("dst example.com", "example.com", "names are not looked up"),
+        ("dst [::1", "[::1", "has no `]`"),
+        ("dst 10.0.0.0/33", "10.0.0.0/33", "is no address"),
+        ("role = both", "both", "client or server"),
+        ("role > client", ">", "no order"),
+        ("src < 10.0.0.1", "<", "no order"),
+        ("dwell > soon", "soon", "not a duration"),
+        ("user nobody1", "nobody1", "is not a user"),
+        ("dev eth0", "dev", "not supported"),
+        ("portrange 9-8", "9-8", "is no range"),
+        ("sport 1 xyzzy", "xyzzy", "the words are src"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert_eq!(text.get(error.at()), Some(marked), "{text}: {error}");
+        assert!(error.message().contains(part), "{text}: {error}");
+    }
+    assert_eq!(
+        parse("sport 80 and dprot 1").unwrap_err().to_string(),
+        "`dprot` begins no condition; did you mean `dport`?\n    sport 80 and dprot 1\n                 ^^^^^"
+    );
+}
+
+#[test]
+fn hostile_lengths_and_depths_are_refused() {
+    let deep = "(".repeat(10_000) + "sport 1";
+    for text in [deep, "! ".repeat(7_000) + "sport 1"] {
+        let error = parse(&text).unwrap_err();
+        assert!(error.message().contains("more than 64"), "{error}");
+    }
+    let error = parse(&"sport 1 ".repeat(4_000)).unwrap_err();
+    assert!(error.message().contains("longer than 16 KiB"), "{error}");
+    // As many conditions as fit.
+    assert!(parse(&"sport 1 ".repeat(2_000)).is_ok());
+}
+
+#[test]
+fn ends_ports_and_families() {
+    let v4 = Known::default();
+    let v6 = Known {
+        local: ("2001:db8::1".parse().unwrap(), 40_000),
+        remote: ("2001:db8:1::2".parse().unwrap(), 443),
+        ..Known::default()
+    };
+    for (text, of_v4, of_v6) in [
+        ("src 10.0.0.0/8", true, false),
+        ("src 192.0.2.0/24", false, false),
+        ("dst 192.0.2.1:443", true, false),
+        ("dst 192.0.2.1:80", false, false),
+        ("host 192.0.2.1", true, false),
+        ("host [2001:db8::]/48", false, true),
+        ("dst [2001:db8::]/48", false, false),
+        // A prefix is of one family.
+        ("src 0.0.0.0/0", true, false),
+        ("src [::]/0", false, true),
+        ("src *", true, true),
+        ("not src 0.0.0.0/0", false, true),
+        ("port 443", true, true),
+        ("port != 443", false, false),
+        ("sport > 39999 and sport <= 40000", true, true),
+        ("portrange 400-500", true, true),
+        ("family ipv6", false, true),
+        ("service 443 role client uid web netns 7", true, true),
+        ("cgroup /system.slice", true, true),
+        ("cgroup /system.sli", false, false),
+        ("cgroup /", true, true),
+        ("state connected", true, true),
+        ("exclude established", false, false),
+        ("dport 80 or dport 443", true, true),
+    ] {
+        assert_eq!(judge(text, &v4), of_v4.into(), "{text}");
+        assert_eq!(judge(text, &v6), of_v6.into(), "{text}");
+    }
+}
+
+#[test]
+fn what_is_not_known_is_neither_true_nor_false() {
+    let known = Known::default();
+    for text in [
+        "pid 1",
+        "not pid 1",
+        "comm *",
+        "pid 1 or dport 80",
+        "pid 1 and dport 443",
+    ] {
+        assert_eq!(judge(text, &known), Truth::Unknown, "{text}");
+    }
+    assert_eq!(judge("pid 1 or dport 443", &known), Truth::Yes);
+    assert_eq!(judge("pid 1 and dport 80", &known), Truth::No);
+
+    let at_least = |least, most| Known {
+        dwell: Some(Bounds { least, most }),
+        ..Known::default()
+    };
+    let bound = at_least(5, u64::MAX);
+    for (text, truth) in [
+        ("dwell > 4ns", Truth::Yes),
+        ("dwell >= 5ns", Truth::Yes),
+        ("dwell > 5ns", Truth::Unknown),
+        ("dwell < 5ns", Truth::No),
+        ("dwell <= 5ns", Truth::Unknown),
+        ("dwell = 5ns", Truth::Unknown),
+        ("dwell = 4ns", Truth::No),
+    ] {
+        assert_eq!(judge(text, &bound), truth, "{text}");
+    }
+    assert_eq!(judge("dwell = 5ns", &at_least(5, 5)), Truth::Yes);
+}
+
+#[test]
+fn names_match_patterns() {
+    let named = |name: &str| {
+        let mut comm = Comm::default();
+        comm.0[..name.len()].copy_from_slice(name.as_bytes());
+        Known {
+            owner: Some(Owner {
+                pid: Some(5),
+                comm: Some(comm),
+                how: How::Exact,
+            }),
+            ..Known::default()
+        }
+    };
+    for (text, name, is_match) in [
+        ("comm nginx", "nginx", true),
+        ("comm nginx", "nginx2", false),
+        ("comm ngin", "nginx", false),
+        ("comm ngin*", "nginx", true),
+        ("comm *x", "nginx", true),
+        ("comm n*i*x", "nginx", true),
+        ("comm n*y", "nginx", false),
+        ("comm ngin?", "nginx", true),
+        ("comm ?", "nginx", false),
+        ("comm *", "nginx", true),
+        ("comm a,nginx", "nginx", true),
+        ("comm *ab", "aab", true),
+        // As the kernel cuts it.
+        ("comm containerd-shim-runc-v2", "containerd-shim", true),
+        ("comm containerd-shim-runc-v2", "containerd", false),
+        ("comm containerd-shim*", "containerd-shim", true),
+        ("comm != nginx", "nginx", false),
+        ("pid 5", "nginx", true),
+        ("pid > 5", "nginx", false),
+        ("pid != 5", "nginx", false),
+    ] {
+        assert_eq!(judge(text, &named(name)), is_match.into(), "{text}: {name}");
+    }
+}
+
+fn node() -> impl Strategy<Value = Node> {
+    let term = prop_oneof![
+        "[sd]port (=|>|<=) [1-9][0-9]{0,3}",
+        "(src|dst|host) [1-9][0-9]?\\.0\\.0\\.0/8",
+        "(src|dst|host) \\[2001:db8::\\]/(32|48)(:80)?",
+        "state (listen|established,time-wait|big)",
+        "comm \"[a-z*?, ]{1,12}\"",
+        "dwell > [1-9][0-9]{0,5}ms",
+    ]
+    .prop_map(|text| parse(&text).unwrap().0.unwrap());
+    term.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            inner.clone().prop_map(|node| Node::Not(Box::new(node))),
+            prop::collection::vec(inner.clone(), 2..4).prop_map(Node::And),
+            prop::collection::vec(inner, 2..4).prop_map(Node::Or),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_as_the_same(node in node()) {
+        let expression = Expression(Some(node));
+        prop_assert_eq!(parse(&expression.to_string()), Ok(expression));
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "([a-z =!<>()&|:/\\[\\]'\"0-9.*]|\\PC){0,60}") {
+        if let Err(error) = parse(&text) {
+            prop_assert!(!error.message().is_empty());
+            prop_assert!(text.get(error.at()).is_some(), "{:?}", error);
+            prop_assert_eq!(error.to_string().lines().count(), 3);
+        }
+    }
+}
