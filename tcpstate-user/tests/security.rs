@@ -217,7 +217,9 @@ fn names_in_a_recording_and_of_it_are_harmless() {
                 ]
                 .concat();
                 let output = run(OsStr::new("tcpstate"), &words);
-                assert!(output.status.success(), "{words:?}: {output:?}");
+                // The recording has no end, so that it is incomplete.
+                let is_read = matches!(output.status.code(), Some(0 | 3));
+                assert!(is_read, "{words:?}: {output:?}");
             }
         }
         of_another_program(&path, name);
