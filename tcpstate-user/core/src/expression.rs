@@ -6,7 +6,7 @@
 //! state close-wait ( sport = :http or sport = :https ) not src [::1]
 //! ```
 //!
-//! [`words`] has the vocabulary, [`parse`] the grammar, [`term`] what one condition says of a socket. What is asked
+//! `words` has the vocabulary, `parse` the grammar, `term` what one condition says of a socket. What is asked
 //! of a socket comes in through [`Facts`], so that a listed socket, an event and a connection are judged by the
 //! same rule.
 //!
@@ -34,9 +34,8 @@ use std::fmt;
 use self::term::Term;
 pub use self::{
     error::ExpressionError,
-    facts::{Bounds, Facts, Field},
+    facts::{Bounds, Facts, Field, Side},
     parse::Lookup,
-    term::Side,
     truth::Truth,
     words::{WORDS, Word},
 };

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tcpstate_common::State;
 
-use super::{term::Side, truth::Truth};
+use super::truth::Truth;
 use crate::{
     catalogue::SocketRow,
     filter::StateSet,
@@ -12,6 +12,15 @@ use crate::{
     owner::{Comm, How},
     service::Role,
 };
+
+/// An end of a connection, as this host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// `src`.
+    Local,
+    /// `dst`.
+    Remote,
+}
 
 /// A field that is a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use tcpstate_common::State;
 
 use super::{
-    facts::{Bounds, Facts, Field},
+    facts::{Bounds, Facts, Field, Side},
     truth::Truth,
     words::Ends,
 };
@@ -15,15 +15,6 @@ use crate::{
     owner::Comm,
     service::Role,
 };
-
-/// An end of a connection, as this host sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// `src`.
-    Local,
-    /// `dst`.
-    Remote,
-}
 
 /// A comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

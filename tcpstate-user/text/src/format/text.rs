@@ -1,13 +1,15 @@
 //! Text for people: tables, and records from the catalogue as their lines.
 
+mod cell;
 mod layout;
 mod records;
 mod table;
 mod width;
 
 pub use self::{
+    cell::Cell,
     layout::{Columns, Layout, UnknownColumn},
-    records::{Cell, Records},
+    records::Records,
     table::{Align, Column, OrDash, Table, wants_colour},
 };
 pub(crate) use self::{table::push_endpoint, width::right_end};

@@ -5,7 +5,7 @@
 
 use tcpstate_core::catalogue::{Column as Field, Kind, Table as Fields};
 
-use super::records::Cell;
+use super::cell::Cell;
 
 /// The columns of a view.
 pub struct Layout<R: 'static> {

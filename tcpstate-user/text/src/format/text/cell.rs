@@ -1,0 +1,173 @@
+//! The cells of a text table's columns: how each looks, and which field or text it shows.
+
+use std::{fmt, io};
+
+use tcpstate_core::catalogue::Column as Field;
+
+use super::table::Column;
+
+/// A column of a text table: how it looks, and the content of its cells.
+pub struct Cell<R: 'static> {
+    pub(super) column: Column,
+    pub(super) content: Content<R>,
+}
+
+impl<R> fmt::Debug for Cell<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.column.title)
+    }
+}
+
+impl<R> Clone for Cell<R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Cell<R> {}
+
+/// What a cell shows.
+pub(super) enum Content<R: 'static> {
+    /// The local time of day.
+    Time,
+    /// Seconds since the start of the capture.
+    SinceStart,
+    Field(&'static Field<R>),
+    /// The socket's cookie, as `ss -e` prints it.
+    Cookie,
+    /// A path, of which the end says most.
+    Path(&'static Field<R>),
+    /// A number without its unit.
+    Plain(&'static Field<R>),
+    /// A field, or nothing where there is none.
+    When(fn(&R) -> bool, &'static Field<R>),
+    /// Text of its own, with its meaning.
+    Composed(Compose<R>, &'static str),
+}
+
+/// Appends a text that is made of several fields to a line; what is longer than so many columns is cut.
+type Compose<R> = fn(&R, usize, &mut Vec<u8>) -> io::Result<()>;
+
+impl<R> Clone for Content<R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Content<R> {}
+
+impl<R> Cell<R> {
+    /// The local time of day.
+    pub const TIME: Self = Self {
+        column: Column::left("TIME", 8),
+        content: Content::Time,
+    };
+    /// Seconds since the start of the capture.
+    pub const SINCE_START: Self = Self {
+        column: Column::right("SECONDS", 11),
+        content: Content::SinceStart,
+    };
+    /// The socket's cookie.
+    pub const COOKIE: Self = Self {
+        column: Column::right("COOKIE", 9),
+        content: Content::Cookie,
+    };
+
+    /// A field of the catalogue, in the usual way of its kind.
+    pub const fn field(column: Column, field: &'static Field<R>) -> Self {
+        let content = Content::Field(field);
+        Self { column, content }
+    }
+
+    /// A path.
+    pub const fn path(column: Column, field: &'static Field<R>) -> Self {
+        let content = Content::Path(field);
+        Self { column, content }
+    }
+
+    /// A number without its unit.
+    pub const fn plain(column: Column, field: &'static Field<R>) -> Self {
+        let content = Content::Plain(field);
+        Self { column, content }
+    }
+
+    /// A field, or nothing where `is_there` says that there is none.
+    pub const fn when(column: Column, is_there: fn(&R) -> bool, field: &'static Field<R>) -> Self {
+        let content = Content::When(is_there, field);
+        Self { column, content }
+    }
+
+    /// Text that is made of several fields, with its meaning.
+    pub const fn composed(column: Column, meaning: &'static str, push: Compose<R>) -> Self {
+        let content = Content::Composed(push, meaning);
+        Self { column, content }
+    }
+
+    /// The title, and the meaning in Markdown: a field of the catalogue, or a sentence.
+    pub fn describe(&self) -> (&'static str, String) {
+        let meaning = match self.content {
+            Content::Time => "Local time of day (`--time`)".to_owned(),
+            Content::SinceStart => "Seconds since the start (`--timestamp`)".to_owned(),
+            Content::Cookie => {
+                "`cookie` in hexadecimal, as `ss -e` prints it: `sk:1001`".to_owned()
+            }
+            Content::Field(field)
+            | Content::Path(field)
+            | Content::Plain(field)
+            | Content::When(_, field) => format!("`{}`", field.name),
+            Content::Composed(_, meaning) => meaning.to_owned(),
+        };
+        (self.column.title, meaning)
+    }
+
+    /// A field that no cell has, under its own name.
+    pub(super) fn other(field: &'static Field<R>) -> Self {
+        let is_number = matches!(field.kind.type_name(), "number");
+        let column = if is_number {
+            Column::right(field.name, 0)
+        } else {
+            Column::left(field.name, 0)
+        };
+        // A point in time is no duration.
+        if field.name == "ts_ns" {
+            Self::plain(column, field)
+        } else {
+            Self::field(column, field)
+        }
+    }
+
+    /// Whether this is its title, in any case, or its field.
+    pub(super) fn is_called(&self, word: &str) -> bool {
+        self.column.title.eq_ignore_ascii_case(word)
+            || match self.content {
+                Content::Time => word == "ts",
+                Content::Field(field)
+                | Content::Path(field)
+                | Content::Plain(field)
+                | Content::When(_, field) => field.name == word,
+                Content::SinceStart | Content::Cookie | Content::Composed(..) => false,
+            }
+    }
+
+    /// Whether its title is a word.
+    pub(super) fn is_named(&self) -> bool {
+        self.column.title.contains(char::is_alphabetic)
+    }
+
+    pub(super) const fn title(&self) -> &'static str {
+        self.column.title
+    }
+
+    pub(super) const fn of_width(self, width: usize) -> Self {
+        let column = Column {
+            width,
+            ..self.column
+        };
+        Self { column, ..self }
+    }
+
+    /// The width that it usually takes.
+    pub(super) fn usual_width(&self) -> usize {
+        self.column.width.max(self.column.title.len())
+    }
+}
