@@ -112,8 +112,9 @@ impl Inventory {
     pub fn hidden_message(&self) -> Option<String> {
         (self.hidden > 0).then(|| {
             format!(
-                "{} processes of other users may be in network namespaces that are hidden from this one; {}",
-                self.hidden, self.who_sees
+                "{} may be in network namespaces that are hidden from this one; {}",
+                of_others(self.hidden),
+                self.who_sees
             )
         })
     }
@@ -122,8 +123,9 @@ impl Inventory {
     pub fn hidden_files_message(&self) -> Option<String> {
         (self.hidden_files > 0).then(|| {
             format!(
-                "the files of {} processes of other users are hidden, so their sockets have no known owner; {}",
-                self.hidden_files, self.who_sees
+                "the files of {} are hidden, so their sockets have no known owner; {}",
+                of_others(self.hidden_files),
+                self.who_sees
             )
         })
     }
@@ -172,5 +174,12 @@ impl Inventory {
         let holders = self.holders.as_ref();
         let found = holders.zip(inode).and_then(|(all, inode)| all.get(&inode));
         found.map_or(&[], Vec::as_slice)
+    }
+}
+
+fn of_others(processes: u64) -> String {
+    match processes {
+        1 => "1 process of another user".to_owned(),
+        more => format!("{more} processes of other users"),
     }
 }

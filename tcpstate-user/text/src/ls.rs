@@ -89,9 +89,11 @@ pub fn write(
     if format == Format::Json {
         return Lines::default().write(&Summary::new(inventory, &selected, cost()), out);
     }
+    let shows_ages = matches!(&printer, RecordPrinter::Text(records) if records.shows("AGE"));
+    let note = (shows_ages && !rows.is_empty()).then_some(NO_AGES);
     // Before the accounting, in case both go to one terminal.
     out.flush()?;
-    write_accounting(inventory, &selected, options.verbose, err)
+    write_accounting(inventory, &selected, note, options.verbose, err)
 }
 
 /// The table of these sockets.
@@ -495,6 +497,7 @@ fn by_state(rows: &[SocketRow]) -> BTreeMap<State, u64> {
 fn write_accounting(
     inventory: &Inventory,
     selected: &Selected,
+    note: Option<&str>,
     verbose: bool,
     err: &mut dyn Write,
 ) -> io::Result<()> {
@@ -506,8 +509,8 @@ fn write_accounting(
         write!(err, "{separator} {state} {}", Count(count))?;
     }
     writeln!(err)?;
-    if !rows.is_empty() {
-        writeln!(err, "{NO_AGES}")?;
+    if let Some(note) = note {
+        writeln!(err, "{note}")?;
     }
     if books.undecided > 0 {
         writeln!(
