@@ -60,8 +60,10 @@ pub fn take(
     }
     this.missing
         .extend(found.broken.iter().map(|error| chain(error)));
-    this.hidden = found.hidden_processes;
-    this.who_sees = who_sees();
+    if let Some(who_sees) = who_sees() {
+        this.hidden = found.hidden_processes;
+        this.who_sees = who_sees;
+    }
     let described = this.sockets.len();
     keep_latest(&mut this.sockets);
     this.superseded = (described - this.sockets.len()) as u64;
@@ -104,7 +106,9 @@ fn look_up_holders(inventory: &mut Inventory) {
         .collect();
     match Owners::look_up(&inodes) {
         Ok(owners) => {
-            inventory.hidden_files = owners.hidden_processes;
+            if !inventory.who_sees.is_empty() {
+                inventory.hidden_files = owners.hidden_processes;
+            }
             inventory.holders = Some(owners.by_inode);
         }
         Err(error) => inventory
@@ -113,8 +117,9 @@ fn look_up_holders(inventory: &mut Inventory) {
     }
 }
 
-/// Who sees the processes that are hidden from this one.
-fn who_sees() -> &'static str {
+/// Who sees the processes that are hidden from this one. `None`: nobody, as far as this host tells, because a security
+/// module hides them even from root. Nobody could do anything about it, so it is not reported.
+fn who_sees() -> Option<&'static str> {
     let is_initial = namespaces::Namespace::User.is_initial();
     sees(
         geteuid().is_root(),
@@ -123,14 +128,12 @@ fn who_sees() -> &'static str {
     )
 }
 
-fn sees(is_root: bool, is_hosts: bool, has: Option<CapabilitySet>) -> &'static str {
+fn sees(is_root: bool, is_hosts: bool, has: Option<CapabilitySet>) -> Option<&'static str> {
     match has {
-        _ if !is_root => "root sees them",
-        _ if !is_hosts => "root outside of this user namespace sees them",
-        Some(has) if has.contains(CapabilitySet::SYS_PTRACE) => {
-            "this is root, so a security module (AppArmor, SELinux) hides them"
-        }
-        _ => "this is root without CAP_SYS_PTRACE, which would show them",
+        _ if !is_root => Some("root sees them"),
+        _ if !is_hosts => Some("root outside of this user namespace sees them"),
+        Some(has) if has.contains(CapabilitySet::SYS_PTRACE) => None,
+        _ => Some("this is root without CAP_SYS_PTRACE, which would show them"),
     }
 }
 
@@ -151,10 +154,10 @@ mod tests {
                 "without CAP_SYS_PTRACE",
             ),
             (true, true, None, "CAP_SYS_PTRACE"),
-            (true, true, all, "security module"),
         ] {
-            let said = sees(is_root, is_hosts, has);
+            let said = sees(is_root, is_hosts, has).unwrap();
             assert!(said.contains(words), "{said}");
         }
+        assert_eq!(sees(true, true, all), None);
     }
 }
