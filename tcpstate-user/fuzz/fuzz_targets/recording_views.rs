@@ -27,6 +27,7 @@ use tcpstate_core::{
 };
 use tcpstate_recording::{FlightOptions, Options as WriterOptions, Reader};
 use tcpstate_text::{
+    format::text::Columns,
     hist::{self, Hist},
     life::{self, Life},
     rates::{self, Rates},
@@ -74,6 +75,7 @@ fuzz_target!(|input: &[u8]| -> Corpus {
         },
         limits,
         interactive: false,
+        verbose: run & 16 != 0,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -104,6 +106,7 @@ fn view_of(view: u8, run: u8, limits: Limits) -> Box<dyn View> {
             settings,
             states: None,
             count: None,
+            columns: Columns::Wide,
             time: option & 1 == 0,
             reset_reason: true,
             timestamp: option & 2 == 0,
@@ -116,7 +119,9 @@ fn view_of(view: u8, run: u8, limits: Limits) -> Box<dyn View> {
             causes: None,
             longer_than: (option & 2 != 0).then_some(Duration::from_millis(1)),
             count: None,
+            columns: Columns::Wide,
             time: option & 4 == 0,
+            timestamp: option & 4 == 0,
             reset_reason: true,
         })),
         3 | 4 => Box::new(Hist::new(&hist::Options {
