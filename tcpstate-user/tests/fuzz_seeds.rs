@@ -19,7 +19,7 @@ use tcpstate_cli::{
     Cli,
     quantity::{parse_bytes, parse_duration},
 };
-use tcpstate_core::expression::{Expression, Lookup};
+use tcpstate_core::expression::{Expression, NoNames};
 use tcpstate_core::filter::{PortSet, StateSet};
 use tcpstate_core::netns::NetnsSelector;
 
@@ -60,27 +60,6 @@ fn every_target_is_built_described_and_has_seeds() {
     let readme = fs::read_to_string(fuzz().join("README.md")).expect("the description");
     for target in targets {
         assert!(readme.contains(&format!("- `{target}`: ")), "{target}");
-    }
-}
-
-/// Knows no names.
-struct NoNames;
-
-impl Lookup for NoNames {
-    fn service(&self, _name: &str) -> Option<u16> {
-        None
-    }
-
-    fn user(&self, _name: &str) -> Result<u32, String> {
-        Err("no user".to_owned())
-    }
-
-    fn netns(&self, _name: &str) -> Result<u32, String> {
-        Err("no namespace".to_owned())
-    }
-
-    fn cgroup(&self, path: &str) -> Result<String, String> {
-        Ok(path.to_owned())
     }
 }
 

@@ -35,7 +35,7 @@ use self::term::Term;
 pub use self::{
     error::ExpressionError,
     facts::{Bounds, Facts, Field, Side},
-    parse::Lookup,
+    parse::{Lookup, NoNames},
     truth::Truth,
     words::{WORDS, Word},
 };

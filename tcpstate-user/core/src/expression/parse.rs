@@ -51,6 +51,28 @@ pub trait Lookup {
     fn cgroup(&self, path: &str) -> Result<String, String>;
 }
 
+/// Knows no names, only numbers: for expressions that are not about this host.
+#[derive(Clone, Copy, Debug)]
+pub struct NoNames;
+
+impl Lookup for NoNames {
+    fn service(&self, _name: &str) -> Option<u16> {
+        None
+    }
+
+    fn user(&self, name: &str) -> Result<u32, String> {
+        number(name)
+    }
+
+    fn netns(&self, name: &str) -> Result<u32, String> {
+        number(name)
+    }
+
+    fn cgroup(&self, path: &str) -> Result<String, String> {
+        Ok(path.to_owned())
+    }
+}
+
 type Input<'i> = Stateful<LocatingSlice<&'i str>, State<'i>>;
 type Parsed<T> = ModalResult<T, Fault>;
 

@@ -233,16 +233,21 @@ impl fmt::Display for Term {
             Self::Family(Family::Ipv4) => f.write_str("family ipv4"),
             Self::Family(Family::Ipv6) => f.write_str("family ipv6"),
             Self::State(states) => {
-                let syn_recv = states.contains(State::SYN_RECV);
-                let states = (1..=13).map(State).filter(|&state| {
-                    states.contains(state) && !(syn_recv && state == State::NEW_SYN_RECV)
-                });
-                let states: Vec<_> = states.map(|state| state.to_string()).collect();
-                if states.is_empty() {
-                    f.write_str("exclude all")
-                } else {
-                    write!(f, "state {}", states.join(","))
+                let (syn_recv, request) = (State::SYN_RECV, State::NEW_SYN_RECV);
+                // The one stands for the other too.
+                let has_both = states.contains(syn_recv);
+                let is_listed =
+                    |&state: &State| states.contains(state) && !(has_both && state == request);
+                let listed = (1..=13).map(State).filter(is_listed);
+                let listed: Vec<_> = listed.map(|state| state.to_string()).collect();
+                if listed.is_empty() {
+                    return f.write_str("exclude all");
                 }
+                write!(f, "state {}", listed.join(","))?;
+                if has_both && !states.contains(request) {
+                    write!(f, " exclude {request}")?;
+                }
+                Ok(())
             }
             Self::Role(role) => write!(f, "role {}", role.name()),
             Self::Netns(netns) => write!(f, "netns {netns}"),

@@ -158,6 +158,11 @@ fn the_grammar_is_that_of_ss() {
             "state fin-wait-1,time-wait exclude time-wait",
             "state FIN_WAIT1",
         ),
+        (
+            "state syn-recv exclude new_syn_recv",
+            "state SYN_RECV exclude NEW_SYN_RECV",
+        ),
+        ("exclude all", "exclude all"),
         ("user web or uid 5", "uid 33 or uid 5"),
         ("comm nginx,php*", "comm \"nginx,php*\""),
         ("comm 'a b'", "comm \"a b\""),

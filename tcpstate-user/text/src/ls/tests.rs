@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tcpstate_common::record::{AF_INET, AF_INET6};
 use tcpstate_core::{
     books::CaptureCost,
-    expression::Lookup,
+    expression::NoNames,
     inventory::{DumpStats, Listening, TcpInfo},
     names::{NameBook, Names},
 };
@@ -374,27 +374,6 @@ fn the_books_add_up_whatever_is_asked_for() {
             let gone = books("filtered") + books("superseded") + books("rejected");
             assert_eq!(books("seen"), books("shown") + gone);
         }
-    }
-}
-
-/// Knows no names.
-struct NoNames;
-
-impl Lookup for NoNames {
-    fn service(&self, _name: &str) -> Option<u16> {
-        None
-    }
-
-    fn user(&self, _name: &str) -> Result<u32, String> {
-        Err("no user".to_owned())
-    }
-
-    fn netns(&self, _name: &str) -> Result<u32, String> {
-        Err("no namespace".to_owned())
-    }
-
-    fn cgroup(&self, path: &str) -> Result<String, String> {
-        Ok(path.to_owned())
     }
 }
 
