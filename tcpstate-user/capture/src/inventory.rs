@@ -117,7 +117,7 @@ fn look_up_holders(inventory: &mut Inventory) {
     }
 }
 
-/// Who sees the processes that are hidden from this one. `None`: nobody, as far as this host tells, because a security
+/// The one who sees the processes that are hidden from this one. `None`: nobody, as far as this host tells, because a security
 /// module hides them even from root. Nobody could do anything about it, so it is not reported.
 fn who_sees() -> Option<&'static str> {
     let is_initial = namespaces::Namespace::User.is_initial();

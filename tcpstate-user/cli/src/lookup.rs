@@ -1,4 +1,4 @@
-//! What the names in a filter expression mean on this host.
+//! The meaning of the names in a filter expression on this host.
 
 use std::fs;
 

@@ -28,7 +28,7 @@ pub struct Inventory {
     pub hidden: u64,
     /// The same of the files that they have open, where that was looked up.
     pub hidden_files: u64,
-    /// Who sees these, for a message. Empty where nobody does; then none are counted.
+    /// The one who sees these, for a message. Empty where nobody does; then none are counted.
     pub who_sees: &'static str,
     /// The listening sockets.
     pub listening: Listening,

@@ -132,7 +132,7 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// What became of a flight recorder's events.
+/// The fate of a flight recorder's events.
 fn lost(written: u64, not_written: u64) -> String {
     match written {
         0 => format!("The {not_written} events in memory are lost"),
@@ -319,7 +319,7 @@ impl Output {
     }
 }
 
-/// Who may access a file that another one replaces.
+/// The access rights of a file that another one replaces.
 #[derive(Clone, Copy)]
 pub(crate) struct Access {
     mode: Mode,

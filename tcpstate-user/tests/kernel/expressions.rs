@@ -24,7 +24,7 @@ pub fn add(trials: &mut Vec<Trial>) {
 /// Number of expressions that are made, beside those that are given.
 const MADE: usize = 170;
 
-/// What ss's manual has, and one of each form. With one state alone, ss leaves out the column.
+/// The examples of ss's manual, and one of each form. With one state alone, ss leaves out the column.
 const GIVEN: &[&str] = &[
     "state established state closing ( dport = :ssh or sport = :ssh )",
     "state fin-wait-2 state closing ( sport = :http or sport = :https ) dst 127.0.2/24",

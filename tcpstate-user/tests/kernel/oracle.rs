@@ -252,7 +252,7 @@ pub fn check_agree(oracle: &Multiset, missed: u64, ours: &Multiset, nested: u64)
     Ok(())
 }
 
-/// What at least one of two observers saw.
+/// The transitions that at least one of two observers saw.
 pub fn union(these: &Multiset, others: &Multiset) -> Multiset {
     let mut all = these.clone();
     for (key, &count) in others {

@@ -27,7 +27,7 @@ impl fmt::Display for Changes<'_> {
     }
 }
 
-/// What was lost, in words.
+/// The losses, in words.
 pub struct Losses<'a>(pub &'a End, pub Option<&'a Books>);
 
 impl fmt::Display for Losses<'_> {

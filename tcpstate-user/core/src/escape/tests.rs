@@ -29,7 +29,7 @@ const INVISIBLE: &[(u32, u32)] = &[
     (0xe0000, 0xe0fff),
 ];
 
-/// What somebody may call a process, a file or a cgroup.
+/// A name that somebody may give a process, a file or a cgroup.
 pub(crate) fn foreign() -> impl Strategy<Value = Vec<u8>> {
     let invisible = select(INVISIBLE)
         .prop_flat_map(|(first, last)| first..=last)

@@ -11,7 +11,7 @@ pub struct ExpressionError {
     text: String,
     /// The bytes of it that are wrong.
     at: Range<usize>,
-    /// What is wrong there, and what was expected.
+    /// The mistake there, and what was expected.
     message: String,
 }
 
@@ -24,7 +24,7 @@ impl ExpressionError {
         }
     }
 
-    /// What is wrong, without the place.
+    /// The mistake, without its place.
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -1,4 +1,4 @@
-//! What an expression asks of a socket.
+//! The facts about a socket that an expression asks for.
 
 use std::net::IpAddr;
 
@@ -37,7 +37,7 @@ pub enum Field {
     Srtt,
 }
 
-/// What is known of a number: it is between these two.
+/// The bounds of a number that may not be known exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// It is at least so much.
@@ -56,7 +56,7 @@ impl Bounds {
     }
 }
 
-/// What is known of a socket. `None`: it is not known.
+/// The facts about a socket. `None`: it is not known.
 pub trait Facts {
     /// The address of one end.
     fn address(&self, side: Side) -> Option<IpAddr>;

@@ -88,7 +88,7 @@ impl std::fmt::Debug for State<'_> {
     }
 }
 
-/// What is wrong, and where.
+/// A mistake and its place.
 #[derive(Debug)]
 struct Fault {
     at: Range<usize>,
@@ -229,7 +229,7 @@ fn bare<'i>(input: &mut Input<'i>) -> Parsed<&'i str> {
     .parse_next(input)
 }
 
-/// What stands next and where, for a message: a word or a sign; nothing at the end.
+/// The next word or sign and its place, for a message; empty at the end.
 fn next<'i>(input: &Input<'i>) -> (Range<usize>, &'i str) {
     let rest: &str = input.input.as_ref();
     let blanks = rest.len() - rest.trim_start().len();
@@ -292,7 +292,7 @@ fn nearest<'a>(name: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a s
     (distance(&near) <= 1 + name.len() / 4).then_some(near)
 }
 
-/// What follows the word of a condition.
+/// The rest of a condition, after its word.
 fn term(word: &'static Word, input: &mut Input<'_>) -> Parsed<Node> {
     let (op_at, _) = next(input);
     let (op, is_negated) = opt(operator)

@@ -5,11 +5,11 @@
 pub struct Word {
     /// The word.
     pub name: &'static str,
-    /// What follows it.
+    /// The form of the rest.
     pub form: &'static str,
-    /// What the condition says.
+    /// The meaning of the condition.
     pub doc: &'static str,
-    /// What kind of value it takes.
+    /// The kind of its value.
     pub(super) kind: Kind,
 }
 

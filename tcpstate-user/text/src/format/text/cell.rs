@@ -26,7 +26,7 @@ impl<R> Clone for Cell<R> {
 
 impl<R> Copy for Cell<R> {}
 
-/// What a cell shows.
+/// The content of a cell.
 pub(super) enum Content<R: 'static> {
     /// The local time of day.
     Time,
