@@ -1,6 +1,7 @@
 //! A file per command: its arguments in, its view out.
 
 pub(crate) mod doctor;
+pub(crate) mod explain;
 pub(crate) mod hist;
 pub(crate) mod life;
 pub(crate) mod ls;

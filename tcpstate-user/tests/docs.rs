@@ -1,11 +1,14 @@
 //! The documents agree with the code.
 //!
-//! `TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs` writes `docs/fields.md` and `docs/causes.md` anew.
+//! `TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs` writes `docs/fields.md`, `docs/causes.md` and
+//! `docs/states.md` anew.
 
 #[path = "support/causes.rs"]
 mod causes;
 #[path = "support/fields.rs"]
 mod fields;
+#[path = "support/states.rs"]
+mod states;
 
 use std::{io, path::Path};
 
@@ -260,10 +263,11 @@ fn a_heading_matches_only_its_message() {
 }
 
 #[test]
-fn every_field_and_every_cause_is_documented() {
+fn every_field_cause_and_state_is_documented() {
     for (path, page) in [
         ("docs/fields.md", fields::page()),
         ("docs/causes.md", causes::page()),
+        ("docs/states.md", states::page()),
     ] {
         if std::env::var_os("TCPSTATE_BLESS").is_some() {
             let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

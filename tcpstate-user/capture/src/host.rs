@@ -192,13 +192,16 @@ pub fn capabilities() -> Result<CapabilitySet, io::Error> {
     Ok(rustix::thread::capabilities(None)?.effective)
 }
 
+/// The text of a setting below `/proc/sys`; `None` where it is not, or may not be read.
+pub fn setting(name: &str) -> Option<String> {
+    let text = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
+    // A range has a tab between its ends.
+    Some(text.trim().replace('\t', " "))
+}
+
 /// A number below `/proc/sys`; `None` where it is not, or may not be read.
 pub fn sysctl(name: &str) -> Option<u64> {
-    fs::read_to_string(Path::new("/proc/sys").join(name))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    setting(name)?.parse().ok()
 }
 
 /// CPUs that can make transitions; 1 where the kernel does not say.

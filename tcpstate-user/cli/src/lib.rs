@@ -30,6 +30,7 @@ mod choice;
 mod column_args;
 mod conflict;
 mod doctor;
+mod explain;
 mod headings;
 mod hist;
 mod life;
@@ -56,6 +57,7 @@ pub use self::{
     capture::Capture,
     column_args::ColumnArgs,
     doctor::Doctor,
+    explain::Explain,
     hist::Hist,
     life::Life,
     lookup::HostNames,
@@ -193,6 +195,9 @@ pub enum Command {
     /// List the sockets that exist now
     #[command(long_about = ls::ABOUT, after_help = ls::epilogue())]
     Ls(Ls),
+    /// Explain a TCP state, a cause or a field; without one, draw the state diagram
+    #[command(long_about = explain::ABOUT, after_help = explain::EXAMPLES)]
+    Explain(Explain),
     /// Test what this host allows, and report what is missing
     #[command(long_about = doctor::ABOUT)]
     Doctor(Doctor),

@@ -47,6 +47,7 @@ pub mod duration;
 pub mod error;
 pub mod escape;
 pub mod event;
+pub mod explain;
 pub mod expression;
 pub mod filter;
 pub mod handshakes;

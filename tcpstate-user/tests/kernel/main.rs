@@ -17,6 +17,7 @@ mod fields;
 mod filters;
 mod holders;
 mod lifecycle;
+mod lore;
 mod ls;
 mod ls_fields;
 mod mptcp;
@@ -88,6 +89,7 @@ fn main() {
     ls_fields::add(&mut trials);
     expressions::add(&mut trials);
     ages::add(&mut trials);
+    lore::add(&mut trials);
     causes::add(&mut trials);
     census::add(&mut trials);
     owners::add(&mut trials);

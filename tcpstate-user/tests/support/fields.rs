@@ -138,20 +138,19 @@ fn fields<R: 'static>(page: &mut String, columns: impl IntoIterator<Item = &'sta
             Formats::Csv => " (CSV only)",
         };
         let (name, doc, unknown) = (column.name, column.doc, column.unknown);
-        let kind = kind(column.kind);
+        let kind = code(column.kind);
         writeln!(page, "| `{name}`{only} | {kind} | {doc} | {unknown} |").unwrap();
     }
 }
 
-fn kind(kind: Kind) -> String {
-    let name = kind.type_name();
+/// Its words are code.
+fn code(kind: Kind) -> String {
     match kind {
         Kind::Word(words) => {
             let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
-            format!("{name}: {}", words.join(", "))
+            format!("{}: {}", kind.type_name(), words.join(", "))
         }
-        kind if kind.unit().is_empty() => name.to_owned(),
-        kind => format!("{name}, {}", kind.unit()),
+        kind => kind.to_string(),
     }
 }
 

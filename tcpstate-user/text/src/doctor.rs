@@ -10,7 +10,7 @@ use tcpstate_core::{
     report::{Check, Report, Status},
 };
 
-use crate::format::json::Lines;
+use crate::format::{json::Lines, text::write_wrapped};
 
 /// Columns of text after which a line is broken, where words allow.
 const WIDTH: usize = 100;
@@ -40,10 +40,10 @@ pub fn write_text(report: &Report, colour: bool, out: &mut dyn Write) -> io::Res
         };
         let status = check.status.name();
         write!(out, "{on}{status:status_width$}{off}  {name:name_width$}  ")?;
-        write_wrapped(out, indent, "", &check.detail)?;
+        write_wrapped(out, WIDTH, indent, "", &check.detail)?;
         if let Some(costs) = &check.costs {
             write!(out, "{:indent$}", "")?;
-            write_wrapped(out, indent, "costs: ", costs)?;
+            write_wrapped(out, WIDTH, indent, "costs: ", costs)?;
         }
         if let Some(remedy) = &check.remedy {
             let said = |earlier: &Check| earlier.remedy.as_ref() == Some(remedy);
@@ -53,7 +53,7 @@ pub fn write_text(report: &Report, colour: bool, out: &mut dyn Write) -> io::Res
                 Some(earlier) => {
                     writeln!(out, "to do: see {}", earlier.name.replace('_', " "))?;
                 }
-                None => write_wrapped(out, indent, "to do: ", remedy)?,
+                None => write_wrapped(out, WIDTH, indent, "to do: ", remedy)?,
             }
         }
     }
@@ -73,38 +73,6 @@ const fn colour_of(status: Status) -> &'static str {
         Status::Degraded => YELLOW,
         Status::Missing => RED,
     }
-}
-
-/// Writes a text that begins at column `indent`, broken between words, with `label` before its first
-/// line. A line of the text that is indented itself stands as it is: it is to be copied.
-fn write_wrapped(out: &mut dyn Write, indent: usize, label: &str, text: &str) -> io::Result<()> {
-    let inner = indent + label.len();
-    write!(out, "{label}")?;
-    for (at, line) in text.lines().enumerate() {
-        if at > 0 {
-            write!(out, "{:inner$}", "")?;
-        }
-        if line.starts_with(' ') {
-            writeln!(out, "{line}")?;
-            continue;
-        }
-        let mut column = inner;
-        for (at, word) in line.split(' ').enumerate() {
-            let len = word.chars().count();
-            if at > 0 && column + 1 + len > WIDTH {
-                writeln!(out)?;
-                write!(out, "{:inner$}", "")?;
-                column = inner;
-            } else if at > 0 {
-                write!(out, " ")?;
-                column += 1;
-            }
-            write!(out, "{word}")?;
-            column += len;
-        }
-        writeln!(out)?;
-    }
-    Ok(())
 }
 
 /// Writes the report as one JSON object a line: a `check` for each, then the `doctor` line.

@@ -1,5 +1,7 @@
 //! A column of the catalogue, and the value of its field.
 
+use std::fmt;
+
 use std::net::IpAddr;
 
 use tcpstate_common::State;
@@ -155,6 +157,18 @@ pub enum Kind {
     Bool,
     /// A list or a map; the text names its elements.
     Nested(&'static str),
+}
+
+/// The type, with the unit or the words.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.type_name())?;
+        match self {
+            Self::Word(words) => write!(f, ": {}", words.join(", ")),
+            kind if kind.unit().is_empty() => Ok(()),
+            kind => write!(f, ", {}", kind.unit()),
+        }
+    }
 }
 
 impl Kind {

@@ -5,6 +5,7 @@ mod layout;
 mod records;
 mod table;
 mod width;
+mod wrapped;
 
 pub use self::{
     cell::Cell,
@@ -12,4 +13,4 @@ pub use self::{
     records::Records,
     table::{Align, Column, OrDash, Table, wants_colour},
 };
-pub(crate) use self::{table::push_endpoint, width::right_end};
+pub(crate) use self::{table::push_endpoint, width::right_end, wrapped::write_wrapped};

@@ -1,0 +1,212 @@
+//! What `tcpstate explain` calls wrong, or says of a setting: shown on the real kernel, with `ss` and `getsockopt`.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsFd, AsRawFd as _},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use rustix::net::{AddressFamily, sockopt};
+use tcpstate_common::State;
+
+use crate::{
+    need::{Need, trial},
+    net::{
+        Connection, Netns, await_fin, await_state, await_that, drop_incoming, socket, unused_port,
+    },
+    process::run,
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    let (ss, nft) = (Need::Program("ss"), Need::Program("nft"));
+    trials.push(trial("lore::time_wait", &[ss], time_wait));
+    trials.push(trial("lore::fin_wait2", &[ss], fin_wait2));
+    trials.push(trial("lore::fin_wait1", &[ss, nft], fin_wait1));
+    trials.push(trial("lore::close_wait", &[nft], close_wait));
+    trials.push(trial("lore::port_in_time_wait", &[ss], port_in_time_wait));
+}
+
+/// Changes a setting of the calling thread's namespace.
+fn set(setting: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv4/{setting}");
+    fs::write(&path, value).with_context(|| path)
+}
+
+/// A new connection over loopback.
+fn connection() -> Result<Connection> {
+    Connection::new((Ipv4Addr::LOCALHOST, unused_port()))
+}
+
+/// The lines of `ss` for the sockets in a state.
+fn ss(state: &str) -> Result<Vec<String>> {
+    let output = run("ss", &["-HOtanope", "state", state])?.stdout;
+    Ok(output.lines().map(str::to_owned).collect())
+}
+
+/// Waits for the only socket in a state. Returns its line in `ss`, and the kind and the rest of its timer.
+fn only(state: &str) -> Result<(String, String, Duration)> {
+    await_that(&format!("one socket is in {state}"), || {
+        Ok(ss(state)?.len() == 1)
+    })?;
+    let line = ss(state)?.pop().context("it is gone")?;
+    let (_, timer) = line.split_once("timer:(").context("no timer")?;
+    let mut parts = timer.split([',', ')']);
+    let (kind, rest) = (parts.next(), parts.next());
+    let (kind, rest) = (
+        kind.context("no kind")?.to_owned(),
+        rest.context("no time")?,
+    );
+    let rest = time(rest).with_context(|| line.clone())?;
+    Ok((line, kind, rest))
+}
+
+/// A time as `ss` writes it: `1min2sec`, `59sec`, `200ms`, and 1.5 s as `1.500ms`.
+fn time(text: &str) -> Option<Duration> {
+    let (minutes, rest) = match text.split_once("min") {
+        Some((minutes, rest)) => (minutes.parse().ok()?, rest),
+        None => (0, text),
+    };
+    let millis = match (rest.strip_suffix("sec"), rest.strip_suffix("ms")) {
+        _ if rest.is_empty() => 0,
+        (Some(seconds), _) => seconds.parse::<u64>().ok()? * 1_000,
+        (_, Some(millis)) => match millis.split_once('.') {
+            Some((seconds, millis)) => {
+                seconds.parse::<u64>().ok()? * 1_000 + millis.parse::<u64>().ok()?
+            }
+            None => millis.parse().ok()?,
+        },
+        _ => return None,
+    };
+    Some(Duration::from_millis(minutes * 60_000 + millis))
+}
+
+/// `TIME_WAIT` lasts a minute, whatever `tcp_fin_timeout` is, and no process holds it.
+fn time_wait() -> Result<()> {
+    Netns::new()?.run(|| {
+        set("tcp_fin_timeout", "3")?;
+        let Connection { client, server, .. } = connection()?;
+        drop(client);
+        await_fin(&server)?;
+        drop(server);
+        let (line, kind, rest) = only("time-wait")?;
+        ensure!(
+            kind == "timewait" && rest > Duration::from_secs(30) && rest <= Duration::from_mins(1),
+            "{line}"
+        );
+        ensure!(!line.contains("users:"), "{line}");
+        Ok(())
+    })
+}
+
+/// `tcp_fin_timeout` ends an orphan in `FIN_WAIT2`, but nothing ends one that a process holds.
+fn fin_wait2() -> Result<()> {
+    Netns::new()?.run(|| {
+        set("tcp_fin_timeout", "20")?;
+        let Connection { client, .. } = &connection()?;
+        crate::net::shutdown_write(client)?;
+        await_state(client, State::FIN_WAIT2)?;
+        let held = ss("fin-wait-2")?;
+        ensure!(
+            held.len() == 1 && held.iter().all(|line| !line.contains("timer:")),
+            "{held:?}"
+        );
+        Ok(())
+    })?;
+    Netns::new()?.run(|| {
+        set("tcp_fin_timeout", "20")?;
+        let Connection { client, server, .. } = connection()?;
+        drop(client);
+        await_fin(&server)?;
+        let (line, kind, rest) = only("fin-wait-2")?;
+        ensure!(
+            kind == "timewait" && rest <= Duration::from_secs(20),
+            "{line}"
+        );
+        set("tcp_fin_timeout", "1")?;
+        let Connection { client, server, .. } = connection()?;
+        let port = client.local_addr()?.port();
+        drop(client);
+        await_fin(&server)?;
+        await_that("tcp_fin_timeout ends an orphan", || {
+            let of_it = |line: &String| line.contains(&format!(":{port} "));
+            Ok(!ss("fin-wait-2")?.iter().any(of_it))
+        })
+    })
+}
+
+/// `tcp_fin_timeout` does not end `FIN_WAIT1`, `tcp_orphan_retries` does.
+fn fin_wait1() -> Result<()> {
+    Netns::new()?.run(|| {
+        set("tcp_fin_timeout", "1")?;
+        let Connection { client, server, .. } = connection()?;
+        let port = server.local_addr()?.port();
+        // The peer is silent from now on.
+        drop_incoming(&[&format!("tcp dport {port}")])?;
+        drop(client);
+        only("fin-wait-1")?;
+        // Longer than that time-out, and only a lower bound.
+        thread::sleep(Duration::from_millis(2_500));
+        let (line, kind, _) = only("fin-wait-1")?;
+        ensure!(kind == "on", "{line}");
+        set("tcp_orphan_retries", "1")?;
+        await_that("tcp_orphan_retries ends FIN_WAIT1", || {
+            Ok(ss("fin-wait-1")?.is_empty())
+        })
+    })
+}
+
+/// Keepalive ends `CLOSE_WAIT` once the peer is gone; the descriptor stays with the application.
+fn close_wait() -> Result<()> {
+    Netns::new()?.run(|| {
+        let Connection { client, server, .. } = connection()?;
+        sockopt::set_tcp_keepidle(&server, Duration::from_secs(1))?;
+        sockopt::set_tcp_keepintvl(&server, Duration::from_secs(1))?;
+        sockopt::set_tcp_keepcnt(&server, 1)?;
+        sockopt::set_socket_keepalive(&server, true)?;
+        crate::net::shutdown_write(&client)?;
+        await_fin(&server)?;
+        await_state(&server, State::CLOSE_WAIT)?;
+        drop_incoming(&[&format!("tcp dport {}", client.local_addr()?.port())])?;
+        await_state(&server, State::CLOSE)?;
+        let link = fs::read_link(format!("/proc/self/fd/{}", server.as_fd().as_raw_fd()))?;
+        ensure!(
+            link.to_string_lossy().starts_with("socket:"),
+            "{}",
+            link.display()
+        );
+        Ok(())
+    })
+}
+
+/// A server accepts a new connection from a port that it remembers in `TIME_WAIT`, without `tcp_tw_reuse`.
+fn port_in_time_wait() -> Result<()> {
+    Netns::new()?.run(|| {
+        set("tcp_tw_reuse", "0")?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, unused_port()));
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, unused_port()));
+        let listener = TcpListener::bind(address)?;
+        let connect = || -> Result<TcpStream> {
+            let client = socket(AddressFamily::INET, None)?;
+            rustix::net::bind(&client, &local)?;
+            rustix::net::connect(&client, &address)?;
+            Ok(client.into())
+        };
+        let client = connect()?;
+        // The server closes first, and remembers it.
+        drop(listener.accept()?);
+        await_fin(&client)?;
+        drop(client);
+        let (line, ..) = only("time-wait")?;
+        ensure!(line.contains(&format!(":{} ", address.port())), "{line}");
+        let client = connect()?;
+        let _server = listener.accept()?;
+        await_state(&client, State::ESTABLISHED)?;
+        await_that("the old one is forgotten", || {
+            Ok(ss("time-wait")?.is_empty())
+        })
+    })
+}

@@ -1,0 +1,107 @@
+//! The state diagram.
+
+use std::io::{self, Write};
+
+use tcpstate_common::State;
+
+use crate::format::units::Count;
+
+/// A name with a colon stands for a state and the number of its sockets.
+const DIAGRAM: &str = "\
+CLIENT                                                                   SERVER
+
+                                   CLOSE
+             connect()               |              listen()
+            +------------------------+-------------------------+
+            v                                                  v
+        SYN_SENT:                                           LISTEN:
+            |                                                  | SYN came
+            | SYN-ACK came                                     v
+            |                                               SYN_RECV:
+            |                                                  | ACK came
+            +------------------> ESTABLISHED:         <--------+
+             close()                 |     |           FIN came
+            +------------------------+     +-------------------+
+            v                                                  v
+        FIN_WAIT1:                                          CLOSE_WAIT:
+   ACK came |  | FIN came                                      | close()
+            |  +---------------+                               v
+            v                  v                            LAST_ACK:
+        FIN_WAIT2:          CLOSING:                           |
+            | FIN came         | ACK came                      | ACK came
+            |  +---------------+                               v
+            v  v                                             CLOSE
+        TIME_WAIT:
+            | after 60 s
+            v
+          CLOSE
+
+CLOSES FIRST                                                      CLOSES SECOND
+";
+
+const NOTES: &str = "\
+From every state a RST, or no answer in time, leads to CLOSE. Half-open connections
+(SYN_RECV) and TIME_WAIT are small sockets that make no event: they are counted in
+the kernel's lists. `tcpstate explain CLOSE_WAIT` explains a state.
+";
+
+/// The sockets in each state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Their numbers, each with its state.
+    pub by_state: Vec<(State, u64)>,
+    /// Those in `FIN_WAIT2` that no process holds.
+    pub orphans: u64,
+}
+
+impl Counts {
+    fn of(&self, state: State) -> u64 {
+        let found = self.by_state.iter().find(|(of, _)| *of == state);
+        found.map_or(0, |&(_, count)| count)
+    }
+}
+
+/// Draws the diagram, in 80 columns. `None`: without numbers.
+pub fn write_diagram(counts: Option<&Counts>, out: &mut dyn Write) -> io::Result<()> {
+    for line in DIAGRAM.lines() {
+        let mut line = line.to_owned();
+        for state in State::ALL {
+            fill(&mut line, state, counts);
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    writeln!(out)?;
+    if let Some(counts) = counts.filter(|counts| counts.orphans > 0) {
+        let (orphans, all) = (counts.orphans, counts.of(State::FIN_WAIT2));
+        writeln!(
+            out,
+            "Of the {} in FIN_WAIT2 no process holds {}: tcp_fin_timeout ends them.",
+            Count(all),
+            Count(orphans)
+        )?;
+    }
+    for line in NOTES.lines() {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+/// Writes a state's number behind its name. What stands further right moves only if there is no room.
+fn fill(line: &mut String, state: State, counts: Option<&Counts>) {
+    let name = format!("{state}:");
+    let Some(at) = line.find(&name) else {
+        return;
+    };
+    let (before, rest) = line.split_at(at);
+    let rest = rest.get(name.len()..).unwrap_or_default();
+    let number = counts.map_or_else(String::new, |counts| Count(counts.of(state)).to_string());
+    let text = format!("{state} {number}");
+    // The number takes the place of the blanks behind the name, but for one.
+    let blanks = rest.len() - rest.trim_start_matches(' ').len();
+    let more = text.len().saturating_sub(name.len());
+    let rest = rest
+        .get(more.min(blanks.saturating_sub(1))..)
+        .unwrap_or_default();
+    let text = format!("{text:0$}", name.len());
+    *line = format!("{before}{text}{rest}");
+}

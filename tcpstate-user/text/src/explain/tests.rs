@@ -1,0 +1,104 @@
+use tcpstate_common::State;
+use tcpstate_core::{
+    explain::{STATES, of},
+    inventory::Age,
+    owner::Comm,
+};
+
+use super::*;
+
+fn text(topic: &Topic, here: &Here, width: usize) -> String {
+    let mut out = Vec::new();
+    write_text(topic, here, width, false, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+fn value(setting: Setting) -> Value {
+    Value {
+        setting,
+        own: Some("60".into()),
+        elsewhere: vec![("blue".into(), "30".into())],
+    }
+}
+
+#[test]
+fn a_state_with_its_settings_and_its_sockets() {
+    let state = of(State::FIN_WAIT2).unwrap();
+    let mut comm = Comm::default();
+    comm.0[..5].copy_from_slice(b"nginx");
+    let here = Here {
+        values: state.settings.iter().copied().map(value).collect(),
+        present: Some(Present {
+            count: 1_200,
+            oldest: Some(Age::at_least(61_000_000_000)),
+            services: vec![(443, 1_199), (80, 1)],
+            owners: vec![(comm, 1_200)],
+        }),
+    };
+    let text = text(&Topic::State(state), &here, 80);
+    for line in [
+        "FIN_WAIT2",
+        "To        CLOSE: the peer's FIN came, and a small TIME_WAIT socket takes over;",
+        "Settings  net.ipv4.tcp_fin_timeout = 60; 30 in blue",
+        "            seconds that an orphan stays",
+        "See       tcpstate ls --state fin-wait-2",
+    ] {
+        assert!(text.lines().any(|one| one == line), "{line}\n{text}");
+    }
+    let now = "Now       1,200 sockets, the oldest for more than 1m 01s; service ports 443\n          \
+               (1,199), 80 (1); processes nginx (1,200)";
+    assert!(text.contains(now), "{text}");
+}
+
+#[test]
+fn every_topic_fits_its_width() {
+    for word in Topic::words() {
+        let topic: Topic = word.parse().unwrap();
+        let values = match &topic {
+            Topic::State(text) => text.settings.iter().copied().map(value).collect(),
+            _ => Vec::new(),
+        };
+        let here = Here {
+            values,
+            present: None,
+        };
+        let text = text(&topic, &here, 80);
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{word}: {line}");
+            assert!(!line.contains('`'), "{word}: {line}");
+        }
+        assert!(text.lines().count() >= 3, "{text}");
+        let mut json = Vec::new();
+        write_json(&topic, &here, &mut json).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert!(json["type"].is_string(), "{json}");
+    }
+}
+
+#[test]
+fn the_diagram_has_every_state_with_its_number() {
+    let by_state = STATES
+        .iter()
+        .filter(|text| text.state != State::CLOSE)
+        .zip(1_000..)
+        .map(|(text, count)| (text.state, count));
+    let counts = Counts {
+        by_state: by_state.collect(),
+        orphans: 3,
+    };
+    let mut out = Vec::new();
+    write_diagram(Some(&counts), &mut out).unwrap();
+    let out = String::from_utf8(out).unwrap();
+    for (state, count) in &counts.by_state {
+        let text = format!("{state} {}", Count(*count));
+        assert!(out.contains(&text), "{text}\n{out}");
+    }
+    let mut plain = Vec::new();
+    write_diagram(None, &mut plain).unwrap();
+    let plain = String::from_utf8(plain).unwrap();
+    for text in [&out, &plain] {
+        assert!(text.lines().all(|line| line.len() <= 83), "{text}");
+        let is_open = |state: State| text.contains(&format!("{state}:"));
+        assert!(!State::ALL.into_iter().any(is_open), "{text}");
+    }
+}
