@@ -12,16 +12,22 @@ use tcpstate_recording::WriteError;
 
 /// Writes an error with its causes, and its remedy.
 pub(crate) fn explain(error: &anyhow::Error) {
-    say(&message(error));
+    // The verifier's log has many lines.
+    say_lines(&message(error));
     let remedy = error.chain().find_map(remedy);
     if let Some(remedy) = remedy {
         // It may have a command line of its own to be copied.
-        for (at, line) in remedy.lines().enumerate() {
-            if at == 0 {
-                say(line);
-            } else {
-                let _ = writeln!(stderr::open(), "{line}");
-            }
+        say_lines(&remedy);
+    }
+}
+
+/// Writes a text that has lines of its own.
+fn say_lines(text: &str) {
+    for (at, line) in text.lines().enumerate() {
+        if at == 0 {
+            say(line);
+        } else {
+            let _ = writeln!(stderr::open(), "{line}");
         }
     }
 }

@@ -191,11 +191,16 @@ impl View for Record {
         Ok(self.flow(written))
     }
 
+    fn ends_with_reader(&self) -> bool {
+        is_stdout(&self.options.path)
+    }
+
     fn takes_usr1(&self) -> bool {
         matches!(self.options.to, To::Memory(_))
     }
 
-    /// Writes the memory to the file. A failure is reported and ends nothing: the events are still there.
+    /// Writes the memory to the file. A failure is reported and ends nothing: the events are still there. Nor does it end
+    /// anything that nobody reads the message.
     fn usr1(&mut self, now_ns: u64, _out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Flow> {
         if let Some(Sink::Memory(ring)) = &mut self.sink {
             let dumped = ring
@@ -204,9 +209,11 @@ impl View for Record {
             match dumped {
                 Ok(written) => {
                     self.dumps += 1;
-                    report_written(&self.options.path, &written, None, err)?;
+                    let _ = report_written(&self.options.path, &written, None, err);
                 }
-                Err(error) => writeln!(err, "tcpstate: {error}")?,
+                Err(error) => {
+                    let _ = writeln!(err, "tcpstate: {error}");
+                }
             }
         }
         Ok(Flow::Continue)
@@ -234,7 +241,8 @@ impl View for Record {
             self.failure.get_or_insert(error);
         }
         // Standard output may be the recording itself.
-        if matches!(self.options.format, Format::Json) && self.options.path.as_os_str() != "-" {
+        let mut told = Ok(());
+        if matches!(self.options.format, Format::Json) && !is_stdout(&self.options.path) {
             let recorded = Recorded {
                 file: self.options.path.to_string_lossy().into_owned(),
                 files: written.files,
@@ -243,32 +251,38 @@ impl View for Record {
                 dropped: older + written.not_written,
                 dumps: self.dumps,
             };
-            Lines::default().write(&Summary::new(end, None, recorded), out)?;
+            told = Lines::default().write(&Summary::new(end, None, recorded), out);
         } else {
             let has_failed = self.failure.is_some();
             let losses = (!has_failed).then_some(Losses(end, None));
-            report_written(&self.options.path, &written, losses, err)?;
+            let _ = report_written(&self.options.path, &written, losses, err);
             if written.not_written > 0 {
-                writeln!(err, "{} events found no room", Count(written.not_written))?;
+                let _ = writeln!(err, "{} events found no room", Count(written.not_written));
             }
             if older > 0 {
-                writeln!(err, "{} older events had left the memory", Count(older))?;
+                let _ = writeln!(err, "{} older events had left the memory", Count(older));
             }
             let end = End {
                 verbose: end.verbose || has_failed,
                 ..*end
             };
-            write_books(&end, None, err)?;
+            // If standard error is closed, nobody misses them.
+            let _ = write_books(&end, None, err);
         }
         self.failure
             .take()
-            .map_or(Ok(()), |error| Err(error.into_io()))
+            .map_or(told, |error| Err(error.into_io()))
     }
+}
+
+/// Whether the file is standard output.
+fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 /// Opens a pipe or a device, whose reader may stop reading.
 fn open_stream(path: &Path) -> io::Result<Box<dyn tcpstate_recording::Stream>> {
-    Ok(Box::new(if path.as_os_str() == "-" {
+    Ok(Box::new(if is_stdout(path) {
         Stream::stdout()
     } else {
         Stream::open(path)?

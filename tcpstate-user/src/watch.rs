@@ -91,7 +91,17 @@ pub(crate) fn watch_or_count(
         .build()?;
     runtime.block_on(async {
         // Before the source, which takes a while to start: a Ctrl-C must not be lost meanwhile.
-        let reader_gone = stdout::reader_gone().context("cannot watch standard output")?;
+        let watched = view
+            .ends_with_reader()
+            .then(stdout::reader_gone)
+            .transpose()
+            .context("cannot watch standard output")?;
+        let reader_gone = async move {
+            match watched {
+                Some(gone) => gone.await,
+                None => std::future::pending().await,
+            }
+        };
         let mut interrupts = signals::Process::install(view.takes_usr1(), reader_gone)
             .context("cannot handle signals")?;
         let options = run::Options {

@@ -13,7 +13,7 @@ use super::layout::LayoutError;
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The kernel wants capabilities that this process does not have.
-    #[error("the kernel refused to load a BPF program: operation not permitted")]
+    #[error("the kernel refused to load a BPF program")]
     Privileges(#[source] io::Error),
     /// The kernel has no BPF ring buffer.
     #[error("this kernel ({kernel}) has no BPF ring buffer, which came with Linux 5.8")]
@@ -188,11 +188,10 @@ impl CaptureError {
                     .into(),
             ),
             Self::NoTracefs { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some(format!(
-                    "Only root can read it: run as root, or use --attach btf, which does not need it. \
-                     {}",
-                    privileges_remedy()
-                ))
+                Some(
+                    "Only root can read it: run as root, or use --attach btf, which does not need it."
+                        .into(),
+                )
             }
             Self::NoTracefs { .. } => Some(
                 "Mount it (mount -t tracefs tracefs /sys/kernel/tracing) and run as root, or use \

@@ -71,6 +71,14 @@ pub(super) struct Taken {
 }
 
 impl Exchange {
+    /// One with a seed to come. A socket that has an event from now on is not in it, however early: its event may be read
+    /// before the dump begins, and is handed on behind the seed all the same.
+    pub(super) fn with_seed() -> Self {
+        let this = Self::default();
+        this.lock().full_dump = FullDump::Noted;
+        this
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere leaves nothing half done: each change is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -218,6 +226,23 @@ mod tests {
             let result = waiter.join().ok()?;
             is_waiting.then_some(result)
         })
+    }
+
+    #[test]
+    fn sockets_are_noted_from_the_start_until_the_seed() {
+        let exchange = Exchange::with_seed();
+        assert!(exchange.take().noting);
+        thread::scope(|scope| {
+            let dump = scope.spawn(|| exchange.begin_full_dump(|| ()));
+            while !dump.is_finished() {
+                assert!(exchange.take().noting);
+            }
+        });
+        assert!(exchange.take().noting);
+        exchange.publish(Vec::new(), Vec::new(), true);
+        let taken = exchange.take();
+        assert!(!taken.noting && taken.seeded);
+        assert!(!Exchange::default().take().noting);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tcpstate_core::{
     netns::NetnsSelector,
     options::ResolveOwners,
     origin::Origin,
-    source::{Counting, EventSource, SourceError, Step},
+    source::{Counting, EventSource, Notice, SourceError, Step},
     tally::{Tally, TallySize},
 };
 use tokio::sync::mpsc;
@@ -415,7 +415,7 @@ impl EventSource for Live {
         batch: &mut Vec<Event>,
     ) -> Poll<Result<Step, SourceError>> {
         if let Some(notice) = self.shared.exchange.notice() {
-            return Poll::Ready(Ok(Step::Notice(notice)));
+            return Poll::Ready(Ok(Step::Notice(Notice::new(notice))));
         }
         let step = match ready!(self.queue.poll_recv(cx)) {
             Some(Item::Census(census)) => {

@@ -140,7 +140,11 @@ pub(super) fn spawn(
         queue_full: AtomicU64::new(0),
         ring_high_water_bytes: AtomicU64::new(0),
         read_until_ns: AtomicU64::new(0),
-        exchange: Arc::default(),
+        exchange: Arc::new(if settles {
+            Exchange::with_seed()
+        } else {
+            Exchange::default()
+        }),
         stop: AtomicBool::new(false),
         wake,
     });

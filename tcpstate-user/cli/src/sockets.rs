@@ -82,6 +82,9 @@ pub struct NetnsArg {
     pub wanted: NetnsSelector,
 }
 
+/// The file system of namespaces. *Source:* `NSFS_MAGIC` in `include/uapi/linux/magic.h`.
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
 /// Reads a choice of network namespaces, and looks up the inode number of a single one.
 pub(crate) fn parse_netns(text: &str) -> Result<NetnsArg, String> {
     let Ok(wanted) = text.parse();
@@ -101,11 +104,11 @@ pub(crate) fn parse_netns(text: &str) -> Result<NetnsArg, String> {
         NetnsSelector::Own => PathBuf::from(SELF_PATH),
         NetnsSelector::File(path) => path.clone(),
     };
-    let inode = rustix::fs::stat(&path)
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?
-        .st_ino;
-    let inode = u32::try_from(inode)
-        .map_err(|_| format!("{} is not a network namespace", path.display()))?;
+    let unreadable = |error| format!("cannot read {}: {error}", path.display());
+    let inode = rustix::fs::stat(&path).map_err(unreadable)?.st_ino;
+    let is_namespace = rustix::fs::statfs(&path).map_err(unreadable)?.f_type == NSFS_MAGIC;
+    let inode = u32::try_from(inode).ok().filter(|_| is_namespace);
+    let inode = inode.ok_or_else(|| format!("{} is not a network namespace", path.display()))?;
     Ok(NetnsArg {
         inode: Some(inode),
         wanted,

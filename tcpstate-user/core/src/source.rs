@@ -94,10 +94,37 @@ pub enum Step {
     /// Everything that was there at the start has been handed out. It comes once from every source; an
     /// interval that the clock closed before it would show that nothing is there.
     Settled,
-    /// A message for the user that is no failure: a recording that was cut, a damaged block.
-    Notice(String),
+    /// A message for the user that is no failure.
+    Notice(Notice),
     /// The stream has ended.
     End,
+}
+
+/// A message for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The message.
+    pub text: String,
+    /// Whether something of the source is missing that was there: a recording that was cut, a damaged block.
+    pub is_damage: bool,
+}
+
+impl Notice {
+    /// A message that says what to know of the source.
+    pub const fn new(text: String) -> Self {
+        Self {
+            text,
+            is_damage: false,
+        }
+    }
+
+    /// A message about something that is missing.
+    pub const fn damage(text: String) -> Self {
+        Self {
+            text,
+            is_damage: true,
+        }
+    }
 }
 
 /// The counters of a source that counts in the kernel.

@@ -111,6 +111,16 @@ pub trait View {
     /// here (to `out`), text writes its summary to `err`.
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()>;
 
+    /// Whether the run ends when the reader of standard output has gone: not where the output is a file.
+    fn ends_with_reader(&self) -> bool {
+        true
+    }
+
+    /// Whether the view had to leave something out of its result, which its books of connections do not say.
+    fn left_out(&self) -> bool {
+        false
+    }
+
     /// The view's books of connections, for [`End::is_complete`]; `None`: it follows none.
     fn connections(&self) -> Option<model::Books> {
         None
@@ -128,7 +138,7 @@ pub struct End {
     pub selection: Selection,
     /// The cost of the run.
     pub cost: Cost,
-    /// Whether the source gave notice that it is damaged or cut: a recording.
+    /// Whether the source gave notice that it is damaged or cut (a recording), or the view has left something out.
     pub damaged: bool,
     /// Whether the user wants the books in full.
     pub verbose: bool,

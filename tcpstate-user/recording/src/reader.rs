@@ -27,7 +27,7 @@ use tcpstate_core::{
     names::{NameBook, Names},
     origin::Origin,
     recalled::Recalled,
-    source::{EventSource, Progress, SourceError, Step},
+    source::{EventSource, Notice, Progress, SourceError, Step},
 };
 use tokio::sync::mpsc;
 
@@ -77,7 +77,7 @@ enum Message {
     Events(Vec<Event>),
     Census(Box<Census>),
     Recalled(Box<Recalled>),
-    Notice(String),
+    Notice(Notice),
     End(Result<Books, io::Error>),
 }
 
@@ -296,7 +296,8 @@ impl EventSource for Reader {
                     return Poll::Ready(Ok(Step::Recalled(recalled)));
                 }
                 Some(Message::Notice(notice)) => {
-                    return Poll::Ready(Ok(Step::Notice(format!("{}: {notice}", self.name))));
+                    let text = format!("{}: {}", self.name, notice.text);
+                    return Poll::Ready(Ok(Step::Notice(Notice { text, ..notice })));
                 }
                 Some(Message::End(end)) => {
                     self.books = Some(*end.as_ref().unwrap_or(&Books::default()));
@@ -309,10 +310,10 @@ impl EventSource for Reader {
                     }
                     let left_out = self.names.left_out();
                     if left_out > 0 {
-                        return Poll::Ready(Ok(Step::Notice(format!(
+                        return Poll::Ready(Ok(Step::Notice(Notice::damage(format!(
                             "{}: {left_out} names of cgroups are left out: there was no room for more",
                             self.name
-                        ))));
+                        )))));
                     }
                 }
                 None => {

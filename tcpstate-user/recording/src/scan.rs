@@ -14,6 +14,7 @@ use tcpstate_core::{
     census::Census,
     event::Event,
     recalled::Recalled,
+    source::Notice,
 };
 
 use crate::{
@@ -141,7 +142,7 @@ pub(crate) struct Scanner<R> {
     vain_bytes: u64,
     #[cfg(test)]
     read_in_vain: u64,
-    notices: Vec<String>,
+    notices: Vec<Notice>,
 }
 
 /// A damaged place whose end has not been found yet.
@@ -176,10 +177,10 @@ impl<R: Read> Scanner<R> {
         window.skip(length);
         let mut notices = Vec::new();
         if metadata.left_out > 0 {
-            notices.push(format!(
+            notices.push(Notice::damage(format!(
                 "{} of the sockets that were there when it begins are not known in it: there was no room for more",
                 metadata.left_out
-            ));
+            )));
         }
         Ok(Ok(Self {
             window,
@@ -211,7 +212,7 @@ impl<R: Read> Scanner<R> {
     }
 
     /// The messages for the user since the last call.
-    pub(crate) fn notices(&mut self) -> Vec<String> {
+    pub(crate) fn notices(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
     }
 
@@ -346,7 +347,7 @@ impl<R: Read> Scanner<R> {
             return;
         }
         let skipped = self.window.offset.saturating_sub(offset);
-        self.notices.push(match missing {
+        self.notices.push(Notice::damage(match missing {
             Some(missing) => format!(
                 "damaged at byte {offset}: {what}; {skipped} bytes with {missing} events left out"
             ),
@@ -354,7 +355,7 @@ impl<R: Read> Scanner<R> {
                 "damaged at byte {offset}: {what}; nothing whole follows, the last {skipped} bytes \
                  are left out"
             ),
-        });
+        }));
     }
 
     /// Skips a block whose payload was read in vain.
@@ -412,21 +413,22 @@ impl<R: Read> Scanner<R> {
         }
         if self.damaged_places > NAMED_PLACES {
             let more = self.damaged_places.saturating_sub(NAMED_PLACES);
-            self.notices.push(format!("{more} more places are damaged"));
+            self.notices
+                .push(Notice::damage(format!("{more} more places are damaged")));
         }
         let read = self.read_events;
         let unknown = "what the capture filtered or lost is unknown";
         match self.footer {
-            None if damaged => self.notices.push(format!(
+            None if damaged => self.notices.push(Notice::damage(format!(
                 "its footer is not readable: {read} events were read, {unknown}"
-            )),
+            ))),
             None => {
                 let at = self.window.offset;
                 let within = if left > 0 { ", within a block" } else { "" };
                 let end = at.saturating_add(left as u64);
-                self.notices.push(format!(
+                self.notices.push(Notice::damage(format!(
                     "cut at byte {end}{within}: {read} events in whole blocks were read, {unknown}"
-                ));
+                )));
                 self.window.skip(left);
             }
             Some(footer) => self.check(&footer, left),
@@ -437,39 +439,39 @@ impl<R: Read> Scanner<R> {
     fn check(&mut self, footer: &Footer, left: usize) {
         let read = self.read_events;
         if footer.events != read {
-            self.notices.push(format!(
+            self.notices.push(Notice::damage(format!(
                 "{read} of its {} events could be read",
                 footer.events
-            ));
+            )));
         }
         if left > 0 {
-            self.notices.push(format!(
+            self.notices.push(Notice::damage(format!(
                 "more bytes follow the end of the recording at byte {}; they are not read",
                 self.window.offset
-            ));
+            )));
         }
         let part = u64::from(self.metadata.part).saturating_add(1);
         match (footer.reason, footer.accounting) {
-            (EndReason::Rotated, _) => self.notices.push(format!(
+            (EndReason::Rotated, _) => self.notices.push(Notice::new(format!(
                 "it is file {part} of a rotation, which goes on in another: what the capture \
                  filtered or lost stands at the end of the last one"
-            )),
-            (EndReason::Snapshot, _) => self.notices.push(
+            ))),
+            (EndReason::Snapshot, _) => self.notices.push(Notice::new(
                 "it was written while the capture went on: what that filtered or lost is unknown"
                     .to_owned(),
-            ),
-            (EndReason::WriteError, _) => self.notices.push(format!(
+            )),
+            (EndReason::WriteError, _) => self.notices.push(Notice::damage(format!(
                 "the recording was broken off after {} events: it could not be written any more",
                 footer.events
+            ))),
+            (_, None) => self.notices.push(Notice::new(
+                "it has no books: what the capture filtered or lost is unknown".to_owned(),
             )),
-            (_, None) => self
-                .notices
-                .push("it has no books: what the capture filtered or lost is unknown".to_owned()),
             (_, Some(accounting)) if accounting.received > footer.events => {
-                self.notices.push(format!(
+                self.notices.push(Notice::new(format!(
                     "it holds {} of the {} events of its capture",
                     footer.events, accounting.received
-                ));
+                )));
             }
             _ => {}
         }

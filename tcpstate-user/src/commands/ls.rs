@@ -52,7 +52,11 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
     let by_process = arguments.owner.needs_process() || expression.needs_process();
     let resolve_owners = arguments.resolve_owners != ResolveOwners::No || by_process;
     let mut inventory = inventory::take(&arguments.netns, request, resolve_owners)?;
-    if !asked_for && !by_process {
+    if by_process {
+        // What was asked for depends on them.
+        inventory.missing.extend(inventory.hidden_files_message());
+    }
+    if by_process || !asked_for {
         // Owners are shown as far as this user may see them.
         inventory.hidden_files = 0;
     }

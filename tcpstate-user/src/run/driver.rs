@@ -319,7 +319,10 @@ impl<'a> Driver<'a> {
     /// Passes a `SIGUSR1` to the view, once all events before it have been shown: whoever sends it wants
     /// what has just happened. A stop does not wait for it, as the view then writes everything.
     fn usr1(&mut self) -> io::Result<Flow> {
-        let is_complete = |&mut ns: &mut u64| !self.origin.live || ns <= self.shown_ns;
+        // Until then the source holds events back.
+        let is_settled = self.settled;
+        let is_complete =
+            |&mut ns: &mut u64| !self.origin.live || is_settled && ns <= self.shown_ns;
         if self.usr1_ns.take_if(is_complete).is_none() || self.intake != Intake::All {
             return Ok(Flow::Continue);
         }
@@ -338,9 +341,9 @@ impl<'a> Driver<'a> {
             Ok(Step::Recalled(recalled)) => return self.recall(*recalled),
             Ok(Step::Settled) => self.settled = true,
             Ok(Step::Notice(notice)) => {
-                self.damaged |= !self.origin.live;
+                self.damaged |= notice.is_damage;
                 // An error means that standard error is closed, and then the notice has no reader.
-                let _ = writeln!(self.err, "tcpstate: {notice}");
+                let _ = writeln!(self.err, "tcpstate: {}", notice.text);
             }
             Ok(Step::End) => {
                 self.supply = Supply::Ended;
@@ -435,7 +438,7 @@ impl<'a> Driver<'a> {
             accounting,
             selection,
             cost,
-            damaged: self.damaged,
+            damaged: self.damaged || self.view.left_out(),
             verbose: self.verbose,
         };
         self.view.finish(&end, self.out, self.err)?;

@@ -2,10 +2,11 @@
 //! `ss`, the clock, and the test's own actions.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -22,7 +23,9 @@ use crate::{
     every_state::{NO_ACK, ONE_OF_EACH, OPEN, drop_packets as drops, one_of_each},
     ls::list,
     need::{Need, trial},
-    net::{Connection, Netns, allow_open_files, await_fin, await_that, joined, socket},
+    net::{
+        Connection, Netns, allow_open_files, await_fin, await_that, joined, socket, unused_port,
+    },
     oracle::attempts,
     process::{BINARY, Tcpstate, has_result, run, state},
     ss::{await_states, by_state, oracle},
@@ -47,6 +50,58 @@ pub fn add(trials: &mut Vec<Trial>) {
         &[Need::Cookie, Need::Tun],
         handshake,
     ));
+    trials.push(trial(
+        "census::opened_before_the_list",
+        &[Need::Cookie],
+        opened_before_the_list,
+    ));
+}
+
+/// Connections that open between the attaching and the first list of sockets, and stay, are whole. Five runs, as a change
+/// of one of them may be one that no BPF program is shown.
+fn opened_before_the_list() -> Result<()> {
+    allow_open_files(4_096)?;
+    let port = unused_port();
+    let netns = Netns::new()?;
+    let stop = AtomicBool::new(false);
+    let open = || {
+        netns.run(|| {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+            let mut all = VecDeque::new();
+            while !stop.load(Ordering::Acquire) {
+                let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+                all.push_back((client, listener.accept()?));
+                if all.len() > 1_000 {
+                    all.pop_front();
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        })
+    };
+    let watch = || -> Result<Vec<u64>> {
+        let port = port.to_string();
+        let args = ["hist", "--json", "--duration", "300ms", "-P", &port];
+        (0..5)
+            .map(|_| {
+                let (_, summary) = run(BINARY, &args)?.json()?;
+                let missing = &summary["connections"]["missing_inferred"];
+                missing.as_u64().with_context(|| summary.to_string())
+            })
+            .collect()
+    };
+    let missing = thread::scope(|scope| {
+        let opener = scope.spawn(open);
+        let missing = watch();
+        stop.store(true, Ordering::Release);
+        joined(opener.join())?;
+        missing
+    })?;
+    ensure!(
+        missing.contains(&0),
+        "changes missing in each run: {missing:?}"
+    );
+    Ok(())
 }
 
 /// The sample interval of the tests that need a short one.

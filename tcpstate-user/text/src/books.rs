@@ -190,14 +190,31 @@ fn write_missing(
     if let Some(known) = connections
         && !known.is_complete()
     {
+        let missing = known.missing_inferred;
+        let parts = [
+            (known.gaps, format!("{}", Counted(known.gaps, "gap"))),
+            (
+                known.superseded,
+                format!("{} ended unseen", Counted(known.superseded, "connection")),
+            ),
+            (
+                missing,
+                format!("at least {} missing", Counted(missing, "change")),
+            ),
+            (
+                known.evicted,
+                format!(
+                    "{} forgotten because there were too many",
+                    Counted(known.evicted, "connection")
+                ),
+            ),
+        ];
+        let parts = parts.into_iter().filter(|&(count, _)| count > 0);
+        let parts: Vec<_> = parts.map(|(_, text)| text).collect();
         writeln!(
             err,
-            "INCOMPLETE: gaps {}, connections that ended unseen {} (at least {} transitions missing), \
-             evicted because there were too many {}. Times next to a gap are unknown; how many are in a state is not exact.",
-            Count(known.gaps),
-            Count(known.superseded),
-            Count(known.missing_inferred),
-            Count(known.evicted),
+            "INCOMPLETE: {}. Times next to a gap are unknown; how many are in a state is not exact.",
+            parts.join(", ")
         )?;
     }
     Ok(())

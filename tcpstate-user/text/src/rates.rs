@@ -254,6 +254,10 @@ impl View for Rates {
         self.printer.finish(finish, sentence, out, err)
     }
 
+    fn left_out(&self) -> bool {
+        self.evicted.is_some_and(|count| count > 0) || self.handshakes.left_out() > 0
+    }
+
     fn connections(&self) -> Option<Books> {
         // Where the kernel counts, nothing is known of single ones.
         Some(self.tracker.books()).filter(|_| self.evicted.is_none())

@@ -277,7 +277,7 @@ pub fn socket(bytes: &[u8], netns: u32) -> Result<Socket, MalformedError> {
                 socket.cgroup = Some(u64::from_ne_bytes(*id)).filter(|&id| id != 0);
             }
             // It has only ever grown; older kernels send less.
-            attribute::INFO => socket.info = Some(tcp_info(value)),
+            attribute::INFO => socket.info = Some(tcp_info(value, socket.state)),
             _ => {}
         }
     }
@@ -301,7 +301,8 @@ fn timer(kind: u8, retransmits: u8, expires_ms: u32) -> Option<Timer> {
 }
 
 /// *Source:* `struct tcp_info` in `include/uapi/linux/tcp.h`.
-fn tcp_info(bytes: &[u8]) -> TcpInfo {
+/// `state`: a FIN that has come is no payload, but the kernel counts it.
+fn tcp_info(bytes: &[u8], state: State) -> TcpInfo {
     let u32_of = |at: usize| {
         bytes
             .get(at..)?
@@ -318,12 +319,17 @@ fn tcp_info(bytes: &[u8]) -> TcpInfo {
         // 0 is not measured yet.
         srtt_us: u32_of(68).filter(|&us| us != 0),
         retransmits: u32_of(100),
-        bytes_received: u64_of(128),
+        bytes_received: u64_of(128).map(|bytes| bytes.saturating_sub(fin_of_peer(state))),
         bytes_sent: u64_of(200),
         last_sent_ms: u32_of(44),
         last_received_ms: u32_of(52),
         last_ack_received_ms: u32_of(56),
     }
+}
+
+/// The FIN of the peer in the sequence, where the state shows that it has come.
+const fn fin_of_peer(state: State) -> u64 {
+    matches!(state, State::CLOSE_WAIT | State::LAST_ACK | State::CLOSING) as u64
 }
 
 /// `struct nlattr`s, one behind the other, each at a multiple of 4.

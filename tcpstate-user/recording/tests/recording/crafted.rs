@@ -60,7 +60,7 @@ fn read_unbalanced(file: &[u8]) -> Vec<String> {
     loop {
         match crate::whole::next(&mut reader, &mut batch) {
             Step::End => break,
-            Step::Notice(notice) => notices.push(notice),
+            Step::Notice(notice) => notices.push(notice.text),
             Step::Events | Step::Census(_) | Step::Recalled(_) | Step::Settled => {}
         }
     }

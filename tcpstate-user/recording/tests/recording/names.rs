@@ -160,7 +160,7 @@ fn names_are_read_with_the_events() {
     loop {
         match next(&mut reader, &mut batch) {
             Step::End => break,
-            Step::Notice(notice) => panic!("{notice}"),
+            Step::Notice(notice) => panic!("{}", notice.text),
             Step::Events | Step::Census(_) | Step::Recalled(_) | Step::Settled => {}
         }
         for event in batch.drain(..) {

@@ -90,7 +90,7 @@ pub fn drain(mut reader: Reader) -> Read {
     loop {
         match next(&mut reader, &mut batch) {
             Step::End => break,
-            Step::Notice(notice) => notices.push(notice),
+            Step::Notice(notice) => notices.push(notice.text),
             Step::Events | Step::Census(_) | Step::Recalled(_) | Step::Settled => {}
         }
         assert!(batch.len() <= MAX_BLOCK_RECORDS, "a batch is bounded");

@@ -127,6 +127,7 @@ impl Driver<'_> {
         let tick_ns = tick_ns.map(|ns| ns.saturating_add(self.grace_ns()).max(self.retry_ns));
         let usr1_ns = self
             .usr1_ns
+            .filter(|_| self.settled)
             .map(|ns| ns.saturating_add(nanoseconds(GRACE)).max(self.retry_ns));
         let all = self.limit_ns.into_iter().chain(tick_ns).chain(usr1_ns);
         all.chain(self.counters.as_ref().map(Counters::due_ns))

@@ -100,7 +100,7 @@ impl EventSource for Script {
         let before = batch.len();
         loop {
             if let Some(notice) = self.notices.pop() {
-                return Poll::Ready(Ok(Step::Notice(notice)));
+                return Poll::Ready(Ok(Step::Notice(tcpstate_core::source::Notice::new(notice))));
             }
             if self.stopped {
                 batch.append(&mut self.in_flight);

@@ -152,8 +152,8 @@ fn gaps_and_evictions_are_reported() {
     let reported = run(&mut rates(Format::Text), &incomplete()).1;
     assert!(
         reported.contains(
-            "\nINCOMPLETE: gaps 2, connections that ended unseen 1 (at least 3 transitions \
-             missing), evicted because there were too many 1."
+            "\nINCOMPLETE: 2 gaps, 1 connection ended unseen, at least 3 changes missing, 1 connection \
+             forgotten because there were too many."
         ),
         "{reported}"
     );

@@ -109,17 +109,18 @@ impl Chart {
         ];
         let mut column = 0;
         for figure in &figures {
-            let separator = match column {
-                0 => "",
-                _ if column + 3 + figure.len() <= self.width => "   ",
-                _ => "\n",
-            };
-            write!(out, "{separator}{figure}")?;
-            column = if separator == "\n" {
-                0
+            if column == 0 {
+                write!(out, "{figure}")?;
+                column = figure.len();
+            } else if column + 3 + figure.len() <= self.width {
+                write!(out, "   {figure}")?;
+                column += 3 + figure.len();
             } else {
-                column + separator.len()
-            } + figure.len();
+                // A line feed inside of a message would be escaped.
+                writeln!(out)?;
+                write!(out, "{figure}")?;
+                column = figure.len();
+            }
         }
         writeln!(out)?;
         let octaves = histogram.octaves();

@@ -214,7 +214,8 @@ impl Text {
                 write!(out, "  {text}")?;
                 column += 2 + width;
             } else {
-                write!(out, "\n{:INDENT$}{text}", "")?;
+                writeln!(out)?;
+                write!(out, "{:INDENT$}{text}", "")?;
                 column = INDENT + width;
             }
         }
