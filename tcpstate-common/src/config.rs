@@ -21,7 +21,7 @@ pub const PORTS: &str = "PORTS";
 
 /// The ring buffer map of [`crate::Record`]s.
 pub const RING: &str = "RING";
-/// The per-CPU array map with one [`crate::Counters`].
+/// The per-CPU array map with one [`crate::PerCpu`].
 pub const COUNTERS: &str = "COUNTERS";
 /// The array map with one `u32`: 1 while the reader sleeps and waits for a wakeup.
 pub const READER_SLEEPS: &str = "READER_SLEEPS";
@@ -60,8 +60,12 @@ pub const PROGRAM_TALLY_RESET: &str = "tally_reset_btf";
 pub const PROGRAM_SYNACK: &str = "synack_btf";
 /// The BTF tracepoint program that counts in the kernel.
 pub const PROGRAM_TALLY: &str = "tally_btf";
+/// The second program beside [`PROGRAM_TALLY`], for what interrupts it.
+pub const PROGRAM_TALLY_NESTED: &str = "tally_nested";
 /// The BTF tracepoint program that streams records.
 pub const PROGRAM_BTF: &str = "tcpstate_btf";
+/// The second program beside [`PROGRAM_BTF`], for what interrupts it.
+pub const PROGRAM_BTF_NESTED: &str = "tcpstate_nested";
 /// The classic tracepoint program for records with `skaddr` at [`TP_BASE`].
 pub const PROGRAM_TRACEPOINT: &str = "tcpstate_tp";
 /// The classic tracepoint program for records with `skaddr` at [`TP_BASE_LAZY`].
@@ -224,6 +228,8 @@ pub struct Config {
     pub rows: u32,
     /// Counting in the kernel: one less than the number of place sets, a power of two.
     pub place_mask: u32,
+    /// Counting in the kernel: the number of CPUs that are possible.
+    pub cpus: u32,
     /// Counting in the kernel: the first ephemeral port; 0 if not known.
     pub ephemeral_first: u16,
     /// Counting in the kernel: the last ephemeral port; 0 if not known.
@@ -241,7 +247,7 @@ pub struct Config {
     /// 1: the tracepoint `tcp_send_reset` gives the reason. *Since:* Linux 6.10.
     pub has_reset_reason: u8,
     /// Always 0.
-    pub padding: [u8; 6],
+    pub padding: [u8; 2],
 }
 
 const _: () = {

@@ -4,7 +4,7 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident,)*) => {
         /// The counters of one CPU. While no program runs there, [`Counters::seen`] is the sum of the others.
         ///
-        /// *Layout:* one `u64` per field; the value of the per-CPU array map `COUNTERS`, key 0.
+        /// *Layout:* one `u64` per field.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[repr(C)]
         pub struct Counters {
@@ -39,7 +39,41 @@ counters! {
     lost_ring_full,
 }
 
-const _: () = assert!(size_of::<Counters>() == 64 && align_of::<Counters>() == 8);
+/// What the programs keep for one CPU.
+///
+/// *Layout:* the value of the per-CPU array map `COUNTERS`, key 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PerCpu {
+    /// The runs of the second program that found the first one at work: the transitions it has caught.
+    pub nested: Counters,
+    /// 1 while the first program is at work. Beside `first.seen`, which is written at the same moment.
+    pub inside: u64,
+    /// The runs of the first program.
+    pub first: Counters,
+}
+
+impl PerCpu {
+    /// The first program begins or ends.
+    #[inline]
+    pub fn set_inside(&mut self, is_inside: bool) {
+        // Volatile: the second program reads it in between.
+        // SAFETY: a reference is valid.
+        unsafe { (&raw mut self.inside).write_volatile(is_inside.into()) }
+    }
+
+    /// Whether the first program is at work, so that the second acts.
+    #[inline]
+    pub fn is_inside(&self) -> bool {
+        // SAFETY: a reference is valid.
+        unsafe { (&raw const self.inside).read_volatile() != 0 }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Counters>() == 64 && align_of::<Counters>() == 8);
+    assert!(size_of::<PerCpu>() == 136 && align_of::<PerCpu>() == 8);
+};
 
 impl Counters {
     /// Transitions dropped by any filter.
@@ -49,5 +83,127 @@ impl Counters {
             + self.filtered_port
             + self.filtered_netns
             + self.filtered_cgroup
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One CPU, as the kernel calls the two programs on it.
+    struct Cpu {
+        /// Whether the kernel skips a program inside itself, as since Linux 6.1.
+        guards: bool,
+        /// The places in the outer call at which inner calls come, and their number at each, in base three.
+        interrupts: u32,
+        is_inner: bool,
+        data: PerCpu,
+        /// Whether the kernel takes the first and the second program for running.
+        active: [bool; 2],
+        /// Runs of the first that the kernel has skipped.
+        skipped: u64,
+        /// For each inner call, how often it was handled.
+        inner: [u32; 2 * PLACES as usize],
+        inner_calls: usize,
+        outer: u32,
+    }
+
+    /// Between any two steps of the outer call.
+    const PLACES: u32 = 9;
+
+    impl Cpu {
+        /// A place at which an interrupt may come: it makes whole calls.
+        fn place(&mut self) {
+            if self.is_inner {
+                return;
+            }
+            let count = self.interrupts % 3;
+            self.interrupts /= 3;
+            self.is_inner = true;
+            for _ in 0..count {
+                self.call();
+                self.inner_calls += 1;
+            }
+            self.is_inner = false;
+        }
+
+        fn handle(&mut self, nested: bool) {
+            let data = &mut self.data;
+            let counters = if nested {
+                &mut data.nested
+            } else {
+                &mut data.first
+            };
+            counters.seen += 1;
+            if self.is_inner {
+                self.inner[self.inner_calls] += 1;
+            } else {
+                self.outer += 1;
+            }
+        }
+
+        /// One call of the tracepoint.
+        fn call(&mut self) {
+            self.place();
+            if self.guards && self.active[0] {
+                self.skipped += 1;
+            } else {
+                let before = core::mem::replace(&mut self.active[0], true);
+                self.place();
+                self.data.set_inside(true);
+                self.place();
+                self.handle(false);
+                self.place();
+                self.data.set_inside(false);
+                self.place();
+                self.active[0] = before;
+            }
+            self.place();
+            if !(self.guards && self.active[1]) {
+                let before = core::mem::replace(&mut self.active[1], true);
+                self.place();
+                if self.data.is_inside() {
+                    self.handle(true);
+                }
+                self.place();
+                self.active[1] = before;
+            }
+            self.place();
+        }
+    }
+
+    /// Up to two inner calls at every place, in every combination.
+    #[test]
+    fn each_transition_is_handled_once_or_counted_as_skipped() {
+        for guards in [true, false] {
+            for interrupts in 0..3u32.pow(PLACES) {
+                let mut cpu = Cpu {
+                    guards,
+                    interrupts,
+                    is_inner: false,
+                    data: PerCpu::default(),
+                    active: [false; 2],
+                    skipped: 0,
+                    inner: [0; 2 * PLACES as usize],
+                    inner_calls: 0,
+                    outer: 0,
+                };
+                cpu.call();
+                assert_eq!(cpu.interrupts, 0, "a place too few");
+                assert_eq!(cpu.outer, 1, "{guards} {interrupts}");
+                let inner = &cpu.inner[..cpu.inner_calls];
+                assert!(
+                    inner.iter().all(|&times| times <= 1),
+                    "{guards} {interrupts}"
+                );
+                let lost = inner.iter().filter(|&&times| times == 0).count() as u64;
+                assert_eq!(lost, cpu.skipped - cpu.data.nested.seen);
+                // Inside the guard of the first, but outside its own marks.
+                let unmarked = |place| u64::from(interrupts / 3u32.pow(place) % 3);
+                let unseen = if guards { unmarked(1) + unmarked(4) } else { 0 };
+                assert_eq!(lost, unseen, "{guards} {interrupts}");
+                assert_eq!(cpu.data.inside, 0);
+            }
+        }
     }
 }

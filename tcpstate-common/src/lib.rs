@@ -21,7 +21,7 @@ pub mod tally;
 pub mod transition;
 
 pub use config::Config;
-pub use counters::Counters;
+pub use counters::{Counters, PerCpu};
 pub use record::Record;
 pub use state::State;
 
@@ -36,4 +36,4 @@ unsafe impl aya::Pod for config::Listener {}
 unsafe impl aya::Pod for tally::Failure {}
 // SAFETY: `#[repr(C)]`, `u64` fields only.
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for Counters {}
+unsafe impl aya::Pod for PerCpu {}

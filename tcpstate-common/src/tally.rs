@@ -102,24 +102,32 @@ pub const fn side_and_port(service: u32) -> (u32, u16) {
     (service >> 16, service as u16)
 }
 
-/// The index of a row in the map [`crate::config::ROWS`]: all rows of the first CPU, then those of the next.
-#[inline]
-pub const fn row_index(cpu: u32, rows_of_cpu: u32, row: u32) -> u32 {
-    cpu * rows_of_cpu + row
+/// The parts into which the counts of a number of CPUs are divided: one for the first program on each, then one for
+/// each interruption of it. An addition takes two instructions, and nothing that comes between them may add to the
+/// same count.
+pub const fn parts(cpus: u32) -> u32 {
+    cpus * 2
 }
 
-/// The index of a state's dwell times in the map [`crate::config::TIMES`]: all states of the first CPU, then
-/// those of the next. `state` is an index from [`index_of`].
+/// The index of a row in the map [`crate::config::ROWS`]: all rows of the first of the [`parts()`], then those of the
+/// next.
+#[inline]
+pub const fn row_index(part: u32, rows_of_part: u32, row: u32) -> u32 {
+    part * rows_of_part + row
+}
+
+/// The index of a state's dwell times in the map [`crate::config::TIMES`]: all states of the first of the [`parts()`],
+/// then those of the next. `state` is an index from [`index_of`].
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "at most 12")]
-pub const fn times_index(cpu: u32, state: usize) -> u32 {
-    cpu * STATES as u32 + state as u32
+pub const fn times_index(part: u32, state: usize) -> u32 {
+    part * STATES as u32 + state as u32
 }
 
 /// The row of each port on one side; 0: the port has none yet.
 pub type RowsByPort = [u16; 1 << 16];
 
-/// The counts of one service, on one CPU.
+/// The counts of one service, in one of the [`parts()`].
 ///
 /// *Layout:* `u32` only, indexed by [`index_of`] and [`end_kind()`].
 #[derive(Clone, Copy, Debug)]
@@ -148,8 +156,8 @@ pub struct Failure {
     pub oldstate: State,
     /// See [`end_kind()`].
     pub end_kind: u8,
-    /// Always 0.
-    pub padding: u16,
+    /// 1: counted by the second program, or for a RST. Like [`parts()`].
+    pub nested: u16,
 }
 
 /// A connection that ended, and whose cause a RST would decide; or an open socket that sent a RST. At the hash of
@@ -170,14 +178,14 @@ impl Note {
         error: 0,
         oldstate: State(0),
         end_kind: 0,
-        padding: 0,
+        nested: 0,
     };
 }
 
 /// Number of [`Note`]s, a power of two.
 pub const NOTES: u32 = 1024;
 
-/// The dwell times in one state, on one CPU.
+/// The dwell times in one state, in one of the [`parts()`].
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Times {
@@ -282,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_two_cpus_are_adjacent() {
+    fn the_parts_are_adjacent() {
         assert_eq!(row_index(0, 100, 99) + 1, row_index(1, 100, 0));
         assert_eq!(times_index(0, STATES - 1) + 1, times_index(1, 0));
     }

@@ -13,7 +13,7 @@ use tcpstate_common::{
 
 use crate::{
     filter,
-    maps::{COUNTERS, READER_SLEEPS, RING, config},
+    maps::{READER_SLEEPS, RING, config},
 };
 
 /// `IPPROTO_TCP`.
@@ -51,8 +51,8 @@ pub(crate) trait Transition {
     fn reported(&self) -> u16;
 }
 
-/// Increments a per-CPU counter. Since Linux 6.1 the kernel prevents recursion (it skips a nested run on the
-/// same CPU and counts a recursion miss), so a plain add loses nothing. Before 6.1, a run nested between
+/// Increments a per-CPU counter. Since Linux 6.1 the kernel does not run a program inside itself, and the second
+/// program (`nested`) has counters of its own, so a plain add loses nothing. Before 6.1, a run nested between
 /// the load and the store would lose one count; the target has no atomic add to use.
 macro_rules! count {
     ($counters:ident.$field:ident) => {
@@ -62,22 +62,21 @@ macro_rules! count {
 }
 pub(crate) use count;
 
-/// Counts the run. Returns this CPU's counters if the socket is a TCP socket.
+/// Counts the run. Returns whether the socket is a TCP socket.
 #[inline(always)]
-pub(crate) fn begin<T: Transition>(transition: &T) -> Option<*mut Counters> {
-    let counters: *mut Counters = COUNTERS.get_ptr_mut(0)?;
+pub(crate) fn begin<T: Transition>(transition: &T, counters: *mut Counters) -> bool {
     count!(counters.seen);
     if transition.protocol() != TCP {
         count!(counters.filtered_protocol);
-        return None;
+        return false;
     }
-    Some(counters)
+    true
 }
 
 /// Counts the run and reads the clock, as the other bodies do.
 #[inline(always)]
-pub(crate) fn read_clock<T: Transition>(transition: &T) {
-    if let Some(counters) = begin(transition) {
+pub(crate) fn read_clock<T: Transition>(transition: &T, counters: *mut Counters) {
+    if begin(transition, counters) {
         // SAFETY: the helper has no preconditions.
         let _ = unsafe { bpf_ktime_get_ns() };
         count!(counters.submitted);
@@ -108,10 +107,14 @@ pub(crate) fn keeps<T: Transition>(transition: &T, key: &Key, counters: *mut Cou
 
 /// Counts the run, applies the filters, and submits a record of the transition.
 #[inline(always)]
-pub(crate) fn handle<C: EbpfContext, T: Transition>(ctx: &C, transition: &T) {
-    let Some(counters) = begin(transition) else {
+pub(crate) fn handle<C: EbpfContext, T: Transition>(
+    ctx: &C,
+    transition: &T,
+    counters: *mut Counters,
+) {
+    if !begin(transition, counters) {
         return;
-    };
+    }
     let key = transition.key();
     if config!(has_filter) != 0 && !keeps(transition, &key, counters) {
         return;

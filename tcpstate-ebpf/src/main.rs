@@ -17,6 +17,7 @@ mod btf_tracepoint;
 mod emit;
 mod filter;
 mod maps;
+mod nested;
 mod reset;
 mod socket;
 mod synack;

@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::{Array, PerCpuArray, PerCpuHashMap, Queue, RingBuf},
 };
 use tcpstate_common::{
-    Config, Counters,
+    Config, PerCpu,
     config::{Listener, MAX_LISTENERS, PORT_WORDS, PortBitmap, SCRATCH_BYTES, Span},
     tally::{Failure, NOTES as NOTE_COUNT, Note, PlaceSet, Row, RowsByPort, Times},
 };
@@ -19,7 +19,7 @@ pub(crate) static RING: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
 /// The per-CPU counters, at key 0.
 #[map]
-pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static COUNTERS: PerCpuArray<PerCpu> = PerCpuArray::with_max_entries(1, 0);
 
 /// Key 0 holds 1 while the reader sleeps and waits for a wakeup.
 #[map]
@@ -30,15 +30,23 @@ pub(crate) static READER_SLEEPS: Array<u32> = Array::with_max_entries(1, 0);
 pub(crate) static SYNACK_RETRANSMITS: PerCpuHashMap<Listener, u64> =
     PerCpuHashMap::with_max_entries(MAX_LISTENERS, 0);
 
-/// A buffer for a copy of a socket's members, or for its address, at key 0. No two runs share it: on one CPU the
-/// kernel does not nest runs of classic tracepoint programs, nor, since Linux 6.1, of a BTF tracepoint program.
+/// A buffer for a copy of a socket's members, at key 0. No two runs share it: on one CPU the kernel does not nest runs
+/// of classic tracepoint programs.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<[u64; SCRATCH_BYTES / 8]> =
     PerCpuArray::with_max_entries(1, 0);
 
-/// The same for the address of a socket that sends a RST: that program can run inside the others.
+/// A socket's address, for each program that counts, by [`address`]: one can run inside another, but since
+/// Linux 6.1 none inside itself.
 #[map]
-pub(crate) static RESET_SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static ADDRESS: PerCpuArray<u64> = PerCpuArray::with_max_entries(3, 0);
+
+/// The keys of [`ADDRESS`].
+pub(crate) mod address {
+    pub(crate) const FIRST: u32 = 0;
+    pub(crate) const SECOND: u32 = 1;
+    pub(crate) const RESET: u32 = 2;
+}
 
 // The maps of `tally`. User space sets their sizes; where `tally` does not run they stay minimal. They are not
 // per-CPU maps: per-CPU values can be neither that large nor mapped into memory, and a mapping saves the reader
@@ -60,11 +68,11 @@ pub(crate) static FREE_ROWS: Queue<u32> = Queue::with_max_entries(1, 0);
 #[map]
 pub(crate) static SERVICES: Array<u32> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// The counts: all rows of the first CPU, then those of the next.
+/// The counts: all rows of one of the `tally::parts`, then those of the next.
 #[map]
 pub(crate) static ROWS: Array<Row> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// The dwell times: all states of the first CPU, then those of the next.
+/// The dwell times: all states of one of the `tally::parts`, then those of the next.
 #[map]
 pub(crate) static TIMES: Array<Times> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 

@@ -3,7 +3,8 @@
 //! For each socket, a place remembers the time of its last transition and the row that counts its transitions
 //! ([`places`]). [`services`] assigns rows to services, and [`counts`] updates the counts.
 //!
-//! There are no locks and no atomic instructions: each CPU has counts of its own, the transitions of a socket are
+//! There are no locks and no atomic instructions: each CPU has counts of its own for each of the two programs
+//! (`nested`), the transitions of a socket are
 //! serialized, and a digest (`Place::check`) reveals a place that two sockets took at the same time. Before
 //! Linux 6.1, one run can interrupt another on the same CPU; an update made between a load and its store is then
 //! lost, as with all counts (`emit`), and the books show it by not balancing.
@@ -21,7 +22,7 @@ use tcpstate_common::{
 };
 
 use self::{
-    counts::{Cpu, add_end, index, move_end},
+    counts::{Counts, add_end, index, move_end},
     places::Slot,
     services::{guessed_role, opening_role, row_of},
 };
@@ -29,22 +30,23 @@ use crate::{
     emit::{self, Transition as _, count},
     filter,
     maps::config,
+    nested::Part,
     socket::Call,
 };
 
 /// Counts one transition.
 #[inline(always)]
-pub(crate) fn count(call: &Call) {
-    let Some(counters) = emit::begin(call) else {
+pub(crate) fn count(call: &Call, part: Part, counters: *mut Counters) {
+    if !emit::begin(call, counters) {
         return;
-    };
-    let verdict = judge(call, counters);
+    }
+    let verdict = judge(call, part, counters);
     if let Verdict::Filtered = verdict {
         return;
     }
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let counted = Change::new(call, now_ns).and_then(|change| match verdict {
+    let counted = Change::new(call, part, now_ns).and_then(|change| match verdict {
         Verdict::Undecided => {
             change.postpone();
             Some(())
@@ -81,7 +83,8 @@ pub(crate) fn count_reset(call: &Call) {
         (*note).skaddr = 0;
         (*note).end
     };
-    if let Some(counts) = Cpu::this().row(u32::from(end.row)) {
+    // The first program may be interrupted here, the second is not.
+    if let Some(counts) = Counts::of(Part::Second).row(u32::from(end.row)) {
         move_end(counts, end);
     }
 }
@@ -98,7 +101,7 @@ enum Verdict {
 
 /// Applies the filters, if there are any.
 #[inline(always)]
-fn judge(call: &Call, counters: *mut Counters) -> Verdict {
+fn judge(call: &Call, part: Part, counters: *mut Counters) -> Verdict {
     if config!(has_filter) == 0 {
         return Verdict::Kept;
     }
@@ -112,7 +115,7 @@ fn judge(call: &Call, counters: *mut Counters) -> Verdict {
             || config!(filter.port) != 0
             || config!(filter.family) != 0
         {
-            forget(&call);
+            forget(&call, part);
         }
         return Verdict::Filtered;
     }
@@ -125,8 +128,8 @@ fn judge(call: &Call, counters: *mut Counters) -> Verdict {
 
 /// Forgets the socket.
 #[inline(always)]
-fn forget(call: &Call) {
-    if let Some(slot) = Slot::of(call) {
+fn forget(call: &Call, part: Part) {
+    if let Some(slot) = Slot::of(call, part) {
         slot.clear();
     }
 }
@@ -136,8 +139,9 @@ struct Change {
     oldstate: State,
     newstate: State,
     now_ns: u64,
-    cpu: Cpu,
-    /// This CPU's row for transitions that belong to no service.
+    part: Part,
+    counts: Counts,
+    /// The row for transitions that belong to no service.
     unknown_row: *mut Row,
     slot: Slot,
 }
@@ -154,16 +158,17 @@ struct Past {
 
 impl Change {
     #[inline(always)]
-    fn new(call: &Call, now_ns: u64) -> Option<Self> {
-        let cpu = Cpu::this();
+    fn new(call: &Call, part: Part, now_ns: u64) -> Option<Self> {
+        let counts = Counts::of(part);
         let (oldstate, newstate) = call.states();
         Some(Self {
             oldstate: oldstate.folded(),
             newstate: newstate.folded(),
             now_ns,
-            cpu,
-            unknown_row: cpu.row(row::UNKNOWN)?,
-            slot: Slot::of(call)?,
+            part,
+            counts,
+            unknown_row: counts.row(row::UNKNOWN)?,
+            slot: Slot::of(call, part)?,
         })
     }
 
@@ -187,13 +192,13 @@ impl Change {
         } else if !stays {
             self.remember(past.row, false);
         }
-        let counts = self.cpu.row(past.row)?;
+        let counts = self.counts.row(past.row)?;
         let from = self.count_transition(counts, past.earlier);
         if self.newstate.0 == State::CLOSE.0 && self.count_end(call, counts, past.row) {
             return Some(());
         }
         if let Some(dwell_ns) = past.dwell_ns.filter(|_| !stays) {
-            self.cpu.add_dwell(from, dwell_ns);
+            self.counts.add_dwell(from, dwell_ns);
         }
         Some(())
     }
@@ -286,7 +291,7 @@ impl Change {
                 error,
                 oldstate: self.oldstate,
                 end_kind: end_kind(known, facts),
-                padding: 0,
+                nested: (self.part == Part::Second).into(),
             };
             if awaits_reset(self.oldstate, error, known) {
                 self.slot.note(&mut end);

@@ -27,19 +27,20 @@ use tcpstate_common::{
 use crate::{
     emit::{self, Transition, load},
     maps::{SCRATCH, config, span},
+    nested,
 };
 
 /// The program for the layout of nearly every kernel.
 #[tracepoint]
 pub(crate) fn tcpstate_tp(ctx: TracePointContext) -> u32 {
-    emit::handle(&ctx, &Call::<TP_BASE>(&ctx));
+    nested::first(|counters| emit::handle(&ctx, &Call::<TP_BASE>(&ctx), counters));
     0
 }
 
 /// The program for kernels whose common header is 8 bytes longer.
 #[tracepoint]
 pub(crate) fn tcpstate_tp_lazy(ctx: TracePointContext) -> u32 {
-    emit::handle(&ctx, &Call::<TP_BASE_LAZY>(&ctx));
+    nested::first(|counters| emit::handle(&ctx, &Call::<TP_BASE_LAZY>(&ctx), counters));
     0
 }
 

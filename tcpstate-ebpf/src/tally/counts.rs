@@ -1,4 +1,4 @@
-//! The counts of a CPU: transitions and ends by row, dwell times by state.
+//! The counts of a part: transitions and ends by row, dwell times by state.
 
 use core::hint::black_box;
 
@@ -9,20 +9,27 @@ use tcpstate_common::{
     tally::{END_KINDS, Failure, Row, STATES, Times, end_kind, index_of, row_index, times_index},
 };
 
-use crate::maps::{ERRORS, ROWS, TIMES, add_or_insert, config};
+use crate::{
+    maps::{ERRORS, ROWS, TIMES, add_or_insert, config},
+    nested::Part,
+};
 
-/// The CPU on which the program runs.
+/// The one of the [`parts`](tcpstate_common::tally::parts) in which this run counts.
 #[derive(Clone, Copy)]
-pub(super) struct Cpu(u32);
+pub(super) struct Counts(u32);
 
-impl Cpu {
+impl Counts {
     #[inline(always)]
-    pub(super) fn this() -> Self {
+    pub(super) fn of(part: Part) -> Self {
         // SAFETY: the helper has no preconditions.
-        Self(unsafe { bpf_get_smp_processor_id() } as u32)
+        let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
+        match part {
+            Part::First => Self(cpu),
+            Part::Second => Self(config!(cpus) + cpu),
+        }
     }
 
-    /// One of this CPU's rows.
+    /// One of its rows.
     #[inline(always)]
     pub(super) fn row(self, number: u32) -> Option<*mut Row> {
         ROWS.get_ptr_mut(row_index(self.0, config!(rows), number))
@@ -75,7 +82,8 @@ pub(super) fn add_end(counts: *mut Row, end: &Failure) {
 /// Counts an end that has been counted again: with a RST.
 #[inline(always)]
 pub(super) fn move_end(counts: *mut Row, mut end: Failure) {
-    // The counts of one CPU may become negative. The reader adds up those of all.
+    // The counts of one part may become negative. The reader adds up those of all.
+    end.nested = 1;
     if end.error == 0 {
         // SAFETY: the map lookup returned a valid pointer.
         unsafe {

@@ -12,7 +12,8 @@ use tcpstate_common::{
 
 use crate::{
     emit::Transition as _,
-    maps::{NOTES, PLACES, RESET_SCRATCH, SCRATCH, config},
+    maps::{ADDRESS, NOTES, PLACES, address, config},
+    nested::Part,
     socket::Call,
 };
 
@@ -33,8 +34,12 @@ pub(super) struct Slot {
 
 impl Slot {
     #[inline(always)]
-    pub(super) fn of(call: &Call) -> Option<Self> {
-        let skaddr = scalar_address(call, SCRATCH.get_ptr_mut(0)?.cast());
+    pub(super) fn of(call: &Call, part: Part) -> Option<Self> {
+        let key = match part {
+            Part::First => address::FIRST,
+            Part::Second => address::SECOND,
+        };
+        let skaddr = scalar_address(call, key)?;
         let places = PLACES.get_ptr_mut(hash(skaddr) & config!(place_mask))?;
         Some(Self {
             skaddr,
@@ -89,7 +94,7 @@ impl Slot {
     /// The place of the note about a socket that sends a RST.
     #[inline(always)]
     pub(super) fn note_of(call: &Call) -> Option<*mut Note> {
-        note_at(scalar_address(call, RESET_SCRATCH.get_ptr_mut(0)?))
+        note_at(scalar_address(call, address::RESET)?)
     }
 
     /// Forgets the socket.
@@ -128,13 +133,14 @@ impl Slot {
 /// The socket's address as a scalar. The verifier forbids arithmetic such as hashing on a pointer, but a value
 /// read back from a map is a scalar.
 ///
-/// No other run uses this CPU's value between the two instructions, see [`SCRATCH`].
+/// No other run uses this CPU's value between the two instructions, see [`ADDRESS`].
 #[inline(always)]
-fn scalar_address(call: &Call, scratch: *mut u64) -> u64 {
+fn scalar_address(call: &Call, key: u32) -> Option<u64> {
+    let scratch = ADDRESS.get_ptr_mut(key)?;
     // SAFETY: the map lookup returned a valid pointer to this CPU's value.
     unsafe {
         scratch.write_volatile(call.skaddr());
-        scratch.read_volatile()
+        Some(scratch.read_volatile())
     }
 }
 

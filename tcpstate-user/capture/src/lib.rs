@@ -2,8 +2,9 @@
 //!
 //! - [`host`]: facts about the host; `namespaces`: what this process sees of it; [`clock`]: its clocks;
 //!   [`layout`]: the layouts of its kernel; [`probe`]: tries what it allows.
-//! - [`loader`]: loads the BPF programs and attaches one; [`ring`]: the ring buffer's consumer end;
+//! - [`loader`]: loads and attaches the BPF programs; [`ring`]: the ring buffer's consumer end;
 //!   `reader`: the thread that empties it; `ends`: joins ends with the RSTs that explain them.
+//! - `stand_by`: when the second program is attached.
 //! - [`tally`]: reads the counts made in the kernel, where nothing is streamed.
 //! - `sampler`: the thread that dumps sockets; `sampling`: the difference between two samples; `exchange`:
 //!   from its thread to the reader's.
@@ -50,6 +51,7 @@ mod sampler;
 mod sampling;
 pub mod sockdiag;
 mod spans;
+mod stand_by;
 pub mod synack;
 pub mod tally;
 

@@ -12,7 +12,7 @@ use aya::{
     maps::{MapData, PerCpuArray},
     programs::ProgramFd,
 };
-use tcpstate_common::{Counters, State};
+use tcpstate_common::{Counters, PerCpu, State};
 use tcpstate_core::{
     books::{Accounting, CaptureCost, FilteredByReason, LostByReason, RejectedByReason},
     error::chain,
@@ -26,7 +26,10 @@ use tcpstate_core::{
     source::{Counting, EventSource, Notice, SourceError, Step},
     tally::{Tally, TallySize},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::{
     cgroups::Cgroups,
@@ -39,6 +42,7 @@ use super::{
     reader::{self, Item, Shared},
     sampler::{self, Plan},
     sockdiag::Request,
+    stand_by::{self, StandBy},
     synack::SynackRetransmits,
     tally,
 };
@@ -84,7 +88,7 @@ pub struct Live {
     loaded: Loaded,
     /// While open, it keeps the kernel measuring.
     _stats: Option<OwnedFd>,
-    counters: Arc<PerCpuArray<MapData, Counters>>,
+    counters: Arc<PerCpuArray<MapData, PerCpu>>,
     origin: Origin,
     names: Names,
     notes: Vec<String>,
@@ -96,6 +100,10 @@ pub struct Live {
     last_run: Option<ProgramRun>,
     /// Reads the counts made in the kernel, where nothing is streamed.
     tally: Option<tally::Reader>,
+    /// Whether the second program, if there is one, stands by.
+    stand_by: StandBy,
+    /// Wakes for a review of that where no event does.
+    reviews: Option<tokio::time::Interval>,
 }
 
 impl Live {
@@ -177,6 +185,8 @@ impl Live {
             reader: Some(reader),
             last_run: None,
             tally,
+            stand_by: StandBy::new(Instant::now()),
+            reviews: None,
         })
     }
 
@@ -204,8 +214,41 @@ impl Live {
         self.last_run.or_else(|| self.loaded.program_run().ok())
     }
 
-    fn counters(&self) -> Result<Counters, CaptureError> {
+    fn counters(&self) -> Result<Sums, CaptureError> {
         sum(&self.counters)
+    }
+
+    /// Has the second program stand by, or not.
+    fn poll_stand_by(&mut self, cx: &mut Context<'_>) {
+        if !self.loaded.has_second() || self.shared.stopped() {
+            return;
+        }
+        // Events call often enough while there are many. To find that there are few again takes a clock, and so does
+        // everything where no events come.
+        if self.stand_by.stands_by() && self.tally.is_none() {
+            self.reviews = None;
+        } else {
+            let reviews = self.reviews.get_or_insert_with(|| {
+                let mut reviews = interval(stand_by::PERIOD);
+                reviews.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                reviews
+            });
+            while reviews.poll_tick(cx).is_ready() {}
+        }
+        let now = Instant::now();
+        if !self.stand_by.is_due(now) {
+            return;
+        }
+        let (Ok(run), Ok(sums)) = (self.loaded.program_run(), self.counters()) else {
+            return;
+        };
+        if self
+            .stand_by
+            .review(now, sums.all.seen, run.recursion_misses)
+        {
+            // Where it fails, what would be caught is counted as lost.
+            let _ = self.loaded.set_stand_by(self.stand_by.stands_by());
+        }
     }
 
     /// Detaches, waits for the runs still in progress, and lets the reader empty the ring and end.
@@ -223,12 +266,11 @@ impl Live {
             let _ = sampler.join();
         }
         self.loaded.detach()?;
-        self.last_run = self.loaded.program_run().ok();
         // A program that was running when it was detached still counts and submits: wait until the
         // books balance.
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         loop {
-            let counters = self.counters()?;
+            let counters = self.counters()?.all;
             let balanced =
                 counters.seen == counters.filtered() + counters.submitted + counters.lost_ring_full;
             if balanced || Instant::now() >= deadline {
@@ -236,6 +278,7 @@ impl Live {
             }
             std::thread::yield_now();
         }
+        self.last_run = self.loaded.program_run().ok();
         self.shared.stop();
         Ok(())
     }
@@ -253,21 +296,31 @@ const NO_CENSUS: &str = "events carry no socket cookie here, so a dump's sockets
     connections: those from before the start appear only with their first change, and TIME_WAIT, \
     the ends of orphans in FIN_WAIT2, and half-open connections are unknown";
 
-fn sum(counters: &PerCpuArray<MapData, Counters>) -> Result<Counters, CaptureError> {
+/// The counters of all CPUs.
+struct Sums {
+    /// Of both programs.
+    all: Counters,
+    /// Runs that the kernel skipped of the first program, and the second has made up for.
+    caught: u64,
+}
+
+fn sum(counters: &PerCpuArray<MapData, PerCpu>) -> Result<Sums, CaptureError> {
     let per_cpu = counters.get(&0, 0).map_err(|error| CaptureError::Map {
         name: tcpstate_common::config::COUNTERS,
         source: error.into(),
     })?;
-    let mut sum = Counters::default();
-    for counters in per_cpu.iter() {
-        sum.add(counters);
+    let (mut all, mut caught) = (Counters::default(), 0);
+    for cpu in per_cpu.iter() {
+        all.add(&cpu.first);
+        all.add(&cpu.nested);
+        caught += cpu.nested.seen;
     }
-    Ok(sum)
+    Ok(Sums { all, caught })
 }
 
 fn start_sampler(
     options: &Options<'_>,
-    counters: &Arc<PerCpuArray<MapData, Counters>>,
+    counters: &Arc<PerCpuArray<MapData, PerCpu>>,
     shared: &Arc<Shared>,
     synack: Option<SynackRetransmits>,
     program: ProgramFd,
@@ -282,9 +335,11 @@ fn start_sampler(
         verbose: options.verbose,
         synack,
         lost: Box::new(move || {
-            sum(&counters).map_or(0, |counters| counters.lost_ring_full)
-                + ProgramRun::read(&program).map_or(0, |run| run.recursion_misses)
-                + books.queue_full.load(Ordering::Acquire)
+            // In this order, since the kernel counts what it skips before it is caught.
+            let skipped = ProgramRun::read(&program).map_or(0, |run| run.recursion_misses);
+            let (lost, caught) =
+                sum(&counters).map_or((0, 0), |sums| (sums.all.lost_ring_full, sums.caught));
+            lost + skipped.saturating_sub(caught) + books.queue_full.load(Ordering::Acquire)
         }),
     };
     let woken = Arc::clone(shared);
@@ -414,6 +469,7 @@ impl EventSource for Live {
         cx: &mut Context<'_>,
         batch: &mut Vec<Event>,
     ) -> Poll<Result<Step, SourceError>> {
+        self.poll_stand_by(cx);
         if let Some(notice) = self.shared.exchange.notice() {
             return Poll::Ready(Ok(Step::Notice(Notice::new(notice))));
         }
@@ -460,9 +516,13 @@ impl EventSource for Live {
     }
 
     fn accounting(&mut self) -> Result<Accounting, SourceError> {
-        let counters = self.counters().map_err(SourceError::new)?;
+        // In this order, since the kernel counts what it skips before it is caught.
         let run = self.program_run().filter(|_| self.loaded.counts_skipped());
-        let nested = run.map(|run| run.recursion_misses);
+        let Sums {
+            all: counters,
+            caught,
+        } = self.counters().map_err(SourceError::new)?;
+        let nested = run.map(|run| run.recursion_misses.saturating_sub(caught));
         let skipped = nested.unwrap_or(0);
         let malformed = self.shared.malformed.load(Ordering::Acquire);
         let queue_full = self.shared.queue_full.load(Ordering::Acquire);
@@ -508,8 +568,9 @@ impl EventSource for Live {
     fn cost(&mut self) -> CaptureCost {
         // The kernel reports zeros unless it was asked to measure.
         let run = self.program_run().filter(|run| run.run_count > 0);
+        let second_ns = self.loaded.second_run().map_or(0, |run| run.run_ns);
         CaptureCost {
-            bpf_run_ns: run.map(|run| run.run_ns),
+            bpf_run_ns: run.map(|run| run.run_ns + second_ns),
             bpf_run_count: run.map(|run| run.run_count),
             ring_high_water_bytes: match self.tally {
                 Some(_) => None,

@@ -1,4 +1,4 @@
-//! Loads the BPF object, fixes its read-only globals, and attaches one program.
+//! Loads the BPF object, fixes its read-only globals, and attaches the program for one job, with those beside it.
 //!
 //! - here: the plan, and loading by it; `loaded`: programs and maps in the kernel; `program_run`: the
 //!   kernel's figures about a program; `refusal`: the meaning of the kernel's errors.
@@ -66,7 +66,7 @@ pub enum Job {
     Nothing,
 }
 
-/// Loads the object and the one program that `plan` asks for.
+/// Loads the object and the program that `plan` asks for, with the one for what interrupts it and the one for RSTs.
 ///
 /// In `tracepoint` mode the sockets are read too where that is possible; if not,
 /// [`Loaded::without_socket`] says why.
@@ -120,12 +120,15 @@ fn load_as(
     let mut ebpf = load_object(host, plan, &target)?;
     let program = program_name(plan, target.base);
     let refused = |source| refusal::of_program(source, plan.mode);
-    match (ebpf.program_mut(program), target.btf.as_ref()) {
-        (Some(Program::BtfTracePoint(program)), Some(btf)) => {
-            program.load(TRACEPOINT, btf).map_err(refused)?;
+    let second = second_program(plan);
+    for name in [Some(program), second].into_iter().flatten() {
+        match (ebpf.program_mut(name), target.btf.as_ref()) {
+            (Some(Program::BtfTracePoint(program)), Some(btf)) => {
+                program.load(TRACEPOINT, btf).map_err(refused)?;
+            }
+            (Some(Program::TracePoint(program)), _) => program.load().map_err(refused)?,
+            _ => return Err(missing(name)),
         }
-        (Some(Program::TracePoint(program)), _) => program.load().map_err(refused)?,
-        _ => return Err(missing(program)),
     }
     let resets = load_resets(&mut ebpf, plan, &mut target);
     let (resets, without_resets) = match resets {
@@ -134,8 +137,9 @@ fn load_as(
     };
     Ok(Loaded {
         ebpf,
-        link: None,
+        links: Vec::new(),
         program,
+        second,
         resets,
         without_resets,
         reset_codes: target.reset_codes,
@@ -196,7 +200,7 @@ impl Target {
         plan: &Plan<'_>,
         socket: Option<&SocketLayout>,
     ) -> Result<Self, CaptureError> {
-        let mut config = plan.config();
+        let mut config = plan.config()?;
         let mut base = config::TP_BASE;
         let mut btf = None;
         let mut reset_codes = None;
@@ -238,7 +242,7 @@ impl Target {
 
 impl Plan<'_> {
     /// The part of the programs' configuration that does not depend on the kernel.
-    fn config(&self) -> Config {
+    fn config(&self) -> Result<Config, CaptureError> {
         let wake_bytes = self.ring_bytes / 4;
         let mut config = Config {
             filter: self.filter.config(),
@@ -248,9 +252,9 @@ impl Plan<'_> {
             ..Config::default()
         };
         if let Some(size) = self.job.tally() {
-            configure_tally(size, &mut config);
+            configure_tally(size, &mut config)?;
         }
-        config
+        Ok(config)
     }
 }
 
@@ -282,7 +286,7 @@ fn load_object(host: &Host, plan: &Plan<'_>, target: &Target) -> Result<Ebpf, Ca
         loader.map_max_entries(LOG_RING, host::page_bytes());
     }
     if let Some(size) = plan.job.tally() {
-        size_tally_maps(size, &mut loader)?;
+        size_tally_maps(size, target.config.cpus, &mut loader);
     }
     loader
         .load(OBJECT)
@@ -290,7 +294,8 @@ fn load_object(host: &Host, plan: &Plan<'_>, target: &Target) -> Result<Ebpf, Ca
 }
 
 /// Configures the sizes of the maps in which the program counts, and the range of ephemeral ports.
-fn configure_tally(size: TallySize, config: &mut Config) {
+fn configure_tally(size: TallySize, config: &mut Config) -> Result<(), CaptureError> {
+    config.cpus = host::possible_cpus()?;
     config.rows = size.rows();
     config.place_mask = size.place_sets() - 1;
     let own = Namespace::own().ok();
@@ -298,20 +303,20 @@ fn configure_tally(size: TallySize, config: &mut Config) {
     if let Some(ports) = ports {
         (config.ephemeral_first, config.ephemeral_last) = (*ports.start(), *ports.end());
     }
+    Ok(())
 }
 
 /// Sets the sizes of the maps in which [`Job::Tally`] counts.
-fn size_tally_maps(size: TallySize, loader: &mut EbpfLoader<'_>) -> Result<(), CaptureError> {
-    let cpus = host::possible_cpus()?;
+fn size_tally_maps(size: TallySize, cpus: u32, loader: &mut EbpfLoader<'_>) {
+    let parts = tcpstate_common::tally::parts(cpus);
     loader
         .map_max_entries(config::PLACES, size.place_sets())
         .map_max_entries(config::FREE_ROWS, size.services.max(1))
         .map_max_entries(config::SERVICES, size.rows())
-        .map_max_entries(config::ROWS, size.rows().saturating_mul(cpus))
-        .map_max_entries(config::TIMES, STATES.saturating_mul(cpus))
+        .map_max_entries(config::ROWS, size.rows().saturating_mul(parts))
+        .map_max_entries(config::TIMES, STATES.saturating_mul(parts))
         // A few kinds of errors per service.
         .map_max_entries(config::ERRORS, size.rows().saturating_mul(4));
-    Ok(())
 }
 
 /// The program that does this job.
@@ -324,6 +329,15 @@ fn program_name(plan: &Plan<'_>, base: u32) -> &'static str {
         (Job::Clock, _) => config::PROGRAM_CLOCK,
         (Job::Nothing, Mode::Btf) => config::PROGRAM_EMPTY_BTF,
         (Job::Nothing, Mode::Tracepoint) => config::PROGRAM_EMPTY_TRACEPOINT,
+    }
+}
+
+/// The program for the transitions that interrupt the other one, if there is one for this job.
+fn second_program(plan: &Plan<'_>) -> Option<&'static str> {
+    match (plan.job, plan.mode) {
+        (Job::Stream, Mode::Btf) => Some(config::PROGRAM_BTF_NESTED),
+        (Job::Tally(_), Mode::Btf) => Some(config::PROGRAM_TALLY_NESTED),
+        _ => None,
     }
 }
 

@@ -23,8 +23,8 @@ use tcpstate_common::{
     buckets::{BUCKETS, DIVISIONS, OCTAVES},
     config,
     tally::{
-        END_KINDS, Failure, Row, RowsByPort, STATES, Times, end_kind, row, row_index, service,
-        side, side_and_port, state_at, times_index,
+        END_KINDS, Failure, Row, RowsByPort, STATES, Times, end_kind, parts, row, row_index,
+        service, side, side_and_port, state_at, times_index,
     },
     transition::closes,
 };
@@ -56,13 +56,14 @@ const SERVICE_WORDS: usize = 2;
 
 /// Reads the counts of one program.
 pub struct Reader {
-    cpus: u32,
-    rows_of_cpu: u32,
+    /// See [`parts()`].
+    parts: u32,
+    rows_of_part: u32,
     services: Mapping,
     rows: Mapping,
     times: Mapping,
     errors: PerCpuHashMap<MapData, Failure, u64>,
-    /// All CPUs together as they were read last, row by row.
+    /// All parts together as they were read last, row by row.
     rows_before: Vec<[u32; ROW_WORDS]>,
     /// The same of times, state by state.
     times_before: Vec<u32>,
@@ -83,7 +84,7 @@ impl Reader {
         size: TallySize,
         listening: impl Iterator<Item = u16>,
     ) -> Result<Self, CaptureError> {
-        let cpus = host::possible_cpus()?;
+        let parts = parts(host::possible_cpus()?);
         let TallyMaps {
             rows_by_port,
             services,
@@ -93,7 +94,7 @@ impl Reader {
             free_rows,
             size,
         } = loaded.take_tally(size)?;
-        let rows_of_cpu = size.rows() as usize;
+        let rows_of_part = size.rows() as usize;
         let both = ProtFlags::READ | ProtFlags::WRITE;
         let map = |data: &MapData, bytes: usize, protection| {
             Mapping::new(data.fd().as_fd(), 0, bytes, protection).map_err(|source| {
@@ -103,27 +104,27 @@ impl Reader {
                 }
             })
         };
-        let services = map(&services, rows_of_cpu * SERVICE_WORDS * 4, both)?;
+        let services = map(&services, rows_of_part * SERVICE_WORDS * 4, both)?;
         let reader = Self {
-            cpus,
-            rows_of_cpu: size.rows(),
+            parts,
+            rows_of_part: size.rows(),
             rows: map(
                 &rows,
-                row_index(cpus, size.rows(), 0) as usize * size_of::<Row>(),
+                row_index(parts, size.rows(), 0) as usize * size_of::<Row>(),
                 ProtFlags::READ,
             )?,
             times: map(
                 &times,
-                times_index(cpus, 0) as usize * size_of::<Times>(),
+                times_index(parts, 0) as usize * size_of::<Times>(),
                 ProtFlags::READ,
             )?,
             services,
             errors,
-            rows_before: vec![[0; ROW_WORDS]; rows_of_cpu],
+            rows_before: vec![[0; ROW_WORDS]; rows_of_part],
             times_before: vec![0; STATES * BUCKETS],
             errors_before: BTreeMap::new(),
             watches_resets: false,
-            without_cause: vec![0; rows_of_cpu],
+            without_cause: vec![0; rows_of_part],
             received: 0,
             undecided: 0,
         };
@@ -139,7 +140,7 @@ impl Reader {
         listening: impl Iterator<Item = u16>,
         mut free_rows: Queue<MapData, u32>,
     ) -> Result<(), CaptureError> {
-        let mut free = row::FIRST..self.rows_of_cpu;
+        let mut free = row::FIRST..self.rows_of_part;
         let by_port = rows_by_port.words();
         for port in listening {
             // Two rows to a word.
@@ -194,7 +195,7 @@ impl Reader {
     pub(super) fn read(&mut self, is_last: bool) -> Result<Tally, CaptureError> {
         let mut causes = self.read_errors()?;
         let mut tally = Tally::default();
-        for row in 0..self.rows_of_cpu {
+        for row in 0..self.rows_of_part {
             let Some((port, role)) = self.service_of(row) else {
                 continue;
             };
@@ -250,8 +251,8 @@ impl Reader {
     fn read_row(&mut self, row: u32) -> [u32; ROW_WORDS] {
         let mut sums = [0; ROW_WORDS];
         for range in [ENDS..ROW_WORDS, 0..ENDS] {
-            for cpu in 0..self.cpus {
-                let index = row_index(cpu, self.rows_of_cpu, row) as usize;
+            for part in 0..self.parts {
+                let index = row_index(part, self.rows_of_part, row) as usize;
                 let at = index * ROW_WORDS + range.start;
                 let counts = self.rows.words().get(at..).unwrap_or_default();
                 add(&mut sums[range.clone()], counts);
@@ -311,14 +312,24 @@ impl Reader {
 
     /// Ends with an error since the last time, by row.
     fn read_errors(&mut self) -> Result<BTreeMap<u32, BTreeMap<Cause, u64>>, CaptureError> {
-        let mut all = BTreeMap::<u32, BTreeMap<Cause, u64>>::new();
+        let mut counts = BTreeMap::<Failure, u64>::new();
         for entry in &self.errors {
             let (failure, per_cpu) = entry.map_err(|error| CaptureError::Map {
                 name: config::ERRORS,
                 source: error.into(),
             })?;
-            // The count of one CPU may be negative: an end may be counted again on another one.
+            // That of one part may be negative: an end may be counted again in another one.
             let count = per_cpu.iter().copied().fold(0, u64::wrapping_add);
+            let sum = counts
+                .entry(Failure {
+                    nested: 0,
+                    ..failure
+                })
+                .or_default();
+            *sum = sum.wrapping_add(count);
+        }
+        let mut all = BTreeMap::<u32, BTreeMap<Cause, u64>>::new();
+        for (failure, count) in counts {
             let before = self.errors_before.get(&failure).copied().unwrap_or(0);
             // A reported end is not taken back: later ones make up for it.
             if count.wrapping_sub(before).cast_signed() > 0 {
@@ -335,17 +346,17 @@ impl Reader {
     fn read_times(&mut self) -> Vec<(State, Histogram)> {
         let mut dwell = Vec::new();
         for state in 0..STATES {
-            let times = |cpu: u32| {
-                let at = times_index(cpu, state) as usize * TIMES_WORDS;
+            let times = |part: u32| {
+                let at = times_index(part, state) as usize * TIMES_WORDS;
                 self.times
                     .words()
                     .get(at..at + TIMES_WORDS)
                     .unwrap_or_default()
             };
             let mut octaves = 0;
-            for cpu in 0..self.cpus {
+            for part in 0..self.parts {
                 // Two words.
-                for (at, word) in times(cpu).iter().take(2).enumerate() {
+                for (at, word) in times(part).iter().take(2).enumerate() {
                     let word = u64::from(word.load(Ordering::Relaxed));
                     octaves |= word
                         << (32
@@ -361,8 +372,8 @@ impl Reader {
             for octave in (0..OCTAVES).filter(|octave| octaves >> octave & 1 != 0) {
                 let range = octave * DIVISIONS..(octave + 1) * DIVISIONS;
                 let mut sums = [0; DIVISIONS];
-                for cpu in 0..self.cpus {
-                    let buckets = times(cpu).get(BUCKETS_AT..).unwrap_or_default();
+                for part in 0..self.parts {
+                    let buckets = times(part).get(BUCKETS_AT..).unwrap_or_default();
                     add(&mut sums, buckets.get(range.start..).unwrap_or_default());
                 }
                 let before = self
@@ -383,7 +394,7 @@ impl Reader {
     }
 }
 
-/// Adds what one CPU has counted, wrapping.
+/// Adds what one part has counted, wrapping.
 fn add(sums: &mut [u32], counts: &[AtomicU32]) {
     for (sum, count) in sums.iter_mut().zip(counts) {
         *sum = sum.wrapping_add(count.load(Ordering::Relaxed));

@@ -73,8 +73,8 @@ const fn is_zero(number: &u64) -> bool {
 pub struct LostByReason {
     /// The ring buffer was full.
     pub ring_full: u64,
-    /// The kernel skipped the program because one was already running on that CPU
-    /// (`recursion_misses` of the program); `None` where the kernel skips without counting. A BTF
+    /// The kernel skipped the program because one was already running on that CPU (its `recursion_misses`), and no
+    /// second one made up for it; `None` where the kernel skips without counting. A BTF
     /// tracepoint counts them since Linux 6.1, and skips none before; a classic one counts them since
     /// 6.7.
     pub nested: Option<u64>,

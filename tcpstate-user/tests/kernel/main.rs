@@ -15,6 +15,7 @@ mod expressions;
 mod faults;
 mod fields;
 mod filters;
+mod ftrace;
 mod holders;
 mod lifecycle;
 mod lore;
@@ -23,6 +24,7 @@ mod ls_fields;
 mod mptcp;
 mod namespaces;
 mod need;
+mod nested;
 mod net;
 mod netem;
 mod oracle;
@@ -100,5 +102,6 @@ fn main() {
     soak::add(&mut trials);
     synack::add(&mut trials);
     tally::add(&mut trials);
+    nested::add(&mut trials);
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -320,7 +320,7 @@ pub fn await_fin(socket: impl AsFd) -> Result<()> {
 /// Waits until the socket is in `state`, by `TCP_INFO`.
 pub fn await_state(socket: impl AsFd, state: State) -> Result<()> {
     await_that(&format!("a socket reaches {state}"), || {
-        Ok(tcp_state(socket.as_fd())? == state)
+        Ok(state_of(socket.as_fd())? == state)
     })
 }
 
@@ -330,7 +330,7 @@ pub fn shutdown_write(socket: impl AsFd) -> Result<()> {
 }
 
 /// The state of a socket, by `getsockopt(TCP_INFO)`.
-fn tcp_state(socket: BorrowedFd<'_>) -> Result<State> {
+pub fn state_of(socket: BorrowedFd<'_>) -> Result<State> {
     // `tcpi_state` is the first byte of `struct tcp_info`, which the kernel truncates to the given length.
     let mut state = 0u8;
     let mut len: libc::socklen_t = 1;

@@ -214,7 +214,7 @@ fn parse(key: &str) -> Result<Transition> {
 
 /// The number of times that the kernel skipped the process's BPF programs because one was already running.
 /// Kernels that do not count this have no such line, and give 0.
-fn recursion_misses(pid: u32) -> Result<u64> {
+pub fn recursion_misses(pid: u32) -> Result<u64> {
     let mut misses = 0;
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         // A descriptor may have been closed meanwhile.
@@ -287,7 +287,7 @@ pub fn difference(oracle: &Multiset, ours: &Multiset) -> String {
 }
 
 /// The number of transitions in `these` that are not in `others`.
-fn surplus(these: &Multiset, others: &Multiset) -> u64 {
+pub fn surplus(these: &Multiset, others: &Multiset) -> u64 {
     these
         .iter()
         .map(|(key, count)| count.saturating_sub(others.get(key).copied().unwrap_or(0)))

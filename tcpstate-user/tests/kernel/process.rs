@@ -206,6 +206,11 @@ impl Tcpstate {
         Ok(fs::read_to_string(self.stdout.path())?)
     }
 
+    /// Its process ID.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGINT and waits for the end.
     pub fn stop(self) -> Result<Output> {
         interrupt(&self.child)?;

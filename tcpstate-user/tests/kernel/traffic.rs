@@ -541,8 +541,15 @@ const CHURN_RATE: u32 = 3_000;
 /// Connects, accepts and closes at a steady rate for this duration, on two threads with a listener each.
 /// Returns the number of connections.
 pub fn churn(port: u16, length: Duration) -> Result<u64> {
+    churn_at(port, length, Some(CHURN_RATE))
+}
+
+/// The same at this rate, or as fast as possible.
+pub fn churn_at(port: u16, length: Duration, rate: Option<u32>) -> Result<u64> {
     const THREADS: u8 = 2;
-    let interval = Duration::from_secs(1) * u32::from(THREADS) / CHURN_RATE;
+    let interval = rate.map_or(Duration::ZERO, |rate| {
+        Duration::from_secs(1) * u32::from(THREADS) / rate
+    });
     let start = Instant::now();
     let churn = |thread: u8| -> Result<u64> {
         // There are few enough connections to one address that none meets the `TIME_WAIT` of another.

@@ -13,7 +13,7 @@ use aya::{
         trace_point::TracePointLinkId,
     },
 };
-use tcpstate_common::{Counters, config, tally::Failure};
+use tcpstate_common::{PerCpu, config, tally::Failure};
 use tcpstate_core::{error::chain, mode::Mode, tally::TallySize};
 
 use super::super::{
@@ -39,12 +39,15 @@ const SYNACK_TRACEPOINT: &str = "tcp_retransmit_synack";
 /// The ring buffer of the programs' log: a symbol of `aya-log-ebpf`.
 pub(super) const LOG_RING: &str = "AYA_LOGS";
 
-/// Programs and maps in the kernel; one program attached after [`Loaded::attach`]. Dropping it
+/// Programs and maps in the kernel; the programs attached after [`Loaded::attach`]. Dropping it
 /// detaches and frees everything.
 pub struct Loaded {
     pub(super) ebpf: Ebpf,
-    pub(super) link: Option<Link>,
+    /// By program, in the order in which they were attached.
+    pub(super) links: Vec<(&'static str, Link)>,
     pub(super) program: &'static str,
+    /// The one for the transitions that interrupt it.
+    pub(super) second: Option<&'static str>,
     /// The program for this kernel's RSTs, if it has been loaded.
     pub(super) resets: Option<&'static str>,
     pub(super) without_resets: Option<String>,
@@ -100,8 +103,8 @@ impl Loaded {
         SynackRetransmits::new(PerCpuHashMap::try_from(map).map_err(synack::failed)?)
     }
 
-    /// Attaches the program. From here on it runs at every transition. The one for RSTs is attached before it, so
-    /// that no end lacks its RST.
+    /// Attaches the programs. From here on they run at every transition: the second behind the first, on which
+    /// `tcpstate-ebpf/src/nested.rs` relies. The one for RSTs is attached before them, so that no end lacks its RST.
     pub fn attach(&mut self) -> Result<(), CaptureError> {
         if let Some(name) = self.resets
             && let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(name)
@@ -110,27 +113,60 @@ impl Loaded {
             self.resets = None;
             self.without_resets = Some(chain(&error));
         }
+        self.attach_one(self.program)?;
+        self.set_stand_by(true)
+    }
+
+    /// Whether there is a second program.
+    pub const fn has_second(&self) -> bool {
+        self.second.is_some()
+    }
+
+    /// Attaches the second program, if there is one and it is not, or detaches it. After [`Loaded::attach`].
+    pub fn set_stand_by(&mut self, stands_by: bool) -> Result<(), CaptureError> {
+        match (self.second, self.links.last()) {
+            (Some(second), Some((last, _))) if *last == second && !stands_by => self.detach_last(),
+            (Some(second), Some((last, _))) if *last != second && stands_by => {
+                self.attach_one(second)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn attach_one(&mut self, name: &'static str) -> Result<(), CaptureError> {
         let mode = self.mode;
         let refused = |source| CaptureError::Attach { mode, source };
-        self.link = Some(match self.ebpf.program_mut(self.program) {
+        let link = match self.ebpf.program_mut(name) {
             Some(Program::BtfTracePoint(program)) => Link::Btf(program.attach().map_err(refused)?),
             Some(Program::TracePoint(program)) => {
                 Link::Tracepoint(program.attach(CATEGORY, TRACEPOINT).map_err(refused)?)
             }
-            _ => return Err(missing(self.program)),
-        });
+            _ => return Err(missing(name)),
+        };
+        self.links.push((name, link));
         Ok(())
     }
 
-    /// Detaches the program. Runs that are under way on other CPUs still end.
+    /// Detaches the programs, the last one first: each transition that the second catches is one that the first was
+    /// skipped for. Runs that are under way on other CPUs still end.
     pub fn detach(&mut self) -> Result<(), CaptureError> {
+        while !self.links.is_empty() {
+            self.detach_last()?;
+        }
+        Ok(())
+    }
+
+    fn detach_last(&mut self) -> Result<(), CaptureError> {
         let mode = self.mode;
         let refused = |source| CaptureError::Attach { mode, source };
-        match (self.ebpf.program_mut(self.program), self.link.take()) {
-            (Some(Program::BtfTracePoint(program)), Some(Link::Btf(link))) => {
+        let Some((name, link)) = self.links.pop() else {
+            return Ok(());
+        };
+        match (self.ebpf.program_mut(name), link) {
+            (Some(Program::BtfTracePoint(program)), Link::Btf(link)) => {
                 program.detach(link).map_err(refused)
             }
-            (Some(Program::TracePoint(program)), Some(Link::Tracepoint(link))) => {
+            (Some(Program::TracePoint(program)), Link::Tracepoint(link)) => {
                 program.detach(link).map_err(refused)
             }
             _ => Ok(()),
@@ -150,18 +186,29 @@ impl Loaded {
         }
     }
 
-    /// The kernel's figures about the program.
+    /// The kernel's figures about the first program.
     pub fn program_run(&self) -> Result<ProgramRun, CaptureError> {
         ProgramRun::read(&self.program_fd()?)
     }
 
-    /// The program, to read its figures by.
+    /// The kernel's figures about the second program; all 0 if there is none.
+    pub fn second_run(&self) -> Result<ProgramRun, CaptureError> {
+        self.second.map_or(Ok(ProgramRun::default()), |name| {
+            ProgramRun::read(&self.fd_of(name)?)
+        })
+    }
+
+    /// The first program, to read its figures by.
     pub fn program_fd(&self) -> Result<ProgramFd, CaptureError> {
+        self.fd_of(self.program)
+    }
+
+    fn fd_of(&self, name: &'static str) -> Result<ProgramFd, CaptureError> {
         // The descriptor from loading it: opening another by the program's id takes CAP_SYS_ADMIN.
-        let fd = match self.ebpf.program(self.program) {
+        let fd = match self.ebpf.program(name) {
             Some(Program::BtfTracePoint(program)) => program.fd(),
             Some(Program::TracePoint(program)) => program.fd(),
-            _ => return Err(missing(self.program)),
+            _ => return Err(missing(name)),
         };
         let fd = fd.map_err(|error| program_run::failed(io::Error::other(error)))?;
         fd.try_clone()
@@ -215,7 +262,7 @@ impl Loaded {
     }
 
     /// Takes the map of per-CPU counters.
-    pub fn take_counters(&mut self) -> Result<PerCpuArray<MapData, Counters>, CaptureError> {
+    pub fn take_counters(&mut self) -> Result<PerCpuArray<MapData, PerCpu>, CaptureError> {
         let map = self
             .ebpf
             .take_map(config::COUNTERS)
