@@ -113,24 +113,35 @@ struct Floor {
     name: &'static str,
     /// The program's job; `None` for no program.
     job: Option<Job>,
+    /// Whether the second program stands by, as it does not for long in a churn.
+    stands_by: bool,
 }
 
-const FLOORS: [Floor; 4] = [
+const FLOORS: [Floor; 5] = [
     Floor {
         name: "untraced again",
         job: None,
+        stands_by: false,
     },
     Floor {
         name: "empty program, no reader",
         job: Some(Job::Nothing),
+        stands_by: false,
     },
     Floor {
         name: "counter and clock only, no reader",
         job: Some(Job::Clock),
+        stands_by: false,
     },
     Floor {
         name: "tcpstate's program, no reader",
         job: Some(Job::Stream),
+        stands_by: false,
+    },
+    Floor {
+        name: "both of tcpstate's programs, no reader",
+        job: Some(Job::Stream),
+        stands_by: true,
     },
 ];
 
@@ -150,6 +161,7 @@ impl Floor {
         };
         let mut loaded = loader::load(host, &plan)?;
         loaded.attach()?;
+        loaded.set_stand_by(self.stands_by)?;
         let rate = rate(churn, connections)?;
         loaded.detach()?;
         Ok(rate)

@@ -29,6 +29,7 @@ mod probe;
 mod process;
 mod recording;
 mod report;
+mod second;
 mod start;
 mod storm;
 mod tool;

@@ -19,6 +19,7 @@ use crate::{
     generator::{Churn, PER_CONNECTION, Storm},
     process::{ProgramRuns, Running, program_runs},
     report::{Row, ratios},
+    second,
     tool::{self, Tool},
 };
 
@@ -42,11 +43,12 @@ enum What {
 /// compared.
 const EMPTY: &str = "empty, btf";
 const FULL: &str = "full record, btf";
+/// The figures of the second program.
+const SECOND_STORM: &str = "ns of CPU per transition, storm";
+const SECOND_CHURN: &str = "ns of CPU per transition, churn";
 
 pub fn run(options: &Options) -> Result<Vec<Row>> {
     let host = Host::read();
-    let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime)
-        .context("make the kernel measure BPF programs (requires root)")?;
     let cases = cases();
     let churn = Churn::new()?;
     let storm = Storm::new()?;
@@ -67,6 +69,26 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     ];
     let rounds = options.rounds(11);
     let mut rows = Vec::new();
+    let churned_a_little = || -> Result<u64> {
+        churn.run(connections / 20, None)?;
+        Ok(connections / 20 * PER_CONNECTION)
+    };
+    let stormed_a_little = || -> Result<u64> {
+        for _ in 0..turns / 50 {
+            storm.turn();
+        }
+        Ok(turns / 50 * 2)
+    };
+    let little: [(&str, &dyn Fn() -> Result<u64>); 2] = [
+        (SECOND_STORM, &stormed_a_little),
+        (SECOND_CHURN, &churned_a_little),
+    ];
+    for (figure, load) in little {
+        rows.extend(second::rows(&host, figure, load, rounds)?);
+    }
+    // Not before: measuring costs more than the second program.
+    let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime)
+        .context("make the kernel measure BPF programs (requires root)")?;
     for (figure, load) in loads {
         let mut costs: Vec<Vec<f64>> = cases.iter().map(|_| Vec::new()).collect();
         for round in 1..=rounds {
@@ -195,6 +217,8 @@ fn measure_ours(
     let mut loaded: Loaded = loader::load(host, &plan)?;
     let mut ring: Ring = loaded.ring()?;
     loaded.attach()?;
+    // As soon as it does under such a load: see `second` for what it costs.
+    loaded.set_stand_by(false)?;
     let made = load()?;
     loaded.detach()?;
     // Nothing is read while it runs: the ring holds all records, and the reader's cost is not part of the
