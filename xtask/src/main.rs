@@ -5,6 +5,7 @@ mod build_ebpf;
 mod ci;
 mod dist;
 mod fuzz;
+mod oracle;
 mod package;
 mod paths;
 mod privileges;
@@ -38,6 +39,8 @@ enum Command {
     Fuzz(fuzz::Fuzz),
     /// Run for a long time under mixed load, and check that nothing grows
     Soak(soak::Soak),
+    /// Compare tcpstate with ftrace over many transitions
+    Oracle(oracle::Oracle),
     /// Build the release files: a static binary in an archive, a Debian package, checksums
     Dist(dist::Dist),
     /// Compare the public API of the libraries with the committed lists
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(which) => bench::run(&which),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Oracle(arguments) => oracle::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::PublicApi(arguments) => public_api::run(&arguments),
         Command::Package => package::run(),
