@@ -8,6 +8,7 @@
 mod blocked;
 mod clock;
 mod descriptors;
+pub(crate) mod forgery;
 mod lists;
 mod losses;
 mod memory;
@@ -43,6 +44,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     memory::add(&mut faults);
     descriptors::add(&mut faults);
     lists::add(&mut faults);
+    forgery::add(&mut faults);
     neighbours::add(&mut faults);
     clock::add(&mut faults);
     names::add(&mut faults);

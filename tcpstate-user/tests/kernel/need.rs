@@ -18,6 +18,7 @@ use libtest_mimic::{Failed, Trial};
 use crate::{
     net::{joined, mptcp_protocol, socket},
     netem::missing_netem,
+    privileges::as_user,
     process::take_skipped,
 };
 
@@ -56,6 +57,8 @@ pub enum Need {
     Netem,
     /// `CONFIG_TIME_NS`.
     TimeNamespace,
+    /// A user namespace for an ordinary user.
+    UserNamespace,
     /// A memory controller of cgroups, of either version.
     MemoryLimit,
 }
@@ -71,9 +74,12 @@ impl Need {
             Self::Tracefs => Some("tracepoint"),
             Self::Mptcp => Some("mptcp"),
             Self::Netem => Some("netem"),
-            Self::Root | Self::Program(_) | Self::Tun | Self::TimeNamespace | Self::MemoryLimit => {
-                None
-            }
+            Self::Root
+            | Self::Program(_)
+            | Self::Tun
+            | Self::TimeNamespace
+            | Self::UserNamespace
+            | Self::MemoryLimit => None,
         }
     }
 
@@ -102,6 +108,7 @@ impl Need {
             Self::TimeNamespace => {
                 unreadable("/proc/self/ns/time", "the kernel has no time namespaces")
             }
+            Self::UserNamespace => missing_user_namespace(),
             Self::MemoryLimit => Self::memory_cgroups()
                 .is_none()
                 .then(|| "no memory controller of cgroups is mounted".to_owned()),
@@ -139,6 +146,18 @@ fn missing_program(name: &'static str) -> Option<String> {
         output.err().map(|error| format!("{name}: {error}"))
     });
     missing.clone()
+}
+
+fn missing_user_namespace() -> Option<String> {
+    let output = as_user("unshare".as_ref())
+        .args(["--user", "--map-root-user", "--net", "true"])
+        .output();
+    let why = match output {
+        Ok(output) if output.status.success() => return None,
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => format!("setpriv: {error}"),
+    };
+    Some(format!("an ordinary user may have no namespaces ({why})"))
 }
 
 /// The program may call the helper if the kernel has the function that was added with it.
@@ -200,6 +219,8 @@ impl Known {
             Some(feature) => self.is_lacking(feature),
             // A real server, beside programs of the tests that do the same.
             None if need == Need::Program("nginx") => true,
+            // Many distributions do not allow it.
+            None if need == Need::UserNamespace => true,
             None => false,
         }
     }

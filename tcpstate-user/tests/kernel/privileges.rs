@@ -291,10 +291,15 @@ fn expect_refusal(output: &Output, words: &[&str]) -> Result<()> {
 
 /// A copy of the binary that every user may run, because the build folders may be inaccessible to others.
 pub fn copy_of_the_binary() -> Result<(TempDir, PathBuf)> {
+    copy_of(Path::new(BINARY))
+}
+
+/// The same of any program.
+pub fn copy_of(program: &Path) -> Result<(TempDir, PathBuf)> {
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let binary = folder.path().join("tcpstate");
-    fs::copy(BINARY, &binary)?;
+    fs::copy(program, &binary)?;
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
     Ok((folder, binary))
 }

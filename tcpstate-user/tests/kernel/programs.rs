@@ -26,12 +26,13 @@ use rustix::{
 
 use crate::{
     cgroup::Cgroup,
+    faults::forgery::{FORGER, forge},
     net::{PATIENCE, await_fin, joined, mptcp_protocol, socket},
     process::{Running, await_exit},
 };
 
 /// The variable that selects the program.
-const VARIABLE: &str = "TCPSTATE_TEST_PROGRAM";
+pub const VARIABLE: &str = "TCPSTATE_TEST_PROGRAM";
 
 /// The variable with the name of a service that another program starts.
 const SERVICE: &str = "TCPSTATE_TEST_SERVICE";
@@ -67,6 +68,10 @@ pub fn run_if_asked() -> Result<bool> {
     let Ok(program) = env::var(VARIABLE) else {
         return Ok(false);
     };
+    // Who runs it has chosen its user and namespaces.
+    if program == FORGER {
+        return forge().map(|()| true);
+    }
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [comm, uid, cgroup, address, port, count] = &arguments[..] else {
         bail!("not six arguments: {arguments:?}")

@@ -2,22 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    io::Read as _,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    process::{Command, Stdio},
+    process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use rustix::{
-    io::Errno,
-    net::{
-        AddressFamily, SendFlags, SocketFlags, SocketType,
-        netlink::{self, SocketAddrNetlink},
-    },
-};
 use serde_json::Value;
 
 use crate::{
@@ -28,7 +20,6 @@ use crate::{
 
 pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("faults::list_while_sockets_churn", &[], churning));
-    trials.push(trial("faults::list_while_answers_are_forged", &[], forged));
     trials.push(trial(
         "faults::list_while_namespaces_vanish",
         &[Need::Program("ip")],
@@ -37,7 +28,7 @@ pub fn add(trials: &mut Vec<Trial>) {
 }
 
 /// The sockets and the summary of a successful `ls`.
-fn list(arguments: &[&str]) -> Result<(Vec<Value>, Value)> {
+pub(super) fn list(arguments: &[&str]) -> Result<(Vec<Value>, Value)> {
     let output = run(BINARY, &[&["ls", "--json"], arguments].concat())?;
     ensure!(has_result(output.status), "{output:?}");
     ensure!(!output.stderr.contains("panicked"), "{output:?}");
@@ -145,74 +136,4 @@ fn vanishing() -> Result<()> {
         }
         Ok(())
     })
-}
-
-/// Whoever owns a namespace, which may be an ordinary user, can send messages to the netlink sockets in it. None is
-/// taken for an answer of the kernel.
-fn forged() -> Result<()> {
-    const LISTS: u32 = 100;
-    let (netns, port) = (Netns::new()?, unused_port());
-    netns.run(|| {
-        let _listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-        for _ in 0..LISTS {
-            let command = ["ls", "--json", "--netns", "self"];
-            let mut child = Command::new(BINARY)
-                .args(command)
-                .stdout(Stdio::piped())
-                .spawn()?;
-            // The kernel numbers a process's first netlink socket like the process.
-            let socket = SocketAddrNetlink::new(child.id(), 0);
-            let disturb = || netns.run(|| forge(socket));
-            let output = meanwhile(disturb, || {
-                let mut output = String::new();
-                child
-                    .stdout
-                    .take()
-                    .context("stdout")?
-                    .read_to_string(&mut output)?;
-                Ok(output)
-            })?;
-            ensure!(child.wait()?.success(), "{output}");
-            let lines = output.lines().map(serde_json::from_str);
-            let lines = lines.collect::<Result<Vec<Value>, _>>()?;
-            ensure!(
-                lines.len() == 2 && lines[0]["lport"] == port,
-                "not the listener alone: {output}"
-            );
-        }
-        Ok(())
-    })
-}
-
-/// Sends an end of a dump and a socket that is not there, for each request that `ls` makes first.
-fn forge(to: SocketAddrNetlink) -> Result<()> {
-    const NLMSG_DONE: u16 = 3;
-    const SOCK_DIAG_BY_FAMILY: u16 = 20;
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )?;
-    // `struct inet_diag_msg`: a listener of `AF_INET` on port 1.
-    let mut listener = [0; 72];
-    listener[..6].copy_from_slice(&[2, 10, 0, 0, 0, 1]);
-    for _ in 0..1_000 {
-        for sequence in 1u32..4 {
-            for (kind, payload) in [(SOCK_DIAG_BY_FAMILY, &listener[..]), (NLMSG_DONE, &[0; 4])] {
-                let mut message = u32::try_from(16 + payload.len())?.to_ne_bytes().to_vec();
-                message.extend(kind.to_ne_bytes());
-                message.extend([0; 2]);
-                message.extend(sequence.to_ne_bytes());
-                message.extend([0; 4]);
-                message.extend(payload);
-                match rustix::net::sendto(&socket, &message, SendFlags::DONTWAIT, &to) {
-                    // There is no such socket yet or any more, it has no room, or it takes none.
-                    Ok(_) | Err(Errno::CONNREFUSED | Errno::AGAIN | Errno::NOBUFS) => {}
-                    Err(error) => return Err(error).context("sendto"),
-                }
-            }
-        }
-    }
-    Ok(())
 }
