@@ -16,7 +16,8 @@ pub(crate) fn run(arguments: tcpstate_cli::Doctor) -> anyhow::Result<ExitCode> {
     let written = if arguments.json {
         doctor::write_json(&report, &mut out)
     } else {
-        doctor::write_text(&report, wants_colour(&rustix::stdio::stdout()), &mut out)
+        let colour = wants_colour(&rustix::stdio::stdout());
+        doctor::write_text(&report, colour, stdout::width(), &mut out)
     };
     match written.and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

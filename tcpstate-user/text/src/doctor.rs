@@ -12,11 +12,17 @@ use tcpstate_core::{
 
 use crate::format::{json::Lines, text::write_wrapped};
 
-/// Columns of text after which a line is broken, where words allow.
+/// Columns of text after which a line is broken at most, where words allow: longer ones are hard to read.
 const WIDTH: usize = 100;
 
-/// Writes the report for people. `colour`: mark what is not well in colour.
-pub fn write_text(report: &Report, colour: bool, out: &mut dyn Write) -> io::Result<()> {
+/// Writes the report for people. `colour`: mark what is not well in colour. `width`: the terminal's.
+pub fn write_text(
+    report: &Report,
+    colour: bool,
+    width: Option<usize>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let width = width.map_or(WIDTH, |width| width.min(WIDTH));
     writeln!(
         out,
         "tcpstate {} on {}",
@@ -40,10 +46,10 @@ pub fn write_text(report: &Report, colour: bool, out: &mut dyn Write) -> io::Res
         };
         let status = check.status.name();
         write!(out, "{on}{status:status_width$}{off}  {name:name_width$}  ")?;
-        write_wrapped(out, WIDTH, indent, "", &check.detail)?;
+        write_wrapped(out, width, indent, "", &check.detail)?;
         if let Some(costs) = &check.costs {
             write!(out, "{:indent$}", "")?;
-            write_wrapped(out, WIDTH, indent, "costs: ", costs)?;
+            write_wrapped(out, width, indent, "costs: ", costs)?;
         }
         if let Some(remedy) = &check.remedy {
             let said = |earlier: &Check| earlier.remedy.as_ref() == Some(remedy);
@@ -53,7 +59,7 @@ pub fn write_text(report: &Report, colour: bool, out: &mut dyn Write) -> io::Res
                 Some(earlier) => {
                     writeln!(out, "to do: see {}", earlier.name.replace('_', " "))?;
                 }
-                None => write_wrapped(out, WIDTH, indent, "to do: ", remedy)?,
+                None => write_wrapped(out, width, indent, "to do: ", remedy)?,
             }
         }
     }
@@ -167,7 +173,7 @@ mod tests {
 
     fn text(report: &Report, colour: bool) -> String {
         let mut out = Vec::new();
-        write_text(report, colour, &mut out).unwrap();
+        write_text(report, colour, None, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 

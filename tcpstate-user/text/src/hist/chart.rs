@@ -109,18 +109,15 @@ impl Chart {
         ];
         let mut column = 0;
         for figure in &figures {
-            if column == 0 {
-                write!(out, "{figure}")?;
-                column = figure.len();
-            } else if column + 3 + figure.len() <= self.width {
-                write!(out, "   {figure}")?;
-                column += 3 + figure.len();
-            } else {
-                // A line feed inside of a message would be escaped.
+            if column > 0 && column + 3 + figure.len() > self.width {
                 writeln!(out)?;
-                write!(out, "{figure}")?;
-                column = figure.len();
+                column = 0;
+            } else if column > 0 {
+                write!(out, "   ")?;
+                column += 3;
             }
+            write!(out, "{figure}")?;
+            column += figure.len();
         }
         writeln!(out)?;
         let octaves = histogram.octaves();

@@ -14,10 +14,18 @@ pub(crate) fn write_wrapped(
     let inner = indent + label.len();
     write!(out, "{label}")?;
     for (at, line) in text.lines().enumerate() {
+        // Moved to the left where it would not fit otherwise.
+        let room = width.saturating_sub(line.chars().count());
+        let is_to_be_copied = line.starts_with(' ');
+        let left = if is_to_be_copied {
+            inner.min(room)
+        } else {
+            inner
+        };
         if at > 0 {
-            write!(out, "{:inner$}", "")?;
+            write!(out, "{:left$}", "")?;
         }
-        if line.starts_with(' ') {
+        if is_to_be_copied {
             writeln!(out, "{line}")?;
             continue;
         }
