@@ -2,6 +2,7 @@
 
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod help;
 pub(crate) mod hist;
 pub(crate) mod life;
 pub(crate) mod ls;

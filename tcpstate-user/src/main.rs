@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use tcpstate_cli::{Cli, Command};
 
-use self::commands::{doctor, explain, hist, life, ls, rates, record, trace};
+use self::commands::{doctor, explain, help, hist, life, ls, rates, record, trace};
 
 /// The exit status of a command that has done its work, but knows that something is missing from the result. Bad
 /// usage is 2, by clap.
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Command::Ls(arguments) => ls::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Help(arguments) => help::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         message::explain(&error);

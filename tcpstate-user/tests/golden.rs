@@ -60,6 +60,12 @@ fn help() {
         }
         compare(&format!("help/{name}.txt"), &text);
     }
+    let help = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+        .args(["help", "filter"])
+        .output()
+        .unwrap();
+    assert!(help.status.success(), "{help:?}");
+    compare("help/filter.txt", &String::from_utf8(help.stdout).unwrap());
 }
 
 fn options(format: Format) -> Options {

@@ -31,7 +31,9 @@ mod column_args;
 mod conflict;
 mod doctor;
 mod explain;
+pub mod filter;
 mod headings;
+mod help;
 mod hist;
 mod life;
 mod listed;
@@ -58,6 +60,7 @@ pub use self::{
     column_args::ColumnArgs,
     doctor::Doctor,
     explain::Explain,
+    help::Help,
     hist::Hist,
     life::Life,
     lookup::HostNames,
@@ -201,6 +204,8 @@ pub enum Command {
     /// Test what this host allows, and report what is missing
     #[command(long_about = doctor::ABOUT)]
     Doctor(Doctor),
+    /// Explain a command, or the filter expressions: `tcpstate help filter`
+    Help(Help),
 }
 
 #[cfg(test)]

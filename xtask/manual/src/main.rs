@@ -15,7 +15,7 @@ use clap_mangen::{
     Man,
     roff::{Roff, roman},
 };
-use tcpstate_cli::Cli;
+use tcpstate_cli::{Cli, filter};
 
 fn main() -> Result<()> {
     let folder = env::args_os().nth(1).map(PathBuf::from);
@@ -40,7 +40,7 @@ fn write(mut command: clap::Command, folder: &Path) -> Result<()> {
     command.build();
     for command in iter::once(&command).chain(command.get_subcommands()) {
         let page = Man::new(without_epilogue(command))
-            .source(format!("{binary} {}", env!("CARGO_PKG_VERSION")))
+            .source(source(&binary))
             .manual("User Commands");
         let mut text = Vec::new();
         page.render(&mut text)?;
@@ -48,7 +48,26 @@ fn write(mut command: clap::Command, folder: &Path) -> Result<()> {
         let file = pages.join(page.get_filename());
         fs::write(&file, text).with_context(|| file.display().to_string())?;
     }
-    Ok(())
+    let file = pages.join(format!("{binary}-filter.7"));
+    fs::write(&file, filter_page(&binary)?).with_context(|| file.display().to_string())
+}
+
+/// The page about filter expressions.
+fn filter_page(binary: &str) -> Result<Vec<u8>> {
+    let (name, source) = (format!("{binary}-filter"), source(binary));
+    let mut roff = Roff::new();
+    roff.control("TH", [&*name, "7", "\"\"", &source, "Miscellaneous"])
+        .control("SH", ["NAME"])
+        .text([roman(format!("{name} - {}", filter::ABOUT))]);
+    let mut page = Vec::new();
+    roff.to_writer(&mut page)?;
+    write_sections(&filter::page(), &mut page)?;
+    Ok(page)
+}
+
+/// The program and its version.
+fn source(binary: &str) -> String {
+    format!("{binary} {}", env!("CARGO_PKG_VERSION"))
 }
 
 fn without_epilogue(command: &clap::Command) -> clap::Command {
@@ -61,8 +80,13 @@ fn write_epilogue(command: &clap::Command, page: &mut Vec<u8>) -> Result<()> {
     let Some(epilogue) = command.get_after_help() else {
         return Ok(());
     };
+    write_sections(&epilogue.to_string(), page)
+}
+
+/// Writes sections with their line breaks. Each has an empty line before it, and a heading that a colon ends.
+fn write_sections(text: &str, page: &mut Vec<u8>) -> Result<()> {
     let mut roff = Roff::new();
-    for section in epilogue.to_string().split("\n\n") {
+    for section in text.split("\n\n") {
         let (heading, lines) = match section.split_once(":\n") {
             Some((heading, lines)) if !heading.contains('\n') => (heading.to_uppercase(), lines),
             _ => ("NOTES".to_owned(), section),
@@ -79,6 +103,21 @@ fn write_epilogue(command: &clap::Command, page: &mut Vec<u8>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn filters_have_a_page() {
+        let folder = tempfile::tempdir().unwrap();
+        write(Cli::command(), folder.path()).unwrap();
+        let page = fs::read_to_string(folder.path().join("man/tcpstate-filter.7")).unwrap();
+        // An empty date.
+        let title = "\n.TH tcpstate-filter 7 \"\" \"tcpstate ";
+        assert!(page.contains(title), "{page}");
+        for section in ["NAME", "SYNOPSIS", "CONDITIONS", "EXAMPLES"] {
+            assert!(page.contains(&format!("\n.SH {section}\n")), "{page}");
+        }
+        assert!(page.contains("retransmits [OP] NUMBER"), "{page}");
+        assert!(!page.contains(".SH NOTES"), "{page}");
+    }
 
     #[test]
     fn every_command_has_a_page_and_is_completed() {

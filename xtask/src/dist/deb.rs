@@ -220,11 +220,10 @@ fn expected() -> Result<Vec<String>> {
     ];
     expected.extend(documents.map(|name| format!("usr/share/doc/tcpstate/{name}")));
     let pages = files(&manual().join("man"))?;
-    expected.extend(
-        pages
-            .iter()
-            .map(|page| format!("usr/share/man/man1/{page}.gz")),
-    );
+    expected.extend(pages.iter().map(|page| {
+        let section = page.rsplit('.').next().unwrap_or_default();
+        format!("usr/share/man/man{section}/{page}.gz")
+    }));
     Ok(expected)
 }
 
