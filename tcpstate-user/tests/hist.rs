@@ -15,6 +15,7 @@ use serde_json::Value;
 use tcpstate_core::{
     books::Accounting,
     event::Event,
+    model::By,
     options::{Format, HistogramOf},
     origin::Origin,
     view::{Flow, View},
@@ -37,6 +38,7 @@ fn options(format: Format, of: HistogramOf) -> Options {
             ..Settings::plain(format)
         },
         of,
+        by: By::Port,
         states: None,
         causes: None,
         interval: None,
@@ -107,6 +109,87 @@ fn of_lifetime_and_handshake() {
     let (lifetime, _) = run(&options(Format::Text, HistogramOf::Lifetime), &[]);
     let (handshake, _) = run(&options(Format::Text, HistogramOf::Handshake), &[]);
     compare("hist-others.txt", &format!("{lifetime}\n{handshake}"));
+}
+
+#[test]
+fn text_by_others() {
+    let by = |by| {
+        let mut options = options(Format::Text, HistogramOf::Lifetime);
+        options.by = by;
+        format!("by {by:?}\n{}\n", run(&options, &[]).0)
+    };
+    compare("hist-by.txt", &By::ALL.map(by).concat());
+}
+
+/// Each group has as many lifetimes as `life` has connections with its property.
+#[test]
+fn groups_are_those_of_the_connections() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("recording");
+    record(&path, &stream::events(Traffic::WebServer, 20_000, 3));
+    let lines = |arguments: &[&str], kind: &str| -> Vec<Value> {
+        let json = output(&[arguments, &["--json"]].concat(), &path);
+        let lines = json
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["type"] == kind).collect()
+    };
+    let connections = lines(&["life"], "connection");
+    for (by, fields) in [
+        ("role", &["role"][..]),
+        ("comm", &["owner.comm"]),
+        ("pid", &["owner.pid", "owner.comm"]),
+        ("cgroup", &["cgroup_id"]),
+        ("netns", &["netns"]),
+        ("raddr", &["raddr"]),
+        ("cause", &["cause"]),
+    ] {
+        let arguments = ["hist", "--of", "lifetime", "--max-ports=16384", "--by", by];
+        let mut actual = BTreeMap::new();
+        for line in lines(&arguments, "histogram") {
+            let name = |field: &&str| line[field.trim_start_matches("owner.")].to_string();
+            let key: Vec<String> = fields.iter().map(name).collect();
+            let before = actual.insert(key, line["count"].as_u64().unwrap());
+            assert_eq!(before, None, "{by}: {line}");
+        }
+        let mut expected = BTreeMap::<Vec<String>, u64>::new();
+        for line in connections
+            .iter()
+            .filter(|line| !line["lifetime_ns"].is_null())
+        {
+            let value = |field: &&str| match field.split_once('.') {
+                Some((object, field)) => line[object][field].to_string(),
+                None => line[*field].to_string(),
+            };
+            *expected
+                .entry(fields.iter().map(value).collect())
+                .or_default() += 1;
+        }
+        assert!(!expected.is_empty());
+        assert_eq!(actual, expected, "{by}");
+    }
+}
+
+#[test]
+fn groups_beyond_the_bound_are_other() {
+    let mut options = options(Format::Json, HistogramOf::Transitions);
+    options.by = By::Raddr;
+    options.settings.limits.max_ports = 1;
+    let (out, _) = run(&options, &[]);
+    let lines = out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let found: Vec<Value> = lines.filter(|line| line["type"] == "histogram").collect();
+    assert_eq!(found.len(), 2);
+    let others = found.iter().filter(|line| line["other"] == true);
+    assert!(
+        others
+            .map(|line| line["count"].as_u64().unwrap())
+            .sum::<u64>()
+            > 0
+    );
+    let counts = found.iter().map(|line| line["count"].as_u64().unwrap());
+    assert_eq!(counts.sum::<u64>(), events().len() as u64);
 }
 
 #[test]

@@ -200,6 +200,9 @@ fn text_on_a_terminal() {
         (By::Port, 40, "rates-40.txt"),
         (By::Port, 80, "rates.txt"),
         (By::Cgroup, 200, "rates-cgroup-200.txt"),
+        (By::Raddr, 80, "rates-raddr-80.txt"),
+        (By::Raddr, 110, "rates-raddr-110.txt"),
+        (By::Pid, 80, "rates-pid-80.txt"),
     ] {
         let mut options = options(Format::Text, by);
         options.settings.width = Some(width);
@@ -217,6 +220,9 @@ fn text_by_others() {
         (By::Role, "role"),
         (By::Comm, "comm"),
         (By::Cgroup, "cgroup"),
+        (By::Pid, "pid"),
+        (By::Netns, "netns"),
+        (By::Cause, "cause"),
     ] {
         let out = show(&options(Format::Text, by), &web_server(), None).0;
         compare(&format!("rates-{name}.txt"), &out);
@@ -259,7 +265,7 @@ fn counts(transitions: &Value) -> u64 {
 #[test]
 fn all_intervals_together_are_all_events() {
     let events = web_server();
-    for by in [By::Port, By::Role, By::Comm, By::Cgroup] {
+    for by in By::ALL {
         let out = show(&options(Format::Json, by), &events, None).0;
         let (lines, summary) = without_summary(&out);
         let lines: Vec<Value> = lines

@@ -17,8 +17,8 @@ pub struct Bounds {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub max_connections: u32,
-    /// Report at most this many service ports (or process names, or cgroups) separately, the rest as
-    /// `other`; no effect on trace and life
+    /// Report at most this many service ports (or other groups, with --by) separately, the rest as `other`;
+    /// no effect on trace and life
     #[arg(
         long,
         value_name = "N",

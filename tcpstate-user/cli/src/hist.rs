@@ -5,17 +5,18 @@ use std::time::Duration;
 use clap::Args;
 use tcpstate_core::{
     filter::{CauseSet, StateSet},
-    options::{HistogramOf, TimeForm},
+    model::By,
+    options::HistogramOf,
 };
 
 use crate::{
     bounds::Bounds,
     choice::{Choices, choice},
     conflict::Conflict,
+    grouping::Grouping,
     headings::{FILTERS, OUTPUT},
     listed::listed,
     quantity::parse_interval,
-    time_args::time_form,
     watch::Watch,
 };
 
@@ -28,18 +29,8 @@ pub struct Hist {
     /// Print and start over after each interval of this length, such as 500ms, 1s or 5m
     #[arg(long, value_name = "TIME", value_parser = parse_interval, help_heading = OUTPUT)]
     pub interval: Option<Duration>,
-    /// Form of the times
-    #[arg(
-        short = 'T',
-        long,
-        value_name = "FORM",
-        require_equals = true,
-        default_value = "s",
-        value_parser = time_form(),
-        conflicts_with_all = ["json", "csv"],
-        help_heading = OUTPUT
-    )]
-    pub time: TimeForm,
+    #[command(flatten)]
+    pub grouping: Grouping,
     /// Only these states.
     #[arg(
         long,
@@ -69,11 +60,19 @@ pub struct Hist {
 }
 
 impl Hist {
-    /// Refuses selections by state or cause where the histograms have none. clap cannot express that.
+    /// Refuses states and causes where the histograms have none. clap cannot express that.
     pub(crate) fn check(&self) -> Result<(), Conflict> {
         if self.cause.is_some() && self.of != HistogramOf::Lifetime {
             return Err(Conflict(
                 "--cause requires --of lifetime: it selects whole connections".to_owned(),
+            ));
+        }
+        if self.grouping.by == By::Cause
+            && !matches!(self.of, HistogramOf::Lifetime | HistogramOf::Transitions)
+        {
+            return Err(Conflict(
+                "--by cause requires --of lifetime or --of transitions: until a connection ends, it has no cause"
+                    .to_owned(),
             ));
         }
         let of = match self.of {
@@ -112,7 +111,7 @@ const OF: Choices<HistogramOf> = &[
 pub(crate) const ABOUT: &str = "\
 Prints, at the end of the run, histograms of the time that connections spent in each state: one per \
 state, service port and role, the busiest port first. The service port is the server's port, local or \
-remote.
+remote. --by groups them by another property than port and role.
 
 A time counts when it is over: no histogram includes the state that a connection is still in. \
 Percentiles are within 1 % from 1 microsecond to 1 day; max is exact. Each row of the chart spans a \
@@ -127,6 +126,7 @@ Examples:
   tcpstate hist -P 443 --state ESTABLISHED        time established on port 443
   tcpstate hist --of handshake --role client      time to connect, by port
   tcpstate hist --of lifetime --cause timed_out   time until a timeout
+  tcpstate hist --by comm --state CLOSE_WAIT      how soon each program closes
   tcpstate hist --of transitions --interval 5s    transitions, every 5 seconds
   tcpstate hist -r FILE --json | jq -c 'select(.of) | [.state, .p99_ns]'";
 
@@ -164,6 +164,20 @@ mod tests {
         for of in ["dwell", "handshake", "transitions"] {
             let error = hist(&["--of", of, "--cause", "fin"]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+        }
+    }
+
+    #[test]
+    fn only_what_ends_is_grouped_by_cause() {
+        for of in ["lifetime", "transitions"] {
+            assert!(hist(&["--by", "cause", "--of", of]).is_ok(), "{of}");
+        }
+        for of in ["dwell", "handshake"] {
+            let error = hist(&["--by", "cause", "--of", of]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{of}");
+        }
+        for by in ["comm", "pid", "cgroup", "netns", "raddr", "role"] {
+            assert!(hist(&["--by", by]).is_ok(), "{by}");
         }
     }
 

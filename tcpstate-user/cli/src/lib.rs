@@ -32,6 +32,7 @@ mod conflict;
 mod doctor;
 mod explain;
 pub mod filter;
+mod grouping;
 mod headings;
 mod help;
 mod hist;
@@ -61,6 +62,7 @@ pub use self::{
     doctor::Doctor,
     explain::Explain,
     help::Help,
+    grouping::Grouping,
     hist::Hist,
     life::Life,
     lookup::HostNames,

@@ -6,18 +6,12 @@ use clap::Args;
 use tcpstate_core::{
     mode::{Attach, Mode},
     model::By,
-    options::TimeForm,
     tally::TallySize,
 };
 
 use crate::{
-    bounds::Bounds,
-    choice::{Choices, choice},
-    conflict::Conflict,
-    headings::{CAPTURE, OUTPUT},
-    quantity::parse_interval,
-    time_args::time_form,
-    watch::Watch,
+    bounds::Bounds, conflict::Conflict, grouping::Grouping, headings::CAPTURE,
+    quantity::parse_interval, watch::Watch,
 };
 
 /// Arguments of `tcpstate rates`.
@@ -33,21 +27,8 @@ pub struct Rates {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub intervals: Option<u64>,
-    /// Grouping of the counts
-    #[arg(long, value_name = "WHAT", default_value = "port", value_parser = choice(BY), help_heading = OUTPUT)]
-    pub by: By,
-    /// Form of the times
-    #[arg(
-        short = 'T',
-        long,
-        value_name = "FORM",
-        require_equals = true,
-        default_value = "s",
-        value_parser = time_form(),
-        conflicts_with_all = ["json", "csv"],
-        help_heading = OUTPUT
-    )]
-    pub time: TimeForm,
+    #[command(flatten)]
+    pub grouping: Grouping,
     /// Count in the kernel instead of streaming each transition.
     #[arg(
         long,
@@ -73,8 +54,11 @@ impl Rates {
             return Ok(());
         }
         let capture = &self.watch.capture;
-        let why = if !matches!(self.by, By::Port | By::Role) {
-            "--by comm or --by cgroup: the kernel counts by port and role only".to_owned()
+        let why = if !matches!(self.grouping.by, By::Port | By::Role) {
+            format!(
+                "--by {}: the kernel counts by port and role only",
+                self.grouping.word()
+            )
         } else if self.watch.sockets.owner.is_given() {
             "--pid, --comm, --uid, --cgroup or --role: they select events, and none are streamed"
                 .to_owned()
@@ -112,27 +96,12 @@ impl Rates {
     }
 }
 
-const BY: Choices<By> = &[
-    (By::Port, "port", "Service port, and role: client or server"),
-    (By::Role, "role", "Role: client or server"),
-    (
-        By::Comm,
-        "comm",
-        "Name of the process that owns the connection",
-    ),
-    (
-        By::Cgroup,
-        "cgroup",
-        "Path of the socket's cgroup, as in /proc/PID/cgroup; its number if it has no path",
-    ),
-];
-
 pub(crate) const ABOUT: &str = "\
 Counts TCP state changes (transitions), and shows their rates every INTERVAL, in the manner of vmstat.
 
 A block shows how many connections were opened, established, closed and failed (ended before they were \
 established) per second; how many sockets are in each state now; why connections ended, unless all ended \
-with FIN; each transition with its count and rate; and the busiest service ports, each with its \
+with FIN; each transition with its count and rate; and the busiest service ports (or what --by says), each with its \
 share of all transitions. Zeros are left out. The service port is the local port of a server and the \
 remote port of a client, never an ephemeral port.
 
@@ -159,6 +128,7 @@ Examples:
   tcpstate rates 5 12                   twelve intervals of five seconds
   tcpstate rates 10 --by comm           which programs make the connections
   tcpstate rates -D 5432 --by cgroup    which containers connect to PostgreSQL
+  tcpstate rates --by raddr -L 443      which clients a web server has
   tcpstate rates --in-kernel 10         on a busy host
   tcpstate rates 1m -r FILE --csv       a recording, minute by minute, as CSV
   tcpstate rates --json | jq -c 'select(.states) | [.ts, .states.CLOSE_WAIT]'";
@@ -185,6 +155,10 @@ mod tests {
         for (arguments, reason) in [
             (&["--by", "comm"][..], "--by comm"),
             (&["--by", "cgroup"], "--by cgroup"),
+            (&["--by", "pid"], "--by pid"),
+            (&["--by", "netns"], "--by netns"),
+            (&["--by", "raddr"], "--by raddr"),
+            (&["--by", "cause"], "--by cause"),
             (&["--pid", "1"], "--pid"),
             (&["--uid", "0"], "--uid"),
             (&["--comm", "a"], "--comm"),
@@ -238,7 +212,7 @@ mod tests {
             (&["--in-kernel", "-r", "x"], "cannot be used with"),
             (
                 &["--by", "uid"],
-                "possible values: port, role, comm, cgroup",
+                "possible values: port, role, comm, pid, cgroup, netns, raddr, cause",
             ),
             (&["--max-ports", "0"], "0 is not in 1..=16384"),
         ] {

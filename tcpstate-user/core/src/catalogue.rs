@@ -16,6 +16,7 @@
 mod column;
 mod common;
 mod connection;
+mod group;
 mod histogram;
 mod rates;
 mod socket;
@@ -25,13 +26,14 @@ pub use self::{
     column::{Column, Formats, Kind, Table, Value},
     common::{Common, Stamp},
     connection::{CONNECTION, ConnectionRow},
+    group::{Group, plural},
     histogram::{
-        HISTOGRAM, HISTOGRAM_TRANSITION, HISTOGRAM_TRANSITIONS, HistogramHead, HistogramRow,
-        HistogramTransitionRow, HistogramTransitionsRow,
+        HistogramHead, HistogramRow, HistogramTransitionRow, HistogramTransitionsRow,
+        histogram_table, histogram_transition_table, histogram_transitions_table,
     },
     rates::{
-        FiguresRow, Group, GroupRow, GroupTransitionRow, RATES, RatesRow, group_table,
-        group_transition_table, plural,
+        FiguresRow, GroupRow, GroupTransitionRow, RATES, RatesRow, group_table,
+        group_transition_table,
     },
     socket::{SOCKET, SocketRow, TimerRow},
     transition::{SocketFlags, TRANSITION, TransitionRow},
@@ -80,11 +82,11 @@ mod tests {
         check(&TRANSITION);
         check(&CONNECTION);
         check(&SOCKET);
-        check(&HISTOGRAM);
-        check(&HISTOGRAM_TRANSITIONS);
-        check(&HISTOGRAM_TRANSITION);
         check(&RATES);
-        for by in [By::Port, By::Role, By::Comm, By::Cgroup] {
+        for by in By::ALL {
+            check(histogram_table(by));
+            check(histogram_transitions_table(by));
+            check(histogram_transition_table(by));
             check(group_table(by));
             check(group_transition_table(by));
         }

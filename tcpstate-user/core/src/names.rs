@@ -44,6 +44,23 @@ impl fmt::Debug for Names {
     }
 }
 
+/// Asks for the name of each event's cgroup when the event comes: at the end of an interval the cgroup may be gone.
+#[derive(Debug, Default)]
+pub struct Early {
+    last: Option<u64>,
+}
+
+impl Early {
+    /// Asks for the name of this cgroup, unless the event before was in it.
+    #[inline]
+    pub fn look_up(&mut self, cgroup: Option<u64>, names: &Names) {
+        if cgroup != self.last {
+            self.last = cgroup;
+            names.cgroup(cgroup);
+        }
+    }
+}
+
 /// Names that were recorded.
 #[derive(Debug, Default)]
 pub struct NameBook(Mutex<Book>);

@@ -312,7 +312,7 @@ proptest! {
     fn books_add_up(
         inputs in inputs(200),
         limits in limits(),
-        by in select(vec![By::Port, By::Role, By::Comm, By::Cgroup]),
+        by in select(By::ALL.to_vec()),
     ) {
         let mut tracker = Tracker::new(limits).by(by);
         tracker.follow();

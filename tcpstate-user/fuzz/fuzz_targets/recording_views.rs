@@ -131,6 +131,7 @@ fn view_of(view: u8, run: u8, limits: Limits) -> Box<dyn View> {
             } else {
                 HistogramOf::Transitions
             },
+            by: By::ALL[usize::from(option) % By::ALL.len()],
             states: None,
             causes: None,
             interval: (option & 1 != 0).then_some(Duration::from_millis(10)),
@@ -140,7 +141,7 @@ fn view_of(view: u8, run: u8, limits: Limits) -> Box<dyn View> {
         5 | 6 => Box::new(Rates::new(&rates::Options {
             settings,
             interval_ns: if option & 4 == 0 { 1_000_000_000 } else { 1 },
-            by: [By::Port, By::Role, By::Comm, By::Cgroup][usize::from(option & 3)],
+            by: By::ALL[usize::from(option) % By::ALL.len()],
             in_kernel: false,
         })),
         _ => Box::new(Record::new(recorder::Options {

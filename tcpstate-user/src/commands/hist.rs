@@ -13,11 +13,16 @@ use crate::{
 };
 
 pub(crate) fn run(arguments: &tcpstate_cli::Hist) -> anyhow::Result<ExitCode> {
-    let settings = settings(&arguments.watch, arguments.bounds, Some(arguments.time));
+    let settings = settings(
+        &arguments.watch,
+        arguments.bounds,
+        Some(arguments.grouping.time),
+    );
     let limits = settings.limits;
     let mut view = Hist::new(&Options {
         settings,
         of: arguments.of,
+        by: arguments.grouping.by,
         states: arguments.state,
         causes: arguments.cause.clone(),
         interval: arguments.interval,

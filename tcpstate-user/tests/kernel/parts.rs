@@ -167,6 +167,7 @@ fn views() -> Vec<Shown> {
         hist::Hist::new(&hist::Options {
             settings: settings(),
             of,
+            by: By::Port,
             states: None,
             causes: None,
             interval: Some(INTERVAL),

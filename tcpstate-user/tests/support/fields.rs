@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use tcpstate_core::{
     catalogue::{
-        CONNECTION, Column, Formats, HISTOGRAM, HISTOGRAM_TRANSITION, HISTOGRAM_TRANSITIONS, Kind,
-        RATES, SOCKET, TRANSITION, group_table, group_transition_table, plural,
+        CONNECTION, Column, Formats, Kind, RATES, SOCKET, TRANSITION, group_table,
+        group_transition_table, histogram_table, histogram_transition_table,
+        histogram_transitions_table, plural,
     },
     model::By,
 };
@@ -79,20 +80,26 @@ pub fn page() -> String {
     );
     text(&mut page, ls::LAYOUT.cells.iter().map(Cell::describe));
 
-    heading(&mut page, "`hist`: histograms", HISTOGRAM.doc);
-    fields(&mut page, HISTOGRAM.columns());
+    let histogram = histogram_table(By::Port);
+    heading(&mut page, "`hist`: histograms", histogram.doc);
+    fields(&mut page, histogram.columns());
+    paragraph(
+        &mut page,
+        "With another `--by`, the fields of the group stand for `service_port` and `role`: those that `rates` has \
+         in its list of groups, below.",
+    );
     paragraph(&mut page, "`hist --of transitions` in JSON:");
-    fields(&mut page, HISTOGRAM_TRANSITIONS.columns());
+    fields(&mut page, histogram_transitions_table(By::Port).columns());
     paragraph(
         &mut page,
         "`hist --of transitions` in CSV, a row for each transition:",
     );
-    fields(&mut page, HISTOGRAM_TRANSITION.columns());
+    fields(&mut page, histogram_transition_table(By::Port).columns());
 
     heading(&mut page, "`rates`: intervals", RATES.doc);
     paragraph(&mut page, "In JSON:");
     fields(&mut page, RATES.columns());
-    let lists = [By::Port, By::Role, By::Comm, By::Cgroup].map(|by| format!("`{}`", plural(by)));
+    let lists = By::ALL.map(|by| format!("`{}`", plural(by)));
     paragraph(
         &mut page,
         &format!(
@@ -102,7 +109,7 @@ pub fn page() -> String {
         ),
     );
     fields(&mut page, group_table(By::Port).columns());
-    for by in [By::Role, By::Comm, By::Cgroup] {
+    for by in By::ALL.into_iter().filter(|&by| by != By::Port) {
         paragraph(
             &mut page,
             &format!(

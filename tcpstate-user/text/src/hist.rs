@@ -1,4 +1,5 @@
-//! `tcpstate hist`: durations, and how often each transition happens, by service port and role.
+//! `tcpstate hist`: durations, and how often each transition happens, by service port and role or another
+//! property.
 //!
 //! A histogram counts a duration in the interval in which it ends. Every interval begins with empty
 //! histograms.
@@ -15,12 +16,13 @@ use std::{
 };
 
 use tcpstate_core::{
-    catalogue::{HistogramHead, Stamp},
+    catalogue::{Group, HistogramHead, Stamp},
     census::Census,
     duration::nanoseconds,
     event::Event,
     filter::{CauseSet, StateSet},
-    model::{Books, GroupKey, Include, Of, Series, Tracker},
+    model::{Books, By, Include, Of, Series, Tracker},
+    names::{Early, Names},
     options::{Format, HistogramOf},
     origin::Origin,
     recalled::Recalled,
@@ -49,6 +51,8 @@ pub struct Options {
     pub settings: Settings,
     /// The subject of the histograms.
     pub of: HistogramOf,
+    /// The grouping.
+    pub by: By,
     /// Only these states; transitions that leave or enter one of them.
     pub states: Option<StateSet>,
     /// Only the lifetimes of connections that ended for one of these causes.
@@ -64,11 +68,14 @@ pub struct Options {
 /// The view.
 pub struct Hist {
     of: HistogramOf,
+    by: By,
     states: Option<StateSet>,
     interval_ns: Option<u64>,
     count: Option<u64>,
     printer: Printer<Text, Json, Csv>,
     tracker: Tracker,
+    names: Names,
+    early: Early,
     origin: Option<Origin>,
     /// Begin of the interval.
     since_ns: u64,
@@ -100,23 +107,26 @@ impl Hist {
                 chart: Chart::new(options.unicode, settings.colour, settings.width),
                 local: Local::new(settings.zone.clone(), settings.time_form),
             }),
-            Format::Json => Printer::Json(Json::new()),
-            Format::Csv => Printer::Csv(Csv::new()),
+            Format::Json => Printer::Json(Json::new(options.by)),
+            Format::Csv => Printer::Csv(Csv::new(options.by)),
         };
-        let mut tracker = Tracker::new(settings.limits);
+        let mut tracker = Tracker::new(settings.limits).by(options.by);
         if let Some(causes) = &options.causes {
             tracker = tracker.with_lifetimes_of(causes.clone().into());
         }
         Self {
             of: options.of,
+            by: options.by,
             states: options.states,
             interval_ns: options.interval.map(nanoseconds),
             count: options.count,
             printer,
             tracker: match options.of {
                 HistogramOf::Transitions => tracker.without_histograms(),
-                _ => tracker.without_rates(),
+                of => tracker.without_rates().with_histograms_of(of),
             },
+            names: Names::default(),
+            early: Early::default(),
             origin: None,
             since_ns: 0,
             events: 0,
@@ -125,7 +135,7 @@ impl Hist {
         }
     }
 
-    /// The histograms of the interval that ends now: the busiest service port first, its states in the order
+    /// The histograms of the interval that ends now: the busiest group first, its states in the order
     /// of a connection's life.
     fn take(&mut self, now_ns: u64) -> Shown {
         let all = if self.of == HistogramOf::Transitions {
@@ -140,15 +150,11 @@ impl Hist {
             .collect();
         let mut totals: HashMap<_, u64> = HashMap::new();
         for item in &items {
-            *totals.entry((item.service_port, item.role)).or_default() += item.count();
+            *totals.entry(item.key).or_default() += item.count();
         }
         items.sort_by_cached_key(|item| {
-            let service = (item.service_port, item.role);
-            (
-                Reverse(totals.get(&service).copied()),
-                service,
-                item.order(),
-            )
+            let total = totals.get(&item.key).copied();
+            (Reverse(total), item.key, item.order())
         });
         Shown {
             others: kinds - items.len(),
@@ -162,30 +168,13 @@ impl Hist {
             histograms: true,
         });
         self.tracker.clear_histograms();
-        let is_subject = |of| {
-            matches!(
-                (self.of, of),
-                (HistogramOf::Dwell, Of::Dwell(_))
-                    | (HistogramOf::Lifetime, Of::Lifetime)
-                    | (HistogramOf::Handshake, Of::Handshake)
-            )
-        };
         snapshot
             .histograms
             .into_iter()
-            .filter(|series| is_subject(series.of))
-            .map(
-                |Series {
-                     of,
-                     service_port,
-                     role,
-                     histogram,
-                 }| Item {
-                    service_port,
-                    role,
-                    content: Content::Durations { of, histogram },
-                },
-            )
+            .map(|Series { of, key, histogram }| Item {
+                key,
+                content: Content::Durations { of, histogram },
+            })
             .collect()
     }
 
@@ -195,16 +184,12 @@ impl Hist {
             .groups
             .into_iter()
             .filter_map(|group| {
-                let GroupKey::Port(service_port, role) = group.key else {
-                    return None;
-                };
                 let mut transitions = group.figures.transitions;
                 transitions.sort_by_key(|one| {
                     (life_order(one.from), life_order(one.to), one.from, one.to)
                 });
                 (!transitions.is_empty()).then_some(Item {
-                    service_port,
-                    role,
+                    key: group.key,
                     content: Content::Transitions(transitions),
                 })
             })
@@ -249,13 +234,10 @@ impl Hist {
             }
         }
         for item in shown.items {
-            let head = HistogramHead {
-                stamp,
-                service_port: item.service_port,
-                role: item.role,
-            };
+            let group = Group::new(item.key, &self.names);
+            let head = HistogramHead { stamp, group };
             match &mut self.printer {
-                Printer::Text(Text { chart, .. }) => chart.item(&item, out)?,
+                Printer::Text(Text { chart, .. }) => chart.item(&item, &head.group, out)?,
                 Printer::Json(json) => json.write(item, head, out)?,
                 Printer::Csv(csv) => csv.write(item, head, out)?,
             }
@@ -272,6 +254,10 @@ impl Hist {
 }
 
 impl View for Hist {
+    fn set_names(&mut self, names: Names) {
+        self.names = names;
+    }
+
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
         self.since_ns = origin.started_ns;
         self.origin = Some(origin.clone());
@@ -291,6 +277,9 @@ impl View for Hist {
     fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
         self.events += 1;
         self.tracker.apply(event);
+        if self.by == By::Cgroup {
+            self.early.look_up(event.cgroup(), &self.names);
+        }
         Ok(Flow::Continue)
     }
 

@@ -22,6 +22,7 @@ pub mod books;
 pub mod doctor;
 pub mod explain;
 pub mod format;
+mod group;
 pub mod hist;
 pub mod life;
 pub mod ls;

@@ -23,7 +23,7 @@ use tcpstate_core::{
     event::Event,
     handshakes::Collector,
     model::{Books, By, Include, Interval, Tracker},
-    names::Names,
+    names::{Early, Names},
     options::Format,
     origin::Origin,
     recalled::Recalled,
@@ -66,8 +66,7 @@ pub struct Rates {
     handshakes: Collector,
     printer: Printer<Text, Json, Csv>,
     names: Names,
-    /// The cgroup that the last event was in.
-    last_cgroup: Option<u64>,
+    early: Early,
     /// Wall-clock time of monotonic 0.
     origin: Option<Origin>,
     shown: u64,
@@ -102,7 +101,7 @@ impl Rates {
             handshakes: Collector::default(),
             printer,
             names: Names::default(),
-            last_cgroup: None,
+            early: Early::default(),
             origin: None,
             shown: 0,
             last_states: Vec::new(),
@@ -156,10 +155,8 @@ impl View for Rates {
 
     fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
         self.tracker.apply(event);
-        if self.by == By::Cgroup && event.cgroup() != self.last_cgroup {
-            // Looked up now and not at the end of the interval: the cgroup may be gone by then.
-            self.last_cgroup = event.cgroup();
-            self.names.cgroup(self.last_cgroup);
+        if self.by == By::Cgroup {
+            self.early.look_up(event.cgroup(), &self.names);
         }
         Ok(Flow::Continue)
     }

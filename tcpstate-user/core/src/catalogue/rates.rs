@@ -1,19 +1,17 @@
 //! The fields of an interval of `rates`, of the groups in it, and of their transitions.
 
-use std::sync::Arc;
-
 use tcpstate_common::State;
 
 use super::{
     column::{Column, Formats, Kind, Table, Value},
-    common::{ROLES, Stamp, path, stamp},
+    common::{Stamp, stamp},
+    group::{Group, by_port, tables_by},
 };
 use crate::{
     census::ListenFigures,
     handshakes::HalfOpenAt,
     histogram::Histogram,
-    model::{By, Figures, GroupKey},
-    service::{Role, ServicePort},
+    model::{By, Figures},
     transition::TransitionCount,
 };
 
@@ -43,15 +41,6 @@ pub struct RatesRow {
     pub half_open: Option<Vec<HalfOpenAt>>,
     /// The counts of listeners.
     pub listen: ListenFigures,
-}
-
-/// A group, with the name of its cgroup.
-#[derive(Clone, Debug)]
-pub struct Group {
-    /// The key.
-    pub key: GroupKey,
-    /// The path of a cgroup.
-    pub path: Option<Arc<str>>,
 }
 
 /// A group in an interval.
@@ -286,124 +275,6 @@ pub static RATES: Table<RatesRow> = Table {
     ],
 };
 
-/// The name of the list of groups in JSON.
-pub const fn plural(by: By) -> &'static str {
-    match by {
-        By::Port => "ports",
-        By::Role => "roles",
-        By::Comm => "comms",
-        By::Cgroup => "cgroups",
-    }
-}
-
-impl Group {
-    /// Whether it is all groups beyond the bound together.
-    const fn is_other(&self) -> bool {
-        matches!(
-            self.key,
-            GroupKey::Other | GroupKey::Port(ServicePort::Other, _)
-        )
-    }
-
-    fn service_port(&self) -> Value<'_> {
-        match self.key {
-            GroupKey::Port(ServicePort::Port(port), _) => port.into(),
-            _ => Value::Unknown,
-        }
-    }
-
-    fn role(&self) -> Value<'_> {
-        match self.key {
-            GroupKey::Port(_, role) | GroupKey::Role(role) => role.into(),
-            _ => Role::Unknown.into(),
-        }
-    }
-
-    fn comm(&self) -> Value<'_> {
-        match &self.key {
-            GroupKey::Comm(Some(comm)) => Value::Name(comm.as_bytes()),
-            _ => Value::Unknown,
-        }
-    }
-
-    fn cgroup_id(&self) -> Value<'_> {
-        match self.key {
-            GroupKey::Cgroup(id) => id.into(),
-            _ => Value::Unknown,
-        }
-    }
-}
-
-const fn other<R: AsRef<Group>>() -> Column<R> {
-    Column::<R>::new(
-        "other",
-        Kind::Bool,
-        |row| row.as_ref().is_other().into(),
-        "Whether this is all groups beyond `--max-ports` together",
-    )
-}
-
-const fn role<R: AsRef<Group>>() -> Column<R> {
-    Column::<R>::new(
-        "role",
-        ROLES,
-        |row| row.as_ref().role(),
-        "Role of the connections",
-    )
-    .unknown("the connections were open before the capture began, and nothing shows their role")
-}
-
-const fn by_port<R: AsRef<Group>>() -> [Column<R>; 3] {
-    [
-        Column::<R>::new(
-            "service_port",
-            Kind::Port,
-            |row| row.as_ref().service_port(),
-            "Service port",
-        )
-        .unknown("the role is unknown, or `other` is true"),
-        role(),
-        other(),
-    ]
-}
-
-const fn by_role<R: AsRef<Group>>() -> [Column<R>; 1] {
-    [role()]
-}
-
-const fn by_comm<R: AsRef<Group>>() -> [Column<R>; 2] {
-    [
-        Column::<R>::new(
-            "comm",
-            Kind::Name,
-            |row| row.as_ref().comm(),
-            "Name of the owner's process",
-        )
-        .unknown("the owner is unknown, or `other` is true"),
-        other(),
-    ]
-}
-
-const fn by_cgroup<R: AsRef<Group>>() -> [Column<R>; 3] {
-    [
-        Column::<R>::new(
-            "cgroup",
-            Kind::Name,
-            |row| path(row.as_ref().path.as_ref()),
-            "Path of the cgroup",
-        )
-        .unknown("the cgroup is unknown, or gone, or `other` is true"),
-        Column::<R>::new(
-            "cgroup_id",
-            Kind::Number,
-            |row| row.as_ref().cgroup_id(),
-            "Id of the cgroup",
-        )
-        .unknown("the cgroup is unknown, or `other` is true"),
-        other(),
-    ]
-}
-
 const fn share() -> [Column<GroupRow>; 1] {
     [Column::<GroupRow>::new(
         "share",
@@ -450,44 +321,26 @@ const fn counted() -> [Column<GroupTransitionRow>; 4] {
 
 /// The fields of a group in a line of JSON.
 pub const fn group_table(by: By) -> &'static Table<GroupRow> {
-    const fn table(sections: &'static [&'static [Column<GroupRow>]]) -> Table<GroupRow> {
-        Table {
-            name: "group",
-            doc: "What happened to one group in one interval.",
-            sections,
-        }
-    }
-    static PORT: Table<GroupRow> = table(&[&by_port(), &share(), &figures()]);
-    static ROLE: Table<GroupRow> = table(&[&by_role(), &share(), &figures()]);
-    static COMM: Table<GroupRow> = table(&[&by_comm(), &share(), &figures()]);
-    static CGROUP: Table<GroupRow> = table(&[&by_cgroup(), &share(), &figures()]);
-    match by {
-        By::Port => &PORT,
-        By::Role => &ROLE,
-        By::Comm => &COMM,
-        By::Cgroup => &CGROUP,
-    }
+    tables_by!(
+        by,
+        GroupRow,
+        "group",
+        "What happened to one group in one interval.",
+        [],
+        by_port,
+        [share(), figures()]
+    )
 }
 
 /// The fields of a row of CSV: one transition of one group. What did not happen has no row.
 pub const fn group_transition_table(by: By) -> &'static Table<GroupTransitionRow> {
-    const fn table(
-        sections: &'static [&'static [Column<GroupTransitionRow>]],
-    ) -> Table<GroupTransitionRow> {
-        Table {
-            name: "rates",
-            doc: "One transition of one group in one interval.",
-            sections,
-        }
-    }
-    static PORT: Table<GroupTransitionRow> = table(&[&stamp(), &by_port(), &counted()]);
-    static ROLE: Table<GroupTransitionRow> = table(&[&stamp(), &by_role(), &counted()]);
-    static COMM: Table<GroupTransitionRow> = table(&[&stamp(), &by_comm(), &counted()]);
-    static CGROUP: Table<GroupTransitionRow> = table(&[&stamp(), &by_cgroup(), &counted()]);
-    match by {
-        By::Port => &PORT,
-        By::Role => &ROLE,
-        By::Comm => &COMM,
-        By::Cgroup => &CGROUP,
-    }
+    tables_by!(
+        by,
+        GroupTransitionRow,
+        "rates",
+        "One transition of one group in one interval.",
+        [stamp()],
+        by_port,
+        [counted()]
+    )
 }

@@ -1,22 +1,27 @@
-//! The groups of figures: service ports, roles, commands, cgroups. Bounded: groups beyond the bound
-//! are counted as `other`.
+//! The groups of figures: service ports, processes, cgroups, and so on. Bounded: groups beyond the bound are
+//! counted as `other`.
 
 #![expect(
     clippy::indexing_slicing,
     reason = "by port, in tables of 65,536, and by numbers that were given out here"
 )]
 
-use std::hash::{Hash, RandomState};
+use std::{
+    hash::{Hash, RandomState},
+    net::IpAddr,
+};
 
 use hashbrown::HashMap;
 
-use super::Limits;
+use super::{Limits, address::from_wire};
 use crate::{
-    owner::Comm,
+    cause::Cause,
+    event::Event,
+    owner::{Comm, Owner},
     service::{Role, ServicePort},
 };
 
-/// The grouping of rates.
+/// The grouping of rates and histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum By {
     /// Service port and role.
@@ -26,8 +31,30 @@ pub enum By {
     Role,
     /// The owner's name.
     Comm,
+    /// The owner.
+    Pid,
     /// The socket's cgroup.
     Cgroup,
+    /// The network namespace.
+    Netns,
+    /// The remote address.
+    Raddr,
+    /// The cause, of what ends a connection. The rest has none.
+    Cause,
+}
+
+impl By {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Port,
+        Self::Role,
+        Self::Comm,
+        Self::Pid,
+        Self::Cgroup,
+        Self::Netns,
+        Self::Raddr,
+        Self::Cause,
+    ];
 }
 
 /// One group, see [`By`].
@@ -39,9 +66,17 @@ pub enum GroupKey {
     Role(Role),
     /// [`By::Comm`]; `None` where the owner is not known.
     Comm(Option<Comm>),
+    /// [`By::Pid`], with the name; `None` where the owner is not known.
+    Pid(Option<u32>, Option<Comm>),
     /// [`By::Cgroup`], by its id; `None` where it is not known.
     Cgroup(Option<u64>),
-    /// The groups beyond the bound, of [`By::Comm`] and [`By::Cgroup`].
+    /// [`By::Netns`], by its inode number; `None` where it is not known.
+    Netns(Option<u32>),
+    /// [`By::Raddr`]; `None` where there is none, as for a listener, or where it is not known.
+    Raddr(Option<IpAddr>),
+    /// [`By::Cause`]; `None` where no connection ended, or where the cause is not known.
+    Cause(Option<Cause>),
+    /// The groups beyond the bound, of all but [`By::Port`].
     Other,
 }
 
@@ -185,10 +220,11 @@ impl Services {
     }
 }
 
-/// The numbers of the groups of rates. By port they are those of the services.
+/// The numbers of the groups. By port they are those of the services.
 #[derive(Debug)]
 pub(super) struct Groups {
     by: By,
+    pub(super) services: Services,
     registry: Registry<GroupKey>,
 }
 
@@ -197,8 +233,37 @@ pub(super) struct Groups {
 pub(super) struct Traits {
     pub(super) service: u16,
     pub(super) role: Role,
-    pub(super) comm: Option<Comm>,
+    pub(super) owner: Owner,
     pub(super) cgroup: Option<u64>,
+    pub(super) netns: Option<u32>,
+    pub(super) raddr: [u8; 16],
+}
+
+impl Traits {
+    /// Nothing is known but the service.
+    pub(super) const fn of_service(service: u16, role: Role) -> Self {
+        Self {
+            service,
+            role,
+            owner: Owner::UNKNOWN,
+            cgroup: None,
+            netns: None,
+            raddr: [0; 16],
+        }
+    }
+
+    /// Those of the socket of an event.
+    #[inline]
+    pub(super) const fn of(event: &Event, service: u16, role: Role, owner: Owner) -> Self {
+        Self {
+            service,
+            role,
+            owner,
+            cgroup: event.cgroup(),
+            netns: event.netns(),
+            raddr: event.record().raddr,
+        }
+    }
 }
 
 impl Groups {
@@ -207,6 +272,7 @@ impl Groups {
     pub(super) fn new(by: By, limits: &Limits) -> Self {
         Self {
             by,
+            services: Services::new(limits),
             registry: Registry::new(&[GroupKey::Other], limits.max_ports),
         }
     }
@@ -216,28 +282,68 @@ impl Groups {
         matches!(self.by, By::Port)
     }
 
+    /// Whether a connection's group follows from its remote address.
+    pub(super) const fn are_addresses(&self) -> bool {
+        matches!(self.by, By::Raddr)
+    }
+
     /// The number of the group with these traits.
+    #[inline]
     pub(super) fn id(&mut self, traits: Traits) -> u16 {
         let key = match self.by {
             By::Port => return traits.service,
             By::Role => GroupKey::Role(traits.role),
-            By::Comm => GroupKey::Comm(traits.comm),
+            By::Comm => GroupKey::Comm(traits.owner.comm),
+            By::Pid => GroupKey::Pid(traits.owner.pid, traits.owner.comm),
             By::Cgroup => GroupKey::Cgroup(traits.cgroup),
+            By::Netns => GroupKey::Netns(traits.netns),
+            By::Raddr => GroupKey::Raddr(from_wire(traits.raddr)),
+            By::Cause => GroupKey::Cause(None),
         };
+        self.number(key)
+    }
+
+    /// The number of the group of what ends a connection of this group.
+    pub(super) fn at_end(&mut self, group: u16, cause: Cause) -> u16 {
+        match (self.by, cause) {
+            (By::Cause, Cause::Unknown) => self.number(GroupKey::Cause(None)),
+            (By::Cause, cause) => self.number(GroupKey::Cause(Some(cause))),
+            _ => group,
+        }
+    }
+
+    fn number(&mut self, key: GroupKey) -> u16 {
         self.registry.get_or_insert(key).unwrap_or(Self::OTHER)
     }
 
-    pub(super) fn key(&self, id: u16, services: &Services) -> GroupKey {
-        match self.by {
-            By::Port => {
-                let (port, role) = services.key(id);
-                GroupKey::Port(port, role)
-            }
-            By::Role | By::Comm | By::Cgroup => self.registry.keys[usize::from(id)],
+    pub(super) fn key(&self, id: u16) -> GroupKey {
+        if self.are_services() {
+            let (port, role) = self.services.key(id);
+            return GroupKey::Port(port, role);
+        }
+        self.registry.keys[usize::from(id)]
+    }
+
+    /// The number for the figures of a group that has no room of its own. It is lower than those of all such
+    /// groups.
+    pub(super) fn other(&self, id: u16) -> u16 {
+        if self.are_services() {
+            self.services.other(id)
+        } else {
+            Self::OTHER
+        }
+    }
+
+    /// Whether this group always has room.
+    pub(super) const fn is_reserved(&self, id: u16) -> bool {
+        if self.are_services() {
+            id < Services::FIRST_PORT
+        } else {
+            id == Self::OTHER
         }
     }
 
     pub(super) fn memory(&self) -> usize {
-        self.registry.memory()
+        self.registry.memory() + self.services.memory()
     }
 }

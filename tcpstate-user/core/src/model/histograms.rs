@@ -1,9 +1,9 @@
-//! The histograms: dwell by state, lifetime and handshake, each by service port and role.
+//! The histograms: dwell by state, lifetime and handshake, each by group.
 //!
 //! Each has buckets only from the first to the last power of two that it has seen, because most only
 //! see a few. A histogram is admitted only while it and all admitted before would fit in the bound
 //! with every bucket in use. So an admitted one is never cut short, and all durations of one that is not
-//! admitted go to the port `other`.
+//! admitted go to the group `other`.
 
 #![expect(
     clippy::indexing_slicing,
@@ -14,13 +14,13 @@ use hashbrown::HashMap;
 use tcpstate_common::State;
 
 use super::{
-    group::Services,
+    group::{GroupKey, Groups},
     slots::{SLOTS, slot_of, state_of},
 };
 use crate::{
     hash::BuildMixer,
     histogram::{DIVISIONS, Histogram, LONGEST_NS, OCTAVES, SHORTEST_NS, bucket_number, bucket_of},
-    service::{Role, ServicePort},
+    options::HistogramOf,
 };
 
 /// The kind of durations in a histogram.
@@ -38,6 +38,16 @@ pub enum Of {
 
 impl Of {
     const KINDS: usize = SLOTS + 2;
+
+    /// Whether histograms of this subject have it.
+    const fn is_in(self, subject: HistogramOf) -> bool {
+        matches!(
+            (self, subject),
+            (Self::Dwell(_), HistogramOf::Dwell)
+                | (Self::Lifetime, HistogramOf::Lifetime)
+                | (Self::Handshake, HistogramOf::Handshake)
+        )
+    }
 
     const fn kind(self) -> usize {
         match self {
@@ -61,10 +71,8 @@ impl Of {
 pub struct Series {
     /// The kind of durations.
     pub of: Of,
-    /// The service port of the connections.
-    pub service_port: ServicePort,
-    /// The role of the sockets.
-    pub role: Role,
+    /// The connections' group.
+    pub key: GroupKey,
     /// The durations.
     pub histogram: Histogram,
 }
@@ -90,7 +98,7 @@ const _: () = assert!(size_of::<Kept>() == 64);
 #[derive(Clone, Copy)]
 struct Pending {
     duration_ns: u64,
-    service: u16,
+    group: u16,
     kind: u8,
 }
 
@@ -98,18 +106,20 @@ struct Pending {
 const PENDING: usize = 256;
 
 pub(super) struct Histograms {
+    /// The only durations that are kept; `None`: all.
+    only: Option<HistogramOf>,
     /// Durations are put into their histograms many at a time: each of them misses the cache two or
     /// three times, and these misses overlap only in a loop that does nothing else.
     pending: Vec<Pending>,
-    /// The numbers of the histograms, by service.
-    services: Vec<[u32; Of::KINDS]>,
+    /// The numbers of the histograms, by group.
+    groups: Vec<[u32; Of::KINDS]>,
     kept: Vec<Kept>,
     /// The counts of durations that were too short and too long for the buckets, by histogram.
     outside: HashMap<u32, (u64, u64), BuildMixer>,
     /// The number of times that a bucket has wrapped.
     wraps: HashMap<(u32, u16), u64, BuildMixer>,
     bucket_bytes: usize,
-    /// Histograms of ports that may still be admitted.
+    /// Histograms of groups that may still be admitted.
     room: usize,
 }
 
@@ -119,12 +129,14 @@ const FULL_BYTES: usize = size_of::<Kept>() + OCTAVES * DIVISIONS * size_of::<u1
 impl Histograms {
     /// The bytes that the histograms of `other` and of unknown ports take at most, beside the bound.
     #[cfg(test)]
-    const RESERVED_BYTES: usize = Services::FIRST_PORT as usize * Of::KINDS * FULL_BYTES;
+    const RESERVED_BYTES: usize =
+        super::group::Services::FIRST_PORT as usize * Of::KINDS * FULL_BYTES;
 
-    pub(super) fn new(max_bytes: usize) -> Self {
+    pub(super) fn new(max_bytes: usize, only: Option<HistogramOf>) -> Self {
         Self {
+            only,
             pending: Vec::with_capacity(PENDING),
-            services: Vec::new(),
+            groups: Vec::new(),
             kept: Vec::new(),
             outside: HashMap::default(),
             wraps: HashMap::default(),
@@ -135,15 +147,18 @@ impl Histograms {
 
     /// Counts one duration.
     #[inline]
-    pub(super) fn record(&mut self, of: Of, service: u16, services: &Services, duration_ns: u64) {
+    pub(super) fn record(&mut self, of: Of, group: u16, groups: &Groups, duration_ns: u64) {
+        if self.only.is_some_and(|only| !of.is_in(only)) {
+            return;
+        }
         #[expect(clippy::cast_possible_truncation, reason = "below KINDS")]
         self.pending.push(Pending {
             duration_ns,
-            service,
+            group,
             kind: of.kind() as u8,
         });
         if self.pending.len() == PENDING {
-            self.flush(services);
+            self.flush(groups);
         }
     }
 
@@ -151,14 +166,14 @@ impl Histograms {
     ///
     /// In two passes, the second as short as possible: the buckets miss the cache, and the shorter the
     /// loop, the more misses are under way at a time.
-    pub(super) fn flush(&mut self, services: &Services) {
+    pub(super) fn flush(&mut self, groups: &Groups) {
         let mut pending = std::mem::take(&mut self.pending);
         let mut places = [(0, 0); PENDING];
         for (place, pending) in places.iter_mut().zip(&pending) {
             let kind = usize::from(pending.kind);
-            let number = match self.services.get(usize::from(pending.service)) {
+            let number = match self.groups.get(usize::from(pending.group)) {
                 Some(numbers) if numbers[kind] != NONE => numbers[kind],
-                _ => self.admit(kind, pending.service, services),
+                _ => self.admit(kind, pending.group, groups),
             };
             *place = (number, self.bucket(number, pending.duration_ns));
         }
@@ -197,20 +212,21 @@ impl Histograms {
 
     /// Gives a number to a histogram that has none.
     #[cold]
-    fn admit(&mut self, kind: usize, service: u16, services: &Services) -> u32 {
-        if self.services.len() <= usize::from(service) {
-            self.services
-                .resize(usize::from(service) + 1, [NONE; Of::KINDS]);
+    fn admit(&mut self, kind: usize, group: u16, groups: &Groups) -> u32 {
+        if self.groups.len() <= usize::from(group) {
+            self.groups
+                .resize(usize::from(group) + 1, [NONE; Of::KINDS]);
         }
-        let number = if service >= Services::FIRST_PORT && self.room == 0 {
-            // Recursion ends here: the number of `other` is below FIRST_PORT.
-            let other = services.other(service);
-            match self.services[usize::from(other)][kind] {
-                NONE => self.admit(kind, other, services),
+        let is_reserved = groups.is_reserved(group);
+        let number = if !is_reserved && self.room == 0 {
+            // Recursion ends here: `other` is reserved.
+            let other = groups.other(group);
+            match self.groups[usize::from(other)][kind] {
+                NONE => self.admit(kind, other, groups),
                 number => number,
             }
         } else {
-            if service >= Services::FIRST_PORT {
+            if !is_reserved {
                 self.room -= 1;
             }
             self.kept.push(Kept {
@@ -222,17 +238,17 @@ impl Histograms {
             });
             number_of(self.kept.len())
         };
-        self.services[usize::from(service)][kind] = number;
+        self.groups[usize::from(group)][kind] = number;
         number
     }
 
-    /// All histograms, in the order of port, role and kind. Nothing may be pending.
-    pub(super) fn show(&self, services: &Services) -> Vec<Series> {
+    /// All histograms, in the order of group and kind. Nothing may be pending.
+    pub(super) fn show(&self, groups: &Groups) -> Vec<Series> {
         let mut series = Vec::new();
         let mut shown = vec![false; self.kept.len()];
         // The histograms of `other` have the lower numbers, so they are shown under their own name.
-        for (service, numbers) in (0u16..).zip(&self.services) {
-            let (service_port, role) = services.key(service);
+        for (group, numbers) in (0u16..).zip(&self.groups) {
+            let key = groups.key(group);
             for (kind, &number) in numbers
                 .iter()
                 .enumerate()
@@ -243,14 +259,13 @@ impl Histograms {
                     let of = Of::from_kind(kind);
                     series.push(Series {
                         of,
-                        service_port,
-                        role,
+                        key,
                         histogram: self.read(at),
                     });
                 }
             }
         }
-        series.sort_by_key(|series| (series.service_port, series.role, series.of));
+        series.sort_by_key(|series| (series.key, series.of));
         series
     }
 
@@ -270,10 +285,15 @@ impl Histograms {
         Histogram::from_parts(buckets, outside, (kept.min_ns, kept.max_ns), kept.sum_ns)
     }
 
+    /// The same without any duration.
+    pub(super) fn emptied(&self, max_bytes: usize) -> Self {
+        Self::new(max_bytes, self.only)
+    }
+
     /// Bytes held.
     pub(super) fn memory(&self) -> usize {
         PENDING * size_of::<Pending>()
-            + self.services.capacity() * size_of::<[u32; Of::KINDS]>()
+            + self.groups.capacity() * size_of::<[u32; Of::KINDS]>()
             + self.kept.capacity() * size_of::<Kept>()
             + self.bucket_bytes
             + self.outside.allocation_size()
@@ -308,46 +328,48 @@ impl Kept {
 
 /// The number of the last of `len` histograms.
 fn number_of(len: usize) -> u32 {
-    // There are at most 2^16 services with 18 histograms each.
+    // There are at most 2^16 groups with 18 histograms each.
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::model::Limits;
+    use super::{
+        super::group::{By, Services},
+        *,
+    };
+    use crate::{
+        model::Limits,
+        service::{Role, ServicePort},
+    };
 
-    fn services(max_ports: usize) -> Services {
-        Services::new(&Limits {
+    fn groups(max_ports: usize) -> Groups {
+        let limits = Limits {
             max_ports,
             ..Limits::default()
-        })
+        };
+        Groups::new(By::Port, &limits)
     }
 
     #[test]
     fn the_bound_holds_and_nothing_is_lost() {
-        let mut services = services(1_024);
+        let mut groups = groups(1_024);
         let max_bytes = 1 << 20;
-        let mut histograms = Histograms::new(max_bytes);
+        let mut histograms = Histograms::new(max_bytes, None);
         let mut expected = 0;
         for port in 1..=1_000 {
             for role in [Role::Client, Role::Server] {
-                let service = services.id(Some(port), role);
+                let group = groups.services.id(Some(port), role);
                 for state in State::ALL {
                     for octave in 0..OCTAVES {
-                        histograms.record(
-                            Of::Dwell(state),
-                            service,
-                            &services,
-                            SHORTEST_NS << octave,
-                        );
+                        histograms.record(Of::Dwell(state), group, &groups, SHORTEST_NS << octave);
                         expected += 1;
                     }
                 }
             }
         }
-        histograms.flush(&services);
-        let shown = histograms.show(&services);
+        histograms.flush(&groups);
+        let shown = histograms.show(&groups);
         assert_eq!(
             shown
                 .iter()
@@ -355,7 +377,7 @@ mod tests {
                 .sum::<u64>(),
             expected
         );
-        // Vectors grow by doubling; the numbers of the services are 72 bytes each.
+        // Vectors grow by doubling; the numbers of a group are 72 bytes each.
         let bound = max_bytes + Histograms::RESERVED_BYTES;
         let slack = 2_005 * size_of::<[u32; Of::KINDS]>() * 2 + bound / 10;
         assert!(
@@ -365,8 +387,8 @@ mod tests {
         );
         // A port that was admitted has all its durations.
         let of_port = |wanted: ServicePort| {
-            let of =
-                |series: &&Series| series.service_port == wanted && series.role == Role::Server;
+            let key = GroupKey::Port(wanted, Role::Server);
+            let of = |series: &&Series| series.key == key;
             shown
                 .iter()
                 .filter(of)
@@ -380,18 +402,15 @@ mod tests {
 
     #[test]
     fn a_bucket_that_wraps_keeps_counting() {
-        let services = services(1);
-        let mut histograms = Histograms::new(0);
-        histograms.record(Of::Lifetime, Services::UNKNOWN, &services, 5_000);
-        histograms.flush(&services);
+        let groups = groups(1);
+        let mut histograms = Histograms::new(0, None);
+        histograms.record(Of::Lifetime, Services::UNKNOWN, &groups, 5_000);
+        histograms.flush(&groups);
         let (_, part) = bucket_of(5_000);
         histograms.kept[0].buckets[part] = u16::MAX;
-        histograms.record(Of::Lifetime, Services::UNKNOWN, &services, 5_000);
-        histograms.record(Of::Lifetime, Services::UNKNOWN, &services, 5_000);
-        histograms.flush(&services);
-        assert_eq!(
-            histograms.show(&services)[0].histogram.count(),
-            (1 << 16) + 1
-        );
+        histograms.record(Of::Lifetime, Services::UNKNOWN, &groups, 5_000);
+        histograms.record(Of::Lifetime, Services::UNKNOWN, &groups, 5_000);
+        histograms.flush(&groups);
+        assert_eq!(histograms.show(&groups)[0].histogram.count(), (1 << 16) + 1);
     }
 }

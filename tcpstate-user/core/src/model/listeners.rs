@@ -70,7 +70,6 @@ pub(super) struct Listener {
     pub(super) cgroup: Option<u64>,
     /// `None`: it listened before the capture.
     pub(super) since_ns: Option<u64>,
-    pub(super) service: u16,
     pub(super) group: u16,
 }
 
@@ -171,7 +170,7 @@ impl Listeners {
         event: &Event,
         owner: Owner,
         since_ns: Option<u64>,
-        (service, group): (u16, u16),
+        group: u16,
     ) -> bool {
         let place = Place::of(event);
         // Without bind() the port is chosen after this event: its place is not known yet.
@@ -198,7 +197,6 @@ impl Listeners {
             uid: event.uid(),
             cgroup: event.cgroup(),
             since_ns,
-            service,
             group,
         };
         self.sockets.insert(event.id(), listener);
@@ -513,7 +511,7 @@ mod tests {
                 ..Record::default()
             };
             let event = Event::try_from(record).unwrap();
-            assert!(listeners.open(&event, Owner::UNKNOWN, None, (0, 0)));
+            assert!(listeners.open(&event, Owner::UNKNOWN, None, 0));
             let held = Held {
                 cookie,
                 laddr: [0; 4].into(),

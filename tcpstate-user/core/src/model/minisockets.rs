@@ -31,7 +31,6 @@ pub(super) struct Mini {
     /// state as a socket long before.
     pub(super) there_ns: u64,
     pub(super) netns: u32,
-    pub(super) service: u16,
     pub(super) group: u16,
     pub(super) state: State,
     /// Dumps that should have had it and did not; [`Mini::FOUND`] once one has.
@@ -46,14 +45,12 @@ impl Mini {
         since_ns: Option<u64>,
         there_ns: u64,
         netns: u32,
-        service: u16,
         group: u16,
     ) -> Self {
         Self {
             since_ns,
             there_ns,
             netns,
-            service,
             group,
             state,
             misses: 0,
@@ -288,7 +285,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn mini(since_ns: u64) -> Mini {
-        Mini::new(State::TIME_WAIT, Some(since_ns), since_ns, 1, 0, 0)
+        Mini::new(State::TIME_WAIT, Some(since_ns), since_ns, 1, 0)
     }
 
     fn judged(minisockets: &mut Minisockets, netns: u32, begin_ns: u64) -> (Vec<u64>, Vec<u64>) {

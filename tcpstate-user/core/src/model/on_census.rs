@@ -156,14 +156,10 @@ impl Tracker {
         if self.listeners.get(event.id()).is_some() {
             return;
         }
-        let service = self.services.id(Some(event.lport()), Role::Server);
-        let group = self.groups.id(Traits {
-            service,
-            role: Role::Server,
-            comm: owner.comm,
-            cgroup: event.cgroup(),
-        });
-        if self.listeners.open(event, owner, None, (service, group))
+        let service = self.groups.services.id(Some(event.lport()), Role::Server);
+        let traits = Traits::of(event, service, Role::Server, owner);
+        let group = self.groups.id(traits);
+        if self.listeners.open(event, owner, None, group)
             && let Some(rates) = &mut self.rates
         {
             rates.enter(group, State::LISTEN);
@@ -181,13 +177,13 @@ impl Tracker {
         else {
             return;
         };
-        let service = self.services.id(Some(held.lport), Role::Server);
+        let service = self.groups.services.id(Some(held.lport), Role::Server);
         let listener = self.listeners.get(SocketId::Cookie(held.cookie));
         let group = self.groups.id(Traits {
-            service,
-            role: Role::Server,
-            comm: after.comm,
+            owner: after,
             cgroup: listener.and_then(|listener| listener.cgroup),
+            netns: netns_of(place.netns()),
+            ..Traits::of_service(service, Role::Server)
         });
         if let Some(before) = self.listeners.regroup(held.cookie, group) {
             self.change_group(before, group, State::LISTEN);
@@ -207,16 +203,7 @@ impl Tracker {
             .collect();
         for slot in inherited {
             self.table.hand_over(slot, &after);
-            let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
-            let (state, before) = (hot.state, cold.group);
-            let group = self.groups.id(Traits {
-                service: hot.service,
-                role: hot.role(),
-                comm: after.comm,
-                cgroup: cold.cgroup(),
-            });
-            self.table.cold_mut(slot).group = group;
-            self.change_group(before, group, state);
+            self.regroup(slot, self.group_of(slot), self.table.hot(slot).state);
         }
     }
 
@@ -323,21 +310,14 @@ impl Tracker {
         }
         let role = self.role_of_minisocket(found, census.netns);
         let service = role.service_port(found.lport, found.rport);
-        let service = self.services.id(service, role);
+        let service = self.groups.services.id(service, role);
         let group = self.groups.id(Traits {
-            service,
-            role,
-            comm: None,
             cgroup: found.cgroup,
+            netns: netns_of(census.netns),
+            raddr: to_wire(found.raddr),
+            ..Traits::of_service(service, role)
         });
-        let mut mini = Mini::new(
-            found.state,
-            None,
-            census.begin_ns,
-            census.netns,
-            service,
-            group,
-        );
+        let mut mini = Mini::new(found.state, None, census.begin_ns, census.netns, group);
         mini.mark_found();
         if !self.minisockets.insert(found.cookie, mini) {
             self.books.unfollowed += 1;
@@ -391,12 +371,7 @@ impl Tracker {
             rates.dwelt(mini.state, dwell_ns);
         }
         if let (Some(histograms), Some(dwell_ns)) = (&mut self.histograms, dwell_ns) {
-            histograms.record(
-                Of::Dwell(mini.state),
-                mini.service,
-                &self.services,
-                dwell_ns,
-            );
+            histograms.record(Of::Dwell(mini.state), mini.group, &self.groups, dwell_ns);
         }
         on_exit(&StateExit {
             cookie,
@@ -456,16 +431,15 @@ impl Tracker {
     }
 
     fn group_of_half_open(&mut self, half_open: &HalfOpen, census: &Census) -> u16 {
-        let service = self.services.id(Some(half_open.lport), Role::Server);
+        let service = self.groups.services.id(Some(half_open.lport), Role::Server);
         if self.groups.are_services() {
             return service;
         }
-        let comm = self.listener_of(half_open, census.netns).comm;
+        let owner = self.listener_of(half_open, census.netns);
         self.groups.id(Traits {
-            service,
-            role: Role::Server,
-            comm,
-            cgroup: None,
+            owner,
+            netns: netns_of(census.netns),
+            ..Traits::of_service(service, Role::Server)
         })
     }
 
@@ -546,6 +520,11 @@ impl Tracker {
         let owner = event.ok().and_then(|event| self.listeners.find(&event));
         owner.unwrap_or(Owner::UNKNOWN)
     }
+}
+
+/// The number of a network namespace, where it has one.
+const fn netns_of(number: u32) -> Option<u32> {
+    if number == 0 { None } else { Some(number) }
 }
 
 /// A socket of a dump in the form of an event, as the tables take it.

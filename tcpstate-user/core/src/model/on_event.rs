@@ -28,7 +28,6 @@ use crate::{
 /// The result of an event.
 pub(super) struct Step {
     subject: Subject,
-    service: u16,
     group: u16,
     dwell_ns: Option<u64>,
     /// The state goes on: `dwell_ns` is the time in it so far.
@@ -164,15 +163,10 @@ impl Tracker {
             self.drop_connection(oldest);
         }
         let service = self
+            .groups
             .services
             .id(role.service_port(event.lport(), event.rport()), role);
-        let traits = Traits {
-            service,
-            role,
-            comm: owner.comm,
-            cgroup: event.cgroup(),
-        };
-        let group = self.groups.id(traits);
+        let group = self.groups.id(Traits::of(event, service, role, owner));
         let opening = Opening {
             state,
             known,
@@ -185,7 +179,6 @@ impl Tracker {
         let subject = self.enter(event, slot, group, state, None);
         Step {
             subject,
-            service,
             group,
             dwell_ns: None,
             stays: false,
@@ -229,15 +222,8 @@ impl Tracker {
         } else {
             Some(event.ts_ns())
         };
-        let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
-        let mini = Mini::new(
-            state,
-            since_ns,
-            event.ts_ns(),
-            cold.netns(),
-            hot.service,
-            group,
-        );
+        let cold = self.table.cold(slot);
+        let mini = Mini::new(state, since_ns, event.ts_ns(), cold.netns(), group);
         if !self.minisockets.await_found(cookie, mini) {
             self.books.unfollowed += 1;
         } else if let Some(rates) = &mut self.rates {
@@ -265,7 +251,7 @@ impl Tracker {
             return self.nothing(event, true);
         }
         let hot = self.table.hot_mut(slot);
-        let (mut service, held, since_ns) = (hot.service, hot.state, hot.since_ns());
+        let (held, since_ns) = (hot.state, hot.since_ns());
         let was_bound = hot.lport() != 0;
         hot.learn_lport(event.lport());
         let gap = held != old;
@@ -293,7 +279,7 @@ impl Tracker {
             }
         }
         if !self.table.hot(slot).is_addressed() {
-            self.table.learn(slot, event);
+            self.learn(slot, event, held);
         }
         if (old, new) == (State::SYN_RECV, State::ESTABLISHED)
             && self.table.hot(slot).role() != Role::Client
@@ -301,7 +287,7 @@ impl Tracker {
             self.table.cold_mut(slot).learn_handshake(event);
         }
         if (old, new) == (State::SYN_SENT, State::ESTABLISHED) && was_bound && is_restored(event) {
-            service = self.forget_role(slot, held);
+            self.forget_role(slot, held);
         }
         if self.notes_closers {
             self.table.cold_mut(slot).learn_closer(event);
@@ -314,7 +300,6 @@ impl Tracker {
         let subject = self.enter(event, slot, group, new, since_ns);
         Step {
             subject,
-            service,
             group,
             dwell_ns,
             stays,
@@ -322,23 +307,22 @@ impl Tracker {
         }
     }
 
-    /// Forgets the role of a connection in this state. Returns the number of its service.
+    /// Forgets the role of a connection in this state.
     #[cold]
-    fn forget_role(&mut self, slot: u32, state: State) -> u16 {
+    fn forget_role(&mut self, slot: u32, state: State) {
         let before = self.group_of(slot);
         let hot = self.table.hot_mut(slot);
         hot.set_role(Role::Unknown);
         hot.service = Services::UNKNOWN;
-        let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
-        let after = self.groups.id(Traits {
-            service: Services::UNKNOWN,
-            role: Role::Unknown,
-            comm: cold.owner(hot).comm,
-            cgroup: cold.cgroup(),
-        });
-        self.table.cold_mut(slot).group = after;
-        self.change_group(before, after, state);
-        Services::UNKNOWN
+        self.regroup(slot, before, state);
+    }
+
+    /// Learns the addresses of a connection in this state.
+    fn learn(&mut self, slot: u32, event: &Event, state: State) {
+        self.table.learn(slot, event);
+        if self.groups.are_addresses() {
+            self.regroup(slot, self.group_of(slot), state);
+        }
     }
 
     /// Joins a server's socket, which is made at the end of the handshake, with the half-open connection that
@@ -364,15 +348,9 @@ impl Tracker {
     /// An event that has no effect on any connection: CLOSE -> CLOSE.
     #[cold]
     fn nothing(&mut self, event: &Event, gap: bool) -> Step {
-        let traits = Traits {
-            service: Services::UNKNOWN,
-            role: Role::Unknown,
-            comm: None,
-            cgroup: event.cgroup(),
-        };
+        let traits = Traits::of(event, Services::UNKNOWN, Role::Unknown, Owner::UNKNOWN);
         Step {
             subject: Subject::Nothing,
-            service: Services::UNKNOWN,
             group: self.groups.id(traits),
             dwell_ns: None,
             stays: false,
@@ -403,7 +381,7 @@ impl Tracker {
                     self.supersede(namesake);
                 }
                 self.table.name_embryo(slot, id);
-                self.table.learn(slot, event);
+                self.learn(slot, event, self.table.hot(slot).state);
                 return Some(slot);
             }
         }
@@ -440,18 +418,15 @@ impl Tracker {
         }
         let gap = listened || held.is_some();
         let port = event.record().lport;
-        let service = self.services.id((port != 0).then_some(port), Role::Server);
+        let service = self
+            .groups
+            .services
+            .id((port != 0).then_some(port), Role::Server);
         let owner = Owner::exact(event.process());
-        let group = self.groups.id(Traits {
-            service,
-            role: Role::Server,
-            comm: owner.comm,
-            cgroup: event.cgroup(),
-        });
+        let traits = Traits::of(event, service, Role::Server, owner);
+        let group = self.groups.id(traits);
         let since_ns = Some(event.ts_ns());
-        if self
-            .listeners
-            .open(event, owner, since_ns, (service, group))
+        if self.listeners.open(event, owner, since_ns, group)
             && let Some(rates) = &mut self.rates
         {
             rates.enter(group, State::LISTEN);
@@ -460,7 +435,6 @@ impl Tracker {
         self.listener_holders = None;
         Step {
             subject: Subject::Listener,
-            service,
             group,
             dwell_ns: None,
             stays: false,
@@ -476,7 +450,6 @@ impl Tracker {
             self.listener_holders.clone_from(&listener.holders);
             let step = Step {
                 subject: Subject::Listener,
-                service: listener.service,
                 group: listener.group,
                 dwell_ns: listener
                     .since_ns
@@ -489,18 +462,16 @@ impl Tracker {
         }
         self.listeners.close_earlier(event);
         let port = event.record().lport;
-        let service = self.services.id((port != 0).then_some(port), Role::Server);
-        let group = self.groups.id(Traits {
-            service,
-            role: Role::Server,
-            comm: None,
-            cgroup: event.cgroup(),
-        });
+        let service = self
+            .groups
+            .services
+            .id((port != 0).then_some(port), Role::Server);
+        let traits = Traits::of(event, service, Role::Server, Owner::UNKNOWN);
+        let group = self.groups.id(traits);
         self.listener = Owner::UNKNOWN;
         self.listener_holders = None;
         Step {
             subject: Subject::Listener,
-            service,
             group,
             dwell_ns: None,
             stays: false,
@@ -529,13 +500,17 @@ impl Tracker {
     /// Counts the result of an event in the rates and the histograms.
     #[inline]
     fn count(&mut self, event: &Event, old: State, new: State, step: &Step) {
-        let (service, group) = (step.service, step.group);
+        let mut group = step.group;
+        let cause = closes(old, new).then(|| Cause::of(event).unwrap_or(Cause::Unknown));
+        if let Some(cause) = cause {
+            group = self.groups.at_end(group, cause);
+        }
         // A state that goes on is counted once, at its end.
         let dwell_ns = step.dwell_ns.filter(|_| !step.stays);
         if let Some(rates) = &mut self.rates {
             rates.transition(group, old, new);
-            if closes(old, new) {
-                rates.ended(group, Cause::of(event).unwrap_or(Cause::Unknown));
+            if let Some(cause) = cause {
+                rates.ended(group, cause);
             }
             if let Some(dwell_ns) = dwell_ns {
                 rates.dwelt(old, dwell_ns);
@@ -545,7 +520,7 @@ impl Tracker {
             return;
         };
         if let Some(dwell_ns) = dwell_ns {
-            histograms.record(Of::Dwell(old), service, &self.services, dwell_ns);
+            histograms.record(Of::Dwell(old), group, &self.groups, dwell_ns);
         }
         match step.subject {
             Subject::Ended(slot) => {
@@ -554,13 +529,13 @@ impl Tracker {
                 });
                 if let Some(lifetime_ns) = self.table.hot(slot).lifetime_ns().filter(|_| is_wanted)
                 {
-                    histograms.record(Of::Lifetime, service, &self.services, lifetime_ns);
+                    histograms.record(Of::Lifetime, group, &self.groups, lifetime_ns);
                 }
             }
             Subject::Connection(slot) if new == State::ESTABLISHED => {
                 let handshake_ns = self.table.handshake_ns(slot, event, old, step.dwell_ns);
                 if let Some(handshake_ns) = handshake_ns {
-                    histograms.record(Of::Handshake, service, &self.services, handshake_ns);
+                    histograms.record(Of::Handshake, group, &self.groups, handshake_ns);
                 }
             }
             Subject::Connection(_) | Subject::Nothing | Subject::Listener => {}

@@ -489,6 +489,10 @@ impl Cold {
         self.laddr
     }
 
+    pub(super) const fn raddr(&self) -> [u8; 16] {
+        self.raddr
+    }
+
     /// It was half-open before it had a socket: the time in `SYN_RECV`, its first state, began with its SYN.
     pub(super) fn begin_half_open(&mut self, hot: &mut Hot, request: &Embryonic) {
         // A tick of the kernel proves nothing: with TCP Fast Open the socket is there from the SYN on.

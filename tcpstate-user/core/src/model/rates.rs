@@ -14,7 +14,7 @@ use tcpstate_common::{
 };
 
 use super::{
-    group::{GroupKey, Groups, Services},
+    group::{GroupKey, Groups},
     slots::{SLOTS, slot_of, state_of},
 };
 use crate::{
@@ -362,12 +362,8 @@ impl Rates {
     }
 
     /// The figures since the last call, over all and by group. Begins a new interval.
-    pub(super) fn end_interval(
-        &mut self,
-        groups: &Groups,
-        services: &Services,
-    ) -> (Figures, Vec<GroupFigures>) {
-        let shown = self.show(groups, services, |group| group.interval.clone());
+    pub(super) fn end_interval(&mut self, groups: &Groups) -> (Figures, Vec<GroupFigures>) {
+        let shown = self.show(groups, |group| group.interval.clone());
         for group in &mut self.groups {
             let interval = std::mem::take(&mut group.interval);
             group.before.add(&interval);
@@ -376,19 +372,14 @@ impl Rates {
     }
 
     /// The figures since the beginning, over all and by group.
-    pub(super) fn total(
-        &self,
-        groups: &Groups,
-        services: &Services,
-    ) -> (Figures, Vec<GroupFigures>) {
-        self.show(groups, services, Group::total)
+    pub(super) fn total(&self, groups: &Groups) -> (Figures, Vec<GroupFigures>) {
+        self.show(groups, Group::total)
     }
 
     /// The figures, without groups that have neither a transition nor a socket.
     fn show(
         &self,
         groups: &Groups,
-        services: &Services,
         counts: impl Fn(&Group) -> Counts,
     ) -> (Figures, Vec<GroupFigures>) {
         let (mut all, mut all_now) = (Counts::default(), [0; SLOTS]);
@@ -404,7 +395,7 @@ impl Rates {
             }
             let figures = Figures::new(&counts, &group.now);
             shown.push(GroupFigures {
-                key: groups.key(id, services),
+                key: groups.key(id),
                 figures,
             });
         }

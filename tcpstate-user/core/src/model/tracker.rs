@@ -8,7 +8,7 @@ use tcpstate_common::State;
 use super::{
     By, Include, Interval, Limits, Memory, Snapshot,
     address::from_wire,
-    group::{Groups, Services, Traits},
+    group::{Groups, Traits},
     histograms::Histograms,
     listeners::{Listeners, Place},
     minisockets::Minisockets,
@@ -21,6 +21,7 @@ use crate::{
     cause::Cause,
     event::Event,
     hash::BuildMixer,
+    options::HistogramOf,
     owner::{Holder, Holders, Owner},
     service::Role,
     tally::Tally,
@@ -35,7 +36,6 @@ pub const SETTLED_NS: u64 = 10_000_000;
 pub struct Tracker {
     pub(super) table: Table,
     pub(super) listeners: Listeners,
-    pub(super) services: Services,
     pub(super) groups: Groups,
     pub(super) rates: Option<Rates>,
     pub(super) histograms: Option<Histograms>,
@@ -64,15 +64,14 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// A tracker that keeps everything, rates by port.
+    /// A tracker that keeps everything, by port.
     pub fn new(limits: Limits) -> Self {
         Self {
             table: Table::new(&limits),
             listeners: Listeners::new(limits.max_listeners),
-            services: Services::new(&limits),
             groups: Groups::new(By::default(), &limits),
             rates: Some(Rates::default()),
-            histograms: Some(Histograms::new(limits.max_histogram_bytes)),
+            histograms: Some(Histograms::new(limits.max_histogram_bytes, None)),
             lifetimes_of: None,
             follows: false,
             minisockets: Minisockets::new(limits.max_connections),
@@ -89,7 +88,7 @@ impl Tracker {
         }
     }
 
-    /// Groups the rates in another way. Call it before the first event.
+    /// Groups rates and histograms in another way. Call it before the first event.
     #[must_use]
     pub fn by(mut self, by: By) -> Self {
         self.groups = Groups::new(by, &self.limits);
@@ -119,6 +118,14 @@ impl Tracker {
     #[must_use]
     pub fn without_histograms(mut self) -> Self {
         self.histograms = None;
+        self
+    }
+
+    /// Keeps only histograms of this subject: there is room for more groups.
+    #[must_use]
+    pub fn with_histograms_of(mut self, subject: HistogramOf) -> Self {
+        let max_bytes = self.limits.max_histogram_bytes;
+        self.histograms = Some(Histograms::new(max_bytes, Some(subject)));
         self
     }
 
@@ -170,7 +177,7 @@ impl Tracker {
         let rates = self.rates.as_mut();
         let ((all, groups), dwell) = rates
             .map(|rates| {
-                let figures = rates.end_interval(&self.groups, &self.services);
+                let figures = rates.end_interval(&self.groups);
                 (figures, rates.end_dwell())
             })
             .unwrap_or_default();
@@ -190,13 +197,8 @@ impl Tracker {
             return;
         };
         for service in &tally.services {
-            let number = self.services.number(service.port, service.role);
-            let group = self.groups.id(Traits {
-                service: number,
-                role: service.role,
-                comm: None,
-                cgroup: None,
-            });
+            let number = self.groups.services.number(service.port, service.role);
+            let group = self.groups.id(Traits::of_service(number, service.role));
             rates.add(group, &service.transitions, &service.causes);
         }
         for (state, times) in &tally.dwell {
@@ -214,7 +216,7 @@ impl Tracker {
         let (all, groups) = self
             .rates
             .as_ref()
-            .map(|rates| rates.total(&self.groups, &self.services))
+            .map(|rates| rates.total(&self.groups))
             .unwrap_or_default();
         let mut snapshot = Snapshot {
             now_ns: self.now_ns,
@@ -228,8 +230,8 @@ impl Tracker {
             snapshot.listeners = self.show_listeners();
         }
         if let Some(histograms) = self.histograms.as_mut().filter(|_| include.histograms) {
-            histograms.flush(&self.services);
-            snapshot.histograms = histograms.show(&self.services);
+            histograms.flush(&self.groups);
+            snapshot.histograms = histograms.show(&self.groups);
         }
         snapshot
     }
@@ -237,7 +239,7 @@ impl Tracker {
     /// Empties the histograms.
     pub fn clear_histograms(&mut self) {
         if let Some(histograms) = &mut self.histograms {
-            *histograms = Histograms::new(self.limits.max_histogram_bytes);
+            *histograms = histograms.emptied(self.limits.max_histogram_bytes);
         }
     }
 
@@ -263,9 +265,7 @@ impl Tracker {
             connections: self.table.memory(),
             listeners: self.listeners.memory(),
             minisockets: self.minisockets.memory() + self.listed.allocation_size(),
-            rates: self.rates.as_ref().map_or(0, Rates::memory)
-                + self.services.memory()
-                + self.groups.memory(),
+            rates: self.rates.as_ref().map_or(0, Rates::memory) + self.groups.memory(),
             histograms: self.histograms.as_ref().map_or(0, Histograms::memory),
         }
     }
@@ -287,6 +287,22 @@ impl Tracker {
             return self.table.hot(slot).service;
         }
         self.table.cold(slot).group
+    }
+
+    /// Takes a connection in this state from one group to that which follows from what is known of it now.
+    #[cold]
+    pub(super) fn regroup(&mut self, slot: u32, before: u16, state: State) {
+        let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
+        let after = self.groups.id(Traits {
+            service: hot.service,
+            role: hot.role(),
+            owner: cold.owner(hot),
+            cgroup: cold.cgroup(),
+            netns: Some(cold.netns()).filter(|&netns| netns != 0),
+            raddr: cold.raddr(),
+        });
+        self.table.cold_mut(slot).group = after;
+        self.change_group(before, after, state);
     }
 
     /// Drops a connection whose end no event showed.

@@ -15,7 +15,7 @@ use crate::{
     event::Event,
     handshakes::Collector,
     model::{By, Include, Interval, Limits, Tracker},
-    names::Names,
+    names::{Early, Names},
     origin::Origin,
     recalled::Recalled,
     tally::Tally,
@@ -50,8 +50,7 @@ pub struct Publisher {
     /// `None` before the run has started.
     origin: Option<Arc<Origin>>,
     names: Names,
-    /// The cgroup that the last event was in.
-    last_cgroup: Option<u64>,
+    early: Early,
     books: RunBooks,
     /// Snapshots published.
     published: u64,
@@ -79,7 +78,7 @@ impl Publisher {
             forgotten: options.in_kernel.then_some(0),
             origin: None,
             names: Names::default(),
-            last_cgroup: None,
+            early: Early::default(),
             books: RunBooks::default(),
             published: 0,
             sender: Sender::default(),
@@ -134,10 +133,8 @@ impl View for Publisher {
 
     fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
         self.tracker.apply(event);
-        if self.by == By::Cgroup && event.cgroup() != self.last_cgroup {
-            // Its name is asked for now: at the tick the cgroup may be gone.
-            self.last_cgroup = event.cgroup();
-            self.names.cgroup(self.last_cgroup);
+        if self.by == By::Cgroup {
+            self.early.look_up(event.cgroup(), &self.names);
         }
         Ok(Flow::Continue)
     }

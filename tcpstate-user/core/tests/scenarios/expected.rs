@@ -345,18 +345,17 @@ fn show_key(key: GroupKey) -> String {
         GroupKey::Port(port, role) => show_port(port, role),
         GroupKey::Role(role) => role.name().to_owned(),
         GroupKey::Comm(comm) => show(comm.map(show_comm)),
+        GroupKey::Pid(pid, comm) => format!("{}/{}", show(comm.map(show_comm)), show(pid)),
         GroupKey::Cgroup(cgroup) => show(cgroup),
+        GroupKey::Netns(netns) => show(netns),
+        GroupKey::Raddr(raddr) => show(raddr),
+        GroupKey::Cause(cause) => show(cause),
         GroupKey::Other => "other".to_owned(),
     }
 }
 
 fn show_series(series: &Series) -> (String, String) {
-    let Series {
-        of,
-        service_port,
-        role,
-        histogram,
-    } = series;
+    let Series { of, key, histogram } = series;
     let of = match of {
         Of::Dwell(state) => format!("dwell {state}"),
         Of::Lifetime => "lifetime".to_owned(),
@@ -375,7 +374,7 @@ fn show_series(series: &Series) -> (String, String) {
         show(sum),
         outside.collect::<String>()
     );
-    (format!("{} {of}", show_port(*service_port, *role)), text)
+    (format!("{} {of}", show_key(*key)), text)
 }
 
 /// An exit from a state without an event, as the files have it.

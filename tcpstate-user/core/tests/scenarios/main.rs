@@ -94,7 +94,11 @@ fn check(path: &Path) -> Result<(), Failed> {
         None | Some("port") => By::Port,
         Some("role") => By::Role,
         Some("comm") => By::Comm,
+        Some("pid") => By::Pid,
         Some("cgroup") => By::Cgroup,
+        Some("netns") => By::Netns,
+        Some("raddr") => By::Raddr,
+        Some("cause") => By::Cause,
         Some(other) => return Err(format!("by {other}?").into()),
     };
     let mut tracker = Tracker::new(limits).by(by);

@@ -348,6 +348,7 @@ fn a_hist(of: HistogramOf) -> Box<dyn View> {
     Box::new(hist::Hist::new(&hist::Options {
         settings: settings(),
         of,
+        by: By::Port,
         states: None,
         causes: None,
         interval: Some(std::time::Duration::from_millis(3)),

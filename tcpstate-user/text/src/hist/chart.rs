@@ -6,10 +6,10 @@ use std::{
 };
 
 use tcpstate_core::{
+    catalogue::Group,
     histogram::{Bucket, Histogram},
     model::Of,
     outlet::{BOLD, OFF},
-    service::{Role, ServicePort},
     transition::TransitionCount,
 };
 
@@ -19,6 +19,7 @@ use crate::format::{
     text::OrDash,
     units::{Count, Span},
 };
+use crate::group::Title;
 
 /// Columns of a chart off a terminal.
 const WIDTH: usize = 80;
@@ -62,9 +63,14 @@ impl Chart {
         writeln!(out, "{text}")
     }
 
-    pub(super) fn item(&mut self, item: &Item, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn item(
+        &mut self,
+        item: &Item,
+        group: &Group,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
         self.space(out)?;
-        let (service, count) = (Service(item.service_port, item.role), Count(item.count()));
+        let (group, count) = (Title(group), Count(item.count()));
         match &item.content {
             Content::Durations { of, histogram } => {
                 let subject: &dyn Display = match of {
@@ -72,11 +78,11 @@ impl Chart {
                     Of::Lifetime => &"lifetime",
                     Of::Handshake => &"handshake",
                 };
-                self.title(&format!("{service}, {subject}: {count}"), out)?;
+                self.title(&format!("{group}, {subject}: {count}"), out)?;
                 self.durations(histogram, out)
             }
             Content::Transitions(transitions) => {
-                self.title(&format!("{service}: {count}"), out)?;
+                self.title(&format!("{group}: {count}"), out)?;
                 self.transitions(transitions, out)
             }
         }
@@ -163,23 +169,6 @@ impl Chart {
             return writeln!(out);
         }
         writeln!(out, " |{bar}|")
-    }
-}
-
-/// A service port with its role.
-struct Service(ServicePort, Role);
-
-impl Display for Service {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            ServicePort::Port(port) => write!(f, "port {port}")?,
-            ServicePort::Other => f.write_str("other ports")?,
-            ServicePort::Unknown => f.write_str("port -")?,
-        }
-        match self.1 {
-            Role::Unknown => f.write_str(", role -"),
-            role => write!(f, " {}", role.name()),
-        }
     }
 }
 

@@ -2,8 +2,7 @@
 
 use tcpstate_core::{
     histogram::Histogram,
-    model::Of,
-    service::{Role, ServicePort},
+    model::{GroupKey, Of},
     transition::TransitionCount,
 };
 
@@ -11,8 +10,7 @@ use crate::order::life_order;
 
 /// One histogram.
 pub(super) struct Item {
-    pub(super) service_port: ServicePort,
-    pub(super) role: Role,
+    pub(super) key: GroupKey,
     pub(super) content: Content,
 }
 
@@ -33,7 +31,7 @@ impl Item {
         }
     }
 
-    /// Its place among those of its service port.
+    /// Its place among those of its group.
     pub(super) fn order(&self) -> usize {
         match self.content {
             Content::Durations {

@@ -6,9 +6,12 @@
 
 use std::io::{self, Write};
 
-use tcpstate_core::catalogue::{
-    HISTOGRAM, HISTOGRAM_TRANSITION, HISTOGRAM_TRANSITIONS, HistogramHead, HistogramRow,
-    HistogramTransitionRow, HistogramTransitionsRow,
+use tcpstate_core::{
+    catalogue::{
+        HistogramHead, HistogramRow, HistogramTransitionRow, HistogramTransitionsRow,
+        histogram_table, histogram_transition_table, histogram_transitions_table,
+    },
+    model::By,
 };
 
 use super::item::{Content, Item};
@@ -21,10 +24,10 @@ pub(super) struct Json {
 }
 
 impl Json {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(by: By) -> Self {
         Self {
-            durations: json::Records::lines(&HISTOGRAM),
-            transitions: json::Records::lines(&HISTOGRAM_TRANSITIONS),
+            durations: json::Records::lines(histogram_table(by)),
+            transitions: json::Records::lines(histogram_transitions_table(by)),
         }
     }
 
@@ -58,10 +61,10 @@ pub(super) struct Csv {
 }
 
 impl Csv {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(by: By) -> Self {
         Self {
-            durations: csv::Records::new(&HISTOGRAM),
-            transitions: csv::Records::new(&HISTOGRAM_TRANSITION),
+            durations: csv::Records::new(histogram_table(by)),
+            transitions: csv::Records::new(histogram_transition_table(by)),
         }
     }
 
@@ -90,6 +93,7 @@ impl Csv {
             }
             Content::Transitions(transitions) => {
                 transitions.into_iter().try_for_each(|transition| {
+                    let head = head.clone();
                     let row = HistogramTransitionRow { head, transition };
                     self.transitions.write(&row, out)
                 })

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use tcpstate_core::{
     catalogue::Group,
-    model::{GroupFigures, GroupKey, Interval},
+    model::{GroupFigures, Interval},
     names::Names,
 };
 
@@ -20,14 +20,7 @@ pub(super) fn busiest_first<'a>(
 ) -> Vec<(Group, &'a GroupFigures)> {
     let mut groups: Vec<_> = groups
         .iter()
-        .map(|group| {
-            let path = match group.key {
-                GroupKey::Cgroup(id) => names.cgroup(id),
-                _ => None,
-            };
-            let key = group.key;
-            (Group { key, path }, group)
-        })
+        .map(|group| (Group::new(group.key, names), group))
         .collect();
     groups.sort_by_cached_key(|(_, group)| Reverse(group.figures.total()));
     groups

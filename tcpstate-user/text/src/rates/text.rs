@@ -23,26 +23,25 @@ use tcpstate_core::{
     catalogue::Group,
     cause::Cause,
     census::ListenFigures,
-    escape::Entry,
     handshakes::{HalfOpenAt, Handshakes},
-    model::{By, GroupFigures, GroupKey, Interval},
+    model::{By, GroupFigures, Interval},
     outlet::{BOLD, OFF, RED},
-    service::{Role, ServicePort},
     transition::TransitionCount,
 };
 
 use super::groups::{length_ns, share};
 use crate::{
     format::{
-        text::{Column, OrDash, Table, right_end},
+        text::{Column, Table},
         time::Local,
         units::{Count, PerSecond, Span},
     },
+    group::{self, cells, columns},
     order::life_order,
     settings::Settings,
 };
 
-/// Columns of a block off a terminal; with fewer, the groups stand below the transitions.
+/// Columns of a block off a terminal.
 const WIDTH: usize = 80;
 /// The column where a line's content begins, below the time of day.
 const INDENT: usize = 10;
@@ -52,8 +51,8 @@ const GROUPS: usize = 5;
 const LEFT: usize = 46;
 /// Columns of a group beside its name.
 const RIGHT: usize = 16;
-/// Columns of a cgroup's path, and more where there are.
-const CGROUP: usize = 15;
+/// Columns between the transitions and the groups.
+const GAP: usize = 3;
 
 /// The table of the transitions, and that of the groups.
 enum Tables {
@@ -83,7 +82,9 @@ impl Text {
             Column::right("COUNT", 9),
             Column::right("PER SEC", 9),
         ];
-        let is_narrow = width < WIDTH;
+        let beside = LEFT + GAP + group::width(by) + RIGHT;
+        // Then the groups stand below the transitions.
+        let is_narrow = width < beside;
         if width < LEFT {
             left.pop();
         }
@@ -91,15 +92,9 @@ impl Text {
         let cgroup = match settings.width {
             None => usize::MAX,
             Some(width) if is_narrow => width.saturating_sub(RIGHT),
-            Some(width) => CGROUP + width - WIDTH,
+            Some(width) => width - (LEFT + GAP + RIGHT),
         };
-        let key = match by {
-            By::Port => vec![Column::right("PORT", 5), Column::left("ROLE", 7)],
-            By::Role => vec![Column::left("ROLE", 13)],
-            By::Comm => vec![Column::left("COMM", 15)],
-            By::Cgroup => vec![Column::left("CGROUP", CGROUP)],
-        };
-        let right = key
+        let right = columns(by)
             .into_iter()
             .chain([Column::right("PER SEC", 9), Column::right("SHARE", 5)]);
         let table = if is_narrow {
@@ -291,13 +286,13 @@ impl Text {
         };
         let mut table: Vec<Vec<String>> = groups
             .into_iter()
-            .map(|(group, of)| line(key(&group, self.cgroup), of.figures.total()))
+            .map(|(group, of)| line(cells(self.by, &group, self.cgroup), of.figures.total()))
             .collect();
         if !rest.is_empty() {
             let count = rest.iter().map(|(_, group)| group.figures.total()).sum();
             let key = match self.by {
-                By::Port => vec![format!("+{}", rest.len()), "more".to_owned()],
-                By::Role | By::Comm | By::Cgroup => vec![format!("+{} more", rest.len())],
+                By::Port | By::Pid => vec![format!("+{}", rest.len()), "more".to_owned()],
+                _ => vec![format!("+{} more", rest.len())],
             };
             table.push(line(key, count));
         }
@@ -361,25 +356,6 @@ fn listen(listen: &ListenFigures) -> Vec<Item> {
     .collect()
 }
 
-fn key(group: &Group, cgroup: usize) -> Vec<String> {
-    let role = |role: Role| OrDash((role != Role::Unknown).then(|| role.name())).to_string();
-    match group.key {
-        GroupKey::Port(ServicePort::Port(port), of) => vec![port.to_string(), role(of)],
-        GroupKey::Port(ServicePort::Other, of) => vec!["other".to_owned(), role(of)],
-        GroupKey::Port(ServicePort::Unknown, of) => vec!["-".to_owned(), role(of)],
-        GroupKey::Role(of) => vec![role(of)],
-        GroupKey::Comm(comm) => {
-            let name = comm.as_ref().map(|comm| Entry(comm.as_bytes()));
-            vec![OrDash(name).to_string()]
-        }
-        GroupKey::Cgroup(id) => vec![match &group.path {
-            Some(path) => right_end(&Entry(path.as_bytes()).to_string(), cgroup),
-            None => OrDash(id).to_string(),
-        }],
-        GroupKey::Other => vec!["other".to_owned()],
-    }
-}
-
 /// A share as a percentage; a small one is `<1%`, not 0.
 struct Percent(Option<f64>);
 
@@ -409,7 +385,12 @@ impl From<String> for Item {
 #[cfg(test)]
 mod tests {
     use tcpstate_common::State;
-    use tcpstate_core::{model::Figures, names::Names, options::Format};
+    use tcpstate_core::{
+        model::{Figures, GroupKey},
+        names::Names,
+        options::Format,
+        service::{Role, ServicePort},
+    };
 
     use super::super::groups::busiest_first;
     use super::*;

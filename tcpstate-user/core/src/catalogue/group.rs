@@ -1,0 +1,253 @@
+//! The fields of a group, in `rates` and `hist`.
+
+use std::sync::Arc;
+
+use super::{
+    column::{Column, Kind, Value},
+    common::{ROLES, path},
+};
+use crate::{
+    model::{By, GroupKey},
+    names::Names,
+    service::{Role, ServicePort},
+};
+
+/// A group, with the name of its cgroup.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The key.
+    pub key: GroupKey,
+    /// The path of a cgroup.
+    pub path: Option<Arc<str>>,
+}
+
+/// The name of the list of groups in JSON.
+pub const fn plural(by: By) -> &'static str {
+    match by {
+        By::Port => "ports",
+        By::Role => "roles",
+        By::Comm => "comms",
+        By::Pid => "pids",
+        By::Cgroup => "cgroups",
+        By::Netns => "namespaces",
+        By::Raddr => "raddrs",
+        // `causes` is a field of its own.
+        By::Cause => "by_cause",
+    }
+}
+
+impl Group {
+    /// The group with this key, with the name that its cgroup has now.
+    pub fn new(key: GroupKey, names: &Names) -> Self {
+        let path = match key {
+            GroupKey::Cgroup(id) => names.cgroup(id),
+            _ => None,
+        };
+        Self { key, path }
+    }
+
+    /// Whether it is all groups beyond the bound together.
+    const fn is_other(&self) -> bool {
+        matches!(
+            self.key,
+            GroupKey::Other | GroupKey::Port(ServicePort::Other, _)
+        )
+    }
+
+    /// Its service port, with its role.
+    pub const fn service_port(&self) -> ServicePort {
+        match self.key {
+            GroupKey::Port(port, _) => port,
+            _ => ServicePort::Unknown,
+        }
+    }
+
+    fn role(&self) -> Value<'_> {
+        match self.key {
+            GroupKey::Port(_, role) | GroupKey::Role(role) => role.into(),
+            _ => Role::Unknown.into(),
+        }
+    }
+
+    fn comm(&self) -> Value<'_> {
+        match &self.key {
+            GroupKey::Comm(Some(comm)) | GroupKey::Pid(_, Some(comm)) => {
+                Value::Name(comm.as_bytes())
+            }
+            _ => Value::Unknown,
+        }
+    }
+}
+
+const fn other<R: AsRef<Group>>() -> Column<R> {
+    Column::<R>::new(
+        "other",
+        Kind::Bool,
+        |row| row.as_ref().is_other().into(),
+        "Whether this is all groups beyond `--max-ports` together",
+    )
+}
+
+pub(super) const fn role<R: AsRef<Group>>() -> Column<R> {
+    Column::<R>::new(
+        "role",
+        ROLES,
+        |row| row.as_ref().role(),
+        "Role of the connections",
+    )
+    .unknown("the connections were open before the capture began, and nothing shows their role")
+}
+
+pub(super) const fn by_port<R: AsRef<Group>>() -> [Column<R>; 3] {
+    [
+        Column::<R>::new(
+            "service_port",
+            Kind::Port,
+            |row| match row.as_ref().service_port() {
+                ServicePort::Port(port) => port.into(),
+                ServicePort::Other | ServicePort::Unknown => Value::Unknown,
+            },
+            "Service port",
+        )
+        .unknown("the role is unknown, or `other` is true"),
+        role(),
+        other(),
+    ]
+}
+
+pub(super) const fn by_role<R: AsRef<Group>>() -> [Column<R>; 1] {
+    [role()]
+}
+
+const fn comm<R: AsRef<Group>>() -> Column<R> {
+    Column::<R>::new(
+        "comm",
+        Kind::Name,
+        |row| row.as_ref().comm(),
+        "Name of the owner's process",
+    )
+    .unknown("the owner is unknown, or `other` is true")
+}
+
+pub(super) const fn by_comm<R: AsRef<Group>>() -> [Column<R>; 2] {
+    [comm(), other()]
+}
+
+pub(super) const fn by_pid<R: AsRef<Group>>() -> [Column<R>; 3] {
+    [
+        Column::<R>::new(
+            "pid",
+            Kind::Number,
+            |row| match row.as_ref().key {
+                GroupKey::Pid(pid, _) => pid.into(),
+                _ => Value::Unknown,
+            },
+            "Process id of the owner",
+        )
+        .unknown("the owner is unknown or one of several processes, or `other` is true"),
+        comm(),
+        other(),
+    ]
+}
+
+pub(super) const fn by_cgroup<R: AsRef<Group>>() -> [Column<R>; 3] {
+    [
+        Column::<R>::new(
+            "cgroup",
+            Kind::Name,
+            |row| path(row.as_ref().path.as_ref()),
+            "Path of the cgroup",
+        )
+        .unknown("the cgroup is unknown, or gone, or `other` is true"),
+        Column::<R>::new(
+            "cgroup_id",
+            Kind::Number,
+            |row| match row.as_ref().key {
+                GroupKey::Cgroup(id) => id.into(),
+                _ => Value::Unknown,
+            },
+            "Id of the cgroup",
+        )
+        .unknown("the cgroup is unknown, or `other` is true"),
+        other(),
+    ]
+}
+
+pub(super) const fn by_netns<R: AsRef<Group>>() -> [Column<R>; 2] {
+    [
+        Column::<R>::new(
+            "netns",
+            Kind::Number,
+            |row| match row.as_ref().key {
+                GroupKey::Netns(inode) => inode.into(),
+                _ => Value::Unknown,
+            },
+            "Inode number of the network namespace",
+        )
+        .unknown("the program cannot read the socket, or `other` is true"),
+        other(),
+    ]
+}
+
+pub(super) const fn by_raddr<R: AsRef<Group>>() -> [Column<R>; 2] {
+    [
+        Column::<R>::new(
+            "raddr",
+            Kind::Address,
+            |row| match row.as_ref().key {
+                GroupKey::Raddr(address) => address.into(),
+                _ => Value::Unknown,
+            },
+            "Remote address",
+        )
+        .unknown(
+            "a listener has none, of half-open connections it is not counted, or `other` is true",
+        ),
+        other(),
+    ]
+}
+
+pub(super) const fn by_cause<R: AsRef<Group>>() -> [Column<R>; 2] {
+    [
+        Column::<R>::new(
+            "cause",
+            Kind::Cause,
+            |row| match row.as_ref().key {
+                GroupKey::Cause(cause) => cause.into(),
+                _ => Value::Unknown,
+            },
+            "Why the connections ended",
+        )
+        .unknown("they did not end, or the cause is unknown, or `other` is true"),
+        other(),
+    ]
+}
+
+/// Chooses from a table for each way of grouping: columns, then those of the group (by port: this function's),
+/// then columns.
+macro_rules! tables_by {
+    (
+        $by:expr, $row:ty, $name:literal, $doc:literal, $before:tt, $by_port:ident, $after:tt
+    ) => {{
+        use $crate::catalogue::group;
+        match $by {
+            By::Port => tables_by!(@ $row, $name, $doc, $before, $by_port(), $after),
+            By::Role => tables_by!(@ $row, $name, $doc, $before, group::by_role(), $after),
+            By::Comm => tables_by!(@ $row, $name, $doc, $before, group::by_comm(), $after),
+            By::Pid => tables_by!(@ $row, $name, $doc, $before, group::by_pid(), $after),
+            By::Cgroup => tables_by!(@ $row, $name, $doc, $before, group::by_cgroup(), $after),
+            By::Netns => tables_by!(@ $row, $name, $doc, $before, group::by_netns(), $after),
+            By::Raddr => tables_by!(@ $row, $name, $doc, $before, group::by_raddr(), $after),
+            By::Cause => tables_by!(@ $row, $name, $doc, $before, group::by_cause(), $after),
+        }
+    }};
+    (@ $row:ty, $name:literal, $doc:literal, [$($before:expr),*], $key:expr, [$($after:expr),*]) => {{
+        static TABLE: Table<$row> = Table {
+            name: $name,
+            doc: $doc,
+            sections: &[$(&$before,)* &$key, $(&$after),*],
+        };
+        &TABLE
+    }};
+}
+pub(super) use tables_by;
