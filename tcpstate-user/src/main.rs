@@ -15,6 +15,7 @@
 
 mod commands;
 mod message;
+mod part;
 mod watch;
 mod zone;
 

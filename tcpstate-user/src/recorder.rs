@@ -264,7 +264,7 @@ impl View for Record {
             }
             let end = End {
                 verbose: end.verbose || has_failed,
-                ..*end
+                ..end.clone()
             };
             // If standard error is closed, nobody misses them.
             let _ = write_books(&end, None, err);
@@ -289,12 +289,17 @@ fn open_stream(path: &Path) -> io::Result<Box<dyn tcpstate_recording::Stream>> {
     }))
 }
 
-/// The books as the file has them: events that a filter in user space removed count as filtered, since they were
-/// never to be in it.
+/// The books as the file has them: events that a filter in user space removed, or that are not in the part that was
+/// asked for, count as filtered, since they were never to be in it.
 fn books_of_file(end: &End) -> Accounting {
     let mut books = end.accounting;
     let settled = end.selection.settled;
-    let left_out = settled.filtered.saturating_add(settled.undecided);
+    let mut left_out = settled.filtered.saturating_add(settled.undecided);
+    if end.part.is_some() {
+        left_out = left_out
+            .saturating_add(end.selection.earlier)
+            .saturating_add(end.selection.unread);
+    }
     let left_out = left_out.min(books.received);
     // A recording's books may have any numbers.
     let filtered = &mut books.filtered_by_reason.settled;

@@ -33,7 +33,7 @@ use tcpstate_text::{
     settings::Settings,
 };
 
-use crate::{INCOMPLETE, message::say, zone};
+use crate::{INCOMPLETE, message::say, part, zone};
 
 /// The settings that all views share.
 pub(crate) fn settings(watch: &Watch, bounds: Bounds, time: Option<TimeForm>) -> Settings {
@@ -86,6 +86,12 @@ pub(crate) fn watch_or_count(
     descriptors::check()?;
     // Before signals are handled: opening a FIFO may take for ever, and until then there is nothing to end well.
     let recording = arguments.read.as_deref().map(Reader::open).transpose()?;
+    let part = match (&recording, &arguments.read) {
+        (Some(recording), Some(path)) => {
+            part::choose(&arguments.part, path, recording.origin(), &zone::system())?
+        }
+        _ => None,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -111,6 +117,7 @@ pub(crate) fn watch_or_count(
             limits,
             interactive: stdout::is_terminal(),
             verbose: arguments.verbose,
+            part,
         };
         let mut source: Box<dyn EventSource> = match recording {
             Some(recording) => Box::new(recording),

@@ -41,6 +41,7 @@ mod listed;
 mod lookup;
 mod ls;
 mod owner_args;
+mod part_args;
 pub mod quantity;
 mod rates;
 mod record;
@@ -68,6 +69,7 @@ pub use self::{
     lookup::HostNames,
     ls::Ls,
     owner_args::{CommArg, OwnerArgs},
+    part_args::{Moment, PartArgs},
     rates::Rates,
     record::Record,
     sockets::{EndpointArgs, NetnsArg, Sockets},

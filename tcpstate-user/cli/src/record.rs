@@ -72,7 +72,7 @@ something has happened. The next SIGUSR1 overwrites the file; --rotate keeps sev
 Such a file, and each but the first of --max-bytes with --rotate, begins with what was known then of the \
 sockets that were there: their owners, roles, states and times.
 
-With -r FILE it copies a recording, or the part that the filters and --duration select.";
+With -r FILE it copies a recording, or the part that the filters, --from, --to and --last select.";
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:

@@ -70,7 +70,9 @@ Examples:
   tcpstate trace -4 -D 5432 --json | jq -c 'select(.cause) | [.raddr, .cause]'
                                         why connections to PostgreSQL end
   tcpstate trace --count 10             ten transitions, then the summary
-  tcpstate trace -r FILE --csv          a recording, as CSV";
+  tcpstate trace -r FILE --csv          a recording, as CSV
+  tcpstate trace -r FILE --from 14:02 --to 14:05
+                                        three minutes of it";
 
 #[cfg(test)]
 mod tests {

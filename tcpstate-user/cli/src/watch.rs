@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use tcpstate_core::options::Format;
 
-use crate::{capture::Capture, headings::OUTPUT, quantity::parse_duration, sockets::Sockets};
+use crate::{
+    capture::Capture, headings::OUTPUT, part_args::PartArgs, quantity::parse_duration,
+    sockets::Sockets,
+};
 
 /// Arguments that all commands that watch have in common.
 #[derive(Debug, Args)]
@@ -13,6 +16,8 @@ pub struct Watch {
     /// Read a recording instead of the live kernel; `-` is standard input
     #[arg(short, long, value_name = "FILE")]
     pub read: Option<PathBuf>,
+    #[command(flatten)]
+    pub part: PartArgs,
     /// End after this time, such as 500ms, 10s, 5m or 1h; a plain number is seconds
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,

@@ -104,7 +104,7 @@ pub struct CaptureCost {
     pub ring_high_water_bytes: Option<u64>,
 }
 
-/// The received events by what became of them: `received = passed + filtered + undecided + unread`.
+/// The received events by what became of them: `received = passed + filtered + undecided + unread + earlier`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Selection {
     /// The decisions of the filters; `passed` went to the view.
@@ -112,6 +112,9 @@ pub struct Selection {
     pub settled: Settled,
     /// Received after the view had shown all that was asked for.
     pub unread: u64,
+    /// Of a recording: before the part that was asked for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub earlier: u64,
 }
 
 /// The decisions of a filter. Every event that it was given is in one of these, or held.

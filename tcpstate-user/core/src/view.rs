@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use serde::Serialize;
+
 use crate::{
     books::{Accounting, Cost, RunBooks, Selection},
     census::Census,
@@ -127,8 +129,20 @@ pub trait View {
     }
 }
 
+/// The part of a recording that is shown. What happened before it is recalled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// Monotonic time of its first event.
+    pub from_ns: Option<u64>,
+    /// Monotonic time of the first event after it.
+    pub to_ns: Option<u64>,
+    /// The same in words, in local time.
+    #[serde(skip)]
+    pub words: String,
+}
+
 /// The end of a run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct End {
     /// Monotonic time of the end.
     pub now_ns: u64,
@@ -142,6 +156,8 @@ pub struct End {
     pub damaged: bool,
     /// Whether the user wants the books in full.
     pub verbose: bool,
+    /// The part of a recording that was asked for; `None`: all of it.
+    pub part: Option<Part>,
 }
 
 impl End {

@@ -109,6 +109,7 @@ fn finish(publisher: &mut Publisher, second: u64) {
         cost: Cost::default(),
         damaged: false,
         verbose: false,
+        part: None,
     };
     publisher
         .finish(&end, &mut io::sink(), &mut io::sink())

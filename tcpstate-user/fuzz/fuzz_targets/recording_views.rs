@@ -76,6 +76,7 @@ fuzz_target!(|input: &[u8]| -> Corpus {
         limits,
         interactive: false,
         verbose: run & 16 != 0,
+        ..Options::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

@@ -39,6 +39,6 @@ pub use self::{
     flight::{FlightOptions, FlightRing},
     header::{HeaderError, MAGIC, VERSION},
     output::{OpenStream, Stream, WriteError, overwrites},
-    reader::{ReadError, Reader},
+    reader::{ReadError, Reader, end_of},
     writer::{Options, Room, Writer, Written},
 };

@@ -69,6 +69,49 @@ pub enum ReadError {
     },
 }
 
+/// When a recording ends, monotonic nanoseconds: when its capture did, or else with its last event. `None` of a pipe,
+/// which can be read only once.
+pub fn end_of(path: &Path) -> Result<Option<u64>, ReadError> {
+    let name = || path.display().to_string();
+    let open = |source| ReadError::Open {
+        path: path.to_owned(),
+        source,
+    };
+    let read = |source| ReadError::Read {
+        name: name(),
+        source,
+    };
+    let is_file = path.as_os_str() != "-" && std::fs::metadata(path).map_err(open)?.is_file();
+    if !is_file {
+        return Ok(None);
+    }
+    let file = File::open(path).map_err(open)?;
+    let mut scanner = match Scanner::open(file).map_err(read)? {
+        Ok(scanner) => scanner,
+        Err(reason) => {
+            return Err(ReadError::NotReadable {
+                name: name(),
+                reason,
+            });
+        }
+    };
+    let (mut events, mut last_ns) = (Vec::new(), 0);
+    loop {
+        events.clear();
+        let step = scanner.step(&mut events).map_err(read)?;
+        let latest_ns = events.iter().map(Event::ts_ns).max();
+        last_ns = last_ns.max(latest_ns.unwrap_or(0));
+        // What is not taken would be kept.
+        drop((scanner.take_census(), scanner.take_recalled()));
+        drop((scanner.cgroups(), scanner.notices()));
+        if step == Scanned::End {
+            let begin_ns = scanner.metadata().origin.started_ns;
+            let end_ns = scanner.books().end_ns;
+            return Ok(Some(end_ns.unwrap_or(last_ns.max(begin_ns))));
+        }
+    }
+}
+
 /// The body of the thread that reads.
 type Work = Box<dyn FnOnce() + Send>;
 

@@ -36,6 +36,7 @@ fn books_of_any_numbers_are_copied_without_a_panic() {
         selection: Selection::default(),
         damaged: false,
         verbose: false,
+        part: None,
         cost: Cost::default(),
     };
     end.accounting.filtered_by_reason.settled = MAX;
@@ -82,6 +83,7 @@ fn end(received: u64) -> End {
         cost: Cost::default(),
         damaged: false,
         verbose: false,
+        part: None,
     }
 }
 

@@ -21,7 +21,7 @@ use tcpstate_core::{
     filter::{Filter, Settler},
     origin::Origin,
     source::{EventSource, SourceError, Step},
-    view::{End, Flow, View},
+    view::{End, Flow, Part, View},
 };
 
 use super::{
@@ -115,6 +115,9 @@ struct Driver<'a> {
     selection: Selection,
     flush_each_batch: bool,
     verbose: bool,
+    part: Option<Part>,
+    /// The begin of that part, until it is reached.
+    from_ns: Option<u64>,
     /// Whether a recording gave notice that it is damaged or cut.
     damaged: bool,
     /// The batch, and the number of its events that have been shown.
@@ -157,9 +160,16 @@ impl<'a> Driver<'a> {
         Outputs { out, err }: Outputs<'a>,
         options: &Options,
     ) -> Self {
-        let origin = source.origin().clone();
+        let mut origin = source.origin().clone();
+        let part = options.part.as_ref();
+        let from_ns = part.and_then(|part| part.from_ns);
+        origin.started_ns = origin.started_ns.max(from_ns.unwrap_or(0));
         let duration_ns = options.duration.map(nanoseconds);
-        let limit_ns = duration_ns.map(|ns| origin.started_ns.saturating_add(ns));
+        let limit_ns = duration_ns
+            .map(|ns| origin.started_ns.saturating_add(ns))
+            .into_iter()
+            .chain(part.and_then(|part| part.to_ns))
+            .min();
         let interval_ns = view.interval_ns().filter(|&ns| ns > 0);
         Self {
             clock: Clock::start(),
@@ -172,6 +182,8 @@ impl<'a> Driver<'a> {
             selection: Selection::default(),
             flush_each_batch: origin.live || options.interactive,
             verbose: options.verbose,
+            part: options.part.clone(),
+            from_ns,
             damaged: false,
             batch: Vec::new(),
             position: 0,
@@ -440,6 +452,7 @@ impl<'a> Driver<'a> {
             cost,
             damaged: self.damaged || self.view.left_out(),
             verbose: self.verbose,
+            part: self.part.take(),
         };
         self.view.finish(&end, self.out, self.err)?;
         self.out.flush()?;

@@ -9,6 +9,7 @@ use tcpstate_core::{
     filter::{Filter, OwnerFilter},
     model::Limits,
     source::SourceError,
+    view::Part,
 };
 
 /// Time after its end at which the clock closes an interval that no event has closed.
@@ -33,6 +34,8 @@ pub struct Options {
     pub interactive: bool,
     /// Show the books in full at the end.
     pub verbose: bool,
+    /// Show only this part of a recording.
+    pub part: Option<Part>,
 }
 
 /// The outputs of a view.

@@ -230,6 +230,7 @@ pub fn end() -> End {
                 undecided: 1,
             },
             unread: 0,
+            earlier: 0,
         },
         cost: Cost {
             cpu_ns: 12_345_678,
@@ -242,5 +243,6 @@ pub fn end() -> End {
         },
         damaged: false,
         verbose: false,
+        part: None,
     }
 }

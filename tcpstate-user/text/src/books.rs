@@ -58,6 +58,9 @@ pub fn write_books(end: &End, connections: Option<&Books>, err: &mut dyn Write) 
         write_equations(end, err)?;
     }
     write_missing(&end.accounting, connections, err)?;
+    if let Some(part) = &end.part {
+        writeln!(err, "shown of the recording: {}", part.words)?;
+    }
     // The time of the program was measured because somebody wants to know it.
     if in_full || end.cost.capture.bpf_run_count.is_some() {
         write_cost(end, err)?;
@@ -96,7 +99,8 @@ fn write_equations(end: &End, err: &mut dyn Write) -> io::Result<()> {
         )?;
     }
     let (settled, unread) = (end.selection.settled, end.selection.unread);
-    writeln!(
+    let earlier = end.selection.earlier;
+    write!(
         err,
         "received {} = passed {} + filtered {} + undecided {} + unread {}",
         Count(books.received),
@@ -105,6 +109,10 @@ fn write_equations(end: &End, err: &mut dyn Write) -> io::Result<()> {
         Count(settled.undecided),
         Count(unread),
     )?;
+    if earlier > 0 {
+        write!(err, " + earlier {}", Count(earlier))?;
+    }
+    writeln!(err)?;
     if !books.partial && books.filtered > 0 {
         writeln!(
             err,
@@ -124,6 +132,9 @@ fn write_equations(end: &End, err: &mut dyn Write) -> io::Result<()> {
             "undecided: the socket's next change would have shown whether it is asked for, and did not match or \
              did not come"
         )?;
+    }
+    if earlier > 0 {
+        writeln!(err, "earlier: before the part that was asked for")?;
     }
     if unread > 0 {
         writeln!(err, "unread: came after all that was asked for")?;

@@ -12,6 +12,7 @@ use tcpstate_core::{
     owner::{Comm, How, Owner},
     service::Role,
     source::SourceError,
+    view::Part,
 };
 use tcpstate_text::{hist, rates, trace};
 
@@ -278,6 +279,14 @@ fn make_web_server() -> Stream {
 }
 
 fn run(source: &mut dyn EventSource, view: &mut dyn View) -> (String, String) {
+    run_part(source, view, None)
+}
+
+fn run_part(
+    source: &mut dyn EventSource,
+    view: &mut dyn View,
+    part: Option<Part>,
+) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let outputs = Outputs {
         out: &mut out,
@@ -287,7 +296,10 @@ fn run(source: &mut dyn EventSource, view: &mut dyn View) -> (String, String) {
         .enable_time()
         .build()
         .unwrap();
-    let options = RunOptions::default();
+    let options = RunOptions {
+        part,
+        ..RunOptions::default()
+    };
     let outcome = runtime.block_on(drive(source, view, outputs, &mut Undisturbed, &options));
     assert_ne!(outcome.unwrap(), Outcome::ReaderGone);
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -295,8 +307,16 @@ fn run(source: &mut dyn EventSource, view: &mut dyn View) -> (String, String) {
 }
 
 /// The lines that a view shows, without its summary.
-fn lines(source: &mut dyn EventSource, mut view: Box<dyn View>) -> Vec<String> {
-    let (out, err) = run(source, &mut *view);
+fn lines(source: &mut dyn EventSource, view: Box<dyn View>) -> Vec<String> {
+    lines_of(source, view, None)
+}
+
+fn lines_of(
+    source: &mut dyn EventSource,
+    mut view: Box<dyn View>,
+    part: Option<Part>,
+) -> Vec<String> {
+    let (out, err) = run_part(source, &mut *view, part);
     assert!(!err.contains("not known"), "{err}");
     let mut lines: Vec<String> = out.lines().map(str::to_owned).collect();
     assert!(lines.pop().unwrap().contains("summary"));
@@ -361,6 +381,11 @@ type MakeView<'a> = &'a dyn Fn() -> Box<dyn View>;
 
 /// The file shows the end of the stream as the whole stream does.
 fn shows_the_end(path: &Path) {
+    is_the_end(&|view| lines(&mut Reader::open(path).unwrap(), view));
+}
+
+/// These lines of each view are the end of those of the whole stream.
+fn is_the_end(lines_of_part: &dyn Fn(Box<dyn View>) -> Vec<String>) {
     let views: [(&str, MakeView<'_>); 9] = [
         ("trace", &a_trace),
         ("life", &|| a_life(Until::Close, true)),
@@ -374,9 +399,9 @@ fn shows_the_end(path: &Path) {
     ];
     for (name, view) in views {
         let whole = lines(&mut web_server(), view());
-        let mut part = lines(&mut Reader::open(path).unwrap(), view());
+        let mut part = lines_of_part(view());
         if !["trace", "life", "life until gone"].contains(&name) {
-            // The file begins within an interval.
+            // The part begins within an interval.
             let of = |line: &str| {
                 let line: serde_json::Value = serde_json::from_str(line).unwrap();
                 line["ts_ns"].as_u64().unwrap()
@@ -445,6 +470,20 @@ fn the_files_of_a_rotation_show_together_what_the_whole_shows() {
         assert!(!inner.is_empty());
         assert!(inner.iter().all(|line| whole.contains(line)), "{inner:?}");
     }
+}
+
+/// With the censuses before the part, and those in it.
+#[test]
+fn a_part_shows_of_its_time_what_the_whole_shows() {
+    let whole = lines(&mut web_server(), a_trace());
+    let middle: serde_json::Value = serde_json::from_str(&whole[whole.len() / 2]).unwrap();
+    let part = Part {
+        from_ns: middle["ts_ns"].as_u64(),
+        ..Part::default()
+    };
+    let lines_of_part = |view| lines_of(&mut web_server(), view, Some(part.clone()));
+    assert!(lines_of_part(a_trace()).len() < whole.len());
+    is_the_end(&lines_of_part);
 }
 
 #[test]

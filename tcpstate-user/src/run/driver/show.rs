@@ -2,7 +2,7 @@
 
 use std::{io, mem};
 
-use tcpstate_core::{filter::Passed, recalled::Recalled, view::Flow};
+use tcpstate_core::{event::Event, filter::Passed, recalled::Recalled, view::Flow};
 
 use super::{Driver, Intake, LOOK_AHEAD, TICKS_AT_ONCE};
 
@@ -25,18 +25,22 @@ impl Driver<'_> {
                 return Ok(Flow::Continue);
             }
             let ts_ns = event.ts_ns();
+            if let Some(from_ns) = self.from_ns {
+                if ts_ns < from_ns {
+                    if self.recall_before(from_ns)? == Flow::Done {
+                        return Ok(Flow::Done);
+                    }
+                    continue;
+                }
+                self.from_ns = None;
+            }
             if self.close_intervals(ts_ns, &mut ticks)? == Flow::Done {
                 return Ok(Flow::Done);
             }
             if ticks == 0 {
                 break;
             }
-            if let Some(limit_ns) = self.limit_ns.filter(|&ns| ns <= ts_ns)
-                && !self.origin.live
-            {
-                self.latest_ns = limit_ns;
-                self.intake = Intake::Ticks;
-                self.stop(limit_ns);
+            if self.is_beyond_limit(ts_ns) {
                 continue;
             }
             self.latest_ns = self.latest_ns.max(ts_ns);
@@ -57,6 +61,27 @@ impl Driver<'_> {
             self.out.flush()?;
         }
         Ok(Flow::Continue)
+    }
+
+    /// Ends a recording that has reached the end of what was asked for.
+    fn is_beyond_limit(&mut self, ts_ns: u64) -> bool {
+        let limit_ns = self.limit_ns.filter(|&ns| ns <= ts_ns && !self.origin.live);
+        if let Some(limit_ns) = limit_ns {
+            self.latest_ns = limit_ns;
+            self.intake = Intake::Ticks;
+            self.stop(limit_ns);
+        }
+        limit_ns.is_some()
+    }
+
+    /// Recalls the next events of the batch, up to the first one at this time.
+    fn recall_before(&mut self, from_ns: u64) -> io::Result<Flow> {
+        let rest = self.batch.get(self.position..).unwrap_or_default();
+        let earlier = rest.iter().take_while(|event| event.ts_ns() < from_ns);
+        let earlier: Vec<Event> = earlier.copied().collect();
+        self.position += earlier.len();
+        self.selection.earlier += earlier.len() as u64;
+        self.recall(Recalled::Events(earlier))
     }
 
     /// Passes what was known before the first event to the view, without the sockets that the filters exclude.
@@ -96,6 +121,16 @@ impl Driver<'_> {
             return Ok(Flow::Continue);
         };
         if self.intake != Intake::All {
+            return Ok(Flow::Continue);
+        }
+        if self
+            .from_ns
+            .is_some_and(|from_ns| census.begin_ns < from_ns)
+        {
+            return self.recall(Recalled::Census(census));
+        }
+        self.from_ns = None;
+        if self.is_beyond_limit(census.begin_ns) {
             return Ok(Flow::Continue);
         }
         // Seeded sockets belong to the first interval, however long the dump took.

@@ -213,9 +213,13 @@ impl Log {
     }
 
     pub(super) fn check_the_books(&self) -> End {
-        let end = self.end.expect("finish was called");
-        let Selection { settled, unread } = end.selection;
-        let sum = settled.passed + settled.filtered + settled.undecided + unread;
+        let end = self.end.clone().expect("finish was called");
+        let Selection {
+            settled,
+            unread,
+            earlier,
+        } = end.selection;
+        let sum = settled.passed + settled.filtered + settled.undecided + unread + earlier;
         assert_eq!(
             end.accounting.received, sum,
             "an event is missing in the books: {end:?}"
@@ -268,7 +272,7 @@ impl View for Log {
     }
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
-        self.end = Some(*end);
+        self.end = Some(end.clone());
         writeln!(out, "end")?;
         writeln!(err, "received {}", end.accounting.received)
     }

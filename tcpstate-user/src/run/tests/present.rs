@@ -162,7 +162,11 @@ fn check_books(snapshot: &RunSnapshot) {
         accounting.submitted,
         accounting.received + accounting.rejected
     );
-    let Selection { settled, unread } = selection;
+    let Selection {
+        settled,
+        unread,
+        earlier: _,
+    } = selection;
     let decided = settled.passed + settled.filtered + settled.undecided + unread;
     assert!(decided <= accounting.received);
     if snapshot.is_final {

@@ -76,6 +76,7 @@ fn end(received: u64) -> End {
         cost: Cost::default(),
         damaged: false,
         verbose: false,
+        part: None,
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 use tcpstate_core::{
     books::{Accounting, Cost, FilteredByReason, LostByReason, RejectedByReason, Selection},
     model::Books,
-    view::End,
+    view::{End, Part},
 };
 
 /// The books of the source. Those of the capture are unknown, not 0, where they are missing.
@@ -49,6 +49,9 @@ pub struct Summary<'a, T> {
     complete: bool,
     accounting: AccountingFields<'a>,
     selection: &'a Selection,
+    /// The part of a recording that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<&'a Part>,
     #[serde(rename = "self")]
     cost: &'a Cost,
     #[serde(flatten)]
@@ -63,6 +66,7 @@ impl<'a, T> Summary<'a, T> {
             complete: end.is_complete(connections),
             accounting: AccountingFields::new(&end.accounting),
             selection: &end.selection,
+            part: end.part.as_ref(),
             cost: &end.cost,
             more,
         }
