@@ -64,6 +64,7 @@ pub struct Record {
     /// The number of events after which the recording ends.
     count: Option<u64>,
     taken: u64,
+    quiet: bool,
     dumps: u64,
     /// The failure that ended the recording.
     failure: Option<WriteError>,
@@ -84,6 +85,7 @@ impl Record {
             names: Names::default(),
             count: None,
             taken: 0,
+            quiet: false,
             dumps: 0,
             failure: None,
         }
@@ -93,6 +95,13 @@ impl Record {
     #[must_use]
     pub const fn ending_after(mut self, count: u64) -> Self {
         self.count = Some(count);
+        self
+    }
+
+    /// Says nothing about what it has written before the end.
+    #[must_use]
+    pub const fn quietly(mut self, quiet: bool) -> Self {
+        self.quiet = quiet;
         self
     }
 
@@ -209,7 +218,9 @@ impl View for Record {
             match dumped {
                 Ok(written) => {
                     self.dumps += 1;
-                    let _ = report_written(&self.options.path, &written, None, err);
+                    if !self.quiet {
+                        let _ = report_written(&self.options.path, &written, None, err);
+                    }
                 }
                 Err(error) => {
                     let _ = writeln!(err, "tcpstate: {error}");

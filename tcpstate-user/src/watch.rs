@@ -13,7 +13,7 @@ use tcpstate_capture::{
     cgroups::{self, CgroupError},
     netns,
 };
-use tcpstate_cli::{Bounds, Capture, Cli, ColumnArgs, OwnerArgs, Watch};
+use tcpstate_cli::{Bounds, Capture, Cli, ColumnArgs, Output, OwnerArgs, Watch};
 use tcpstate_core::{
     escape::Printable,
     filter::{CgroupTree, OwnerFilter},
@@ -66,6 +66,13 @@ pub(crate) fn columns<R>(layout: &Layout<R>, arguments: &ColumnArgs) -> Columns<
         .unwrap_or_else(|error| Cli::refuse(layout.command, &error.to_string()))
 }
 
+/// Says something that a user who wants no notes need not know.
+pub(crate) fn note(output: Output, text: &str) {
+    if !output.quiet {
+        say(text);
+    }
+}
+
 /// Runs a view on the source that the arguments name.
 pub(crate) fn watch(
     arguments: &Watch,
@@ -113,17 +120,22 @@ pub(crate) fn watch_or_count(
         let options = run::Options {
             duration: arguments.duration,
             filter: arguments.sockets.filter(),
-            owner: owner_filter(&arguments.sockets.owner, arguments.read.is_none())?,
+            owner: owner_filter(
+                &arguments.sockets.owner,
+                arguments.read.is_none(),
+                arguments.output,
+            )?,
             limits,
             interactive: stdout::is_terminal(),
             verbose: arguments.verbose,
+            quiet: arguments.output.quiet,
             part,
         };
         let mut source: Box<dyn EventSource> = match recording {
             Some(recording) => Box::new(recording),
             None => Box::new(start(arguments, &options, tally, view)?),
         };
-        if progress::is_wanted(source.as_ref(), view) {
+        if !arguments.output.quiet && progress::is_wanted(source.as_ref(), view) {
             source = Box::new(WithProgress::new(source));
         }
         let mut out = stdout::open();
@@ -140,16 +152,23 @@ pub(crate) fn watch_or_count(
 }
 
 /// The filter on owners. A cgroup of this host must exist.
-pub(crate) fn owner_filter(owner: &OwnerArgs, is_here: bool) -> anyhow::Result<OwnerFilter> {
+pub(crate) fn owner_filter(
+    owner: &OwnerArgs,
+    is_here: bool,
+    output: Output,
+) -> anyhow::Result<OwnerFilter> {
     let truncated: Vec<String> = owner
         .truncated_names()
         .map(|comm| format!("`{}`", Printable(comm.as_bytes())))
         .collect();
     if !truncated.is_empty() {
-        say(&format!(
-            "the kernel keeps 15 bytes of a process's name: --comm selects every name that begins with {}",
-            truncated.join(" or ")
-        ));
+        note(
+            output,
+            &format!(
+                "the kernel keeps 15 bytes of a process's name: --comm selects every name that begins with {}",
+                truncated.join(" or ")
+            ),
+        );
     }
     let find = |path: &PathBuf| -> Result<CgroupTree, CgroupError> {
         if is_here {
@@ -179,7 +198,7 @@ fn start(
         bpf_stats,
     } = arguments.capture;
     if view.wants_samples() && sample_interval.is_zero() {
-        say(NOT_SAMPLED);
+        note(arguments.output, NOT_SAMPLED);
     }
     let live = Live::start(&tcpstate_capture::Options {
         attach,
@@ -210,8 +229,8 @@ fn start(
     if let Some(duration) = options.duration {
         ending::end_after(duration);
     }
-    for note in live.notes() {
-        say(note);
+    for text in live.notes() {
+        note(arguments.output, text);
     }
     if arguments.verbose {
         let origin = live.origin();

@@ -1,4 +1,4 @@
-//! `-r FILE --from --to --last`: what is shown is what the whole output has of that time, line by line.
+//! `-r FILE --from --to --last`: what is shown is what the whole output has of that time, line by line. And `-q`.
 
 #[expect(dead_code, reason = "other tests use other traffic")]
 #[path = "support/stream.rs"]
@@ -274,4 +274,59 @@ fn a_part_with_nothing_in_it_is_an_error() {
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(err.contains("--to must be later than --from"), "{err}");
+}
+
+#[test]
+fn quiet_says_only_what_is_missing() {
+    let recording = Recording::new();
+    for arguments in [
+        &["trace", "-q"][..],
+        &["life", "--csv", "--quiet"],
+        &["hist", "-q"],
+        &["rates", "100ms", "-q", "--last", "200ms"],
+        &["record", "-q", "-w", "/dev/null"],
+    ] {
+        let output = run(&recording.path, arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(err, "", "{arguments:?}");
+    }
+    // It is not the last line of JSON that is meant.
+    assert!(!json(&recording.path, &["trace", "-q"]).0.is_empty());
+
+    let whole = std::fs::read(&recording.path).unwrap();
+    let cut = recording.path.with_file_name("cut");
+    std::fs::write(&cut, &whole[..whole.len() * 2 / 3]).unwrap();
+    let loud = run(&cut, &["trace", "--csv"]);
+    let quiet = run(&cut, &["trace", "--csv", "-q"]);
+    assert_eq!(quiet.status.code(), Some(3));
+    let lines = |output: &Output| {
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        err.lines()
+            .filter(|line| !line.starts_with("cost:"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let (loud, quiet): (Vec<String>, Vec<String>) = (lines(&loud), lines(&quiet));
+    assert_eq!(quiet, loud);
+    assert!(quiet.len() > 1, "{quiet:?}");
+
+    let both = run(&recording.path, &["trace", "-q", "-v"]);
+    assert_eq!(both.status.code(), Some(2));
+}
+
+/// The sockets of this process's own namespace can be listed by anybody.
+#[test]
+fn a_quiet_list_comes_alone() {
+    let list = |words: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+            .args(["ls", "--netns", "self", "--resolve-owners=no"])
+            .args(words)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_ne!(list(&[]), "");
+    assert_eq!(list(&["-q"]), "");
 }

@@ -35,7 +35,7 @@ pub struct Watch {
     pub capture: Capture,
 }
 
-/// The output format.
+/// The output format, and whether it comes alone.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Output {
     /// Write JSON, one object per line
@@ -44,6 +44,9 @@ pub struct Output {
     /// Write CSV with a header line
     #[arg(long, help_heading = OUTPUT)]
     pub csv: bool,
+    /// Write no notes and no summary on standard error, unless something is lost or wrong
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
 }
 
 impl Output {

@@ -7,10 +7,7 @@ use tcpstate_text::{
     hist::{Hist, Options},
 };
 
-use crate::{
-    message::say,
-    watch::{settings, watch},
-};
+use crate::watch::{note, settings, watch};
 
 pub(crate) fn run(arguments: &tcpstate_cli::Hist) -> anyhow::Result<ExitCode> {
     let settings = settings(
@@ -36,7 +33,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Hist) -> anyhow::Result<ExitCode> {
         && rustix::stdio::stderr().is_terminal()
     {
         // Nothing is printed until then.
-        say("watching; Ctrl-C shows the histograms");
+        note(watched.output, "watching; Ctrl-C shows the histograms");
     }
     watch(watched, limits, &mut view)
 }

@@ -1,7 +1,7 @@
 //! `tcpstate ls`.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, Write},
     path::Path,
     process::ExitCode,
 };
@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
     let expression = arguments
         .expression(&names)
         .unwrap_or_else(|error| error.exit());
-    let owner = owner_filter(&arguments.owner, true)?;
+    let owner = owner_filter(&arguments.owner, true, arguments.output)?;
     let asked_for = arguments.resolve_owners == ResolveOwners::Yes;
     let by_process = arguments.owner.needs_process() || expression.needs_process();
     let resolve_owners = arguments.resolve_owners != ResolveOwners::No || by_process;
@@ -78,13 +78,12 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
         verbose: arguments.verbose,
     };
     let mut out = stdout::open();
-    let written = ls::write(
-        &inventory,
-        &options,
-        own_cost,
-        &mut out,
-        &mut stderr::open(),
-    );
+    let mut err: Box<dyn Write> = if arguments.output.quiet && inventory.is_complete() {
+        Box::new(io::sink())
+    } else {
+        Box::new(stderr::open())
+    };
+    let written = ls::write(&inventory, &options, own_cost, &mut out, &mut err);
     match written.and_then(|()| out.flush()) {
         // A closed pipe ends quietly: whoever closed it has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),

@@ -14,10 +14,11 @@ use tcpstate::{
     recorder::{self, Record, To},
     run::stream::Stream,
 };
+use tcpstate_cli::Watch;
 use tcpstate_core::{duration::nanoseconds, model::Limits};
 use tcpstate_recording::{self as recording, FlightOptions};
 
-use crate::{message::say, watch::watch};
+use crate::watch::{note, watch};
 
 /// Interval at which a FIFO is tried: no event tells of a reader that waits for its writer.
 const RETRY: Duration = Duration::from_millis(50);
@@ -34,7 +35,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Record) -> anyhow::Result<ExitCode> 
     }
     // It stays open until the recording has it open too.
     let _reader = match arguments.ring {
-        None => await_reader(&arguments.write, arguments.watch.duration)?,
+        None => await_reader(&arguments.write, &arguments.watch)?,
         Some(_) => None,
     };
     let to = match arguments.ring {
@@ -54,7 +55,8 @@ pub(crate) fn run(arguments: &tcpstate_cli::Record) -> anyhow::Result<ExitCode> 
         path: arguments.write.clone(),
         format: arguments.watch.output.format(),
         to,
-    });
+    })
+    .quietly(arguments.watch.output.quiet);
     if let Some(count) = arguments.watch.count {
         view = view.ending_after(count);
     }
@@ -63,11 +65,11 @@ pub(crate) fn run(arguments: &tcpstate_cli::Record) -> anyhow::Result<ExitCode> 
 
 /// Waits until a FIFO has a reader, at most for the time of the run. Nothing is attached yet, and signals have their usual
 /// effect.
-fn await_reader(path: &Path, longest: Option<Duration>) -> anyhow::Result<Option<Stream>> {
+fn await_reader(path: &Path, watched: &Watch) -> anyhow::Result<Option<Stream>> {
     if !fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
         return Ok(None);
     }
-    let begun = Instant::now();
+    let (begun, longest) = (Instant::now(), watched.duration);
     let mut has_said = false;
     loop {
         match Stream::open(path) {
@@ -84,7 +86,8 @@ fn await_reader(path: &Path, longest: Option<Duration>) -> anyhow::Result<Option
             );
         }
         if !has_said {
-            say(&format!("waiting for a reader of {}", path.display()));
+            let text = format!("waiting for a reader of {}", path.display());
+            note(watched.output, &text);
             has_said = true;
         }
         thread::sleep(RETRY);

@@ -115,6 +115,7 @@ struct Driver<'a> {
     selection: Selection,
     flush_each_batch: bool,
     verbose: bool,
+    quiet: bool,
     part: Option<Part>,
     /// The begin of that part, until it is reached.
     from_ns: Option<u64>,
@@ -182,6 +183,7 @@ impl<'a> Driver<'a> {
             selection: Selection::default(),
             flush_each_batch: origin.live || options.interactive,
             verbose: options.verbose,
+            quiet: options.quiet,
             part: options.part.clone(),
             from_ns,
             damaged: false,
@@ -454,9 +456,16 @@ impl<'a> Driver<'a> {
             verbose: self.verbose,
             part: self.part.take(),
         };
-        self.view.finish(&end, self.out, self.err)?;
+        let is_complete = end.is_complete(self.view.connections().as_ref());
+        let mut nowhere = io::sink();
+        let err: &mut dyn Write = if self.quiet && is_complete && self.failure.is_none() {
+            &mut nowhere
+        } else {
+            self.err
+        };
+        self.view.finish(&end, self.out, err)?;
         self.out.flush()?;
-        Ok(end.is_complete(self.view.connections().as_ref()))
+        Ok(is_complete)
     }
 
     /// The current time on the clock of the host of the events.

@@ -34,6 +34,8 @@ pub struct Options {
     pub interactive: bool,
     /// Show the books in full at the end.
     pub verbose: bool,
+    /// Show no summary unless something is missing.
+    pub quiet: bool,
     /// Show only this part of a recording.
     pub part: Option<Part>,
 }
