@@ -1,9 +1,10 @@
 //! Arguments of `tcpstate ls`.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use clap::{Args, error::ErrorKind};
 use tcpstate_core::{
+    duration::nanoseconds,
     expression::{Expression, Lookup, WORDS},
     filter::StateSet,
     netns::NetnsSelector,
@@ -12,7 +13,8 @@ use tcpstate_core::{
 
 use crate::{
     Cli, capture::RESOLVE_OWNERS, choice::choice, column_args::ColumnArgs, headings::FILTERS,
-    listed::listed, owner_args::OwnerArgs, sockets::EndpointArgs, watch::Output,
+    listed::listed, owner_args::OwnerArgs, quantity::parse_duration, sockets::EndpointArgs,
+    watch::Output,
 };
 
 /// Arguments of `tcpstate ls`.
@@ -54,6 +56,9 @@ pub struct Ls {
         value_parser = listed::<StateSet>(StateSet::words),
         hide_possible_values = true, help_heading = FILTERS)]
     pub state: Option<StateSet>,
+    /// Only sockets that have been in their state longer than this, as far as AGE is known
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = FILTERS)]
+    pub longer_than: Option<Duration>,
     /// Only sockets for which this is true, in the language of ss(8): see below
     #[arg(value_name = "FILTER", help_heading = FILTERS)]
     pub expression: Vec<String>,
@@ -65,8 +70,22 @@ impl Ls {
     /// *Errors:* a message that shows the wrong word.
     pub fn expression(&self, lookup: &dyn Lookup) -> Result<Expression, clap::Error> {
         let text = self.expression.join(" ");
-        Expression::parse(&text, lookup)
-            .map_err(|error| Cli::error_of("ls", ErrorKind::ValueValidation, &error.to_string()))
+        let parse = |text: &str| {
+            Expression::parse(text, lookup).map_err(|error| {
+                Cli::error_of("ls", ErrorKind::ValueValidation, &error.to_string())
+            })
+        };
+        // Errors show the words that were given.
+        let expression = parse(&text)?;
+        let Some(longer_than) = self.longer_than else {
+            return Ok(expression);
+        };
+        let age = format!("dwell > {}ns", nanoseconds(longer_than));
+        if text.trim().is_empty() {
+            parse(&age)
+        } else {
+            parse(&format!("({text}) and {age}"))
+        }
     }
 }
 
@@ -104,7 +123,8 @@ the shell needs in quotes. OP is one of = != < <= > >=, and may be left out for 
 const EXAMPLES: &str = "\
 Examples:
   tcpstate ls --state connected         all but listeners
-  tcpstate ls --state close-wait        who does not close its connections
+  tcpstate ls --state close-wait --longer-than 1m
+                                        who does not close its connections
   tcpstate ls --comm nginx --role server
                                         nginx's listeners and connections
   tcpstate ls --state syn-recv -L 443   a web server's handshakes under way
@@ -121,6 +141,47 @@ mod tests {
 
     use super::*;
     use crate::{Cli, Command};
+
+    /// The names of a host that has none.
+    struct NoNames;
+
+    impl Lookup for NoNames {
+        fn service(&self, _name: &str) -> Option<u16> {
+            None
+        }
+
+        fn user(&self, name: &str) -> Result<u32, String> {
+            Err(name.to_owned())
+        }
+
+        fn netns(&self, name: &str) -> Result<u32, String> {
+            Err(name.to_owned())
+        }
+
+        fn cgroup(&self, path: &str) -> Result<String, String> {
+            Err(path.to_owned())
+        }
+    }
+
+    #[test]
+    fn an_age_is_one_more_condition() {
+        let expression = |words: &[&str]| {
+            let words = ["tcpstate", "ls"].iter().chain(words);
+            match Cli::try_parse_from(words).unwrap().command {
+                Command::Ls(ls) => ls.expression(&NoNames).map(|parsed| parsed.to_string()),
+                _ => unreachable!("the words say ls"),
+            }
+        };
+        let age = expression(&["dwell", ">", "90s"]).unwrap();
+        assert_eq!(expression(&["--longer-than", "90s"]).unwrap(), age);
+        let words = ["--longer-than=90s", "sport", "1", "or", "sport", "2"];
+        let both = [
+            "(", "sport", "1", "or", "sport", "2", ")", "dwell", ">", "90s",
+        ];
+        assert_eq!(expression(&words).unwrap(), expression(&both).unwrap());
+        let error = expression(&["--longer-than=90s", "sprot", "1"]).unwrap_err();
+        assert!(!error.to_string().contains("dwell >"), "{error}");
+    }
 
     #[test]
     fn ls_lists_all_namespaces_and_their_owners_by_default() {
