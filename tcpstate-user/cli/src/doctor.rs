@@ -2,16 +2,19 @@
 
 use clap::Args;
 
-use crate::quantity::parse_ring_bytes;
+use crate::{
+    headings::{CAPTURE, OUTPUT},
+    quantity::parse_ring_bytes,
+};
 
 /// Arguments of `tcpstate doctor`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Doctor {
     /// Write JSON, one object per line
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub json: bool,
     /// Size of the ring buffer to try, such as 64K or 8M: a power of two, at least one page
-    #[arg(long, value_name = "N", default_value = "8M", value_parser = parse_ring_bytes)]
+    #[arg(long, value_name = "N", default_value = "8M", value_parser = parse_ring_bytes, help_heading = CAPTURE)]
     pub ring_bytes: u32,
 }
 

@@ -23,6 +23,8 @@ use crate::{
 /// Arguments of `tcpstate hist`.
 #[derive(Debug, Args)]
 pub struct Hist {
+    #[command(flatten)]
+    pub watch: Watch,
     /// Subject of the histograms
     #[arg(long, value_name = "WHAT", default_value = "dwell", value_parser = choice(OF), help_heading = OUTPUT)]
     pub of: HistogramOf,
@@ -55,8 +57,6 @@ pub struct Hist {
     pub cause: Option<CauseSet>,
     #[command(flatten)]
     pub bounds: Bounds,
-    #[command(flatten)]
-    pub watch: Watch,
 }
 
 impl Hist {

@@ -52,7 +52,7 @@ mod watch;
 
 use std::{env, ffi::OsString, os::unix::ffi::OsStrExt as _};
 
-use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{Arg, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use tcpstate_core::escape::Printable;
 
 use self::conflict::Conflict;
@@ -162,6 +162,17 @@ impl Cli {
     }
 }
 
+/// Changes one argument of a command. Unlike `mut_arg`, it leaves it in its place.
+fn change(id: &str, change: impl Fn(Arg) -> Arg) -> impl FnMut(Arg) -> Arg {
+    move |argument| {
+        if argument.get_id() == id {
+            change(argument)
+        } else {
+            argument
+        }
+    }
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -175,28 +186,32 @@ pub enum Command {
     #[command(
         long_about = hist::ABOUT,
         after_help = hist::EXAMPLES,
-        mut_arg("count", |count| count.help("End after this many intervals").requires("interval"))
+        mut_args(change("count", |count| {
+            count.help("End after this many intervals").requires("interval")
+        }))
     )]
     Hist(Hist),
     /// Count state changes, and print their rates every interval
     #[command(
         long_about = rates::ABOUT,
         after_help = rates::EXAMPLES,
-        mut_arg("count", |arg| arg.help("End after this many intervals, the same as COUNT"))
+        mut_args(change("count", |count| {
+            count.help("End after this many intervals, the same as COUNT")
+        }))
     )]
     Rates(Rates),
     /// Write the events to a file, for other commands to read with -r
     #[command(
         long_about = record::ABOUT,
         after_help = record::EXAMPLES,
-        mut_arg("count", |arg| arg.help("End after this many events")),
-        mut_arg("json", |arg| {
-            arg.help(
+        mut_args(change("count", |count| count.help("End after this many events"))),
+        mut_args(change("json", |json| {
+            json.help(
                 "Write the summary as JSON on standard output; with `-w -`, it still goes to standard \
                     error as text",
             )
-        }),
-        mut_arg("csv", |arg| arg.hide(true))
+        })),
+        mut_args(change("csv", |csv| csv.hide(true)))
     )]
     Record(Record),
     /// List the sockets that exist now

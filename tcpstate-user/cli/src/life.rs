@@ -24,6 +24,8 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Life {
     #[command(flatten)]
+    pub watch: Watch,
+    #[command(flatten)]
     pub times: TimeArgs,
     /// Add a column with the reason for which this kernel reset a connection (Linux 6.10)
     #[arg(long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
@@ -34,10 +36,6 @@ pub struct Life {
     /// At the end, also print connections that are still open, with their times so far
     #[arg(long, help_heading = OUTPUT)]
     pub live: bool,
-    /// Only connections that lived longer than this; with --state, that stayed in one of those states
-    /// longer than this
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = FILTERS)]
-    pub longer_than: Option<Duration>,
     /// Only connections that were in one of these states.
     #[arg(
         long,
@@ -58,12 +56,14 @@ pub struct Life {
         help = "Only connections that ended for one of these causes, such as reset_by_peer,timed_out"
     )]
     pub cause: Option<CauseSet>,
+    /// Only connections that lived longer than this; with --state, that stayed in one of those states
+    /// longer than this
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = FILTERS)]
+    pub longer_than: Option<Duration>,
     #[command(flatten)]
     pub columns: ColumnArgs,
     #[command(flatten)]
     pub bounds: Bounds,
-    #[command(flatten)]
-    pub watch: Watch,
 }
 
 const UNTIL: Choices<Until> = &[

@@ -12,26 +12,21 @@ use tcpstate_core::{
 };
 
 use crate::{
-    Cli, capture::RESOLVE_OWNERS, choice::choice, column_args::ColumnArgs, headings::FILTERS,
-    listed::listed, owner_args::OwnerArgs, quantity::parse_duration, sockets::EndpointArgs,
+    Cli,
+    capture::RESOLVE_OWNERS,
+    choice::choice,
+    column_args::ColumnArgs,
+    headings::{CAPTURE, FILTERS},
+    listed::listed,
+    owner_args::OwnerArgs,
+    quantity::parse_duration,
+    sockets::EndpointArgs,
     watch::Output,
 };
 
 /// Arguments of `tcpstate ls`.
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// Whether to look up which process holds each socket; other users' processes require root; `yes` also
-    /// shows the socket's cgroup
-    #[arg(
-        long,
-        value_name = "WHEN",
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "auto",
-        default_missing_value = "yes",
-        value_parser = choice(RESOLVE_OWNERS)
-    )]
-    pub resolve_owners: ResolveOwners,
     /// Also show byte counts, retransmissions, round-trip times and the time since the last packet
     #[arg(short, long)]
     pub info: bool,
@@ -40,8 +35,6 @@ pub struct Ls {
     pub verbose: bool,
     #[command(flatten)]
     pub output: Output,
-    #[command(flatten)]
-    pub columns: ColumnArgs,
     #[command(flatten)]
     pub endpoints: EndpointArgs,
     /// Network namespace: `all`, `self`, an `ip netns` name, a path such as /proc/PID/ns/net, or an inode
@@ -62,6 +55,21 @@ pub struct Ls {
     /// Only sockets for which this is true, in the language of ss(8): see below
     #[arg(value_name = "FILTER", help_heading = FILTERS)]
     pub expression: Vec<String>,
+    #[command(flatten)]
+    pub columns: ColumnArgs,
+    /// Whether to look up which process holds each socket; other users' processes require root; `yes` also
+    /// shows the socket's cgroup
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "auto",
+        default_missing_value = "yes",
+        value_parser = choice(RESOLVE_OWNERS),
+        help_heading = CAPTURE
+    )]
+    pub resolve_owners: ResolveOwners,
 }
 
 impl Ls {

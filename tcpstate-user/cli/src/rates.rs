@@ -28,6 +28,8 @@ pub struct Rates {
     )]
     pub intervals: Option<u64>,
     #[command(flatten)]
+    pub watch: Watch,
+    #[command(flatten)]
     pub grouping: Grouping,
     /// Count in the kernel instead of streaming each transition.
     #[arg(
@@ -40,8 +42,6 @@ pub struct Rates {
     pub in_kernel: bool,
     #[command(flatten)]
     pub bounds: Bounds,
-    #[command(flatten)]
-    pub watch: Watch,
 }
 
 impl Rates {

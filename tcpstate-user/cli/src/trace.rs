@@ -16,6 +16,8 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Trace {
     #[command(flatten)]
+    pub watch: Watch,
+    #[command(flatten)]
     pub times: TimeArgs,
     /// Add a column with the reason for which this kernel reset a connection (Linux 6.10)
     #[arg(long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
@@ -23,11 +25,9 @@ pub struct Trace {
     #[command(flatten)]
     pub columns: ColumnArgs,
     #[command(flatten)]
-    pub bounds: Bounds,
-    #[command(flatten)]
-    pub watch: Watch,
-    #[command(flatten)]
     pub states: States,
+    #[command(flatten)]
+    pub bounds: Bounds,
 }
 
 /// The states whose transitions are shown.
