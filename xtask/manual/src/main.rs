@@ -33,7 +33,7 @@ fn write(mut command: clap::Command, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut command.clone(), &*binary, &completions)
+        write_completions(shell, command.clone(), &binary, &completions)
             .with_context(|| format!("write the completions for {shell}"))?;
     }
     // Sets the full names of the subcommands.
@@ -70,6 +70,48 @@ fn source(binary: &str) -> String {
     format!("{binary} {}", env!("CARGO_PKG_VERSION"))
 }
 
+/// Stands in a script for the names in `/run/netns`.
+const NAMES: &str = "NETNS_NAMES";
+
+/// Writes a completion script. It looks the names of network namespaces up when it runs: clap knows only words that
+/// never change, so their place is marked, and filled in here.
+fn write_completions(
+    shell: Shell,
+    command: clap::Command,
+    binary: &str,
+    folder: &Path,
+) -> Result<()> {
+    let mut command = command.mut_subcommands(|command| {
+        command.mut_args(|argument| match argument.get_id().as_str() {
+            "netns" => argument.value_parser(["all", "self", NAMES]),
+            _ => argument,
+        })
+    });
+    let path = clap_complete::generate_to(shell, &mut command, binary, folder)?;
+    let script = fs::read_to_string(&path)?;
+    // Beside the names, a path: /proc/PID/ns/net.
+    let (mark, lookup) = match shell {
+        Shell::Zsh => (
+            format!("(all self {NAMES})"),
+            "{compadd all self /run/netns/*(N\\:t); [[ $PREFIX == /* ]] && _files}",
+        ),
+        Shell::Fish => (
+            format!("{NAMES}\\t''"),
+            "(ls /run/netns 2>/dev/null; string match -q '/*' -- (commandline -ct); \
+             and __fish_complete_path (commandline -ct))",
+        ),
+        _ => (
+            NAMES.to_owned(),
+            r#"$(ls /run/netns 2>/dev/null; [[ $cur == /* ]] && compgen -f -- "$cur")"#,
+        ),
+    };
+    anyhow::ensure!(script.contains(&mark), "`{mark}` is not in the script");
+    let script = script.replace(&mark, lookup);
+    anyhow::ensure!(!script.contains(NAMES), "a mark is left in the script");
+    fs::write(&path, script)?;
+    Ok(())
+}
+
 fn without_epilogue(command: &clap::Command) -> clap::Command {
     command.clone().after_help(None::<&'static str>)
 }
@@ -102,6 +144,8 @@ fn write_sections(text: &str, page: &mut Vec<u8>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -117,6 +161,32 @@ mod tests {
         }
         assert!(page.contains("retransmits [OP] NUMBER"), "{page}");
         assert!(!page.contains(".SH NOTES"), "{page}");
+    }
+
+    #[test]
+    fn network_namespaces_are_completed_by_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        write(Cli::command(), folder.path()).unwrap();
+        let script = folder.path().join("completions/tcpstate.bash");
+        let complete = |command: &str, word: &str| {
+            let run = format!(
+                "source {}\nls() {{ printf '%s\\n' blue box; }}\n\
+                 COMP_WORDS=(tcpstate {command} --netns '{word}')\nCOMP_CWORD=3\n\
+                 _tcpstate tcpstate '{word}' --netns\necho \"${{COMPREPLY[@]}}\"",
+                script.display()
+            );
+            let output = Command::new("bash").args(["-c", &run]).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        for command in ["trace", "life", "hist", "rates", "record", "ls"] {
+            assert_eq!(complete(command, ""), "all self blue box\n");
+            assert_eq!(complete(command, "b"), "blue box\n");
+            assert_eq!(complete(command, "s"), "self\n");
+            let path = script.display().to_string();
+            let beginning = path.strip_suffix("ash").unwrap();
+            assert_eq!(complete(command, beginning), format!("{path}\n"));
+        }
     }
 
     #[test]
