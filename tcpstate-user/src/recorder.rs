@@ -166,15 +166,12 @@ impl View for Record {
     }
 
     fn recall(&mut self, recalled: &Recalled) -> io::Result<Flow> {
-        let written = match &mut self.sink {
+        match &mut self.sink {
             Some(Sink::File(writer)) => writer.recall(recalled),
-            Some(Sink::Memory(ring)) => {
-                ring.recall(recalled);
-                Ok(Room::Left)
-            }
-            None => Ok(Room::Left),
-        };
-        Ok(self.flow(written))
+            Some(Sink::Memory(ring)) => ring.recall(recalled),
+            None => {}
+        }
+        Ok(Flow::Continue)
     }
 
     fn wants_samples(&self) -> bool {

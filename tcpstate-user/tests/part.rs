@@ -210,6 +210,22 @@ fn a_copy_of_a_part_shows_what_the_part_shows() {
     }
 }
 
+/// It has no history but that of the sockets that were there.
+#[test]
+fn a_copy_of_a_short_part_is_small() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, copy) = (directory.path().join("all"), directory.path().join("copy"));
+    let events = stream::events(Traffic::Churn, 20_000, 5);
+    write(&path, &events);
+    let from = written(events[events.len() * 9 / 10].ts_ns());
+    let words = ["record", "-w", copy.to_str().unwrap(), "--from", &from];
+    let output = run(&path, &words);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let bytes = |path: &Path| std::fs::metadata(path).unwrap().len();
+    let (all, part) = (bytes(&path), bytes(&copy));
+    assert!(part < all / 4, "{part} of {all} bytes");
+}
+
 #[test]
 fn the_last_part_ends_with_the_recording() {
     let recording = Recording::new();

@@ -98,6 +98,8 @@ pub struct Writer {
     file: RecordingFile,
     /// The history that the next file begins with; `None` if there is no next file.
     memory: Option<Memory>,
+    /// What was recalled and is not in the file yet.
+    recalled: Option<Memory>,
     /// The latest time in a block that has been written.
     latest_ns: u64,
     /// The amounts in the files before this one.
@@ -142,6 +144,7 @@ impl Writer {
             path: path.to_owned(),
             origin: origin.clone(),
             memory: (options.files > 1).then(|| Memory::new(origin, options.recall_bytes)),
+            recalled: None,
             latest_ns: origin.started_ns,
             encoder: Encoder::new().map_err(WriteError::Compress)?,
             namer: Namer::default(),
@@ -185,36 +188,34 @@ impl Writer {
         self.tick(now_ns)
     }
 
-    /// Takes what was known before the recording that is copied here. It comes before all events.
-    pub fn recall(&mut self, recalled: &Recalled) -> Result<Room, WriteError> {
-        let encoded = match recalled {
-            Recalled::Events(events) => {
-                let cgroups = names::distinct(events.iter().map(Event::cgroup));
-                let encoded = self.encoder.encode(events, 0);
-                encoded.map(|(header, _)| Some((header.of_kind(Kind::RECALLED_EVENTS), cgroups)))
-            }
-            Recalled::Census(census) => {
-                let cgroups = names::distinct(census.found.iter().map(|found| found.cgroup));
-                let encoded = self.encoder.encode_census(census);
-                encoded.map(|encoded| {
-                    encoded.map(|(header, _)| (header.of_kind(Kind::RECALLED_CENSUS), cgroups))
-                })
-            }
-        };
-        if let Some((header, cgroups)) = encoded.map_err(WriteError::Compress)? {
-            let result = self.write_block(header, &cgroups);
-            self.failed |= result.is_err();
-            result?;
-        }
+    /// Takes what was known before the recording that is copied here, or before the part of it.
+    pub fn recall(&mut self, recalled: &Recalled) {
+        // Only of the sockets that are there when the copy begins something is written: no bound is needed.
+        self.recalled
+            .get_or_insert_with(|| Memory::new(&self.origin, u64::MAX))
+            .recall(recalled);
         if let Some(memory) = &mut self.memory {
             memory.recall(recalled);
         }
-        // Where there was none for this there may still be room for events.
-        Ok(Room::Left)
+    }
+
+    /// Writes what was recalled since the last block.
+    fn write_recalled(&mut self) -> Result<(), WriteError> {
+        let Some(memory) = self.recalled.take() else {
+            return Ok(());
+        };
+        let room = self.options.max_bytes.map(|bytes| bytes / 4);
+        let room = room.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let beginning = memory.encode(room).map_err(WriteError::Compress)?;
+        let cgroups = names::distinct(beginning.cgroups.iter().copied());
+        let names = names::to_blocks(self.namer.learn(&cgroups), self.file.next_event());
+        self.file.names(&names)?;
+        self.file.recalled(&beginning)
     }
 
     /// Takes a census. It keeps its place in the stream.
     pub fn append_census(&mut self, census: &Census) -> Result<Room, WriteError> {
+        self.write_recalled()?;
         let written = self.flush();
         if !matches!(written, Ok(Room::Left)) {
             return written;
@@ -256,6 +257,7 @@ impl Writer {
     }
 
     fn write_pending(&mut self) -> Result<Room, WriteError> {
+        self.write_recalled()?;
         let (header, _) = self
             .encoder
             .encode(&self.pending, self.file.next_event())
@@ -349,6 +351,7 @@ impl Writer {
         cost: Option<&CaptureCost>,
     ) -> Result<Written, WriteError> {
         if !self.failed {
+            self.write_recalled()?;
             self.flush()?;
         }
         let reason = if self.failed {
