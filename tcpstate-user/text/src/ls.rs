@@ -27,7 +27,7 @@ use tcpstate_core::{
 use crate::{
     format::{
         json::Lines,
-        text::{Cell, Column, Columns, Layout, OrDash, Records, push_endpoint},
+        text::{Cell, Column, Columns, Layout, OrDash, Records},
         units::{Count, Counted, Span},
     },
     printer::RecordPrinter,
@@ -308,16 +308,8 @@ static CELLS: [Cell<SocketRow>; 20] = [
     Cell::field(Column::right("SERVICE", 7), SOCKET.column("service_port")),
     Cell::field(Column::right("RECV-Q", 6), SOCKET.column("recv_queue")),
     Cell::field(Column::right("SEND-Q", 6), SOCKET.column("send_queue")),
-    Cell::composed(
-        Column::left("LOCAL", 21),
-        "`laddr` and `lport`",
-        |row, room, line| push_endpoint(line, Some(row.common.laddr), port(row.common.lport), room),
-    ),
-    Cell::composed(
-        Column::left("REMOTE", 21),
-        "`raddr` and `rport`",
-        |row, room, line| push_endpoint(line, Some(row.common.raddr), port(row.common.rport), room),
-    ),
+    Cell::LOCAL,
+    Cell::REMOTE,
     Cell::field(Column::right("UID", 5), SOCKET.column("uid")),
     Cell::composed(
         Column::right("PID", 7),
@@ -354,11 +346,6 @@ static CELLS: [Cell<SocketRow>; 20] = [
         push_timer,
     ),
 ];
-
-/// 0 is none.
-fn port(port: u16) -> Option<u16> {
-    Some(port).filter(|&port| port != 0)
-}
 
 fn push_pid(row: &SocketRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
     let pid = row.common.owner.pid;

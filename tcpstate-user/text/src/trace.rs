@@ -20,7 +20,7 @@ use tcpstate_core::{
 
 use crate::{
     format::{
-        text::{Cell, Column, Columns, Layout, OrDash, push_endpoint},
+        text::{Cell, Column, Columns, Layout, OrDash},
         units::{Counted, Span},
     },
     printer::RecordPrinter,
@@ -130,16 +130,8 @@ static CELLS: [Cell<TransitionRow>; 17] = [
     Cell::field(Column::right("UID", 5), TRANSITION.column("uid")),
     Cell::path(Column::left("CGROUP", 15), TRANSITION.column("cgroup")),
     Cell::field(Column::left("ROLE", 6), TRANSITION.column("role")),
-    Cell::composed(
-        Column::left("LOCAL", 21),
-        "`laddr` and `lport`",
-        |row, room, line| push_endpoint(line, Some(row.common.laddr), port(row.common.lport), room),
-    ),
-    Cell::composed(
-        Column::left("REMOTE", 21),
-        "`raddr` and `rport`",
-        |row, room, line| push_endpoint(line, Some(row.common.raddr), port(row.common.rport), room),
-    ),
+    Cell::LOCAL,
+    Cell::REMOTE,
     Cell::composed(
         Column::right("DWELL", 8),
         "`dwell_ns`, the time in OLDSTATE (`~`: sampled)",
@@ -165,11 +157,6 @@ static CELLS: [Cell<TransitionRow>; 17] = [
         TRANSITION.column("reset_reason"),
     ),
 ];
-
-/// 0 is none yet.
-pub(crate) fn port(port: u16) -> Option<u16> {
-    Some(port).filter(|&port| port != 0)
-}
 
 fn push_dwell(row: &TransitionRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
     if row.dwell_interval_ns.is_some() {

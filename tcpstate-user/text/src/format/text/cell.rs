@@ -2,9 +2,9 @@
 
 use std::{fmt, io};
 
-use tcpstate_core::catalogue::Column as Field;
+use tcpstate_core::catalogue::{Column as Field, Common};
 
-use super::table::Column;
+use super::table::{Column, push_endpoint};
 
 /// A column of a text table: how it looks, and the content of its cells.
 pub struct Cell<R: 'static> {
@@ -55,6 +55,32 @@ impl<R> Clone for Content<R> {
 }
 
 impl<R> Copy for Content<R> {}
+
+impl<R: AsRef<Common>> Cell<R> {
+    /// The local address and port.
+    pub const LOCAL: Self = Self::composed(
+        Column::left("LOCAL", 21),
+        "`laddr` and `lport`",
+        |row, room, line| {
+            let common = row.as_ref();
+            push_endpoint(line, Some(common.laddr), port(common.lport), room)
+        },
+    );
+    /// The remote address and port.
+    pub const REMOTE: Self = Self::composed(
+        Column::left("REMOTE", 21),
+        "`raddr` and `rport`",
+        |row, room, line| {
+            let common = row.as_ref();
+            push_endpoint(line, Some(common.raddr), port(common.rport), room)
+        },
+    );
+}
+
+/// A port, where there is one.
+fn port(port: u16) -> Option<u16> {
+    Some(port).filter(|&port| port != 0)
+}
 
 impl<R> Cell<R> {
     /// The local time of day.
