@@ -25,3 +25,6 @@
 
 pub mod recorder;
 pub mod run;
+#[cfg(test)]
+#[path = "../tests/support/stream.rs"]
+mod stream;

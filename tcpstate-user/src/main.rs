@@ -16,6 +16,7 @@
 mod commands;
 mod message;
 mod part;
+mod selection;
 mod watch;
 mod zone;
 

@@ -1,6 +1,9 @@
 //! Commands that watch: a source, the driver, and the command's view.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use tcpstate::run::{
@@ -8,15 +11,9 @@ use tcpstate::run::{
     progress::{self, WithProgress},
     signals, stderr, stdout,
 };
-use tcpstate_capture::{
-    self, Live,
-    cgroups::{self, CgroupError},
-    netns,
-};
-use tcpstate_cli::{Bounds, Capture, Cli, ColumnArgs, Output, OwnerArgs, Watch};
+use tcpstate_capture::{self, Live, netns};
+use tcpstate_cli::{Bounds, Capture, Cli, ColumnArgs, Output, Watch};
 use tcpstate_core::{
-    escape::Printable,
-    filter::{CgroupTree, OwnerFilter},
     model::Limits,
     netns::NetnsSelector,
     options::{ResolveOwners, TimeForm},
@@ -33,7 +30,7 @@ use tcpstate_text::{
     settings::Settings,
 };
 
-use crate::{INCOMPLETE, message::say, part, zone};
+use crate::{INCOMPLETE, message::say, part, selection::Selection, zone};
 
 /// The settings that all views share.
 pub(crate) fn settings(watch: &Watch, bounds: Bounds, time: Option<TimeForm>) -> Settings {
@@ -73,22 +70,28 @@ pub(crate) fn note(output: Output, text: &str) {
     }
 }
 
-/// Runs a view on the source that the arguments name.
+/// Runs a view of the selected sockets on the source that the arguments name.
 pub(crate) fn watch(
     arguments: &Watch,
+    selection: &Selection,
     limits: Limits,
     view: &mut dyn View,
 ) -> anyhow::Result<ExitCode> {
-    watch_or_count(arguments, limits, None, view)
+    watch_or_count(arguments, selection, limits, None, view)
 }
 
 /// The same; with a `tally`, the kernel counts instead of streaming.
 pub(crate) fn watch_or_count(
     arguments: &Watch,
+    selection: &Selection,
     limits: Limits,
     tally: Option<TallySize>,
     view: &mut dyn View,
 ) -> anyhow::Result<ExitCode> {
+    if arguments.explain_filter {
+        explain(arguments, selection).context("cannot write the output")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     // The runtime would panic at the limit.
     descriptors::check()?;
     // Before signals are handled: opening a FIFO may take for ever, and until then there is nothing to end well.
@@ -119,12 +122,7 @@ pub(crate) fn watch_or_count(
             .context("cannot handle signals")?;
         let options = run::Options {
             duration: arguments.duration,
-            filter: arguments.sockets.filter(),
-            owner: owner_filter(
-                &arguments.sockets.owner,
-                arguments.read.is_none(),
-                arguments.output,
-            )?,
+            expression: selection.whole.clone(),
             limits,
             interactive: stdout::is_terminal(),
             verbose: arguments.verbose,
@@ -133,7 +131,7 @@ pub(crate) fn watch_or_count(
         };
         let mut source: Box<dyn EventSource> = match recording {
             Some(recording) => Box::new(recording),
-            None => Box::new(start(arguments, &options, tally, view)?),
+            None => Box::new(start(arguments, selection, tally, view)?),
         };
         if !arguments.output.quiet && progress::is_wanted(source.as_ref(), view) {
             source = Box::new(WithProgress::new(source));
@@ -151,44 +149,21 @@ pub(crate) fn watch_or_count(
     })
 }
 
-/// The filter on owners. A cgroup of this host must exist.
-pub(crate) fn owner_filter(
-    owner: &OwnerArgs,
-    is_here: bool,
-    output: Output,
-) -> anyhow::Result<OwnerFilter> {
-    let truncated: Vec<String> = owner
-        .truncated_names()
-        .map(|comm| format!("`{}`", Printable(comm.as_bytes())))
-        .collect();
-    if !truncated.is_empty() {
-        note(
-            output,
-            &format!(
-                "the kernel keeps 15 bytes of a process's name: --comm selects every name that begins with {}",
-                truncated.join(" or ")
-            ),
-        );
-    }
-    let find = |path: &PathBuf| -> Result<CgroupTree, CgroupError> {
-        if is_here {
-            let (path, id) = cgroups::Mount::find()?.find_cgroup(path)?;
-            return Ok(CgroupTree { path, id: Some(id) });
-        }
-        let path = cgroups::path_elsewhere(path)?;
-        Ok(CgroupTree { path, id: None })
-    };
-    Ok(owner.filter(owner.cgroup.as_ref().map(find).transpose()?))
+/// Says what is decided where.
+fn explain(arguments: &Watch, selection: &Selection) -> io::Result<()> {
+    let mut out = stdout::open();
+    writeln!(out, "in the kernel: {}", selection.in_kernel(arguments))?;
+    writeln!(out, "in user space: {}", selection.in_user_space())?;
+    out.flush()
 }
 
 /// Starts the capture.
 fn start(
     arguments: &Watch,
-    options: &run::Options,
+    selection: &Selection,
     tally: Option<TallySize>,
     view: &dyn View,
 ) -> anyhow::Result<Live> {
-    let filter = &options.filter;
     let Capture {
         attach,
         ring_bytes,
@@ -204,13 +179,8 @@ fn start(
         attach,
         ring_bytes,
         namespaces: arguments.sockets.netns.wanted.clone(),
-        filter: filter
-            .kernel()
-            .in_cgroup(options.owner.cgroup.as_ref().and_then(|tree| tree.id)),
-        filters: [filter.to_string(), options.owner.to_string()]
-            .join(" ")
-            .trim()
-            .to_owned(),
+        filter: selection.kernel(),
+        filters: selection.to_string(),
         sample_interval: Some(sample_interval)
             .filter(|interval| view.wants_half_open() && !interval.is_zero()),
         half_open_only: !view.wants_samples(),
@@ -218,7 +188,7 @@ fn start(
             // Counts made in the kernel have no owners.
             _ if tally.is_some() => ResolveOwners::No,
             // Without it, no older socket and no connection to an older listener would match.
-            ResolveOwners::Auto if arguments.sockets.owner.needs_process() => ResolveOwners::Yes,
+            ResolveOwners::Auto if selection.whole.needs_process() => ResolveOwners::Yes,
             chosen => chosen,
         },
         verbose: arguments.verbose,
@@ -226,7 +196,7 @@ fn start(
         bpf_stats,
         tally,
     })?;
-    if let Some(duration) = options.duration {
+    if let Some(duration) = arguments.duration {
         ending::end_after(duration);
     }
     for text in live.notes() {
@@ -234,13 +204,8 @@ fn start(
     }
     if arguments.verbose {
         let origin = live.origin();
-        let filters = if origin.filters.is_empty() {
-            "none"
-        } else {
-            &origin.filters
-        };
         say(&format!(
-            "attached to the kernel ({}) in {} mode, {} instructions; {}; filters: {filters}",
+            "attached to the kernel ({}) in {} mode, {} instructions; {}; filter in the kernel: {}; in user space: {}",
             origin.kernel,
             origin.attach,
             live.program_instructions()
@@ -249,6 +214,8 @@ fn start(
                 Some(_) => "counts there".to_owned(),
                 None => format!("ring buffer {}", Bytes(ring_bytes.into())),
             },
+            selection.in_kernel(arguments),
+            selection.in_user_space(),
         ));
     }
     Ok(live)

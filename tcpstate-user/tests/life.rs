@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 use tcpstate_common::State;
 use tcpstate_core::{
+    expression::Expression,
     options::{Format, Until},
     view::{Flow, View},
 };
@@ -28,6 +29,7 @@ fn options(format: Format) -> Options {
         },
         live: false,
         until: Until::Close,
+        expression: Expression::default(),
         states: None,
         causes: None,
         longer_than: None,
@@ -295,7 +297,7 @@ fn longer_than_with_a_state_is_about_the_time_in_it() {
         ..stuck
     };
     let (_, err) = run(&text);
-    let words = "\n1 connection not shown, because the time asked for is unknown\n";
+    let words = "\n1 connection not shown, because what was asked for is unknown\n";
     assert!(err.contains(words), "{err}");
 }
 

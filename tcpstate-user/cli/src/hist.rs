@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use tcpstate_core::{
+    expression::Moment,
     filter::{CauseSet, StateSet},
     model::By,
     options::HistogramOf,
@@ -13,6 +14,7 @@ use crate::{
     bounds::Bounds,
     choice::{Choices, choice},
     conflict::Conflict,
+    expression::language_of,
     grouping::Grouping,
     headings::{FILTERS, OUTPUT},
     listed::listed,
@@ -120,13 +122,19 @@ power of two; JSON buckets are 128 times as fine.
 A server's handshake is over before its connection has a socket, so --of handshake shows the first \
 round-trip time that the kernel measured instead.";
 
-pub(crate) const EXAMPLES: &str = "\
+/// The language of filters, and examples.
+pub(crate) fn epilogue() -> String {
+    language_of(Moment::Always) + "\n" + EXAMPLES
+}
+
+const EXAMPLES: &str = "\
 Examples:
   tcpstate hist --duration 1m                     a minute of everything
   tcpstate hist -P 443 --state ESTABLISHED        time established on port 443
   tcpstate hist --of handshake --role client      time to connect, by port
   tcpstate hist --of lifetime --cause timed_out   time until a timeout
   tcpstate hist --by comm --state CLOSE_WAIT      how soon each program closes
+  tcpstate hist dst 10.0.0.0/8 role client        to the servers of one net
   tcpstate hist --of transitions --interval 5s    transitions, every 5 seconds
   tcpstate hist -r FILE --json | jq -c 'select(.of) | [.state, .p99_ns]'";
 

@@ -31,6 +31,7 @@ mod column_args;
 mod conflict;
 mod doctor;
 mod explain;
+mod expression;
 pub mod filter;
 mod grouping;
 mod headings;
@@ -62,8 +63,9 @@ pub use self::{
     column_args::ColumnArgs,
     doctor::Doctor,
     explain::Explain,
-    help::Help,
+    expression::parse_expression,
     grouping::Grouping,
+    help::Help,
     hist::Hist,
     life::Life,
     lookup::HostNames,
@@ -177,7 +179,7 @@ fn change(id: &str, change: impl Fn(Arg) -> Arg) -> impl FnMut(Arg) -> Arg {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Print a line per state change
-    #[command(long_about = trace::ABOUT, after_help = trace::EXAMPLES)]
+    #[command(long_about = trace::ABOUT, after_help = trace::epilogue())]
     Trace(Trace),
     /// Print a line per closed connection: time in each state, cause, bytes
     #[command(long_about = life::ABOUT, after_help = life::epilogue())]
@@ -185,7 +187,7 @@ pub enum Command {
     /// Print histograms of the time in each state, by service port
     #[command(
         long_about = hist::ABOUT,
-        after_help = hist::EXAMPLES,
+        after_help = hist::epilogue(),
         mut_args(change("count", |count| {
             count.help("End after this many intervals").requires("interval")
         }))
@@ -194,7 +196,7 @@ pub enum Command {
     /// Count state changes, and print their rates every interval
     #[command(
         long_about = rates::ABOUT,
-        after_help = rates::EXAMPLES,
+        after_help = rates::epilogue(),
         mut_args(change("count", |count| {
             count.help("End after this many intervals, the same as COUNT")
         }))
@@ -203,7 +205,7 @@ pub enum Command {
     /// Write the events to a file, for other commands to read with -r
     #[command(
         long_about = record::ABOUT,
-        after_help = record::EXAMPLES,
+        after_help = record::epilogue(),
         mut_args(change("count", |count| count.help("End after this many events"))),
         mut_args(change("json", |json| {
             json.help(

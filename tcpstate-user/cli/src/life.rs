@@ -5,6 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use clap::Args;
 use tcpstate_core::{
     cause::EXPLAINED,
+    expression::Moment,
     filter::{CauseSet, StateSet},
     options::Until,
 };
@@ -13,6 +14,7 @@ use crate::{
     bounds::Bounds,
     choice::{Choices, choice},
     column_args::ColumnArgs,
+    expression::language_of,
     headings::{FILTERS, OUTPUT},
     listed::listed,
     quantity::parse_duration,
@@ -113,13 +115,15 @@ Examples:
                                         what cannot be reached, and who tries
   tcpstate life --json | jq -c 'select(.cause) | [.raddr, .rport, .cause]'
                                         why connections end
+  tcpstate life dst 10.0.0.0/8 and retransmits '>' 10
+                                        a net that loses packets
   tcpstate life --until gone --state FIN_WAIT2 --longer-than 5s
                                         peers that do not close their side
   tcpstate life -r FILE --csv           a recording, with a column per state";
 
-/// The examples, and the table of causes.
+/// The language of filters, the examples, and the table of causes.
 pub(crate) fn epilogue() -> String {
-    let mut text = format!("{EXAMPLES}\n\nCauses:");
+    let mut text = language_of(Moment::End) + "\n" + EXAMPLES + "\n\nCauses:";
     for cause in EXPLAINED {
         // Writing to a string does not fail.
         let _ = write!(text, "\n  {:<15} {}", cause.name, cause.what);

@@ -2,14 +2,14 @@
 
 use std::fs;
 
-use tcpstate_core::expression::Lookup;
+use tcpstate_core::{expression::Lookup, filter::CgroupTree};
 
 use crate::{owner_args::parse_uid, sockets::parse_netns};
 
 /// The names of this host: services, users and network namespaces by their files, cgroups by the given function.
 pub struct HostNames<F>(pub F);
 
-impl<F: Fn(&str) -> Result<String, String>> Lookup for HostNames<F> {
+impl<F: Fn(&str) -> Result<CgroupTree, String>> Lookup for HostNames<F> {
     fn service(&self, name: &str) -> Option<u16> {
         // Not getservbyname: it would load shared libraries into a program that is meant to be one file.
         let services = fs::read_to_string("/etc/services").unwrap_or_default();
@@ -25,7 +25,7 @@ impl<F: Fn(&str) -> Result<String, String>> Lookup for HostNames<F> {
         inode.ok_or_else(|| "`all` is no condition; leave it out".to_owned())
     }
 
-    fn cgroup(&self, path: &str) -> Result<String, String> {
+    fn cgroup(&self, path: &str) -> Result<CgroupTree, String> {
         self.0(path)
     }
 }

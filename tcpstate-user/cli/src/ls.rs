@@ -1,21 +1,15 @@
 //! Arguments of `tcpstate ls`.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
-use clap::{Args, error::ErrorKind};
-use tcpstate_core::{
-    duration::nanoseconds,
-    expression::{Expression, Lookup, WORDS},
-    filter::StateSet,
-    netns::NetnsSelector,
-    options::ResolveOwners,
-};
+use clap::Args;
+use tcpstate_core::{filter::StateSet, netns::NetnsSelector, options::ResolveOwners};
 
 use crate::{
-    Cli,
     capture::RESOLVE_OWNERS,
     choice::choice,
     column_args::ColumnArgs,
+    expression::language,
     headings::{CAPTURE, FILTERS},
     listed::listed,
     owner_args::OwnerArgs,
@@ -72,31 +66,6 @@ pub struct Ls {
     pub resolve_owners: ResolveOwners,
 }
 
-impl Ls {
-    /// The filter expression.
-    ///
-    /// *Errors:* a message that shows the wrong word.
-    pub fn expression(&self, lookup: &dyn Lookup) -> Result<Expression, clap::Error> {
-        let text = self.expression.join(" ");
-        let parse = |text: &str| {
-            Expression::parse(text, lookup).map_err(|error| {
-                Cli::error_of("ls", ErrorKind::ValueValidation, &error.to_string())
-            })
-        };
-        // Errors show the words that were given.
-        let expression = parse(&text)?;
-        let Some(longer_than) = self.longer_than else {
-            return Ok(expression);
-        };
-        let age = format!("dwell > {}ns", nanoseconds(longer_than));
-        if text.trim().is_empty() {
-            parse(&age)
-        } else {
-            parse(&format!("({text}) and {age}"))
-        }
-    }
-}
-
 pub(crate) const ABOUT: &str = "\
 Lists the TCP sockets that exist now, as `ss -tan` does, including half-open connections (SYN_RECV) and \
 those in TIME_WAIT, of all network namespaces, as the other commands show. Requires no privileges in its own \
@@ -115,17 +84,7 @@ status is 3.";
 
 /// The language of filters, and examples.
 pub(crate) fn epilogue() -> String {
-    let mut text = "\
-FILTER is an expression as in ss(8), of conditions joined by `and` (or nothing), `or`, `not` and parentheses, which \
-the shell needs in quotes. OP is one of = != < <= > >=, and may be left out for =. Conditions:
-"
-    .to_owned();
-    for word in WORDS {
-        let condition = format!("{} {}", word.name, word.form);
-        // A String takes all.
-        let _ = writeln!(text, "  {condition:<35} {}", word.doc);
-    }
-    text + "\n" + EXAMPLES
+    language() + "\n" + EXAMPLES
 }
 
 const EXAMPLES: &str = "\

@@ -1,32 +1,29 @@
 //! Arguments of `tcpstate rates`.
 
-use std::time::Duration;
+use std::{num::ParseIntError, time::Duration};
 
 use clap::Args;
 use tcpstate_core::{
+    expression::Moment,
     mode::{Attach, Mode},
     model::By,
     tally::TallySize,
 };
 
 use crate::{
-    bounds::Bounds, conflict::Conflict, grouping::Grouping, headings::CAPTURE,
-    quantity::parse_interval, watch::Watch,
+    bounds::Bounds, conflict::Conflict, expression::language_of, grouping::Grouping,
+    headings::CAPTURE, quantity::parse_interval, watch::Watch,
 };
 
 /// Arguments of `tcpstate rates`.
 #[derive(Debug, Args)]
 pub struct Rates {
     /// Length of an interval, such as 500ms, 1s or 5m; a plain number is seconds
-    #[arg(value_name = "INTERVAL", default_value = "1s", value_parser = parse_interval)]
-    pub interval: Duration,
+    #[arg(value_name = "INTERVAL", default_value = "1s", value_parser = first_word)]
+    pub first: First,
     /// End after this many intervals; by default, run until Ctrl-C
-    #[arg(
-        value_name = "COUNT",
-        conflicts_with = "count",
-        value_parser = clap::value_parser!(u64).range(1..)
-    )]
-    pub intervals: Option<u64>,
+    #[arg(value_name = "COUNT")]
+    pub second: Option<String>,
     #[command(flatten)]
     pub watch: Watch,
     #[command(flatten)]
@@ -50,6 +47,15 @@ impl Rates {
 
     /// Refuses arguments that counting in the kernel cannot honour.
     pub(crate) fn check(&self) -> Result<(), Conflict> {
+        let wrong = |why: &str| Err(Conflict(format!("[COUNT] {why}")));
+        match (self.intervals(), self.watch.count) {
+            (Some(Ok(1..)), None) | (None, _) => {}
+            (Some(Ok(0)), _) => return wrong("of 0: give at least 1"),
+            (Some(Err(_)), _) => return wrong("is too large"),
+            (Some(Ok(_)), Some(_)) => {
+                return wrong("cannot be used with --count: they are the same");
+            }
+        }
         if !self.in_kernel {
             return Ok(());
         }
@@ -62,6 +68,9 @@ impl Rates {
         } else if self.watch.sockets.owner.is_given() {
             "--pid, --comm, --uid, --cgroup or --role: they select events, and none are streamed"
                 .to_owned()
+        } else if !self.words().is_empty() {
+            "a FILTER: it selects events, and none are streamed; use -4, -6, -L, -D, -P or --netns"
+                .to_owned()
         } else if capture.attach == Attach::Only(Mode::Tracepoint) {
             "--attach tracepoint: it requires the BTF tracepoint, which reads the socket itself"
                 .to_owned()
@@ -73,6 +82,34 @@ impl Rates {
             return Ok(());
         };
         Err(Conflict(format!("--in-kernel cannot be used with {why}")))
+    }
+
+    /// The length of an interval.
+    pub const fn interval(&self) -> Duration {
+        match self.first {
+            First::Interval(interval) => interval,
+            First::Word(_) => Duration::from_secs(1),
+        }
+    }
+
+    /// The number of intervals, where the second word is one.
+    fn intervals(&self) -> Option<Result<u64, ParseIntError>> {
+        match &self.first {
+            First::Interval(_) => self.second.as_deref().filter(|word| is_number(word)),
+            First::Word(_) => None,
+        }
+        .map(str::parse)
+    }
+
+    /// The words of the filter expression.
+    pub fn words(&self) -> Vec<String> {
+        let first = match &self.first {
+            First::Interval(_) => None,
+            First::Word(word) => Some(word),
+        };
+        let second = self.second.iter().filter(|_| self.intervals().is_none());
+        let words = first.into_iter().chain(second);
+        words.chain(&self.watch.expression).cloned().collect()
     }
 
     /// The room for counting in the kernel, with `--in-kernel`.
@@ -88,12 +125,34 @@ impl Rates {
     /// The run ends by the clock, not by counting intervals, so that the last interval includes the events
     /// that are still on their way (`run`).
     pub fn duration(&self) -> Option<Duration> {
-        let intervals = self.intervals.or(self.watch.count).map(|count| {
+        let intervals = self.intervals().and_then(Result::ok).or(self.watch.count);
+        let intervals = intervals.map(|count| {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
-            self.interval.saturating_mul(count)
+            self.interval().saturating_mul(count)
         });
         intervals.into_iter().chain(self.watch.duration).min()
     }
+}
+
+/// The first word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum First {
+    /// It is the length of an interval.
+    Interval(Duration),
+    /// It belongs to the filter expression.
+    Word(String),
+}
+
+/// Reads the first word: no condition begins with a digit.
+fn first_word(text: &str) -> Result<First, String> {
+    if text.starts_with(|c: char| c.is_ascii_digit()) {
+        return parse_interval(text).map(First::Interval);
+    }
+    Ok(First::Word(text.to_owned()))
+}
+
+fn is_number(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 pub(crate) const ABOUT: &str = "\
@@ -122,13 +181,19 @@ per possible CPU for the default --max-ports, where a port counts once in each r
 
 With --json, a line per interval with all groups; with --csv, a row per interval, group and transition.";
 
-pub(crate) const EXAMPLES: &str = "\
+/// The language of filters, and examples.
+pub(crate) fn epilogue() -> String {
+    language_of(Moment::Always) + "\n" + EXAMPLES
+}
+
+const EXAMPLES: &str = "\
 Examples:
   tcpstate rates                        every second, until Ctrl-C
   tcpstate rates 5 12                   twelve intervals of five seconds
   tcpstate rates 10 --by comm           which programs make the connections
   tcpstate rates -D 5432 --by cgroup    which containers connect to PostgreSQL
   tcpstate rates --by raddr -L 443      which clients a web server has
+  tcpstate rates 5 dst 10.0.0.0/8       connections to one net
   tcpstate rates --in-kernel 10         on a busy host
   tcpstate rates 1m -r FILE --csv       a recording, minute by minute, as CSV
   tcpstate rates --json | jq -c 'select(.states) | [.ts, .states.CLOSE_WAIT]'";
@@ -164,6 +229,8 @@ mod tests {
             (&["--comm", "a"], "--comm"),
             (&["--cgroup", "/"], "--cgroup"),
             (&["--role", "client"], "--role"),
+            (&["dst", "10.0.0.0/8"], "a FILTER"),
+            (&["1", "5", "role", "client"], "a FILTER"),
             (&["--attach", "tracepoint"], "--attach tracepoint"),
             (&["--sample-interval", "0"], "--sample-interval 0"),
             (
@@ -195,7 +262,7 @@ mod tests {
             (&["--duration", "5"], 1, seconds(5)),
         ] {
             let rates = rates(arguments).unwrap();
-            assert_eq!(Some(rates.interval), seconds(interval), "{arguments:?}");
+            assert_eq!(Some(rates.interval()), seconds(interval), "{arguments:?}");
             assert_eq!(rates.duration(), duration, "{arguments:?}");
         }
         let forever = rates(&["1h", "18446744073709551615"]).unwrap().duration();
@@ -203,11 +270,32 @@ mod tests {
     }
 
     #[test]
+    fn the_words_behind_interval_and_count_are_a_filter() {
+        for (arguments, interval, intervals, words) in [
+            (&["dst", "10.0.0.0/8"][..], 1, None, "dst 10.0.0.0/8"),
+            (&["5", "dst", "::1"], 5, None, "dst ::1"),
+            (&["5", "12", "dst", "::1"], 5, Some(12), "dst ::1"),
+            (&["5", "12"], 5, Some(12), ""),
+            // A number behind a word is not COUNT.
+            (&["sport", "80"], 1, None, "sport 80"),
+            (&["sport", "80", "--count", "3"], 1, Some(3), "sport 80"),
+            (&["5", "(", "sport", "80", ")"], 5, None, "( sport 80 )"),
+        ] {
+            let rates = rates(arguments).unwrap();
+            assert_eq!(rates.interval().as_secs(), interval, "{arguments:?}");
+            assert_eq!(rates.words().join(" "), words, "{arguments:?}");
+            let length = intervals.map(|count| Duration::from_secs(interval * count));
+            assert_eq!(rates.duration(), length, "{arguments:?}");
+        }
+    }
+
+    #[test]
     fn malformed_intervals_are_refused() {
         for (arguments, reason) in [
             (&["1ms"][..], "cannot be shorter than 10ms"),
-            (&["often"], "`often` is not a duration"),
-            (&["1", "0"], "0 is not in 1.."),
+            (&["1often"], "`1often` is not a duration"),
+            (&["1", "0"], "[COUNT] of 0"),
+            (&["1", "99999999999999999999"], "[COUNT] is too large"),
             (&["1", "5", "--count=5"], "cannot be used with"),
             (&["--in-kernel", "-r", "x"], "cannot be used with"),
             (

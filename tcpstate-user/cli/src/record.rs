@@ -3,9 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args};
+use tcpstate_core::expression::Moment;
 
 use crate::{
     conflict::Conflict,
+    expression::language_of,
     quantity::{parse_bytes, parse_duration},
     watch::Watch,
 };
@@ -74,12 +76,18 @@ sockets that were there: their owners, roles, states and times.
 
 With -r FILE it copies a recording, or the part that the filters, --from, --to and --last select.";
 
-pub(crate) const EXAMPLES: &str = "\
+/// The language of filters, and examples.
+pub(crate) fn epilogue() -> String {
+    language_of(Moment::Always) + "\n" + EXAMPLES
+}
+
+const EXAMPLES: &str = "\
 Examples:
   tcpstate record -w FILE --duration 1m     one minute
   tcpstate record -w FILE -P 443            one service, until Ctrl-C
   tcpstate record -w FILE --max-bytes 100M --rotate 5
                                             the last 500 MB at most, in 5 files
+  tcpstate record -w FILE host 10.0.0.7     one peer's connections
   tcpstate record --ring 5m -w FILE         the last 5 minutes, on SIGUSR1
   ssh HOST sudo tcpstate record -w - | tcpstate life -r -
                                             another host's events, live

@@ -1,11 +1,12 @@
 //! Arguments of `tcpstate trace`.
 
 use clap::Args;
-use tcpstate_core::filter::StateSet;
+use tcpstate_core::{expression::Moment, filter::StateSet};
 
 use crate::{
     bounds::Bounds,
     column_args::ColumnArgs,
+    expression::language_of,
     headings::{FILTERS, OUTPUT},
     listed::listed,
     time_args::TimeArgs,
@@ -61,7 +62,12 @@ The summary at the end says whether any transition was lost. With -v, and whenev
 all of them: seen = filtered + submitted + lost, submitted = received + rejected, and received = passed + \
 filtered + undecided + unread. With --json it is the last line, otherwise it goes to standard error.";
 
-pub(crate) const EXAMPLES: &str = "\
+/// The language of filters, and examples.
+pub(crate) fn epilogue() -> String {
+    language_of(Moment::Change) + "\n" + EXAMPLES
+}
+
+const EXAMPLES: &str = "\
 Examples:
   tcpstate trace                        everything, until Ctrl-C
   tcpstate trace -L 80,443 -T           a web server's, with the time of day
@@ -69,6 +75,10 @@ Examples:
   tcpstate trace --state CLOSE_WAIT     who is slow to close, and how slow
   tcpstate trace -4 -D 5432 --json | jq -c 'select(.cause) | [.raddr, .cause]'
                                         why connections to PostgreSQL end
+  tcpstate trace dst 10.0.0.0/8 and not dport = :443
+                                        to one net, but not https
+  tcpstate trace newstate close-wait or dwell '>' 1m
+                                        single changes
   tcpstate trace --count 10             ten transitions, then the summary
   tcpstate trace -r FILE --csv          a recording, as CSV
   tcpstate trace -r FILE --from 14:02 --to 14:05

@@ -6,7 +6,10 @@ use clap::Args;
 use tcpstate_core::options::Format;
 
 use crate::{
-    capture::Capture, headings::OUTPUT, part_args::PartArgs, quantity::parse_duration,
+    capture::Capture,
+    headings::{FILTERS, OUTPUT},
+    part_args::PartArgs,
+    quantity::parse_duration,
     sockets::Sockets,
 };
 
@@ -33,6 +36,12 @@ pub struct Watch {
     pub sockets: Sockets,
     #[command(flatten)]
     pub capture: Capture,
+    /// Print which part of the filter the kernel decides and which is left to user space, then end
+    #[arg(long, help_heading = FILTERS)]
+    pub explain_filter: bool,
+    /// Only sockets for which this is true, in the language of ss(8): see below
+    #[arg(value_name = "FILTER", help_heading = FILTERS)]
+    pub expression: Vec<String>,
 }
 
 /// The output format, and whether it comes alone.

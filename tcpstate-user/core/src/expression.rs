@@ -1,5 +1,5 @@
-//! Filter expressions: the language of ss(8) for "which sockets", on the command line of every command that lists
-//! them.
+//! Filter expressions: the language of ss(8) for "which sockets", on the command line of every command that watches or
+//! lists them. The options that choose sockets become conditions too, so that there is one evaluator.
 //!
 //! ```text
 //! dst 10.0.0.0/8 and dport = :443
@@ -9,6 +9,12 @@
 //! `words` has the vocabulary, `parse` the grammar, `term` what one condition says of a socket. What is asked
 //! of a socket comes in through [`Facts`], so that a listed socket, an event and a connection are judged by the
 //! same rule.
+//!
+//! # Whole connections
+//!
+//! Most conditions are about a socket, and true of all its events alike. Some are about one change, or about the end
+//! (`newstate`, `cause`, `lifetime`). A view that follows connections needs all events of each, so two expressions are
+//! judged: first [`Expression::lasting`], which decides on whole connections; then the whole expression, on what is shown.
 //!
 //! # Differences to ss(8)
 //!
@@ -22,7 +28,11 @@
 
 mod error;
 mod facts;
+mod lookup;
+mod options;
 mod parse;
+mod row;
+mod stream;
 mod term;
 #[cfg(test)]
 mod tests;
@@ -34,10 +44,11 @@ use std::fmt;
 use self::term::Term;
 pub use self::{
     error::ExpressionError,
-    facts::{Bounds, Facts, Field, Side},
-    parse::{Lookup, NoNames},
+    facts::{Bounds, Facts, Field, Side, Wanted},
+    lookup::{Lookup, NoNames},
+    stream::{CgroupPaths, EntryFacts, EventFacts},
     truth::Truth,
-    words::{WORDS, Word},
+    words::{Moment, WORDS, Word},
 };
 
 /// A filter expression. The default matches every socket.
@@ -55,7 +66,33 @@ enum Node {
 impl Expression {
     /// Reads an expression; an empty one matches all. `lookup` finds the numbers of names.
     pub fn parse(text: &str, lookup: &dyn Lookup) -> Result<Self, ExpressionError> {
-        parse::parse(text, lookup).map(Self)
+        parse::parse(text, lookup, None).map(Self)
+    }
+
+    /// The same, for a command that judges at this moment: a field that is not known then is refused.
+    pub fn parse_for(
+        moment: Moment,
+        text: &str,
+        lookup: &dyn Lookup,
+    ) -> Result<Self, ExpressionError> {
+        parse::parse(text, lookup, Some(moment)).map(Self)
+    }
+
+    /// Matches what both match.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let both = [self.0, other.0].into_iter().flatten();
+        let all = both.flat_map(|node| match node {
+            Node::And(nodes) => nodes,
+            node => vec![node],
+        });
+        Self(Node::joined(all.collect(), Node::And))
+    }
+
+    /// What must be true of the socket itself, at all of its events alike, for this to be true of any of them.
+    #[must_use]
+    pub fn lasting(&self) -> Self {
+        Self(self.0.as_ref().and_then(|node| node.lasting(false)))
     }
 
     /// Whether every socket matches.
@@ -73,6 +110,11 @@ impl Expression {
         self.has(&Term::needs_process)
     }
 
+    /// Whether an event alone does not decide it: it takes what came before.
+    pub fn needs_history(&self) -> bool {
+        self.has(&Term::needs_history)
+    }
+
     /// Whether it depends on what only `TCP_INFO` has.
     pub fn needs_info(&self) -> bool {
         self.has(&Term::needs_info)
@@ -84,6 +126,33 @@ impl Expression {
 }
 
 impl Node {
+    /// Several as one; `None` if there are none.
+    fn joined(mut nodes: Vec<Self>, join: impl FnOnce(Vec<Self>) -> Self) -> Option<Self> {
+        match nodes.len() {
+            0 | 1 => nodes.pop(),
+            _ => Some(join(nodes)),
+        }
+    }
+
+    /// See [`Expression::lasting`]; `None`: anything may be.
+    fn lasting(&self, is_negated: bool) -> Option<Self> {
+        match (self, is_negated) {
+            (Self::Term(term), _) if !term.is_lasting() => None,
+            (Self::Term(_), false) => Some(self.clone()),
+            (Self::Term(_), true) => Some(Self::Not(Box::new(self.clone()))),
+            (Self::Not(node), _) => node.lasting(!is_negated),
+            // By De Morgan.
+            (Self::And(nodes), false) | (Self::Or(nodes), true) => {
+                let nodes = nodes.iter().filter_map(|node| node.lasting(is_negated));
+                Self::joined(nodes.collect(), Self::And)
+            }
+            (Self::Or(nodes), false) | (Self::And(nodes), true) => {
+                let nodes = nodes.iter().map(|node| node.lasting(is_negated));
+                Self::joined(nodes.collect::<Option<_>>()?, Self::Or)
+            }
+        }
+    }
+
     fn judge(&self, facts: &impl Facts) -> Truth {
         match self {
             Self::Term(term) => term.judge(facts),

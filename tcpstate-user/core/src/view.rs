@@ -44,6 +44,10 @@ pub trait View {
     /// Takes one event.
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow>;
 
+    /// Takes one event that the filter leaves out, of a connection whose other events it may not: the view follows the
+    /// connection, and shows nothing. Only for a filter on single transitions.
+    fn follow(&mut self, _event: &Event) {}
+
     /// Takes a census or a part of one. Sockets that the filters do not want have been removed from it.
     fn census(&mut self, _census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
         Ok(Flow::Continue)

@@ -19,10 +19,9 @@ use tcpstate::{
     run::{Interrupt, Interrupts, Options, Outputs, drive},
 };
 use tcpstate_core::{
-    filter::{Filter, OwnerFilter},
+    expression::{Expression, NoNames},
     model::{By, Limits},
     options::{Format, HistogramOf, Until},
-    owner::Comm,
     view::View,
 };
 use tcpstate_recording::{FlightOptions, Options as WriterOptions, Reader};
@@ -61,17 +60,11 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     };
     let options = Options {
         duration: (run & 2 != 0).then_some(Duration::from_secs(5)),
-        filter: Filter {
-            lport: (run & 4 != 0).then(|| "443".parse().expect("a port")),
-            ..Filter::default()
-        },
-        owner: OwnerFilter {
-            comms: if run & 8 == 0 {
-                Vec::new()
-            } else {
-                vec![Comm(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0")]
-            },
-            ..OwnerFilter::default()
+        expression: {
+            let sockets = if run & 4 == 0 { "" } else { "sport 443" };
+            let owners = if run & 8 == 0 { "" } else { "comm curl" };
+            let text = format!("{sockets} {owners}");
+            Expression::parse(&text, &NoNames).expect("an expression")
         },
         limits,
         interactive: false,
@@ -116,6 +109,7 @@ fn view_of(view: u8, run: u8, limits: Limits) -> Box<dyn View> {
             settings,
             live: option & 1 == 0,
             until: [Until::Close, Until::Gone][usize::from(view & 7) - 1],
+            expression: Expression::default(),
             states: None,
             causes: None,
             longer_than: (option & 2 != 0).then_some(Duration::from_millis(1)),

@@ -2,14 +2,19 @@
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
+use tcpstate_core::expression::Moment;
 use tcpstate_text::{
     format::bar::wants_unicode,
     hist::{Hist, Options},
 };
 
-use crate::watch::{note, settings, watch};
+use crate::{
+    selection::Selection,
+    watch::{note, settings, watch},
+};
 
 pub(crate) fn run(arguments: &tcpstate_cli::Hist) -> anyhow::Result<ExitCode> {
+    let selection = Selection::of("hist", Moment::Always, &arguments.watch)?;
     let settings = settings(
         &arguments.watch,
         arguments.bounds,
@@ -30,10 +35,11 @@ pub(crate) fn run(arguments: &tcpstate_cli::Hist) -> anyhow::Result<ExitCode> {
     if watched.read.is_none()
         && watched.duration.is_none()
         && arguments.interval.is_none()
+        && !watched.explain_filter
         && rustix::stdio::stderr().is_terminal()
     {
         // Nothing is printed until then.
         note(watched.output, "watching; Ctrl-C shows the histograms");
     }
-    watch(watched, limits, &mut view)
+    watch(watched, &selection, limits, &mut view)
 }

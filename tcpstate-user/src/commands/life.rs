@@ -2,17 +2,31 @@
 
 use std::process::ExitCode;
 
+use tcpstate_core::expression::{Expression, Moment};
 use tcpstate_text::life::{LAYOUT, Life, Options};
 
-use crate::watch::{columns, settings, watch};
+use crate::{
+    selection::Selection,
+    watch::{columns, settings, watch},
+};
 
 pub(crate) fn run(arguments: &tcpstate_cli::Life) -> anyhow::Result<ExitCode> {
+    let mut selection = Selection::of("life", Moment::End, &arguments.watch)?;
+    // The view judges what is only known at the end.
+    let whole = selection.whole.clone();
+    selection.whole = whole.lasting();
+    let expression = if whole == selection.whole {
+        Expression::default()
+    } else {
+        whole
+    };
     let settings = settings(&arguments.watch, arguments.bounds, arguments.times.time);
     let limits = settings.limits;
     let mut view = Life::new(&Options {
         settings,
         live: arguments.live,
         until: arguments.until,
+        expression,
         states: arguments.state,
         causes: arguments.cause.clone(),
         longer_than: arguments.longer_than,
@@ -22,5 +36,5 @@ pub(crate) fn run(arguments: &tcpstate_cli::Life) -> anyhow::Result<ExitCode> {
         timestamp: arguments.times.timestamp,
         reset_reason: arguments.reset_reason,
     });
-    watch(&arguments.watch, limits, &mut view)
+    watch(&arguments.watch, &selection, limits, &mut view)
 }

@@ -2,20 +2,16 @@
 
 use std::{
     io::{self, Write},
-    path::Path,
     process::ExitCode,
 };
 
 use anyhow::Context as _;
 use tcpstate::run::{own_cost, stderr, stdout};
-use tcpstate_capture::{
-    cgroups::{self, CgroupError},
-    inventory,
-    sockdiag::Request,
-};
-use tcpstate_cli::HostNames;
+use tcpstate_capture::{inventory, sockdiag::Request};
+use tcpstate_cli::parse_expression;
 use tcpstate_common::State;
 use tcpstate_core::{
+    expression::{Expression, Moment},
     filter::{Family, StateSet},
     netns::NetnsSelector,
     options::ResolveOwners,
@@ -24,7 +20,8 @@ use tcpstate_text::{format::text::wants_colour, ls, settings::Settings};
 
 use crate::{
     INCOMPLETE,
-    watch::{columns, owner_filter},
+    selection::{names, owner_filter},
+    watch::columns,
 };
 
 /// Lists the sockets there are now.
@@ -40,16 +37,14 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
         // AGE follows from it too.
         with_info: true,
     };
-    let cgroup = |path: &str| -> Result<String, CgroupError> {
-        Ok(cgroups::Mount::find()?.find_cgroup(Path::new(path))?.0)
-    };
-    let names = HostNames(|path: &str| cgroup(path).map_err(|error| error.to_string()));
-    let expression = arguments
-        .expression(&names)
+    let words = parse_expression("ls", Moment::List, &arguments.expression, &names(true))
         .unwrap_or_else(|error| error.exit());
     let owner = owner_filter(&arguments.owner, true, arguments.output)?;
+    let expression = Expression::from(&filter)
+        .and(Expression::from(&owner))
+        .and(words);
     let asked_for = arguments.resolve_owners == ResolveOwners::Yes;
-    let by_process = arguments.owner.needs_process() || expression.needs_process();
+    let by_process = expression.needs_process();
     let resolve_owners = arguments.resolve_owners != ResolveOwners::No || by_process;
     let mut inventory = inventory::take(&arguments.netns, request, resolve_owners)?;
     if by_process {
@@ -68,8 +63,6 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
             ..Settings::plain(arguments.output.format())
         },
         states: arguments.state,
-        filter,
-        owner,
         expression,
         columns,
         with_owner: resolve_owners,

@@ -2,12 +2,18 @@
 
 use std::process::ExitCode;
 
-use tcpstate_core::duration::nanoseconds;
+use tcpstate_core::{duration::nanoseconds, expression::Moment};
 use tcpstate_text::rates::{Options, Rates};
 
-use crate::watch::{settings, watch_or_count};
+use crate::{
+    selection::Selection,
+    watch::{settings, watch_or_count},
+};
 
 pub(crate) fn run(mut arguments: tcpstate_cli::Rates) -> anyhow::Result<ExitCode> {
+    arguments.watch.duration = arguments.duration();
+    arguments.watch.expression = arguments.words();
+    let selection = Selection::of("rates", Moment::Always, &arguments.watch)?;
     let settings = settings(
         &arguments.watch,
         arguments.bounds,
@@ -16,10 +22,10 @@ pub(crate) fn run(mut arguments: tcpstate_cli::Rates) -> anyhow::Result<ExitCode
     let limits = settings.limits;
     let mut view = Rates::new(&Options {
         settings,
-        interval_ns: nanoseconds(arguments.interval),
+        interval_ns: nanoseconds(arguments.interval()),
         by: arguments.grouping.by,
         in_kernel: arguments.in_kernel,
     });
-    arguments.watch.duration = arguments.duration();
-    watch_or_count(&arguments.watch, limits, arguments.tally(), &mut view)
+    let tally = arguments.tally();
+    watch_or_count(&arguments.watch, &selection, limits, tally, &mut view)
 }

@@ -15,10 +15,13 @@ use tcpstate::{
     run::stream::Stream,
 };
 use tcpstate_cli::Watch;
-use tcpstate_core::{duration::nanoseconds, model::Limits};
+use tcpstate_core::{duration::nanoseconds, expression::Moment, model::Limits};
 use tcpstate_recording::{self as recording, FlightOptions};
 
-use crate::watch::{note, watch};
+use crate::{
+    selection::Selection,
+    watch::{note, watch},
+};
 
 /// Interval at which a FIFO is tried: no event tells of a reader that waits for its writer.
 const RETRY: Duration = Duration::from_millis(50);
@@ -33,10 +36,13 @@ pub(crate) fn run(arguments: &tcpstate_cli::Record) -> anyhow::Result<ExitCode> 
             path.display()
         );
     }
+    let selection = Selection::of("record", Moment::Always, &arguments.watch)?;
     // It stays open until the recording has it open too.
     let _reader = match arguments.ring {
-        None => await_reader(&arguments.write, &arguments.watch)?,
-        Some(_) => None,
+        None if !arguments.watch.explain_filter => {
+            await_reader(&arguments.write, &arguments.watch)?
+        }
+        _ => None,
     };
     let to = match arguments.ring {
         Some(keep) => To::Memory(FlightOptions {
@@ -60,7 +66,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Record) -> anyhow::Result<ExitCode> 
     if let Some(count) = arguments.watch.count {
         view = view.ending_after(count);
     }
-    watch(&arguments.watch, Limits::default(), &mut view)
+    watch(&arguments.watch, &selection, Limits::default(), &mut view)
 }
 
 /// Waits until a FIFO has a reader, at most for the time of the run. Nothing is attached yet, and signals have their usual

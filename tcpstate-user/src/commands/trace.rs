@@ -2,11 +2,16 @@
 
 use std::process::ExitCode;
 
+use tcpstate_core::expression::Moment;
 use tcpstate_text::trace::{LAYOUT, Options, Trace};
 
-use crate::watch::{columns, settings, watch};
+use crate::{
+    selection::Selection,
+    watch::{columns, settings, watch},
+};
 
 pub(crate) fn run(arguments: &tcpstate_cli::Trace) -> anyhow::Result<ExitCode> {
+    let selection = Selection::of("trace", Moment::Change, &arguments.watch)?;
     let settings = settings(&arguments.watch, arguments.bounds, arguments.times.time);
     let limits = settings.limits;
     let mut view = Trace::new(&Options {
@@ -18,5 +23,5 @@ pub(crate) fn run(arguments: &tcpstate_cli::Trace) -> anyhow::Result<ExitCode> {
         timestamp: arguments.times.timestamp,
         reset_reason: arguments.reset_reason,
     });
-    watch(&arguments.watch, limits, &mut view)
+    watch(&arguments.watch, &selection, limits, &mut view)
 }

@@ -11,6 +11,7 @@ use tcpstate_common::{State, record};
 use tcpstate_core::options::Until;
 use tcpstate_core::{
     books::{Accounting, Cost, Selection},
+    expression::Expression,
     source::{EventSource, Step},
 };
 use tcpstate_recording::Reader;
@@ -177,6 +178,7 @@ fn life() -> Life {
         settings: Settings::plain(Format::Text),
         live: true,
         until: Until::Close,
+        expression: Expression::default(),
         states: None,
         causes: None,
         longer_than: None,

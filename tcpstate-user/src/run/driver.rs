@@ -18,7 +18,6 @@ use tcpstate_core::{
     census::Census,
     duration::nanoseconds,
     event::Event,
-    filter::{Filter, Settler},
     origin::Origin,
     source::{EventSource, SourceError, Step},
     view::{End, Flow, Part, View},
@@ -107,10 +106,6 @@ struct Driver<'a> {
     origin: Origin,
     clock: Clock,
     /// `None` if everything passes, so that the common case costs nothing.
-    settler: Option<Settler>,
-    /// The filter for the sockets of a census.
-    filter: Filter,
-    /// `None` if there is no filter on owners.
     gate: Option<Gate>,
     selection: Selection,
     flush_each_batch: bool,
@@ -174,11 +169,9 @@ impl<'a> Driver<'a> {
         let interval_ns = view.interval_ns().filter(|&ns| ns > 0);
         Self {
             clock: Clock::start(),
-            settler: (!options.filter.wants_all()).then(|| Settler::new(options.filter.clone())),
-            filter: options.filter.clone(),
-            gate: (!options.owner.wants_all()).then(|| {
-                let matcher = options.owner.clone().with(source.names());
-                Gate::new(matcher, options.limits, origin.sample_interval_ns.is_some())
+            gate: (!options.expression.wants_all()).then(|| {
+                let follows = origin.sample_interval_ns.is_some();
+                Gate::new(&options.expression, source.names(), options.limits, follows)
             }),
             selection: Selection::default(),
             flush_each_batch: origin.live || options.interactive,
@@ -392,13 +385,8 @@ impl<'a> Driver<'a> {
     /// The destinations of the events that have been received and decided.
     fn selection(&self) -> Selection {
         let mut selection = self.selection;
-        if let (None, Some(settler)) = (&self.counters, &self.settler) {
-            selection.settled = settler.settled();
-        }
-        if let Some(gate) = &self.gate {
-            // Its events passed the filter on sockets first.
-            selection.settled.passed -= gate.left_out;
-            selection.settled.filtered += gate.left_out;
+        if let (None, Some(gate)) = (&self.counters, &self.gate) {
+            selection.settled = gate.settled();
         }
         selection
     }
@@ -433,8 +421,8 @@ impl<'a> Driver<'a> {
         }
         if self.counters.is_some() {
             self.read_counters();
-        } else if let Some(settler) = &mut self.settler {
-            settler.finish();
+        } else if let Some(gate) = &mut self.gate {
+            gate.finish();
         }
         let RunBooks {
             accounting,

@@ -1,80 +1,128 @@
-//! The filter on owners: passes the events of connections with a selected owner.
+//! The filter: passes the events of the sockets for which an expression is true.
 //!
-//! An event alone does not give the owner of a connection: a server's connection belongs to the process
-//! that listens there. So the gate tracks all connections, as a view does, and a view behind it sees each of
-//! its connections completely.
+//! An event alone does not always decide it. The kernel may not have set yet what is asked: then the event is held
+//! until its socket's next one. A server's connection belongs to the process that listens there: then the gate tracks
+//! all connections, as a view does. A view behind it sees each of its connections completely.
 
 use hashbrown::HashSet;
 use tcpstate_common::{State, transition::opens};
 use tcpstate_core::{
+    books::Settled,
     cause::goes_on,
     census::{Census, Found},
     event::Event,
-    filter::OwnerMatcher,
+    expression::{CgroupPaths, EntryFacts, EventFacts, Expression, Truth},
+    filter::{Held, Waiting},
     model::{Applied, Limits, StateExit, Tracker},
-    service::Role,
+    names::Names,
 };
 
-/// The stage before a view, if there is a filter on owners.
+/// The stage before a view, if there is a filter.
 pub(super) struct Gate {
-    tracker: Tracker,
+    /// Its own tracker, if an event alone does not decide.
+    tracker: Option<Tracker>,
     selection: Selection,
+    held: Held,
     /// The cookies of selected connections that continued as minisockets.
     going_on: HashSet<u64>,
     max_going_on: usize,
-    /// Number of events left out.
-    pub(super) left_out: u64,
+    settled: Settled,
+}
+
+/// The events that a view gets after the gate was given one, in this order.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    /// An earlier event of the same socket, held until now.
+    pub(super) earlier: Option<Pass>,
+    /// Whether `earlier` is from before the beginning.
+    pub(super) is_recalled: bool,
+    /// The event itself.
+    pub(super) event: Option<Pass>,
+}
+
+/// An event that a view gets.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub(super) event: Event,
+    /// Whether it shows it. If not, it only follows the connection.
+    pub(super) is_shown: bool,
 }
 
 impl Gate {
     /// Creates a gate; `follows` says that censuses will report the end of minisockets.
-    pub(super) fn new(matcher: OwnerMatcher, limits: Limits, follows: bool) -> Self {
-        let mut tracker = Tracker::new(limits).without_rates().without_histograms();
-        if follows {
-            tracker.follow();
-        }
+    pub(super) fn new(
+        expression: &Expression,
+        names: Names,
+        limits: Limits,
+        follows: bool,
+    ) -> Self {
+        let tracker = expression.needs_history().then(|| {
+            let mut tracker = Tracker::new(limits).without_rates().without_histograms();
+            if follows {
+                tracker.follow();
+            }
+            tracker
+        });
+        let lasting = expression.lasting();
         Self {
-            tracker,
             selection: Selection {
-                matcher,
+                shown: (*expression != lasting).then(|| expression.clone()),
+                by_process: lasting.needs_process(),
+                lasting,
+                cgroups: CgroupPaths::new(names),
                 by_holder: HashSet::new(),
                 max_by_holder: limits.max_connections,
             },
+            held: Held::default(),
             going_on: HashSet::new(),
-            max_going_on: if follows { limits.max_connections } else { 0 },
-            left_out: 0,
+            max_going_on: if follows && tracker.is_some() {
+                limits.max_connections
+            } else {
+                0
+            },
+            tracker,
+            settled: Settled::default(),
         }
     }
 
-    /// Removes the entries with other owners from a census. A minisocket has the owner of its connection, and
+    /// Removes the entries of other sockets from a census. A minisocket has the owner of its connection, and
     /// a half-open connection that of its listener.
     ///
     /// A listener that a selected process turns out to hold is added: the view has not seen it begin.
     pub(super) fn census(&mut self, census: &mut Census) {
         let mut gone = Vec::new();
-        self.tracker
-            .census(census, |left| gone.extend(gone_for_good(left)));
+        if let Some(tracker) = &mut self.tracker {
+            tracker.census(census, |left| gone.extend(gone_for_good(left)));
+        }
         self.select(census, gone);
     }
 
     /// As [`Gate::census`], from before the beginning.
     pub(super) fn recall_census(&mut self, census: &mut Census) {
         let mut gone = Vec::new();
-        self.tracker
-            .recall_census(census, |left| gone.extend(gone_for_good(left)));
+        if let Some(tracker) = &mut self.tracker {
+            tracker.recall_census(census, |left| gone.extend(gone_for_good(left)));
+        }
         self.select(census, gone);
     }
 
     fn select(&mut self, census: &mut Census, gone: Vec<u64>) {
-        let (tracker, going_on) = (&self.tracker, &mut self.going_on);
+        let (tracker, going_on) = (self.tracker.as_ref(), &mut self.going_on);
         let Selection {
-            matcher, by_holder, ..
-        } = &mut self.selection;
+            lasting,
+            cgroups,
+            by_holder,
+            ..
+        } = &self.selection;
         let netns = census.netns;
-        let mut wants = |found: &Found| {
-            let (role, owner, uid, cgroup) = tracker.attributes(found);
-            let holders = tracker.holders(found, netns).map_or(&[][..], |all| all);
-            matcher.matches(role, &owner, holders, uid, cgroup)
+        let is_wanted = |facts: &EntryFacts<'_>| lasting.judge(facts) == Truth::Yes;
+        let wants = |found: &Found| {
+            let mut facts = EntryFacts::of(found, netns, cgroups);
+            if let Some(tracker) = tracker {
+                (facts.role, facts.owner, facts.uid, facts.cgroup) = tracker.attributes(found);
+                facts.holders = tracker.holders(found, netns).map_or(&[], |all| all);
+            }
+            is_wanted(&facts)
         };
         census.found.retain(|found| {
             let cookie = &found.cookie;
@@ -82,7 +130,10 @@ impl Gate {
         });
         let found = &mut census.found;
         census.held.retain(|held| {
-            let listener = tracker.listener(held).filter(&mut wants);
+            let Some(tracker) = tracker else {
+                return is_wanted(&EntryFacts::of_listener(held, netns, cgroups));
+            };
+            let listener = tracker.listener(held).filter(wants);
             let is_wanted = listener.is_some();
             found.extend(listener.filter(|_| found.iter().all(|one| one.cookie != held.cookie)));
             is_wanted
@@ -91,44 +142,106 @@ impl Gate {
             going_on.remove(&cookie);
         }
         census.half_open.retain(|half_open| {
-            let owner = tracker.listener_of(half_open, netns);
-            let holders = tracker
-                .holders_of(half_open, netns)
-                .map_or(&[][..], |all| all);
-            matcher.matches(Role::Server, &owner, holders, None, None)
+            let mut facts = EntryFacts::of_half_open(half_open, netns, cgroups);
+            if let Some(tracker) = tracker {
+                facts.owner = tracker.listener_of(half_open, netns);
+                facts.holders = tracker.holders_of(half_open, netns).map_or(&[], |all| all);
+            }
+            is_wanted(&facts)
         });
     }
 
-    /// Whether the view gets this event. Must be called for every event, in order.
-    pub(super) fn passes(&mut self, event: &Event) -> bool {
-        let applied = self.tracker.apply(event);
-        let passes = self.selection.selects(event, &applied);
-        self.left_out += u64::from(!passes);
-        self.note(event, passes)
+    /// The events that the view gets. Must be called for every event, in order.
+    pub(super) fn push(&mut self, event: &Event) -> Passed {
+        self.pass(event, false)
     }
 
-    /// As [`Gate::passes`], for an event from before the beginning, which counts nowhere.
-    pub(super) fn recall(&mut self, event: &Event) -> bool {
-        let applied = self.tracker.recall_event(event);
-        let passes = self.selection.selects(event, &applied);
-        self.note(event, passes)
+    /// As [`Gate::push`], for an event from before the beginning, which counts nowhere.
+    pub(super) fn recall(&mut self, event: &Event) -> Passed {
+        let settled = self.settled;
+        let passed = self.pass(event, true);
+        self.settled = settled;
+        passed
     }
 
-    /// Notes a selected connection that goes on as a minisocket. Returns whether it is selected.
-    fn note(&mut self, event: &Event, passes: bool) -> bool {
-        if passes
+    fn pass(&mut self, event: &Event, is_recalled: bool) -> Passed {
+        let applied = self.tracker.as_mut().map(|tracker| {
+            if is_recalled {
+                tracker.recall_event(event)
+            } else {
+                tracker.apply(event)
+            }
+        });
+        let selection = &mut self.selection;
+        let truth = selection.judge(event, applied.as_ref());
+        let held = self.held.take(event);
+        let mut passed = Passed {
+            is_recalled: held.is_some_and(|held| held.is_recalled),
+            ..Passed::default()
+        };
+        if let Some(Waiting { event: held, .. }) = held {
+            // Undecided again: this one has no more than the one before it.
+            let shown = selection.shown(truth, &held, event, applied.as_ref());
+            if !passed.is_recalled {
+                count(&mut self.settled, shown);
+            }
+            passed.earlier = (truth == Truth::Yes).then_some(Pass {
+                event: held,
+                is_shown: shown == Truth::Yes,
+            });
+        }
+        let facts = selection.facts(event, event, applied.as_ref());
+        let shown = selection.shown(truth, event, event, applied.as_ref());
+        if shown == Truth::Unknown && facts.is_pending() {
+            self.held.hold(Waiting {
+                event: *event,
+                is_recalled,
+            });
+            return passed;
+        }
+        count(&mut self.settled, shown);
+        passed.event = (truth == Truth::Yes).then_some(Pass {
+            event: *event,
+            is_shown: shown == Truth::Yes,
+        });
+        if truth == Truth::Yes
             && self.going_on.len() < self.max_going_on
             && let (Some(cookie), Some(_)) = (event.cookie(), goes_on(event))
         {
             self.going_on.insert(cookie);
         }
-        passes
+        passed
+    }
+
+    /// The decisions so far, without the events that are held.
+    pub(super) const fn settled(&self) -> Settled {
+        let mut settled = self.settled;
+        settled.undecided += self.held.given_up();
+        settled
+    }
+
+    /// Gives up the events that are still held, at the end of the stream.
+    pub(super) fn finish(&mut self) {
+        self.held.finish();
+    }
+}
+
+fn count(settled: &mut Settled, shown: Truth) {
+    match shown {
+        Truth::Yes => settled.passed += 1,
+        Truth::No => settled.filtered += 1,
+        Truth::Unknown => settled.undecided += 1,
     }
 }
 
 /// The selected sockets.
 struct Selection {
-    matcher: OwnerMatcher,
+    /// What must be true of a socket.
+    lasting: Expression,
+    /// What must be true of an event for it to be shown, if that is more.
+    shown: Option<Expression>,
+    by_process: bool,
+    cgroups: CgroupPaths,
     /// The cookies of open sockets that another process than their owner selected: they stay so when their
     /// listener is gone.
     by_holder: HashSet<u64>,
@@ -136,31 +249,63 @@ struct Selection {
 }
 
 impl Selection {
-    fn selects(&mut self, event: &Event, applied: &Applied<'_>) -> bool {
-        let (role, owner) = (applied.role(), applied.owner());
-        let (uid, cgroup) = (applied.uid(), applied.cgroup());
-        let by_owner = self.matcher.matches(role, &owner, &[], uid, cgroup);
-        let Some(cookie) = event.cookie() else {
-            return by_owner;
-        };
-        let was_selected =
-            if event.newstate() == State::CLOSE || opens(event.oldstate(), event.newstate()) {
-                self.by_holder.remove(&cookie) && event.newstate() == State::CLOSE
-            } else {
-                self.by_holder.contains(&cookie)
-            };
-        if by_owner || was_selected {
-            return true;
+    fn facts<'a>(
+        &'a self,
+        event: &'a Event,
+        latest: &'a Event,
+        applied: Option<&'a Applied<'a>>,
+    ) -> EventFacts<'a> {
+        EventFacts {
+            event,
+            latest,
+            applied,
+            cgroups: &self.cgroups,
+            with_holders: true,
         }
-        let Some(holders) = applied.holders() else {
-            return false;
+    }
+
+    /// Whether the socket of this event is selected.
+    fn judge(&mut self, event: &Event, applied: Option<&Applied<'_>>) -> Truth {
+        let facts = self.facts(event, event, applied);
+        let truth = self.lasting.judge(&facts);
+        let Some(cookie) = event.cookie().filter(|_| self.by_process) else {
+            return truth;
         };
-        let selects = self.matcher.matches(role, &owner, holders, uid, cgroup);
-        if selects && event.newstate() != State::CLOSE && self.by_holder.len() < self.max_by_holder
+        let closes = event.newstate() == State::CLOSE;
+        let was_selected = if closes || opens(event.oldstate(), event.newstate()) {
+            self.by_holder.remove(&cookie) && closes
+        } else {
+            self.by_holder.contains(&cookie)
+        };
+        if was_selected {
+            return Truth::Yes;
+        }
+        let facts = EventFacts {
+            with_holders: false,
+            ..self.facts(event, event, applied)
+        };
+        if truth == Truth::Yes
+            && !closes
+            && self.by_holder.len() < self.max_by_holder
+            && self.lasting.judge(&facts) != Truth::Yes
         {
             self.by_holder.insert(cookie);
         }
-        selects
+        truth
+    }
+
+    /// Whether an event of a socket is shown that is selected so far as this truth says.
+    fn shown(
+        &self,
+        truth: Truth,
+        event: &Event,
+        latest: &Event,
+        applied: Option<&Applied<'_>>,
+    ) -> Truth {
+        match &self.shown {
+            Some(shown) if truth == Truth::Yes => shown.judge(&self.facts(event, latest, applied)),
+            _ => truth,
+        }
     }
 }
 
@@ -170,168 +315,4 @@ fn gone_for_good(left: &StateExit) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tcpstate_common::{
-        Record,
-        record::{AF_INET, flags},
-    };
-    use tcpstate_core::{
-        census::{Held, Kind, Scope},
-        event::Process,
-        filter::OwnerFilter,
-        names::Names,
-        owner::{Comm, Owner},
-    };
-
-    use super::*;
-
-    const CURL: &[u8; 16] = b"curl\0\0\0\0\0\0\0\0\0\0\0\0";
-
-    fn gate(filter: OwnerFilter) -> Gate {
-        Gate::new(filter.with(Names::default()), Limits::default(), true)
-    }
-
-    fn of_curl() -> Gate {
-        gate(OwnerFilter {
-            comms: vec![Comm(*CURL)],
-            ..OwnerFilter::default()
-        })
-    }
-
-    /// An event of a client, by a process of this name.
-    fn event(cookie: u64, name: &[u8; 16], (oldstate, newstate): (State, State)) -> Event {
-        let opens = oldstate == State::CLOSE;
-        let process = if opens { flags::PROCESS } else { 0 };
-        Event::try_from(Record {
-            ts_ns: cookie,
-            cookie,
-            pid: if opens { 7 } else { 0 },
-            comm: *name,
-            netns: 1,
-            lport: 40_000,
-            rport: 443,
-            family: AF_INET,
-            flags: flags::SOCKET | flags::COOKIE | flags::DEAD | process,
-            oldstate,
-            newstate,
-            ..Record::default()
-        })
-        .unwrap()
-    }
-
-    fn found(cookie: u64, state: State, kind: Kind) -> Found {
-        Found {
-            cookie,
-            state,
-            kind,
-            since_ns: None,
-            there_ns: None,
-            family: 2,
-            laddr: [127, 0, 0, 1].into(),
-            lport: 40_000,
-            raddr: [127, 0, 0, 1].into(),
-            rport: 443,
-            role: Role::Unknown,
-            uid: None,
-            cgroup: None,
-            owner: Owner::UNKNOWN,
-        }
-    }
-
-    fn left(gate: &mut Gate, scope: Scope, found: Vec<Found>) -> Vec<u64> {
-        let mut census = Census {
-            netns: 1,
-            begin_ns: 1_000,
-            scope,
-            found,
-            ..Census::default()
-        };
-        gate.census(&mut census);
-        census.found.iter().map(|found| found.cookie).collect()
-    }
-
-    const OPENS: (State, State) = (State::CLOSE, State::SYN_SENT);
-
-    /// A dump does not say who opened a connection, but its events did. A connection that is missing from a
-    /// dump has ended, so removing a selected one would end it.
-    #[test]
-    fn a_dump_keeps_connections_selected_by_their_events() {
-        let mut gate = of_curl();
-        assert!(gate.passes(&event(1, CURL, OPENS)));
-        assert!(!gate.passes(&event(2, b"wget\0\0\0\0\0\0\0\0\0\0\0\0", OPENS)));
-        let socket = |cookie| found(cookie, State::SYN_SENT, Kind::Socket);
-        let all = vec![socket(1), socket(2), socket(3)];
-        assert_eq!(left(&mut gate, Scope::All, all), [1]);
-        assert_eq!(gate.left_out, 1);
-    }
-
-    /// nginx listens as process 7, which forks 9, which forks 8; 7 ends. A dump finds out; from then on 8 selects
-    /// its connections, and each stays selected when the listener is gone.
-    #[test]
-    fn a_process_that_holds_the_listener_selects_its_connections() {
-        const NGINX: &[u8; 16] = b"nginx\0\0\0\0\0\0\0\0\0\0\0";
-        let mut gate = gate(OwnerFilter {
-            pids: vec![8],
-            ..OwnerFilter::default()
-        });
-        let server = |cookie, rport, step| {
-            let record = Record {
-                lport: 80,
-                rport,
-                ..*event(cookie, NGINX, step).record()
-            };
-            Event::try_from(record).unwrap()
-        };
-        let listens = server(1, 0, (State::CLOSE, State::LISTEN));
-        assert!(!gate.passes(&listens));
-        assert!(!gate.passes(&server(2, 1_000, (State::LISTEN, State::SYN_RECV))));
-        let mut census = Census {
-            netns: 1,
-            begin_ns: 1_000,
-            more: true,
-            held: vec![Held {
-                cookie: 1,
-                laddr: [0, 0, 0, 0].into(),
-                lport: 80,
-                by: [9, 8].map(|pid| Process { pid, comm: *NGINX }).into(),
-            }],
-            ..Census::default()
-        };
-        gate.census(&mut census);
-        assert_eq!(census.held.len(), 1);
-        let listener = census.found.first().unwrap();
-        assert_eq!((listener.cookie, listener.state), (1, State::LISTEN));
-        assert_eq!(listener.owner.pid, Some(9));
-        for step in [
-            (State::LISTEN, State::SYN_RECV),
-            (State::SYN_RECV, State::ESTABLISHED),
-        ] {
-            assert!(gate.passes(&server(3, 1_001, step)));
-        }
-        assert!(gate.passes(&server(1, 0, (State::LISTEN, State::CLOSE))));
-        assert!(gate.passes(&server(3, 1_001, (State::ESTABLISHED, State::CLOSE))));
-        assert!(!gate.passes(&server(4, 1_002, (State::LISTEN, State::SYN_RECV))));
-        assert!(gate.selection.by_holder.is_empty());
-    }
-
-    #[test]
-    fn a_minisocket_is_selected_with_its_connection() {
-        let mut gate = of_curl();
-        let steps = [
-            OPENS,
-            (State::SYN_SENT, State::ESTABLISHED),
-            (State::ESTABLISHED, State::FIN_WAIT1),
-            (State::FIN_WAIT1, State::FIN_WAIT2),
-            (State::FIN_WAIT2, State::CLOSE),
-        ];
-        for step in steps {
-            assert!(gate.passes(&event(1, CURL, step)));
-            assert!(!gate.passes(&event(2, &[b'x'; 16], step)));
-        }
-        let mini = |cookie| found(cookie, State::FIN_WAIT2, Kind::Minisocket);
-        let both = || vec![mini(1), mini(2)];
-        assert_eq!(left(&mut gate, Scope::Small, both()), [1]);
-        // Found again in TIME_WAIT.
-        assert_eq!(left(&mut gate, Scope::Small, both()), [1]);
-    }
-}
+mod tests;

@@ -6,10 +6,7 @@ use std::{
 };
 
 use tcpstate_core::{
-    filter::{Filter, OwnerFilter},
-    model::Limits,
-    source::SourceError,
-    view::Part,
+    expression::Expression, model::Limits, source::SourceError, view::Part,
 };
 
 /// Time after its end at which the clock closes an interval that no event has closed.
@@ -25,10 +22,8 @@ pub struct Options {
     /// End this long after the start of the capture.
     pub duration: Option<Duration>,
     /// The sockets that the view is to see.
-    pub filter: Filter,
-    /// Of these, the ones whose owner the view is to see.
-    pub owner: OwnerFilter,
-    /// The bounds of the tracker behind a filter on owners.
+    pub expression: Expression,
+    /// The bounds of the tracker behind a filter that an event alone does not decide.
     pub limits: Limits,
     /// Write out each batch at once, as a live source always does.
     pub interactive: bool,

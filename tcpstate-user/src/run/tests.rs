@@ -1,6 +1,7 @@
 //! Tests of the loop on a scripted source, with a view that records its calls and a paused clock.
 
 mod doubles;
+mod expressions;
 mod present;
 
 use std::{
@@ -12,7 +13,7 @@ use tcpstate_common::{Record, State, record::AF_INET};
 use tcpstate_core::{
     books::{RunBooks, Selection, Settled},
     event::Event,
-    filter::Filter,
+    expression::{Expression, NoNames},
     view::View,
 };
 
@@ -426,13 +427,10 @@ async fn a_jump_in_time_is_one_interval_and_a_quiet_day_is_not() {
 async fn the_filter_selects_the_events_of_the_view() {
     let events = vec![connect(1, 80), connect(2, 81), connect(3, 0)];
     let mut source = Script::new(false, 0, [Act::Batch(events)]);
-    let filter = Filter {
-        lport: Some("80".parse().unwrap()),
-        ..Filter::default()
-    };
+    let expression = Expression::parse("sport 80", &NoNames).unwrap();
     let mut view = Log::default();
     let options = Options {
-        filter,
+        expression,
         ..Options::default()
     };
     assert_eq!(

@@ -38,6 +38,7 @@ mod rates;
 mod restored;
 mod ring;
 mod same_as_oracle;
+mod selections;
 mod slow_network;
 mod soak;
 mod ss;
@@ -77,6 +78,7 @@ fn main() {
     same_as_oracle::add(&mut trials);
     fields::add(&mut trials);
     filters::add(&mut trials);
+    selections::add(&mut trials);
     mptcp::add(&mut trials);
     threads::add(&mut trials);
     restored::add(&mut trials);

@@ -25,6 +25,7 @@ use tcpstate_common::State;
 use tcpstate_core::{
     census::Census,
     event::Event,
+    expression::Expression,
     filter::Filter,
     mode::Attach,
     model::By,
@@ -145,6 +146,7 @@ fn views() -> Vec<Shown> {
             settings: settings(),
             live: true,
             until,
+            expression: Expression::default(),
             states: None,
             causes: None,
             longer_than: None,
@@ -324,7 +326,7 @@ fn files_show_what_live_showed() -> Result<()> {
             err: &mut err,
         };
         let options = run::Options {
-            filter,
+            expression: Expression::from(&filter),
             ..run::Options::default()
         };
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -28,6 +28,7 @@ use tcpstate_capture::{self, Live};
 use tcpstate_common::State;
 use tcpstate_core::{
     event::Event,
+    expression::Expression,
     filter::Filter,
     options::{Format, ResolveOwners},
     origin::Origin,
@@ -379,7 +380,7 @@ fn same_as_live() -> Result<()> {
         port: Some(port.to_string().parse()?),
         ..Filter::default()
     };
-    let live = run_tee(&path, port, filter)?;
+    let live = run_tee(&path, port, &filter)?;
     let recorded = run(
         BINARY,
         &[
@@ -405,7 +406,7 @@ fn same_as_live() -> Result<()> {
     Ok(())
 }
 
-fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
+fn run_tee(path: &Path, port: u16, filter: &Filter) -> Result<String> {
     let mut live = Live::start(&tcpstate_capture::Options {
         attach: Attach::Auto,
         ring_bytes: 8 << 20,
@@ -450,7 +451,7 @@ fn run_tee(path: &Path, port: u16, filter: Filter) -> Result<String> {
         err: &mut err,
     };
     let options = run::Options {
-        filter,
+        expression: Expression::from(filter),
         ..run::Options::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

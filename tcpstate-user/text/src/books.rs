@@ -129,8 +129,8 @@ fn write_equations(end: &End, err: &mut dyn Write) -> io::Result<()> {
     if settled.undecided > 0 {
         writeln!(
             err,
-            "undecided: the socket's next change would have shown whether it is asked for, and did not match or \
-             did not come"
+            "undecided: whether it is asked for depends on what is not known of the socket, or was not known yet \
+             and its next change did not come"
         )?;
     }
     if earlier > 0 {

@@ -4,8 +4,8 @@
 //! it any more: until then the view holds it back.
 //!
 //! With `--live` there is also a line for each connection that is still open at the end of the run, with its
-//! times so far. A filter on durations only passes connections that are known to be long enough; those whose
-//! time is unknown are counted and reported at the end.
+//! times so far. A filter only passes connections that are known to match; those of which that is unknown are
+//! counted and reported at the end.
 
 use std::{
     cmp::Reverse,
@@ -22,6 +22,7 @@ use tcpstate_core::{
     census::Census,
     duration::nanoseconds,
     event::{Event, SocketId},
+    expression::{Expression, Truth},
     filter::{CauseSet, StateSet},
     model::{Books, Ended, Include, StateExit, Tracker},
     names::Names,
@@ -52,6 +53,8 @@ pub struct Options {
     pub live: bool,
     /// When a connection is shown.
     pub until: Until,
+    /// Only connections of which this is true.
+    pub expression: Expression,
     /// Only connections that were in one of these states.
     pub states: Option<StateSet>,
     /// Only connections that ended for one of these causes.
@@ -83,7 +86,7 @@ pub struct Life {
     tracker: Tracker,
     names: Names,
     shown: u64,
-    /// Not shown because a time that the filter compares is unknown.
+    /// Not shown because a fact that the filter asks for is unknown.
     undecided: u64,
     origin: Option<Origin>,
 }
@@ -102,6 +105,7 @@ impl Life {
         .collect();
         Self {
             filter: Filter {
+                expression: options.expression.clone(),
                 states: options.states,
                 causes: options.causes.clone(),
                 longer_than_ns: options.longer_than.map(nanoseconds),
@@ -124,19 +128,19 @@ impl Life {
 
     /// Shows a connection, if it passes the filter.
     fn show(&mut self, mut row: ConnectionRow, out: &mut dyn Write) -> io::Result<()> {
-        match self.filter.verdict(&row) {
-            Verdict::Pass => {}
-            Verdict::Drop => return Ok(()),
-            Verdict::Undecided => {
+        if self.printer.shows("CGROUP") || !self.filter.expression.wants_all() {
+            row.common.cgroup = self.names.cgroup(row.common.cgroup_id);
+        }
+        match self.filter.judge(&row) {
+            Truth::Yes => {}
+            Truth::No => return Ok(()),
+            Truth::Unknown => {
                 self.undecided += 1;
                 return Ok(());
             }
         }
         let origin = self.origin.as_ref();
         row.common.wall_ns = origin.map_or(0, |origin| origin.wall_ns(row.common.ts_ns));
-        if self.printer.shows("CGROUP") {
-            row.common.cgroup = self.names.cgroup(row.common.cgroup_id);
-        }
         self.printer.write(&row, out)?;
         self.shown += 1;
         Ok(())
@@ -249,7 +253,7 @@ impl View for Life {
         struct Totals {
             /// Lines before this one.
             shown: u64,
-            /// Connections without a line because a time that the filter compares is unknown.
+            /// Connections without a line because a time, or another fact that the filter asks for, is unknown.
             time_unknown: u64,
             /// With `--until gone`, connections that were not gone at the end.
             not_gone: u64,
@@ -297,7 +301,7 @@ impl View for Life {
                 let unknown = Counted(undecided, "connection");
                 writeln!(
                     err,
-                    "{unknown} not shown, because the time asked for is unknown"
+                    "{unknown} not shown, because what was asked for is unknown"
                 )?;
             }
             if not_gone > 0 {
@@ -326,59 +330,42 @@ fn leave(waiting: &mut ByCookie<Ended>, exit: &StateExit) -> Option<(u64, Ended)
 
 /// The filter on whole connections.
 struct Filter {
+    expression: Expression,
     states: Option<StateSet>,
     causes: Option<CauseSet>,
     longer_than_ns: Option<u64>,
 }
 
-/// The filter's decision on a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Pass,
-    Drop,
-    /// It depends on a time that is unknown.
-    Undecided,
-}
-
 impl Filter {
-    fn verdict(&self, row: &ConnectionRow) -> Verdict {
+    /// Whether a connection passes; unknown where that depends on what is not known.
+    fn judge(&self, row: &ConnectionRow) -> Truth {
         if let Some(causes) = &self.causes
             && !row.cause.is_some_and(|cause| causes.contains(cause))
         {
-            return Verdict::Drop;
+            return Truth::No;
         }
-        match (self.states, self.longer_than_ns) {
-            (None, None) => Verdict::Pass,
-            (None, Some(limit_ns)) => match row.lifetime_ns {
-                Some(lifetime_ns) if lifetime_ns > limit_ns => Verdict::Pass,
-                Some(_) => Verdict::Drop,
-                // It began before the first transition that was seen: it lived longer than this.
-                None if row.common.ts_ns.saturating_sub(row.first_ns) > limit_ns => Verdict::Pass,
-                None => Verdict::Undecided,
-            },
-            (Some(states), limit_ns) => row
-                .states
-                .iter()
-                .filter(|stay| states.contains(stay.state))
-                .map(|stay| match (limit_ns, stay.dwell_ns) {
-                    (None, _) => Verdict::Pass,
-                    (Some(limit_ns), Some(dwell_ns)) if dwell_ns > limit_ns => Verdict::Pass,
-                    (Some(_), Some(_)) => Verdict::Drop,
-                    (Some(limit_ns), None) if stay.at_least_ns > Some(limit_ns) => Verdict::Pass,
-                    (Some(_), None) => Verdict::Undecided,
-                })
-                .reduce(Verdict::or)
-                .unwrap_or(Verdict::Drop),
-        }
+        Truth::all([self.expression.judge(row), self.by_time(row)])
     }
-}
 
-impl Verdict {
-    fn or(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Pass, _) | (_, Self::Pass) => Self::Pass,
-            (Self::Drop, Self::Drop) => Self::Drop,
-            _ => Self::Undecided,
+    fn by_time(&self, row: &ConnectionRow) -> Truth {
+        match (self.states, self.longer_than_ns) {
+            (None, None) => Truth::Yes,
+            (None, Some(limit_ns)) => match row.lifetime_ns {
+                Some(lifetime_ns) => (lifetime_ns > limit_ns).into(),
+                // It began before the first transition that was seen: it lived longer than this.
+                None if row.common.ts_ns.saturating_sub(row.first_ns) > limit_ns => Truth::Yes,
+                None => Truth::Unknown,
+            },
+            (Some(states), limit_ns) => {
+                let stays = row.states.iter();
+                let stays = stays.filter(|stay| states.contains(stay.state));
+                Truth::any(stays.map(|stay| match (limit_ns, stay.dwell_ns) {
+                    (None, _) => Truth::Yes,
+                    (Some(limit_ns), Some(dwell_ns)) => (dwell_ns > limit_ns).into(),
+                    (Some(limit_ns), None) if stay.at_least_ns > Some(limit_ns) => Truth::Yes,
+                    (Some(_), None) => Truth::Unknown,
+                }))
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use tcpstate_core::{
     catalogue::{Common, SOCKET, SocketRow, TimerRow},
     escape::Entry,
     expression::{Expression, Truth},
-    filter::{Filter, OwnerFilter, StateSet},
+    filter::StateSet,
     inventory::{DumpedNetns, Inventory, Socket, Timer, TimerKind},
     options::Format,
     owner::Holder,
@@ -42,10 +42,6 @@ pub struct Options {
     pub settings: Settings,
     /// Only sockets in these states.
     pub states: Option<StateSet>,
-    /// Only sockets that pass this filter.
-    pub filter: Filter,
-    /// Only sockets of these owners.
-    pub owner: OwnerFilter,
     /// Only sockets for which this is true.
     pub expression: Expression,
     /// The columns of text.
@@ -139,28 +135,11 @@ fn selected(inventory: &Inventory, options: &Options) -> Selected {
     let with_info = options.with_info
         || options.expression.needs_info()
         || !matches!(options.columns, Columns::Usual);
-    let mut matcher = options.owner.clone().with(inventory.names.clone());
     let mut rows: Vec<SocketRow> = inventory
         .sockets
         .iter()
-        .filter(|socket| {
-            options.states.is_none_or(|states| socket.is_in(states))
-                && options
-                    .filter
-                    .wants(socket.is_ipv4(), socket.lport, socket.rport, socket.netns)
-        })
+        .filter(|socket| options.states.is_none_or(|states| socket.is_in(states)))
         .map(|socket| row(inventory, socket, half_open_known, with_info))
-        .filter(|row| {
-            let common = &row.common;
-            let holders = row.processes.as_deref().unwrap_or_default();
-            matcher.matches(
-                common.role,
-                &common.owner,
-                holders,
-                common.uid,
-                common.cgroup_id,
-            )
-        })
         .filter(|row| {
             let truth = options.expression.judge(row);
             undecided += u64::from(truth == Truth::Unknown);

@@ -54,6 +54,8 @@ pub struct Trace {
     tracker: Tracker,
     names: Names,
     shown: u64,
+    /// Whether connections have events that are not shown.
+    leaves_out: bool,
     /// Wall-clock time of monotonic 0, and the start of the capture.
     origin: Option<Origin>,
 }
@@ -72,6 +74,7 @@ impl Trace {
         .collect();
         Self {
             states: options.states,
+            leaves_out: options.states.is_some(),
             count: options.count,
             printer: RecordPrinter::records(settings, &LAYOUT, &options.columns, &asked),
             tracker: Tracker::new(settings.limits)
@@ -198,6 +201,11 @@ impl View for Trace {
         Ok(if done { Flow::Done } else { Flow::Continue })
     }
 
+    fn follow(&mut self, event: &Event) {
+        self.tracker.apply(event);
+        self.leaves_out = true;
+    }
+
     fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
         // It has the owners of the connections that were there before.
         self.tracker.census(census, |_| {});
@@ -216,7 +224,7 @@ impl View for Trace {
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
         let books = self.tracker.books();
         let connections = Counted(books.connections(), "connection");
-        let words = if self.states.is_some() {
+        let words = if self.leaves_out {
             format!("{connections}, {} shown", Counted(self.shown, "line"))
         } else {
             connections.to_string()

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range};
 
-use crate::escape::{Printable, is_harmful};
+use crate::escape::{Judge, Printable};
 
 /// A text that is no expression.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +47,15 @@ impl fmt::Display for ExpressionError {
         // A character each, so that the carets stand where they should.
         let shown = self.text.chars().skip(first);
         let shown = shown.take(before - first + wrong + CONTEXT);
-        let shown = shown.map(|c| if is_harmful(c) { '?' } else { c });
+        let mut judge = Judge::default();
+        let shown = shown.map(|c| {
+            if judge.is_harmful(c) {
+                judge.skip();
+                '?'
+            } else {
+                c
+            }
+        });
         writeln!(f, "{}", Printable(self.message.as_bytes()))?;
         writeln!(f, "    {}", shown.collect::<String>())?;
         let indent = before - first;

@@ -6,10 +6,10 @@ use tcpstate_common::State;
 
 use super::truth::Truth;
 use crate::{
-    catalogue::SocketRow,
-    filter::StateSet,
-    inventory::Age,
-    owner::{Comm, How},
+    cause::Cause,
+    filter::{CauseSet, CgroupTree, StateSet},
+    model::Traffic,
+    owner::{Comm, Holder, How, Owner},
     service::Role,
 };
 
@@ -25,8 +25,12 @@ pub enum Side {
 /// A field that is a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// Time in the present state, nanoseconds.
+    /// Time in the present state; at a change, in the old one; nanoseconds.
     Dwell,
+    /// Time from the first transition to the last, nanoseconds.
+    Lifetime,
+    /// Time to establish, nanoseconds.
+    Handshake,
     /// Payload sent, retransmissions included.
     BytesSent,
     /// Payload received in order.
@@ -56,6 +60,9 @@ impl Bounds {
     }
 }
 
+/// Whether a process is wanted. Of processes that share a listener, only what they have in common is known.
+pub type Wanted<'a> = &'a dyn Fn(Option<u32>, Option<Comm>) -> Truth;
+
 /// The facts about a socket. `None`: it is not known.
 pub trait Facts {
     /// The address of one end.
@@ -66,7 +73,7 @@ pub trait Facts {
     fn is_ipv4(&self) -> Option<bool>;
     /// The port of the service.
     fn service_port(&self) -> Option<u16>;
-    /// Whether it is in one of these states.
+    /// Whether it is in one of these states; a change leaves or enters one, a connection was in one.
     fn is_in(&self, states: StateSet) -> Truth;
     /// Which side it is.
     fn role(&self) -> Option<Role>;
@@ -74,87 +81,59 @@ pub trait Facts {
     fn netns(&self) -> Option<u32>;
     /// The user that it belongs to.
     fn uid(&self) -> Option<u32>;
-    /// Path of its cgroup.
-    fn cgroup(&self) -> Option<&str>;
-    /// Whether a process that has to do with it is one of those. Unknown where none is known.
-    fn any_process(&self, is_wanted: &dyn Fn(u32, Option<Comm>) -> bool) -> Truth;
+    /// Whether its cgroup is this one or below it.
+    fn is_below(&self, tree: &CgroupTree) -> Truth;
+    /// Whether a process that has to do with it, by its number and name, is wanted. Unknown where none is known.
+    fn any_process(&self, is_wanted: Wanted<'_>) -> Truth;
     /// A field that is a number.
     fn number(&self, field: Field) -> Option<Bounds>;
+    /// Whether there is such a number: a change that ends nothing has no lifetime.
+    fn has(&self, _field: Field) -> bool {
+        true
+    }
+    /// The state before a change.
+    fn oldstate(&self) -> Option<State> {
+        None
+    }
+    /// The state after it.
+    fn newstate(&self) -> Option<State> {
+        None
+    }
+    /// Whether the connection has ended for one of these causes.
+    fn ended_by(&self, _causes: &CauseSet) -> Truth {
+        Truth::Unknown
+    }
 }
 
-impl Facts for SocketRow {
-    fn address(&self, side: Side) -> Option<IpAddr> {
-        Some(match side {
-            Side::Local => self.common.laddr,
-            Side::Remote => self.common.raddr,
-        })
+/// Whether a cause is one of these; `None`: nothing has ended.
+pub(super) fn is_cause(cause: Option<Cause>, causes: &CauseSet) -> Truth {
+    match cause {
+        Some(cause) if causes.contains(cause) => Truth::Yes,
+        Some(Cause::Unknown) => Truth::Unknown,
+        _ => Truth::No,
     }
+}
 
-    fn port(&self, side: Side) -> Option<u16> {
-        Some(match side {
-            Side::Local => self.common.lport,
-            Side::Remote => self.common.rport,
-        })
+/// Whether one of the processes is wanted: the owner, where it is known, or one of the others.
+pub(super) fn any_process(owner: &Owner, others: &[Holder], is_wanted: Wanted<'_>) -> Truth {
+    let owner = Some(owner).filter(|owner| owner.how != How::Unknown);
+    let owner = owner.map(|owner| is_wanted(owner.pid, owner.comm));
+    if owner.is_none() && others.is_empty() {
+        return Truth::Unknown;
     }
+    // Who has only closed it decides nothing: that is not known before the end.
+    let others = others.iter().filter(|other| other.opened || other.holds);
+    let others = others.map(|other| is_wanted(Some(other.pid), other.comm));
+    Truth::any(owner.into_iter().chain(others))
+}
 
-    fn is_ipv4(&self) -> Option<bool> {
-        Some(self.common.is_ipv4)
-    }
-
-    fn service_port(&self) -> Option<u16> {
-        self.common.service_port
-    }
-
-    fn is_in(&self, states: StateSet) -> Truth {
-        let is_bound = self.state == State::CLOSE;
-        (states.contains(self.state) || is_bound && states.contains(State::BOUND_INACTIVE)).into()
-    }
-
-    fn role(&self) -> Option<Role> {
-        Some(self.common.role).filter(|&role| role != Role::Unknown)
-    }
-
-    fn netns(&self) -> Option<u32> {
-        self.common.netns
-    }
-
-    fn uid(&self) -> Option<u32> {
-        self.common.uid
-    }
-
-    fn cgroup(&self) -> Option<&str> {
-        self.common.cgroup.as_deref()
-    }
-
-    fn any_process(&self, is_wanted: &dyn Fn(u32, Option<Comm>) -> bool) -> Truth {
-        let owner = &self.common.owner;
-        let holders = self.processes.as_deref().unwrap_or_default();
-        let owner = Some(owner).filter(|owner| owner.how != How::Unknown);
-        let owner = owner.and_then(|owner| Some((owner.pid?, owner.comm)));
-        let holders = holders.iter().map(|holder| (holder.pid, holder.comm));
-        let mut all = owner.into_iter().chain(holders).peekable();
-        if all.peek().is_none() {
-            return Truth::Unknown;
-        }
-        all.any(|(pid, comm)| is_wanted(pid, comm)).into()
-    }
-
-    fn number(&self, field: Field) -> Option<Bounds> {
-        let exactly = |number: u64| Some(Bounds::exactly(number));
-        match field {
-            Field::Dwell => self.age.map(
-                |Age {
-                     at_least_ns,
-                     is_exact,
-                 }| Bounds {
-                    least: at_least_ns,
-                    most: if is_exact { at_least_ns } else { u64::MAX },
-                },
-            ),
-            Field::BytesSent => exactly(self.bytes_sent?),
-            Field::BytesReceived => exactly(self.bytes_received?),
-            Field::Retransmits => exactly(self.retransmits?.into()),
-            Field::Srtt => exactly(u64::from(self.srtt_us?) * 1_000),
-        }
-    }
+/// A number of the kernel's counters.
+pub(super) fn count(traffic: &Traffic, field: Field) -> Option<Bounds> {
+    Some(Bounds::exactly(match field {
+        Field::BytesSent => traffic.bytes_sent,
+        Field::BytesReceived => traffic.bytes_received,
+        Field::Retransmits => traffic.retransmits.into(),
+        Field::Srtt => u64::from(traffic.srtt_us?) * 1_000,
+        Field::Dwell | Field::Lifetime | Field::Handshake => return None,
+    }))
 }

@@ -23,13 +23,13 @@ use winnow::{
 };
 
 use super::{
-    ExpressionError, Node,
+    ExpressionError, Lookup, Node,
     term::{Glob, Op, Term},
-    words::{Ends, Kind, REFUSED, WORDS, Word},
+    words::{Ends, Kind, Moment, REFUSED, WORDS, Word},
 };
 use crate::{
     duration::nanoseconds,
-    filter::{Family, StateListError, StateSet},
+    filter::{CauseListError, Family, PortListError, PortSet, StateListError, StateSet},
     quantity::{parse_bytes, parse_duration},
     service::Role,
 };
@@ -39,46 +39,14 @@ const MAX_BYTES: usize = 16 << 10;
 /// Conditions within each other, by parentheses and `not`.
 const MAX_DEPTH: usize = 64;
 
-/// Finds the numbers of names. An error is a whole message.
-pub trait Lookup {
-    /// The TCP port of a service, as in `/etc/services`.
-    fn service(&self, name: &str) -> Option<u16>;
-    /// The number of a user.
-    fn user(&self, name: &str) -> Result<u32, String>;
-    /// The inode number of a network namespace.
-    fn netns(&self, name: &str) -> Result<u32, String>;
-    /// The path of a cgroup as in `/proc/PID/cgroup`, from that or from its directory.
-    fn cgroup(&self, path: &str) -> Result<String, String>;
-}
-
-/// Knows no names, only numbers: for expressions that are not about this host.
-#[derive(Clone, Copy, Debug)]
-pub struct NoNames;
-
-impl Lookup for NoNames {
-    fn service(&self, _name: &str) -> Option<u16> {
-        None
-    }
-
-    fn user(&self, name: &str) -> Result<u32, String> {
-        number(name)
-    }
-
-    fn netns(&self, name: &str) -> Result<u32, String> {
-        number(name)
-    }
-
-    fn cgroup(&self, path: &str) -> Result<String, String> {
-        Ok(path.to_owned())
-    }
-}
-
 type Input<'i> = Stateful<LocatingSlice<&'i str>, State<'i>>;
 type Parsed<T> = ModalResult<T, Fault>;
 
 #[derive(Clone, Copy)]
 struct State<'i> {
     lookup: &'i dyn Lookup,
+    /// `None`: every field is known.
+    moment: Option<Moment>,
     depth: usize,
 }
 
@@ -119,7 +87,11 @@ impl ParserError<Input<'_>> for Fault {
 }
 
 /// The nodes of an expression; `None` if it is empty.
-pub(super) fn parse(text: &str, lookup: &dyn Lookup) -> Result<Option<Node>, ExpressionError> {
+pub(super) fn parse(
+    text: &str,
+    lookup: &dyn Lookup,
+    moment: Option<Moment>,
+) -> Result<Option<Node>, ExpressionError> {
     if text.len() > MAX_BYTES {
         let message = format!("the filter is longer than {} KiB", MAX_BYTES >> 10);
         return Err(ExpressionError::new("", 0..0, message));
@@ -129,7 +101,11 @@ pub(super) fn parse(text: &str, lookup: &dyn Lookup) -> Result<Option<Node>, Exp
     }
     let mut input = Input {
         input: LocatingSlice::new(text),
-        state: State { lookup, depth: 0 },
+        state: State {
+            lookup,
+            moment,
+            depth: 0,
+        },
     };
     let parsed = terminated(expression, (multispace0, end)).parse_next(&mut input);
     parsed.map(Some).map_err(|error| {
@@ -261,6 +237,13 @@ fn condition(input: &mut Input<'_>) -> Parsed<Node> {
     let Some(word) = WORDS.iter().find(|word| word.name == name) else {
         return Err(ErrMode::Cut(Fault::at(at, unknown_word(name))));
     };
+    if input
+        .state
+        .moment
+        .is_some_and(|moment| !word.is_known(moment))
+    {
+        return Err(ErrMode::Cut(Fault::at(at, not_known_here(word))));
+    }
     cut_err(|input: &mut Input<'_>| term(word, input)).parse_next(input)
 }
 
@@ -285,6 +268,16 @@ fn unknown_word(name: &str) -> String {
     format!("`{name}` begins no condition; {hint}")
 }
 
+fn not_known_here(word: &Word) -> String {
+    let commands = word.known.iter().filter_map(|moment| moment.command());
+    let commands: Vec<_> = commands.map(|name| format!("`tcpstate {name}`")).collect();
+    let name = word.name;
+    format!(
+        "this command does not know `{name}`; known to {}",
+        commands.join(", ")
+    )
+}
+
 /// The word that was probably meant.
 fn nearest<'a>(name: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |word: &&str| strsim::damerau_levenshtein(word, name);
@@ -301,24 +294,43 @@ fn term(word: &'static Word, input: &mut Input<'_>) -> Parsed<Node> {
     let lookup = input.state.lookup;
     let (text, at) = value(word, input)?;
     let wrong = |message: String| ErrMode::Cut(Fault::at(at.clone(), message));
-    let port = |text: &str| port(text, lookup);
+    let port_term = |ends, text: &str| -> Result<Term, String> {
+        match port(text, lookup) {
+            Ok(port) => Ok(Term::Port(ends, op, port)),
+            // The name of a service may have a `-`.
+            Err(_) if op == Op::Equal && is_port_list(text) => {
+                let ports: PortSet = text
+                    .parse()
+                    .map_err(|error: PortListError| error.to_string())?;
+                // One port is written as one.
+                Ok(match ports.to_string().parse() {
+                    Ok(port) => Term::Port(ends, op, port),
+                    Err(_) => Term::Ports(ends, ports),
+                })
+            }
+            Err(error) => Err(error),
+        }
+    };
     let term = match word.kind {
         Kind::State => {
             let first = state_list(text).map_err(wrong)?;
             return states(word, first, is_negated, input);
         }
         Kind::Host(ends) => host(ends, text, lookup),
-        Kind::Port(ends) => port(text).map(|port| Term::Port(ends, op, port)),
-        Kind::Service => port(text).map(|port| Term::Service(op, port)),
+        Kind::Port(ends) => port_term(ends, text),
+        Kind::Service => port(text, lookup).map(|port| Term::Service(op, port)),
+        Kind::OldState => state_list(text).map(Term::OldState),
+        Kind::NewState => state_list(text).map(Term::NewState),
+        Kind::Cause => text
+            .parse()
+            .map(Term::Cause)
+            .map_err(|error: CauseListError| error.to_string()),
         Kind::PortRange => port_range(text),
         Kind::Family => among(text, "family", &FAMILIES).map(Term::Family),
         Kind::Role => among(text, "role", &ROLES).map(Term::Role),
         Kind::Netns => lookup.netns(text).map(Term::Netns),
         Kind::User => lookup.user(text).map(Term::Uid),
-        Kind::Cgroup => {
-            let path = lookup.cgroup(text);
-            path.map(|path| Term::Cgroup(path.trim_end_matches('/').to_owned()))
-        }
+        Kind::Cgroup => lookup.cgroup(text).map(Term::Cgroup),
         Kind::Pid => number(text).map(|pid| Term::Pid(op, pid)),
         Kind::Comm => Ok(Term::Comm(text.split(',').map(Glob::new).collect())),
         Kind::Duration(field) => parse_duration(text)
@@ -349,6 +361,13 @@ fn negated_if(is_negated: bool, node: Node) -> Node {
 fn value<'i>(word: &Word, input: &mut Input<'i>) -> Parsed<(&'i str, Range<usize>)> {
     let quoted = |quote: char| delimited(quote, take_while(0.., move |c| c != quote), quote);
     let (at, _) = next(input);
+    let rest: &str = input.input.as_ref();
+    let rest = rest.trim_start();
+    let quote = rest.chars().next().filter(|quote| "\"'".contains(*quote));
+    if quote.is_some_and(|quote| rest.matches(quote).count() == 1) {
+        let message = "this quote is not closed".to_owned();
+        return Err(ErrMode::Cut(Fault::at(at.start..at.start + 1, message)));
+    }
     preceded(
         multispace0,
         alt((bare, quoted('"'), quoted('\''))).with_span(),
@@ -465,6 +484,11 @@ fn port(text: &str, lookup: &dyn Lookup) -> Result<u16, String> {
             format!("`{name}` is no port, nor a TCP service in /etc/services")
         }
     })
+}
+
+/// Whether this is meant as a list of ports and ranges.
+fn is_port_list(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit()) && text.contains([',', '-'])
 }
 
 fn port_range(text: &str) -> Result<Term, String> {

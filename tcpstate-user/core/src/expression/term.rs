@@ -11,7 +11,7 @@ use super::{
     words::Ends,
 };
 use crate::{
-    filter::{Family, StateSet},
+    filter::{CauseSet, CgroupTree, Family, PortSet, StateSet},
     owner::Comm,
     service::Role,
 };
@@ -36,16 +36,19 @@ pub(super) enum Term {
         port: Option<u16>,
     },
     Port(Ends, Op, u16),
+    Ports(Ends, PortSet),
     /// Both bounds are in it.
     PortRange(u16, u16),
     Service(Op, u16),
     Family(Family),
     State(StateSet),
+    OldState(StateSet),
+    NewState(StateSet),
+    Cause(CauseSet),
     Role(Role),
     Netns(u32),
     Uid(u32),
-    /// Without a slash at the end.
-    Cgroup(String),
+    Cgroup(CgroupTree),
     Pid(Op, u32),
     Comm(Vec<Glob>),
     Number(Field, Op, u64),
@@ -63,6 +66,9 @@ impl Term {
             &Self::Port(ends, op, port) => at(ends, |side| {
                 is(facts.port(side), |found| op.holds(found, port))
             }),
+            Self::Ports(ends, ports) => at(*ends, |side| {
+                is(facts.port(side), |found| ports.contains(found))
+            }),
             &Self::PortRange(first, last) => at(Ends::Either, |side| {
                 is(facts.port(side), |found| (first..=last).contains(&found))
             }),
@@ -71,17 +77,22 @@ impl Term {
                 is_ipv4 == (family == Family::Ipv4)
             }),
             &Self::State(states) => facts.is_in(states),
+            &Self::OldState(states) => is(facts.oldstate(), |state| states.contains(state)),
+            &Self::NewState(states) => is(facts.newstate(), |state| states.contains(state)),
+            Self::Cause(causes) => facts.ended_by(causes),
             &Self::Role(role) => is(facts.role(), |found| found == role),
             &Self::Netns(netns) => is(facts.netns(), |found| found == netns),
             &Self::Uid(uid) => is(facts.uid(), |found| found == uid),
-            Self::Cgroup(path) => is(facts.cgroup(), |found| {
-                let rest = found.strip_prefix(path.as_str());
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }),
-            &Self::Pid(op, pid) => facts.any_process(&|found, _| op.holds(found, pid)),
+            Self::Cgroup(tree) => facts.is_below(tree),
+            &Self::Pid(op, pid) => {
+                facts.any_process(&|found, _| is(found, |found| op.holds(found, pid)))
+            }
             Self::Comm(globs) => facts.any_process(&|_, comm| {
-                comm.is_some_and(|comm| globs.iter().any(|glob| glob.matches(comm.as_bytes())))
+                is(comm, |comm| {
+                    globs.iter().any(|glob| glob.matches(comm.as_bytes()))
+                })
             }),
+            &Self::Number(field, ..) if !facts.has(field) => Truth::No,
             &Self::Number(field, op, number) => facts
                 .number(field)
                 .map_or(Truth::Unknown, |bounds| op.of(bounds, number)),
@@ -93,6 +104,32 @@ impl Term {
         matches!(
             self,
             Self::Port(..) | Self::Service(..) | Self::Pid(..) | Self::Number(..)
+        )
+    }
+
+    /// Whether it is about the socket itself, and so about all of its events alike.
+    pub(super) const fn is_lasting(&self) -> bool {
+        !matches!(
+            self,
+            Self::State(_)
+                | Self::OldState(_)
+                | Self::NewState(_)
+                | Self::Cause(_)
+                | Self::Number(..)
+        )
+    }
+
+    /// Whether an event alone does not tell: it takes what came before.
+    pub(super) const fn needs_history(&self) -> bool {
+        matches!(
+            self,
+            Self::Service(..)
+                | Self::Role(_)
+                | Self::Uid(_)
+                | Self::Cgroup(_)
+                | Self::Pid(..)
+                | Self::Comm(_)
+                | Self::Number(Field::Dwell | Field::Lifetime | Field::Handshake, ..)
         )
     }
 
@@ -228,32 +265,32 @@ impl fmt::Display for Term {
             Self::Port(ends, op, port) => {
                 write!(f, "{} {op} {port}", ends.pick("sport", "dport", "port"))
             }
+            Self::Ports(ends, ports) => {
+                write!(f, "{} {ports}", ends.pick("sport", "dport", "port"))
+            }
             Self::PortRange(first, last) => write!(f, "portrange {first}-{last}"),
             Self::Service(op, port) => write!(f, "service {op} {port}"),
             Self::Family(Family::Ipv4) => f.write_str("family ipv4"),
             Self::Family(Family::Ipv6) => f.write_str("family ipv6"),
             Self::State(states) => {
                 let (syn_recv, request) = (State::SYN_RECV, State::NEW_SYN_RECV);
-                // The one stands for the other too.
-                let has_both = states.contains(syn_recv);
-                let is_listed =
-                    |&state: &State| states.contains(state) && !(has_both && state == request);
-                let listed = (1..=13).map(State).filter(is_listed);
-                let listed: Vec<_> = listed.map(|state| state.to_string()).collect();
+                let listed = listed(*states);
                 if listed.is_empty() {
                     return f.write_str("exclude all");
                 }
-                write!(f, "state {}", listed.join(","))?;
-                if has_both && !states.contains(request) {
+                write!(f, "state {listed}")?;
+                if states.contains(syn_recv) && !states.contains(request) {
                     write!(f, " exclude {request}")?;
                 }
                 Ok(())
             }
+            Self::OldState(states) => write!(f, "oldstate {}", listed(*states)),
+            Self::NewState(states) => write!(f, "newstate {}", listed(*states)),
+            Self::Cause(causes) => write!(f, "cause {causes}"),
             Self::Role(role) => write!(f, "role {}", role.name()),
             Self::Netns(netns) => write!(f, "netns {netns}"),
             Self::Uid(uid) => write!(f, "uid {uid}"),
-            Self::Cgroup(path) if path.is_empty() => f.write_str("cgroup /"),
-            Self::Cgroup(path) => write!(f, "cgroup {}", Quoted(path)),
+            Self::Cgroup(tree) => write!(f, "cgroup {}", Quoted(&tree.path)),
             Self::Pid(op, pid) => write!(f, "pid {op} {pid}"),
             Self::Comm(globs) => {
                 let names: Vec<_> = globs.iter().map(|glob| glob.0.as_str()).collect();
@@ -262,6 +299,8 @@ impl fmt::Display for Term {
             Self::Number(field, op, number) => {
                 let (name, unit) = match field {
                     Field::Dwell => ("dwell", "ns"),
+                    Field::Lifetime => ("lifetime", "ns"),
+                    Field::Handshake => ("handshake", "ns"),
                     Field::Srtt => ("srtt", "ns"),
                     Field::BytesSent => ("bytes_sent", ""),
                     Field::BytesReceived => ("bytes_received", ""),
@@ -271,6 +310,19 @@ impl fmt::Display for Term {
             }
         }
     }
+}
+
+/// The states of a set, as a list.
+fn listed(states: StateSet) -> String {
+    // `SYN_RECV` stands for a request socket too.
+    let has_both = states.contains(State::SYN_RECV);
+    let is_listed =
+        |&state: &State| states.contains(state) && !(has_both && state == State::NEW_SYN_RECV);
+    let listed = (1..=13).map(State).filter(is_listed);
+    listed
+        .map(|state| state.to_string())
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 impl Ends {

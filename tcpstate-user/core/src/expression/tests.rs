@@ -5,7 +5,7 @@ use tcpstate_common::State;
 
 use super::*;
 use crate::{
-    filter::StateSet,
+    filter::{CgroupTree, StateSet},
     owner::{Comm, How, Owner},
     service::Role,
 };
@@ -31,8 +31,8 @@ impl Lookup for Names {
         name.parse().map_err(|_| format!("no namespace `{name}`"))
     }
 
-    fn cgroup(&self, path: &str) -> Result<String, String> {
-        Ok(path.to_owned())
+    fn cgroup(&self, path: &str) -> Result<CgroupTree, String> {
+        NoNames.cgroup(path)
     }
 }
 
@@ -101,14 +101,12 @@ impl Facts for Known {
     fn uid(&self) -> Option<u32> {
         Some(33)
     }
-    fn cgroup(&self) -> Option<&str> {
-        Some("/system.slice/web.service")
+    fn is_below(&self, tree: &CgroupTree) -> Truth {
+        Truth::of(tree.has(None, Some("/system.slice/web.service")))
     }
-    fn any_process(&self, is_wanted: &dyn Fn(u32, Option<Comm>) -> bool) -> Truth {
-        Truth::of(
-            self.owner
-                .map(|owner| is_wanted(owner.pid.unwrap(), owner.comm)),
-        )
+    fn any_process(&self, is_wanted: Wanted<'_>) -> Truth {
+        let owner = self.owner.unwrap_or(Owner::UNKNOWN);
+        facts::any_process(&owner, &[], is_wanted)
     }
     fn number(&self, field: Field) -> Option<Bounds> {
         self.dwell.filter(|_| field == Field::Dwell)
@@ -169,6 +167,15 @@ fn the_grammar_is_that_of_ss() {
         ("dwell > 1.5s", "dwell > 1500000000ns"),
         ("bytes_sent >= 1M", "bytes_sent >= 1048576"),
         ("role server", "role server"),
+        ("sport 80,443,8000-8100", "sport 80,443,8000-8100"),
+        ("dport = 90,80-85", "dport 80-85,90"),
+        ("port != 1-1023", "not port 1-1023"),
+        ("port 80,80", "port = 80"),
+        ("oldstate syn-sent", "oldstate SYN_SENT"),
+        ("newstate = close,close-wait", "newstate CLOSE,CLOSE_WAIT"),
+        ("cause Refused,econnaborted", "cause refused,ECONNABORTED"),
+        ("lifetime < 2s", "lifetime < 2000000000ns"),
+        ("handshake >= 5ms", "handshake >= 5000000ns"),
         ("( ( sport 1 ) )", "sport = 1"),
         ("!sport 1", "not sport = 1"),
         ("not not sport 1", "not not sport = 1"),
@@ -212,7 +219,7 @@ fn an_error_shows_its_place_and_the_word_that_was_meant() {
         ("sport 80 and and sport 1", "and", "not `and`"),
         ("( sport 80", "", "a `)` is missing here"),
         ("sport 80 )", ")", "has no `(`"),
-        ("sport", "", "`sport [OP] PORT`"),
+        ("sport", "", "`sport [OP] PORT|LIST`"),
         ("sport =", "", "a value is missing"),
         ("sport 70000", "70000", "ports are 0 to 65535"),
         ("sport htpt", "htpt", "/etc/services"),
@@ -227,6 +234,13 @@ fn an_error_shows_its_place_and_the_word_that_was_meant() {
         ("dev eth0", "dev", "not supported"),
         ("portrange 9-8", "9-8", "is no range"),
         ("sport 1 xyzzy", "xyzzy", "the words are src"),
+        ("comm 'a b", "'", "this quote is not closed"),
+        ("comm \"a b' and sport 1", "\"", "this quote is not closed"),
+        ("sport < 80,443", "80,443", "is no port"),
+        ("sport 80,x", "80,x", "`x` is not a port"),
+        ("cause closed", "closed", "the causes are fin"),
+        ("oldstate open", "open", "not a TCP state"),
+        ("newstate > close", ">", "no order"),
     ] {
         let error = parse(text).unwrap_err();
         assert_eq!(text.get(error.at()), Some(marked), "{text}: {error}");
@@ -396,6 +410,97 @@ proptest! {
             prop_assert!(!error.message().is_empty());
             prop_assert!(text.get(error.at()).is_some(), "{:?}", error);
             prop_assert_eq!(error.to_string().lines().count(), 3);
+        }
+    }
+}
+
+#[test]
+fn a_field_that_is_not_known_is_refused_with_the_command_that_knows_it() {
+    let refused = |moment, text| {
+        let error = Expression::parse_for(moment, text, &Names).unwrap_err();
+        (text.get(error.at()).unwrap(), error.message().to_owned())
+    };
+    for (moment, text, marked, known_to) in [
+        (
+            Moment::List,
+            "sport 1 oldstate close",
+            "oldstate",
+            "`tcpstate trace`",
+        ),
+        (
+            Moment::List,
+            "cause fin",
+            "cause",
+            "`tcpstate trace`, `tcpstate life`",
+        ),
+        (
+            Moment::End,
+            "dwell > 1s",
+            "dwell",
+            "`tcpstate ls`, `tcpstate trace`",
+        ),
+        (
+            Moment::Always,
+            "not state close",
+            "state",
+            "`tcpstate ls`, `tcpstate trace`, `tcpstate life`",
+        ),
+    ] {
+        let (at, message) = refused(moment, text);
+        assert_eq!(at, marked, "{text}");
+        assert!(message.ends_with(known_to), "{text}: {message}");
+    }
+    for word in WORDS {
+        // Each is known somewhere; what is known at any time, at all.
+        assert!(!word.known.is_empty());
+        assert_eq!(
+            word.is_known(Moment::Always),
+            word.known.len() == 4,
+            "{}",
+            word.name
+        );
+    }
+}
+
+#[test]
+fn what_lasts_is_what_all_events_of_a_socket_share() {
+    for (text, lasting) in [
+        ("", ""),
+        ("sport 1", "sport = 1"),
+        ("newstate close", ""),
+        ("sport 1 and newstate close", "sport = 1"),
+        ("sport 1 or newstate close", ""),
+        ("not newstate close", ""),
+        ("not ( sport 1 and newstate close )", ""),
+        ("not ( sport 1 or newstate close )", "not sport = 1"),
+        (
+            "( sport 1 or dport 2 ) not cause fin",
+            "sport = 1 or dport = 2",
+        ),
+        (
+            "not ( sport 1 and not ( dport 2 dwell > 1s ) )",
+            "not sport = 1 or dport = 2",
+        ),
+        ("not not sport 1", "sport = 1"),
+    ] {
+        assert_eq!(
+            parse(text).unwrap().lasting().to_string(),
+            lasting,
+            "{text}"
+        );
+    }
+}
+
+proptest! {
+    /// Whatever the rest of it says, a socket for which the lasting part is false is never shown.
+    #[test]
+    fn what_lasts_is_necessary(node in node(), dwell in prop::option::of(0..2_000_000_000u64)) {
+        let expression = Expression(Some(node));
+        let known = Known { dwell: dwell.map(Bounds::exactly), ..Known::default() };
+        let lasting = expression.lasting();
+        prop_assert!(!lasting.has(&|term| !term.is_lasting()));
+        if expression.judge(&known) == Truth::Yes {
+            prop_assert_eq!(lasting.judge(&known), Truth::Yes);
         }
     }
 }

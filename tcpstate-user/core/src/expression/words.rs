@@ -9,8 +9,35 @@ pub struct Word {
     pub form: &'static str,
     /// The meaning of the condition.
     pub doc: &'static str,
+    /// The moments at which its field is known.
+    pub known: &'static [Moment],
     /// The kind of its value.
     pub(super) kind: Kind,
+}
+
+/// The moment at which a socket is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// In a list of the sockets that there are: `ls`.
+    List,
+    /// At a transition: `trace`.
+    Change,
+    /// At the end of a connection: `life`.
+    End,
+    /// At every event, for all of the socket's: `hist`, `rates`, `record`.
+    Always,
+}
+
+impl Moment {
+    /// The command that judges at this moment, if it is the only one.
+    pub(super) const fn command(self) -> Option<&'static str> {
+        match self {
+            Self::List => Some("ls"),
+            Self::Change => Some("trace"),
+            Self::End => Some("life"),
+            Self::Always => None,
+        }
+    }
 }
 
 /// The kinds of conditions.
@@ -25,6 +52,9 @@ pub(super) enum Kind {
     Family,
     Service,
     State,
+    OldState,
+    NewState,
+    Cause,
     Role,
     Netns,
     User,
@@ -51,12 +81,27 @@ const fn word(name: &'static str, form: &'static str, doc: &'static str, kind: K
         name,
         form,
         doc,
+        known: &[Moment::List, Moment::Change, Moment::End, Moment::Always],
         kind,
     }
 }
 
+impl Word {
+    const fn at(self, known: &'static [Moment]) -> Self {
+        Self { known, ..self }
+    }
+
+    /// Whether its field is known then.
+    pub fn is_known(&self, moment: Moment) -> bool {
+        self.known.contains(&moment)
+    }
+}
+
+const ALL_BUT_ALWAYS: &[Moment] = &[Moment::List, Moment::Change, Moment::End];
+const ENDS: &[Moment] = &[Moment::Change, Moment::End];
+
 const HOST: &str = "[=] ADDRESS[/BITS][:PORT]";
-const PORT: &str = "[OP] PORT";
+const PORT: &str = "[OP] PORT|LIST";
 const LIST: &str = "[=] LIST";
 const NUMBER: &str = "[OP] NUMBER";
 const DURATION: &str = "[OP] DURATION";
@@ -89,7 +134,7 @@ pub const WORDS: &[Word] = &[
     ),
     word(
         "service",
-        PORT,
+        "[OP] PORT",
         "the service port: of a server the local one, of a client the remote one",
         Kind::Service,
     ),
@@ -104,8 +149,30 @@ pub const WORDS: &[Word] = &[
         LIST,
         "the states, or the groups all, connected, synchronized, bucket, big",
         Kind::State,
-    ),
-    word("exclude", LIST, "all states but these", Kind::State),
+    )
+    .at(ALL_BUT_ALWAYS),
+    word("exclude", LIST, "all states but these", Kind::State).at(ALL_BUT_ALWAYS),
+    word(
+        "oldstate",
+        LIST,
+        "the state before the change",
+        Kind::OldState,
+    )
+    .at(&[Moment::Change]),
+    word(
+        "newstate",
+        LIST,
+        "the state after the change",
+        Kind::NewState,
+    )
+    .at(&[Moment::Change]),
+    word(
+        "cause",
+        LIST,
+        "the cause of the connection's end",
+        Kind::Cause,
+    )
+    .at(ENDS),
     word(
         "role",
         "[=] client|server",
@@ -143,31 +210,50 @@ pub const WORDS: &[Word] = &[
         DURATION,
         "the time in the present state",
         Kind::Duration(super::Field::Dwell),
-    ),
+    )
+    .at(&[Moment::List, Moment::Change]),
+    word(
+        "lifetime",
+        DURATION,
+        "the time from the first transition to the last, at the end",
+        Kind::Duration(super::Field::Lifetime),
+    )
+    .at(ENDS),
+    word(
+        "handshake",
+        DURATION,
+        "the time to establish; of a server, the first round trip",
+        Kind::Duration(super::Field::Handshake),
+    )
+    .at(ENDS),
     word(
         "bytes_sent",
         SIZE,
         "payload sent, retransmissions included",
         Kind::Bytes(super::Field::BytesSent),
-    ),
+    )
+    .at(ALL_BUT_ALWAYS),
     word(
         "bytes_received",
         SIZE,
         "payload received",
         Kind::Bytes(super::Field::BytesReceived),
-    ),
+    )
+    .at(ALL_BUT_ALWAYS),
     word(
         "retransmits",
         NUMBER,
         "segments retransmitted",
         Kind::Count(super::Field::Retransmits),
-    ),
+    )
+    .at(ALL_BUT_ALWAYS),
     word(
         "srtt",
         DURATION,
         "the smoothed round-trip time",
         Kind::Duration(super::Field::Srtt),
-    ),
+    )
+    .at(ALL_BUT_ALWAYS),
 ];
 
 /// Words of ss(8) that are refused.

@@ -1,6 +1,6 @@
 //! Sets of causes: the one parser of cause lists.
 
-use std::{borrow::Cow, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use crate::cause::Cause;
 
@@ -34,6 +34,14 @@ impl CauseSet {
 impl From<CauseSet> for Vec<Cause> {
     fn from(set: CauseSet) -> Self {
         set.0
+    }
+}
+
+impl fmt::Display for CauseSet {
+    /// The list; it parses to the same set.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(|cause| cause.name()).collect();
+        f.write_str(&names.join(","))
     }
 }
 

@@ -151,6 +151,14 @@ impl Applied<'_> {
         matches!(self.subject, Subject::Ended(_))
     }
 
+    /// The lifetime of the connection that this event ended; `None` where none ended, or its beginning was not seen.
+    pub fn lifetime_ns(&self) -> Option<u64> {
+        match self.subject {
+            Subject::Ended(slot) => self.table.hot(slot).lifetime_ns(),
+            Subject::Nothing | Subject::Connection(_) | Subject::Listener => None,
+        }
+    }
+
     /// The whole connection that this event ended.
     pub fn ended(&self) -> Option<Ended> {
         match self.subject {

@@ -7,6 +7,7 @@ use tcpstate_core::{
     cause::goes_on,
     census::{Found, Gone, HalfOpen, Held, Kind, Scope},
     event::Process,
+    expression::Expression,
     model::By,
     options::{HistogramOf, Until},
     owner::{Comm, How, Owner},
@@ -17,10 +18,7 @@ use tcpstate_core::{
 use tcpstate_text::{hist, rates, trace};
 
 use super::*;
-
-#[path = "../../../tests/support/stream.rs"]
-#[expect(dead_code, reason = "one kind of traffic is enough here")]
-mod stream;
+use crate::stream;
 
 const MILLISECOND: u64 = 1_000_000;
 /// Minisockets go after this time.
@@ -332,6 +330,7 @@ fn a_life(until: Until, live: bool) -> Box<dyn View> {
         settings: settings(),
         live,
         until,
+        expression: Expression::default(),
         states: None,
         causes: None,
         longer_than: None,

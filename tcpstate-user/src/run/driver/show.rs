@@ -1,8 +1,8 @@
-//! From a batch to the view: filters, the owners' gate, and intervals that events close.
+//! From a batch to the view: the filter's gate, and intervals that events close.
 
 use std::{io, mem};
 
-use tcpstate_core::{event::Event, filter::Passed, recalled::Recalled, view::Flow};
+use tcpstate_core::{event::Event, recalled::Recalled, view::Flow};
 
 use super::{Driver, Intake, LOOK_AHEAD, TICKS_AT_ONCE};
 
@@ -89,23 +89,16 @@ impl Driver<'_> {
         if self.intake != Intake::All {
             return Ok(Flow::Continue);
         }
-        match &mut recalled {
-            Recalled::Census(census) => {
-                self.filter.census(census);
-                if let Some(gate) = &mut self.gate {
-                    gate.recall_census(census);
-                }
-            }
-            Recalled::Events(events) => {
-                if let Some(settler) = &mut self.settler {
-                    let settle = |event| {
-                        let passed = settler.recall(&event);
-                        passed.earlier.into_iter().chain(passed.event)
+        if let Some(gate) = &mut self.gate {
+            match &mut recalled {
+                Recalled::Census(census) => gate.recall_census(census),
+                Recalled::Events(events) => {
+                    let pass = |event| {
+                        let passed = gate.recall(&event);
+                        let all = passed.earlier.into_iter().chain(passed.event);
+                        all.map(|pass| pass.event)
                     };
-                    *events = mem::take(events).into_iter().flat_map(settle).collect();
-                }
-                if let Some(gate) = &mut self.gate {
-                    events.retain(|event| gate.recall(event));
+                    *events = mem::take(events).into_iter().flat_map(pass).collect();
                 }
             }
         }
@@ -147,46 +140,34 @@ impl Driver<'_> {
             return Ok(Flow::Continue);
         }
         self.is_empty = false;
-        self.filter.census(&mut census);
         if let Some(gate) = &mut self.gate {
             gate.census(&mut census);
         }
         self.view.census(&census, self.out)
     }
 
-    /// Passes the event at `index` of the batch to the view, if the filters let it through.
+    /// Passes the event at `index` of the batch to the view, if the filter lets it through.
     #[expect(
         clippy::indexing_slicing,
         reason = "by the number of an event of the batch"
     )]
     fn show_one(&mut self, index: usize) -> io::Result<Flow> {
         let event = &self.batch[index];
-        let mut passed = if let Some(settler) = &mut self.settler {
-            settler.push(event)
-        } else {
+        let Some(gate) = &mut self.gate else {
             self.selection.settled.passed += 1;
-            if self.gate.is_none() {
-                return self.view.event(event, self.out);
-            }
-            Passed {
-                event: Some(*event),
-                ..Passed::default()
-            }
+            return self.view.event(event, self.out);
         };
+        let mut passed = gate.push(event);
         if passed.is_recalled
             && let Some(earlier) = passed.earlier.take()
-            && self.gate.as_mut().is_none_or(|gate| gate.recall(&earlier))
-            && self.view.recall(&Recalled::Events(vec![earlier]))? == Flow::Done
+            && self.view.recall(&Recalled::Events(vec![earlier.event]))? == Flow::Done
         {
             return Ok(Flow::Done);
         }
-        for event in [passed.earlier, passed.event].iter().flatten() {
-            if let Some(gate) = &mut self.gate
-                && !gate.passes(event)
-            {
-                continue;
-            }
-            if self.view.event(event, self.out)? == Flow::Done {
+        for pass in [passed.earlier, passed.event].iter().flatten() {
+            if !pass.is_shown {
+                self.view.follow(&pass.event);
+            } else if self.view.event(&pass.event, self.out)? == Flow::Done {
                 return Ok(Flow::Done);
             }
         }

@@ -302,10 +302,7 @@ async fn the_snapshots_are_what_rates_prints_and_what_a_tracker_knows() {
 async fn the_books_of_a_snapshot_know_of_the_filters() {
     let mut witness = Witness::new(publisher());
     let options = Options {
-        filter: Filter {
-            rport: Some("443".parse().unwrap()),
-            ..Filter::default()
-        },
+        expression: Expression::parse("dport 443", &NoNames).unwrap(),
         ..Options::default()
     };
     drive_all(&mut script(), &mut witness, &options).await;

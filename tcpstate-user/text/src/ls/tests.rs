@@ -134,9 +134,7 @@ fn options(format: Format) -> Options {
     Options {
         settings: Settings::plain(format),
         states: None,
-        filter: Filter::default(),
         expression: Expression::default(),
-        owner: OwnerFilter::default(),
         columns: Columns::Usual,
         with_owner: false,
         with_cgroup: false,
@@ -359,13 +357,10 @@ fn json_has_every_field_and_the_books_last() {
 fn the_books_add_up_whatever_is_asked_for() {
     let inventory = inventory();
     for states in ["all", "listen", "bucket", "close"] {
-        for lport in [None, Some("443"), Some("1")] {
+        for port in ["", "sport 443", "sport 1"] {
             let options = Options {
                 states: Some(states.parse().unwrap()),
-                filter: Filter {
-                    lport: lport.map(|list| list.parse().unwrap()),
-                    ..Filter::default()
-                },
+                expression: Expression::parse(port, &NoNames).unwrap(),
                 ..options(Format::Json)
             };
             let (lines, summary) = json(&inventory, &options);

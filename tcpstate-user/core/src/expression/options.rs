@@ -1,0 +1,57 @@
+//! The options that choose sockets, as conditions.
+
+use super::{
+    Expression, Node,
+    facts::Side,
+    term::{Glob, Op, Term},
+    words::Ends,
+};
+use crate::{
+    escape::Printable,
+    filter::{Filter, OwnerFilter},
+};
+
+impl From<&Filter> for Expression {
+    fn from(filter: &Filter) -> Self {
+        let ports = |ends, ports: &Option<_>| Some(Term::Ports(ends, ports.clone()?));
+        let terms = [
+            filter.netns.map(Term::Netns),
+            filter.family.map(Term::Family),
+            ports(Ends::One(Side::Local), &filter.lport),
+            ports(Ends::One(Side::Remote), &filter.rport),
+            ports(Ends::Either, &filter.port),
+        ];
+        let terms = terms.into_iter().flatten().map(Node::Term);
+        Self(Node::joined(terms.collect(), Node::And))
+    }
+}
+
+impl From<&OwnerFilter> for Expression {
+    fn from(filter: &OwnerFilter) -> Self {
+        let any = |terms: Vec<Term>| {
+            let terms = terms.into_iter().map(Node::Term);
+            Node::joined(terms.collect(), Node::Or)
+        };
+        let comms = filter.comms.iter();
+        let comms = comms.map(|comm| Glob::new(&Printable(comm.as_bytes()).to_string()));
+        let comms: Vec<_> = comms.collect();
+        let nodes = [
+            any(filter
+                .pids
+                .iter()
+                .map(|&pid| Term::Pid(Op::Equal, pid))
+                .collect()),
+            (!comms.is_empty()).then_some(Node::Term(Term::Comm(comms))),
+            any(filter.uids.iter().map(|&uid| Term::Uid(uid)).collect()),
+            filter
+                .cgroup
+                .clone()
+                .map(|tree| Node::Term(Term::Cgroup(tree))),
+            filter.role.map(|role| Node::Term(Term::Role(role))),
+        ];
+        Self(Node::joined(
+            nodes.into_iter().flatten().collect(),
+            Node::And,
+        ))
+    }
+}
