@@ -20,6 +20,8 @@ pub(crate) struct Selection {
     words: Expression,
     /// What must be true of what is shown: all of it.
     pub(crate) whole: Expression,
+    /// The part of it that is decided before the view.
+    pub(crate) before_view: Expression,
 }
 
 impl Selection {
@@ -30,10 +32,12 @@ impl Selection {
             .unwrap_or_else(|error| error.exit());
         let filter = arguments.sockets.filter();
         let owner = owner_filter(&arguments.sockets.owner, is_here, arguments.output)?;
+        let whole = Expression::from(&filter)
+            .and(Expression::from(&owner))
+            .and(words.clone());
         Ok(Self {
-            whole: Expression::from(&filter)
-                .and(Expression::from(&owner))
-                .and(words.clone()),
+            before_view: whole.clone(),
+            whole,
             filter,
             owner,
             words,

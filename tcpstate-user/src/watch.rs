@@ -122,7 +122,7 @@ pub(crate) fn watch_or_count(
             .context("cannot handle signals")?;
         let options = run::Options {
             duration: arguments.duration,
-            expression: selection.whole.clone(),
+            expression: selection.before_view.clone(),
             limits,
             interactive: stdout::is_terminal(),
             verbose: arguments.verbose,

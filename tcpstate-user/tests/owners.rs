@@ -188,3 +188,50 @@ fn a_cgroup_that_is_no_path_is_refused() {
         "{message}"
     );
 }
+
+/// With neither is a program attached, or a recording read.
+#[test]
+fn a_filter_is_explained_or_refused_before_anything_is_watched() {
+    let run = |words: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+            .args(words)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let words = "life --explain-filter -L 80 --pid 5 dst 10.0.0.0/8 or cause fin";
+    let (status, stdout, stderr) = run(&words.split(' ').collect::<Vec<_>>());
+    assert_eq!((status, &*stderr), (Some(0), ""));
+    assert_eq!(
+        stdout,
+        "in the kernel: --lport 80\n\
+         in user space: sport 80 and pid = 5 and ( dst 10.0.0.0/8 or cause fin )\n"
+    );
+    let (_, stdout, _) = run(&["rates", "--explain-filter", "-r", "-"]);
+    assert_eq!(
+        stdout,
+        "in the kernel: nothing, it is a recording\nin user space: nothing\n"
+    );
+    for (words, message) in [
+        (
+            "record -w /nowhere/a not cause fin",
+            "this command does not know `cause`; known to `tcpstate trace`, `tcpstate life`\n    not cause fin\n        ^^^^^",
+        ),
+        ("rates 5 2 sprot 1", "did you mean `sport`?"),
+        ("hist oldstate close", "known to `tcpstate trace`"),
+        (
+            "life dwell > 1s",
+            "known to `tcpstate ls`, `tcpstate trace`",
+        ),
+        ("trace -r - sport", "a value is missing here"),
+    ] {
+        let (status, stdout, stderr) = run(&words.split(' ').collect::<Vec<_>>());
+        assert_eq!((status, &*stdout), (Some(2), ""), "{words}");
+        assert!(stderr.contains(message), "{words}: {stderr}");
+    }
+}

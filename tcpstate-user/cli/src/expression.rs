@@ -20,37 +20,51 @@ pub fn parse_expression(
         .map_err(|error| Cli::error_of(command, ErrorKind::ValueValidation, &error.to_string()))
 }
 
+// Lines are broken here, as a man page has them as they are.
+
 /// The language, with all conditions that `ls` knows.
 pub(crate) fn language() -> String {
     let text = "\
-FILTER is an expression as in ss(8), of conditions joined by `and` (or nothing), `or`, `not` and parentheses, which \
-the shell needs in quotes. OP is one of = != < <= > >=, and may be left out for =. Conditions:
+Filter:
+FILTER is an expression as in ss(8), of conditions joined by `and` (or nothing),
+`or`, `not` and parentheses, which the shell needs in quotes. OP is one of
+= != < <= > >=, and may be left out for =.
+
+Conditions:
 ";
     text.to_owned() + &conditions(|word| word.is_known(Moment::List))
 }
 
 /// The language in few words, with the conditions that `ls` does not know.
 pub(crate) fn language_of(moment: Moment) -> String {
-    let mut text = "\
-FILTER is an expression as in ss(8); `tcpstate ls --help` explains it and lists its conditions. What is never known \
-matches nothing: the summary counts it as undecided."
-        .to_owned();
-    text += match moment {
+    let text = "\
+Filter:
+FILTER is an expression as in ss(8): `tcpstate ls --help` explains it and lists
+its conditions. What is never known of a socket matches nothing, and the summary
+counts it as undecided.
+";
+    let here = match moment {
         Moment::Always => {
-            " It selects sockets with all their changes, so conditions on states, times and counters are for \
-             trace, life and ls."
+            "\
+FILTER selects sockets with all their changes; conditions on states, times and
+counters are for trace, life and ls.
+"
         }
-        Moment::Change => {
-            " Here `state` is true of a change from or to one of the states, and `dwell` is the time in the old one. \
-             There are also:\n"
+        Moment::End => {
+            "\
+`state` is true of a connection that was in one of the states; `dwell` is for
+trace and ls. There are also:
+"
         }
-        _ => {
-            " Here `state` is true of a connection that was in one of the states, and there is no `dwell`. There are \
-             also:\n"
+        Moment::Change | Moment::List => {
+            "\
+`state` is true of a change from or to one of the states, and `dwell` is the
+time in the old one. There are also:
+"
         }
     };
     let more = conditions(|word| word.is_known(moment) && !word.is_known(Moment::List));
-    (text + &more).trim_end().to_owned() + "\n"
+    [text, here, &more].concat()
 }
 
 fn conditions(is_listed: impl Fn(&Word) -> bool) -> String {

@@ -21,7 +21,7 @@
 //!
 //! - IPv4: family `AF_INET`, or a v4-mapped local or remote address. Everything else is IPv6: a dual-stack
 //!   listener on `[::]` is IPv6, its IPv4 children are IPv4.
-//! - *To come*: the kernel fills it in only after this transition. [`Key`] states, once for both sides, at which
+//! - *To come*: the kernel fills it in only after this transition. [`Key`](tcpstate_common::filter::Key) states, once for both sides, at which
 //!   transitions that is so.
 //!
 //! # Undecided events in user space

@@ -13,12 +13,11 @@ use crate::{
 pub(crate) fn run(arguments: &tcpstate_cli::Life) -> anyhow::Result<ExitCode> {
     let mut selection = Selection::of("life", Moment::End, &arguments.watch)?;
     // The view judges what is only known at the end.
-    let whole = selection.whole.clone();
-    selection.whole = whole.lasting();
-    let expression = if whole == selection.whole {
+    selection.before_view = selection.whole.lasting();
+    let expression = if selection.before_view == selection.whole {
         Expression::default()
     } else {
-        whole
+        selection.whole.clone()
     };
     let settings = settings(&arguments.watch, arguments.bounds, arguments.times.time);
     let limits = settings.limits;
