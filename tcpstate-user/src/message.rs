@@ -7,18 +7,32 @@ use std::{
 
 use tcpstate::run::stderr;
 use tcpstate_capture::{CaptureError, sockdiag::DumpError};
+use tcpstate_cli::Output;
 use tcpstate_core::{error::chain, source::SourceError};
 use tcpstate_recording::WriteError;
 
 /// Writes an error with its causes, and its remedy.
 pub(crate) fn explain(error: &anyhow::Error) {
-    // The verifier's log has many lines.
-    say_lines(&message(error));
+    let message = message(error);
+    if error.chain().any(has_log) {
+        say_lines(&message);
+    } else {
+        // A line feed in it came with a name.
+        say(&message);
+    }
     let remedy = error.chain().find_map(remedy);
     if let Some(remedy) = remedy {
         // It may have a command line of its own to be copied.
         say_lines(&remedy);
     }
+}
+
+/// Whether it has the verifier's log, which has many lines and no name of others.
+fn has_log(cause: &(dyn Error + 'static)) -> bool {
+    matches!(
+        cause.downcast_ref(),
+        Some(CaptureError::Load { .. } | CaptureError::NoMode { .. })
+    )
 }
 
 /// Writes a text that has lines of its own.
@@ -57,4 +71,11 @@ fn message(error: &anyhow::Error) -> String {
 /// Writes a line to standard error, whatever is in the text. A failure is ignored: there is no other place to report it.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(stderr::open(), "tcpstate: {text}");
+}
+
+/// Says something that a user who wants no notes need not know.
+pub(crate) fn note(output: Output, text: &str) {
+    if !output.quiet {
+        say(text);
+    }
 }

@@ -10,7 +10,7 @@ use tcpstate_core::{
     filter::{CgroupTree, Filter, KernelFilter, OwnerFilter},
 };
 
-use crate::watch::note;
+use crate::message::note;
 
 /// The sockets that a command is to watch.
 pub(crate) struct Selection {

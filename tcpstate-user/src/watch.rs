@@ -12,7 +12,7 @@ use tcpstate::run::{
     signals, stderr, stdout,
 };
 use tcpstate_capture::{self, Live, netns};
-use tcpstate_cli::{Bounds, Capture, Cli, ColumnArgs, Output, Watch};
+use tcpstate_cli::{Bounds, Capture, Cli, ColumnArgs, Watch};
 use tcpstate_core::{
     model::Limits,
     netns::NetnsSelector,
@@ -30,7 +30,13 @@ use tcpstate_text::{
     settings::Settings,
 };
 
-use crate::{INCOMPLETE, message::say, part, selection::Selection, zone};
+use crate::{
+    INCOMPLETE,
+    message::{note, say},
+    part,
+    selection::Selection,
+    zone,
+};
 
 /// The settings that all views share.
 pub(crate) fn settings(watch: &Watch, bounds: Bounds, time: Option<TimeForm>) -> Settings {
@@ -61,13 +67,6 @@ pub(crate) fn columns<R>(layout: &Layout<R>, arguments: &ColumnArgs) -> Columns<
     layout
         .columns(arguments.wide, &arguments.columns)
         .unwrap_or_else(|error| Cli::refuse(layout.command, &error.to_string()))
-}
-
-/// Says something that a user who wants no notes need not know.
-pub(crate) fn note(output: Output, text: &str) {
-    if !output.quiet {
-        say(text);
-    }
 }
 
 /// Runs a view of the selected sockets on the source that the arguments name.

@@ -28,7 +28,6 @@ use tcpstate_common::{
 use tcpstate_core::{
     books::{Accounting, Cost},
     expression::Expression,
-    filter::{Filter, OwnerFilter},
     inventory::{DumpStats, DumpedNetns, Inventory, Listening, Socket, Timer, TimerKind},
     mode::Mode,
     names::{NameBook, Names},
@@ -280,8 +279,6 @@ fn list() {
             let options = ls::Options {
                 settings,
                 states: None,
-                filter: Filter::default(),
-                owner: OwnerFilter::default(),
                 expression: Expression::default(),
                 columns: Columns::Usual,
                 with_owner: true,

@@ -24,7 +24,7 @@ const SPEAKING: [&str; 8] = [
     "context",
     "ensure",
     "error",
-    "Notice",
+    "damage",
     "say",
     "with_context",
 ];

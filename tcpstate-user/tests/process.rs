@@ -91,6 +91,7 @@ struct Source {
     origin: Origin,
     /// `quiet` has no events, `busy` has one after the other, and `stuck` does not end when it is stopped.
     kind: String,
+    settled: bool,
     said_ready: bool,
     stopped: bool,
 }
@@ -101,6 +102,10 @@ impl EventSource for Source {
         _cx: &mut Context<'_>,
         batch: &mut Vec<Event>,
     ) -> Poll<Result<Step, SourceError>> {
+        if !self.settled {
+            self.settled = true;
+            return Poll::Ready(Ok(Step::Settled));
+        }
         if !self.said_ready {
             self.said_ready = true;
             say("ready");
@@ -188,6 +193,7 @@ fn child(kind: &str) -> ExitCode {
         let mut source = Source {
             origin,
             kind: kind.into(),
+            settled: false,
             said_ready: false,
             stopped: false,
         };

@@ -3,7 +3,7 @@
 use clap::Args;
 use tcpstate_core::explain::Topic;
 
-use crate::listed::listed;
+use crate::{headings::OUTPUT, listed::listed};
 
 /// Arguments of `tcpstate explain`.
 #[derive(Clone, Debug, Args)]
@@ -15,7 +15,7 @@ pub struct Explain {
     )]
     pub topic: Option<Topic>,
     /// Write JSON, one object
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub json: bool,
 }
 

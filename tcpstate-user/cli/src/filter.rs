@@ -189,7 +189,10 @@ const EXAMPLES: [(&str, &str); 20] = [
 
 #[cfg(test)]
 mod tests {
-    use tcpstate_core::expression::{Expression, Lookup};
+    use tcpstate_core::{
+        expression::{Expression, Lookup},
+        filter::CgroupTree,
+    };
 
     use super::*;
 
@@ -212,8 +215,11 @@ mod tests {
             Ok(1)
         }
 
-        fn cgroup(&self, path: &str) -> Result<String, String> {
-            Ok(path.to_owned())
+        fn cgroup(&self, path: &str) -> Result<CgroupTree, String> {
+            Ok(CgroupTree {
+                path: path.to_owned(),
+                id: None,
+            })
         }
     }
 

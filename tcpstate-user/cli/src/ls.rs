@@ -3,13 +3,19 @@
 use std::time::Duration;
 
 use clap::Args;
-use tcpstate_core::{filter::StateSet, netns::NetnsSelector, options::ResolveOwners};
+use tcpstate_core::{
+    duration::nanoseconds,
+    expression::{Expression, Lookup, Moment},
+    filter::StateSet,
+    netns::NetnsSelector,
+    options::ResolveOwners,
+};
 
 use crate::{
     capture::RESOLVE_OWNERS,
     choice::choice,
     column_args::ColumnArgs,
-    expression::language,
+    expression::{language, parse_expression},
     headings::{CAPTURE, FILTERS},
     listed::listed,
     owner_args::OwnerArgs,
@@ -48,7 +54,7 @@ pub struct Ls {
     pub longer_than: Option<Duration>,
     /// Only sockets for which this is true, in the language of ss(8): see below
     #[arg(value_name = "FILTER", help_heading = FILTERS)]
-    pub expression: Vec<String>,
+    pub words: Vec<String>,
     #[command(flatten)]
     pub columns: ColumnArgs,
     /// Whether to look up which process holds each socket; other users' processes require root; `yes` also
@@ -64,6 +70,20 @@ pub struct Ls {
         help_heading = CAPTURE
     )]
     pub resolve_owners: ResolveOwners,
+}
+
+impl Ls {
+    /// The filter expression, with the age.
+    ///
+    /// *Errors:* a message that shows the wrong word.
+    pub fn expression(&self, lookup: &dyn Lookup) -> Result<Expression, clap::Error> {
+        let parse = |words: &[String]| parse_expression("ls", Moment::List, words, lookup);
+        let words = parse(&self.words)?;
+        Ok(match self.longer_than {
+            Some(age) => words.and(parse(&[format!("dwell > {}ns", nanoseconds(age))])?),
+            None => words,
+        })
+    }
 }
 
 pub(crate) const ABOUT: &str = "\
@@ -106,29 +126,10 @@ Examples:
 mod tests {
     use clap::Parser as _;
 
+    use tcpstate_core::expression::NoNames;
+
     use super::*;
     use crate::{Cli, Command};
-
-    /// The names of a host that has none.
-    struct NoNames;
-
-    impl Lookup for NoNames {
-        fn service(&self, _name: &str) -> Option<u16> {
-            None
-        }
-
-        fn user(&self, name: &str) -> Result<u32, String> {
-            Err(name.to_owned())
-        }
-
-        fn netns(&self, name: &str) -> Result<u32, String> {
-            Err(name.to_owned())
-        }
-
-        fn cgroup(&self, path: &str) -> Result<String, String> {
-            Err(path.to_owned())
-        }
-    }
 
     #[test]
     fn an_age_is_one_more_condition() {

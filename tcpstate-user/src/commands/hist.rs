@@ -9,8 +9,9 @@ use tcpstate_text::{
 };
 
 use crate::{
+    message::note,
     selection::Selection,
-    watch::{note, settings, watch},
+    watch::{settings, watch},
 };
 
 pub(crate) fn run(arguments: &tcpstate_cli::Hist) -> anyhow::Result<ExitCode> {

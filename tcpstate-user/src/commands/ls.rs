@@ -8,10 +8,9 @@ use std::{
 use anyhow::Context as _;
 use tcpstate::run::{own_cost, stderr, stdout};
 use tcpstate_capture::{inventory, sockdiag::Request};
-use tcpstate_cli::parse_expression;
 use tcpstate_common::State;
 use tcpstate_core::{
-    expression::{Expression, Moment},
+    expression::Expression,
     filter::{Family, StateSet},
     netns::NetnsSelector,
     options::ResolveOwners,
@@ -37,7 +36,8 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
         // AGE follows from it too.
         with_info: true,
     };
-    let words = parse_expression("ls", Moment::List, &arguments.expression, &names(true))
+    let words = arguments
+        .expression(&names(true))
         .unwrap_or_else(|error| error.exit());
     let owner = owner_filter(&arguments.owner, true, arguments.output)?;
     let expression = Expression::from(&filter)

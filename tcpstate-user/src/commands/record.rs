@@ -18,10 +18,7 @@ use tcpstate_cli::Watch;
 use tcpstate_core::{duration::nanoseconds, expression::Moment, model::Limits};
 use tcpstate_recording::{self as recording, FlightOptions};
 
-use crate::{
-    selection::Selection,
-    watch::{note, watch},
-};
+use crate::{message::note, selection::Selection, watch::watch};
 
 /// Interval at which a FIFO is tried: no event tells of a reader that waits for its writer.
 const RETRY: Duration = Duration::from_millis(50);

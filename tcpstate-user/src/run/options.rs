@@ -5,9 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tcpstate_core::{
-    expression::Expression, model::Limits, source::SourceError, view::Part,
-};
+use tcpstate_core::{expression::Expression, model::Limits, source::SourceError, view::Part};
 
 /// Time after its end at which the clock closes an interval that no event has closed.
 pub const GRACE: Duration = Duration::from_millis(100);

@@ -208,7 +208,7 @@ const fn listen(
         .unknown("the kernel does not count it, or nothing is sampled")
 }
 
-/// The fields of an interval. In JSON a list of the groups follows, under the name that [`plural`] gives;
+/// The fields of an interval. In JSON a list of the groups follows, under the name that [`plural`](super::plural) gives;
 /// [`group_table`] has its fields.
 pub static RATES: Table<RatesRow> = Table {
     name: "rates",

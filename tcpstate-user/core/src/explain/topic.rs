@@ -4,9 +4,10 @@ use std::{collections::BTreeSet, str::FromStr};
 
 use super::{STATES, StateText};
 use crate::{
-    catalogue::{CONNECTION, HISTOGRAM, Kind, RATES, SOCKET, TRANSITION, Table},
+    catalogue::{CONNECTION, Kind, RATES, SOCKET, TRANSITION, Table, histogram_table},
     cause::{EXPLAINED, Explained},
     filter::StateSet,
+    model::By,
 };
 
 /// A thing that can be explained.
@@ -94,7 +95,7 @@ fn fields() -> Vec<FieldText> {
     add(&TRANSITION, &mut all);
     add(&CONNECTION, &mut all);
     add(&SOCKET, &mut all);
-    add(&HISTOGRAM, &mut all);
+    add(histogram_table(By::Port), &mut all);
     add(&RATES, &mut all);
     all
 }

@@ -13,7 +13,7 @@ use tcpstate_core::{
     books::{Accounting, Selection},
     event::Event,
     origin::Origin,
-    source::{EventSource, SourceError, Step},
+    source::{EventSource, Notice, SourceError, Step},
     view::{End, Flow, View},
 };
 use tokio::time::{Instant, advance, sleep_until};
@@ -100,7 +100,7 @@ impl EventSource for Script {
         let before = batch.len();
         loop {
             if let Some(notice) = self.notices.pop() {
-                return Poll::Ready(Ok(Step::Notice(tcpstate_core::source::Notice::new(notice))));
+                return Poll::Ready(Ok(Step::Notice(Notice::damage(notice))));
             }
             if self.stopped {
                 batch.append(&mut self.in_flight);
