@@ -62,8 +62,17 @@ pub(crate) fn settings(watch: &Watch, bounds: Bounds, time: Option<TimeForm>) ->
     }
 }
 
-/// The columns that the arguments choose. One that does not exist ends the process, as other bad usage does.
+/// The columns that the arguments choose. One that does not exist ends the process, as other bad usage does, and so does
+/// `help`, which lists them.
 pub(crate) fn columns<R>(layout: &Layout<R>, arguments: &ColumnArgs) -> Columns<R> {
+    if arguments.columns == ["help"] {
+        let mut out = stdout::open();
+        let mut names = layout.names().into_iter();
+        let told = names
+            .try_for_each(|name| writeln!(out, "{name}"))
+            .and_then(|()| out.flush());
+        std::process::exit(told.is_err().into());
+    }
     layout
         .columns(arguments.wide, &arguments.columns)
         .unwrap_or_else(|error| Cli::refuse(layout.command, &error.to_string()))

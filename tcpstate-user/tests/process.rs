@@ -507,6 +507,10 @@ fn bad_usage() -> Result<(), Failed> {
         ),
         (&["trace", "-L", "80,http"], "`http` is not a port"),
         (&["trace", "--ring-bytes", "5000"], "must be a power of two"),
+        (
+            &["trace", "--netns", "/etc/passwd"],
+            "is not a network namespace",
+        ),
     ] {
         let (code, out, err) = tcpstate(arguments)?;
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}");
@@ -537,6 +541,7 @@ fn help_and_version() -> Result<(), Failed> {
             &["--version"],
             concat!("tcpstate ", env!("CARGO_PKG_VERSION")),
         ),
+        (&["trace", "--columns", "help"], "time\nseconds\n"),
     ] {
         let (code, out, err) = tcpstate(arguments)?;
         assert_eq!((code, err.as_str()), (Some(0), ""), "{arguments:?}");

@@ -88,7 +88,7 @@ how many bytes it carried, and the time in each state that it went through.
 PID and COMM are the process that opened the connection, or that listens for it. Bytes are as the \
 kernel counts them: SENT includes retransmissions. `then` is followed by the state in which the kernel \
 keeps what is left of the connection, without further events. `-` means unknown: the beginning was not \
-seen, or transitions in between were lost.
+seen, or transitions in between were lost. `..` at the end of STATES: there were more, shorter ones.
 
 A server's connection that was half-open before it had a socket has that time in SYN_RECV if a sample found it \
 (--sample-interval), marked with `~`.

@@ -6,6 +6,7 @@ use clap::{
     Arg, Command,
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
+use tcpstate_core::nearest::nearest;
 
 /// A parser of lists of these words, separated by commas. The type decides what is a word of it.
 pub(crate) fn listed<T>(words: fn() -> Vec<&'static str>) -> impl TypedValueParser<Value = T>
@@ -51,19 +52,6 @@ impl<P: TypedValueParser> TypedValueParser for Listed<P> {
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
         Some(Box::new((self.words)().into_iter().map(PossibleValue::new)))
     }
-}
-
-/// The word that was meant, if one is like it.
-fn nearest(unknown: &str, words: Vec<&'static str>) -> Option<&'static str> {
-    /// From 0, nothing in common, to 1.
-    const ALIKE: f64 = 0.8;
-    let plain = |text: &str| text.to_lowercase().replace('-', "_");
-    let unknown = plain(unknown);
-    let likeness = |word: &&str| strsim::jaro_winkler(&unknown, &plain(word));
-    let nearest = words
-        .into_iter()
-        .max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
-    (likeness(&nearest) >= ALIKE).then_some(nearest)
 }
 
 #[cfg(test)]

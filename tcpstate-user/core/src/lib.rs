@@ -57,6 +57,7 @@ pub mod inventory;
 pub mod mode;
 pub mod model;
 pub mod names;
+pub mod nearest;
 pub mod netns;
 pub mod options;
 pub mod origin;

@@ -317,6 +317,10 @@ impl EventSource for Reader {
         if !mem::replace(&mut self.settled, true) {
             return Poll::Ready(Ok(Step::Settled));
         }
+        if self.stopped {
+            // What the thread has read ahead by now is a matter of luck, so nothing of it counts.
+            self.books.get_or_insert_default();
+        }
         loop {
             if self.books.is_some() {
                 return Poll::Ready(Ok(Step::End));
@@ -361,10 +365,8 @@ impl EventSource for Reader {
                 }
                 None => {
                     self.books = Some(Books::default());
-                    if !self.stopped {
-                        let source = io::Error::other("the thread that reads it has died");
-                        return Poll::Ready(Err(SourceError::new(self.failure(source))));
-                    }
+                    let source = io::Error::other("the thread that reads it has died");
+                    return Poll::Ready(Err(SourceError::new(self.failure(source))));
                 }
             }
         }

@@ -340,3 +340,40 @@ fn a_file_that_cannot_be_written_ends_the_run_in_good_order() {
     assert_eq!(result.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     assert!(err.contains("3 events found no room\nseen 3 = "), "{err}");
 }
+
+/// A pipe whose reader has gone.
+struct Broken;
+
+impl Write for Broken {
+    fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn nobody_who_reads_the_messages_loses_no_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("f");
+    let mut view = view(&path, Format::Text, To::Memory(FlightOptions::default()));
+    assert!(!view.ends_with_reader());
+    feed(&mut view, 1..4);
+    let flow = view.usr1(5, &mut io::sink(), &mut Broken).unwrap();
+    assert_eq!(flow, Flow::Continue);
+    feed(&mut view, 6..8);
+    view.finish(&end(5), &mut io::sink(), &mut Broken).unwrap();
+    assert_eq!(read(&path).0, [1, 2, 3, 6, 7]);
+}
+
+#[test]
+fn a_recording_on_standard_output_ends_with_its_reader() {
+    let to_stdout = Record::new(Options {
+        path: "-".into(),
+        format: Format::Text,
+        to: to_file(),
+    });
+    assert!(to_stdout.ends_with_reader());
+}

@@ -14,6 +14,7 @@ use tcpstate_core::{
     books::{RunBooks, Selection, Settled},
     event::Event,
     expression::{Expression, NoNames},
+    source::Notice,
     view::View,
 };
 
@@ -451,7 +452,9 @@ async fn the_filter_selects_the_events_of_the_view() {
 #[tokio::test(start_paused = true)]
 async fn notices_of_the_source_go_to_standard_error() {
     let mut source = Script::recording([1]);
-    source.notices.push("the recording was cut".into());
+    source
+        .notices
+        .push(Notice::damage("the recording was cut".into()));
     let mut out = Vec::new();
     let (result, err) = run_with(
         &mut source,
@@ -464,6 +467,27 @@ async fn notices_of_the_source_go_to_standard_error() {
     assert_eq!(result.unwrap(), Outcome::Incomplete);
     assert_eq!(err, "tcpstate: the recording was cut\nreceived 1\n");
     assert_eq!(out, b"1\nend\n");
+}
+
+/// Such as that a file is one of a rotation.
+#[tokio::test(start_paused = true)]
+async fn a_notice_of_no_damage_leaves_the_result_complete() {
+    let mut source = Script::recording([1]);
+    let notice = Notice::new("it is file 2 of a rotation".into());
+    source.notices.push(notice);
+    let (result, err) = run_with(
+        &mut source,
+        &mut Log::default(),
+        &mut Vec::new(),
+        &mut Timed::none(),
+        &Options::default(),
+    )
+    .await;
+    assert_eq!(result.unwrap(), Outcome::Finished);
+    assert!(
+        err.starts_with("tcpstate: it is file 2 of a rotation\n"),
+        "{err}"
+    );
 }
 
 /// A pipe whose reader has gone.

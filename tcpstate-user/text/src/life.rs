@@ -444,7 +444,7 @@ static CELLS: [Cell<ConnectionRow>; 17] = [
     Cell::composed(
         Column::left("STATES", 0),
         "`states` with the time in each (`~`: sampled; `>`: at least), and `goes_on`; where there is no room for \
-         all, those that took longest, and `+`",
+         all, those that took longest, and `..`",
         push_states,
     ),
 ];
@@ -457,7 +457,7 @@ fn push_cause(row: &ConnectionRow, _room: usize, line: &mut Vec<u8>) -> io::Resu
     }
 }
 
-/// The states and the time in each; where there is no room for all, those that took longest, and `+`.
+/// The states and the time in each; where there is no room for all, those that took longest, and `..`.
 fn push_states(row: &ConnectionRow, room: usize, line: &mut Vec<u8>) -> io::Result<()> {
     let start = line.len();
     push_some_states(row, |_| true, true, line)?;
@@ -473,7 +473,7 @@ fn push_states(row: &ConnectionRow, room: usize, line: &mut Vec<u8>) -> io::Resu
     loop {
         line.truncate(start);
         push_some_states(row, |at| longest.contains(&at), false, line)?;
-        line.push(b'+');
+        line.extend_from_slice(b"..");
         if line.len() - start <= room || longest.len() <= 1 {
             return Ok(());
         }

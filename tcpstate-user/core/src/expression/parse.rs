@@ -10,7 +10,7 @@
 //!
 //! A value is one word, or anything in quotes.
 
-use std::{net::IpAddr, ops::Range};
+use std::{net::IpAddr, ops::Range, time::Duration};
 
 use ipnet::{IpNet, Ipv4Net};
 use winnow::{
@@ -30,7 +30,8 @@ use super::{
 use crate::{
     duration::nanoseconds,
     filter::{CauseListError, Family, PortListError, PortSet, StateListError, StateSet},
-    quantity::{parse_bytes, parse_duration},
+    nearest::nearest,
+    quantity::{QuantityError, parse_bytes, parse_duration},
     service::Role,
 };
 
@@ -278,13 +279,6 @@ fn not_known_here(word: &Word) -> String {
     )
 }
 
-/// The word that was probably meant.
-fn nearest<'a>(name: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let distance = |word: &&str| strsim::damerau_levenshtein(word, name);
-    let near = words.min_by_key(distance)?;
-    (distance(&near) <= 1 + name.len() / 4).then_some(near)
-}
-
 /// The rest of a condition, after its word.
 fn term(word: &'static Word, input: &mut Input<'_>) -> Parsed<Node> {
     let (op_at, _) = next(input);
@@ -333,9 +327,12 @@ fn term(word: &'static Word, input: &mut Input<'_>) -> Parsed<Node> {
         Kind::Cgroup => lookup.cgroup(text).map(Term::Cgroup),
         Kind::Pid => number(text).map(|pid| Term::Pid(op, pid)),
         Kind::Comm => Ok(Term::Comm(text.split(',').map(Glob::new).collect())),
-        Kind::Duration(field) => parse_duration(text)
-            .map(|duration| Term::Number(field, op, nanoseconds(duration)))
-            .map_err(|error| error.to_string()),
+        Kind::Duration(field) => match parse_duration(text) {
+            Err(QuantityError::NoDuration) => Ok(Duration::ZERO),
+            parsed => parsed,
+        }
+        .map(|duration| Term::Number(field, op, nanoseconds(duration)))
+        .map_err(|error| error.to_string()),
         Kind::Bytes(field) => parse_bytes(text)
             .map(|bytes| Term::Number(field, op, bytes))
             .map_err(|error| error.to_string()),
@@ -435,7 +432,7 @@ fn state_list(text: &str) -> Result<StateSet, String> {
     text.parse().map_err(|error: StateListError| {
         let plain = |word: &str| word.to_ascii_lowercase().replace('_', "-");
         let words: Vec<_> = StateSet::words().into_iter().map(plain).collect();
-        let near = nearest(&plain(error.item()), words.iter().map(String::as_str));
+        let near = nearest(error.item(), words.iter().map(String::as_str));
         near.map_or_else(
             || error.to_string(),
             |near| {

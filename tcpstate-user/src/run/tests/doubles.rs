@@ -32,7 +32,7 @@ pub(super) struct Script {
     pub(super) stopped: bool,
     pub(super) received: u64,
     /// Its notices.
-    pub(super) notices: Vec<String>,
+    pub(super) notices: Vec<Notice>,
     /// Its books cannot be read.
     pub(super) fails_to_account: bool,
     pub(super) settled: bool,
@@ -100,7 +100,7 @@ impl EventSource for Script {
         let before = batch.len();
         loop {
             if let Some(notice) = self.notices.pop() {
-                return Poll::Ready(Ok(Step::Notice(Notice::damage(notice))));
+                return Poll::Ready(Ok(Step::Notice(notice)));
             }
             if self.stopped {
                 batch.append(&mut self.in_flight);

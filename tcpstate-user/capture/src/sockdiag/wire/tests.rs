@@ -146,6 +146,13 @@ fn attributes_are_read_where_they_are_and_skipped_where_unknown() {
             last_ack_received_ms: Some(0),
         })
     );
+    // The kernel counts the peer's FIN.
+    let closed = with(|bytes| {
+        bytes[1] = State::CLOSE_WAIT.0;
+        bytes.extend(attribute(2, &info));
+    });
+    let info_of_closed = socket(&closed, 1).unwrap().info.unwrap();
+    assert_eq!(info_of_closed.bytes_received, Some(4_999));
     // An older kernel's: what is not there is not 0.
     let older = with(|bytes| bytes.extend(attribute(2, &info[..104])));
     let older = socket(&older, 1).unwrap().info.unwrap();

@@ -170,7 +170,10 @@ impl<R> Cell<R> {
                 Content::Field(field)
                 | Content::Path(field)
                 | Content::Plain(field)
-                | Content::When(_, field) => field.name == word,
+                | Content::When(_, field) => {
+                    // CSV has a `_` for the dot.
+                    field.name == word || field.name.replace('.', "_") == word
+                }
                 Content::SinceStart | Content::Cookie | Content::Composed(..) => false,
             }
     }

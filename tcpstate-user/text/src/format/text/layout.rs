@@ -3,7 +3,10 @@
 //! On a terminal they are fitted to its width once, before the first line, so that no line wraps and none moves
 //! later. Elsewhere the usual ones are shown, and nothing is cut.
 
-use tcpstate_core::catalogue::{Column as Field, Kind, Table as Fields};
+use tcpstate_core::{
+    catalogue::{Column as Field, Kind, Table as Fields},
+    nearest::nearest,
+};
 
 use super::cell::Cell;
 
@@ -69,15 +72,12 @@ impl<R> Layout<R> {
         let cells = words.iter().map(|word| {
             self.named(word.trim()).ok_or_else(|| {
                 let known = self.names();
-                let distance = |known: &String| strsim::damerau_levenshtein(word, known);
-                let nearest = known.iter().min_by_key(|known| distance(known));
+                let fields = self.fields.columns().map(|field| field.name);
+                let nearest = nearest(word, known.iter().map(String::as_str).chain(fields));
                 UnknownColumn {
                     word: word.clone(),
                     command: self.command,
-                    // A word that shares nothing with it is no help.
-                    nearest: nearest
-                        .filter(|nearest| distance(nearest) * 2 <= nearest.len())
-                        .cloned(),
+                    nearest: nearest.map(str::to_owned),
                     known,
                 }
             })
@@ -87,7 +87,11 @@ impl<R> Layout<R> {
 
     fn named(&self, word: &str) -> Option<Cell<R>> {
         let cell = self.cells.iter().find(|cell| cell.is_called(word));
-        let field = || self.other_fields().find(|field| field.name == word);
+        // CSV has a `_` for the dot.
+        let field = || {
+            self.other_fields()
+                .find(|field| field.name == word || field.name.replace('.', "_") == word)
+        };
         cell.copied().or_else(|| field().map(Cell::other))
     }
 
@@ -101,7 +105,7 @@ impl<R> Layout<R> {
     }
 
     /// The names of all columns.
-    fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         let cells = self.cells.iter().filter(|cell| cell.is_named());
         let titles = cells.map(|cell| cell.title().to_lowercase());
         titles
