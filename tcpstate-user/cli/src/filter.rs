@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use tcpstate_core::expression::WORDS;
+use tcpstate_core::expression::{Moment, WORDS};
 
 /// The title of the page.
 pub const ABOUT: &str = "filter expressions: which sockets are wanted";
@@ -25,6 +25,11 @@ pub fn page() -> String {
             writeln!(page, "  {condition}\n      {}", word.doc)
         };
     }
+    page.push_str("\nWhere they are known:\n");
+    for (commands, words) in places() {
+        let _ = writeln!(page, "  {commands:<15}  {}", words.join(", "));
+    }
+    page.push_str("  all of them      all others\n");
     page.push_str("\nValues:\n");
     for (value, meaning) in VALUES {
         for (at, line) in meaning.lines().enumerate() {
@@ -38,6 +43,30 @@ pub fn page() -> String {
         let _ = writeln!(page, "  {expression}\n      {meaning}");
     }
     page
+}
+
+/// The commands that know only some conditions, each with these; the same commands together.
+fn places() -> Vec<(String, Vec<&'static str>)> {
+    const COMMANDS: [(Moment, &str); 4] = [
+        (Moment::Change, "trace"),
+        (Moment::End, "life"),
+        (Moment::Always, "hist, rates, record"),
+        (Moment::List, "ls"),
+    ];
+    let mut places: Vec<(String, Vec<&str>)> = Vec::new();
+    for word in WORDS {
+        let known = COMMANDS.into_iter().filter(|&(at, _)| word.is_known(at));
+        let known: Vec<_> = known.map(|(_, command)| command).collect();
+        if known.len() == COMMANDS.len() {
+            continue;
+        }
+        let known = known.join(", ");
+        match places.iter_mut().find(|(commands, _)| *commands == known) {
+            Some((_, words)) => words.push(word.name),
+            None => places.push((known, vec![word.name])),
+        }
+    }
+    places
 }
 
 const INTRODUCTION: &str = "\
