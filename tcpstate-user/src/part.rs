@@ -81,8 +81,15 @@ impl Covered<'_> {
                 let end = self.end.unwrap_or(base);
                 if today > base || (after.is_none() && today == base) {
                     today
-                } else if after.is_some()
-                    || tomorrow <= end
+                } else if after.is_some() {
+                    // Past midnight, if the recording goes on until then.
+                    let day = |at: Timestamp| at.to_zoned(self.zone.clone()).date();
+                    if self.end.is_none_or(|end| day(tomorrow) <= day(end)) {
+                        tomorrow
+                    } else {
+                        today
+                    }
+                } else if tomorrow <= end
                     || tomorrow.duration_since(end) < base.duration_since(today)
                 {
                     tomorrow
@@ -93,8 +100,8 @@ impl Covered<'_> {
             Moment::BeforeEnd(duration) => match self.end {
                 Some(end) => end.checked_sub(duration)?,
                 None => bail!(
-                    "it comes through a pipe, whose end is not known before all of it was read; give --from and \
-                     --to as times"
+                    "standard input is read once, so its end is not known before; name the file, or give --from and --to \
+                     as times"
                 ),
             },
         })

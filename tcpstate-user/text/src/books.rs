@@ -56,6 +56,12 @@ pub fn write_books(end: &End, connections: Option<&Books>, err: &mut dyn Write) 
     let in_full = end.verbose || !end.is_complete(connections);
     if in_full {
         write_equations(end, err)?;
+    } else if end.selection.settled.undecided > 0 {
+        let undecided = Counted(end.selection.settled.undecided, "change");
+        writeln!(
+            err,
+            "{undecided} undecided, and not shown: a filter asks for what is not known of the socket"
+        )?;
     }
     write_missing(&end.accounting, connections, err)?;
     if let Some(part) = &end.part {

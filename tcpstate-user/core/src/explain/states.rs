@@ -28,7 +28,10 @@ pub static STATES: [StateText; 11] = [
                 State::SYN_RECV,
                 "of a new socket, for a connection: the last ACK of its handshake came",
             ),
-            way(State::CLOSE, "close(), or the end of the process"),
+            way(
+                State::CLOSE,
+                "close(), shutdown(), or the end of the process",
+            ),
         ],
         lasts: "As long as the server runs.",
         settings: &[
@@ -122,6 +125,10 @@ pub static STATES: [StateText; 11] = [
             way(
                 State::FIN_WAIT1,
                 "close() before the handshake was complete",
+            ),
+            way(
+                State::CLOSE_WAIT,
+                "the SYN had a FIN with it (TCP Fast Open)",
             ),
             way(State::CLOSE, "a RST, or the listener has closed"),
         ],
@@ -322,7 +329,10 @@ pub static STATES: [StateText; 11] = [
         state: State::CLOSE_WAIT,
         is: "The peer has closed: its FIN came. The application on this side has not.",
         side: "the side that closes second",
-        from: &[way(State::ESTABLISHED, "the peer's FIN came")],
+        from: &[
+            way(State::ESTABLISHED, "the peer's FIN came"),
+            way(State::SYN_RECV, "the SYN had a FIN with it (TCP Fast Open)"),
+        ],
         to: &[
             way(State::LAST_ACK, "close() or shutdown(SHUT_WR)"),
             way(State::CLOSE, "a RST was sent or came, or no answer in time"),
@@ -394,7 +404,10 @@ pub static STATES: [StateText; 11] = [
         is: "There is no connection: the socket is new, or its connection is over.",
         side: "both",
         from: &[
-            way(State::LISTEN, "close(), or the end of the process"),
+            way(
+                State::LISTEN,
+                "close(), shutdown(), or the end of the process",
+            ),
             way(
                 State::SYN_SENT,
                 "refused, unreachable, no answer in time, no local port, or the application gave up",

@@ -75,7 +75,12 @@ impl FromStr for Topic {
             return Ok(Self::Cause(cause));
         }
         let mut fields = fields();
-        fields.retain(|field| field.name == name || field.name.replace('.', "_") == plain);
+        // `comm` is the one in `owner.comm`.
+        let is_named = |field: &FieldText| {
+            let last = field.name.rsplit('.').next();
+            field.name.replace('.', "_") == plain || last == Some(&*plain)
+        };
+        fields.retain(|field| field.name == name || is_named(field));
         if fields.is_empty() {
             return Err(TopicError(name.to_owned()));
         }

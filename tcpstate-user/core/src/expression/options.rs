@@ -3,13 +3,10 @@
 use super::{
     Expression, Node,
     facts::Side,
-    term::{Glob, Op, Term},
+    term::{Op, Term},
     words::Ends,
 };
-use crate::{
-    escape::Printable,
-    filter::{Filter, OwnerFilter},
-};
+use crate::filter::{Filter, OwnerFilter};
 
 impl From<&Filter> for Expression {
     fn from(filter: &Filter) -> Self {
@@ -32,16 +29,13 @@ impl From<&OwnerFilter> for Expression {
             let terms = terms.into_iter().map(Node::Term);
             Node::joined(terms.collect(), Node::Or)
         };
-        let comms = filter.comms.iter();
-        let comms = comms.map(|comm| Glob::new(&Printable(comm.as_bytes()).to_string()));
-        let comms: Vec<_> = comms.collect();
         let nodes = [
             any(filter
                 .pids
                 .iter()
                 .map(|&pid| Term::Pid(Op::Equal, pid))
                 .collect()),
-            (!comms.is_empty()).then_some(Node::Term(Term::Comm(comms))),
+            (!filter.comms.is_empty()).then(|| Node::Term(Term::Name(filter.comms.clone()))),
             any(filter.uids.iter().map(|&uid| Term::Uid(uid)).collect()),
             filter
                 .cgroup

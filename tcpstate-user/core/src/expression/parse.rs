@@ -292,7 +292,10 @@ fn term(word: &'static Word, input: &mut Input<'_>) -> Parsed<Node> {
         match port(text, lookup) {
             Ok(port) => Ok(Term::Port(ends, op, port)),
             // The name of a service may have a `-`.
-            Err(_) if op == Op::Equal && is_port_list(text) => {
+            Err(_) if op != Op::Equal && is_port_list(text) => {
+                Err("a list of ports takes only = or !=".to_owned())
+            }
+            Err(_) if is_port_list(text) => {
                 let ports: PortSet = text
                     .parse()
                     .map_err(|error: PortListError| error.to_string())?;

@@ -11,6 +11,7 @@ use super::{
     words::Ends,
 };
 use crate::{
+    escape::Printable,
     filter::{CauseSet, CgroupTree, Family, PortSet, StateSet},
     owner::Comm,
     service::Role,
@@ -51,6 +52,8 @@ pub(super) enum Term {
     Cgroup(CgroupTree),
     Pid(Op, u32),
     Comm(Vec<Glob>),
+    /// These very names.
+    Name(Vec<Comm>),
     Number(Field, Op, u64),
 }
 
@@ -92,6 +95,11 @@ impl Term {
                     globs.iter().any(|glob| glob.matches(comm.as_bytes()))
                 })
             }),
+            Self::Name(names) => facts.any_process(&|_, comm| {
+                is(comm, |comm| {
+                    names.iter().any(|name| name.as_bytes() == comm.as_bytes())
+                })
+            }),
             &Self::Number(field, ..) if !facts.has(field) => Truth::No,
             &Self::Number(field, op, number) => facts
                 .number(field)
@@ -129,12 +137,13 @@ impl Term {
                 | Self::Cgroup(_)
                 | Self::Pid(..)
                 | Self::Comm(_)
+                | Self::Name(_)
                 | Self::Number(Field::Dwell | Field::Lifetime | Field::Handshake, ..)
         )
     }
 
     pub(super) const fn needs_process(&self) -> bool {
-        matches!(self, Self::Pid(..) | Self::Comm(_))
+        matches!(self, Self::Pid(..) | Self::Comm(_) | Self::Name(_))
     }
 
     pub(super) const fn needs_info(&self) -> bool {
@@ -294,6 +303,13 @@ impl fmt::Display for Term {
             Self::Pid(op, pid) => write!(f, "pid {op} {pid}"),
             Self::Comm(globs) => {
                 let names: Vec<_> = globs.iter().map(|glob| glob.0.as_str()).collect();
+                write!(f, "comm {}", Quoted(&names.join(",")))
+            }
+            Self::Name(names) => {
+                let names = names
+                    .iter()
+                    .map(|name| Printable(name.as_bytes()).to_string());
+                let names: Vec<_> = names.collect();
                 write!(f, "comm {}", Quoted(&names.join(",")))
             }
             Self::Number(field, op, number) => {

@@ -5,7 +5,7 @@ use tcpstate_common::State;
 
 use super::*;
 use crate::{
-    filter::{CgroupTree, StateSet},
+    filter::{CgroupTree, OwnerFilter, StateSet},
     owner::{Comm, How, Owner},
     service::Role,
 };
@@ -236,7 +236,7 @@ fn an_error_shows_its_place_and_the_word_that_was_meant() {
         ("sport 1 xyzzy", "xyzzy", "the words are src"),
         ("comm 'a b", "'", "this quote is not closed"),
         ("comm \"a b' and sport 1", "\"", "this quote is not closed"),
-        ("sport < 80,443", "80,443", "is no port"),
+        ("sport < 80,443", "80,443", "a list of ports takes only"),
         ("sport 80,x", "80,x", "`x` is not a port"),
         ("cause closed", "closed", "the causes are fin"),
         ("oldstate open", "open", "not a TCP state"),
@@ -336,6 +336,35 @@ fn what_is_not_known_is_neither_true_nor_false() {
         assert_eq!(judge(text, &bound), truth, "{text}");
     }
     assert_eq!(judge("dwell = 5ns", &at_least(5, 5)), Truth::Yes);
+}
+
+#[test]
+fn a_name_given_as_an_option_is_no_pattern() {
+    let comm = |name: &[u8]| {
+        let mut comm = Comm::default();
+        comm.0[..name.len()].copy_from_slice(name);
+        comm
+    };
+    let filter = OwnerFilter {
+        comms: vec![comm(b"a*\\b\t")],
+        ..OwnerFilter::default()
+    };
+    let expression = Expression::from(&filter);
+    for (name, expected) in [
+        (&b"a*\\b\t"[..], Truth::Yes),
+        (b"ax\\b\t", Truth::No),
+        (b"a*\\\\b\t", Truth::No),
+    ] {
+        let known = Known {
+            owner: Some(Owner {
+                pid: Some(5),
+                comm: Some(comm(name)),
+                how: How::Exact,
+            }),
+            ..Known::default()
+        };
+        assert_eq!(expression.judge(&known), expected, "{name:?}");
+    }
 }
 
 #[test]

@@ -40,9 +40,10 @@ CLOSES FIRST                                                      CLOSES SECOND
 ";
 
 const NOTES: &str = "\
-From every state a RST, or no answer in time, leads to CLOSE. Half-open connections
-(SYN_RECV) and TIME_WAIT are small sockets that make no event: they are counted in
-the kernel's lists. `tcpstate explain CLOSE_WAIT` explains a state.
+From every state of a connection a RST, or no answer in time, leads to CLOSE.
+Half-open connections (SYN_RECV) and TIME_WAIT are small sockets that make no
+event: they are counted in the kernel's lists. `tcpstate explain CLOSE_WAIT`
+explains a state.
 ";
 
 /// The sockets in each state.
