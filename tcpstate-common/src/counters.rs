@@ -47,26 +47,29 @@ counters! {
 pub struct PerCpu {
     /// The runs of the second program that found the first one at work: the transitions it has caught.
     pub nested: Counters,
-    /// 1 while the first program is at work. Beside `first.seen`, which is written at the same moment.
+    /// The task on top of which the first program is at work, a kernel address; 0: it is not at work. Beside `first.seen`,
+    /// which is written at the same moment.
     pub inside: u64,
     /// The runs of the first program.
     pub first: Counters,
 }
 
 impl PerCpu {
-    /// The first program begins or ends.
+    /// The first program begins on top of this task, or ends: 0.
     #[inline]
-    pub fn set_inside(&mut self, is_inside: bool) {
+    pub fn set_inside(&mut self, task: u64) {
         // Volatile: the second program reads it in between.
         // SAFETY: a reference is valid.
-        unsafe { (&raw mut self.inside).write_volatile(is_inside.into()) }
+        unsafe { (&raw mut self.inside).write_volatile(task) }
     }
 
-    /// Whether the first program is at work, so that the second acts.
+    /// Whether the first program is at work on top of the present task, so that the second acts.
     #[inline]
-    pub fn is_inside(&self) -> bool {
+    pub fn is_inside(&self, task: impl FnOnce() -> u64) -> bool {
         // SAFETY: a reference is valid.
-        unsafe { (&raw const self.inside).read_volatile() != 0 }
+        let inside = unsafe { (&raw const self.inside).read_volatile() };
+        // Nearly always 0: then the task need not be asked for.
+        inside != 0 && inside == task()
     }
 }
 
@@ -107,6 +110,9 @@ mod tests {
         inner_calls: usize,
         outer: u32,
     }
+
+    /// An interrupt runs on top of the task that it interrupts.
+    const TASK: u64 = 0xffff_8880_0000_1000;
 
     /// Between any two steps of the outer call.
     const PLACES: u32 = 9;
@@ -150,11 +156,11 @@ mod tests {
             } else {
                 let before = core::mem::replace(&mut self.active[0], true);
                 self.place();
-                self.data.set_inside(true);
+                self.data.set_inside(TASK);
                 self.place();
                 self.handle(false);
                 self.place();
-                self.data.set_inside(false);
+                self.data.set_inside(0);
                 self.place();
                 self.active[0] = before;
             }
@@ -162,7 +168,7 @@ mod tests {
             if !(self.guards && self.active[1]) {
                 let before = core::mem::replace(&mut self.active[1], true);
                 self.place();
-                if self.data.is_inside() {
+                if self.data.is_inside(|| TASK) {
                     self.handle(true);
                 }
                 self.place();
@@ -170,6 +176,19 @@ mod tests {
             }
             self.place();
         }
+    }
+
+    /// Where a program can be preempted (Linux 7.0): the second one of a task whose first one has ended finds that of
+    /// another task at work.
+    #[test]
+    fn another_task_is_not_taken_for_an_interrupt() {
+        let mut data = PerCpu::default();
+        assert!(!data.is_inside(|| TASK));
+        data.set_inside(TASK);
+        assert!(data.is_inside(|| TASK));
+        assert!(!data.is_inside(|| TASK + 0x1000));
+        data.set_inside(0);
+        assert!(!data.is_inside(|| TASK));
     }
 
     /// Up to two inner calls at every place, in every combination.

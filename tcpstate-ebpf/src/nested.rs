@@ -5,7 +5,7 @@
 //! same tracepoint, which acts where the first has been skipped: while the first is inside.
 //!
 //! The kernel calls both for every transition, the first one first (in the order in which they were attached). On one
-//! CPU, calls on top of each other begin and end like brackets, and preemption is off. So at an instruction of the outer
+//! CPU, calls on top of each other begin and end like brackets while preemption is off. So at an instruction of the outer
 //! call there can be any number of whole inner calls, and no half one. The first program sets `inside` when
 //! it begins and clears it when it ends; the second acts if it is set. When an inner call comes
 //!
@@ -28,13 +28,19 @@
 //! so the second program sees 0 behind it, and every later one too: nothing is handled twice either. That is why the
 //! second has to come second; since 6.1 their order makes no difference.
 //!
+//! Since Linux 7.0 the programs can be preempted, so that calls on one CPU no longer begin and end like brackets: a task
+//! may come back between its two programs while the first of another is at work. So `inside` names the task on top of
+//! which the first runs, which an interrupt leaves as it is, and the second acts for this one only. A transition of
+//! a task that preempts the first program is skipped and not caught: `nested`.
+//!
 //! A classic tracepoint program has no second one: the kernel then runs no classic program at all
 //! (`bpf_prog_active`).
 //!
 //! *Source:* `__bpf_trace_run` in `kernel/trace/bpf_trace.c`, Linux commit 05b24ff9b2cf ("bpf: Prevent bpf
-//! program recursion for raw tracepoint probes"); `func_add` in `kernel/tracepoint.c` (a probe goes behind those
+//! program recursion for raw tracepoint probes"), and a46023d5616e for preemption; `func_add` in `kernel/tracepoint.c` (a probe goes behind those
 //! of its priority); `trace_call_bpf`.
 
+use aya_ebpf::helpers::generated::bpf_get_current_task;
 use tcpstate_common::{Counters, PerCpu};
 
 use crate::maps::COUNTERS;
@@ -47,6 +53,13 @@ pub(crate) enum Part {
     Second,
 }
 
+/// The task on top of which this runs, a kernel address.
+#[inline(always)]
+fn task() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task() }
+}
+
 /// Calls the body of the first program with its counters.
 #[inline(always)]
 pub(crate) fn first(body: impl FnOnce(*mut Counters)) {
@@ -54,11 +67,11 @@ pub(crate) fn first(body: impl FnOnce(*mut Counters)) {
         return;
     };
     // SAFETY: the map lookup returned a valid pointer to this CPU's value.
-    unsafe { (&mut *cpu).set_inside(true) };
+    unsafe { (&mut *cpu).set_inside(task()) };
     // SAFETY: as above.
     body(unsafe { &raw mut (*cpu).first });
     // SAFETY: as above.
-    unsafe { (&mut *cpu).set_inside(false) };
+    unsafe { (&mut *cpu).set_inside(0) };
 }
 
 /// Calls the body of the second program with its counters, if the first is inside.
@@ -68,7 +81,7 @@ pub(crate) fn second(body: impl FnOnce(*mut Counters)) {
         return;
     };
     // SAFETY: the map lookup returned a valid pointer to this CPU's value.
-    if unsafe { (&*cpu).is_inside() } {
+    if unsafe { (&*cpu).is_inside(task) } {
         // SAFETY: as above.
         body(unsafe { &raw mut (*cpu).nested });
     }

@@ -95,6 +95,9 @@ Truth:
   What is not known is neither true nor false, and so is what depends on it,
   with not before it too. Such a socket is left out, and the summary counts
   it as undecided.
+  A client has no local port yet at its first change. Where it is asked for
+  (sport, port, src with a port, and with not before them), that change waits
+  for the next one, so a client that gets no answer is shown when it ends.
 ";
 
 /// The meaning of each word in capitals in the forms of the conditions.
