@@ -39,7 +39,7 @@ counters! {
     lost_ring_full,
 }
 
-/// What the programs keep for one CPU.
+/// The data that the programs keep for one CPU.
 ///
 /// *Layout:* the value of the per-CPU array map `COUNTERS`, key 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

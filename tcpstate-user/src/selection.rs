@@ -16,9 +16,9 @@ use crate::message::note;
 pub(crate) struct Selection {
     filter: Filter,
     owner: OwnerFilter,
-    /// What the words say.
+    /// The words of the command line.
     words: Expression,
-    /// What must be true of what is shown: all of it.
+    /// The whole condition on everything shown.
     pub(crate) whole: Expression,
     /// The part of it that is decided before the view.
     pub(crate) before_view: Expression,

@@ -1,4 +1,4 @@
-//! What a person sees: the screen of a terminal at the end of each command, of two sizes, for IPv4 and for IPv6,
+//! The screen of a terminal at the end of each command, of two sizes, for IPv4 and for IPv6,
 //! compared with the files in `tests/golden/frames`.
 //!
 //! The terminals are real, and another project's emulator draws what arrives there. The commands read a recording;
@@ -95,7 +95,7 @@ fn record(path: &Path) {
     writer.finish(Some(&accounting), None).unwrap();
 }
 
-/// What a command writes to a terminal of this size.
+/// The output of a command on a terminal of this size.
 fn run(folder: &Path, words: &[&str], (rows, columns): (u16, u16)) -> Vec<u8> {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&master).unwrap();
@@ -153,7 +153,7 @@ fn without_cost(frame: &str) -> String {
     lines.collect()
 }
 
-/// What is written to a terminal of this size, where each line feed returns.
+/// The output on a terminal of this size, where each line feed returns.
 fn typed(write: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>)) -> Vec<u8> {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     write(&mut out, &mut err);
@@ -296,7 +296,7 @@ fn list() {
     }
 }
 
-/// What `doctor` tells an ordinary user in a container.
+/// The report of `doctor` to an ordinary user in a container.
 #[test]
 fn diagnosis() {
     let check = |name, status, detail: &str, costs: Option<&str>, remedy: Option<&str>| Check {

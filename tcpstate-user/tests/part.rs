@@ -112,7 +112,7 @@ fn json(path: &Path, arguments: &[&str]) -> (Vec<Value>, Value) {
     (lines, summary)
 }
 
-/// What `jq 'select(.ts_ns >= $from and .ts_ns < $to)'` leaves.
+/// The lines that `jq 'select(.ts_ns >= $from and .ts_ns < $to)'` leaves.
 fn select(lines: Vec<Value>, from_ns: u64, to_ns: u64) -> Vec<Value> {
     let is_in = |line: &Value| (from_ns..to_ns).contains(&line["ts_ns"].as_u64().unwrap());
     lines.into_iter().filter(is_in).collect()

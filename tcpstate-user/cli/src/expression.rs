@@ -40,7 +40,7 @@ pub(crate) fn language_of(moment: Moment) -> String {
     let text = "\
 Filter:
 FILTER is an expression as in ss(8): `tcpstate ls --help` explains it and lists
-its conditions. What is never known of a socket matches nothing, and the summary
+its conditions. A fact that is never known matches nothing, and the summary
 counts it as undecided.
 ";
     let here = match moment {

@@ -18,7 +18,7 @@ pub fn page() -> String {
     page.push_str("\nConditions:\n");
     for word in WORDS {
         let condition = format!("{} {}", word.name, word.form);
-        // A String takes all. What has no room beside it stands below it.
+        // A String takes all. A text that has no room beside it stands below it.
         let _ = if word.doc.len() <= WIDTH - 38 {
             writeln!(page, "  {condition:<35} {}", word.doc)
         } else {
@@ -92,7 +92,7 @@ Operators:
   of ( ) ! & | = < > in it needs quotes of its own: comm \"my server\".
 
 Truth:
-  What is not known is neither true nor false, and so is what depends on it,
+  An unknown fact is neither true nor false, and so is what depends on it,
   with not before it too. Such a socket is left out, and the summary counts
   it as undecided.
   A client has no local port yet at its first change. Where it is asked for
@@ -286,7 +286,7 @@ mod tests {
         }
     }
 
-    /// What the page says of the others is so.
+    /// The page is right about the others.
     #[test]
     fn differences_are_differences() {
         for refused in [

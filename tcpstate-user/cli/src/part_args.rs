@@ -13,7 +13,7 @@ pub struct PartArgs {
     /// Show a recording from this time on: 14:02, 14:02:30.5, 2026-11-29T14:02:30, or -90s before its end
     ///
     /// Times are local (`TZ`), unless they end in Z or an offset such as +01:00. A time of day is that of the day
-    /// that is in the recording. What happened before is not shown or counted, but tells which connections were
+    /// that is in the recording. Earlier changes are not shown or counted, but tell which connections were
     /// there. If nothing of the recording is left, the exit status is 1.
     #[arg(
         long,

@@ -20,7 +20,7 @@ pub use self::{
 pub struct StateText {
     /// The state.
     pub state: State,
-    /// What it is.
+    /// Its meaning.
     pub is: &'static str,
     /// The side on which it appears.
     pub side: &'static str,
@@ -28,13 +28,13 @@ pub struct StateText {
     pub from: &'static [Way],
     /// The states after, each with the packet or call that leads there.
     pub to: &'static [Way],
-    /// How long it normally lasts.
+    /// Its usual duration.
     pub lasts: &'static str,
     /// The settings that govern it.
     pub settings: &'static [Setting],
-    /// What many sockets in it mean, and what to do.
+    /// The meaning of many sockets in it, and the remedy.
     pub many: &'static str,
-    /// What is often said of it, and is wrong.
+    /// Common lore about it that is wrong.
     pub lore: &'static [Lore],
     /// Commands that show it.
     pub commands: &'static [&'static str],
@@ -70,9 +70,9 @@ impl Setting {
 /// Common lore that is wrong.
 #[derive(Clone, Copy, Debug)]
 pub struct Lore {
-    /// What is said.
+    /// The claim.
     pub said: &'static str,
-    /// What is true.
+    /// The truth.
     pub truth: &'static str,
 }
 

@@ -89,7 +89,7 @@ impl Expression {
         Self(Node::joined(all.collect(), Node::And))
     }
 
-    /// What must be true of the socket itself, at all of its events alike, for this to be true of any of them.
+    /// The part that must be true of the socket itself, at all of its events alike, for this to be true of any of them.
     #[must_use]
     pub fn lasting(&self) -> Self {
         Self(self.0.as_ref().and_then(|node| node.lasting(false)))

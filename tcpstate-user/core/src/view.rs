@@ -133,7 +133,7 @@ pub trait View {
     }
 }
 
-/// The part of a recording that is shown. What happened before it is recalled.
+/// The part of a recording that is shown. Earlier events are recalled.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Part {
     /// Monotonic time of its first event.

@@ -1,6 +1,6 @@
 //! Any text is a filter expression or an error.
 //!
-//! What is written of an expression is read as the same and judges sockets the same; its negation judges the contrary.
+//! An expression that is written out is read as the same and judges sockets the same; its negation judges the contrary.
 //! An error marks a part of the text.
 #![no_main]
 

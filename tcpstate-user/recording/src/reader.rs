@@ -101,7 +101,7 @@ pub fn end_of(path: &Path) -> Result<Option<u64>, ReadError> {
         let step = scanner.step(&mut events).map_err(read)?;
         let latest_ns = events.iter().map(Event::ts_ns).max();
         last_ns = last_ns.max(latest_ns.unwrap_or(0));
-        // What is not taken would be kept.
+        // Anything not taken would be kept.
         drop((scanner.take_census(), scanner.take_recalled()));
         drop((scanner.cgroups(), scanner.notices()));
         if step == Scanned::End {
@@ -318,7 +318,7 @@ impl EventSource for Reader {
             return Poll::Ready(Ok(Step::Settled));
         }
         if self.stopped {
-            // What the thread has read ahead by now is a matter of luck, so nothing of it counts.
+            // The amount that the thread has read ahead is a matter of luck, so nothing of it counts.
             self.books.get_or_insert_default();
         }
         loop {

@@ -98,7 +98,7 @@ pub struct Writer {
     file: RecordingFile,
     /// The history that the next file begins with; `None` if there is no next file.
     memory: Option<Memory>,
-    /// What was recalled and is not in the file yet.
+    /// The recalled part that is not in the file yet.
     recalled: Option<Memory>,
     /// The latest time in a block that has been written.
     latest_ns: u64,

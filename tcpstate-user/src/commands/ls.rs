@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
     let resolve_owners = arguments.resolve_owners != ResolveOwners::No || by_process;
     let mut inventory = inventory::take(&arguments.netns, request, resolve_owners)?;
     if by_process {
-        // What was asked for depends on them.
+        // The answer depends on them.
         inventory.missing.extend(inventory.hidden_files_message());
     }
     if by_process || !asked_for {

@@ -236,9 +236,9 @@ fn count(settled: &mut Settled, shown: Truth) {
 
 /// The selected sockets.
 struct Selection {
-    /// What must be true of a socket.
+    /// The condition on a socket.
     lasting: Expression,
-    /// What must be true of an event for it to be shown, if that is more.
+    /// The condition on an event that is shown, if there is a further one.
     shown: Option<Expression>,
     by_process: bool,
     cgroups: CgroupPaths,

@@ -52,13 +52,13 @@ impl Seen {
     }
 }
 
-/// What the reader tells while it reads.
+/// The reader's news while it reads.
 #[derive(Default)]
 struct Progress {
     stop: AtomicBool,
     /// Transitions read.
     counted: AtomicU64,
-    /// How often there was nothing left to read.
+    /// The number of times that nothing was left to read.
     emptied: AtomicU64,
 }
 

@@ -1,4 +1,4 @@
-//! What `tcpstate explain` calls wrong, or says of a setting: shown on the real kernel, with `ss` and `getsockopt`.
+//! The claims that `tcpstate explain` calls wrong, and the effects of settings: shown on the real kernel, with `ss` and `getsockopt`.
 
 use std::{
     fs,

@@ -68,7 +68,7 @@ pub fn run_if_asked() -> Result<bool> {
     let Ok(program) = env::var(VARIABLE) else {
         return Ok(false);
     };
-    // Who runs it has chosen its user and namespaces.
+    // The caller has chosen its user and namespaces.
     if program == FORGER {
         return forge().map(|()| true);
     }

@@ -9,10 +9,10 @@ const HEAD: &str = "\
 
 # TCP states
 
-What each state is, how connections come in and leave, and what many of it mean; `tcpstate explain STATE` shows the same, \
+Each TCP state: the ways in and out of it, and the meaning of many sockets in it; `tcpstate explain STATE` shows the same, \
 with the values of the settings and the sockets of the host that it runs on. `tcpstate explain` draws the state diagram.
 
-From every state of a connection a RST, or no answer in time, leads to `CLOSE`. What is called wrong here is shown to be wrong by the \
+From every state of a connection a RST, or no answer in time, leads to `CLOSE`. Each claim that this page calls wrong is shown to be wrong by the \
 kernel tests `lore::*`.
 ";
 

@@ -34,7 +34,7 @@ pub struct Value {
     pub elsewhere: Vec<(String, String)>,
 }
 
-/// What there is to say about a topic here and now.
+/// The facts about a topic here and now.
 #[derive(Clone, Debug, Default)]
 pub struct Here {
     /// The values of the settings.

@@ -121,7 +121,7 @@ pub(super) fn any_process(owner: &Owner, others: &[Holder], is_wanted: Wanted<'_
     if owner.is_none() && others.is_empty() {
         return Truth::Unknown;
     }
-    // Who has only closed it decides nothing: that is not known before the end.
+    // A process that has only closed it decides nothing: that is not known before the end.
     let others = others.iter().filter(|other| other.opened || other.holds);
     let others = others.map(|other| is_wanted(Some(other.pid), other.comm));
     Truth::any(owner.into_iter().chain(others))

@@ -87,7 +87,7 @@ pub fn write_diagram(counts: Option<&Counts>, out: &mut dyn Write) -> io::Result
     Ok(())
 }
 
-/// Writes a state's number behind its name. What stands further right moves only if there is no room.
+/// Writes a state's number behind its name. Text further right moves only if there is no room.
 fn fill(line: &mut String, state: State, counts: Option<&Counts>) {
     let name = format!("{state}:");
     let Some(at) = line.find(&name) else {

@@ -266,7 +266,7 @@ fn all_criteria_must_match() {
     assert_eq!(judge(&filter, &connect(81)), Truth::No);
 }
 
-/// What an expression says of an event by itself.
+/// An expression's truth for an event by itself.
 fn says(text: &str, event: &Event) -> Truth {
     let expression = Expression::parse(text, &crate::expression::NoNames).unwrap();
     expression.judge(&facts(event, &CgroupPaths::default()))
