@@ -130,6 +130,11 @@ impl Inventory {
         })
     }
 
+    /// Whether there may be sockets in network namespaces that could not be listed.
+    pub fn may_have_more(&self) -> bool {
+        !self.undumped.is_empty() || self.hidden > 0
+    }
+
     /// Whether every socket was listed, as far as is known.
     pub fn is_complete(&self) -> bool {
         let mut dumps = self.namespaces.iter().map(|one| one.dump);

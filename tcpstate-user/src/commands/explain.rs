@@ -77,6 +77,7 @@ fn counts(inventory: &Inventory) -> Counts {
     let states = STATES.iter().map(|text| text.state);
     let orphans = inventory.sockets.iter();
     Counts {
+        is_partial: inventory.may_have_more(),
         by_state: states
             .filter(|&state| state != State::CLOSE)
             .map(|state| (state, of(state)))

@@ -168,8 +168,13 @@ fn value_text(value: &Value) -> String {
 
 /// The sockets in a state, in a sentence.
 fn sentence(present: &Present) -> String {
+    let more = if present.is_partial {
+        "; those of other network namespaces take root"
+    } else {
+        ""
+    };
     let count = match present.count {
-        0 => return "no socket".to_owned(),
+        0 => return format!("no socket{more}"),
         count => Counted(count, "socket"),
     };
     let age = present.oldest.map(|age| {
@@ -194,7 +199,7 @@ fn sentence(present: &Present) -> String {
         .filter(|(_, groups)| !groups.is_empty())
         .map(|(name, groups)| format!("; {name} {}", groups.join(", ")));
     let groups: String = groups.collect();
-    format!("{count}{}{groups}", age.unwrap_or_default())
+    format!("{count}{}{groups}{more}", age.unwrap_or_default())
 }
 
 #[cfg(test)]

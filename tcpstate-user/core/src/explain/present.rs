@@ -25,6 +25,8 @@ pub struct Present {
     pub services: Vec<(u16, u64)>,
     /// The names of the processes with the most of them.
     pub owners: Vec<(Comm, u64)>,
+    /// Whether there may be more, in network namespaces that could not be listed.
+    pub is_partial: bool,
 }
 
 /// Counts the sockets of a state.
@@ -55,6 +57,7 @@ pub fn present(inventory: &Inventory, state: State) -> Present {
         oldest,
         services: most(services),
         owners: most(owners),
+        is_partial: inventory.may_have_more(),
     }
 }
 

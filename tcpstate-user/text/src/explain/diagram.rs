@@ -53,6 +53,8 @@ pub struct Counts {
     pub by_state: Vec<(State, u64)>,
     /// Those in `FIN_WAIT2` that no process holds.
     pub orphans: u64,
+    /// Whether there may be more, in network namespaces that could not be listed.
+    pub is_partial: bool,
 }
 
 impl Counts {
@@ -80,6 +82,9 @@ pub fn write_diagram(counts: Option<&Counts>, out: &mut dyn Write) -> io::Result
             Count(all),
             Count(orphans)
         )?;
+    }
+    if counts.is_some_and(|counts| counts.is_partial) {
+        writeln!(out, "Sockets of other network namespaces take root to count.")?;
     }
     for line in NOTES.lines() {
         writeln!(out, "{line}")?;

@@ -55,6 +55,7 @@ pub fn write_diagram_json(counts: Option<&Counts>, out: &mut dyn Write) -> io::R
     let line = Line::States {
         states,
         orphans: counts.map(|counts| counts.orphans),
+        partial: counts.map(|counts| counts.is_partial),
     };
     Lines::default().write(&line, out)
 }
@@ -76,6 +77,7 @@ enum Line<'a> {
     States {
         states: Option<Vec<CountJson>>,
         orphans: Option<u64>,
+        partial: Option<bool>,
     },
 }
 
@@ -181,6 +183,7 @@ struct PresentJson {
     oldest_at_least_ns: Option<u64>,
     services: Vec<ServiceJson>,
     owners: Vec<OwnerJson>,
+    partial: bool,
 }
 
 #[derive(Serialize)]
@@ -211,6 +214,7 @@ impl PresentJson {
         let owners = present.owners.iter();
         Self {
             count: present.count,
+            partial: present.is_partial,
             oldest_ns: age(true),
             oldest_at_least_ns: age(false),
             services: services

@@ -33,6 +33,7 @@ fn a_state_with_its_settings_and_its_sockets() {
             oldest: Some(Age::at_least(61_000_000_000)),
             services: vec![(443, 1_199), (80, 1)],
             owners: vec![(comm, 1_200)],
+            is_partial: true,
         }),
     };
     let text = text(&Topic::State(state), &here, 80);
@@ -46,7 +47,8 @@ fn a_state_with_its_settings_and_its_sockets() {
         assert!(text.lines().any(|one| one == line), "{line}\n{text}");
     }
     let now = "Now       1,200 sockets, the oldest for more than 1m 01s; service ports 443\n          \
-               (1,199), 80 (1); processes nginx (1,200)";
+               (1,199), 80 (1); processes nginx (1,200); those of other network\n          \
+               namespaces take root";
     assert!(text.contains(now), "{text}");
 }
 
@@ -85,6 +87,7 @@ fn the_diagram_has_every_state_with_its_number() {
     let counts = Counts {
         by_state: by_state.collect(),
         orphans: 3,
+        is_partial: true,
     };
     let mut out = Vec::new();
     write_diagram(Some(&counts), &mut out).unwrap();
@@ -93,6 +96,7 @@ fn the_diagram_has_every_state_with_its_number() {
         let text = format!("{state} {}", Count(*count));
         assert!(out.contains(&text), "{text}\n{out}");
     }
+    assert!(out.contains("Sockets of other network namespaces take root"), "{out}");
     let mut plain = Vec::new();
     write_diagram(None, &mut plain).unwrap();
     let plain = String::from_utf8(plain).unwrap();
