@@ -14,7 +14,7 @@ pub struct PartArgs {
     ///
     /// Times are local (`TZ`), unless they end in Z or an offset such as +01:00. A time of day is that of the day
     /// that is in the recording. Earlier changes are not shown or counted, but tell which connections were
-    /// there. If nothing of the recording is left, the exit status is 1.
+    /// there. If nothing of the file is left, the exit status is 1; through a pipe that is not known, and it is 0.
     #[arg(
         long,
         value_name = "TIME",

@@ -84,7 +84,10 @@ pub fn write_diagram(counts: Option<&Counts>, out: &mut dyn Write) -> io::Result
         )?;
     }
     if counts.is_some_and(|counts| counts.is_partial) {
-        writeln!(out, "Sockets of other network namespaces take root to count.")?;
+        writeln!(
+            out,
+            "Sockets of other network namespaces take root to count."
+        )?;
     }
     for line in NOTES.lines() {
         writeln!(out, "{line}")?;

@@ -96,7 +96,10 @@ fn the_diagram_has_every_state_with_its_number() {
         let text = format!("{state} {}", Count(*count));
         assert!(out.contains(&text), "{text}\n{out}");
     }
-    assert!(out.contains("Sockets of other network namespaces take root"), "{out}");
+    assert!(
+        out.contains("Sockets of other network namespaces take root"),
+        "{out}"
+    );
     let mut plain = Vec::new();
     write_diagram(None, &mut plain).unwrap();
     let plain = String::from_utf8(plain).unwrap();
