@@ -1,5 +1,6 @@
 //! A file per command: its arguments in, its view out.
 
+pub(crate) mod diagnose;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod help;

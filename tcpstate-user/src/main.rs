@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use tcpstate_cli::{Cli, Command};
 
-use self::commands::{doctor, explain, help, hist, life, ls, rates, record, trace};
+use self::commands::{diagnose, doctor, explain, help, hist, life, ls, rates, record, trace};
 
 /// The exit status of a command that has done its work, but knows that something is missing from the result. Bad
 /// usage is 2, by clap.
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Command::Rates(arguments) => rates::run(arguments),
         Command::Record(arguments) => record::run(&arguments),
         Command::Ls(arguments) => ls::run(&arguments),
+        Command::Diagnose(arguments) => diagnose::run(arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Help(arguments) => help::run(&arguments),

@@ -34,6 +34,7 @@ pub mod clock;
 mod ends;
 pub mod error;
 mod exchange;
+pub mod facts;
 mod holders;
 pub mod host;
 pub mod inventory;

@@ -16,8 +16,8 @@ pub struct Help {
 }
 
 /// The commands, and what else is explained.
-const TOPICS: [&str; 9] = [
-    "trace", "life", "hist", "rates", "record", "ls", "explain", "doctor", FILTER,
+const TOPICS: [&str; 10] = [
+    "trace", "life", "hist", "rates", "record", "ls", "diagnose", "explain", "doctor", FILTER,
 ];
 
 impl Help {

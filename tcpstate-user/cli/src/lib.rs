@@ -29,6 +29,7 @@ mod capture;
 mod choice;
 mod column_args;
 mod conflict;
+mod diagnose;
 mod doctor;
 mod explain;
 mod expression;
@@ -61,6 +62,7 @@ pub use self::{
     bounds::Bounds,
     capture::Capture,
     column_args::ColumnArgs,
+    diagnose::Diagnose,
     doctor::Doctor,
     explain::Explain,
     expression::parse_expression,
@@ -152,6 +154,7 @@ impl Cli {
     /// *Errors:* a conflict that clap cannot express.
     pub fn checked(self) -> Result<Self, clap::Error> {
         let (name, checked) = match &self.command {
+            Command::Diagnose(diagnose) => ("diagnose", diagnose.check()),
             Command::Hist(hist) => ("hist", hist.check()),
             Command::Rates(rates) => ("rates", rates.check()),
             Command::Record(record) => ("record", record.check()),
@@ -219,6 +222,16 @@ pub enum Command {
     /// List the sockets that exist now
     #[command(long_about = ls::ABOUT, after_help = ls::epilogue())]
     Ls(Ls),
+    /// Say what is wrong with connections, whose they are, and what to do
+    #[command(
+        long_about = diagnose::ABOUT,
+        after_help = diagnose::epilogue(),
+        mut_args(change("count", |count| {
+            count.help("End after this many lines about findings").requires("follow")
+        })),
+        mut_args(change("csv", |csv| csv.hide(true)))
+    )]
+    Diagnose(Diagnose),
     /// Explain a TCP state, a cause or a field; without one, draw the state diagram
     #[command(long_about = explain::ABOUT, after_help = explain::EXAMPLES)]
     Explain(Explain),

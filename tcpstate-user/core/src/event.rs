@@ -35,7 +35,7 @@ pub enum SocketId {
 }
 
 /// A process, such as the one that made a transition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Process {
     /// Process (thread group) id in the initial pid namespace.
     pub pid: u32,

@@ -9,6 +9,8 @@ mod topic;
 
 use tcpstate_common::State;
 
+pub use crate::setting::Setting;
+
 pub use self::{
     present::{Present, present},
     states::STATES,
@@ -49,22 +51,6 @@ pub struct Way {
     pub state: State,
     /// The packet or the call.
     pub by: &'static str,
-}
-
-/// A setting of a network namespace.
-#[derive(Clone, Copy, Debug)]
-pub struct Setting {
-    /// Its file below `/proc/sys`.
-    pub path: &'static str,
-    /// Its effect on the state.
-    pub effect: &'static str,
-}
-
-impl Setting {
-    /// Its name as `sysctl` has it.
-    pub fn name(&self) -> String {
-        self.path.replace('/', ".")
-    }
 }
 
 /// Common lore that is wrong.

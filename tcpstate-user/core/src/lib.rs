@@ -20,6 +20,7 @@
 //! - [`filter`]: the choice of sockets, made on events.
 //! - [`inventory`], [`report`]: the sockets of one moment, and the abilities of a host.
 //! - [`model`]: connections, rates and histograms, from a stream.
+//! - [`diagnosis`]: rules that find what is wrong.
 //! - [`source`], [`view`], [`present`]: the contracts of a source of events, of a view that gets
 //!   every event and census of the stream, and of a consumer that looks at the present.
 //! - [`catalogue`]: the fields of every record that the outputs print.
@@ -43,6 +44,7 @@ pub mod by_cookie;
 pub mod catalogue;
 pub mod cause;
 pub mod census;
+pub mod diagnosis;
 pub mod duration;
 pub mod error;
 pub mod escape;
@@ -68,7 +70,9 @@ pub mod quantity;
 pub mod recalled;
 pub mod report;
 pub mod service;
+pub mod setting;
 pub mod source;
 pub mod tally;
 pub mod transition;
+pub mod units;
 pub mod view;

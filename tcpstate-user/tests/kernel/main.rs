@@ -9,6 +9,7 @@ mod ages;
 mod causes;
 mod census;
 mod cgroup;
+mod diagnose;
 mod dwell;
 mod every_state;
 mod expressions;
@@ -94,6 +95,7 @@ fn main() {
     expressions::add(&mut trials);
     ages::add(&mut trials);
     lore::add(&mut trials);
+    diagnose::add(&mut trials);
     causes::add(&mut trials);
     census::add(&mut trials);
     owners::add(&mut trials);

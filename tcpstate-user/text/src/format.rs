@@ -15,5 +15,5 @@ pub mod csv;
 pub mod json;
 pub mod text;
 pub mod time;
-pub mod units;
+pub use tcpstate_core::units;
 pub(crate) mod value;

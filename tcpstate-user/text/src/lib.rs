@@ -1,4 +1,4 @@
-//! The line views: the output of `trace`, `life`, `rates`, `hist`, `ls`, `explain` and `doctor`, as text, JSON or CSV.
+//! The line views: the output of `trace`, `life`, `rates`, `hist`, `ls`, `explain`, `diagnose` and `doctor`, as text, JSON or CSV.
 //!
 //! A view takes events, or a listing, and writes; it knows neither the kernel nor the command line. The
 //! fields of its records come from [`tcpstate_core::catalogue`]. [`mod@format`] writes values, [`books`] the
@@ -19,6 +19,7 @@
 )]
 
 pub mod books;
+pub mod diagnose;
 pub mod doctor;
 pub mod explain;
 pub mod format;

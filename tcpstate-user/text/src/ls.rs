@@ -161,6 +161,11 @@ fn selected(inventory: &Inventory, options: &Options) -> Selected {
     Selected { rows, undecided }
 }
 
+/// The row of a socket of an inventory that has half-open connections too, with all that is known of it.
+pub fn socket_row(inventory: &Inventory, socket: &Socket) -> SocketRow {
+    row(inventory, socket, true, true)
+}
+
 /// The row of a socket.
 fn row(
     inventory: &Inventory,

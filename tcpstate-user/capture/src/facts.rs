@@ -1,0 +1,106 @@
+//! The counters and settings of network namespaces, for diagnosis.
+
+use std::{fs, io};
+
+use tcpstate_core::{
+    diagnosis::{COUNTERS, NetnsFacts, SETTINGS},
+    netns::NetnsSelector,
+};
+
+use super::{
+    host,
+    netns::{self, NetnsError},
+};
+
+/// Reads those of the selected namespaces. One that cannot be entered is left out; [`super::inventory::take`] says so.
+///
+/// *Errors:* the namespaces cannot be found.
+pub fn read(selector: &NetnsSelector) -> Result<Vec<NetnsFacts>, NetnsError> {
+    let found = netns::find(selector)?;
+    let all = found.namespaces.into_iter().filter_map(|namespace| {
+        let (netns, name) = (namespace.inode(), namespace.name().to_owned());
+        let mut facts = namespace.within(read_here).ok()?;
+        (facts.netns, facts.name) = (netns, name);
+        Some(facts)
+    });
+    Ok(all.collect())
+}
+
+/// Those of the namespace that this thread is in.
+fn read_here() -> NetnsFacts {
+    let read = |name: &str| -> io::Result<String> {
+        fs::read_to_string(format!("/proc/thread-self/net/{name}"))
+    };
+    let text = |name| read(name).unwrap_or_default();
+    let settings = SETTINGS
+        .iter()
+        .filter_map(|&path| Some((path, host::setting(path)?)));
+    NetnsFacts {
+        counters: parse(&text("snmp"), &text("netstat"), &text("sockstat"))
+            .into_iter()
+            .collect(),
+        settings: settings.collect(),
+        ..NetnsFacts::default()
+    }
+}
+
+/// The known counters in the texts of these files.
+fn parse(snmp: &str, netstat: &str, sockstat: &str) -> Vec<(&'static str, u64)> {
+    let mut found = Vec::new();
+    for (text, table) in [(snmp, "Tcp:"), (netstat, "TcpExt:")] {
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(table));
+        let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+        let names = names.split_ascii_whitespace();
+        for (name, value) in names.zip(values.split_ascii_whitespace()) {
+            found.extend(known(|known| known == name).zip(value.parse().ok()));
+        }
+    }
+    let words = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"));
+    let mut words = words.unwrap_or("").split_ascii_whitespace();
+    while let (Some(name), Some(value)) = (words.next(), words.next()) {
+        let name = known(|known| known.strip_prefix("sockstat.") == Some(name));
+        found.extend(name.zip(value.parse().ok()));
+    }
+    found
+}
+
+fn known(is: impl Fn(&str) -> bool) -> Option<&'static str> {
+    COUNTERS.iter().copied().find(|name| is(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_has_every_counter_and_setting() {
+        let facts = read_here();
+        for name in COUNTERS {
+            assert!(facts.counters.get(name).is_some(), "{name}");
+        }
+        // Some belong to the whole host, and are not shown in another namespace.
+        let has = SETTINGS
+            .iter()
+            .filter(|path| facts.settings.text(path).is_some());
+        assert!(has.count() > 8, "{:?}", facts.settings);
+    }
+
+    #[test]
+    fn values_have_the_names_above_them() {
+        let found = parse(
+            "Ip: A\nIp: 1\nTcp: ActiveOpens MaxConn OutRsts\nTcp: 3 -1 5\n",
+            "TcpExt: SyncookiesSent Else ListenDrops\nTcpExt: 7 8 9\n",
+            "sockets: used 1\nTCP: inuse 4 orphan 2 tw 1\n",
+        );
+        let expected = [
+            ("ActiveOpens", 3),
+            ("OutRsts", 5),
+            ("SyncookiesSent", 7),
+            ("ListenDrops", 9),
+            ("sockstat.inuse", 4),
+            ("sockstat.orphan", 2),
+            ("sockstat.tw", 1),
+        ];
+        assert_eq!(found, expected);
+    }
+}

@@ -1,0 +1,256 @@
+//! A finding, and the text about its kind.
+
+use std::net::IpAddr;
+
+use tcpstate_common::State;
+
+use super::Top;
+use crate::{event::Process, explain::Setting, inventory::Age, service::Role};
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Severity {
+    /// Worth knowing, and harmless.
+    Note,
+    /// It will fail, or makes some connections fail or wait.
+    Warning,
+    /// Connections fail now.
+    Critical,
+}
+
+impl Severity {
+    /// The name in JSON and text.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// How a figure is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Each one was an event.
+    Seen,
+    /// The kernel's counters and settings have it.
+    Counted,
+    /// The kernel's list of sockets had it at one moment.
+    Sampled,
+    /// It follows from others.
+    Inferred,
+}
+
+impl Evidence {
+    /// The name in JSON and text.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Seen => "seen",
+            Self::Counted => "counted",
+            Self::Sampled => "sampled",
+            Self::Inferred => "inferred",
+        }
+    }
+}
+
+/// A value with its unit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Amount {
+    /// How many.
+    Count(u64),
+    /// A duration, nanoseconds.
+    Time(u64),
+    /// A lower bound of a duration, nanoseconds.
+    TimeAtLeast(u64),
+    /// How often per second.
+    PerSecond(f64),
+    /// A part of a whole, from 0 to 1.
+    Share(f64),
+}
+
+/// A figure of a finding.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figure {
+    /// Its name, in words that end with the unit where it has one: `sockets`, `oldest_ns`.
+    pub name: &'static str,
+    /// Its value.
+    pub amount: Amount,
+    /// How it is known.
+    pub evidence: Evidence,
+}
+
+impl Figure {
+    /// A count.
+    pub const fn count(name: &'static str, count: u64, evidence: Evidence) -> Self {
+        Self {
+            name,
+            amount: Amount::Count(count),
+            evidence,
+        }
+    }
+
+    /// An age.
+    pub const fn age(name: &'static str, age: Age) -> Self {
+        Self {
+            name,
+            amount: if age.is_exact {
+                Amount::Time(age.at_least_ns)
+            } else {
+                Amount::TimeAtLeast(age.at_least_ns)
+            },
+            evidence: Evidence::Sampled,
+        }
+    }
+}
+
+/// Where a finding is. With the name of its kind it is its identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Inode number of the network namespace; `None` is unknown, or the whole host.
+    pub netns: Option<u32>,
+    /// The side of the connections.
+    pub role: Role,
+    /// The service port; `None`: it is about none.
+    pub port: Option<u16>,
+    /// The remote address, where it is about one.
+    pub peer: Option<IpAddr>,
+}
+
+impl Place {
+    /// The whole of a network namespace.
+    pub const fn netns(netns: u32) -> Self {
+        Self {
+            netns: Some(netns),
+            role: Role::Unknown,
+            port: None,
+            peer: None,
+        }
+    }
+
+    /// A service port on one side.
+    pub const fn service(netns: Option<u32>, role: Role, port: Option<u16>) -> Self {
+        Self {
+            netns,
+            role,
+            port,
+            peer: None,
+        }
+    }
+}
+
+/// The text about a kind of finding: it is the same wherever it occurs.
+#[derive(Debug)]
+pub struct FindingText {
+    /// Its name: lower case, with `_`.
+    pub name: &'static str,
+    /// The same in a few words, as a heading.
+    pub title: &'static str,
+    /// What happens. One or two sentences.
+    pub is: &'static str,
+    /// Why it matters: what users of the service notice.
+    pub why: &'static str,
+    /// How it is known.
+    pub signal: &'static str,
+    /// What to do, the most likely first. `{port}` and `{netns}` stand for the place.
+    pub advice: &'static [&'static str],
+    /// The settings that have to do with it.
+    pub settings: &'static [Setting],
+    /// The commands that show it by hand. `{port}` and `{filter}` stand for the place.
+    pub commands: &'static [&'static str],
+    /// What looks alike and is not meant, each with what tells it apart.
+    pub told_from: &'static [&'static str],
+    /// The states that it shows in, for `explain STATE`.
+    pub states: &'static [State],
+    /// Where this is from.
+    pub sources: &'static [&'static str],
+}
+
+/// Something that was found.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// What it is.
+    pub text: &'static FindingText,
+    /// How bad it is here.
+    pub severity: Severity,
+    /// Where it is.
+    pub place: Place,
+    /// What there is, in one sentence without a full stop, with the figures that decide.
+    pub summary: String,
+    /// How long it has been so, as far as is known.
+    pub since: Option<Age>,
+    /// The figures, the most important first.
+    pub figures: Vec<Figure>,
+    /// The remote addresses with the most of it, each with its number.
+    pub peers: Vec<(IpAddr, u64)>,
+    /// How many more remote addresses there are at least.
+    pub more_peers: usize,
+    /// The processes with the most of it, each with its number.
+    pub owners: Vec<(Process, u64)>,
+    /// What to look at here, beyond the general advice: it comes first.
+    pub here: Vec<String>,
+}
+
+/// Addresses and processes that are named.
+const NAMED: usize = 3;
+
+impl Finding {
+    /// A finding without figures.
+    pub const fn new(
+        text: &'static FindingText,
+        severity: Severity,
+        place: Place,
+        summary: String,
+    ) -> Self {
+        Self {
+            text,
+            severity,
+            place,
+            summary,
+            since: None,
+            figures: Vec::new(),
+            peers: Vec::new(),
+            more_peers: 0,
+            owners: Vec::new(),
+            here: Vec::new(),
+        }
+    }
+
+    /// With the remote addresses that have the most of it.
+    #[must_use]
+    pub fn with_peers(mut self, peers: &Top<IpAddr>) -> Self {
+        self.peers = peers.first(NAMED);
+        self.more_peers = peers.keys().saturating_sub(self.peers.len());
+        self
+    }
+
+    /// With the processes that have the most of it.
+    #[must_use]
+    pub fn with_owners(mut self, owners: &Top<Process>) -> Self {
+        self.owners = owners.first(NAMED);
+        self
+    }
+
+    /// The first figure, by which findings of the same severity are ordered.
+    pub(super) fn weight(&self) -> u64 {
+        match self.figures.first().map(|figure| figure.amount) {
+            Some(Amount::Count(count)) => count,
+            _ => 0,
+        }
+    }
+
+    /// A command of [`FindingText::commands`] for this place.
+    pub fn command(&self, template: &str) -> String {
+        let port = self.place.port.map(|port| port.to_string());
+        let filter = match (self.place.role, &port) {
+            (Role::Server, Some(port)) => format!("sport = :{port}"),
+            (Role::Client, Some(port)) => format!("dport = :{port}"),
+            (Role::Unknown, Some(port)) => format!("port {port}"),
+            (_, None) => String::new(),
+        };
+        let text = template
+            .replace("{port}", port.as_deref().unwrap_or("PORT"))
+            .replace("{filter}", &filter);
+        text.trim_end().to_owned()
+    }
+}

@@ -1,0 +1,357 @@
+//! The events of some time, counted by service: all that a rule reads of them.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+};
+
+use hashbrown::HashMap;
+use tcpstate_common::State;
+
+use super::{Survey, Thresholds, Top};
+use crate::{
+    cause::{Cause, ResetReason},
+    event::{Event, Process, SocketId},
+    model::{Applied, Traffic},
+    owner::{Comm, Owner},
+    service::Role,
+};
+
+/// The most services that are counted one by one.
+const MAX_SERVICES: usize = 4_096;
+
+/// The most connections of a client that the peer has closed whose bytes are kept.
+const MAX_HALF_CLOSED: usize = 65_536;
+
+/// The most ends that are kept one by one, of each service.
+const MAX_ENDS: usize = 256;
+
+/// The most ends of listeners that are kept.
+const MAX_LISTENERS: usize = 256;
+
+/// The events of some time.
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// Monotonic time at which it begins, nanoseconds; `None`: it has not begun.
+    began_ns: Option<u64>,
+    /// Monotonic time of its end up to now, nanoseconds.
+    now_ns: u64,
+    services: HashMap<ServiceKey, Service>,
+    /// Events of services for which there was no room.
+    left_out: u64,
+    listeners_ended: VecDeque<ListenerEnd>,
+    listeners_began: VecDeque<ListenerEnd>,
+    /// The bytes that a client had sent when the peer's FIN came.
+    half_closed: HashMap<SocketId, u64>,
+}
+
+/// A service, from one side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// Inode number of the network namespace; `None` is unknown.
+    pub netns: Option<u32>,
+    /// The service port; `None` while the role is unknown.
+    pub port: Option<u16>,
+    /// The side.
+    pub role: Role,
+}
+
+/// The events of a service.
+#[derive(Debug, Default)]
+pub struct Service {
+    /// Connections that began.
+    pub opened: u64,
+    /// Connections whose handshake was completed.
+    pub established: u64,
+    /// Connections that ended.
+    pub closed: u64,
+    /// The same by cause.
+    pub causes: BTreeMap<Cause, u64>,
+    /// Connections that ended before they were established, by cause.
+    pub failed: BTreeMap<Cause, u64>,
+    /// Established connections that this side closed first.
+    pub closed_first: u64,
+    /// Established connections that the peer closed first.
+    pub closed_second: u64,
+    /// Clients' handshakes that took so long that the SYN, or its answer, was sent again.
+    pub slow_handshakes: u64,
+    /// Clients' handshakes whose duration is known.
+    pub handshakes: u64,
+    /// Connections that lived shorter than [`Thresholds::short_life`].
+    pub short_lived: u64,
+    /// Clients' connections that were reset after the peer had closed, because they were used again.
+    pub reset_when_reused: u64,
+    /// Connections that this side had closed, and reset when data came.
+    pub reset_by_late_data: u64,
+    /// Connects that failed for want of a local port.
+    pub without_port: u64,
+    /// Those for which this very connection existed already.
+    pub without_tuple: u64,
+    /// The latest ends by anything but an orderly close.
+    pub endings: VecDeque<Ending>,
+    /// The remote addresses of all that ended by anything but an orderly close.
+    pub troubled_peers: Top<IpAddr>,
+    /// The remote addresses of all that began.
+    pub peers: Top<IpAddr>,
+    /// The processes of all that ended.
+    pub owners: Top<Process>,
+}
+
+/// The end of a connection by anything but an orderly close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Monotonic time, nanoseconds.
+    pub at_ns: u64,
+    /// The state that it ended in.
+    pub state: State,
+    /// The cause.
+    pub cause: Cause,
+    /// The remote address.
+    pub peer: IpAddr,
+    /// Its lifetime, nanoseconds, where its beginning was seen.
+    pub lifetime_ns: Option<u64>,
+    /// The time without a packet before it, nanoseconds, where a look at the sockets showed one.
+    pub idle_ns: Option<u64>,
+    /// The bytes that it had carried, where they are known.
+    pub traffic: Option<Traffic>,
+    /// Its process.
+    pub owner: Option<Process>,
+}
+
+/// The end, or the beginning, of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerEnd {
+    /// Monotonic time, nanoseconds.
+    pub at_ns: u64,
+    /// Inode number of the network namespace; `None` is unknown.
+    pub netns: Option<u32>,
+    /// The address that it listened on.
+    pub laddr: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Its process.
+    pub owner: Option<Process>,
+}
+
+impl Observed {
+    /// Begins at this monotonic time, nanoseconds.
+    pub fn begin(&mut self, now_ns: u64) {
+        self.began_ns.get_or_insert(now_ns);
+        self.now_ns = self.now_ns.max(now_ns);
+    }
+
+    /// Whether it has begun.
+    pub const fn is_running(&self) -> bool {
+        self.began_ns.is_some()
+    }
+
+    /// The time passes, monotonic nanoseconds.
+    pub fn tick(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+    }
+
+    /// Its length, nanoseconds.
+    pub fn length_ns(&self) -> u64 {
+        self.now_ns
+            .saturating_sub(self.began_ns.unwrap_or(self.now_ns))
+    }
+
+    /// The services, with their events.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &Service)> {
+        self.services.iter()
+    }
+
+    /// The events of one service.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    /// Events of services for which there was no room.
+    pub const fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// The ends of listeners, the oldest first.
+    pub fn listeners_ended(&self) -> impl DoubleEndedIterator<Item = &ListenerEnd> {
+        self.listeners_ended.iter()
+    }
+
+    /// The beginnings of listeners, the oldest first.
+    pub fn listeners_began(&self) -> impl DoubleEndedIterator<Item = &ListenerEnd> {
+        self.listeners_began.iter()
+    }
+
+    /// Takes an event, with what the tracker made of it. `sockets` are those of the latest look: which were idle.
+    pub fn event(
+        &mut self,
+        event: &Event,
+        applied: &Applied<'_>,
+        sockets: Option<&Survey>,
+        thresholds: &Thresholds,
+    ) {
+        let (old, new) = (event.oldstate(), event.newstate());
+        self.now_ns = self.now_ns.max(event.ts_ns());
+        if old == State::LISTEN && new == State::CLOSE || new == State::LISTEN {
+            self.listener(event, applied);
+            return;
+        }
+        let key = ServiceKey {
+            netns: event.netns(),
+            port: applied.service_port(),
+            role: applied.role(),
+        };
+        let half_closed = &mut self.half_closed;
+        if !self.services.contains_key(&key) && self.services.len() >= MAX_SERVICES {
+            self.left_out += 1;
+            return;
+        }
+        let service = self.services.entry(key).or_default();
+        match (old, new) {
+            (State::CLOSE, State::SYN_SENT) | (State::LISTEN, State::SYN_RECV) => {
+                service.opened += 1;
+            }
+            (State::SYN_SENT | State::SYN_RECV, State::ESTABLISHED) => {
+                service.established += 1;
+                service.peers.add(event.raddr());
+                if key.role == Role::Client
+                    && let Some(ns) = applied.handshake_ns()
+                {
+                    service.handshakes += 1;
+                    service.slow_handshakes += u64::from(is_repeated(ns));
+                }
+            }
+            (State::ESTABLISHED, State::FIN_WAIT1) => service.closed_first += 1,
+            (State::ESTABLISHED, State::CLOSE_WAIT) => {
+                service.closed_second += 1;
+                if key.role == Role::Client
+                    && half_closed.len() < MAX_HALF_CLOSED
+                    && let Some(traffic) = Traffic::of(event)
+                {
+                    half_closed.insert(event.id(), traffic.bytes_sent);
+                }
+            }
+            _ => {}
+        }
+        if old == State::CLOSE_WAIT && new != State::CLOSE {
+            half_closed.remove(&event.id());
+        }
+        let Some(cause) = applied.cause() else {
+            return;
+        };
+        let sent_at_fin = half_closed.remove(&event.id());
+        service.end(event, applied, cause, sent_at_fin, sockets, thresholds);
+    }
+
+    fn listener(&mut self, event: &Event, applied: &Applied<'_>) {
+        let list = if event.newstate() == State::LISTEN {
+            &mut self.listeners_began
+        } else {
+            &mut self.listeners_ended
+        };
+        if list.len() == MAX_LISTENERS {
+            list.pop_front();
+        }
+        list.push_back(ListenerEnd {
+            at_ns: event.ts_ns(),
+            netns: event.netns(),
+            laddr: event.laddr(),
+            port: event.lport(),
+            owner: process(&applied.owner()),
+        });
+    }
+}
+
+impl Service {
+    fn end(
+        &mut self,
+        event: &Event,
+        applied: &Applied<'_>,
+        cause: Cause,
+        sent_at_fin: Option<u64>,
+        sockets: Option<&Survey>,
+        thresholds: &Thresholds,
+    ) {
+        let old = event.oldstate();
+        let owner = process(&applied.owner());
+        let lifetime_ns = applied.lifetime_ns();
+        self.closed += 1;
+        *self.causes.entry(cause).or_default() += 1;
+        if let Some(owner) = owner {
+            self.owners.add(owner);
+        }
+        let was_established = !matches!(old, State::SYN_SENT | State::SYN_RECV);
+        if was_established && lifetime_ns.is_some_and(|ns| ns < thresholds.short_life) {
+            self.short_lived += 1;
+        }
+        if cause == Cause::Fin {
+            return;
+        }
+        if !was_established {
+            *self.failed.entry(cause).or_default() += 1;
+        }
+        let traffic = Traffic::of(event);
+        match (old, cause) {
+            (State::SYN_SENT, Cause::NoPort) if event.lport() == 0 => self.without_port += 1,
+            (State::SYN_SENT, Cause::NoPort) => self.without_tuple += 1,
+            (State::CLOSE_WAIT, Cause::ResetByPeer) if applied.role() == Role::Client => {
+                let sent = traffic.map(|traffic| traffic.bytes_sent);
+                let was_used = sent.zip(sent_at_fin).is_none_or(|(end, fin)| end > fin);
+                self.reset_when_reused += u64::from(was_used);
+            }
+            (State::FIN_WAIT1 | State::FIN_WAIT2, Cause::ResetLocally) => {
+                let reason = ResetReason::of(event).map(ResetReason::name);
+                let is_late_data = reason.is_none_or(|reason| reason == "tcp_abort_on_data");
+                self.reset_by_late_data += u64::from(is_late_data);
+            }
+            _ => {}
+        }
+        let idle_ns = sockets.zip(event.netns()).zip(event.cookie()).and_then(
+            |((sockets, netns), cookie)| {
+                let idle_ns = sockets.idle.get(&(netns, cookie))?;
+                Some(idle_ns + event.ts_ns().saturating_sub(sockets.ts_ns))
+            },
+        );
+        self.troubled_peers.add(event.raddr());
+        if self.endings.len() == MAX_ENDS {
+            self.endings.pop_front();
+        }
+        self.endings.push_back(Ending {
+            at_ns: event.ts_ns(),
+            state: old,
+            cause,
+            peer: event.raddr(),
+            lifetime_ns,
+            idle_ns,
+            traffic,
+            owner,
+        });
+    }
+
+    /// The number of ends for this cause.
+    pub fn ended_by(&self, cause: Cause) -> u64 {
+        self.causes.get(&cause).copied().unwrap_or(0)
+    }
+
+    /// The number of connections that ended before they were established, for this cause.
+    pub fn failed_by(&self, cause: Cause) -> u64 {
+        self.failed.get(&cause).copied().unwrap_or(0)
+    }
+}
+
+/// Whether a handshake took so long that a SYN was sent again: near 1, 2, 3, ... seconds, where the kernel repeats it.
+const fn is_repeated(ns: u64) -> bool {
+    const S: u64 = 1_000_000_000;
+    // The timer runs a little early or late, and the repeated handshake takes a round trip.
+    const EARLY: u64 = S * 95 / 100;
+    const LATE: u64 = S * 30 / 100;
+    ns >= EARLY && (ns % S < LATE || ns % S > EARLY)
+}
+
+/// The process that an owner is, where it is one.
+fn process(owner: &Owner) -> Option<Process> {
+    let Comm(comm) = owner.comm?;
+    Some(Process {
+        pid: owner.pid?,
+        comm,
+    })
+}

@@ -1,0 +1,104 @@
+//! Listeners whose accept queue is full.
+
+use tcpstate_common::State;
+
+use super::super::{
+    Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot,
+};
+use crate::{service::Role, setting::Setting, units::Count};
+
+pub(super) static RULE: Rule = Rule {
+    text: FindingText {
+        name: "accept_queue_full",
+        title: "a listener's accept queue is full",
+        is: "More connections wait to be accepted than the listener's backlog allows. The kernel drops further ones without an \
+             answer.",
+        why: "Clients wait in SYN_SENT, repeat their SYN after 1, 3, 7 seconds, and give up.",
+        signal: "Recv-Q of a listener above its Send-Q, or `ListenOverflows` rising.",
+        advice: &[
+            "Accept faster: look at what the process does between two calls of accept(). One that hangs shows the same.",
+            "Where bursts are normal, raise the backlog in listen(), and `somaxconn`, which limits it. It takes effect when \
+             the listener is opened again.",
+        ],
+        settings: &[
+            Setting {
+                path: "net/core/somaxconn",
+                effect: "limits the backlog that listen() asks for",
+            },
+            Setting {
+                path: "net/ipv4/tcp_abort_on_overflow",
+                effect: "1: refuse with a RST instead of dropping; clients that \
+                are connected already are refused",
+            },
+        ],
+        commands: &[
+            "tcpstate ls state listening 'sport = :{port}'",
+            "ss -tlnp 'sport = :{port}'",
+            "nstat -az TcpExtListenOverflows TcpExtListenDrops",
+        ],
+        told_from: &[
+            "a flood of SYNs: there the half-open connections are many, and Recv-Q is small; the kernel's log says \
+             \"possible SYN flooding\" for both",
+            "TCP_DEFER_ACCEPT: connections stay half-open until data comes, and do not count in Recv-Q",
+        ],
+        states: &[State::LISTEN, State::SYN_SENT],
+        sources: &[
+            "sk_acceptq_is_full",
+            "tcp_conn_request",
+            "tcp_v4_syn_recv_sock",
+        ],
+    },
+    needs: &[Input::Sockets, Input::Queues],
+    check,
+};
+
+fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
+    let Some(sockets) = snapshot.sockets else {
+        return Vec::new();
+    };
+    let mut findings = Vec::new();
+    for listener in &sockets.listeners {
+        let (Some(waiting), Some(backlog)) = (listener.waiting, listener.backlog) else {
+            continue;
+        };
+        // The kernel takes one more than the backlog.
+        if waiting == 0 || waiting < backlog {
+            continue;
+        }
+        let overflows = snapshot.risen(listener.netns, "ListenOverflows");
+        let severity = if waiting > backlog || overflows.is_some_and(|overflows| overflows > 0) {
+            Severity::Critical
+        } else {
+            Severity::Warning
+        };
+        let place = Place::service(Some(listener.netns), Role::Server, Some(listener.port));
+        let summary = format!(
+            "{} to be accepted, the backlog is {}",
+            match waiting {
+                1 => "1 connection waits".to_owned(),
+                more => format!("{} connections wait", Count(more.into())),
+            },
+            Count(backlog.into())
+        );
+        let mut finding = Finding::new(&RULE.text, severity, place, summary);
+        finding.owners = listener
+            .owner
+            .map(|owner| (owner, u64::from(waiting)))
+            .into_iter()
+            .collect();
+        finding.figures = vec![
+            Figure::count("waiting", waiting.into(), Evidence::Sampled),
+            Figure::count("backlog", backlog.into(), Evidence::Sampled),
+        ];
+        finding
+            .figures
+            .extend(overflows.map(|count| Figure::count("overflows", count, Evidence::Counted)));
+        if snapshot.setting(listener.netns, "net/core/somaxconn") == Some(u64::from(backlog)) {
+            finding.here.push(format!(
+                "The backlog is limited by somaxconn, which is {backlog} here."
+            ));
+        }
+        findings.push(finding);
+    }
+    findings
+}

@@ -1,0 +1,154 @@
+//! The figures that decide, in one table, each with the reason for its default.
+
+use crate::nearest::nearest;
+
+/// The unit of a threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Nanoseconds.
+    Time,
+    /// How many.
+    Count,
+    /// How many a second.
+    PerSecond,
+    /// A part of a whole, in hundredths.
+    Percent,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Threshold {
+    /// Its name, as in a file of thresholds.
+    pub name: &'static str,
+    /// Its unit.
+    pub unit: Unit,
+    /// Its default, in that unit.
+    pub default: u64,
+    /// What it decides.
+    pub decides: &'static str,
+    /// Why it has this default.
+    pub reason: &'static str,
+}
+
+/// No threshold has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{name}` is no threshold{}", similar.map_or_else(String::new, |name| format!("; `{name}` is one")))]
+pub struct UnknownThreshold {
+    name: String,
+    similar: Option<&'static str>,
+}
+
+macro_rules! thresholds {
+    ($($name:ident: $unit:ident = $default:expr, $decides:literal, $reason:literal;)*) => {
+        /// The figures that decide.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Thresholds {
+            $(#[doc = $decides] pub $name: u64,)*
+        }
+
+        impl Thresholds {
+            /// All of them, with their defaults and reasons.
+            pub const TABLE: &'static [Threshold] = &[
+                $(Threshold {
+                    name: stringify!($name),
+                    unit: Unit::$unit,
+                    default: $default,
+                    decides: $decides,
+                    reason: $reason,
+                },)*
+            ];
+
+            /// The defaults.
+            pub const DEFAULT: Self = Self { $($name: $default,)* };
+
+            /// The value of the threshold of this name; `None`: none has it.
+            pub fn get_mut(&mut self, name: &str) -> Option<&mut u64> {
+                match name {
+                    $(stringify!($name) => Some(&mut self.$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+/// A second, in nanoseconds.
+const S: u64 = 1_000_000_000;
+/// A millisecond, in nanoseconds.
+const MS: u64 = 1_000_000;
+
+thresholds! {
+    close_wait_age: Time = 60 * S,
+        "The time in `CLOSE_WAIT` after which a socket counts as left behind.",
+        "An application that handles the end of its input closes within milliseconds; a long answer that is still \
+         sent after the peer's FIN takes seconds.";
+    close_wait_count: Count = 3,
+        "The number of sockets left behind in `CLOSE_WAIT` from which on it is a leak.",
+        "One or two are a stuck request; a leak has no end.";
+    fin_wait2_age: Time = 60 * S,
+        "The time in `FIN_WAIT2` after which a socket that a process holds counts as left behind.",
+        "The kernel would have ended an orphan by then (`tcp_fin_timeout`, 60 s).";
+    closing_age: Time = 10 * S,
+        "The time in `FIN_WAIT1`, `LAST_ACK` or `CLOSING` after which a socket counts as stuck.",
+        "The last ACK takes one round trip; ten seconds are several retransmissions.";
+    syn_sent_age: Time = 3 * S,
+        "The time in `SYN_SENT` after which a connect counts as hanging.",
+        "A SYN is repeated after 1 s and 3 s: two were lost.";
+    idle_time: Time = 30 * S,
+        "The time without a packet after which a connection counts as idle.",
+        "The shortest time-outs of load balancers and firewalls are of this size.";
+    backoffs: Count = 3,
+        "The expiries of a retransmit timer after which the peer counts as silent.",
+        "Loss of a packet or two is normal; three in a row without any answer are not.";
+    short_life: Time = 100 * MS,
+        "The lifetime below which a connection counts as short.",
+        "A request of a service nearby takes less; a connection that is used again lives longer.";
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl Thresholds {
+    /// Changes one of them; the value is in its unit.
+    ///
+    /// *Errors:* none has this name.
+    pub fn set(&mut self, name: &str, value: u64) -> Result<(), UnknownThreshold> {
+        if let Some(threshold) = self.get_mut(name) {
+            *threshold = value;
+            return Ok(());
+        }
+        Err(UnknownThreshold {
+            name: name.to_owned(),
+            similar: nearest(name, Self::TABLE.iter().map(|row| row.name)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_threshold_can_be_changed_and_has_a_reason() {
+        for row in Thresholds::TABLE {
+            let mut changed = Thresholds::default();
+            changed.set(row.name, row.default + 1).unwrap();
+            assert_ne!(changed, Thresholds::default(), "{}", row.name);
+            for text in [row.decides, row.reason] {
+                assert!(text.ends_with('.') && !text.contains("  "), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_meant_is_suggested() {
+        let error = Thresholds::default().set("close_wait_ages", 1).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`close_wait_ages` is no threshold; `close_wait_age` is one"
+        );
+    }
+}

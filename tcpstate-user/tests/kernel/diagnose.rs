@@ -1,0 +1,133 @@
+//! `tcpstate diagnose`: each finding is provoked for real, and named with its service port and its process; what looks
+//! alike is not taken for it.
+
+mod queues;
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use serde_json::Value;
+use tempfile::NamedTempFile;
+
+use crate::process::{Tcpstate, add_skipped, check_books, has_result, nested};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    queues::add(trials);
+}
+
+/// A run of `tcpstate diagnose --json` in the namespace of the calling thread.
+pub struct Diagnosis {
+    /// The findings, the worst first.
+    pub findings: Vec<Value>,
+    /// The last line.
+    pub summary: Value,
+}
+
+impl Diagnosis {
+    /// Runs it for a time such as `2s`, with a file of thresholds that has these lines. `while_it_runs` is called when it
+    /// watches: what it does is seen as events.
+    pub fn of(
+        duration: &str,
+        thresholds: &str,
+        while_it_runs: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
+        let rules = NamedTempFile::new()?;
+        fs::write(&rules, thresholds)?;
+        let path = rules.path().to_str().context("a path that is no text")?;
+        let started = Tcpstate::start(&[
+            "diagnose",
+            "--json",
+            "--netns",
+            "self",
+            "--rules",
+            path,
+            "--duration",
+            duration,
+        ])?;
+        while_it_runs()?;
+        let output = started.finish()?;
+        ensure!(
+            has_result(output.status),
+            "{}: {}",
+            output.status,
+            output.stderr
+        );
+        let lines = output.stdout.lines().map(serde_json::from_str);
+        let mut findings = lines.collect::<Result<Vec<Value>, _>>()?;
+        let summary = findings.pop().context("no output at all")?;
+        check_books(&summary)?;
+        add_skipped(nested(&summary)?);
+        let is_bad = |finding: &Value| finding["severity"] != "note";
+        let is_three = summary["complete"] == false || findings.iter().any(is_bad);
+        ensure!(
+            output.status.code() == Some(if is_three { 3 } else { 0 }),
+            "{}: {findings:?}",
+            output.status
+        );
+        Ok(Self { findings, summary })
+    }
+
+    /// The one finding of this name.
+    pub fn only(&self, name: &str) -> Result<&Value> {
+        let mut found = self
+            .findings
+            .iter()
+            .filter(|finding| finding["name"] == name);
+        let first = found
+            .next()
+            .with_context(|| format!("no {name}: {}", self.words()))?;
+        ensure!(
+            found.next().is_none(),
+            "several of {name}: {}",
+            self.words()
+        );
+        Ok(first)
+    }
+
+    /// That there is no other finding than these, but for notes.
+    pub fn no_others(&self, names: &[&str]) -> Result<()> {
+        let is_other = |finding: &&Value| {
+            finding["severity"] != "note" && !names.iter().any(|&name| finding["name"] == name)
+        };
+        ensure!(
+            !self.findings.iter().any(|finding| is_other(&finding)),
+            "{}",
+            self.words()
+        );
+        Ok(())
+    }
+
+    /// The findings in short.
+    pub fn words(&self) -> String {
+        let words = self.findings.iter().map(|finding| {
+            let word = |name: &str| finding[name].to_string();
+            let [severity, name, port, summary] =
+                ["severity", "name", "service_port", "summary"].map(word);
+            format!("{severity} {name} at {port}: {summary}")
+        });
+        words.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// That a finding names this port on this side.
+pub fn ensure_at(finding: &Value, role: &str, port: u16) -> Result<()> {
+    ensure!(
+        finding["role"] == role && finding["service_port"] == port,
+        "not of the {role} at {port}: {finding}"
+    );
+    Ok(())
+}
+
+/// That a finding names this process.
+pub fn ensure_owner(finding: &Value, pid: u32) -> Result<()> {
+    let mut owners = finding["owners"]
+        .as_array()
+        .context("no list of owners")?
+        .iter();
+    ensure!(
+        owners.any(|owner| owner["pid"] == pid),
+        "not of process {pid}: {finding}"
+    );
+    Ok(())
+}

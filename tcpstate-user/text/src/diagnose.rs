@@ -1,0 +1,404 @@
+//! `tcpstate diagnose`: what is wrong with the host's connections, whose they are, and what to do.
+//!
+//! The view keeps what the rules of [`tcpstate_core::diagnosis`] need; the looks at the host's sockets and counters come
+//! from the caller. A recording has none: then the tracker's connections stand for them.
+
+mod json;
+mod text;
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
+
+use serde::Serialize;
+use tcpstate_core::{
+    census::Census,
+    diagnosis::{
+        self, Finding, Input, Look, Looks, NetnsFacts, Observed, Place, Rule, Severity, Snapshot,
+        Survey, Thresholds,
+    },
+    event::Event,
+    model::{self, Include, Tracker},
+    options::Format,
+    origin::Origin,
+    recalled::Recalled,
+    view::{End, Flow, View},
+};
+
+use crate::{
+    books::{Losses, write_books},
+    format::{
+        json::{Lines, Summary},
+        units::{Count, Counted, Span},
+    },
+    settings::Settings,
+};
+
+/// The time between two checks with [`Options::follow`].
+const INTERVAL_NS: u64 = 1_000_000_000;
+
+/// The options of the view.
+pub struct Options {
+    /// What all views share.
+    pub settings: Settings,
+    /// The figures that decide.
+    pub thresholds: Thresholds,
+    /// With this: goes on for ever, prints a finding when it appears, changes or ends, and looks at the events of so
+    /// many nanoseconds together.
+    pub follow: Option<u64>,
+    /// Also lists what was looked for and not found.
+    pub all: bool,
+    /// The length of the run, nanoseconds, where it is known before its end.
+    pub length_ns: Option<u64>,
+    /// Ends after so many lines or objects about findings, with [`Options::follow`].
+    pub count: Option<u64>,
+}
+
+/// The view.
+pub struct Diagnose {
+    options: Options,
+    tracker: Tracker,
+    observed: Observed,
+    looks: Option<Box<dyn Looks>>,
+    first: Look,
+    /// `None`: the first one is the latest.
+    latest: Option<Look>,
+    /// The findings that were printed, with [`Options::follow`], each with the number of its window.
+    active: BTreeMap<Identity, Active>,
+    window: u64,
+    window_began_ns: u64,
+    printed: u64,
+    lines: Lines,
+    /// The findings of the last check.
+    found: Vec<Severity>,
+}
+
+/// What makes a finding the same at two checks.
+type Identity = (&'static str, Place);
+
+/// A finding that was printed.
+struct Active {
+    finding: Finding,
+    /// The window in which it was found last.
+    window: u64,
+}
+
+/// What has become of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Change {
+    Appeared,
+    Changed,
+    Ended,
+}
+
+impl Diagnose {
+    /// A view that has seen nothing but this first look.
+    pub fn new(options: Options, first: Look, looks: Option<Box<dyn Looks>>) -> Self {
+        Self {
+            tracker: Tracker::new(options.settings.limits)
+                .without_histograms()
+                .without_rates(),
+            options,
+            observed: Observed::default(),
+            looks,
+            first,
+            latest: None,
+            active: BTreeMap::new(),
+            window: 0,
+            window_began_ns: 0,
+            printed: 0,
+            lines: Lines::default(),
+            found: Vec::new(),
+        }
+    }
+
+    /// Whether something was found that is more than a note.
+    pub fn has_findings(&self) -> bool {
+        self.found.iter().any(|&severity| severity > Severity::Note)
+    }
+
+    /// The findings now, and the rules that could not be checked.
+    fn check(&mut self, now_ns: u64) -> (Vec<Finding>, Vec<(&'static Rule, Input)>) {
+        let tracked = self.looks.is_none().then(|| {
+            let include = Include {
+                connections: true,
+                histograms: false,
+            };
+            Survey::of_tracked(&self.tracker.snapshot_of(include), &self.options.thresholds)
+        });
+        let latest = self.latest.as_ref();
+        let snapshot = Snapshot {
+            now_ns,
+            sockets: match &tracked {
+                Some(tracked) => Some(tracked),
+                None => latest.unwrap_or(&self.first).sockets.as_ref(),
+            },
+            earlier: latest.and(self.first.sockets.as_ref()),
+            observed: &self.observed,
+            facts: latest.map_or(&self.first.facts, |look| &look.facts),
+            earlier_facts: latest.map_or(&[][..], |_| &self.first.facts),
+            thresholds: &self.options.thresholds,
+        };
+        (diagnosis::check(&snapshot), diagnosis::unchecked(&snapshot))
+    }
+
+    /// Says what the first look shows, before there is any event.
+    fn so_far(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<()> {
+        if self.options.settings.format != Format::Text || self.looks.is_none() {
+            return Ok(());
+        }
+        let (findings, _) = self.check(now_ns);
+        let more = self.options.length_ns.map_or_else(
+            || "; watching".to_owned(),
+            |ns| format!("; watching for {} more", Span(ns)),
+        );
+        match findings.len() {
+            0 => writeln!(out, "So far: nothing in the kernel's lists{more}.")?,
+            _ => writeln!(out, "So far, from the kernel's lists{more}:")?,
+        }
+        for finding in &findings {
+            text::write_line(finding, self.facts(), out)?;
+        }
+        writeln!(out)?;
+        out.flush()
+    }
+
+    fn facts(&self) -> &[NetnsFacts] {
+        &self.latest.as_ref().unwrap_or(&self.first).facts
+    }
+
+    /// Prints what has changed since the check before.
+    fn follow(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<Flow> {
+        let Some(window_ns) = self.options.follow else {
+            return Ok(Flow::Continue);
+        };
+        let (findings, _) = self.check(now_ns);
+        for finding in findings {
+            let identity = (finding.text.name, finding.place);
+            let change = match self.active.get(&identity) {
+                None => Some(Change::Appeared),
+                Some(active) if active.finding.severity != finding.severity => {
+                    Some(Change::Changed)
+                }
+                Some(_) => None,
+            };
+            if let Some(change) = change {
+                self.print(change, &finding, now_ns, out)?;
+            }
+            let window = self.window;
+            let active = Active { finding, window };
+            self.active.insert(identity, active);
+        }
+        if now_ns.saturating_sub(self.window_began_ns) >= window_ns {
+            let window = self.window;
+            let ended = self
+                .active
+                .extract_if(.., |_, active| active.window < window);
+            for (_, active) in ended.collect::<Vec<_>>() {
+                self.print(Change::Ended, &active.finding, now_ns, out)?;
+            }
+            self.window += 1;
+            self.window_began_ns = now_ns;
+            self.observed = Observed::default();
+            self.observed.begin(now_ns);
+            if let Some(latest) = self.latest.take() {
+                self.first = latest;
+            }
+        }
+        out.flush()?;
+        let is_full = self
+            .options
+            .count
+            .is_some_and(|count| self.printed >= count);
+        Ok(if is_full { Flow::Done } else { Flow::Continue })
+    }
+
+    fn print(
+        &mut self,
+        change: Change,
+        finding: &Finding,
+        now_ns: u64,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        self.printed += 1;
+        let facts = &self.latest.as_ref().unwrap_or(&self.first).facts;
+        let settings = &self.options.settings;
+        match settings.format {
+            Format::Json => json::write(finding, Some(change), now_ns, facts, &mut self.lines, out),
+            Format::Text | Format::Csv => {
+                if change == Change::Appeared {
+                    text::write(finding, facts, settings, out)?;
+                    return writeln!(out);
+                }
+                write!(
+                    out,
+                    "{}: ",
+                    if change == Change::Ended {
+                        "ended"
+                    } else {
+                        "changed"
+                    }
+                )?;
+                text::write_line(finding, facts, out)
+            }
+        }
+    }
+}
+
+impl View for Diagnose {
+    fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
+        self.tracker.tick(origin.started_ns);
+        if origin.sample_interval_ns.is_some() {
+            self.tracker.follow();
+        }
+        self.so_far(origin.started_ns, out)?;
+        self.observed.begin(origin.started_ns);
+        self.window_began_ns = origin.started_ns;
+        Ok(())
+    }
+
+    fn look_ahead(&self, events: &[Event]) {
+        self.tracker.look_ahead(events);
+    }
+
+    fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
+        let applied = self.tracker.apply(event);
+        let latest = self.latest.as_ref().unwrap_or(&self.first);
+        let thresholds = &self.options.thresholds;
+        self.observed
+            .event(event, &applied, latest.sockets.as_ref(), thresholds);
+        Ok(Flow::Continue)
+    }
+
+    fn census(&mut self, census: &Census, _out: &mut dyn Write) -> io::Result<Flow> {
+        self.tracker.census(census, |_| {});
+        Ok(Flow::Continue)
+    }
+
+    fn recall(&mut self, recalled: &Recalled) -> io::Result<Flow> {
+        self.tracker.recall(recalled);
+        Ok(Flow::Continue)
+    }
+
+    fn wants_samples(&self) -> bool {
+        // Live, the looks have all sockets.
+        self.looks.is_none()
+    }
+
+    fn is_silent_until_finish(&self) -> bool {
+        self.options.follow.is_none()
+    }
+
+    fn interval_ns(&self) -> Option<u64> {
+        Some(INTERVAL_NS)
+    }
+
+    fn tick(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<Flow> {
+        self.tracker.tick(now_ns);
+        self.observed.tick(now_ns);
+        if let Some(looks) = &mut self.looks
+            && let Some(look) = looks.newest()
+        {
+            self.latest = Some(look);
+        }
+        self.follow(now_ns, out)
+    }
+
+    fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Totals<'a> {
+            /// Findings by severity.
+            critical: usize,
+            warning: usize,
+            note: usize,
+            /// The names of what was looked for and not found.
+            not_found: Vec<&'a str>,
+            /// What could not be looked for, each with the reason.
+            not_checked: BTreeMap<&'a str, &'a str>,
+            connections: model::Books,
+        }
+        self.tracker.tick(end.now_ns);
+        self.observed.tick(end.now_ns);
+        if let Some(looks) = &mut self.looks
+            && let Some(look) = looks.last()
+        {
+            self.latest = Some(look);
+        }
+        let (findings, unchecked) = self.check(end.now_ns);
+        self.found = findings.iter().map(|finding| finding.severity).collect();
+        if self.options.follow.is_some() {
+            let active = self.active.values();
+            self.found
+                .extend(active.map(|active| active.finding.severity));
+        }
+        let not_found: Vec<&Rule> = diagnosis::RULES
+            .iter()
+            .copied()
+            .filter(|rule| {
+                let is_found = |finding: &Finding| finding.text.name == rule.text.name;
+                let is_unchecked = |(other, _): &(&Rule, Input)| other.text.name == rule.text.name;
+                !findings.iter().any(is_found) && !unchecked.iter().any(is_unchecked)
+            })
+            .collect();
+        let is_done = self.options.follow.is_some();
+        let books = self.tracker.books();
+        let facts = self.latest.as_ref().unwrap_or(&self.first);
+        let settings = &self.options.settings;
+        if settings.format == Format::Json {
+            for finding in findings.iter().filter(|_| !is_done) {
+                json::write(
+                    finding,
+                    None,
+                    end.now_ns,
+                    &facts.facts,
+                    &mut self.lines,
+                    out,
+                )?;
+            }
+            let of = |severity| self.found.iter().filter(|&&one| one == severity).count();
+            let totals = Totals {
+                critical: of(Severity::Critical),
+                warning: of(Severity::Warning),
+                note: of(Severity::Note),
+                not_found: not_found.iter().map(|rule| rule.text.name).collect(),
+                not_checked: unchecked
+                    .iter()
+                    .map(|(rule, input)| (rule.text.name, input.missing()))
+                    .collect(),
+                connections: books,
+            };
+            return self
+                .lines
+                .write(&Summary::new(end, Some(&books), totals), out);
+        }
+        for finding in findings.iter().filter(|_| !is_done) {
+            text::write(finding, &facts.facts, settings, out)?;
+            writeln!(out)?;
+        }
+        if !is_done && findings.is_empty() {
+            writeln!(out, "Nothing found.")?;
+        }
+        if self.options.all {
+            text::write_absent(&not_found, &unchecked, settings, out)?;
+        }
+        let changes = Count(end.selection.settled.passed);
+        writeln!(
+            err,
+            "{}; {} looked for and not found, {} not checked; {changes} changes, {}",
+            Counted(findings.len() as u64, "finding"),
+            Count(not_found.len() as u64),
+            Count(unchecked.len() as u64),
+            Losses(end, Some(&books)),
+        )?;
+        for message in &facts.missing {
+            writeln!(err, "{message}")?;
+        }
+        write_books(end, Some(&books), err)
+    }
+
+    fn connections(&self) -> Option<model::Books> {
+        Some(self.tracker.books())
+    }
+}

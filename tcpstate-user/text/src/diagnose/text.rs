@@ -1,0 +1,212 @@
+//! Findings for people, in 80 columns.
+
+use std::io::{self, Write};
+
+use tcpstate_core::{
+    diagnosis::{Evidence, Finding, Input, NetnsFacts, Rule, Severity},
+    escape::Printable,
+    outlet::{BOLD, OFF, RED, YELLOW},
+    service::Role,
+};
+
+use crate::{
+    format::{
+        text::write_wrapped,
+        units::{Count, Span},
+    },
+    settings::Settings,
+};
+
+/// The column at which texts begin.
+const INDENT: usize = 9;
+/// The widest text that is read with ease.
+const WIDTH: usize = 80;
+
+/// Writes a finding in a line.
+pub(super) fn write_line(
+    finding: &Finding,
+    facts: &[NetnsFacts],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    writeln!(
+        out,
+        "{:8} {}: {}: {}",
+        finding.severity.name(),
+        finding.text.name,
+        place(finding, facts),
+        finding.summary
+    )
+}
+
+/// Writes a finding in full.
+pub(super) fn write(
+    finding: &Finding,
+    facts: &[NetnsFacts],
+    settings: &Settings,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let width = settings.width.map_or(WIDTH, |width| width.clamp(40, WIDTH));
+    let text = finding.text;
+    let (on, bold, off) = match (settings.colour, finding.severity) {
+        (false, _) => ("", "", ""),
+        (true, Severity::Critical) => (RED, BOLD, OFF),
+        (true, Severity::Warning) => (YELLOW, BOLD, OFF),
+        (true, Severity::Note) => ("", BOLD, OFF),
+    };
+    let severity = finding.severity.name().to_uppercase();
+    writeln!(
+        out,
+        "{on}{severity}{off} {bold}{}{off}: {}",
+        text.name, text.title
+    )?;
+    let mut page = Page { width, out };
+    page.entry("", &finding.summary)?;
+    page.entry("Where", &place(finding, facts))?;
+    if !finding.peers.is_empty() {
+        page.entry("Peers", &peers(finding))?;
+    }
+    if !finding.owners.is_empty() {
+        page.entry("Whose", &owners(finding))?;
+    }
+    if let Some(since) = finding.since {
+        let bound = if since.is_exact { "" } else { "more than " };
+        page.entry("Since", &format!("{bound}{}", Span(since.at_least_ns)))?;
+    }
+    page.entry("What", text.is)?;
+    page.entry("Why", text.why)?;
+    let mut label = "Do";
+    for line in finding
+        .here
+        .iter()
+        .map(String::as_str)
+        .chain(text.advice.iter().copied())
+    {
+        page.entry(label, line)?;
+        label = "";
+    }
+    let netns = finding.place.netns;
+    let here = facts.iter().find(|facts| Some(facts.netns) == netns);
+    let mut label = "Settings";
+    for setting in text.settings {
+        let value = here.and_then(|facts| facts.settings.text(setting.path));
+        let value = value.unwrap_or("not known here");
+        page.entry(
+            label,
+            &format!("{} = {value}: {}", setting.name(), setting.effect),
+        )?;
+        label = "";
+    }
+    let mut label = "See";
+    for command in text.commands {
+        writeln!(page.out, "{label:INDENT$}{}", finding.command(command))?;
+        label = "";
+    }
+    let mut label = "Not";
+    for other in text.told_from {
+        page.entry(label, other)?;
+        label = "";
+    }
+    page.entry("Known", &known(finding))
+}
+
+/// Writes what was not found, and what could not be looked for.
+pub(super) fn write_absent(
+    not_found: &[&Rule],
+    unchecked: &[(&'static Rule, Input)],
+    settings: &Settings,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let width = settings.width.map_or(WIDTH, |width| width.clamp(40, WIDTH));
+    for rule in not_found {
+        writeln!(
+            out,
+            "{:10} {}: {}",
+            "not found", rule.text.name, rule.text.title
+        )?;
+    }
+    for (rule, input) in unchecked {
+        write!(out, "{:10} ", "unchecked")?;
+        let text = format!("{}: {}", rule.text.name, input.missing());
+        write_wrapped(out, width, 11, "", &text)?;
+    }
+    Ok(())
+}
+
+/// A place in words.
+fn place(finding: &Finding, facts: &[NetnsFacts]) -> String {
+    let place = finding.place;
+    let mut parts = Vec::new();
+    match (place.role, place.port) {
+        (Role::Unknown, Some(port)) => parts.push(format!("port {port}")),
+        (role, Some(port)) => parts.push(format!("{} port {port}", role.name())),
+        (Role::Unknown, None) => {}
+        (role, None) => parts.push(format!("{}s", role.name())),
+    }
+    parts.extend(place.peer.map(|peer| format!("peer {peer}")));
+    if let Some(netns) = place.netns.filter(|&netns| netns != 0) {
+        let name = facts.iter().find(|facts| facts.netns == netns);
+        let name = name.map_or_else(String::new, |facts| {
+            format!(" ({})", Printable(facts.name.as_bytes()))
+        });
+        parts.push(format!("netns {netns}{name}"));
+    }
+    if parts.is_empty() {
+        return "this host".to_owned();
+    }
+    parts.join(", ")
+}
+
+fn peers(finding: &Finding) -> String {
+    let named = finding.peers.iter();
+    let mut named: Vec<_> = named
+        .map(|(peer, count)| format!("{peer} ({})", Count(*count)))
+        .collect();
+    if finding.more_peers > 0 {
+        named.push(format!("and {} more", Count(finding.more_peers as u64)));
+    }
+    named.join(", ")
+}
+
+fn owners(finding: &Finding) -> String {
+    let named = finding.owners.iter().map(|(process, count)| {
+        let comm = tcpstate_core::owner::Comm(process.comm);
+        format!(
+            "{} {} ({})",
+            Printable(comm.as_bytes()),
+            process.pid,
+            Count(*count)
+        )
+    });
+    named.collect::<Vec<_>>().join(", ")
+}
+
+/// How the finding is known: its signal, and the evidence of its figures.
+fn known(finding: &Finding) -> String {
+    let words = [
+        (Evidence::Seen, "events"),
+        (Evidence::Counted, "the kernel's counters"),
+        (Evidence::Sampled, "the kernel's list of sockets"),
+        (Evidence::Inferred, "inference"),
+    ];
+    let used = words.into_iter().filter(|(evidence, _)| {
+        finding
+            .figures
+            .iter()
+            .any(|figure| figure.evidence == *evidence)
+    });
+    let used: Vec<_> = used.map(|(_, words)| words).collect();
+    format!("{} From {}.", finding.text.signal, used.join(", "))
+}
+
+struct Page<'a> {
+    width: usize,
+    out: &'a mut dyn Write,
+}
+
+impl Page<'_> {
+    fn entry(&mut self, label: &str, text: &str) -> io::Result<()> {
+        write!(self.out, "{label:INDENT$}")?;
+        // The texts are Markdown.
+        write_wrapped(self.out, self.width, INDENT, "", &text.replace('`', ""))
+    }
+}
