@@ -1,12 +1,14 @@
 //! The documents agree with the code.
 //!
-//! `TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs` writes `docs/fields.md`, `docs/causes.md` and
-//! `docs/states.md` anew.
+//! `TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs` writes `docs/fields.md`, `docs/causes.md`, `docs/states.md` and
+//! `docs/diagnosis.md` anew.
 
 #[path = "support/causes.rs"]
 mod causes;
 #[path = "support/fields.rs"]
 mod fields;
+#[path = "support/findings.rs"]
+mod findings;
 #[path = "support/states.rs"]
 mod states;
 
@@ -263,11 +265,12 @@ fn a_heading_matches_only_its_message() {
 }
 
 #[test]
-fn every_field_cause_and_state_is_documented() {
+fn every_field_cause_state_and_finding_is_documented() {
     for (path, page) in [
         ("docs/fields.md", fields::page()),
         ("docs/causes.md", causes::page()),
         ("docs/states.md", states::page()),
+        ("docs/diagnosis.md", findings::page()),
     ] {
         if std::env::var_os("TCPSTATE_BLESS").is_some() {
             let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -10,7 +10,8 @@ use crate::{headings::OUTPUT, listed::listed};
 pub struct Explain {
     /// The thing to explain.
     #[arg(
-        help = "A TCP state such as CLOSE_WAIT, a cause such as reset_by_peer, or a field such as dwell_ns",
+        help = "A TCP state such as CLOSE_WAIT, a cause such as reset_by_peer, a finding such as close_wait_leak, or a field \
+            such as dwell_ns",
         value_name = "TOPIC", value_parser = listed::<Topic>(Topic::words), hide_possible_values = true
     )]
     pub topic: Option<Topic>,
@@ -20,7 +21,7 @@ pub struct Explain {
 }
 
 pub(crate) const ABOUT: &str = "\
-Explains a TCP state, the cause of a connection's end, or a field of the output. Of a state: what it is, \
+Explains a TCP state, the cause of a connection's end, a finding of `diagnose`, or a field of the output. Of a state: what it is, \
 what leads in and out, how long it lasts, which settings govern it with their values here, what many of it mean, what \
 is often said of it and is wrong, and the sockets in it now.
 
@@ -33,4 +34,5 @@ Examples:
   tcpstate explain                  the state diagram
   tcpstate explain CLOSE_WAIT       a state
   tcpstate explain reset_by_peer    a cause
+  tcpstate explain close_wait_leak  a finding
   tcpstate explain handshake_ns     a field";

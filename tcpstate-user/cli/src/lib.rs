@@ -232,7 +232,7 @@ pub enum Command {
         mut_args(change("csv", |csv| csv.hide(true)))
     )]
     Diagnose(Diagnose),
-    /// Explain a TCP state, a cause or a field; without one, draw the state diagram
+    /// Explain a TCP state, a cause, a finding or a field; without one, draw the state diagram
     #[command(long_about = explain::ABOUT, after_help = explain::EXAMPLES)]
     Explain(Explain),
     /// Test what this host allows, and report what is missing

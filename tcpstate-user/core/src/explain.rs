@@ -1,6 +1,6 @@
 //! The knowledge of each TCP state, as one table: `tcpstate explain` and `docs/states.md` are made from it.
 //!
-//! Each sentence about Linux has a kernel test (`tests/kernel/explain.rs`), or names its source: a function of the
+//! Each sentence about Linux has a kernel test (`tests/kernel/lore.rs`), or names its source: a function of the
 //! kernel, a page of its documentation, or RFC 9293.
 
 mod present;

@@ -89,8 +89,15 @@ fn counts(inventory: &Inventory) -> Counts {
 }
 
 fn here(topic: &Topic) -> Here {
-    let Topic::State(text) = topic else {
-        return Here::default();
+    let text = match topic {
+        Topic::State(text) => text,
+        Topic::Finding(text) => {
+            return Here {
+                values: values(text.settings),
+                present: None,
+            };
+        }
+        Topic::Cause(_) | Topic::Field(_) => return Here::default(),
     };
     // Roles follow from who listens.
     let states = StateSet::of(text.state).with(StateSet::of(State::LISTEN));

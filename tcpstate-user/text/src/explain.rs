@@ -9,6 +9,7 @@ use std::io::{self, Write};
 
 use tcpstate_core::{
     cause::Explained,
+    diagnosis::{FindingText, RULES},
     escape::Printable,
     explain::{FieldText, Present, Setting, StateText, Topic},
     outlet::{BOLD, OFF},
@@ -58,6 +59,7 @@ pub fn write_text(
     match topic {
         Topic::State(text) => page.state(text, here),
         Topic::Cause(cause) => page.cause(cause),
+        Topic::Finding(text) => page.finding(text, here),
         Topic::Field(fields) => page.fields(fields),
     }
 }
@@ -84,6 +86,50 @@ impl Page<'_> {
         if let Some(present) = &here.present {
             self.entry("Now", &sentence(present))?;
         }
+        self.settings(here)?;
+        self.entry("Many", text.many)?;
+        let mut label = "Not so";
+        for lore in text.lore {
+            self.entry(label, &format!("\"{}\": {}", lore.said, lore.truth))?;
+            label = "";
+        }
+        let mut label = "Findings";
+        for rule in RULES
+            .iter()
+            .filter(|rule| rule.text.states.contains(&text.state))
+        {
+            self.entry(label, &format!("{}: {}", rule.text.name, rule.text.title))?;
+            label = "";
+        }
+        self.lines("See", text.commands)?;
+        self.entry("Sources", &text.sources.join("; "))
+    }
+
+    fn finding(&mut self, text: &FindingText, here: &Here) -> io::Result<()> {
+        self.title(&format!("{}: {}", text.name, text.title))?;
+        self.entry("", text.is)?;
+        self.entry("Matters", text.why)?;
+        self.entry("Known by", text.signal)?;
+        self.list("Do", text.advice)?;
+        self.settings(here)?;
+        self.list("Not", text.told_from)?;
+        let commands = text.commands.iter();
+        let commands: Vec<_> = commands.map(|command| in_general(command)).collect();
+        let commands: Vec<_> = commands.iter().map(String::as_str).collect();
+        self.lines("See", &commands)?;
+        self.entry("Sources", &text.sources.join("; "))
+    }
+
+    fn list(&mut self, label: &str, texts: &[&str]) -> io::Result<()> {
+        let mut label = label;
+        for text in texts {
+            self.entry(label, text)?;
+            label = "";
+        }
+        Ok(())
+    }
+
+    fn settings(&mut self, here: &Here) -> io::Result<()> {
         let mut label = "Settings";
         for value in &here.values {
             self.entry(label, &value_text(value))?;
@@ -91,14 +137,7 @@ impl Page<'_> {
             write_wrapped(self.out, self.width, INDENT + 2, "", value.setting.effect)?;
             label = "";
         }
-        self.entry("Many", text.many)?;
-        let mut label = "Not so";
-        for lore in text.lore {
-            self.entry(label, &format!("\"{}\": {}", lore.said, lore.truth))?;
-            label = "";
-        }
-        self.lines("See", text.commands)?;
-        self.entry("Sources", &text.sources.join("; "))
+        Ok(())
     }
 
     fn cause(&mut self, cause: &Explained) -> io::Result<()> {
@@ -153,6 +192,13 @@ impl Page<'_> {
         }
         Ok(())
     }
+}
+
+/// A command of a finding that is nowhere in particular.
+fn in_general(command: &str) -> String {
+    command
+        .replace("{port}", "PORT")
+        .replace("{filter}", "sport = :PORT")
 }
 
 fn value_text(value: &Value) -> String {

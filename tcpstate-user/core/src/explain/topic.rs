@@ -6,6 +6,7 @@ use super::{STATES, StateText};
 use crate::{
     catalogue::{CONNECTION, Kind, RATES, SOCKET, TRANSITION, Table, histogram_table},
     cause::{EXPLAINED, Explained},
+    diagnosis::{FindingText, RULES},
     filter::StateSet,
     model::By,
 };
@@ -17,6 +18,8 @@ pub enum Topic {
     State(&'static StateText),
     /// The cause of an end.
     Cause(Explained),
+    /// A kind of finding of `tcpstate diagnose`.
+    Finding(&'static FindingText),
     /// A field, in each kind of record that has it.
     Field(Vec<FieldText>),
 }
@@ -42,19 +45,24 @@ pub struct TopicError(String);
 
 impl std::fmt::Display for TopicError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "`{}` is no TCP state, no cause and no field", self.0)
+        write!(
+            f,
+            "`{}` is no TCP state, no cause, no finding and no field",
+            self.0
+        )
     }
 }
 
 impl std::error::Error for TopicError {}
 
 impl Topic {
-    /// The names of all topics: states, causes, fields.
+    /// The names of all topics: states, causes, findings, fields.
     pub fn words() -> Vec<&'static str> {
         let states = STATES.iter().filter_map(|text| text.state.name());
         let fields: BTreeSet<_> = fields().into_iter().map(|field| field.name).collect();
         states
             .chain(causes().map(|cause| cause.name))
+            .chain(findings().map(|text| text.name))
             .chain(fields)
             .collect()
     }
@@ -74,6 +82,9 @@ impl FromStr for Topic {
         if let Some(cause) = causes().find(|cause| cause.name == plain) {
             return Ok(Self::Cause(cause));
         }
+        if let Some(text) = findings().find(|text| text.name == plain) {
+            return Ok(Self::Finding(text));
+        }
         let mut fields = fields();
         // `comm` is the one in `owner.comm`.
         let is_named = |field: &FieldText| {
@@ -92,6 +103,11 @@ impl FromStr for Topic {
 fn causes() -> impl Iterator<Item = Explained> {
     let has_name = |cause: &Explained| !cause.name.contains(' ');
     EXPLAINED.into_iter().filter(has_name)
+}
+
+/// Everything that can be found.
+fn findings() -> impl Iterator<Item = &'static FindingText> {
+    RULES.iter().map(|rule| &rule.text)
 }
 
 /// Every field of every kind of record.
@@ -158,7 +174,7 @@ mod tests {
         let error = "nonsense".parse::<Topic>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`nonsense` is no TCP state, no cause and no field"
+            "`nonsense` is no TCP state, no cause, no finding and no field"
         );
     }
 }

@@ -91,7 +91,7 @@ fn close_wait_in_use() -> Result<()> {
             await_fin(&server)?;
             server.set_nonblocking(true)?;
             // More than fits: the rest waits for a client that reads slowly.
-            while server.write(&[0; 65_536]).is_ok() {}
+            while server.write(&[0; 8_192]).is_ok() {}
             Ok((client, server))
         };
         let _busy = (0..4).map(half_closed).collect::<Result<Vec<_>>>()?;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The column at which texts begin.
-const INDENT: usize = 9;
+const INDENT: usize = 10;
 /// The widest text that is read with ease.
 const WIDTH: usize = 80;
 
@@ -72,8 +72,8 @@ pub(super) fn write(
         let bound = if since.is_exact { "" } else { "more than " };
         page.entry("Since", &format!("{bound}{}", Span(since.at_least_ns)))?;
     }
-    page.entry("What", text.is)?;
-    page.entry("Why", text.why)?;
+    page.entry("Meaning", text.is)?;
+    page.entry("Matters", text.why)?;
     let mut label = "Do";
     for line in finding
         .here
@@ -106,7 +106,7 @@ pub(super) fn write(
         page.entry(label, other)?;
         label = "";
     }
-    page.entry("Known", &known(finding))
+    page.entry("Known by", &known(finding))
 }
 
 /// Writes what was not found, and what could not be looked for.

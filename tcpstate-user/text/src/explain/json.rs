@@ -8,7 +8,7 @@ use tcpstate_core::{
     explain::{FieldText, Lore, Present, Topic, Way},
 };
 
-use super::{Counts, Here, Value};
+use super::{Counts, Here, Value, in_general};
 use crate::format::json::Lines;
 
 /// Writes the explanation of a topic.
@@ -34,6 +34,18 @@ pub fn write_json(topic: &Topic, here: &Here, out: &mut dyn Write) -> io::Result
             known_by: cause.known,
             since: cause.since,
         },
+        Topic::Finding(text) => Line::Finding(Box::new(FindingJson {
+            finding: text.name,
+            title: text.title,
+            is: text.is,
+            why: text.why,
+            known_by: text.signal,
+            advice: text.advice,
+            settings: here.values.iter().map(SettingJson::new).collect(),
+            told_from: text.told_from,
+            commands: text.commands.iter().map(|line| in_general(line)).collect(),
+            sources: text.sources,
+        })),
         Topic::Field(fields) => Line::Field {
             fields: fields.iter().map(FieldJson::new).collect(),
         },
@@ -72,6 +84,8 @@ enum Line<'a> {
         known_by: &'a str,
         since: &'a str,
     },
+    #[serde(rename = "explained_finding")]
+    Finding(Box<FindingJson<'a>>),
     #[serde(rename = "explained_field")]
     Field { fields: Vec<FieldJson<'a>> },
     States {
@@ -95,6 +109,20 @@ struct StateJson<'a> {
     commands: &'a [&'a str],
     sources: &'a [&'a str],
     now: Option<PresentJson>,
+}
+
+#[derive(Serialize)]
+struct FindingJson<'a> {
+    finding: &'a str,
+    title: &'a str,
+    is: &'a str,
+    why: &'a str,
+    known_by: &'a str,
+    advice: &'a [&'a str],
+    settings: Vec<SettingJson<'a>>,
+    told_from: &'a [&'a str],
+    commands: Vec<String>,
+    sources: &'a [&'a str],
 }
 
 #[derive(Serialize)]

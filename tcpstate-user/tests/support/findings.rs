@@ -1,0 +1,92 @@
+//! `docs/diagnosis.md`, made from the rules of `tcpstate diagnose` and their thresholds.
+
+use std::fmt::Write as _;
+
+use tcpstate_core::{
+    diagnosis::{FindingText, RULES, Threshold, Thresholds, Unit},
+    units::{Count, Span},
+};
+
+const HEAD: &str = "\
+<!-- Made from tcpstate-user/core/src/diagnosis: TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs -->
+
+# Findings
+
+Everything that `tcpstate diagnose` looks for. `tcpstate explain FINDING` shows the same, with the values of the settings \
+here. `critical` is a finding where connections fail now, `warning` where some fail or wait, or will, and `note` where \
+it is worth knowing and harmless.
+
+The figures that decide are at the [end of the page](#figures-that-decide), and `--rules FILE` changes them.
+";
+
+const THRESHOLDS: &str = "
+## Figures that decide
+
+A file for `--rules` has a line for each that it changes, such as `close_wait_age = \"2m\"`; a time stands in quotes.
+
+| name | default | decides | because |
+|---|---|---|---|
+";
+
+/// The whole page.
+pub fn page() -> String {
+    let mut page = HEAD.to_owned();
+    for rule in RULES {
+        // Writing to a string does not fail.
+        let _ = finding(&rule.text, &mut page);
+    }
+    page.push_str(THRESHOLDS);
+    for row in Thresholds::TABLE {
+        let _ = threshold(row, &mut page);
+    }
+    page
+}
+
+fn finding(text: &FindingText, page: &mut String) -> std::fmt::Result {
+    writeln!(
+        page,
+        "\n## {}\n\n*{}.* {}\n",
+        text.name,
+        capital(text.title),
+        text.is
+    )?;
+    writeln!(page, "- *Matters:* {}", text.why)?;
+    writeln!(page, "- *Known by:* {}", text.signal)?;
+    for advice in text.advice {
+        writeln!(page, "- *Do:* {advice}")?;
+    }
+    for setting in text.settings {
+        writeln!(page, "- `{}`: {}", setting.name(), setting.effect)?;
+    }
+    for other in text.told_from {
+        writeln!(page, "- *Not:* {other}")?;
+    }
+    writeln!(page, "\n```sh")?;
+    for command in text.commands {
+        let command = command
+            .replace("{port}", "PORT")
+            .replace("{filter}", "sport = :PORT");
+        writeln!(page, "{command}")?;
+    }
+    writeln!(page, "```\n\nSources: {}.", text.sources.join("; "))
+}
+
+fn threshold(row: &Threshold, page: &mut String) -> std::fmt::Result {
+    let value = match row.unit {
+        Unit::Time => Span(row.default).to_string(),
+        Unit::Count => Count(row.default).to_string(),
+        Unit::PerSecond => format!("{} a second", Count(row.default)),
+        Unit::Percent => format!("{} %", row.default),
+    };
+    writeln!(
+        page,
+        "| `{}` | {value} | {} | {} |",
+        row.name, row.decides, row.reason
+    )
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string());
+    first.unwrap_or_default() + chars.as_str()
+}
