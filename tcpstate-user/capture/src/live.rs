@@ -83,6 +83,26 @@ pub struct Options<'a> {
     pub tally: Option<TallySize>,
 }
 
+impl Options<'_> {
+    /// All events from now on, without the sockets that are there.
+    pub fn events() -> Self {
+        Self {
+            attach: Attach::Auto,
+            ring_bytes: 8 << 20,
+            namespaces: NetnsSelector::All,
+            filter: KernelFilter::default(),
+            filters: String::new(),
+            sample_interval: None,
+            half_open_only: true,
+            resolve_owners: ResolveOwners::No,
+            verbose: false,
+            bpf_log: false,
+            bpf_stats: false,
+            tally: None,
+        }
+    }
+}
+
 /// A running capture.
 pub struct Live {
     loaded: Loaded,

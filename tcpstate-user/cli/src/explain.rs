@@ -25,7 +25,8 @@ Explains a TCP state, the cause of a connection's end, a finding of `diagnose`, 
 what leads in and out, how long it lasts, which settings govern it with their values here, what many of it mean, what \
 is often said of it and is wrong, and the sockets in it now.
 
-Without a topic: the state diagram, with the number of sockets in each state.
+Without a topic: the state diagram, with the number of sockets in each state and, as root, how often per second each \
+change happens.
 
 Requires no privileges. Sockets of other network namespaces, and their settings, take root.";
 

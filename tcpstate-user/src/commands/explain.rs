@@ -3,12 +3,13 @@
 use std::{
     io::{self, Write as _},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context as _;
-use tcpstate::run::stdout;
+use tcpstate::run::{self, Outputs, signals, stdout};
 use tcpstate_capture::{
-    host, inventory,
+    Live, host, inventory,
     netns::{self, Namespace},
     sockdiag::Request,
 };
@@ -20,12 +21,17 @@ use tcpstate_core::{
     netns::NetnsSelector,
 };
 use tcpstate_text::{
-    explain::{Counts, Here, Value, write_diagram, write_diagram_json, write_json, write_text},
+    explain::{
+        Counts, Edges, Here, Value, write_diagram, write_diagram_json, write_json, write_text,
+    },
     format::text::wants_colour,
 };
 
 /// The widest text that is read with ease.
 const WIDTH: usize = 100;
+
+/// The time for which transitions are counted.
+const WHILE: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(arguments: &tcpstate_cli::Explain) -> anyhow::Result<ExitCode> {
     let mut out = stdout::open();
@@ -33,10 +39,11 @@ pub(crate) fn run(arguments: &tcpstate_cli::Explain) -> anyhow::Result<ExitCode>
         None => {
             let inventory = sockets(StateSet::ALL, false);
             let counts = inventory.as_ref().map(counts);
+            let edges = rates();
             if arguments.json {
-                write_diagram_json(counts.as_ref(), &mut out)
+                write_diagram_json(counts.as_ref(), edges.as_ref(), &mut out)
             } else {
-                write_diagram(counts.as_ref(), &mut out)
+                write_diagram(counts.as_ref(), edges.as_ref(), &mut out)
             }
         }
         Some(topic) => {
@@ -56,6 +63,31 @@ pub(crate) fn run(arguments: &tcpstate_cli::Explain) -> anyhow::Result<ExitCode>
         }
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The rates on the edges of the diagram; `None`: this user cannot watch, or a signal came first.
+fn rates() -> Option<Edges> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()?;
+    runtime.block_on(async {
+        let mut interrupts = signals::Process::install(false, std::future::pending()).ok()?;
+        let mut live = Live::start(&tcpstate_capture::Options::events()).ok()?;
+        let mut edges = Edges::default();
+        let options = run::Options {
+            duration: Some(WHILE),
+            ..run::Options::default()
+        };
+        let outputs = Outputs {
+            out: &mut io::sink(),
+            err: &mut io::sink(),
+        };
+        run::drive(&mut live, &mut edges, outputs, &mut interrupts, &options)
+            .await
+            .ok()?;
+        Some(edges)
+    })
 }
 
 /// The sockets in these states, of every namespace that can be listed; `None`: of none.

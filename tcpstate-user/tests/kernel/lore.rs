@@ -4,6 +4,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd as _},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
@@ -11,14 +12,16 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use rustix::net::{AddressFamily, sockopt};
+use serde_json::Value;
 use tcpstate_common::State;
 
 use crate::{
     need::{Need, trial},
     net::{
-        Connection, Netns, await_fin, await_state, await_that, drop_incoming, socket, unused_port,
+        Connection, Netns, await_fin, await_state, await_that, drop_incoming, joined, socket,
+        unused_port,
     },
-    process::run,
+    process::{BINARY, run},
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -28,6 +31,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("lore::fin_wait1", &[ss, nft], fin_wait1));
     trials.push(trial("lore::close_wait", &[nft], close_wait));
     trials.push(trial("lore::port_in_time_wait", &[ss], port_in_time_wait));
+    trials.push(trial("explain::rates", &[], rates_of_the_diagram));
 }
 
 /// Changes a setting of the calling thread's namespace.
@@ -209,4 +213,42 @@ fn port_in_time_wait() -> Result<()> {
             Ok(ss("time-wait")?.is_empty())
         })
     })
+}
+
+/// The rates on the edges of the diagram are those of the transitions of a second, of the whole host.
+fn rates_of_the_diagram() -> Result<()> {
+    const A_SECOND: u64 = 30;
+    let done = AtomicBool::new(false);
+    let output = thread::scope(|scope| {
+        let opening = scope.spawn(|| {
+            Netns::new()?.run(|| {
+                while !done.load(Ordering::Relaxed) {
+                    drop(connection()?);
+                    thread::sleep(Duration::from_millis(1_000 / A_SECOND / 3));
+                }
+                Ok(())
+            })
+        });
+        let output = run(BINARY, &["explain", "--json"]);
+        done.store(true, Ordering::Relaxed);
+        joined(opening.join())?;
+        output
+    })?;
+    let diagram: Value = serde_json::from_str(&output.stdout)?;
+    let edges = diagram["edges"].as_array().context("no edges")?;
+    let rate = |from: &str, to: &str| {
+        let edge = edges
+            .iter()
+            .find(|edge| edge["from"] == from && edge["to"] == to);
+        edge.and_then(|edge| edge["rate"].as_u64())
+            .with_context(|| format!("no edge from {from} to {to}: {diagram}"))
+    };
+    for (from, to) in [
+        ("CLOSE", "SYN_SENT"),
+        ("SYN_SENT", "ESTABLISHED"),
+        ("SYN_RECV", "ESTABLISHED"),
+    ] {
+        ensure!(rate(from, to)? >= A_SECOND, "{from} to {to}: {diagram}");
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 //! The knowledge is in [`tcpstate_core::explain`]; the values of the settings and the sockets come from the caller.
 
 mod diagram;
+mod edges;
 mod json;
 
 use std::io::{self, Write};
@@ -17,6 +18,7 @@ use tcpstate_core::{
 
 pub use self::{
     diagram::{Counts, write_diagram},
+    edges::Edges,
     json::{write_diagram_json, write_json},
 };
 use crate::format::{

@@ -1,35 +1,40 @@
 //! The state diagram.
 
-use std::io::{self, Write};
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
 
 use tcpstate_common::State;
 
-use crate::format::units::Count;
+use super::edges::Edges;
+use crate::format::units::{Count, Counted};
 
-/// A name with a colon stands for a state and the number of its sockets.
+/// A name with a colon stands for a state and the number of its sockets, a letter in angle brackets for the rate of an
+/// edge.
 const DIAGRAM: &str = "\
 CLIENT                                                                   SERVER
 
                                    CLOSE
-             connect()               |              listen()
+   <a     > connect()                |              listen() <b     >
             +------------------------+-------------------------+
             v                                                  v
         SYN_SENT:                                           LISTEN:
             |                                                  | SYN came
-            | SYN-ACK came                                     v
+   <c     > | SYN-ACK came                                     v
             |                                               SYN_RECV:
-            |                                                  | ACK came
+            |                                                  | ACK came <d    >
             +------------------> ESTABLISHED:         <--------+
-             close()                 |     |           FIN came
+   <e     >  close()                 |     |           FIN came <f     >
             +------------------------+     +-------------------+
             v                                                  v
         FIN_WAIT1:                                          CLOSE_WAIT:
-   ACK came |  | FIN came                                      | close()
-            |  +---------------+                               v
+   ACK came |  | FIN came <h     >                             | close() <i     >
+   <g     > |  +---------------+                               v
             v                  v                            LAST_ACK:
         FIN_WAIT2:          CLOSING:                           |
-            | FIN came         | ACK came                      | ACK came
-            |  +---------------+                               v
+   FIN came |                  | ACK came <k     >             | ACK came <l    >
+   <j     > |  +---------------+                               v
             v  v                                             CLOSE
         TIME_WAIT:
             | after 60 s
@@ -64,10 +69,14 @@ impl Counts {
     }
 }
 
-/// Draws the diagram, in 80 columns. `None`: without numbers.
-pub fn write_diagram(counts: Option<&Counts>, out: &mut dyn Write) -> io::Result<()> {
+/// Draws the diagram, in 80 columns. `None`: without numbers, or without rates.
+pub fn write_diagram(
+    counts: Option<&Counts>,
+    edges: Option<&Edges>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     for line in DIAGRAM.lines() {
-        let mut line = line.to_owned();
+        let mut line = with_rates(line, edges);
         for state in State::ALL {
             fill(&mut line, state, counts);
         }
@@ -89,10 +98,45 @@ pub fn write_diagram(counts: Option<&Counts>, out: &mut dyn Write) -> io::Result
             "Sockets of other network namespaces take root to count."
         )?;
     }
+    if let Some(edges) = edges {
+        writeln!(
+            out,
+            "Rates are per second; {} broke off (reset, time-out, error).",
+            Counted(edges.broken(), "connection")
+        )?;
+    }
     for line in NOTES.lines() {
         writeln!(out, "{line}")?;
     }
     Ok(())
+}
+
+/// Writes the rates in the place of their marks.
+fn with_rates(line: &str, edges: Option<&Edges>) -> String {
+    let mut text = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some((before, (mark, after))) = rest
+        .split_once('<')
+        .and_then(|(before, mark)| Some((before, mark.split_once('>')?)))
+        // The head of an arrow is none.
+        .filter(|(_, (mark, _))| mark.starts_with(|c: char| c.is_ascii_lowercase()))
+    {
+        let letter = mark.chars().next().unwrap_or_default();
+        let rate = edges
+            .and_then(|edges| edges.rate(letter))
+            .map_or_else(String::new, |rate| match rate {
+                0..10_000 => format!("{}/s", Count(rate)),
+                10_000..10_000_000 => format!("{}k/s", Count(rate / 1_000)),
+                _ => "many/s".to_owned(),
+            });
+        let width = mark.len() + 2;
+        text.push_str(before);
+        // Writing to a string does not fail.
+        let _ = write!(text, "{rate:width$}");
+        rest = after;
+    }
+    text.push_str(rest);
+    text
 }
 
 /// Writes a state's number behind its name. Text further right moves only if there is no room.

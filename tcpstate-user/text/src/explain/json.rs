@@ -8,7 +8,7 @@ use tcpstate_core::{
     explain::{FieldText, Lore, Present, Topic, Way},
 };
 
-use super::{Counts, Here, Value, in_general};
+use super::{Counts, Edges, Here, Value, in_general};
 use crate::format::json::Lines;
 
 /// Writes the explanation of a topic.
@@ -54,7 +54,11 @@ pub fn write_json(topic: &Topic, here: &Here, out: &mut dyn Write) -> io::Result
 }
 
 /// Writes the numbers of the diagram.
-pub fn write_diagram_json(counts: Option<&Counts>, out: &mut dyn Write) -> io::Result<()> {
+pub fn write_diagram_json(
+    counts: Option<&Counts>,
+    edges: Option<&Edges>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let states = counts.map(|counts| {
         let states = counts.by_state.iter();
         states
@@ -68,6 +72,17 @@ pub fn write_diagram_json(counts: Option<&Counts>, out: &mut dyn Write) -> io::R
         states,
         orphans: counts.map(|counts| counts.orphans),
         partial: counts.map(|counts| counts.is_partial),
+        edges: edges.map(|edges| {
+            let rates = edges.rates();
+            rates
+                .map(|(from, to, rate)| EdgeJson {
+                    from: from.to_string(),
+                    to: to.to_string(),
+                    rate,
+                })
+                .collect()
+        }),
+        broken_rate: edges.map(Edges::broken),
     };
     Lines::default().write(&line, out)
 }
@@ -92,6 +107,8 @@ enum Line<'a> {
         states: Option<Vec<CountJson>>,
         orphans: Option<u64>,
         partial: Option<bool>,
+        edges: Option<Vec<EdgeJson>>,
+        broken_rate: Option<u64>,
     },
 }
 
@@ -230,6 +247,13 @@ struct OwnerJson {
 struct CountJson {
     state: String,
     count: u64,
+}
+
+#[derive(Serialize)]
+struct EdgeJson {
+    from: String,
+    to: String,
+    rate: u64,
 }
 
 impl PresentJson {

@@ -1,8 +1,13 @@
-use tcpstate_common::State;
+use tcpstate_common::{
+    Record, State,
+    record::{AF_INET, flags},
+};
 use tcpstate_core::{
+    event::Event,
     explain::{STATES, of},
     inventory::Age,
     owner::Comm,
+    view::View as _,
 };
 
 use super::*;
@@ -90,7 +95,7 @@ fn the_diagram_has_every_state_with_its_number() {
         is_partial: true,
     };
     let mut out = Vec::new();
-    write_diagram(Some(&counts), &mut out).unwrap();
+    write_diagram(Some(&counts), None, &mut out).unwrap();
     let out = String::from_utf8(out).unwrap();
     for (state, count) in &counts.by_state {
         let text = format!("{state} {}", Count(*count));
@@ -100,10 +105,40 @@ fn the_diagram_has_every_state_with_its_number() {
         out.contains("Sockets of other network namespaces take root"),
         "{out}"
     );
+    let mut edges = Edges::default().over(2_000_000_000);
+    for (oldstate, newstate, flags) in [
+        (State::CLOSE, State::SYN_SENT, 0),
+        (State::ESTABLISHED, State::FIN_WAIT1, 0),
+        (State::ESTABLISHED, State::CLOSE, flags::SOCKET),
+        (State::FIN_WAIT2, State::CLOSE, flags::SOCKET | flags::DONE),
+    ] {
+        let record = Record {
+            oldstate,
+            newstate,
+            flags,
+            family: AF_INET,
+            ..Record::default()
+        };
+        let event = Event::try_from(record).unwrap();
+        for _ in 0..3_000 {
+            edges.event(&event, &mut io::sink()).unwrap();
+        }
+    }
+    let mut rates = Vec::new();
+    write_diagram(Some(&counts), Some(&edges), &mut rates).unwrap();
+    let rates = String::from_utf8(rates).unwrap();
+    for line in [
+        "   1,500/s  connect()                |              listen() 0/s",
+        "   1,500/s   close()                 |     |           FIN came 0/s",
+        "   1,500/s  |  +---------------+                               v",
+        "Rates are per second; 1,500 connections broke off (reset, time-out, error).",
+    ] {
+        assert!(rates.lines().any(|one| one == line), "{line}\n{rates}");
+    }
     let mut plain = Vec::new();
-    write_diagram(None, &mut plain).unwrap();
+    write_diagram(None, None, &mut plain).unwrap();
     let plain = String::from_utf8(plain).unwrap();
-    for text in [&out, &plain] {
+    for text in [&out, &plain, &rates] {
         assert!(text.lines().all(|line| line.len() <= 83), "{text}");
         let is_open = |state: State| text.contains(&format!("{state}:"));
         assert!(!State::ALL.into_iter().any(is_open), "{text}");

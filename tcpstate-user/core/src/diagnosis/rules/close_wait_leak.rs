@@ -27,7 +27,7 @@ pub(super) static RULE: Rule = Rule {
         commands: &[
             "tcpstate ls state close-wait '{filter}'",
             "ss -tanp state close-wait '{filter}'",
-            "tcpstate life --state CLOSE_WAIT --longer-than 30s --live {filter}",
+            "tcpstate life --state CLOSE_WAIT --live {filter}",
         ],
         told_from: &[
             "an idle pool of a client: few sockets, and their number does not rise",
