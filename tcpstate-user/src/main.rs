@@ -17,6 +17,7 @@ mod commands;
 mod message;
 mod part;
 mod selection;
+mod unwatched;
 mod watch;
 mod zone;
 

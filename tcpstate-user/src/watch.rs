@@ -35,6 +35,7 @@ use crate::{
     message::{note, say},
     part,
     selection::Selection,
+    unwatched::Unwatched,
     zone,
 };
 
@@ -88,13 +89,47 @@ pub(crate) fn watch(
     watch_or_count(arguments, selection, limits, None, view)
 }
 
-/// The same; with a `tally`, the kernel counts instead of streaming.
+/// The same; where the host cannot be watched, without events.
+pub(crate) fn watch_or_not(
+    arguments: &Watch,
+    selection: &Selection,
+    limits: Limits,
+    view: &mut dyn View,
+) -> anyhow::Result<ExitCode> {
+    run_view(arguments, selection, limits, view, |view| {
+        match start(arguments, selection, None, view) {
+            Ok(live) => Ok(Box::new(live)),
+            Err(error) => {
+                let text = format!(
+                    "changes are not watched, so that some things are not found: {error:#}"
+                );
+                note(arguments.output, &text);
+                Ok(Box::new(Unwatched::new()))
+            }
+        }
+    })
+}
+
+/// The same as [`watch`]; with a `tally`, the kernel counts instead of streaming.
 pub(crate) fn watch_or_count(
     arguments: &Watch,
     selection: &Selection,
     limits: Limits,
     tally: Option<TallySize>,
     view: &mut dyn View,
+) -> anyhow::Result<ExitCode> {
+    run_view(arguments, selection, limits, view, |view| {
+        Ok(Box::new(start(arguments, selection, tally, view)?))
+    })
+}
+
+/// Runs the view on the recording that the arguments name, or on what `live` starts.
+fn run_view(
+    arguments: &Watch,
+    selection: &Selection,
+    limits: Limits,
+    view: &mut dyn View,
+    live: impl FnOnce(&dyn View) -> anyhow::Result<Box<dyn EventSource>>,
 ) -> anyhow::Result<ExitCode> {
     if arguments.explain_filter {
         explain(arguments, selection).context("cannot write the output")?;
@@ -139,7 +174,7 @@ pub(crate) fn watch_or_count(
         };
         let mut source: Box<dyn EventSource> = match recording {
             Some(recording) => Box::new(recording),
-            None => Box::new(start(arguments, selection, tally, view)?),
+            None => live(view)?,
         };
         if !arguments.output.quiet && progress::is_wanted(source.as_ref(), view) {
             source = Box::new(WithProgress::new(source));

@@ -28,7 +28,7 @@ use tcpstate_text::{
 use crate::{
     INCOMPLETE,
     selection::Selection,
-    watch::{settings, watch},
+    watch::{settings, watch_or_not},
 };
 
 /// The time from one look to the next, at least.
@@ -74,7 +74,7 @@ pub(crate) fn run(mut arguments: tcpstate_cli::Diagnose) -> anyhow::Result<ExitC
     };
     arguments.watch.count = None;
     let mut view = Diagnose::new(options, first, looks);
-    let code = watch(&arguments.watch, &selection, limits, &mut view)?;
+    let code = watch_or_not(&arguments.watch, &selection, limits, &mut view)?;
     Ok(if view.has_findings() {
         ExitCode::from(INCOMPLETE)
     } else {

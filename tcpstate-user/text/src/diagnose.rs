@@ -27,9 +27,10 @@ use tcpstate_core::{
 };
 
 use crate::{
-    books::{Losses, write_books},
+    books::{Changes, write_books},
     format::{
         json::{Lines, Summary},
+        time::Local,
         units::{Count, Counted, Span},
     },
     settings::Settings,
@@ -70,7 +71,11 @@ pub struct Diagnose {
     window_began_ns: u64,
     printed: u64,
     lines: Lines,
-    /// The findings of the last check.
+    time: Local,
+    wall_at_monotonic_zero_ns: i64,
+    /// Whether there are events.
+    is_watched: bool,
+    /// The findings at the end, or all that appeared with [`Options::follow`].
     found: Vec<Severity>,
 }
 
@@ -93,9 +98,20 @@ enum Change {
     Ended,
 }
 
+impl Change {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Appeared => "appeared",
+            Self::Changed => "changed",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 impl Diagnose {
     /// A view that has seen nothing but this first look.
     pub fn new(options: Options, first: Look, looks: Option<Box<dyn Looks>>) -> Self {
+        let time = Local::new(options.settings.zone.clone(), options.settings.time_form);
         Self {
             tracker: Tracker::new(options.settings.limits)
                 .without_histograms()
@@ -110,6 +126,9 @@ impl Diagnose {
             window_began_ns: 0,
             printed: 0,
             lines: Lines::default(),
+            time,
+            wall_at_monotonic_zero_ns: 0,
+            is_watched: false,
             found: Vec::new(),
         }
     }
@@ -202,7 +221,9 @@ impl Diagnose {
             self.window += 1;
             self.window_began_ns = now_ns;
             self.observed = Observed::default();
-            self.observed.begin(now_ns);
+            if self.is_watched {
+                self.observed.begin(now_ns);
+            }
             if let Some(latest) = self.latest.take() {
                 self.first = latest;
             }
@@ -223,24 +244,23 @@ impl Diagnose {
         out: &mut dyn Write,
     ) -> io::Result<()> {
         self.printed += 1;
+        if change == Change::Appeared {
+            self.found.push(finding.severity);
+        }
         let facts = &self.latest.as_ref().unwrap_or(&self.first).facts;
         let settings = &self.options.settings;
         match settings.format {
             Format::Json => json::write(finding, Some(change), now_ns, facts, &mut self.lines, out),
             Format::Text | Format::Csv => {
+                let at = self.time.at(self
+                    .wall_at_monotonic_zero_ns
+                    .saturating_add_unsigned(now_ns));
                 if change == Change::Appeared {
+                    writeln!(out, "{at}")?;
                     text::write(finding, facts, settings, out)?;
                     return writeln!(out);
                 }
-                write!(
-                    out,
-                    "{}: ",
-                    if change == Change::Ended {
-                        "ended"
-                    } else {
-                        "changed"
-                    }
-                )?;
+                write!(out, "{at} {}: ", change.name())?;
                 text::write_line(finding, facts, out)
             }
         }
@@ -254,7 +274,11 @@ impl View for Diagnose {
             self.tracker.follow();
         }
         self.so_far(origin.started_ns, out)?;
-        self.observed.begin(origin.started_ns);
+        self.wall_at_monotonic_zero_ns = origin.wall_at_monotonic_zero_ns;
+        self.is_watched = !origin.attach.is_empty();
+        if self.is_watched {
+            self.observed.begin(origin.started_ns);
+        }
         self.window_began_ns = origin.started_ns;
         Ok(())
     }
@@ -327,11 +351,9 @@ impl View for Diagnose {
             self.latest = Some(look);
         }
         let (findings, unchecked) = self.check(end.now_ns);
-        self.found = findings.iter().map(|finding| finding.severity).collect();
-        if self.options.follow.is_some() {
-            let active = self.active.values();
-            self.found
-                .extend(active.map(|active| active.finding.severity));
+        let is_done = self.options.follow.is_some();
+        if !is_done {
+            self.found = findings.iter().map(|finding| finding.severity).collect();
         }
         let not_found: Vec<&Rule> = diagnosis::RULES
             .iter()
@@ -342,7 +364,6 @@ impl View for Diagnose {
                 !findings.iter().any(is_found) && !unchecked.iter().any(is_unchecked)
             })
             .collect();
-        let is_done = self.options.follow.is_some();
         let books = self.tracker.books();
         let facts = self.latest.as_ref().unwrap_or(&self.first);
         let settings = &self.options.settings;
@@ -383,22 +404,31 @@ impl View for Diagnose {
         if self.options.all {
             text::write_absent(&not_found, &unchecked, settings, out)?;
         }
-        let changes = Count(end.selection.settled.passed);
-        writeln!(
+        write!(
             err,
-            "{}; {} looked for and not found, {} not checked; {changes} changes, {}",
-            Counted(findings.len() as u64, "finding"),
+            "{}; {} looked for and not found, {} not checked",
+            Counted(self.found.len() as u64, "finding"),
             Count(not_found.len() as u64),
             Count(unchecked.len() as u64),
-            Losses(end, Some(&books)),
         )?;
+        if self.is_watched {
+            writeln!(err, "; {}", Changes(end, Some(&books)))?;
+        } else {
+            writeln!(err)?;
+        }
         for message in &facts.missing {
             writeln!(err, "{message}")?;
         }
-        write_books(end, Some(&books), err)
+        if self.is_watched {
+            write_books(end, Some(&books), err)?;
+        }
+        Ok(())
     }
 
     fn connections(&self) -> Option<model::Books> {
         Some(self.tracker.books())
     }
 }
+
+#[cfg(test)]
+mod tests;
