@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use tcpstate_capture::{facts, inventory, sockdiag::Request};
 use tcpstate_cli::quantity::parse_duration;
 use tcpstate_common::State;
 use tcpstate_core::{
-    diagnosis::{Look, Looks, Survey, Threshold, Thresholds, Unit},
+    diagnosis::{Look, Looks, Survey, Thresholds, Unit},
     duration::nanoseconds,
     expression::{Expression, Moment, Truth},
     filter::StateSet,
@@ -85,24 +85,36 @@ pub(crate) fn run(mut arguments: tcpstate_cli::Diagnose) -> anyhow::Result<ExitC
 /// Reads a file of thresholds: lines such as `close_wait_age = "2m"` or `backoffs = 5`.
 fn read_thresholds(path: &Path) -> anyhow::Result<Thresholds> {
     let read = || -> anyhow::Result<Thresholds> {
-        let table: toml::Table = fs::read_to_string(path)?.parse()?;
+        let text = fs::read_to_string(path)?;
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            let at = error.span().map_or(0, |span| span.start);
+            let before = text.get(..at).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            anyhow!("line {line}: {}", error.message())
+        })?;
         let mut thresholds = Thresholds::default();
         for (name, value) in &table {
-            let row = Thresholds::TABLE.iter().find(|row| row.name == name);
-            let value = number(row, value).with_context(|| format!("`{name}`"))?;
-            thresholds.set(name, value)?;
+            thresholds.set(name, number(name, value)?)?;
         }
         Ok(thresholds)
     };
     read().with_context(|| format!("cannot use {} as --rules", path.display()))
 }
 
-fn number(row: Option<&Threshold>, value: &toml::Value) -> anyhow::Result<u64> {
+/// The value of a threshold, in its unit.
+fn number(name: &str, value: &toml::Value) -> anyhow::Result<u64> {
+    let row = Thresholds::TABLE.iter().find(|row| row.name == name);
     match (row.map(|row| row.unit), value) {
-        (Some(Unit::Time), toml::Value::String(text)) => Ok(nanoseconds(parse_duration(text)?)),
-        (Some(Unit::Time), _) => bail!("is a time, such as \"30s\""),
-        (_, toml::Value::Integer(number)) => u64::try_from(*number).context("must not be negative"),
-        (Some(_), _) => bail!("is a number, without quotes"),
+        (Some(Unit::Time), toml::Value::String(text)) => {
+            let duration = parse_duration(text).with_context(|| format!("`{name}`"))?;
+            Ok(nanoseconds(duration))
+        }
+        (Some(Unit::Time), _) => bail!("`{name}` is a time, such as \"30s\""),
+        (Some(_), toml::Value::Integer(number)) => match u64::try_from(*number) {
+            Ok(number) => Ok(number),
+            Err(_) => bail!("`{name}` must not be negative"),
+        },
+        (Some(_), _) => bail!("`{name}` is a whole number, without quotes"),
         // The name is the mistake.
         (None, _) => Ok(0),
     }
@@ -199,5 +211,55 @@ impl Looks for Background {
         // One that is under way, or finished and not taken, comes first.
         ask.send(()).ok()?;
         self.looks.iter().last()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::NamedTempFile;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Thresholds, String> {
+        let file = NamedTempFile::new().unwrap();
+        fs::write(&file, text).unwrap();
+        read_thresholds(file.path()).map_err(|error| format!("{:#}", error.root_cause()))
+    }
+
+    #[test]
+    fn a_file_changes_the_thresholds_that_it_names() {
+        let changed = read("# ours\nclose_wait_age = \"2m\"\nbackoffs = 5\n").unwrap();
+        let expected = Thresholds {
+            close_wait_age: 120_000_000_000,
+            backoffs: 5,
+            ..Thresholds::default()
+        };
+        assert_eq!(changed, expected);
+        assert_eq!(read("").unwrap(), Thresholds::default());
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_line() {
+        for (text, message) in [
+            ("\n[x", "line 2: unclosed table"),
+            ("x = 1", "`x` is no threshold"),
+            (
+                "backofs = 1",
+                "`backofs` is no threshold; `backoffs` is one",
+            ),
+            (
+                "close_wait_age = 5",
+                "`close_wait_age` is a time, such as \"30s\"",
+            ),
+            ("close_wait_age = \"5x\"", "`5x` is not a duration"),
+            (
+                "backoffs = \"5\"",
+                "`backoffs` is a whole number, without quotes",
+            ),
+            ("backoffs = -5", "`backoffs` must not be negative"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.starts_with(message), "{text}: {error}");
+        }
     }
 }

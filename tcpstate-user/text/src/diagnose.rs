@@ -140,13 +140,7 @@ impl Diagnose {
 
     /// The findings now, and the rules that could not be checked.
     fn check(&mut self, now_ns: u64) -> (Vec<Finding>, Vec<(&'static Rule, Input)>) {
-        let tracked = self.looks.is_none().then(|| {
-            let include = Include {
-                connections: true,
-                histograms: false,
-            };
-            Survey::of_tracked(&self.tracker.snapshot_of(include), &self.options.thresholds)
-        });
+        let tracked = self.looks.is_none().then(|| self.tracked());
         let latest = self.latest.as_ref();
         let snapshot = Snapshot {
             now_ns,
@@ -154,13 +148,26 @@ impl Diagnose {
                 Some(tracked) => Some(tracked),
                 None => latest.unwrap_or(&self.first).sockets.as_ref(),
             },
-            earlier: latest.and(self.first.sockets.as_ref()),
+            earlier: match &tracked {
+                Some(_) => self.first.sockets.as_ref(),
+                None => latest.and(self.first.sockets.as_ref()),
+            },
             observed: &self.observed,
             facts: latest.map_or(&self.first.facts, |look| &look.facts),
             earlier_facts: latest.map_or(&[][..], |_| &self.first.facts),
             thresholds: &self.options.thresholds,
         };
         (diagnosis::check(&snapshot), diagnosis::unchecked(&snapshot))
+    }
+
+    /// The sockets of a recording, as far as it has come.
+    fn tracked(&mut self) -> Survey {
+        let include = Include {
+            connections: true,
+            histograms: false,
+        };
+        let tracked = self.tracker.snapshot_of(include);
+        Survey::of_tracked(&tracked, &self.options.thresholds)
     }
 
     /// Says what the first look shows, before there is any event.
@@ -224,8 +231,10 @@ impl Diagnose {
             if self.is_watched {
                 self.observed.begin(now_ns);
             }
-            if let Some(latest) = self.latest.take() {
-                self.first = latest;
+            match self.latest.take() {
+                Some(latest) => self.first = latest,
+                None if self.looks.is_none() => self.first.sockets = None,
+                None => {}
             }
         }
         out.flush()?;
@@ -322,10 +331,11 @@ impl View for Diagnose {
     fn tick(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<Flow> {
         self.tracker.tick(now_ns);
         self.observed.tick(now_ns);
-        if let Some(looks) = &mut self.looks
-            && let Some(look) = looks.newest()
-        {
-            self.latest = Some(look);
+        match &mut self.looks {
+            Some(looks) => self.latest = looks.newest().or(self.latest.take()),
+            // The first look at a recording is behind its first second.
+            None if self.first.sockets.is_none() => self.first.sockets = Some(self.tracked()),
+            None => {}
         }
         self.follow(now_ns, out)
     }
