@@ -283,7 +283,8 @@ pub fn trial_within(
 /// Runs a test again if it fails and the kernel has counted that it skipped runs of a BPF program meanwhile, because
 /// one was already running on that CPU, or because a BPF map was being changed there (`bpf_prog_active`). Other traffic
 /// and other tools on the machine make that likelier. The count is of the whole host: the skipped runs may all have been
-/// for other traffic, so the test is tried as if there were none.
+/// for other traffic, so the test is tried as if there were none. The same where connections of the test prove that a
+/// transition was shown to no program (`process::shown_to_nobody`).
 ///
 /// Nothing else causes a repetition.
 fn unless_skipped(test: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
@@ -293,7 +294,7 @@ fn unless_skipped(test: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
             (Err(error), skipped) if skipped > 0 => {
                 let error = format!("{error:#}");
                 let what = error.lines().next().unwrap_or_default();
-                eprintln!("the kernel skipped {skipped} runs of programs: {what}");
+                eprintln!("the kernel did not show {skipped} transitions to the programs: {what}");
             }
             (result, _) => return result,
         }
