@@ -16,6 +16,9 @@ mod finding;
 mod look;
 mod observed;
 mod rules;
+#[cfg(test)]
+mod sample;
+mod share;
 mod survey;
 mod thresholds;
 mod top;
@@ -28,7 +31,7 @@ pub use self::{
     look::{Look, Looks},
     observed::{Ending, ListenerEnd, Observed, Service, ServiceKey},
     rules::RULES,
-    survey::{Example, Group, GroupKey, ListenerNow, RouteKey, Survey},
+    survey::{Example, Group, GroupKey, ListenerNow, Ports, Route, RouteKey, Survey},
     thresholds::{Threshold, Thresholds, Unit, UnknownThreshold},
     top::Top,
 };
@@ -61,6 +64,8 @@ pub enum Input {
     Queues,
     /// The kernel's counters of two moments.
     Counters,
+    /// The kernel's present numbers and settings.
+    Settings,
     /// The events of some time.
     Events,
 }
@@ -74,6 +79,7 @@ impl Input {
             Self::Counters => {
                 "the kernel's counters are not known, as in a recording, or only of one moment"
             }
+            Self::Settings => "the kernel's numbers and settings are not known, as in a recording",
             Self::Events => "no event was seen",
         }
     }
@@ -109,6 +115,7 @@ impl<'a> Snapshot<'a> {
             Input::Sockets => self.sockets.is_some(),
             Input::Queues => self.sockets.is_some_and(|sockets| sockets.has_queues),
             Input::Counters => !self.earlier_facts.is_empty(),
+            Input::Settings => !self.facts.is_empty(),
             Input::Events => self.observed.is_running(),
         }
     }

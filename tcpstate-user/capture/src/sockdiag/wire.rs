@@ -324,6 +324,8 @@ fn tcp_info(bytes: &[u8], state: State) -> TcpInfo {
         last_sent_ms: u32_of(44),
         last_received_ms: u32_of(52),
         last_ack_received_ms: u32_of(56),
+        timeout_us: u32_of(8),
+        backoffs: bytes.get(4).copied(),
     }
 }
 

@@ -250,7 +250,9 @@ impl Finding {
         };
         let text = template
             .replace("{port}", port.as_deref().unwrap_or("PORT"))
-            .replace("{filter}", &filter);
+            .replace("{filter}", &filter)
+            // Where there is no port, there is no filter.
+            .replace(" ''", "");
         text.trim_end().to_owned()
     }
 }

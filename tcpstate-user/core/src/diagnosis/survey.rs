@@ -1,6 +1,6 @@
 //! The sockets of a moment, in groups: all that a rule reads of them.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use hashbrown::HashMap;
 use tcpstate_common::State;
@@ -28,7 +28,7 @@ pub struct Survey {
     /// The listeners.
     pub listeners: Vec<ListenerNow>,
     /// Clients' connections by where they go from and to: what shares a range of local ports.
-    pub routes: HashMap<RouteKey, u32>,
+    pub routes: HashMap<RouteKey, Route>,
     /// The local ports of clients in each network namespace, each counted once.
     pub client_ports: HashMap<u32, Ports>,
     /// Established connections that were idle ([`Thresholds::idle_time`]): the time since their last packet, in
@@ -65,6 +65,15 @@ pub struct RouteKey {
     pub rport: u16,
 }
 
+/// A client's connections from one address to one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Their number, in all states.
+    pub sockets: u32,
+    /// Those in `TIME_WAIT`.
+    pub time_wait: u32,
+}
+
 /// A socket as an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Example {
@@ -83,7 +92,7 @@ pub struct Group {
     pub oldest: Option<Age>,
     /// That one.
     pub example: Option<Example>,
-    /// Those older than the threshold of their state.
+    /// Those older than the threshold of their state. In `FIN_WAIT2` only those that a process has open.
     pub stale: u64,
     /// Those of `stale` that have received something that the application has not read; the peer's FIN is no such
     /// thing, though the kernel counts it as a byte.
@@ -96,14 +105,30 @@ pub struct Group {
     pub orphans: u64,
     /// Those of `stale` with something to send, or sent and not acknowledged.
     pub unsent: u64,
+    /// Those of `stale` that send again and again, and get no answer.
+    pub silent: u64,
+    /// Those of `silent` that their process has closed.
+    pub silent_orphans: u64,
+    /// Those of `stale` that probe the peer's closed window.
+    pub blocked: u64,
+    /// Those of `blocked` that their process has closed.
+    pub blocked_orphans: u64,
     /// Those with a retransmit timer that has expired as often as the threshold says.
     pub retransmitting: u64,
-    /// Those that probe the peer's closed window.
+    /// The longest time for which one of these has had no answer.
+    pub longest_silence: Option<Age>,
+    /// Those that have probed the peer's closed window for as long as the threshold says.
     pub probing: u64,
-    /// The remote addresses of `stale`; of established ones, of `retransmitting` and `probing`.
+    /// The longest time for which one of these has probed.
+    pub longest_probing: Option<Age>,
+    /// The remote addresses of `stale`; of established ones, of `retransmitting`.
     pub peers: Top<IpAddr>,
     /// The processes of the same.
     pub owners: Top<Process>,
+    /// The remote addresses of `probing`, of established ones.
+    pub probing_peers: Top<IpAddr>,
+    /// The processes of the same.
+    pub probing_owners: Top<Process>,
 }
 
 /// A listener.
@@ -123,8 +148,13 @@ pub struct ListenerNow {
     pub half_open: u64,
     /// The remote addresses of these.
     pub half_open_peers: Top<IpAddr>,
+    /// Those whose SYN-ACK was sent again.
+    pub resent: u64,
     /// Retransmissions of their SYN-ACKs, all together.
     pub synack_retransmits: u64,
+    /// Those whose timer has expired without a retransmission: the client has acknowledged the SYN-ACK, and the listener
+    /// waits for data (`TCP_DEFER_ACCEPT`). A part of these looks as new as others.
+    pub deferred: u64,
     /// Its process.
     pub owner: Option<Process>,
 }
@@ -140,7 +170,7 @@ impl Default for Ports {
 }
 
 impl Ports {
-    fn insert(&mut self, port: u16) {
+    pub(super) fn insert(&mut self, port: u16) {
         if let Some(word) = self.0.get_mut(usize::from(port / 64)) {
             *word |= 1 << (port % 64);
         }
@@ -150,6 +180,16 @@ impl Ports {
     pub fn count(&self) -> u32 {
         self.0.iter().map(|word| word.count_ones()).sum()
     }
+
+    /// The number of those in a range.
+    pub fn count_in(&self, range: &RangeInclusive<u16>) -> u32 {
+        let has = |port: u16| {
+            let word = self.0.get(usize::from(port / 64));
+            word.is_some_and(|word| word & (1 << (port % 64)) != 0)
+        };
+        let count = range.clone().filter(|&port| has(port)).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
 }
 
 /// The facts about a socket that the groups are made from.
@@ -157,6 +197,8 @@ struct Seen {
     key: GroupKey,
     cookie: Option<u64>,
     age: Option<Age>,
+    /// [`Socket::unanswered`].
+    unanswered: Option<Age>,
     local: (IpAddr, u16),
     remote: (IpAddr, u16),
     /// Received and not read; to be acknowledged: bytes.
@@ -177,7 +219,7 @@ impl Survey {
             is_partial: inventory.may_have_more(),
             ..Self::default()
         };
-        let mut half_open: HashMap<(u32, u16), (Top<IpAddr>, u64)> = HashMap::new();
+        let mut half_open: HashMap<(u32, u16), HalfOpen> = HashMap::new();
         for socket in &inventory.sockets {
             match socket.state {
                 State::LISTEN => {
@@ -190,16 +232,16 @@ impl Survey {
                         backlog: Some(socket.wqueue),
                         half_open: inventory.listening.half_open(socket).count,
                         half_open_peers: Top::default(),
+                        resent: 0,
                         synack_retransmits: 0,
+                        deferred: 0,
                         owner,
                     });
                     continue;
                 }
                 State::SYN_RECV => {
-                    let (peers, repeated) =
-                        half_open.entry((socket.netns, socket.lport)).or_default();
-                    peers.add(socket.raddr);
-                    *repeated += socket.timer.map_or(0, |timer| u64::from(timer.retransmits));
+                    let place = (socket.netns, socket.lport);
+                    half_open.entry(place).or_default().add(socket);
                 }
                 // Merely bound.
                 State::CLOSE | State::BOUND_INACTIVE => continue,
@@ -212,10 +254,12 @@ impl Survey {
         for listener in &mut this.listeners {
             // Where several share a port, the first that has half-open connections has them all.
             if listener.half_open > 0
-                && let Some((peers, repeated)) = half_open.remove(&(listener.netns, listener.port))
+                && let Some(all) = half_open.remove(&(listener.netns, listener.port))
             {
-                listener.half_open_peers = peers;
-                listener.synack_retransmits = repeated;
+                listener.half_open_peers = all.peers;
+                listener.resent = all.resent;
+                listener.synack_retransmits = all.retransmits;
+                listener.deferred = all.deferred;
             }
         }
         this
@@ -241,7 +285,9 @@ impl Survey {
                 backlog: None,
                 half_open: 0,
                 half_open_peers: Top::default(),
+                resent: 0,
                 synack_retransmits: 0,
+                deferred: 0,
                 owner: process(&listener.owner),
             });
         }
@@ -276,7 +322,9 @@ impl Survey {
                 raddr: seen.remote.0,
                 rport: seen.remote.1,
             };
-            *self.routes.entry(route).or_default() += 1;
+            let route = self.routes.entry(route).or_default();
+            route.sockets += 1;
+            route.time_wait += u32::from(key.state == State::TIME_WAIT);
             self.client_ports
                 .entry(key.netns)
                 .or_default()
@@ -301,12 +349,21 @@ impl Survey {
                 remote: seen.remote,
             });
         }
-        let backs_off = seen.timer.is_some_and(|(kind, expired)| {
-            kind == TimerKind::Retransmit && u64::from(expired) >= thresholds.backoffs
-        });
-        let probes = seen.timer.is_some_and(|(kind, _)| kind == TimerKind::Probe);
-        group.retransmitting += u64::from(backs_off);
-        group.probing += u64::from(probes);
+        let runs = |wanted| seen.timer.is_some_and(|(kind, _)| kind == wanted);
+        let unanswered_ns = seen.unanswered.map_or(0, |age| age.at_least_ns);
+        let backs_off = runs(TimerKind::Retransmit)
+            && seen
+                .timer
+                .is_some_and(|(_, expired)| u64::from(expired) >= thresholds.backoffs);
+        let probes = runs(TimerKind::Probe) && unanswered_ns >= thresholds.zero_window_age;
+        if backs_off {
+            group.retransmitting += 1;
+            group.longest_silence = longer(group.longest_silence, seen.unanswered);
+        }
+        if probes {
+            group.probing += 1;
+            group.longest_probing = longer(group.longest_probing, seen.unanswered);
+        }
         let limit_ns = match key.state {
             State::CLOSE_WAIT => Some(thresholds.close_wait_age),
             State::FIN_WAIT2 => Some(thresholds.fin_wait2_age),
@@ -314,10 +371,21 @@ impl Survey {
             State::SYN_SENT => Some(thresholds.syn_sent_age),
             _ => None,
         };
-        let is_stale = limit_ns
-            .is_some_and(|limit_ns| seen.age.is_some_and(|age| age.at_least_ns >= limit_ns));
+        // The kernel ends these.
+        let is_passing = key.state == State::FIN_WAIT2 && seen.is_orphan;
+        let is_stale = !is_passing
+            && limit_ns
+                .is_some_and(|limit_ns| seen.age.is_some_and(|age| age.at_least_ns >= limit_ns));
         if is_stale {
             group.stale += 1;
+            if runs(TimerKind::Retransmit) {
+                group.silent += 1;
+                group.silent_orphans += u64::from(seen.is_orphan);
+            }
+            if runs(TimerKind::Probe) {
+                group.blocked += 1;
+                group.blocked_orphans += u64::from(seen.is_orphan);
+            }
             group.unaccepted += u64::from(seen.is_unaccepted);
             group.orphans += u64::from(seen.is_orphan);
             if let Some((unread, unsent)) = seen.queues {
@@ -326,12 +394,16 @@ impl Survey {
                 group.unsent += u64::from(unsent > 0);
             }
         }
-        let is_named = is_stale || (limit_ns.is_none() && (backs_off || probes));
-        if is_named {
-            group.peers.add(seen.remote.0);
-            if let Some(owner) = owner() {
-                group.owners.add(owner);
-            }
+        let (peers, owners) = if is_stale || (limit_ns.is_none() && backs_off) {
+            (&mut group.peers, &mut group.owners)
+        } else if limit_ns.is_none() && probes {
+            (&mut group.probing_peers, &mut group.probing_owners)
+        } else {
+            return;
+        };
+        peers.add(seen.remote.0);
+        if let Some(owner) = owner() {
+            owners.add(owner);
         }
     }
 }
@@ -341,6 +413,8 @@ impl Seen {
         let role = inventory.listening.role(socket);
         let is_established = socket.state == State::ESTABLISHED;
         let last_ms = socket.last_packet_ms().filter(|_| is_established);
+        let unanswered = socket.unanswered();
+        let age = inventory.age(socket);
         Self {
             key: GroupKey {
                 netns: socket.netns,
@@ -349,7 +423,15 @@ impl Seen {
                 state: socket.state,
             },
             cookie: Some(socket.cookie),
-            age: inventory.age(socket),
+            // No packet begins these states, so that the kernel has no time of it: while the peer does not answer, its
+            // silence is what matters.
+            age: match socket.state {
+                State::SYN_SENT | State::FIN_WAIT1 | State::LAST_ACK | State::CLOSING => {
+                    longer(age, unanswered)
+                }
+                _ => age,
+            },
+            unanswered,
             local: (socket.laddr, socket.lport),
             remote: (socket.raddr, socket.rport),
             queues: Some((socket.rqueue, socket.wqueue)),
@@ -377,6 +459,7 @@ impl Seen {
             },
             cookie: None,
             age,
+            unanswered: None,
             local: (connection.laddr?, connection.lport?),
             remote: (connection.raddr?, connection.rport?),
             queues: None,
@@ -386,6 +469,36 @@ impl Seen {
             idle_ns: None,
         })
     }
+}
+
+/// The half-open connections of a port.
+#[derive(Default)]
+struct HalfOpen {
+    peers: Top<IpAddr>,
+    resent: u64,
+    retransmits: u64,
+    deferred: u64,
+}
+
+impl HalfOpen {
+    fn add(&mut self, socket: &Socket) {
+        self.peers.add(socket.raddr);
+        let Some(timer) = socket.timer else { return };
+        self.resent += u64::from(timer.retransmits > 0);
+        self.retransmits += u64::from(timer.retransmits);
+        let has_expired = timer.expires_ms > FIRST_SYNACK_TIMEOUT_MS;
+        self.deferred += u64::from(timer.retransmits == 0 && has_expired);
+    }
+}
+
+/// The first time-out of a SYN-ACK, with a tick of the kernel's clock: a timer with more left has expired.
+const FIRST_SYNACK_TIMEOUT_MS: u32 = 1_010;
+
+/// The longer of two times.
+fn longer(one: Option<Age>, other: Option<Age>) -> Option<Age> {
+    one.into_iter()
+        .chain(other)
+        .max_by_key(|age| age.at_least_ns)
 }
 
 /// The process that an owner is, where it is one.

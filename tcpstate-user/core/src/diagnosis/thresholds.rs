@@ -94,6 +94,58 @@ thresholds! {
     syn_sent_age: Time = 3 * S,
         "The time in `SYN_SENT` after which a connect counts as hanging.",
         "A SYN is repeated after 1 s and 3 s: two were lost.";
+    fin_wait2_count: Count = 3,
+        "The number of sockets held in `FIN_WAIT2` from which on it is more than a note.",
+        "One or two wait for a peer that is busy.";
+    closing_count: Count = 10,
+        "The number of a service's sockets stuck while closing from which on it is more than a note.",
+        "Some peers of every public service vanish; the kernel ends what they leave.";
+    closing_share: Percent = 10,
+        "The part of a service's sockets that must be stuck while closing for more than a note.",
+        "The same, for a large service.";
+    connect_count: Count = 3,
+        "The number of connects that hang from which on a destination without any connection is critical.",
+        "One or two may be somebody's mistake in an address.";
+    silent_share: Percent = 5,
+        "The part of a server's connections whose peers must be silent for more than a note.",
+        "Clients on the road vanish from every public service; a middlebox or a broken path takes many at once.";
+    zero_window_age: Time = 10 * S,
+        "The time for which a peer's window is closed after which it counts as one that does not read.",
+        "A peer that is merely slower than the sender opens its window again within seconds.";
+    zero_window_count: Count = 3,
+        "The number of connections whose peers do not read from which on it is more than a note.",
+        "One or two may be paused on purpose, as by a player.";
+    zero_window_share: Percent = 50,
+        "The part of a service's connections whose peers must not read for more than a note.",
+        "The same, for a large service: where most peers stop reading, something is stuck.";
+    half_open_share: Percent = 75,
+        "The part of a listener's backlog that half-open connections must take to count as a flood.",
+        "Without SYN cookies the kernel drops SYNs from here on; in peace a handshake takes a round trip.";
+    waiting_share: Percent = 25,
+        "The part of a listener's backlog that may wait to be accepted while half-open ones count as a flood.",
+        "A slow accept() fills this queue first, and then keeps connections half-open too.";
+    flood_sources: Count = 10,
+        "The number of source addresses from which on half-open connections count as a flood.",
+        "Clients that lose their SYN-ACKs are few, and repeat themselves; a flood forges addresses.";
+    synack_count: Count = 10,
+        "The number of half-open connections whose SYN-ACK was sent again from which on it is more than a note.",
+        "Scans and forged SYNs reach every public address.";
+    synack_share: Percent = 10,
+        "The same, as a part of the service's established connections.",
+        "The same, for a large service.";
+    orphans_share: Percent = 50,
+        "The part of `tcp_max_orphans` that orphans must take for a warning.",
+        "From half on, the kernel may count an orphan twice or four times, and end it early.";
+    ports_share: Percent = 80,
+        "The part of the local ports that must be taken for a warning.",
+        "The search for a free port becomes slow, and a burst takes the rest.";
+    unshared_share: Percent = 90,
+        "The part of the clients' sockets that must have a local port of their own to count as bound before the connect.",
+        "connect() gives the same ports to connections to several destinations, and leaves few of them alone.";
+    destination_share: Percent = 50,
+        "The part of the local ports that one destination may take while bind() counts as the reason.",
+        "connect() takes every second port first: destinations with less than that leave half of them free \
+         (`__inet_hash_connect`).";
     idle_time: Time = 30 * S,
         "The time without a packet after which a connection counts as idle.",
         "The shortest time-outs of load balancers and firewalls are of this size.";

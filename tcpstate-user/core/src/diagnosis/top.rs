@@ -35,6 +35,19 @@ impl<K: Copy + Eq + Hash + Ord> Top<K> {
         }
     }
 
+    /// Adds all of another one.
+    pub fn merge(&mut self, other: &Self) {
+        for (&key, &count) in &other.by_key {
+            if self.by_key.len() < MOST || self.by_key.contains_key(&key) {
+                let sum = self.by_key.entry(key).or_default();
+                *sum = sum.saturating_add(count);
+            } else {
+                self.others = self.others.saturating_add(count);
+            }
+        }
+        self.others = self.others.saturating_add(other.others);
+    }
+
     /// The keys with the largest counts, at most `most`.
     pub fn first(&self, most: usize) -> Vec<(K, u64)> {
         let mut all: Vec<_> = self

@@ -85,6 +85,41 @@ impl Socket {
         }
     }
 
+    /// Time for which the peer has not answered at least: nothing acknowledged what was sent (the timer is the one for
+    /// retransmission), or its window was closed (the timer probes it). `None` before the first time-out has expired,
+    /// and without such a timer.
+    ///
+    /// In `SYN_SENT` it is the time in the state. In others the peer may have been silent before the state began.
+    ///
+    /// A time-out is twice the one before, which the kernel counts as a back-off, but for the first few of a SYN
+    /// (`tcp_syn_linear_timeouts`). It has a longest one, which makes the bound of a retransmission too short and that of a
+    /// probe too long where it is set below its 120 s (`tcp_rto_max_ms`).
+    ///
+    /// *Source:* `tcp_retransmit_timer` in `net/ipv4/tcp_timer.c`, `tcp_send_probe0` in `net/ipv4/tcp_output.c`,
+    /// `tcp_probe0_base` and `tcp_probe0_when` in `include/net/tcp.h`.
+    pub fn unanswered(&self) -> Option<Age> {
+        const LONGEST_US: u64 = 120_000_000;
+        const SHORTEST_PROBE_US: u64 = 200_000;
+        let (timer, info) = (self.timer?, self.info?);
+        let (timeout_us, backoffs) = (u64::from(info.timeout_us?), info.backoffs?);
+        let (first_us, expiries) = match timer.kind {
+            TimerKind::Retransmit => (
+                timeout_us.checked_shr(backoffs.into()).unwrap_or(0),
+                timer.retransmits,
+            ),
+            TimerKind::Probe => (timeout_us.max(SHORTEST_PROBE_US), backoffs),
+            _ => return None,
+        };
+        let doubled = (0..u32::from(backoffs)).map(|backoff| {
+            let factor = 1_u64.checked_shl(backoff).unwrap_or(u64::MAX);
+            first_us.saturating_mul(factor).min(LONGEST_US)
+        });
+        let doubled_us: u64 = doubled.sum();
+        let same_us = first_us * u64::from(expiries.saturating_sub(backoffs));
+        let ns = ((doubled_us + same_us) * 1_000).saturating_sub(TICK_NS);
+        (ns > 0).then_some(Age::at_least(ns))
+    }
+
     /// Time since the last packet of the connection came, milliseconds: nearly every packet acknowledges
     /// something. `None` before its handshake is over, when the kernel has no such time.
     pub fn last_packet_ms(&self) -> Option<u32> {
@@ -268,6 +303,10 @@ pub struct TcpInfo {
     pub last_received_ms: Option<u32>,
     /// The time since a packet with an ACK was last received, milliseconds.
     pub last_ack_received_ms: Option<u32>,
+    /// The time-out for retransmission, microseconds, with its back-offs.
+    pub timeout_us: Option<u32>,
+    /// The number of times that the time-out was doubled; it counts for a probe of a closed window too.
+    pub backoffs: Option<u8>,
 }
 
 impl TcpInfo {

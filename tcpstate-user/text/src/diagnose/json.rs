@@ -8,7 +8,7 @@ use std::{
 use serde::Serialize;
 use serde_json::{Value, json};
 use tcpstate_core::{
-    diagnosis::{Amount, Finding, NetnsFacts},
+    diagnosis::{Amount, Finding, NetnsFacts, Place},
     escape::Printable,
     owner::Comm,
 };
@@ -135,10 +135,7 @@ pub(super) fn write(
         settings: text
             .settings
             .iter()
-            .map(|setting| {
-                let value = here.and_then(|facts| facts.settings.text(setting.path));
-                (setting.name(), value)
-            })
+            .map(|setting| (setting.name(), setting_here(place, facts, setting.path)))
             .collect(),
         commands: text
             .commands
@@ -148,6 +145,17 @@ pub(super) fn write(
         told_from: text.told_from,
     };
     lines.write(&line, out)
+}
+
+/// The value of a setting at a place; of one on the whole host, that of the first namespace that has it.
+pub(super) fn setting_here<'a>(
+    place: Place,
+    facts: &'a [NetnsFacts],
+    path: &str,
+) -> Option<&'a str> {
+    let is_here = |facts: &&NetnsFacts| place.netns.is_none_or(|netns| facts.netns == netns);
+    let mut here = facts.iter().filter(is_here);
+    here.find_map(|facts| facts.settings.text(path))
 }
 
 fn value(amount: Amount) -> Value {

@@ -9,6 +9,7 @@ use tcpstate_core::{
     service::Role,
 };
 
+use super::json::setting_here;
 use crate::{
     format::{
         text::write_wrapped,
@@ -84,12 +85,9 @@ pub(super) fn write(
         page.entry(label, line)?;
         label = "";
     }
-    let netns = finding.place.netns;
-    let here = facts.iter().find(|facts| Some(facts.netns) == netns);
     let mut label = "Settings";
     for setting in text.settings {
-        let value = here.and_then(|facts| facts.settings.text(setting.path));
-        let value = value.unwrap_or("not known here");
+        let value = setting_here(finding.place, facts, setting.path).unwrap_or("not known here");
         page.entry(
             label,
             &format!("{} = {value}: {}", setting.name(), setting.effect),

@@ -73,6 +73,7 @@ fn inventory() -> Inventory {
                 last_sent_ms: Some(3),
                 last_received_ms: Some(4),
                 last_ack_received_ms: Some(5),
+                ..TcpInfo::default()
             }),
             ..socket(
                 3,

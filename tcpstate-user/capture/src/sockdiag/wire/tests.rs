@@ -118,6 +118,8 @@ fn a_request_socket_is_in_syn_recv_and_unknown_numbers_stay() {
 #[test]
 fn attributes_are_read_where_they_are_and_skipped_where_unknown() {
     let mut info = vec![0; 232];
+    info[4] = 2;
+    info[8..12].copy_from_slice(&800_000u32.to_ne_bytes());
     info[68..72].copy_from_slice(&28u32.to_ne_bytes());
     info[100..104].copy_from_slice(&2u32.to_ne_bytes());
     info[128..136].copy_from_slice(&5_000u64.to_ne_bytes());
@@ -144,6 +146,8 @@ fn attributes_are_read_where_they_are_and_skipped_where_unknown() {
             last_sent_ms: Some(0),
             last_received_ms: Some(0),
             last_ack_received_ms: Some(0),
+            timeout_us: Some(800_000),
+            backoffs: Some(2),
         })
     );
     // The kernel counts the peer's FIN.
