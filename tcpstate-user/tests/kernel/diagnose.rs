@@ -1,7 +1,10 @@
 //! `tcpstate diagnose`: each finding is provoked for real, and named with its service port and its process; what looks
 //! alike is not taken for it.
 
+mod closing;
+mod opening;
 mod queues;
+mod tables;
 
 use std::fs;
 
@@ -14,6 +17,9 @@ use crate::process::{Tcpstate, add_skipped, check_books, has_result, nested};
 
 pub fn add(trials: &mut Vec<Trial>) {
     queues::add(trials);
+    closing::add(trials);
+    opening::add(trials);
+    tables::add(trials);
 }
 
 /// A run of `tcpstate diagnose --json` in the namespace of the calling thread.
@@ -85,6 +91,12 @@ impl Diagnosis {
         Ok(first)
     }
 
+    /// All findings of this name.
+    pub fn all(&self, name: &str) -> Vec<&Value> {
+        let all = self.findings.iter();
+        all.filter(|finding| finding["name"] == name).collect()
+    }
+
     /// That there is no other finding than these, but for notes.
     pub fn no_others(&self, names: &[&str]) -> Result<()> {
         let is_other = |finding: &&Value| {
@@ -108,6 +120,12 @@ impl Diagnosis {
         });
         words.collect::<Vec<_>>().join("; ")
     }
+}
+
+/// Changes a setting below `/proc/sys/net`, of the namespace of the calling thread.
+pub fn set(setting: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/{setting}");
+    fs::write(&path, value).with_context(|| path)
 }
 
 /// That a finding names this port on this side.

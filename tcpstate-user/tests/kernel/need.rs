@@ -61,6 +61,8 @@ pub enum Need {
     UserNamespace,
     /// A memory controller of cgroups, of either version.
     MemoryLimit,
+    /// The network namespace that the kernel began with, which alone has the settings of the whole host.
+    FirstNetns,
 }
 
 impl Need {
@@ -79,7 +81,8 @@ impl Need {
             | Self::Tun
             | Self::TimeNamespace
             | Self::UserNamespace
-            | Self::MemoryLimit => None,
+            | Self::MemoryLimit
+            | Self::FirstNetns => None,
         }
     }
 
@@ -109,6 +112,10 @@ impl Need {
                 unreadable("/proc/self/ns/time", "the kernel has no time namespaces")
             }
             Self::UserNamespace => missing_user_namespace(),
+            Self::FirstNetns => unreadable(
+                "/proc/sys/net/ipv4/tcp_max_orphans",
+                "this network namespace is not the first one",
+            ),
             Self::MemoryLimit => Self::memory_cgroups()
                 .is_none()
                 .then(|| "no memory controller of cgroups is mounted".to_owned()),
