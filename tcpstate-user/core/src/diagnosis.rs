@@ -29,7 +29,7 @@ pub use self::{
     facts::{COUNTERS, Counters, NetnsFacts, SETTINGS, Settings},
     finding::{Amount, Evidence, Figure, Finding, FindingText, Place, Severity},
     look::{Look, Looks},
-    observed::{Ending, ListenerEnd, Observed, Service, ServiceKey},
+    observed::{Cases, Ending, ListenerEnd, Observed, Service, ServiceKey, Trouble},
     rules::RULES,
     survey::{Example, Group, GroupKey, ListenerNow, Ports, Route, RouteKey, Survey},
     thresholds::{Threshold, Thresholds, Unit, UnknownThreshold},

@@ -1,5 +1,8 @@
 //! The events of some time, counted by service: all that a rule reads of them.
 
+#[cfg(test)]
+pub(super) mod tests;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     net::IpAddr,
@@ -73,27 +76,64 @@ pub struct Service {
     pub closed_first: u64,
     /// Established connections that the peer closed first.
     pub closed_second: u64,
-    /// Clients' handshakes that took so long that the SYN, or its answer, was sent again.
-    pub slow_handshakes: u64,
     /// Clients' handshakes whose duration is known.
     pub handshakes: u64,
     /// Connections that lived shorter than [`Thresholds::short_life`].
     pub short_lived: u64,
-    /// Clients' connections that were reset after the peer had closed, because they were used again.
-    pub reset_when_reused: u64,
-    /// Connections that this side had closed, and reset when data came.
-    pub reset_by_late_data: u64,
-    /// Connects that failed for want of a local port.
-    pub without_port: u64,
-    /// Those for which this very connection existed already.
-    pub without_tuple: u64,
+    /// What went wrong, by kind.
+    troubles: BTreeMap<Trouble, Cases>,
     /// The latest ends by anything but an orderly close.
     pub endings: VecDeque<Ending>,
-    /// The remote addresses of all that ended by anything but an orderly close.
+    /// The remote addresses of all that failed on the way or at the peer: none that this side reset, or had no port for,
+    /// nor those that a client of this service reset after less than [`Thresholds::short_life`], as checks do.
     pub troubled_peers: Top<IpAddr>,
-    /// The remote addresses of all that began.
+    /// The remote addresses of all that began: of a server, that were established.
     pub peers: Top<IpAddr>,
     /// The processes of all that ended.
+    pub owners: Top<Process>,
+}
+
+/// A kind of trouble that a connection has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Trouble {
+    /// A connect found no free local port.
+    NoPort,
+    /// The local port that a socket was bound to is in use to the same destination.
+    TupleTaken,
+    /// A connect got no answer.
+    ConnectTimedOut,
+    /// A connect was refused by another host.
+    Refused,
+    /// A connect to an address of this host was refused.
+    RefusedHere,
+    /// A connect did not reach the host.
+    Unreachable,
+    /// The application gave up a connect after [`Thresholds::given_up_least`].
+    GivenUp,
+    /// A connect ended by another error.
+    ConnectFailed,
+    /// A client's handshake took so long that the SYN, or its answer, was sent again.
+    SlowHandshake,
+    /// A client's connection was used after the peer had closed, and was reset.
+    ResetWhenReused,
+    /// This side had closed a connection that may have been idle, and reset it when data came.
+    LateData,
+    /// The same, of a connection that lived shorter than [`Thresholds::idle_timeout_least`].
+    EarlyClose,
+}
+
+/// The connections that had a kind of trouble.
+#[derive(Clone, Debug, Default)]
+pub struct Cases {
+    /// Their number.
+    pub count: u64,
+    /// Monotonic time of the first, nanoseconds.
+    pub first_ns: u64,
+    /// Monotonic time of the latest, nanoseconds.
+    pub last_ns: u64,
+    /// Their remote addresses.
+    pub peers: Top<IpAddr>,
+    /// Their processes.
     pub owners: Top<Process>,
 }
 
@@ -181,6 +221,37 @@ impl Observed {
         self.listeners_began.iter()
     }
 
+    /// Whether something listens at this port: at the latest look, or by the events since.
+    pub fn is_listening(&self, sockets: Option<&Survey>, netns: Option<u32>, port: u16) -> bool {
+        let looked_ns = sockets.map_or(0, |sockets| sockets.ts_ns);
+        let listeners = sockets.map_or(&[][..], |sockets| &sockets.listeners);
+        let count = |ends: &VecDeque<ListenerEnd>| {
+            let is_it = |end: &&ListenerEnd| {
+                (end.netns, end.port) == (netns, port) && end.at_ns > looked_ns
+            };
+            ends.iter().filter(is_it).count()
+        };
+        let at_look = listeners.iter().filter(|listener| {
+            netns.is_none_or(|netns| netns == listener.netns) && listener.port == port
+        });
+        at_look.count() + count(&self.listeners_began) > count(&self.listeners_ended)
+    }
+
+    /// Whether a listener at this port ended.
+    pub fn has_ended(&self, netns: Option<u32>, port: u16) -> bool {
+        let mut ends = self.listeners_ended.iter();
+        ends.any(|end| (end.netns, end.port) == (netns, port))
+    }
+
+    /// The connections of a namespace that this kernel reset.
+    pub fn resets_of(&self, netns: u32) -> u64 {
+        let services = self.services.iter();
+        let services = services.filter(|(key, _)| key.netns == Some(netns));
+        services
+            .map(|(_, service)| service.ended_by(Cause::ResetLocally))
+            .sum()
+    }
+
     /// Takes an event, with what the tracker made of it. `sockets` are those of the latest look: which were idle.
     pub fn event(
         &mut self,
@@ -207,17 +278,21 @@ impl Observed {
         }
         let service = self.services.entry(key).or_default();
         match (old, new) {
-            (State::CLOSE, State::SYN_SENT) | (State::LISTEN, State::SYN_RECV) => {
+            (State::CLOSE, State::SYN_SENT) => {
                 service.opened += 1;
+                service.peers.add(event.raddr());
             }
+            (State::LISTEN, State::SYN_RECV) => service.opened += 1,
             (State::SYN_SENT | State::SYN_RECV, State::ESTABLISHED) => {
                 service.established += 1;
-                service.peers.add(event.raddr());
-                if key.role == Role::Client
-                    && let Some(ns) = applied.handshake_ns()
-                {
+                if key.role == Role::Server {
+                    // Its remote address was not there before.
+                    service.peers.add(event.raddr());
+                } else if let Some(ns) = applied.handshake_ns() {
                     service.handshakes += 1;
-                    service.slow_handshakes += u64::from(is_repeated(ns));
+                    if is_repeated(ns) {
+                        service.note(Trouble::SlowHandshake, event, applied);
+                    }
                 }
             }
             (State::ESTABLISHED, State::FIN_WAIT1) => service.closed_first += 1,
@@ -290,20 +365,35 @@ impl Service {
             *self.failed.entry(cause).or_default() += 1;
         }
         let traffic = Traffic::of(event);
-        match (old, cause) {
-            (State::SYN_SENT, Cause::NoPort) if event.lport() == 0 => self.without_port += 1,
-            (State::SYN_SENT, Cause::NoPort) => self.without_tuple += 1,
-            (State::CLOSE_WAIT, Cause::ResetByPeer) if applied.role() == Role::Client => {
-                let sent = traffic.map(|traffic| traffic.bytes_sent);
-                let was_used = sent.zip(sent_at_fin).is_none_or(|(end, fin)| end > fin);
-                self.reset_when_reused += u64::from(was_used);
-            }
-            (State::FIN_WAIT1 | State::FIN_WAIT2, Cause::ResetLocally) => {
-                let reason = ResetReason::of(event).map(ResetReason::name);
-                let is_late_data = reason.is_none_or(|reason| reason == "tcp_abort_on_data");
-                self.reset_by_late_data += u64::from(is_late_data);
-            }
-            _ => {}
+        let lifetime_or_long_ns = lifetime_ns.unwrap_or(u64::MAX);
+        // The slower of two connects that raced is no failure.
+        let lost_race = old == State::SYN_SENT
+            && cause == Cause::Abandoned
+            && lifetime_or_long_ns < thresholds.given_up_least;
+        let trouble =
+            of_connect(event, cause)
+                .filter(|_| !lost_race)
+                .or_else(|| match (old, cause) {
+                    (State::CLOSE_WAIT, Cause::ResetByPeer) if applied.role() == Role::Client => {
+                        let sent = traffic.map(|traffic| traffic.bytes_sent);
+                        let was_used = sent.zip(sent_at_fin).is_none_or(|(end, fin)| end > fin);
+                        was_used.then_some(Trouble::ResetWhenReused)
+                    }
+                    (State::FIN_WAIT1 | State::FIN_WAIT2, Cause::ResetLocally) => {
+                        let reason = ResetReason::of(event).map(ResetReason::name);
+                        let is_late_data =
+                            reason.is_none_or(|reason| reason == "tcp_abort_on_data");
+                        let was_idle = lifetime_or_long_ns >= thresholds.idle_timeout_least;
+                        is_late_data.then_some(if was_idle {
+                            Trouble::LateData
+                        } else {
+                            Trouble::EarlyClose
+                        })
+                    }
+                    _ => None,
+                });
+        if let Some(trouble) = trouble {
+            self.note(trouble, event, applied);
         }
         let idle_ns = sockets.zip(event.netns()).zip(event.cookie()).and_then(
             |((sockets, netns), cookie)| {
@@ -311,7 +401,13 @@ impl Service {
                 Some(idle_ns + event.ts_ns().saturating_sub(sockets.ts_ns))
             },
         );
-        self.troubled_peers.add(event.raddr());
+        let is_check = applied.role() == Role::Server
+            && cause == Cause::ResetByPeer
+            && lifetime_or_long_ns < thresholds.short_life;
+        let is_own = matches!(cause, Cause::ResetLocally | Cause::NoPort | Cause::Unknown);
+        if !is_check && !is_own && !lost_race {
+            self.troubled_peers.add(event.raddr());
+        }
         if self.endings.len() == MAX_ENDS {
             self.endings.pop_front();
         }
@@ -327,6 +423,29 @@ impl Service {
         });
     }
 
+    fn note(&mut self, trouble: Trouble, event: &Event, applied: &Applied<'_>) {
+        let cases = self.troubles.entry(trouble).or_default();
+        if cases.count == 0 {
+            cases.first_ns = event.ts_ns();
+        }
+        cases.count += 1;
+        cases.last_ns = event.ts_ns();
+        cases.peers.add(event.raddr());
+        if let Some(owner) = process(&applied.owner()) {
+            cases.owners.add(owner);
+        }
+    }
+
+    /// The connections that had this trouble; `None`: there was none.
+    pub fn cases(&self, trouble: Trouble) -> Option<&Cases> {
+        self.troubles.get(&trouble)
+    }
+
+    /// Their number.
+    pub fn count(&self, trouble: Trouble) -> u64 {
+        self.cases(trouble).map_or(0, |cases| cases.count)
+    }
+
     /// The number of ends for this cause.
     pub fn ended_by(&self, cause: Cause) -> u64 {
         self.causes.get(&cause).copied().unwrap_or(0)
@@ -336,6 +455,25 @@ impl Service {
     pub fn failed_by(&self, cause: Cause) -> u64 {
         self.failed.get(&cause).copied().unwrap_or(0)
     }
+}
+
+/// The trouble of a connect that ended for this cause; `None`: it was established.
+fn of_connect(event: &Event, cause: Cause) -> Option<Trouble> {
+    if event.oldstate() != State::SYN_SENT {
+        return None;
+    }
+    Some(match cause {
+        Cause::NoPort if event.lport() == 0 => Trouble::NoPort,
+        Cause::NoPort => Trouble::TupleTaken,
+        Cause::TimedOut => Trouble::ConnectTimedOut,
+        Cause::Refused if event.raddr().is_loopback() || event.raddr() == event.laddr() => {
+            Trouble::RefusedHere
+        }
+        Cause::Refused => Trouble::Refused,
+        Cause::Unreachable => Trouble::Unreachable,
+        Cause::Abandoned => Trouble::GivenUp,
+        _ => Trouble::ConnectFailed,
+    })
 }
 
 /// Whether a handshake took so long that a SYN was sent again: near 1, 2, 3, ... seconds, where the kernel repeats it.

@@ -18,6 +18,11 @@ mod syn_flood;
 mod synack_retransmits;
 mod time_wait_table_full;
 
+mod connects_fail;
+mod listener_vanished;
+mod ports_exhausted;
+mod syn_loss;
+
 use super::Rule;
 
 /// All rules, those that explain the most trouble first.
@@ -37,4 +42,9 @@ pub static RULES: &[&Rule] = &[
     &synack_retransmits::RULE,
     &time_wait_table_full::RULE,
     &reset_before_accept::RULE,
+    // By events.
+    &ports_exhausted::RULE,
+    &connects_fail::RULE,
+    &listener_vanished::RULE,
+    &syn_loss::RULE,
 ];

@@ -155,6 +155,60 @@ thresholds! {
     short_life: Time = 100 * MS,
         "The lifetime below which a connection counts as short.",
         "A request of a service nearby takes less; a connection that is used again lives longer.";
+
+    // Of what events show.
+    connects_failed: Count = 3,
+        "The number of failed connects to a service port from which on it is more than a note.",
+        "One or two are a client that tries an address that is not there, and then another one.";
+    connects_failed_share: Percent = 10,
+        "The part of all connects to a service port that must have failed for a warning; half of them is critical.",
+        "Clients that try several addresses lose some of their connects, and nobody notices.";
+    given_up_least: Time = S,
+        "The time after which a connect that the application gives up counts as failed.",
+        "A client that tries two addresses at once gives up the slower one sooner (RFC 8305: 250 ms); time-outs of \
+         connects are longer.";
+    stale_pool_count: Count = 3,
+        "The number of connections reset because they were used after the peer had closed, from which on it is a pool's fault.",
+        "One is a request that met the close; a pool repeats it.";
+    keepalive_race_count: Count = 3,
+        "The number of connections that got a request after their idle time-out from which on it is a warning.",
+        "One is bad luck; where the peer's time-out is longer, it comes again and again.";
+    idle_timeout_least: Time = S,
+        "The lifetime below which no idle time-out can have closed a connection.",
+        "Servers count idle time in seconds.";
+    slow_handshakes: Count = 3,
+        "The number of slow handshakes from which on it is loss.",
+        "A single lost packet is normal.";
+    slow_handshakes_share: Percent = 1,
+        "The part of clients' handshakes in which the SYN was sent again, from which on it is loss.",
+        "A good network loses far less; at 1 % one user in a hundred waits a second longer.";
+    idle_resets: Count = 3,
+        "The number of different moments at which idle connections were reset, from which on it is a time-out on the way.",
+        "A peer that ends resets all of them at one moment.";
+    health_checks: Count = 3,
+        "The number of short connections from one address that it reset from which on they count as checks.",
+        "Two have one distance; with three there are two that can be compared.";
+    short_rate: PerSecond = 50,
+        "The number of connections that begin a second at a service port from which on a use again is worth it.",
+        "At 50 a second 3,000 are in TIME_WAIT all the time (60 s each).";
+    short_share: Percent = 80,
+        "The part of the connections that must be short for it.",
+        "Below that, most connections are used for some time.";
+    ports_used_share: Percent = 80,
+        "The part of the local ports to one destination that short connections may use before it is a warning.",
+        "A burst takes the rest within seconds.";
+    failing_peer_count: Count = 5,
+        "The number of failures at one address from which on it counts as the one that fails.",
+        "With fewer, chance can pick one address.";
+    failing_peer_share: Percent = 80,
+        "The part of all failures of a service that one address must have.",
+        "If others fail as well, it is not that address.";
+    time_wait_count: Count = 1_000,
+        "The number of sockets in `TIME_WAIT` at a service port from which on it is worth saying who closes first.",
+        "Fewer cost nothing: a socket in TIME_WAIT is a few hundred bytes.";
+    deploy_time: Time = 10 * S,
+        "The time around the end and the beginning of a listener in which resets count as its work.",
+        "Process managers stop a process within this time, or kill it.";
 }
 
 impl Default for Thresholds {

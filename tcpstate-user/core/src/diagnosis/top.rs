@@ -26,24 +26,28 @@ impl<K: Eq + Hash> Default for Top<K> {
 impl<K: Copy + Eq + Hash + Ord> Top<K> {
     /// Counts one more of a key.
     pub fn add(&mut self, key: K) {
+        self.add_many(key, 1);
+    }
+
+    fn add_many(&mut self, key: K, more: u64) {
         if let Some(count) = self.by_key.get_mut(&key) {
-            *count += 1;
+            *count = count.saturating_add(more);
         } else if self.by_key.len() < MOST {
-            self.by_key.insert(key, 1);
+            self.by_key.insert(key, more);
         } else {
-            self.others += 1;
+            self.others = self.others.saturating_add(more);
         }
     }
 
-    /// Adds all of another one.
-    pub fn merge(&mut self, other: &Self) {
+    /// The count of a key; 0 where it is one of those that are counted together.
+    pub fn count(&self, key: &K) -> u64 {
+        self.by_key.get(key).copied().unwrap_or(0)
+    }
+
+    /// Adds the counts of another one.
+    pub fn extend(&mut self, other: &Self) {
         for (&key, &count) in &other.by_key {
-            if self.by_key.len() < MOST || self.by_key.contains_key(&key) {
-                let sum = self.by_key.entry(key).or_default();
-                *sum = sum.saturating_add(count);
-            } else {
-                self.others = self.others.saturating_add(count);
-            }
+            self.add_many(key, count);
         }
         self.others = self.others.saturating_add(other.others);
     }
@@ -86,5 +90,9 @@ mod tests {
         assert_eq!(top.total(), 2_000);
         assert_eq!(top.first(1), [(7, 1_001 - 7 + 7)]);
         assert_eq!(top.keys(), MOST + 1);
+        let mut twice = top.clone();
+        twice.extend(&top);
+        assert_eq!((twice.total(), twice.count(&7)), (4_000, 2_002));
+        assert_eq!(twice.count(&999), 0);
     }
 }

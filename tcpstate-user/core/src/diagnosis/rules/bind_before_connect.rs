@@ -3,8 +3,7 @@
 use tcpstate_common::State;
 
 use super::super::{
-    Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot,
-    share::{is_share, share},
+    Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot, share::Share,
 };
 use crate::{
     service::Role,
@@ -62,7 +61,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         };
         let ports = range.len() as u64;
         let taken = u64::from(taken.count_in(&range));
-        if ports == 0 || !is_share(taken, ports, snapshot.thresholds.ports_share) {
+        if ports == 0 || !Share::of(taken, ports).is_at_least(snapshot.thresholds.ports_share) {
             continue;
         }
         let routes = sockets.routes.iter();
@@ -74,8 +73,8 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             largest = largest.max(route.sockets.into());
         }
         if destinations < 2
-            || is_share(largest, ports, snapshot.thresholds.destination_share)
-            || !is_share(taken, all, snapshot.thresholds.unshared_share)
+            || Share::of(largest, ports).is_at_least(snapshot.thresholds.destination_share)
+            || !Share::of(taken, all).is_at_least(snapshot.thresholds.unshared_share)
         {
             continue;
         }
@@ -99,11 +98,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         finding.figures = vec![
             Figure::count("taken", taken, Evidence::Sampled),
             Figure::count("ports", ports, Evidence::Counted),
-            Figure {
-                name: "share",
-                amount: share(taken, ports),
-                evidence: Evidence::Inferred,
-            },
+            Share::of(taken, ports).figure("share", Evidence::Inferred),
             Figure::count("connections", all, Evidence::Sampled),
             Figure::count("destinations", destinations, Evidence::Sampled),
         ];

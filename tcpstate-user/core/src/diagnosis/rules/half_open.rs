@@ -2,7 +2,7 @@
 
 use std::cmp::max;
 
-use super::super::{ListenerNow, Snapshot, share::is_share};
+use super::super::{ListenerNow, Snapshot, share::Share};
 
 /// What half-open connections of a listener are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,14 +20,16 @@ impl HalfOpen {
     pub(super) fn of(listener: &ListenerNow, snapshot: &Snapshot<'_>) -> Self {
         let thresholds = snapshot.thresholds;
         let room = room(listener, snapshot);
-        let is_full =
-            room.is_some_and(|room| is_share(listener.half_open, room, thresholds.half_open_share));
+        let is_full = room.is_some_and(|room| {
+            Share::of(listener.half_open, room).is_at_least(thresholds.half_open_share)
+        });
         let waits = listener.waiting.zip(listener.backlog);
         // A slow accept() keeps connections half-open too, once its queue is full.
         let is_accepted = waits.is_some_and(|(waiting, backlog)| {
             waiting == 0
                 || (waiting <= backlog
-                    && !is_share(waiting.into(), backlog.into(), thresholds.waiting_share))
+                    && !Share::of(waiting.into(), backlog.into())
+                        .is_at_least(thresholds.waiting_share))
         });
         // Deferred ones look new for a part of their time: to be more than that, SYN-ACKs must have been sent again.
         let is_deferred = listener.deferred >= listener.resent;

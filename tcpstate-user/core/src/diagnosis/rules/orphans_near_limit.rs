@@ -3,7 +3,7 @@
 use tcpstate_common::State;
 
 use super::super::{
-    Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot, share::is_share,
+    Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot, share::Share,
 };
 use crate::{
     service::Role,
@@ -75,7 +75,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         .iter()
         .fold(0_u64, |sum, &(_, aborted)| sum.saturating_add(aborted));
     let is_near = limit.is_some_and(|limit| {
-        orphans > 0 && is_share(orphans, limit, snapshot.thresholds.orphans_share)
+        orphans > 0 && Share::of(orphans, limit).is_at_least(snapshot.thresholds.orphans_share)
     });
     let severity = match (all_aborted > 0, is_near) {
         (true, _) => Severity::Critical,

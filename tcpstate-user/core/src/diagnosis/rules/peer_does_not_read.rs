@@ -4,7 +4,7 @@ use tcpstate_common::State;
 
 use super::super::{
     Amount, Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot,
-    share::{is_share, share},
+    share::Share,
 };
 use crate::units::{Count, Span};
 
@@ -55,7 +55,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             continue;
         }
         let is_most = probing >= thresholds.zero_window_count
-            && is_share(probing, group.count, thresholds.zero_window_share);
+            && Share::of(probing, group.count).is_at_least(thresholds.zero_window_share);
         let severity = if is_most {
             Severity::Warning
         } else {
@@ -84,11 +84,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         finding.figures = vec![
             Figure::count("not_reading", probing, Evidence::Sampled),
             Figure::count("established", group.count, Evidence::Sampled),
-            Figure {
-                name: "share",
-                amount: share(probing, group.count),
-                evidence: Evidence::Sampled,
-            },
+            Share::of(probing, group.count).figure("share", Evidence::Sampled),
         ];
         finding
             .figures

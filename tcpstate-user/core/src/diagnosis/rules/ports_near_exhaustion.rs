@@ -6,8 +6,7 @@ use tcpstate_common::State;
 
 use super::super::{
     Amount, Evidence, Figure, Finding, FindingText, Input, NetnsFacts, Place, Route, RouteKey,
-    Rule, Severity, Snapshot,
-    share::{is_share, share},
+    Rule, Severity, Snapshot, share::Share,
 };
 use crate::{
     service::Role,
@@ -125,11 +124,7 @@ fn finding(snapshot: &Snapshot<'_>, key: &RouteKey, route: Route, ports: Ports) 
     finding.figures = vec![
         Figure::count("taken", taken, Evidence::Sampled),
         Figure::count("ports", ports.count, Evidence::Counted),
-        Figure {
-            name: "share",
-            amount: share(taken, ports.count),
-            evidence: Evidence::Inferred,
-        },
+        Share::of(taken, ports.count).figure("share", Evidence::Inferred),
         Figure::count("time_wait", route.time_wait.into(), Evidence::Sampled),
     ];
     finding.figures.extend(left_ns.map(|ns| Figure {
@@ -190,7 +185,7 @@ impl Ports {
     }
 
     fn is_near(self, key: &RouteKey, route: Route, percent: u64) -> bool {
-        is_share(self.taken(key, route), self.count, percent) && self.count > 0
+        Share::of(self.taken(key, route), self.count).is_at_least(percent) && self.count > 0
     }
 }
 

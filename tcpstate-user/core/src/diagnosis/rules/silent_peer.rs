@@ -4,7 +4,7 @@ use tcpstate_common::State;
 
 use super::super::{
     Amount, Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot,
-    share::{is_share, share},
+    share::Share,
 };
 use crate::{
     service::Role,
@@ -67,7 +67,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             continue;
         }
         let is_usual = key.role == Role::Server
-            && !is_share(silent, group.count, snapshot.thresholds.silent_share);
+            && !Share::of(silent, group.count).is_at_least(snapshot.thresholds.silent_share);
         let severity = if is_usual {
             Severity::Note
         } else {
@@ -97,11 +97,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         finding.figures = vec![
             Figure::count("silent", silent, Evidence::Sampled),
             Figure::count("established", group.count, Evidence::Sampled),
-            Figure {
-                name: "share",
-                amount: share(silent, group.count),
-                evidence: Evidence::Sampled,
-            },
+            Share::of(silent, group.count).figure("share", Evidence::Sampled),
         ];
         finding
             .figures

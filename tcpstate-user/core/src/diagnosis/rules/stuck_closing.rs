@@ -6,7 +6,7 @@ use tcpstate_common::State;
 
 use super::super::{
     Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot, Top,
-    share::is_share,
+    share::Share,
 };
 use crate::{
     event::Process,
@@ -101,8 +101,8 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             all.blocked_orphans += group.blocked_orphans;
             let oldest = [all.oldest, group.oldest].into_iter().flatten();
             all.oldest = oldest.max_by_key(|age| age.at_least_ns);
-            all.peers.merge(&group.peers);
-            all.owners.merge(&group.owners);
+            all.peers.extend(&group.peers);
+            all.owners.extend(&group.owners);
         }
     }
     let found = services.into_iter();
@@ -111,7 +111,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             let whole = sockets.count_of(netns, role, port);
             let thresholds = snapshot.thresholds;
             let is_many = all.stuck >= thresholds.closing_count
-                && is_share(all.stuck, whole, thresholds.closing_share);
+                && Share::of(all.stuck, whole).is_at_least(thresholds.closing_share);
             let severity = if is_many {
                 Severity::Warning
             } else {

@@ -5,7 +5,7 @@ use tcpstate_common::State;
 use super::{
     super::{
         Evidence, Figure, Finding, FindingText, GroupKey, Input, Place, Rule, Severity, Snapshot,
-        share::is_share,
+        share::Share,
     },
     half_open::HalfOpen,
 };
@@ -69,7 +69,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         });
         let established = established.map_or(0, |group| group.count);
         let is_many = listener.resent >= thresholds.synack_count
-            && is_share(listener.resent, established, thresholds.synack_share);
+            && Share::of(listener.resent, established).is_at_least(thresholds.synack_share);
         let severity = if is_many {
             Severity::Warning
         } else {
