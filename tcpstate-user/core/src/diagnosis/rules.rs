@@ -19,8 +19,13 @@ mod synack_retransmits;
 mod time_wait_table_full;
 
 mod connects_fail;
+mod failing_peer;
+mod health_checks;
+mod idle_reset;
+mod keepalive_race;
 mod listener_vanished;
 mod ports_exhausted;
+mod stale_pool;
 mod syn_loss;
 
 use super::Rule;
@@ -47,4 +52,9 @@ pub static RULES: &[&Rule] = &[
     &connects_fail::RULE,
     &listener_vanished::RULE,
     &syn_loss::RULE,
+    &stale_pool::RULE,
+    &keepalive_race::RULE,
+    &idle_reset::RULE,
+    &failing_peer::RULE,
+    &health_checks::RULE,
 ];
