@@ -18,13 +18,16 @@ mod syn_flood;
 mod synack_retransmits;
 mod time_wait_table_full;
 
+mod closes_first;
 mod connects_fail;
+mod deploy;
 mod failing_peer;
 mod health_checks;
 mod idle_reset;
 mod keepalive_race;
 mod listener_vanished;
 mod ports_exhausted;
+mod short_connections;
 mod stale_pool;
 mod syn_loss;
 
@@ -56,5 +59,8 @@ pub static RULES: &[&Rule] = &[
     &keepalive_race::RULE,
     &idle_reset::RULE,
     &failing_peer::RULE,
+    &deploy::RULE,
+    &short_connections::RULE,
+    &closes_first::RULE,
     &health_checks::RULE,
 ];
