@@ -125,7 +125,7 @@ fn ports_used(snapshot: &Snapshot<'_>, key: &ServiceKey) -> Option<Share> {
     let routes = snapshot.sockets?.routes.iter();
     let routes = routes.filter(|(route, _)| route.netns == netns && Some(route.rport) == key.port);
     Some(Share {
-        part: routes.map(|(_, &count)| u64::from(count)).max()?,
+        part: routes.map(|(_, route)| u64::from(route.sockets)).max()?,
         whole: range.len() as u64,
     })
 }
@@ -134,7 +134,7 @@ fn ports_used(snapshot: &Snapshot<'_>, key: &ServiceKey) -> Option<Share> {
 mod tests {
     use super::{
         super::super::{
-            RouteKey, Survey,
+            Route, RouteKey, Survey,
             observed::tests::{Host, MS, NETNS, S, only, peer},
         },
         *,
@@ -176,6 +176,10 @@ mod tests {
                 laddr: peer(200),
                 raddr: peer(1),
                 rport: 80,
+            };
+            let used = Route {
+                sockets: used,
+                ..Route::default()
             };
             sockets.routes.insert(route, used);
             host.sockets = Some(sockets);
