@@ -7,7 +7,7 @@ mod json;
 mod text;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
 };
 
@@ -71,6 +71,8 @@ pub struct Diagnose {
     window_began_ns: u64,
     printed: u64,
     lines: Lines,
+    /// The kinds of findings that were explained in full.
+    explained: BTreeSet<&'static str>,
     time: Local,
     wall_at_monotonic_zero_ns: i64,
     /// Whether there are events.
@@ -108,6 +110,12 @@ impl Change {
     }
 }
 
+/// Whether a finding is shown with all that is known about its kind: not a note, which asks for nothing, and not the
+/// same words twice.
+fn is_in_full(finding: &Finding, explained: &mut BTreeSet<&'static str>) -> bool {
+    finding.severity > Severity::Note && explained.insert(finding.text.name)
+}
+
 impl Diagnose {
     /// A view that has seen nothing but this first look.
     pub fn new(options: Options, first: Look, looks: Option<Box<dyn Looks>>) -> Self {
@@ -126,6 +134,7 @@ impl Diagnose {
             window_began_ns: 0,
             printed: 0,
             lines: Lines::default(),
+            explained: BTreeSet::new(),
             time,
             wall_at_monotonic_zero_ns: 0,
             is_watched: false,
@@ -266,7 +275,8 @@ impl Diagnose {
                     .saturating_add_unsigned(now_ns));
                 if change == Change::Appeared {
                     writeln!(out, "{at}")?;
-                    text::write(finding, facts, settings, out)?;
+                    let in_full = is_in_full(finding, &mut self.explained);
+                    text::write(finding, in_full, facts, settings, out)?;
                     return writeln!(out);
                 }
                 write!(out, "{at} {}: ", change.name())?;
@@ -405,7 +415,8 @@ impl View for Diagnose {
                 .write(&Summary::new(end, Some(&books), totals), out);
         }
         for finding in findings.iter().filter(|_| !is_done) {
-            text::write(finding, &facts.facts, settings, out)?;
+            let in_full = is_in_full(finding, &mut self.explained);
+            text::write(finding, in_full, &facts.facts, settings, out)?;
             writeln!(out)?;
         }
         if !is_done && findings.is_empty() {

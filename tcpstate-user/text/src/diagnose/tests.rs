@@ -149,6 +149,27 @@ fn a_finding_says_what_where_whose_and_what_to_do() {
 }
 
 #[test]
+fn what_was_explained_is_not_explained_again() {
+    let both = |count| {
+        let mut look = look(count);
+        let groups = &mut look.sockets.as_mut().unwrap().groups;
+        let (mut key, group) = groups
+            .iter()
+            .map(|(key, group)| (*key, group.clone()))
+            .next()
+            .unwrap();
+        key.port = Some(8081);
+        groups.insert(key, group);
+        look
+    };
+    let (out, _, _) = run(Format::Text, None, both(5), vec![both(8)]);
+    assert_eq!(out.matches("\nCRITICAL ").count(), 2, "{out}");
+    assert_eq!(out.matches("\nMeaning ").count(), 1, "{out}");
+    let explain = "          tcpstate explain close_wait_leak";
+    assert!(out.lines().any(|line| line == explain), "{out}");
+}
+
+#[test]
 fn nothing_is_said_to_be_nothing() {
     let (out, err, found) = run(Format::Text, None, look(1), vec![look(1)]);
     assert!(

@@ -39,9 +39,10 @@ pub(super) fn write_line(
     )
 }
 
-/// Writes a finding in full.
+/// Writes a finding: with all that is known about its kind, or only what is so here.
 pub(super) fn write(
     finding: &Finding,
+    in_full: bool,
     facts: &[NetnsFacts],
     settings: &Settings,
     out: &mut dyn Write,
@@ -72,6 +73,22 @@ pub(super) fn write(
     if let Some(since) = finding.since {
         let bound = if since.is_exact { "" } else { "more than " };
         page.entry("Since", &format!("{bound}{}", Span(since.at_least_ns)))?;
+    }
+    if !in_full {
+        let mut label = "Do";
+        for line in &finding.here {
+            page.entry(label, line)?;
+            label = "";
+        }
+        let see = finding.text.commands.first();
+        let see = see.map(|command| finding.command(command));
+        let explain = format!("tcpstate explain {}", text.name);
+        let mut label = "See";
+        for line in see.into_iter().chain([explain]) {
+            writeln!(page.out, "{label:INDENT$}{line}")?;
+            label = "";
+        }
+        return Ok(());
     }
     page.entry("Meaning", text.is)?;
     page.entry("Matters", text.why)?;
@@ -116,11 +133,9 @@ pub(super) fn write_absent(
 ) -> io::Result<()> {
     let width = settings.width.map_or(WIDTH, |width| width.clamp(40, WIDTH));
     for rule in not_found {
-        writeln!(
-            out,
-            "{:10} {}: {}",
-            "not found", rule.text.name, rule.text.title
-        )?;
+        write!(out, "{:10} ", "not found")?;
+        let text = format!("{}: {}", rule.text.name, rule.text.title);
+        write_wrapped(out, width, 11, "", &text)?;
     }
     for (rule, input) in unchecked {
         write!(out, "{:10} ", "unchecked")?;
