@@ -316,6 +316,7 @@ fn links_between_the_documents_resolve() {
         "docs/overhead-notebook.md",
         "docs/reliability.md",
         "docs/troubleshooting.md",
+        "docs/diagnosis.md",
     ] {
         let text = document(path);
         let folder = Path::new(path).parent().unwrap();
