@@ -1,7 +1,7 @@
 //! Close causes. The cause that `tcpstate` reports for each end is compared with the `errno` that the
 //! application got and, without an error, with the segments that tcpdump saw.
 
-mod situations;
+pub mod situations;
 
 use std::{collections::BTreeMap, fs, path::Path};
 

@@ -2,8 +2,12 @@
 //! alike is not taken for it.
 
 mod closing;
+mod connects;
+mod ends;
+mod healthy;
 mod opening;
 mod queues;
+mod services;
 mod tables;
 
 use std::fs;
@@ -13,13 +17,17 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-use crate::process::{Tcpstate, add_skipped, check_books, has_result, nested};
+use crate::process::{Output, Tcpstate, add_skipped, check_books, has_result, nested};
 
 pub fn add(trials: &mut Vec<Trial>) {
     queues::add(trials);
     closing::add(trials);
     opening::add(trials);
     tables::add(trials);
+    connects::add(trials);
+    ends::add(trials);
+    services::add(trials);
+    healthy::add(trials);
 }
 
 /// A run of `tcpstate diagnose --json` in the namespace of the calling thread.
@@ -38,6 +46,19 @@ impl Diagnosis {
         thresholds: &str,
         while_it_runs: impl FnOnce() -> Result<()>,
     ) -> Result<Self> {
+        let (started, _rules) = Self::start(duration, thresholds)?;
+        while_it_runs()?;
+        Self::read(&started.finish()?)
+    }
+
+    /// The same until `while_it_runs` is done, however long that takes.
+    pub fn during(thresholds: &str, while_it_runs: impl FnOnce() -> Result<()>) -> Result<Self> {
+        let (started, _rules) = Self::start("1h", thresholds)?;
+        while_it_runs()?;
+        Self::read(&started.stop()?)
+    }
+
+    fn start(duration: &str, thresholds: &str) -> Result<(Tcpstate, NamedTempFile)> {
         let rules = NamedTempFile::new()?;
         fs::write(&rules, thresholds)?;
         let path = rules.path().to_str().context("a path that is no text")?;
@@ -51,8 +72,10 @@ impl Diagnosis {
             "--duration",
             duration,
         ])?;
-        while_it_runs()?;
-        let output = started.finish()?;
+        Ok((started, rules))
+    }
+
+    fn read(output: &Output) -> Result<Self> {
         ensure!(
             has_result(output.status),
             "{}: {}",
@@ -72,6 +95,14 @@ impl Diagnosis {
             output.status
         );
         Ok(Self { findings, summary })
+    }
+
+    /// The finding of this name at this service port.
+    pub fn at(&self, name: &str, port: u16) -> Result<&Value> {
+        let mut found = self.findings.iter();
+        let found =
+            found.find(|finding| finding["name"] == name && finding["service_port"] == port);
+        found.with_context(|| format!("no {name} at {port}: {}", self.words()))
     }
 
     /// The one finding of this name.

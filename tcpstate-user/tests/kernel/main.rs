@@ -40,6 +40,7 @@ mod restored;
 mod ring;
 mod same_as_oracle;
 mod selections;
+mod servers;
 mod slow_network;
 mod soak;
 mod ss;

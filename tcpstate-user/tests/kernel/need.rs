@@ -194,6 +194,9 @@ pub fn missing_name(name: &[u8], meaning: &str) -> Option<String> {
     }
 }
 
+/// Programs that a machine may lack, even where everything else is required.
+const REAL: &[&str] = &["nginx", "haproxy", "redis-server", "wrk"];
+
 /// The settings of the environment.
 struct Known {
     /// `TCPSTATE_REQUIRE_KERNEL=1`: every requirement not listed as missing must be met.
@@ -224,8 +227,8 @@ impl Known {
             // listed.
             Some("netem") if self.lacks.is_none() => true,
             Some(feature) => self.is_lacking(feature),
-            // A real server, beside programs of the tests that do the same.
-            None if need == Need::Program("nginx") => true,
+            // Real servers and their clients, beside programs of the tests that do the same.
+            None if REAL.iter().any(|&name| need == Need::Program(name)) => true,
             // Many distributions do not allow it.
             None if need == Need::UserNamespace => true,
             None => false,

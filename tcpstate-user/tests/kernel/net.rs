@@ -227,6 +227,18 @@ pub fn drop_incoming(rules: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// A counter of the kernel for the namespace of the calling thread, of `TcpExt`.
+pub fn counter(wanted: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/thread-self/net/netstat")?;
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let names = lines.next().context("no names")?.split_whitespace();
+    let values = lines.next().context("no values")?.split_whitespace();
+    let mut pairs = names.zip(values);
+    let found = pairs.find(|(name, _)| *name == wanted);
+    let (_, value) = found.with_context(|| format!("no {wanted}"))?;
+    Ok(value.parse()?)
+}
+
 /// Raises the number of files that this process may have open.
 pub fn allow_open_files(wanted: u64) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);

@@ -11,7 +11,7 @@ use std::{
 use hashbrown::HashMap;
 use tcpstate_common::State;
 
-use super::{Survey, Thresholds, Top};
+use super::{ListenerNow, Survey, Thresholds, Top};
 use crate::{
     cause::{Cause, ResetReason},
     event::{Event, Process, SocketId},
@@ -116,9 +116,11 @@ pub enum Trouble {
     SlowHandshake,
     /// A client's connection was used after the peer had closed, and was reset.
     ResetWhenReused,
-    /// This side had closed a connection that may have been idle, and reset it when data came.
+    /// This side had closed a connection that may have been idle, and reset it when data came that was under way.
     LateData,
-    /// The same, of a connection that lived shorter than [`Thresholds::idle_timeout_least`].
+    /// The same, when the peer had acknowledged the close before.
+    DataAfterFin,
+    /// This side reset a connection like these that lived shorter than [`Thresholds::idle_timeout_least`].
     EarlyClose,
 }
 
@@ -263,7 +265,7 @@ impl Observed {
         let (old, new) = (event.oldstate(), event.newstate());
         self.now_ns = self.now_ns.max(event.ts_ns());
         if old == State::LISTEN && new == State::CLOSE || new == State::LISTEN {
-            self.listener(event, applied);
+            self.listener(event, applied, sockets);
             return;
         }
         let key = ServiceKey {
@@ -317,7 +319,7 @@ impl Observed {
         service.end(event, applied, cause, sent_at_fin, sockets, thresholds);
     }
 
-    fn listener(&mut self, event: &Event, applied: &Applied<'_>) {
+    fn listener(&mut self, event: &Event, applied: &Applied<'_>, sockets: Option<&Survey>) {
         let list = if event.newstate() == State::LISTEN {
             &mut self.listeners_began
         } else {
@@ -331,7 +333,13 @@ impl Observed {
             netns: event.netns(),
             laddr: event.laddr(),
             port: event.lport(),
-            owner: process(&applied.owner()),
+            owner: process(&applied.owner()).or_else(|| {
+                // It was there before.
+                let mut listeners = sockets?.listeners.iter();
+                let netns = event.netns().unwrap_or(0);
+                let is_it = |one: &&ListenerNow| (one.netns, one.port) == (netns, event.lport());
+                listeners.find(is_it)?.owner
+            }),
         });
     }
 }
@@ -370,28 +378,24 @@ impl Service {
         let lost_race = old == State::SYN_SENT
             && cause == Cause::Abandoned
             && lifetime_or_long_ns < thresholds.given_up_least;
-        let trouble =
-            of_connect(event, cause)
-                .filter(|_| !lost_race)
-                .or_else(|| match (old, cause) {
-                    (State::CLOSE_WAIT, Cause::ResetByPeer) if applied.role() == Role::Client => {
-                        let sent = traffic.map(|traffic| traffic.bytes_sent);
-                        let was_used = sent.zip(sent_at_fin).is_none_or(|(end, fin)| end > fin);
-                        was_used.then_some(Trouble::ResetWhenReused)
-                    }
-                    (State::FIN_WAIT1 | State::FIN_WAIT2, Cause::ResetLocally) => {
-                        let reason = ResetReason::of(event).map(ResetReason::name);
-                        let is_late_data =
-                            reason.is_none_or(|reason| reason == "tcp_abort_on_data");
-                        let was_idle = lifetime_or_long_ns >= thresholds.idle_timeout_least;
-                        is_late_data.then_some(if was_idle {
-                            Trouble::LateData
-                        } else {
-                            Trouble::EarlyClose
-                        })
-                    }
-                    _ => None,
-                });
+        let trouble = match old {
+            State::SYN_SENT => (!lost_race).then(|| of_connect(event, cause)),
+            State::CLOSE_WAIT if cause == Cause::ResetByPeer && applied.role() == Role::Client => {
+                let sent = traffic.map(|traffic| traffic.bytes_sent);
+                let was_used = sent.zip(sent_at_fin).is_none_or(|(end, fin)| end > fin);
+                was_used.then_some(Trouble::ResetWhenReused)
+            }
+            State::FIN_WAIT1 | State::FIN_WAIT2 if cause == Cause::ResetLocally => {
+                let reason = ResetReason::of(event).map(ResetReason::name);
+                let is_late_data = reason.is_none_or(|reason| reason == "tcp_abort_on_data");
+                is_late_data.then_some(match old {
+                    _ if lifetime_or_long_ns < thresholds.idle_timeout_least => Trouble::EarlyClose,
+                    State::FIN_WAIT1 => Trouble::LateData,
+                    _ => Trouble::DataAfterFin,
+                })
+            }
+            _ => None,
+        };
         if let Some(trouble) = trouble {
             self.note(trouble, event, applied);
         }
@@ -457,12 +461,9 @@ impl Service {
     }
 }
 
-/// The trouble of a connect that ended for this cause; `None`: it was established.
-fn of_connect(event: &Event, cause: Cause) -> Option<Trouble> {
-    if event.oldstate() != State::SYN_SENT {
-        return None;
-    }
-    Some(match cause {
+/// The trouble of a connect that ended for this cause.
+fn of_connect(event: &Event, cause: Cause) -> Trouble {
+    match cause {
         Cause::NoPort if event.lport() == 0 => Trouble::NoPort,
         Cause::NoPort => Trouble::TupleTaken,
         Cause::TimedOut => Trouble::ConnectTimedOut,
@@ -473,7 +474,7 @@ fn of_connect(event: &Event, cause: Cause) -> Option<Trouble> {
         Cause::Unreachable => Trouble::Unreachable,
         Cause::Abandoned => Trouble::GivenUp,
         _ => Trouble::ConnectFailed,
-    })
+    }
 }
 
 /// Whether a handshake took so long that a SYN was sent again: near 1, 2, 3, ... seconds, where the kernel repeats it.

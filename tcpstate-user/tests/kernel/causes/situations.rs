@@ -75,7 +75,7 @@ fn nft(script: &str) -> Result<()> {
 }
 
 /// Adds a rule for arriving packets.
-fn on_arrival(rule: &str) -> Result<()> {
+pub fn on_arrival(rule: &str) -> Result<()> {
     nft(&format!(
         "add table inet test; \
          add chain inet test arriving {{ type filter hook input priority 0; }}; \
@@ -83,11 +83,13 @@ fn on_arrival(rule: &str) -> Result<()> {
     ))
 }
 
-fn as_before() -> Result<()> {
+/// Removes these rules.
+pub fn as_before() -> Result<()> {
     nft("delete table inet test")
 }
 
-fn sysctl(name: &str, value: &str) -> Result<()> {
+/// Sets a setting of the calling thread's namespace, by its path below `/proc/sys/net`.
+pub fn sysctl(name: &str, value: &str) -> Result<()> {
     fs::write(Path::new("/proc/sys/net").join(name), value).with_context(|| name.to_owned())
 }
 

@@ -345,17 +345,21 @@ fn only_data_after_the_peers_close_is_a_use() {
 }
 
 #[test]
-fn late_data_is_distinguished_by_the_lifetime() {
+fn late_data_is_distinguished_by_lifetime_and_state() {
     let mut host = Host::new();
-    for lifetime_ns in [10 * MS, 5 * S] {
+    for (lifetime_ns, is_acknowledged) in [(10 * MS, false), (5 * S, false), (5 * S, true)] {
         let mut life = host.accepted(80, peer(1));
         host.goes(&mut life, lifetime_ns, State::FIN_WAIT1);
+        if is_acknowledged {
+            host.goes(&mut life, MS, State::FIN_WAIT2);
+        }
         life.gets_late_data();
         host.goes(&mut life, MS, State::CLOSE);
     }
     let service = service(&host, Role::Server, 80);
     assert_eq!(service.count(Trouble::LateData), 1);
     assert_eq!(service.count(Trouble::EarlyClose), 1);
+    assert_eq!(service.count(Trouble::DataAfterFin), 1);
     // It is no fault of the peer.
     assert_eq!(service.troubled_peers.total(), 0);
 }
@@ -420,6 +424,28 @@ fn listeners_begin_and_end() {
     assert_eq!(observed.services().count(), 0);
     assert!(observed.has_ended(Some(NETNS), 80));
     assert!(!observed.has_ended(Some(NETNS), 81));
+}
+
+#[test]
+fn a_listener_from_before_has_the_owner_of_the_look() {
+    let mut host = Host::new();
+    let owner = Process {
+        pid: 9,
+        comm: [b'a'; 16],
+    };
+    let listeners = [(81, 8), (80, 9)].map(|(port, pid)| ListenerNow {
+        owner: Some(Process { pid, ..owner }),
+        ..listener(port)
+    });
+    host.sockets = Some(Survey {
+        listeners: listeners.to_vec(),
+        ..Survey::default()
+    });
+    let mut life = host.life(80, Ipv4Addr::UNSPECIFIED.into(), 0);
+    life.0.newstate = State::LISTEN;
+    host.goes(&mut life, S, State::CLOSE);
+    let ended = host.observed.listeners_ended().next().unwrap();
+    assert_eq!(ended.owner, Some(owner));
 }
 
 #[test]

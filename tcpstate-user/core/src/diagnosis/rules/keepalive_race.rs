@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
         is: "The server closed a connection that was idle, while the next request was on its way. The kernel answered that \
              request with a RST.",
         why: "The proxy or the client in front loses the request: a proxy answers 502, and does not repeat a POST.",
-        signal: "A server's connection in FIN_WAIT1 or FIN_WAIT2 that data ends (`TCPAbortOnData`), after at least \
+        signal: "A server's connection in FIN_WAIT1 that data ends (`TCPAbortOnData`), after at least \
                  `idle_timeout_least`.",
         advice: &[
             "The idle time-out of the server must be longer than that of the proxy in front of it, so that always the proxy \
@@ -36,6 +36,7 @@ pub(super) static RULE: Rule = Rule {
         told_from: &[
             "a server that answers before it has read the whole request, and closes (an upload that it refuses): the \
              connection is young",
+            "a client that had acknowledged the close and sends all the same: the connection is in FIN_WAIT2 (stale_pool)",
             "a reset by the peer: there the RST came, here it was sent",
             "close() with unread data, which resets at once (`TCPAbortOnClose`)",
         ],
@@ -56,29 +57,11 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
 
 fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<Finding> {
     let place = Place::service(key.netns, key.role, key.port);
-    let (late, young) = (
-        service.cases(Trouble::LateData),
-        service.count(Trouble::EarlyClose),
-    );
-    let Some(late) = late else {
-        let young = service.cases(Trouble::EarlyClose)?;
-        if young.count < snapshot.thresholds.keepalive_race_count {
-            return None;
-        }
-        let summary = format!(
-            "{} closed before the whole request had come, and reset by the rest of it",
-            Counted(young.count, "young connection")
-        );
-        let mut finding = Finding::new(&RULE.text, Severity::Note, place, summary)
-            .with_peers(&young.peers)
-            .with_owners(&young.owners);
-        finding.figures = vec![Figure::count("young", young.count, Evidence::Seen)];
-        finding.here = vec![
-            "No idle time-out did this: the server closes before it has read everything. If clients miss its answer, it \
-             should read the rest, or shut down only its sending side first."
-                .to_owned(),
-        ];
-        return Some(finding);
+    let young = service.count(Trouble::EarlyClose);
+    let Some(late) = service.cases(Trouble::LateData) else {
+        return OTHERS
+            .iter()
+            .find_map(|other| other.find(snapshot, place, service));
     };
     let severity = if late.count >= snapshot.thresholds.keepalive_race_count {
         Severity::Warning
@@ -123,6 +106,47 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
     Some(finding)
 }
 
+/// Data after the close that is no race.
+struct Other {
+    trouble: Trouble,
+    figure: &'static str,
+    words: &'static str,
+    here: &'static str,
+}
+
+const OTHERS: [Other; 2] = [
+    Other {
+        trouble: Trouble::DataAfterFin,
+        figure: "after_fin",
+        words: "used by a client that had acknowledged the close",
+        here: "No race: these clients had the FIN, and sent all the same. Their pool does not look whether a connection has \
+               ended; see stale_pool there.",
+    },
+    Other {
+        trouble: Trouble::EarlyClose,
+        figure: "young",
+        words: "closed within a second, and reset by the rest of the request",
+        here: "No idle time-out did this: the server closes before it has read everything. If clients miss its answer, it \
+               should read the rest, or shut down only its sending side first.",
+    },
+];
+
+impl Other {
+    fn find(&self, snapshot: &Snapshot<'_>, place: Place, service: &Service) -> Option<Finding> {
+        let cases = service.cases(self.trouble)?;
+        if cases.count < snapshot.thresholds.keepalive_race_count {
+            return None;
+        }
+        let summary = format!("{} {}", Counted(cases.count, "connection"), self.words);
+        let mut finding = Finding::new(&RULE.text, Severity::Note, place, summary)
+            .with_peers(&cases.peers)
+            .with_owners(&cases.owners);
+        finding.figures = vec![Figure::count(self.figure, cases.count, Evidence::Seen)];
+        finding.here = vec![self.here.to_owned()];
+        Some(finding)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{
@@ -163,8 +187,26 @@ mod tests {
     #[test]
     fn young_connections_are_no_race() {
         let finding = only(host(3, 50 * MS).check(&RULE), Severity::Note);
-        assert!(finding.summary.starts_with("3 young connections closed"));
+        assert!(
+            finding
+                .summary
+                .starts_with("3 connections closed within a second")
+        );
         assert!(host(2, 50 * MS).check(&RULE).is_empty());
+    }
+
+    #[test]
+    fn a_client_that_had_the_fin_is_no_race() {
+        let mut host = Host::new();
+        for _ in 0..3 {
+            let mut life = host.accepted(80, peer(1));
+            host.goes(&mut life, 5 * S, State::FIN_WAIT1);
+            host.goes(&mut life, MS, State::FIN_WAIT2);
+            life.gets_late_data();
+            host.goes(&mut life, MS, State::CLOSE);
+        }
+        let finding = only(host.check(&RULE), Severity::Note);
+        assert!(finding.here[0].contains("stale_pool"));
     }
 
     #[test]
