@@ -21,7 +21,7 @@ use crate::{
 pub struct Server {
     child: Running,
     port: u16,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 impl Server {
@@ -83,11 +83,11 @@ impl Server {
         let mut this = Self {
             child: Running::new(&mut command)?,
             port,
-            _files: files,
+            files,
         };
         let is_ready = |this: &mut Self| -> Result<bool> {
             if let Some(status) = this.child.try_wait()? {
-                let log = fs::read_to_string(this._files.path().join("log"))?;
+                let log = fs::read_to_string(this.files.path().join("log"))?;
                 anyhow::bail!("{command:?} ended ({status}): {log}");
             }
             Ok(sockets(State::LISTEN)?.contains(&(port, 0)))

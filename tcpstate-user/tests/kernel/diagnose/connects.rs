@@ -304,7 +304,7 @@ fn slow_accept_is_no_syn_loss() -> Result<()> {
     })
 }
 
-/// A SYN that meets TIME_WAIT at the server, with a number that is too low: the client repeats it at once.
+/// A SYN that meets `TIME_WAIT` at the server, with a number that is too low: the client repeats it at once.
 fn old_connection_is_no_syn_loss() -> Result<()> {
     Netns::new()?.run(|| {
         // Otherwise the time stamps show that it is new.
