@@ -41,11 +41,7 @@ pub(super) static RULE: Rule = Rule {
         ],
         told_from: &["connects that fail for want of a port (ports_exhausted)"],
         states: &[State::TIME_WAIT, State::FIN_WAIT1, State::FIN_WAIT2],
-        sources: &[
-            "tcp_time_wait",
-            "TCP_TIMEWAIT_LEN",
-            "RFC 9293, section 3.6.1",
-        ],
+        sources: &["tcp_time_wait", "TCP_TIMEWAIT_LEN", "RFC 9293, section 3.6"],
     },
     needs: &[Input::Sockets],
     check,

@@ -25,7 +25,7 @@ pub(super) static RULE: Rule = Rule {
              closes first: node: server.keepAliveTimeout (5 s by default); gunicorn: keepalive (2 s); nginx: \
              keepalive_timeout (75 s). A load balancer often has 60 s.",
             "Where the server's cannot be changed, shorten the proxy's (nginx: keepalive_timeout in upstream; haproxy: \
-             timeout http-keep-alive, http-reuse never).",
+             pool-purge-delay, or http-reuse never).",
         ],
         settings: &[],
         commands: &[
