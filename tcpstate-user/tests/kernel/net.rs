@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io::Write as _,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     num::NonZeroU32,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
@@ -206,6 +206,32 @@ pub fn ip(args: &[&str]) -> Result<()> {
         args.join(" "),
         String::from_utf8_lossy(&output.stderr)
     );
+    Ok(())
+}
+
+/// Gives the loopback of this namespace these IPv6 addresses, and waits until they can be connected to.
+///
+/// The kernel adds the local route of an address a moment after the address. Before, a connect succeeds by the prefix's route,
+/// and the next one may fail: the network is unreachable.
+pub fn add_ipv6(addresses: &[&str]) -> Result<()> {
+    const LOCAL: u32 = 0x8000_0000;
+    for address in addresses {
+        let prefix = format!("{address}/128");
+        ip(&["-6", "address", "add", &prefix, "dev", "lo", "nodad"])?;
+    }
+    for address in addresses {
+        let address: Ipv6Addr = address.parse()?;
+        let start = format!("{:032x} 80 ", address.to_bits());
+        await_that("an address has its local route", || {
+            let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route")?;
+            let mut flags = routes
+                .lines()
+                .filter(|route| route.starts_with(start.as_str()))
+                .filter_map(|route| route.split_whitespace().nth(8));
+            Ok(flags
+                .any(|flags| u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & LOCAL != 0)))
+        })?;
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,7 +16,7 @@ use tcpstate_core::source::EventSource as _;
 
 use crate::{
     need::{Need, trial},
-    net::{Netns, await_fin, await_that, ip, socket, unused_port},
+    net::{Netns, add_ipv6, await_fin, socket, unused_port},
     process::{BINARY, Tcpstate, run},
 };
 
@@ -231,17 +231,7 @@ fn chosen(lines: &[Value], ends: &BTreeMap<u64, Ends>, wants: Wants) -> Result<V
 
 /// Connections by both families, from IPv6 sockets by IPv4, from a chosen port, and one that is refused.
 fn traffic() -> Result<()> {
-    for address in ["fd00:1::1/128", "fd00:2::1/128"] {
-        ip(&["-6", "address", "add", address, "dev", "lo", "nodad"])?;
-    }
-    // The kernel adds the route to an address a moment later.
-    for address in ["::1", "fd00:1::1", "fd00:2::1"] {
-        let address: Ipv6Addr = address.parse()?;
-        await_that("there is a route to each address", || {
-            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
-            Ok(socket.connect((address, 9)).is_ok())
-        })?;
-    }
+    add_ipv6(&["fd00:1::1", "fd00:2::1"])?;
     let ports = Ports {
         dual: unused_port(),
         ipv4: unused_port(),
