@@ -70,7 +70,7 @@ impl Selection {
     }
 }
 
-fn or_nothing(text: String) -> String {
+pub(crate) fn or_nothing(text: String) -> String {
     if text.is_empty() {
         "nothing".to_owned()
     } else {

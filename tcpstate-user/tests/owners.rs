@@ -217,6 +217,18 @@ fn a_filter_is_explained_or_refused_before_anything_is_watched() {
         stdout,
         "in the kernel: nothing, it is a recording\nin user space: nothing\n"
     );
+    let (_, stdout, _) = run(&["ls", "--explain-filter"]);
+    assert_eq!(stdout, "in the kernel: nothing\nin user space: nothing\n");
+    let words =
+        "ls --explain-filter -6 --state established pid 5 not ( dst [fd00::/8]:80 or comm a )";
+    let (status, stdout, stderr) = run(&words.split(' ').collect::<Vec<_>>());
+    assert_eq!((status, &*stderr), (Some(0), ""));
+    assert_eq!(
+        stdout,
+        "in the kernel: state ESTABLISHED and family ipv6 and ( dport <= 79 or dport >= 81 or not dst [fd00::]/8 ), \
+         and all listeners\n\
+         in user space: state ESTABLISHED and family ipv6 and pid = 5 and not ( dst [fd00::]/8:80 or comm \"a\" )\n"
+    );
     for (words, message) in [
         (
             "record -w /nowhere/a not cause fin",

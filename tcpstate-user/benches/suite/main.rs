@@ -23,6 +23,7 @@ mod holder;
 mod idle;
 mod ingest;
 mod latency;
+mod list;
 mod machine;
 mod net;
 mod probe;
@@ -56,6 +57,8 @@ pub enum Which {
     Recording,
     /// Time from exec to the first line, with few and many existing sockets
     Start,
+    /// Time of a list, with a filter that the kernel decides and one that it does not
+    List,
     /// CPU and wakeups of each view without events
     Idle,
     /// Time from the kernel's timestamp to the line on a pipe
@@ -71,6 +74,7 @@ impl Which {
             Self::Ingest => "ingest",
             Self::Recording => "recording",
             Self::Start => "start",
+            Self::List => "list",
             Self::Idle => "idle",
             Self::Latency => "latency",
         }
@@ -84,6 +88,7 @@ impl Which {
             Self::Ingest => ingest::run(options),
             Self::Recording => recording::run(options),
             Self::Start => start::run(options),
+            Self::List => list::run(options),
             Self::Idle => idle::run(options),
             Self::Latency => latency::run(options),
         }

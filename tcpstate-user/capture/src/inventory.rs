@@ -27,7 +27,7 @@ use super::{
 /// [`Inventory::undumped`]; it is an error only if none can be dumped.
 pub fn take(
     selector: &NetnsSelector,
-    request: Request,
+    request: Request<'_>,
     resolve_owners: bool,
 ) -> Result<Inventory, DumpError> {
     let found = netns::find(selector)?;
@@ -76,7 +76,7 @@ pub fn take(
 
 fn dump(
     namespace: Namespace,
-    request: Request,
+    request: Request<'_>,
     sockets: &mut Vec<Socket>,
 ) -> Result<DumpedNetns, DumpError> {
     let netns = namespace.inode();

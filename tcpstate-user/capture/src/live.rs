@@ -455,11 +455,7 @@ fn attach_as(host: &Host, options: &Options<'_>, mode: Mode) -> Result<Attached,
 
 /// The ports of the sockets that listen now. Where they cannot be dumped, the sampler gives notice.
 fn listening(namespaces: &NetnsSelector) -> Vec<u16> {
-    let request = Request {
-        states: StateSet::of(State::LISTEN),
-        ipv6_only: false,
-        with_info: false,
-    };
+    let request = Request::of(StateSet::of(State::LISTEN));
     let sockets = inventory::take(namespaces, request, false)
         .map(|inventory| inventory.sockets)
         .unwrap_or_default();

@@ -194,17 +194,17 @@ impl Sampler {
         if !self.exchange.begin_full_dump(&self.wake) {
             return false;
         }
+        // The others are sampled, or merely bound.
+        let states = StateSet::ALL.without(
+            StateSet::of(State::TIME_WAIT)
+                .with(StateSet::of(State::SYN_RECV))
+                .with(StateSet::of(State::CLOSE))
+                .with(StateSet::of(State::BOUND_INACTIVE)),
+        );
         let request = Request {
-            // The others are sampled, or merely bound.
-            states: StateSet::ALL.without(
-                StateSet::of(State::TIME_WAIT)
-                    .with(StateSet::of(State::SYN_RECV))
-                    .with(StateSet::of(State::CLOSE))
-                    .with(StateSet::of(State::BOUND_INACTIVE)),
-            ),
-            ipv6_only: false,
             // It bounds their time in their states from below; later, events show that time.
             with_info: is_seed && !self.plan.always_full,
+            ..Request::of(states)
         };
         let resolve_owners = self.plan.resolve_owners != ResolveOwners::No;
         let mut seen_before: Vec<(u32, u64)> = Vec::new();
@@ -289,11 +289,7 @@ impl Sampler {
         if !self.holders.is_due(|| exchange.take_listened()) {
             return;
         }
-        let request = Request {
-            states: StateSet::of(State::LISTEN),
-            ipv6_only: false,
-            with_info: false,
-        };
+        let request = Request::of(StateSet::of(State::LISTEN));
         let cpu_before = thread_cpu_time();
         // Where listeners cannot be dumped now, they may be the next time.
         let Ok(inventory) = inventory::take(&self.plan.namespaces, request, true) else {

@@ -1,6 +1,6 @@
 //! Dumps of the TCP sockets of a network namespace (`NETLINK_SOCK_DIAG`).
 //!
-//! - [`wire`]: the bytes; pure.
+//! - [`wire`], [`bytecode`]: the bytes; pure.
 //! - here: the conversation with the kernel, which can be interrupted, broken off or refused.
 //!
 //! An ordinary user can dump the namespace that the process is in. A dump has sockets that the tracepoint
@@ -11,6 +11,7 @@
 //! there all the time. One that moved can be in it twice ([`tcpstate_core::inventory::keep_latest`]); one that
 //! came or went may be missing.
 
+pub mod bytecode;
 #[cfg(test)]
 pub(super) mod testing;
 pub mod wire;
@@ -26,14 +27,12 @@ use rustix::net::{
     netlink::{self, SocketAddrNetlink},
     sockopt,
 };
-use tcpstate_common::{
-    State,
-    record::{AF_INET, AF_INET6},
-};
+use tcpstate_common::record::{AF_INET, AF_INET6};
 
 pub use self::wire::MalformedError;
 use tcpstate_core::{
-    filter::StateSet,
+    expression::{DumpCondition, EndCondition},
+    filter::{StateMask, StateSet},
     inventory::{DumpStats, Socket},
 };
 
@@ -46,17 +45,38 @@ const ATTEMPTS: u32 = 8;
 
 /// The sockets to dump.
 #[derive(Clone, Copy, Debug)]
-pub struct Request {
-    /// Sockets in these states. [`StateSet::ALL`] includes those that this version does not know.
-    pub states: StateSet,
+pub struct Request<'a> {
+    /// Sockets in these states.
+    pub states: StateMask,
     /// IPv6 only: without sockets of `AF_INET`. There is no such option for IPv4, which travels on sockets
     /// of both families.
     pub ipv6_only: bool,
+    /// Sockets with such ends, where the kernel checks them; else with any. `None`: with any.
+    pub ends: Option<&'a EndCondition>,
     /// With [`Socket::info`], which makes the dump several times as expensive.
     pub with_info: bool,
 }
 
-impl Request {
+impl Request<'_> {
+    /// All sockets in one of these states. [`StateSet::ALL`] includes those that this version does not know.
+    pub const fn of(states: StateSet) -> Self {
+        Self {
+            states: StateMask::of(states),
+            ipv6_only: false,
+            ends: None,
+            with_info: false,
+        }
+    }
+
+    /// The same, with [`Socket::info`].
+    #[must_use]
+    pub const fn with_info(self) -> Self {
+        Self {
+            with_info: true,
+            ..self
+        }
+    }
+
     fn families(self) -> &'static [u8] {
         if self.ipv6_only {
             &[AF_INET6]
@@ -64,18 +84,15 @@ impl Request {
             &[AF_INET, AF_INET6]
         }
     }
+}
 
-    /// A bit for each state.
-    fn bits(self) -> u32 {
-        if self.states == StateSet::ALL {
-            return u32::MAX;
-        }
-        let bits = u32::from(self.states.bits());
-        // In CLOSE the kernel lists only bound sockets, and those by this bit. Since: Linux 6.8.
-        if self.states.contains(State::CLOSE) {
-            bits | 1 << State::BOUND_INACTIVE.0
-        } else {
-            bits
+impl<'a> From<&'a DumpCondition> for Request<'a> {
+    fn from(condition: &'a DumpCondition) -> Self {
+        Self {
+            states: condition.states,
+            ipv6_only: condition.ipv6_only,
+            ends: Some(&condition.ends),
+            with_info: false,
         }
     }
 }
@@ -107,6 +124,11 @@ pub enum DumpError {
 }
 
 impl DumpError {
+    /// Whether the kernel does not understand the request.
+    fn is_invalid(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.raw_os_error() == Some(libc::EINVAL))
+    }
+
     /// Advice for the user; `None` where there is none.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
@@ -177,7 +199,7 @@ impl SockDiag {
     /// *Errors:* `sockets` is then unchanged.
     pub fn dump(
         &mut self,
-        request: Request,
+        request: Request<'_>,
         sockets: &mut Vec<Socket>,
     ) -> Result<DumpStats, DumpError> {
         let netns = self.link.namespace.inode();
@@ -230,18 +252,19 @@ impl Sink for Append<'_> {
 
 /// One request to the kernel.
 #[derive(Clone, Copy)]
-enum Query {
-    /// Sockets of a family.
-    Family(u8, Request),
+enum Query<'a> {
+    /// Sockets of a family, those that the program accepts.
+    Family(u8, Request<'a>, Option<&'a [u8]>),
     /// Sockets in these states, of both families.
     BothFamilies(StateSet),
 }
 
-impl Query {
+impl Query<'_> {
     fn message(self, sequence: u32) -> Vec<u8> {
         match self {
-            Self::Family(family, request) => {
-                wire::request(family, request.bits(), request.with_info, sequence).to_vec()
+            Self::Family(family, request, program) => {
+                let states = request.states.bits();
+                wire::request(family, states, request.with_info, program, sequence)
             }
             Self::BothFamilies(states) => {
                 wire::request_of_both_families(u32::from(states.bits()), sequence).to_vec()
@@ -348,18 +371,27 @@ impl<L: Link> Dumper<'_, L> {
     fn append(
         &mut self,
         netns: u32,
-        request: Request,
+        request: Request<'_>,
         sockets: &mut Vec<Socket>,
     ) -> Result<DumpStats, DumpError> {
         let before = sockets.len();
         let mut dump = DumpStats::default();
+        let mut program = request.ends.and_then(bytecode::compile);
         for &family in request.families() {
             let mut sink = Append {
                 start: sockets.len(),
                 sockets,
                 netns,
             };
-            match self.dump(Query::Family(family, request), &mut sink) {
+            let mut query = Query::Family(family, request, program.as_deref());
+            let mut one = self.dump(query, &mut sink);
+            if program.is_some() && one.as_ref().is_err_and(DumpError::is_invalid) {
+                // All sockets contain those that are wanted.
+                program = None;
+                query = Query::Family(family, request, None);
+                one = self.dump(query, &mut sink);
+            }
+            match one {
                 Ok(one) => dump.add(&one),
                 Err(error) => {
                     sockets.truncate(before);
@@ -370,7 +402,7 @@ impl<L: Link> Dumper<'_, L> {
         Ok(dump)
     }
 
-    fn dump(&mut self, query: Query, sink: &mut impl Sink) -> Result<DumpStats, DumpError> {
+    fn dump(&mut self, query: Query<'_>, sink: &mut impl Sink) -> Result<DumpStats, DumpError> {
         let mut repeats = 0;
         loop {
             sink.restart();
@@ -394,7 +426,7 @@ impl<L: Link> Dumper<'_, L> {
 
     fn attempt(
         &mut self,
-        query: Query,
+        query: Query<'_>,
         sink: &mut impl Sink,
         dump: &mut DumpStats,
     ) -> Result<Outcome, DumpError> {

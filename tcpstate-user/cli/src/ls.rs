@@ -30,7 +30,7 @@ pub struct Ls {
     /// Also show byte counts, retransmissions, round-trip times and the time since the last packet
     #[arg(short, long)]
     pub info: bool,
-    /// Name each network namespace that cannot be listed
+    /// Name each network namespace that cannot be listed, and say how much of the filter the kernel decided
     #[arg(short, long)]
     pub verbose: bool,
     #[command(flatten)]
@@ -43,6 +43,9 @@ pub struct Ls {
     pub netns: NetnsSelector,
     #[command(flatten)]
     pub owner: OwnerArgs,
+    /// Print which part of the filter the kernel decides and which is left to user space, then end
+    #[arg(long, help_heading = FILTERS)]
+    pub explain_filter: bool,
     /// Only sockets in one of these states, such as established,time-wait, or in a group: all,
     /// connected, synchronized, bucket, big
     #[arg(long, value_name = "LIST",

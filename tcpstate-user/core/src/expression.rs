@@ -6,7 +6,8 @@
 //! state close-wait ( sport = :http or sport = :https ) not src [::1]
 //! ```
 //!
-//! `words` has the vocabulary, `parse` the grammar, `term` what one condition says of a socket. What is asked
+//! `words` has the vocabulary, `parse` the grammar, `term` what one condition says of a socket, `dump` which sockets the
+//! kernel may leave out of a list. What is asked
 //! of a socket comes in through [`Facts`], so that a listed socket, an event and a connection are judged by the
 //! same rule.
 //!
@@ -26,6 +27,7 @@
 //! - `cgroup` is true of the cgroups below it too.
 //! - `dev`, `fwmark` and `autobound` are refused.
 
+mod dump;
 mod error;
 mod facts;
 mod lookup;
@@ -43,6 +45,7 @@ use std::fmt;
 
 use self::term::Term;
 pub use self::{
+    dump::{DumpCondition, EndCondition},
     error::ExpressionError,
     facts::{Bounds, Facts, Field, Side, Wanted},
     lookup::{Lookup, NoNames},

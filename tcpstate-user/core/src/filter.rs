@@ -48,7 +48,7 @@ pub use self::{
     held::{Held, Waiting},
     owner::{CgroupTree, OwnerFilter},
     ports::{PortListError, PortSet},
-    states::{StateListError, StateSet},
+    states::{StateListError, StateMask, StateSet},
 };
 
 /// An address family, as it travels on the wire.

@@ -92,11 +92,7 @@ fn rates() -> Option<Edges> {
 
 /// The sockets in these states, of every namespace that can be listed; `None`: of none.
 fn sockets(states: StateSet, with_owners: bool) -> Option<Inventory> {
-    let request = Request {
-        states,
-        ipv6_only: false,
-        with_info: true,
-    };
+    let request = Request::of(states).with_info();
     inventory::take(&NetnsSelector::All, request, with_owners).ok()
 }
 

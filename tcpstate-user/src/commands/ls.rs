@@ -8,18 +8,19 @@ use std::{
 use anyhow::Context as _;
 use tcpstate::run::{own_cost, stderr, stdout};
 use tcpstate_capture::{inventory, sockdiag::Request};
-use tcpstate_common::State;
 use tcpstate_core::{
-    expression::Expression,
-    filter::{Family, StateSet},
-    netns::NetnsSelector,
-    options::ResolveOwners,
+    expression::Expression, filter::StateSet, netns::NetnsSelector, options::ResolveOwners,
 };
-use tcpstate_text::{format::text::wants_colour, ls, settings::Settings};
+use tcpstate_text::{
+    format::{text::wants_colour, units::Counted},
+    ls,
+    settings::Settings,
+};
 
 use crate::{
     INCOMPLETE,
-    selection::{names, owner_filter},
+    message::say,
+    selection::{names, or_nothing, owner_filter},
     watch::columns,
 };
 
@@ -27,15 +28,6 @@ use crate::{
 pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
     let columns = columns(&ls::LAYOUT, &arguments.columns);
     let filter = arguments.endpoints.filter();
-    let request = Request {
-        // Roles follow from who listens.
-        states: arguments
-            .state
-            .map_or(StateSet::ALL, |set| set.with(StateSet::of(State::LISTEN))),
-        ipv6_only: filter.family == Some(Family::Ipv6),
-        // AGE follows from it too.
-        with_info: true,
-    };
     let words = arguments
         .expression(&names(true))
         .unwrap_or_else(|error| error.exit());
@@ -43,6 +35,21 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
     let expression = Expression::from(&filter)
         .and(Expression::from(&owner))
         .and(words);
+    let condition = expression.for_dump(arguments.state);
+    let decided = Decided {
+        in_kernel: match condition.to_string() {
+            all if all.is_empty() => or_nothing(all),
+            // Roles follow from them.
+            some => format!("{some}, and all listeners"),
+        },
+        in_user_space: or_nothing(whole(arguments.state, &expression)),
+    };
+    if arguments.explain_filter {
+        decided.write().context("cannot write the output")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // AGE follows from it too.
+    let request = Request::from(&condition).with_info();
     let asked_for = arguments.resolve_owners == ResolveOwners::Yes;
     let by_process = expression.needs_process();
     let resolve_owners = arguments.resolve_owners != ResolveOwners::No || by_process;
@@ -54,6 +61,16 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
     if by_process || !asked_for {
         // Owners are shown as far as this user may see them.
         inventory.hidden_files = 0;
+    }
+    if arguments.verbose {
+        let namespaces = inventory.namespaces.iter();
+        let listed = namespaces.map(|one| one.dump.answers).sum();
+        say(&format!(
+            "the kernel listed {}; filter in the kernel: {}; in user space: {}",
+            Counted(listed, "socket"),
+            decided.in_kernel,
+            decided.in_user_space,
+        ));
     }
     let options = ls::Options {
         settings: Settings {
@@ -84,4 +101,25 @@ pub(crate) fn run(arguments: &tcpstate_cli::Ls) -> anyhow::Result<ExitCode> {
         Ok(()) if inventory.is_complete() => Ok(ExitCode::SUCCESS),
         Ok(()) => Ok(ExitCode::from(INCOMPLETE)),
     }
+}
+
+/// The parts of the filter, in words.
+struct Decided {
+    in_kernel: String,
+    in_user_space: String,
+}
+
+impl Decided {
+    fn write(&self) -> io::Result<()> {
+        let mut out = stdout::open();
+        writeln!(out, "in the kernel: {}", self.in_kernel)?;
+        writeln!(out, "in user space: {}", self.in_user_space)?;
+        out.flush()
+    }
+}
+
+/// The whole condition, which user space judges.
+fn whole(states: Option<StateSet>, expression: &Expression) -> String {
+    let states = states.map(Expression::from).unwrap_or_default();
+    states.and(expression.clone()).to_string()
 }

@@ -1,19 +1,20 @@
-//! Filter expressions, compared with `ss`, whose language they are: the same expression selects the same sockets.
+//! Filter expressions, compared with `ss`, whose language they are: the same expression selects the same sockets, and the
+//! kernel lists no others.
 
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
+use tcpstate_common::State;
 
 use crate::{
     ls::{lines, list},
     need::{Need, trial},
-    net::{Netns, allow_open_files, shutdown_write},
-    ss::{await_states, oracle},
+    net::{Netns, add_ipv6, allow_open_files, shutdown_write},
+    ss::{Line, await_states, oracle},
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -75,13 +76,14 @@ fn as_in_ss() -> Result<()> {
         await_states("all sockets are in their last state", |count| {
             count.values().sum::<usize>() == expected
                 && count.len() == 4
-                && !count.contains_key(&tcpstate_common::State::CLOSING)
+                && !count.contains_key(&State::CLOSING)
         })?;
         let all = oracle(&[])?.len();
         ensure!(
             all == expected && all > 2_000,
             "{all} of {expected} sockets"
         );
+        let listeners = oracle(&["state", "listening", "state", "closing"])?;
         let made = Made { seed: 1 }.take(MADE);
         let (mut some, mut number) = (0, 0);
         for expression in GIVEN.iter().map(|&given| given.to_owned()).chain(made) {
@@ -100,6 +102,7 @@ fn as_in_ss() -> Result<()> {
                     .take(10)
                     .collect::<Vec<_>>()
             );
+            lists_no_others(&words, &theirs, &listeners).with_context(|| expression.clone())?;
             number += 1;
             some += usize::from(!ours.is_empty() && ours.len() < all);
         }
@@ -110,15 +113,32 @@ fn as_in_ss() -> Result<()> {
     })
 }
 
+/// Of connections, the kernel lists those that the expression selects, and no others; and all listeners, or those of
+/// IPv6 where nothing else can match.
+fn lists_no_others(words: &[&str], selected: &[Line], listeners: &[Line]) -> Result<()> {
+    let connected = [
+        &["--resolve-owners=no", "state", "connected", "("],
+        words,
+        &[")"],
+    ]
+    .concat();
+    let (lines, summary) = list(&connected)?;
+    let selected = selected
+        .iter()
+        .filter(|(state, ..)| *state != State::LISTEN);
+    let expected = selected.count();
+    ensure!(lines.len() == expected, "{} of {expected}", lines.len());
+    let seen = summary["accounting"]["seen"].as_u64().context("no seen")?;
+    let of_ipv6 = listeners.iter().filter(|(_, local, _)| local.is_ipv6());
+    let listed = [listeners.len(), of_ipv6.count()].map(|others| (expected + others) as u64);
+    ensure!(listed.contains(&seen), "{seen} listed, not {listed:?}");
+    Ok(())
+}
+
 /// Sockets of both families and v4-mapped ones, in the states that last, and their number.
 fn sockets() -> Result<(Vec<TcpStream>, usize)> {
     const CONNECTIONS_EACH: usize = 52;
-    for address in ["fd00:1::1/128", "fd00:2::1/128"] {
-        let status = Command::new("ip")
-            .args(["-6", "address", "add", address, "dev", "lo", "nodad"])
-            .status()?;
-        ensure!(status.success(), "ip: {status}");
-    }
+    add_ipv6(&["fd00:1::1", "fd00:2::1"])?;
     fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?;
     let mut streams = Vec::new();
     let mut count = 0;

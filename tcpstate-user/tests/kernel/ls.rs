@@ -160,7 +160,21 @@ fn every_state() -> Result<()> {
                 "{args:?}: {ours:?}"
             );
         }
-        roles(&list(&[])?.0)
+        roles(&list(&[])?.0)?;
+        // The listeners, from which roles follow, are dumped with any filter.
+        for filter in [
+            &["dst", "127.0.0.1"][..],
+            &["dst", "[::1]"],
+            &["state", "established"],
+        ] {
+            let (selected, _) = list(filter)?;
+            ensure!(
+                !selected.is_empty() && selected.len() < all.len(),
+                "{filter:?}"
+            );
+            roles(&selected)?;
+        }
+        Ok(())
     })
 }
 
@@ -209,9 +223,24 @@ fn half_open() -> Result<()> {
         let at_least = after_first.elapsed();
         let (values, _) = list(&[])?;
         let at_most = before_first.elapsed();
-        let listening = values.iter().find(|value| value["state"] == "LISTEN");
-        let listening = listening.context("no listener")?;
+        let of_listener = |values: &[Value]| {
+            let mut values = values.iter();
+            let listening = values.find(|value| value["state"] == "LISTEN");
+            listening.cloned().context("no listener")
+        };
+        let listening = of_listener(&values)?;
         ensure!(listening["half_open"] == COUNT, "{listening}");
+        // They are counted, whatever else a filter on the listener leaves out.
+        let port = NO_ACK.to_string();
+        for filter in [
+            &["state", "listening"][..],
+            &["sport", "=", &port],
+            &["src", "127.0.0.1", "dport", "0"],
+            &["not", "dst", "127.0.0.1"],
+        ] {
+            let listening = of_listener(&list(filter)?.0)?;
+            ensure!(listening["half_open"] == COUNT, "{filter:?}: {listening}");
+        }
         let ms = |name: &str| listening[name].as_u64().map(u128::from);
         // There is an error of one jiffy, at most 10 ms, at each end.
         match (

@@ -1,5 +1,8 @@
 use std::collections::VecDeque;
 
+use tcpstate_common::State;
+use tcpstate_core::expression::{Expression, NoNames, Side};
+
 use super::{
     testing::{answer, framed},
     *,
@@ -23,6 +26,7 @@ struct Fake {
     now: VecDeque<Answer>,
     sequence: u32,
     families: Vec<u8>,
+    lengths: Vec<usize>,
     reopened: u32,
 }
 
@@ -34,7 +38,7 @@ impl Fake {
         }
     }
 
-    fn dump(&mut self, request: Request) -> (Result<DumpStats, DumpError>, Vec<u64>) {
+    fn dump(&mut self, request: Request<'_>) -> (Result<DumpStats, DumpError>, Vec<u64>) {
         let mut sockets = Vec::new();
         let mut buffer = [0; 4096];
         let dump = Dumper {
@@ -52,6 +56,7 @@ impl Link for Fake {
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.sequence = u32::from_ne_bytes(bytes[8..12].try_into().unwrap());
         self.families.push(bytes[16]);
+        self.lengths.push(bytes.len());
         self.now = self
             .script
             .pop_front()
@@ -96,10 +101,9 @@ fn interrupted((kind, flags, payload): Part) -> Part {
     (kind, flags | INTERRUPTED, payload)
 }
 
-const V6: Request = Request {
-    states: StateSet::ALL,
+const V6: Request<'static> = Request {
     ipv6_only: true,
-    with_info: false,
+    ..Request::of(StateSet::ALL)
 };
 
 #[test]
@@ -270,10 +274,7 @@ fn the_newest_entry_of_a_cookie_is_kept() {
 
 #[test]
 fn requested_states_are_the_kernels_bits() {
-    let bits = |list: &str| {
-        let states = list.parse().unwrap();
-        Request { states, ..V6 }.bits()
-    };
+    let bits = |list: &str| Request::of(list.parse().unwrap()).states.bits();
     assert_eq!(bits("listen"), 1 << 10);
     assert_eq!(bits("syn-recv"), 1 << 3 | 1 << 12);
     assert_eq!(bits("close"), 1 << 7 | 1 << 13);
@@ -289,7 +290,7 @@ fn a_dump_of_the_kernel_has_our_own_listener() {
     for with_info in [false, true] {
         let mut sockets = Vec::new();
         let request = Request {
-            states: "listen".parse().unwrap(),
+            states: StateMask::of("listen".parse().unwrap()),
             with_info,
             ..V6
         };
@@ -304,6 +305,109 @@ fn a_dump_of_the_kernel_has_our_own_listener() {
         assert_eq!(ours[0].netns, link.namespace().inode());
         assert!(ours[0].inode.is_some() && ours[0].uid.is_some());
         assert_eq!(ours[0].info.is_some(), with_info);
+    }
+}
+
+#[test]
+fn a_kernel_that_refuses_the_condition_is_asked_for_all_sockets() {
+    let invalid = || vec![Ok(vec![error(libc::EINVAL)])];
+    let all = |cookies: [u8; 2]| {
+        vec![Ok(cookies
+            .map(socket)
+            .into_iter()
+            .chain([done()])
+            .collect())]
+    };
+    let ends = EndCondition::Port(Side::Local, 80..=80);
+    let request = Request {
+        ends: Some(&ends),
+        ..Request::of(StateSet::ALL)
+    };
+    // It is asked once.
+    let mut fake = Fake::new([invalid(), all([1, 2]), all([3, 4])]);
+    let (dump, cookies) = fake.dump(request);
+    assert_eq!(cookies, [1, 2, 3, 4]);
+    assert_eq!(dump.unwrap().answers, 4);
+    assert_eq!(fake.families, [AF_INET, AF_INET, AF_INET6]);
+    assert_eq!(fake.lengths, [72 + 4 + 16, 72, 72]);
+    // Without a condition, there is nothing that it may do without.
+    let (dump, _) = Fake::new([invalid()]).dump(Request::of(StateSet::ALL));
+    assert!(matches!(dump, Err(DumpError::Refused(_))), "{dump:?}");
+}
+
+/// No operation has this number.
+#[test]
+fn a_condition_that_the_kernel_does_not_know_is_invalid() {
+    let mut link = SockDiag::open(Namespace::own().unwrap()).unwrap();
+    let mut sockets = Vec::new();
+    let mut sink = Append {
+        sockets: &mut sockets,
+        start: 0,
+        netns: 1,
+    };
+    let query = Query::Family(AF_INET6, V6, Some(&[99, 4, 8, 0]));
+    let error = link.dumper().dump(query, &mut sink).unwrap_err();
+    assert!(error.is_invalid(), "{error:?}");
+}
+
+/// Every kind of condition passes the kernel's check, and keeps the sockets that it describes.
+#[test]
+fn the_kernel_leaves_out_other_sockets() {
+    let listeners = ["[::1]:0", "127.0.0.1:0"].map(|at| std::net::TcpListener::bind(at).unwrap());
+    let [v6, v4] = listeners.each_ref().map(|one| one.local_addr().unwrap());
+    let mut link = SockDiag::open(Namespace::own().unwrap()).unwrap();
+    let (port6, port4) = (v6.port(), v4.port());
+    for (text, expected) in [
+        (format!("src {v6}"), [true, false]),
+        (
+            format!("src 127.0.0.0/8 sport {port4},{port6}"),
+            [false, true],
+        ),
+        (format!("family ipv6 sport {port4},{port6}"), [true, false]),
+        (
+            format!("not src [::]/0 ( sport {port4} or sport {port6} )"),
+            [false, true],
+        ),
+        (
+            format!("not src {v6} sport >= {port6} sport <= {port6}"),
+            [false, false],
+        ),
+        (
+            format!(
+                "sport {port4}-{port4} not ( sport < {port4} or sport > {port4} or dst 10.0.0.1 )"
+            ),
+            [false, true],
+        ),
+        ("exclude all not src *".to_owned(), [false, false]),
+    ] {
+        let expression = Expression::parse(&text, &NoNames).unwrap();
+        // Here the condition shall decide on listeners too.
+        let listeners = EndCondition::Port(Side::Remote, 0..=0);
+        let states = StateSet::of(State::LISTEN);
+        let ends = match expression.for_dump(Some(states)).ends {
+            EndCondition::Any(ends) => {
+                EndCondition::Any(ends.into_iter().filter(|one| *one != listeners).collect())
+            }
+            ends => {
+                assert_eq!(ends, listeners, "{text}");
+                EndCondition::NEVER
+            }
+        };
+        let request = Request {
+            ends: Some(&ends),
+            ..Request::of(states)
+        };
+        let mut sockets = Vec::new();
+        link.dump(request, &mut sockets).unwrap();
+        let found = [v6, v4].map(|end| {
+            let mut all = sockets.iter();
+            all.any(|one| (one.laddr, one.lport) == (end.ip(), end.port()))
+        });
+        assert_eq!(found, expected, "{text}");
+        let others = sockets
+            .iter()
+            .filter(|one| ![port4, port6].contains(&one.lport));
+        assert_eq!(others.count(), 0, "{text}");
     }
 }
 

@@ -36,6 +36,11 @@ const OLD_REQUEST: usize = 60;
 /// `struct inet_diag_msg`.
 pub(super) const ANSWER: usize = 72;
 
+/// The attribute of a request with a program (`INET_DIAG_REQ_BYTECODE`).
+const BYTECODE: u16 = 1;
+/// `struct nlattr`.
+const ATTRIBUTE: usize = 4;
+
 /// The attributes that are read.
 mod attribute {
     pub const INFO: u16 = 2;
@@ -45,17 +50,35 @@ mod attribute {
     pub const CGROUP_ID: u16 = 21;
 }
 
-/// A request for all TCP sockets of a family that are in one of these states (a bit for each).
+/// A request for the TCP sockets of a family that are in one of these states (a bit for each) and that the program accepts;
+/// `None`: all of them.
 #[expect(
     clippy::indexing_slicing,
     reason = "by constants, inside of the request"
 )]
-pub fn request(family: u8, states: u32, with_info: bool, sequence: u32) -> [u8; HEADER + REQUEST] {
+pub fn request(
+    family: u8,
+    states: u32,
+    with_info: bool,
+    program: Option<&[u8]>,
+    sequence: u32,
+) -> Vec<u8> {
     // Everything not set here is 0: any address, any port, any interface, the kernel's process id.
-    let mut bytes = [0; HEADER + REQUEST];
+    let mut bytes = vec![0; HEADER + REQUEST];
+    // A longer one than an attribute takes does not exist: its jumps would be too long.
+    let program = program.and_then(|program| {
+        let length = u16::try_from(ATTRIBUTE + program.len()).ok()?;
+        Some((program, length))
+    });
+    if let Some((program, length)) = program {
+        bytes.extend(length.to_ne_bytes());
+        bytes.extend(BYTECODE.to_ne_bytes());
+        bytes.extend(program);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "72 and 64 KiB at most")]
+    let length = bytes.len() as u32;
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-    #[expect(clippy::cast_possible_truncation, reason = "72")]
-    put(0, &((HEADER + REQUEST) as u32).to_ne_bytes());
+    put(0, &length.to_ne_bytes());
     put(4, &SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     put(6, &(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
     put(8, &sequence.to_ne_bytes());
@@ -343,17 +366,16 @@ impl<'a> Iterator for Attributes<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         /// Nested, and in network byte order.
         const FLAGS: u16 = 0xC000;
-        const HEADER: usize = 4;
         let bytes = std::mem::take(&mut self.0);
         if bytes.is_empty() {
             return None;
         }
-        let Some(header) = bytes.first_chunk::<HEADER>() else {
+        let Some(header) = bytes.first_chunk::<ATTRIBUTE>() else {
             return Some(Err(MalformedError::Attribute(0)));
         };
         let length = usize::from(u16_at(header, 0));
         let kind = u16_at(header, 2) & !FLAGS;
-        match bytes.get(HEADER..length) {
+        match bytes.get(ATTRIBUTE..length) {
             Some(value) => {
                 self.0 = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
                 Some(Ok((kind, value)))

@@ -6,7 +6,13 @@ use super::{
     term::{Op, Term},
     words::Ends,
 };
-use crate::filter::{Filter, OwnerFilter};
+use crate::filter::{Filter, OwnerFilter, StateSet};
+
+impl From<StateSet> for Expression {
+    fn from(states: StateSet) -> Self {
+        Self(Some(Node::Term(Term::State(states))))
+    }
+}
 
 impl From<&Filter> for Expression {
     fn from(filter: &Filter) -> Self {

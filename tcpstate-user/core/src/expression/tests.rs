@@ -36,7 +36,7 @@ impl Lookup for Names {
     }
 }
 
-fn parse(text: &str) -> Result<Expression, ExpressionError> {
+pub(super) fn parse(text: &str) -> Result<Expression, ExpressionError> {
     Expression::parse(text, &Names)
 }
 
@@ -47,12 +47,12 @@ fn read(text: &str) -> String {
 
 /// A connection from 10.1.2.3:40000 to 192.0.2.1:443, or what is changed of it.
 #[derive(Clone)]
-struct Known {
-    local: (IpAddr, u16),
-    remote: (IpAddr, u16),
-    state: State,
-    owner: Option<Owner>,
-    dwell: Option<Bounds>,
+pub(super) struct Known {
+    pub(super) local: (IpAddr, u16),
+    pub(super) remote: (IpAddr, u16),
+    pub(super) state: State,
+    pub(super) owner: Option<Owner>,
+    pub(super) dwell: Option<Bounds>,
 }
 
 impl Default for Known {
@@ -84,7 +84,7 @@ impl Facts for Known {
         Some(self.end(side).1)
     }
     fn is_ipv4(&self) -> Option<bool> {
-        Some(self.local.0.is_ipv4())
+        Some(self.local.0.is_ipv4() || self.remote.0.is_ipv4())
     }
     fn service_port(&self) -> Option<u16> {
         Some(443)
@@ -407,9 +407,11 @@ fn names_match_patterns() {
     }
 }
 
-fn node() -> impl Strategy<Value = Node> {
+pub(super) fn node() -> impl Strategy<Value = Node> {
     let term = prop_oneof![
         "[sd]port (=|>|<=) [1-9][0-9]{0,3}",
+        "(sport|dport|port) (=|!=) [1-9],[1-9][0-9],[1-4]0-[5-9]0",
+        "family ipv[46]",
         "(src|dst|host) [1-9][0-9]?\\.0\\.0\\.0/8",
         "(src|dst|host) \\[2001:db8::\\]/(32|48)(:80)?",
         "state (listen|established,time-wait|big)",

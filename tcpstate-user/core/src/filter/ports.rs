@@ -41,7 +41,7 @@ impl PortSet {
     }
 
     /// The ports as inclusive ranges, in order, as few as possible.
-    fn ranges(&self) -> impl Iterator<Item = (u16, u16)> {
+    pub fn ranges(&self) -> impl Iterator<Item = (u16, u16)> {
         let mut next = 0u32;
         std::iter::from_fn(move || {
             let first = (next..=65_535).find_map(|port| self.member(port))?;

@@ -103,6 +103,67 @@ impl StateSet {
     }
 }
 
+/// A bit for each state, at the kernel's number. Unlike a [`StateSet`] it has those too that have no name here, and it tells
+/// which sockets a dump has to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateMask(u32);
+
+impl StateMask {
+    /// All states.
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// The states in which a socket may be said to be in one of the set. [`StateSet::ALL`] stands for all there are.
+    pub const fn of(set: StateSet) -> Self {
+        if set.0 == StateSet::ALL.0 {
+            return Self::ALL;
+        }
+        let mut bits = Self(set.0 as u32);
+        // A request socket is listed as SYN_RECV.
+        if bits.has(State::SYN_RECV) {
+            bits.0 |= 1 << State::NEW_SYN_RECV.0;
+        }
+        // In CLOSE the kernel lists only bound sockets, and those by the other bit. Since: Linux 6.8.
+        if bits.has(State::CLOSE) || bits.has(State::BOUND_INACTIVE) {
+            bits.0 |= 1 << State::CLOSE.0 | 1 << State::BOUND_INACTIVE.0;
+        }
+        bits
+    }
+
+    /// The states in which a socket may be said to be in none of the set.
+    pub(crate) const fn outside(set: StateSet) -> Self {
+        let mut bits = !(set.0 as u32);
+        if set.contains(State::CLOSE) || set.contains(State::BOUND_INACTIVE) {
+            bits &= !(1 << State::CLOSE.0 | 1 << State::BOUND_INACTIVE.0);
+        }
+        if !set.contains(State::SYN_RECV) {
+            bits |= 1 << State::NEW_SYN_RECV.0;
+        }
+        Self(bits)
+    }
+
+    /// The states of both.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The states that both have.
+    #[must_use]
+    pub const fn within(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether it has this state.
+    pub const fn has(self, state: State) -> bool {
+        state.0 < 32 && self.0 >> state.0 & 1 == 1
+    }
+
+    /// The bits.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+}
+
 impl FromStr for StateSet {
     type Err = StateListError;
 

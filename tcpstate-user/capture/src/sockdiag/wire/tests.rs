@@ -22,7 +22,7 @@ fn with(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 
 #[test]
 fn a_request_has_the_kernels_layout() {
-    let bytes = request(AF_INET6, 0x2345, true, 7);
+    let bytes = request(AF_INET6, 0x2345, true, None, 7);
     let (header, _) = message(&bytes).unwrap();
     assert_eq!(header.sequence, 7);
     assert_eq!(u32_at(bytes.first_chunk::<4>().unwrap(), 0), 72);
@@ -31,7 +31,13 @@ fn a_request_has_the_kernels_layout() {
     assert_eq!(bytes[16..20], [AF_INET6, 6, 2, 0]);
     assert_eq!(bytes[20..24], 0x2345u32.to_ne_bytes());
     assert!(bytes[24..].iter().all(|&byte| byte == 0));
-    assert_eq!(request(AF_INET, 1, false, 1)[18], 0);
+    assert_eq!(request(AF_INET, 1, false, None, 1)[18], 0);
+    let with_program = request(AF_INET6, 0x2345, true, Some(&[1, 4, 8, 0]), 7);
+    assert_eq!(with_program[..4], 80u32.to_ne_bytes());
+    assert_eq!(with_program[4..72], bytes[4..]);
+    assert_eq!(with_program[72..74], 8u16.to_ne_bytes());
+    assert_eq!(with_program[74..76], 1u16.to_ne_bytes());
+    assert_eq!(with_program[76..], [1, 4, 8, 0]);
 }
 
 #[test]
