@@ -25,10 +25,14 @@ use std::process::ExitCode;
 
 use tcpstate_cli::{Cli, Command};
 
-use self::commands::{diagnose, doctor, explain, help, hist, life, ls, rates, record, trace};
+use self::{
+    commands::{diagnose, doctor, explain, help, hist, life, ls, rates, record, trace},
+    message::BadUsage,
+};
 
-/// The exit status of a command that has done its work, but knows that something is missing from the result. Bad
-/// usage is 2, by clap.
+/// The exit status of bad usage, as clap has it.
+const BAD_USAGE: u8 = 2;
+/// The exit status of a command that has done its work, but knows that something is missing from the result.
 const INCOMPLETE: u8 = 3;
 
 fn main() -> ExitCode {
@@ -46,6 +50,10 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         message::explain(&error);
-        ExitCode::FAILURE
+        if error.is::<BadUsage>() {
+            ExitCode::from(BAD_USAGE)
+        } else {
+            ExitCode::FAILURE
+        }
     })
 }

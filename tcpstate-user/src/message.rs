@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    fmt,
     io::{self, Write as _},
 };
 
@@ -10,6 +11,18 @@ use tcpstate_capture::{CaptureError, sockdiag::DumpError};
 use tcpstate_cli::Output;
 use tcpstate_core::{error::chain, source::SourceError};
 use tcpstate_recording::WriteError;
+
+/// Arguments that cannot be combined, which shows only when the command runs: the exit status is that of bad usage.
+#[derive(Debug)]
+pub(crate) struct BadUsage(pub(crate) String);
+
+impl fmt::Display for BadUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for BadUsage {}
 
 /// Writes an error with its causes, and its remedy.
 pub(crate) fn explain(error: &anyhow::Error) {

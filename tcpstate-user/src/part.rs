@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use jiff::{SignedDuration, Timestamp, ToSpan as _, civil::Time, tz::TimeZone};
 use tcpstate_cli::{Moment, PartArgs};
 use tcpstate_core::{duration::nanoseconds, escape::Printable, origin::Origin, view::Part};
 use tcpstate_recording::end_of;
+
+use crate::message::BadUsage;
 
 /// The time that a recording covers; its end is known only of a file.
 struct Covered<'a> {
@@ -50,7 +52,8 @@ pub(crate) fn choose(
         (None, None) => String::new(),
     };
     if from.zip(to).is_some_and(|(from, to)| from >= to) {
-        bail!("{words} is no time: --to must be later than --from");
+        let message = format!("{words} is no time: --to must be later than --from");
+        return Err(BadUsage(message).into());
     }
     let ends_before = from.zip(covered.end).is_some_and(|(from, end)| from > end);
     if ends_before || to.is_some_and(|to| to <= covered.begin) {
@@ -74,7 +77,7 @@ impl Covered<'_> {
     fn resolve(&self, moment: Moment, after: Option<Timestamp>) -> anyhow::Result<Timestamp> {
         Ok(match moment {
             Moment::At(at) => at,
-            Moment::Local(local) => self.zone.to_timestamp(local)?,
+            Moment::Local(local) => self.zone.to_timestamp(local).map_err(too_far)?,
             Moment::TimeOfDay(time) => {
                 let base = after.unwrap_or(self.begin);
                 let (today, tomorrow) = (self.on(time, base, 0)?, self.on(time, base, 1)?);
@@ -98,7 +101,7 @@ impl Covered<'_> {
                 }
             }
             Moment::BeforeEnd(duration) => match self.end {
-                Some(end) => end.checked_sub(duration)?,
+                Some(end) => end.checked_sub(duration).map_err(too_far)?,
                 None => bail!(
                     "standard input is read once, so its end is not known before; name the file, or give --from and --to \
                      as times"
@@ -110,8 +113,9 @@ impl Covered<'_> {
     /// This time of day, so many days after that of `base`.
     fn on(&self, time: Time, base: Timestamp, days: i32) -> anyhow::Result<Timestamp> {
         let day = base.to_zoned(self.zone.clone()).date();
-        let local = day.checked_add(days.days())?.to_datetime(time);
-        Ok(self.zone.to_timestamp(local)?)
+        let day = day.checked_add(days.days()).map_err(too_far)?;
+        let local = day.to_datetime(time);
+        self.zone.to_timestamp(local).map_err(too_far)
     }
 
     /// Local time, with as much of a second as is needed.
@@ -123,7 +127,13 @@ impl Covered<'_> {
 
 fn at(origin: &Origin, ns: u64) -> anyhow::Result<Timestamp> {
     let wall_ns = origin.wall_ns(ns).into();
-    Timestamp::from_nanosecond(wall_ns).context("the recording's clock is out of range")
+    Timestamp::from_nanosecond(wall_ns)
+        .map_err(|_| anyhow!("the recording's clock is out of range"))
+}
+
+/// The library's error names its own types.
+fn too_far(_: jiff::Error) -> anyhow::Error {
+    anyhow!("it is too far from now: the years go to 9999")
 }
 
 /// The moment on the clock of the events: 0 if it is before all of them.

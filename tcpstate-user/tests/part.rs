@@ -288,8 +288,25 @@ fn a_part_with_nothing_in_it_is_an_error() {
     let words = ["trace", "--from", "2026-02-03", "--to", "2026-02-02"];
     let output = run(&recording.path, &words);
     let err = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert_eq!(output.status.code(), Some(2), "{err}");
     assert!(err.contains("--to must be later than --from"), "{err}");
+}
+
+#[test]
+fn a_date_that_is_too_far_is_refused_in_plain_words() {
+    let recording = Recording::new();
+    for words in [["--from", "9999-12-31T23:59:59"], ["--to", "9999-12-31"]] {
+        let output = run(&recording.path, &[&["trace"][..], &words].concat());
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {err}");
+        assert_eq!(
+            err,
+            format!(
+                "tcpstate: cannot tell which part of {} is meant: it is too far from now: the years go to 9999\n",
+                recording.path.display()
+            )
+        );
+    }
 }
 
 #[test]

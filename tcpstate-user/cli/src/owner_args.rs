@@ -20,7 +20,7 @@ use crate::{
 pub struct OwnerArgs {
     /// Only connections of these processes; a server's are selected by each process that holds its
     /// listener, or opened it
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_pid)]
     pub pid: Vec<u32>,
     /// Only connections of processes with one of these names, as in /proc/PID/comm; the kernel keeps 15
     /// bytes of a name
@@ -84,12 +84,31 @@ const ROLES: Choices<Role> = &[
     ),
 ];
 
+/// Reads the number of a process.
+fn parse_pid(text: &str) -> Result<u32, String> {
+    if text.is_empty() {
+        return Err(
+            "an empty item; write processes with a comma between them, such as 17,4242".to_owned(),
+        );
+    }
+    let pid = text.parse().ok().filter(|&pid| pid > 0);
+    pid.ok_or_else(|| {
+        format!(
+            "`{text}` is not the number of a process; these are 1 to {}",
+            u32::MAX
+        )
+    })
+}
+
 /// Reads a process name, truncated as in the kernel.
 fn parse_comm(text: &str) -> Result<CommArg, String> {
     /// *Source:* `TASK_COMM_LEN` in `include/linux/sched.h`, with the NUL.
     const MAX_BYTES: usize = 15;
     if text.is_empty() {
-        return Err("a process name cannot be empty; give several as nginx,php-fpm".to_owned());
+        return Err(
+            "an empty item; write names with a comma between them, such as nginx,php-fpm"
+                .to_owned(),
+        );
     }
     let mut comm = Comm::default();
     for (to, byte) in comm.0.iter_mut().zip(text.bytes().take(MAX_BYTES)) {
@@ -103,8 +122,19 @@ fn parse_comm(text: &str) -> Result<CommArg, String> {
 
 /// Reads a user's number or name, and returns the number.
 pub(crate) fn parse_uid(text: &str) -> Result<u32, String> {
+    if text.is_empty() {
+        return Err(
+            "an empty item; write users with a comma between them, such as root,33".to_owned(),
+        );
+    }
     if let Ok(uid) = text.parse() {
         return Ok(uid);
+    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!(
+            "`{text}` is too large; a user's number is at most {}",
+            u32::MAX
+        ));
     }
     // Not getpwnam: it would load shared libraries into a program that is meant to be one file.
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -160,9 +190,15 @@ mod tests {
     #[test]
     fn malformed_owners_are_refused() {
         for (arguments, reason) in [
-            (["--pid", "0"], "0 is not in 1.."),
-            (["--pid", "nginx"], "invalid digit"),
-            (["--comm", "a,,b"], "a process name cannot be empty"),
+            (["--pid", "0"], "`0` is not the number of a process"),
+            (["--pid", "nginx"], "`nginx` is not the number of a process"),
+            (["--pid", "4294967296"], "these are 1 to 4294967295"),
+            (["--pid", ",5"], "an empty item"),
+            (["--comm", "a,,b"], "an empty item"),
+            (["--uid", "0,"], "an empty item"),
+            (["--uid", "4294967296"], "at most 4294967295"),
+            (["--state", ","], "an empty item"),
+            (["--lport", ",80"], "an empty item"),
             (
                 ["--uid", "no such"],
                 "`no such` is not a user in /etc/passwd",

@@ -328,7 +328,10 @@ fn term(word: &'static Word, input: &mut Input<'_>) -> Parsed<Node> {
         Kind::Netns => lookup.netns(text).map(Term::Netns),
         Kind::User => lookup.user(text).map(Term::Uid),
         Kind::Cgroup => lookup.cgroup(text).map(Term::Cgroup),
-        Kind::Pid => number(text).map(|pid| Term::Pid(op, pid)),
+        Kind::Pid => number(text, u32::MAX).map(|pid| Term::Pid(op, pid)),
+        Kind::Comm if text.split(',').any(str::is_empty) => Err(
+            "an empty item; write names with a comma between them, such as nginx,php*".to_owned(),
+        ),
         Kind::Comm => Ok(Term::Comm(text.split(',').map(Glob::new).collect())),
         Kind::Duration(field) => match parse_duration(text) {
             Err(QuantityError::NoDuration) => Ok(Duration::ZERO),
@@ -339,7 +342,7 @@ fn term(word: &'static Word, input: &mut Input<'_>) -> Parsed<Node> {
         Kind::Bytes(field) => parse_bytes(text)
             .map(|bytes| Term::Number(field, op, bytes))
             .map_err(|error| error.to_string()),
-        Kind::Count(field) => number(text).map(|count| Term::Number(field, op, count)),
+        Kind::Count(field) => number(text, u64::MAX).map(|count| Term::Number(field, op, count)),
     };
     let term = term.map_err(wrong)?;
     if op != Op::Equal && !term.has_order() {
@@ -435,15 +438,10 @@ fn state_list(text: &str) -> Result<StateSet, String> {
     text.parse().map_err(|error: StateListError| {
         let plain = |word: &str| word.to_ascii_lowercase().replace('_', "-");
         let words: Vec<_> = StateSet::words().into_iter().map(plain).collect();
-        let near = nearest(error.item(), words.iter().map(String::as_str));
-        near.map_or_else(
+        let near = |item| Some((item, nearest(item, words.iter().map(String::as_str))?));
+        error.item().and_then(near).map_or_else(
             || error.to_string(),
-            |near| {
-                format!(
-                    "`{}` is not a TCP state; did you mean `{near}`?",
-                    error.item()
-                )
-            },
+            |(item, near)| format!("`{item}` is not a TCP state; did you mean `{near}`?"),
         )
     })
 }
@@ -468,9 +466,16 @@ fn among<T: Copy>(text: &str, what: &str, all: &[(&str, T)]) -> Result<T, String
     })
 }
 
-fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse()
-        .map_err(|_| format!("`{text}` is no number that fits here"))
+/// A number of at most `most`.
+fn number<T: TryFrom<u64> + std::fmt::Display + Copy>(text: &str, most: T) -> Result<T, String> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("`{text}` is no number"));
+    }
+    let number = text
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.try_into().ok());
+    number.ok_or_else(|| format!("`{text}` is too large; the number is at most {most}"))
 }
 
 /// `:443`, `443` or `https`.
@@ -488,7 +493,7 @@ fn port(text: &str, lookup: &dyn Lookup) -> Result<u16, String> {
 
 /// Whether this is meant as a list of ports and ranges.
 fn is_port_list(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_digit()) && text.contains([',', '-'])
+    text.starts_with(|c: char| c.is_ascii_digit() || c == ',') && text.contains([',', '-'])
 }
 
 fn port_range(text: &str) -> Result<Term, String> {

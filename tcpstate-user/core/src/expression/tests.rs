@@ -238,6 +238,29 @@ fn an_error_shows_its_place_and_the_word_that_was_meant() {
         ("comm \"a b' and sport 1", "\"", "this quote is not closed"),
         ("sport < 80,443", "80,443", "a list of ports takes only"),
         ("sport 80,x", "80,x", "`x` is not a port"),
+        ("sport ,80", ",80", "an empty item"),
+        ("sport 80,", "80,", "an empty item"),
+        ("state ,", ",", "an empty item"),
+        ("newstate close,,listen", "close,,listen", "an empty item"),
+        ("cause fin,", "fin,", "an empty item"),
+        ("comm a,,b", "a,,b", "an empty item"),
+        ("pid 4294967296", "4294967296", "at most 4294967295"),
+        ("pid x", "x", "`x` is no number"),
+        (
+            "retransmits > 99999999999999999999",
+            "99999999999999999999",
+            "at most 18446744073709551615",
+        ),
+        (
+            "dwell > 99999999999999d",
+            "99999999999999d",
+            "at most 213503d",
+        ),
+        (
+            "bytes_sent > 99999999999G",
+            "99999999999G",
+            "at most 17179869183G",
+        ),
         ("cause closed", "closed", "the causes are fin"),
         ("oldstate open", "open", "not a TCP state"),
         ("newstate > close", ">", "no order"),
@@ -415,7 +438,7 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
         "(src|dst|host) [1-9][0-9]?\\.0\\.0\\.0/8",
         "(src|dst|host) \\[2001:db8::\\]/(32|48)(:80)?",
         "state (listen|established,time-wait|big)",
-        "comm \"[a-z*?, ]{1,12}\"",
+        "comm \"[a-z*? ]{1,6}(,[a-z*? ]{1,6})?\"",
         "dwell > [1-9][0-9]{0,5}ms",
     ]
     .prop_map(|text| parse(&text).unwrap().0.unwrap());

@@ -8,10 +8,16 @@ use crate::cause::Cause;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CauseSet(Vec<Cause>);
 
-/// The item that makes a text no list of causes.
+/// The reason why a text is no list of causes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a cause; the causes are {names}, and other errors by their names, such as ECONNABORTED", names = names())]
-pub struct CauseListError(String);
+pub enum CauseListError {
+    /// Nothing between two commas, or nothing at all.
+    #[error("an empty item; write causes with a comma between them, such as fin,refused")]
+    Empty,
+    /// An item that is no cause.
+    #[error("`{0}` is not a cause; the causes are {names}, and other errors by their names, such as ECONNABORTED", names = names())]
+    NotACause(String),
+}
 
 impl CauseSet {
     /// The words that lists are made of, but for the names of other errors.
@@ -51,7 +57,12 @@ impl FromStr for CauseSet {
     fn from_str(list: &str) -> Result<Self, CauseListError> {
         let items = list.split(',').map(str::trim);
         items
-            .map(|item| Cause::from_name(item).ok_or_else(|| CauseListError(item.to_owned())))
+            .map(|item| match item {
+                "" => Err(CauseListError::Empty),
+                item => {
+                    Cause::from_name(item).ok_or_else(|| CauseListError::NotACause(item.to_owned()))
+                }
+            })
             .collect::<Result<_, _>>()
             .map(Self)
     }
@@ -91,7 +102,14 @@ mod tests {
 
     #[test]
     fn a_text_that_is_no_cause_is_refused_with_the_causes_that_there_are() {
-        for list in ["", "fin,", "closed", "errno_", "errno_x", "errno_70000"] {
+        for list in ["", "fin,", ",", "fin,,refused"] {
+            assert_eq!(
+                list.parse::<CauseSet>(),
+                Err(CauseListError::Empty),
+                "{list}"
+            );
+        }
+        for list in ["closed", "errno_", "errno_x", "errno_70000"] {
             let error = list.parse::<CauseSet>().unwrap_err().to_string();
             assert!(error.contains("is not a cause"), "{list}: {error}");
         }

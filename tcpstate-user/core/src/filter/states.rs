@@ -11,15 +11,31 @@ use crate::event::Event;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateSet(u16);
 
-/// The item that makes a text no list of states.
+/// The reason why a text is no list of states.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a TCP state; the states are {names} (in either case, also as `ss` spells them) and the kernel's numbers 1 to 13; groups are {groups}", names = names(), groups = GROUPS.map(|(name, _)| name).join(" "))]
-pub struct StateListError(String);
+pub enum StateListError {
+    /// Nothing between two commas, or nothing at all.
+    #[error("an empty item; write states with a comma between them, such as ESTABLISHED,TIME_WAIT")]
+    Empty,
+    /// An item that is no state.
+    #[error("`{0}` is not a TCP state; the states are {names} (in either case, also as `ss` spells them) and the kernel's numbers 1 to 13; groups are {groups}", names = names(), groups = GROUPS.map(|(name, _)| name).join(" "))]
+    NotAState(String),
+}
 
 impl StateListError {
-    /// The item.
-    pub fn item(&self) -> &str {
-        &self.0
+    fn of(item: &str) -> Self {
+        match item {
+            "" => Self::Empty,
+            item => Self::NotAState(item.to_owned()),
+        }
+    }
+
+    /// The item that is no state.
+    pub fn item(&self) -> Option<&str> {
+        match self {
+            Self::Empty => None,
+            Self::NotAState(item) => Some(item),
+        }
     }
 }
 
@@ -170,7 +186,7 @@ impl FromStr for StateSet {
     fn from_str(list: &str) -> Result<Self, StateListError> {
         let mut set = Self(0);
         for item in list.split(',').map(str::trim) {
-            set = set.with(item_of(item).ok_or_else(|| StateListError(item.to_owned()))?);
+            set = set.with(item_of(item).ok_or_else(|| StateListError::of(item))?);
         }
         Ok(set)
     }
@@ -247,13 +263,19 @@ mod tests {
 
     #[test]
     fn a_text_that_is_no_state_is_refused_with_the_item() {
-        for item in ["", "OPEN", "0", "14", "255", "256", "+1", "ESTABLISH"] {
-            assert_eq!(item.parse::<StateSet>(), Err(StateListError(item.into())));
+        for item in ["OPEN", "0", "14", "255", "256", "+1", "ESTABLISH"] {
+            assert_eq!(
+                item.parse::<StateSet>(),
+                Err(StateListError::NotAState(item.into()))
+            );
         }
-        assert_eq!(
-            "LISTEN,".parse::<StateSet>(),
-            Err(StateListError(String::new()))
-        );
+        for list in ["", ",", "LISTEN,", ",LISTEN", "LISTEN,,CLOSE"] {
+            assert_eq!(
+                list.parse::<StateSet>(),
+                Err(StateListError::Empty),
+                "{list}"
+            );
+        }
         let message = "OPEN".parse::<StateSet>().unwrap_err().to_string();
         assert!(
             message.contains("`OPEN`")

@@ -9,7 +9,7 @@ mod wrapped;
 
 pub use self::{
     cell::Cell,
-    layout::{Columns, Layout, UnknownColumn},
+    layout::{Columns, ColumnsError, Layout},
     records::Records,
     table::{Align, Column, OrDash, Table, wants_colour},
 };

@@ -46,14 +46,24 @@ impl<R> Clone for Columns<R> {
     }
 }
 
-/// A word that names no column.
+/// The reason why words are no columns.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{word}` is not a column of {command}; {}columns: {}", meant(nearest.as_deref()), known.join(", "))]
-pub struct UnknownColumn {
-    word: String,
-    command: &'static str,
-    nearest: Option<String>,
-    known: Vec<String>,
+pub enum ColumnsError {
+    /// Nothing between two commas, or nothing at all.
+    #[error("an empty item; write columns with a comma between them, such as pid,remote,cause")]
+    Empty,
+    /// A word that names no column.
+    #[error("`{word}` is not a column of {command}; {}columns: {}", meant(nearest.as_deref()), known.join(", "))]
+    Unknown {
+        /// The word.
+        word: String,
+        /// The command that has no such column.
+        command: &'static str,
+        /// The name that was meant.
+        nearest: Option<String>,
+        /// The names that there are.
+        known: Vec<String>,
+    },
 }
 
 fn meant(nearest: Option<&str>) -> String {
@@ -62,7 +72,7 @@ fn meant(nearest: Option<&str>) -> String {
 
 impl<R> Layout<R> {
     /// The columns of these names; without any, the usual ones.
-    pub fn columns(&self, wide: bool, words: &[String]) -> Result<Columns<R>, UnknownColumn> {
+    pub fn columns(&self, wide: bool, words: &[String]) -> Result<Columns<R>, ColumnsError> {
         if wide {
             return Ok(Columns::Wide);
         }
@@ -70,11 +80,14 @@ impl<R> Layout<R> {
             return Ok(Columns::Usual);
         }
         let cells = words.iter().map(|word| {
+            if word.trim().is_empty() {
+                return Err(ColumnsError::Empty);
+            }
             self.named(word.trim()).ok_or_else(|| {
                 let known = self.names();
                 let fields = self.fields.columns().map(|field| field.name);
                 let nearest = nearest(word, known.iter().map(String::as_str).chain(fields));
-                UnknownColumn {
+                ColumnsError::Unknown {
                     word: word.clone(),
                     command: self.command,
                     nearest: nearest.map(str::to_owned),
