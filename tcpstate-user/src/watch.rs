@@ -21,7 +21,7 @@ use tcpstate_core::{
     tally::TallySize,
     view::View,
 };
-use tcpstate_recording::Reader;
+use tcpstate_recording::{Reader, has_several_netns};
 use tcpstate_text::{
     format::{
         text::{Columns, Layout, wants_colour},
@@ -53,10 +53,13 @@ pub(crate) fn settings(watch: &Watch, bounds: Bounds, time: Option<TimeForm>) ->
         colour: wants_colour(&rustix::stdio::stdout()),
         width: stdout::width(),
         several_netns: watch.sockets.netns.inode.is_none() && stdout::is_terminal() && {
-            // Of a recording it is not known yet.
-            let here =
-                || netns::find(&NetnsSelector::All).map_or(0, |found| found.namespaces.len());
-            watch.read.is_some() || here() > 1
+            match &watch.read {
+                // Of a pipe it is not known yet; a file that cannot be read is refused when it is opened.
+                Some(path) => !matches!(has_several_netns(path), Ok(Some(false))),
+                None => {
+                    netns::find(&NetnsSelector::All).is_ok_and(|found| found.namespaces.len() > 1)
+                }
+            }
         },
         zone: zone::system(),
         time_form: time.unwrap_or_default(),

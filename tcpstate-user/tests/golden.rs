@@ -21,8 +21,10 @@ use rustix::{
     termios::{Winsize, tcsetwinsize},
 };
 use tcpstate_cli::{Cli, HELP_WIDTH};
+use tcpstate_common::Record;
 use tcpstate_core::{
     books::Accounting,
+    event::Event,
     options::{Format, TimeForm},
     view::{Flow, View},
 };
@@ -246,12 +248,16 @@ fn trace_shows_as_many_lines_as_asked_for() {
 
 /// Records the run, and returns its books.
 fn record(path: &Path) -> Accounting {
+    write(path, &events())
+}
+
+/// Records these events.
+fn write(path: &Path, events: &[Event]) -> Accounting {
     let mut writer = Writer::create(path, &origin(), tcpstate_recording::Options::default())
         .unwrap()
         .naming(names());
-    let events = events();
     let received = events.len() as u64;
-    writer.append(&events, end().now_ns).unwrap();
+    writer.append(events, end().now_ns).unwrap();
     let accounting = Accounting {
         seen: received + 1,
         filtered: 1,
@@ -270,37 +276,70 @@ fn a_terminal_is_asked_for_its_width() {
     let path = directory.path().join("recording");
     record(&path);
     for (columns, golden) in [(40, "trace-40.txt"), (80, "trace-80.txt")] {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
-        let master = openpt(flags).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let size = Winsize {
-            ws_row: 24,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        tcsetwinsize(&master, size).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let slave = File::options()
-            .write(true)
-            .custom_flags(libc::O_NOCTTY)
-            .open(name.to_str().unwrap())
-            .unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
-            .args(["trace", "-r"])
-            .arg(&path)
-            .env("NO_COLOR", "1")
-            .stdout(slave)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        // Its end is an error: nobody has the other side open any more.
-        let mut out = Vec::new();
-        let _ = File::from(master).read_to_end(&mut out);
-        assert!(child.wait().unwrap().success());
-        let out = String::from_utf8(out).unwrap().replace("\r\n", "\n");
-        compare(golden, &out);
+        compare(golden, &shown_on_a_terminal(columns, &path));
+    }
+}
+
+/// What `tcpstate trace -r` shows on a terminal of this width.
+fn shown_on_a_terminal(columns: u16, path: &Path) -> String {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+    let master = openpt(flags).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let size = Winsize {
+        ws_row: 24,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(&master, size).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let slave = File::options()
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+        .args(["trace", "-r"])
+        .arg(path)
+        .env("NO_COLOR", "1")
+        .stdout(slave)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Its end is an error: nobody has the other side open any more.
+    let mut out = Vec::new();
+    let _ = File::from(master).read_to_end(&mut out);
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(out).unwrap().replace("\r\n", "\n")
+}
+
+#[test]
+fn the_network_namespace_is_shown_where_a_recording_has_several() {
+    let directory = tempfile::tempdir().unwrap();
+    let one: Vec<Event> = events()
+        .iter()
+        .map(|event| {
+            let record = Record {
+                netns: 4_026_531_840,
+                ..*event.record()
+            };
+            Event::try_from(record).unwrap()
+        })
+        .collect();
+    let mut two = one.clone();
+    let last = two.last_mut().unwrap();
+    *last = Event::try_from(Record {
+        netns: 4_026_532_177,
+        ..*last.record()
+    })
+    .unwrap();
+    for (events, is_shown) in [(one, false), (two, true)] {
+        let path = directory.path().join("recording");
+        write(&path, &events);
+        let out = shown_on_a_terminal(250, &path);
+        assert_eq!(out.contains("NETNS"), is_shown, "{out}");
+        assert_eq!(out.contains("4026531840"), is_shown, "{out}");
     }
 }
 

@@ -39,6 +39,6 @@ pub use self::{
     flight::{FlightOptions, FlightRing},
     header::{HeaderError, MAGIC, VERSION},
     output::{OpenStream, Stream, WriteError, overwrites},
-    reader::{ReadError, Reader, end_of},
+    reader::{ReadError, Reader, end_of, has_several_netns},
     writer::{Options, Room, Writer, Written},
 };

@@ -69,16 +69,19 @@ pub enum ReadError {
     },
 }
 
-/// When a recording ends, monotonic nanoseconds: when its capture did, or else with its last event. `None` of a pipe,
-/// which can be read only once.
-pub fn end_of(path: &Path) -> Result<Option<u64>, ReadError> {
-    let name = || path.display().to_string();
+/// A failure to read this file.
+fn cannot_read(path: &Path) -> impl Fn(io::Error) -> ReadError {
+    let name = path.display().to_string();
+    move |source| ReadError::Read {
+        name: name.clone(),
+        source,
+    }
+}
+
+/// Opens a file to look at it before it is shown; `None` of a pipe, which can be read only once.
+fn look_into(path: &Path) -> Result<Option<Scanner<File>>, ReadError> {
     let open = |source| ReadError::Open {
         path: path.to_owned(),
-        source,
-    };
-    let read = |source| ReadError::Read {
-        name: name(),
         source,
     };
     let is_file = path.as_os_str() != "-" && std::fs::metadata(path).map_err(open)?.is_file();
@@ -86,19 +89,57 @@ pub fn end_of(path: &Path) -> Result<Option<u64>, ReadError> {
         return Ok(None);
     }
     let file = File::open(path).map_err(open)?;
-    let mut scanner = match Scanner::open(file).map_err(read)? {
-        Ok(scanner) => scanner,
-        Err(reason) => {
-            return Err(ReadError::NotReadable {
-                name: name(),
-                reason,
-            });
+    match Scanner::open(file).map_err(cannot_read(path))? {
+        Ok(scanner) => Ok(Some(scanner)),
+        Err(reason) => Err(ReadError::NotReadable {
+            name: path.display().to_string(),
+            reason,
+        }),
+    }
+}
+
+/// Whether there are sockets of several network namespaces in a recording, as far as its first million events show. `None` of a
+/// pipe, which can be read only once.
+pub fn has_several_netns(path: &Path) -> Result<Option<bool>, ReadError> {
+    const ENOUGH: usize = 1_000_000;
+    let Some(mut scanner) = look_into(path)? else {
+        return Ok(None);
+    };
+    let (mut events, mut seen, mut first) = (Vec::new(), 0usize, None);
+    while seen < ENOUGH {
+        events.clear();
+        let step = scanner.step(&mut events).map_err(cannot_read(path))?;
+        seen = seen.saturating_add(events.len());
+        let census = scanner
+            .take_census()
+            .filter(|census| !census.found.is_empty());
+        // Anything not taken would be kept.
+        drop(scanner.take_recalled());
+        drop((scanner.cgroups(), scanner.notices()));
+        let of_events = events.iter().filter_map(Event::netns);
+        for netns in of_events.chain(census.map(|census| census.netns)) {
+            if *first.get_or_insert(netns) != netns {
+                return Ok(Some(true));
+            }
         }
+        if step == Scanned::End {
+            break;
+        }
+    }
+    Ok(Some(false))
+}
+
+/// When a recording ends, monotonic nanoseconds: when its capture did, or else with its last event. `None` of a pipe,
+/// which can be read only once.
+pub fn end_of(path: &Path) -> Result<Option<u64>, ReadError> {
+    let read = cannot_read(path);
+    let Some(mut scanner) = look_into(path)? else {
+        return Ok(None);
     };
     let (mut events, mut last_ns) = (Vec::new(), 0);
     loop {
         events.clear();
-        let step = scanner.step(&mut events).map_err(read)?;
+        let step = scanner.step(&mut events).map_err(&read)?;
         let latest_ns = events.iter().map(Event::ts_ns).max();
         last_ns = last_ns.max(latest_ns.unwrap_or(0));
         // Anything not taken would be kept.

@@ -98,17 +98,24 @@ fn text(rows: &[SocketRow], options: &Options) -> io::Result<Records<SocketRow>>
     let is_terminal = settings.width.is_some();
     let first = rows.first().map(|row| row.common.netns);
     let several = rows.iter().any(|row| Some(row.common.netns) != first);
+    // With all that may be asked for, a terminal would have no room for the rest.
+    let fits_info = options.with_info && is_terminal;
+    let layout = match (fits_info, options.with_owner) {
+        (false, _) => &LAYOUT,
+        (true, false) => &WITH_INFO,
+        (true, true) => &WITH_INFO_AND_OWNER,
+    };
     let asked = [
         // Off a terminal the columns do not depend on what there is.
         (
             settings.several_netns && (several || !is_terminal),
             &["NETNS"][..],
         ),
+        (options.with_owner && !fits_info, &["PID", "COMM"]),
         // A terminal may have no room for it.
-        (options.with_owner, &["PID", "COMM"]),
         (options.with_cgroup && !is_terminal, &["CGROUP"]),
         (
-            options.with_info,
+            options.with_info && !fits_info,
             &["SENT", "RECEIVED", "RETR", "RTT", "LAST-PKT"],
         ),
     ]
@@ -116,7 +123,7 @@ fn text(rows: &[SocketRow], options: &Options) -> io::Result<Records<SocketRow>>
     .filter(|&(is_asked, _)| is_asked)
     .flat_map(|(_, titles)| titles.iter().copied())
     .collect::<Vec<_>>();
-    Records::of_rows(&LAYOUT, &options.columns, &asked, rows, settings)
+    Records::of_rows(layout, &options.columns, &asked, rows, settings)
 }
 
 /// The sockets that pass the filters.
@@ -246,38 +253,96 @@ const fn timer_row(timer: Timer) -> TimerRow {
 }
 
 /// The columns of the lines for people.
-pub static LAYOUT: Layout<SocketRow> = Layout {
-    command: "ls",
-    cells: &CELLS,
-    usual: &[
-        "STATE", "AGE", "ROLE", "SERVICE", "RECV-Q", "SEND-Q", "LOCAL", "REMOTE", "UID", "TIMER",
-    ],
-    steps: &[
-        // 40 columns.
-        ("STATE", 11),
-        ("REMOTE", 21),
-        ("LOCAL", 6),
-        // 80 columns.
-        ("LOCAL", 21),
-        ("RECV-Q", 6),
-        ("SEND-Q", 6),
-        // More.
-        ("LOCAL", 28),
-        ("REMOTE", 28),
-        ("LOCAL", 34),
-        ("REMOTE", 34),
-        ("LOCAL", 47),
-        ("REMOTE", 47),
-        ("AGE", 8),
-        ("TIMER", 20),
-        ("ROLE", 6),
-        ("UID", 5),
-        ("SERVICE", 7),
-        ("CGROUP", 100),
-        ("COOKIE", 11),
-    ],
-    fields: &SOCKET,
-};
+pub static LAYOUT: Layout<SocketRow> = layout(&[
+    // 40 columns.
+    ("STATE", 11),
+    ("REMOTE", 21),
+    ("LOCAL", 6),
+    // 80 columns.
+    ("LOCAL", 21),
+    ("RECV-Q", 6),
+    ("SEND-Q", 6),
+    // More.
+    ("LOCAL", 28),
+    ("REMOTE", 28),
+    ("LOCAL", 34),
+    ("REMOTE", 34),
+    ("LOCAL", 47),
+    ("REMOTE", 47),
+    ("AGE", 8),
+    ("TIMER", 20),
+    ("ROLE", 6),
+    ("UID", 5),
+    ("SERVICE", 7),
+    ("CGROUP", 100),
+    ("COOKIE", 11),
+]);
+
+/// The same on a terminal, with `--info`.
+static WITH_INFO: Layout<SocketRow> = layout(&[
+    ("STATE", 11),
+    ("REMOTE", 21),
+    ("LOCAL", 6),
+    ("SENT", 8),
+    ("RECEIVED", 8),
+    ("AGE", 8),
+    ("RETR", 4),
+    ("RTT", 7),
+    // 80 columns.
+    ("LAST-PKT", 8),
+    ("LOCAL", 21),
+    ("RECV-Q", 6),
+    ("SEND-Q", 6),
+    ("LOCAL", 47),
+    ("REMOTE", 47),
+    ("TIMER", 20),
+    ("ROLE", 6),
+    ("UID", 5),
+    ("SERVICE", 7),
+    ("CGROUP", 100),
+    ("COOKIE", 11),
+]);
+
+/// The same, with the owner.
+static WITH_INFO_AND_OWNER: Layout<SocketRow> = layout(&[
+    ("STATE", 11),
+    ("REMOTE", 21),
+    ("LOCAL", 6),
+    ("SENT", 8),
+    ("RECEIVED", 8),
+    ("AGE", 8),
+    ("RETR", 4),
+    ("RTT", 7),
+    // 80 columns.
+    ("PID", 7),
+    ("COMM", 15),
+    ("LAST-PKT", 8),
+    ("LOCAL", 21),
+    ("RECV-Q", 6),
+    ("SEND-Q", 6),
+    ("LOCAL", 47),
+    ("REMOTE", 47),
+    ("TIMER", 20),
+    ("ROLE", 6),
+    ("UID", 5),
+    ("SERVICE", 7),
+    ("CGROUP", 100),
+    ("COOKIE", 11),
+]);
+
+/// The columns of `ls`; the steps by which a terminal has room for them.
+const fn layout(steps: &'static [(&'static str, usize)]) -> Layout<SocketRow> {
+    Layout {
+        command: "ls",
+        cells: &CELLS,
+        usual: &[
+            "STATE", "AGE", "ROLE", "SERVICE", "RECV-Q", "SEND-Q", "LOCAL", "REMOTE", "UID",
+            "TIMER",
+        ],
+        steps,
+        fields: &SOCKET,
+    }
+}
 
 static CELLS: [Cell<SocketRow>; 20] = [
     Cell::COOKIE,

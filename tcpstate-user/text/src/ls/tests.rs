@@ -302,6 +302,38 @@ CLOSE_WAIT       0      0 192.0.2.1:22                 192.0.2.7:50000
 }
 
 #[test]
+fn a_terminal_shows_the_counters_beside_the_ends_and_the_age() {
+    let shown = |width: usize, with_owner: bool| {
+        let mut options = Options {
+            with_info: true,
+            with_owner,
+            ..options(Format::Text)
+        };
+        options.settings.width = Some(width);
+        written(&inventory(), &options).0
+    };
+    assert_eq!(
+        shown(80, true),
+        "\
+STATE           AGE LOCAL  REMOTE            PID   SENT RECEIVED RETR     RTT
+LISTEN            - :443   [::]:-              -      -        -    -       -
+ESTABLISHED       - :40000 198.51.100.2:5432   - 1000 B 19.5 KiB    2 1.25 ms
+SYN_RECV    >990 ms :443   203.0.113.8:52000   -      -        -    -       -
+TIME_WAIT    100 ms :443   203.0.113.9:51000   -      -        -    -       -
+CLOSE_WAIT  >17.2 s :22    192.0.2.7:50000     -      -        -    -       -
+200               - :40001 192.0.2.7:50001     -      -        -    -       -
+"
+    );
+    for width in 1..300 {
+        let out = shown(width, true);
+        let widest = out.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(width), "{width}:\n{out}");
+    }
+    assert!(!shown(300, false).contains("PID"));
+    assert!(shown(120, true).contains("COMM"));
+}
+
+#[test]
 fn json_has_every_field_and_the_books_last() {
     let (lines, summary) = json(
         &inventory(),
