@@ -15,6 +15,41 @@ use crate::{
     service::Role,
 };
 
+/// The facts that every row has in common.
+macro_rules! facts_of_common {
+    () => {
+        fn is_ipv4(&self) -> Option<bool> {
+            Some(self.common.is_ipv4)
+        }
+
+        fn service_port(&self) -> Option<u16> {
+            self.common.service_port
+        }
+
+        fn role(&self) -> Option<Role> {
+            Some(self.common.role).filter(|&role| role != Role::Unknown)
+        }
+
+        fn netns(&self) -> Option<u32> {
+            self.common.netns
+        }
+
+        fn uid(&self) -> Option<u32> {
+            self.common.uid
+        }
+
+        fn is_below(&self, tree: &CgroupTree) -> Truth {
+            let common = &self.common;
+            Truth::of(tree.has(common.cgroup_id, common.cgroup.as_deref()))
+        }
+
+        fn any_process(&self, is_wanted: Wanted<'_>) -> Truth {
+            let holders = self.processes.as_deref().unwrap_or_default();
+            any_process(&self.common.owner, holders, is_wanted)
+        }
+    };
+}
+
 impl Facts for SocketRow {
     fn address(&self, side: Side) -> Option<IpAddr> {
         Some(match side {
@@ -30,39 +65,11 @@ impl Facts for SocketRow {
         })
     }
 
-    fn is_ipv4(&self) -> Option<bool> {
-        Some(self.common.is_ipv4)
-    }
-
-    fn service_port(&self) -> Option<u16> {
-        self.common.service_port
-    }
+    facts_of_common!();
 
     fn is_in(&self, states: StateSet) -> Truth {
         let is_bound = self.state == State::CLOSE;
         (states.contains(self.state) || is_bound && states.contains(State::BOUND_INACTIVE)).into()
-    }
-
-    fn role(&self) -> Option<Role> {
-        Some(self.common.role).filter(|&role| role != Role::Unknown)
-    }
-
-    fn netns(&self) -> Option<u32> {
-        self.common.netns
-    }
-
-    fn uid(&self) -> Option<u32> {
-        self.common.uid
-    }
-
-    fn is_below(&self, tree: &CgroupTree) -> Truth {
-        let common = &self.common;
-        Truth::of(tree.has(common.cgroup_id, common.cgroup.as_deref()))
-    }
-
-    fn any_process(&self, is_wanted: Wanted<'_>) -> Truth {
-        let holders = self.processes.as_deref().unwrap_or_default();
-        any_process(&self.common.owner, holders, is_wanted)
     }
 
     fn number(&self, field: Field) -> Option<Bounds> {
@@ -102,13 +109,7 @@ impl Facts for ConnectionRow {
         }
     }
 
-    fn is_ipv4(&self) -> Option<bool> {
-        Some(self.common.is_ipv4)
-    }
-
-    fn service_port(&self) -> Option<u16> {
-        self.common.service_port
-    }
+    facts_of_common!();
 
     fn is_in(&self, states: StateSet) -> Truth {
         if self.states.iter().any(|stay| states.contains(stay.state)) {
@@ -116,28 +117,6 @@ impl Facts for ConnectionRow {
         }
         // Those that are not kept may have been.
         Truth::of((!self.truncated).then_some(false))
-    }
-
-    fn role(&self) -> Option<Role> {
-        Some(self.common.role).filter(|&role| role != Role::Unknown)
-    }
-
-    fn netns(&self) -> Option<u32> {
-        self.common.netns
-    }
-
-    fn uid(&self) -> Option<u32> {
-        self.common.uid
-    }
-
-    fn is_below(&self, tree: &CgroupTree) -> Truth {
-        let common = &self.common;
-        Truth::of(tree.has(common.cgroup_id, common.cgroup.as_deref()))
-    }
-
-    fn any_process(&self, is_wanted: Wanted<'_>) -> Truth {
-        let holders = self.processes.as_deref().unwrap_or_default();
-        any_process(&self.common.owner, holders, is_wanted)
     }
 
     fn number(&self, field: Field) -> Option<Bounds> {

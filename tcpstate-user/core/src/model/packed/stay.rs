@@ -43,3 +43,27 @@ impl std::fmt::Debug for PackedStay {
         self.unpack().fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stay_survives_packing() {
+        for (dwell, kept) in [
+            (Dwell::Unknown, Dwell::Unknown),
+            (Dwell::Exactly(0), Dwell::Exactly(0)),
+            (Dwell::AtLeast(0), Dwell::AtLeast(0)),
+            (
+                Dwell::Exactly(86_400_000_000_000),
+                Dwell::Exactly(86_400_000_000_000),
+            ),
+            // More than 416 days is shown as 416 days, not as unknown.
+            (Dwell::Exactly(u64::MAX), Dwell::Exactly((1 << 55) - 2)),
+            (Dwell::AtLeast(u64::MAX), Dwell::AtLeast((1 << 55) - 2)),
+        ] {
+            let stay = PackedStay::new(State(255), dwell).unpack();
+            assert_eq!(stay, Stay::seen(State(255), kept));
+        }
+    }
+}
