@@ -129,11 +129,7 @@ struct Looker {
 
 impl Looker {
     fn look(&self) -> Look {
-        let request = Request {
-            states: StateSet::ALL,
-            ipv6_only: false,
-            with_info: true,
-        };
+        let request = Request::of(StateSet::ALL).with_info();
         let mut look = Look {
             facts: facts::read(&self.namespaces).unwrap_or_default(),
             ..Look::default()
