@@ -189,6 +189,41 @@ pub struct SocketCopy {
 /// Sockets in deeper ones are kept, and user space decides.
 pub const MAX_CGROUP_DEPTH: usize = 16;
 
+/// Maximum number of prefixes that the kernel side compares addresses with.
+pub const MAX_PREFIXES: usize = 8;
+
+/// A prefix of addresses, and what a filter says of it. A default one is no condition.
+///
+/// The prefixes of a filter are conditions on a socket, joined into clauses: in a clause one of them is true, and all
+/// clauses are true.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Prefix {
+    /// The address, IPv4 as v4-mapped; bits outside of the mask are 0.
+    /// *Layout:* two words in memory order, as addresses are in a [`Record`](crate::Record).
+    pub address: [u64; 2],
+    /// The bits that must agree, in the same order.
+    pub mask: [u64; 2],
+    /// The bits of [`prefix_flags`]; 0: the end of the prefixes.
+    pub flags: u32,
+    /// Always 0.
+    pub padding: u32,
+}
+
+/// The bits of [`Prefix::flags`].
+pub mod prefix_flags {
+    /// The local address has the prefix.
+    pub const LOCAL: u32 = 1;
+    /// The remote address has it; with [`LOCAL`], either of them.
+    pub const REMOTE: u32 = 1 << 1;
+    /// The contrary: neither of these addresses has it.
+    pub const NOT: u32 = 1 << 2;
+    /// A v4-mapped address does not have it. For those IPv6 prefixes that begin as v4-mapped addresses do.
+    pub const IPV6_ONLY: u32 = 1 << 3;
+    /// The last one of its clause.
+    pub const LAST: u32 = 1 << 4;
+}
+
 /// The filters that run in the kernel. 0 switches a filter off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -207,6 +242,13 @@ pub struct Filter {
     pub rport: u8,
     /// 1: keep only sockets with either port in `PORTS`.
     pub port: u8,
+    /// 1: keep listeners whatever these filters say of a family, of an address or of a remote port: the owners of
+    /// their connections are found by them.
+    pub listeners: u8,
+    /// Always 0.
+    pub padding: [u8; 7],
+    /// Keep only sockets whose addresses agree with these conditions.
+    pub prefixes: [Prefix; MAX_PREFIXES],
 }
 
 /// Everything that is fixed at load time, except the sets of ports.
@@ -254,8 +296,9 @@ const _: () = {
     assert!(size_of::<Offsets>() == 144);
     assert!(size_of::<Listener>() == 8);
     assert!(size_of::<SocketCopy>() == 96);
-    assert!(size_of::<Filter>() == 16);
-    assert!(size_of::<Config>() == 288 && align_of::<Config>() == 8);
+    assert!(size_of::<Prefix>() == 40);
+    assert!(size_of::<Filter>() == 24 + MAX_PREFIXES * 40);
+    assert!(size_of::<Config>() == 616 && align_of::<Config>() == 8);
 };
 
 /// Offset of `skaddr` in the classic tracepoint's record on nearly every kernel.

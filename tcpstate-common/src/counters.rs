@@ -23,6 +23,10 @@ macro_rules! counters {
 counters! {
     /// Runs of the program.
     seen,
+    /// Written to the ring buffer.
+    submitted,
+    /// Lost: the ring buffer was full.
+    lost_ring_full,
     /// Dropped: the protocol is not TCP.
     filtered_protocol,
     /// Dropped: not the selected address family.
@@ -31,12 +35,10 @@ counters! {
     filtered_port,
     /// Dropped: not the selected network namespace.
     filtered_netns,
+    /// Dropped: its addresses do not have the selected prefixes.
+    filtered_address,
     /// Dropped: not in the selected cgroup or below it.
     filtered_cgroup,
-    /// Written to the ring buffer.
-    submitted,
-    /// Lost: the ring buffer was full.
-    lost_ring_full,
 }
 
 /// The data that the programs keep for one CPU.
@@ -74,8 +76,8 @@ impl PerCpu {
 }
 
 const _: () = {
-    assert!(size_of::<Counters>() == 64 && align_of::<Counters>() == 8);
-    assert!(size_of::<PerCpu>() == 136 && align_of::<PerCpu>() == 8);
+    assert!(size_of::<Counters>() == 72 && align_of::<Counters>() == 8);
+    assert!(size_of::<PerCpu>() == 152 && align_of::<PerCpu>() == 8);
 };
 
 impl Counters {
@@ -85,6 +87,7 @@ impl Counters {
             + self.filtered_family
             + self.filtered_port
             + self.filtered_netns
+            + self.filtered_address
             + self.filtered_cgroup
     }
 }

@@ -1,9 +1,15 @@
-//! Transitions that a filter cannot decide on yet.
+//! The filters on ports, family and addresses, which both sides apply: the BPF programs first, then user space.
 //!
-//! Both sides filter: the BPF programs first, then user space. At some transitions the kernel has not yet set
-//! a field that a filter tests. Neither side may drop those transitions: they are *undecided* until the
-//! socket's next one.
+//! At some transitions the kernel has not yet set a field that a filter tests. Neither side may drop those transitions:
+//! they are *undecided* until the socket's next one. [`Key`] says which fields these are, [`Truth`] what follows from
+//! it.
+//!
+//! The judgement reads its configuration through [`Condition`]: the programs read their globals, and tests a
+//! [`config::Filter`](crate::config::Filter).
 
+mod condition;
+
+pub use self::condition::{Condition, Ends, judge_addresses, judge_family, judge_ports};
 use crate::{State, record::AF_INET, transition::is_new_child};
 
 /// The part of a transition that the filters on ports and address family test.
@@ -62,71 +68,101 @@ impl Key {
             && laddr_is_any
             && (self.rport == 0 || raddr_is_any)
     }
+
+    /// Whether the local address is not known yet: a child may have that of its listener, and a socket that connects
+    /// may have none. `is_any` says whether the address is unspecified, of either family.
+    #[inline]
+    pub const fn is_laddr_pending(&self, is_any: bool) -> bool {
+        self.is_raddr_pending(is_any)
+            || is_any
+                && matches!(self.oldstate, State::CLOSE)
+                && matches!(self.newstate, State::SYN_SENT)
+    }
+
+    /// Whether the remote address is not known yet: a child may have that of its listener, which says nothing. `is_any`
+    /// says whether the address is unspecified, of either family.
+    #[inline]
+    pub const fn is_raddr_pending(&self, is_any: bool) -> bool {
+        is_new_child(self.oldstate, self.newstate) && (self.rport == 0 || is_any)
+    }
+
+    /// Whether a socket begins or ceases to listen.
+    #[inline]
+    pub const fn is_of_listener(&self) -> bool {
+        matches!(self.newstate, State::LISTEN)
+            || matches!(
+                (self.oldstate, self.newstate),
+                (State::LISTEN, State::CLOSE)
+            )
+    }
+}
+
+/// Whether a condition is true of a socket, as far as is known: both: it is true; neither: it is false; only `may`: it
+/// depends on what the kernel has not set yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truth {
+    /// It is true, whatever comes.
+    pub is: bool,
+    /// It is true, or may become so: the transition passes.
+    pub may: bool,
+}
+
+impl Truth {
+    /// It is true.
+    pub const YES: Self = Self {
+        is: true,
+        may: true,
+    };
+    /// It is false.
+    pub const NO: Self = Self {
+        is: false,
+        may: false,
+    };
+    /// It is not known.
+    pub const UNKNOWN: Self = Self {
+        is: false,
+        may: true,
+    };
+
+    /// The truth of a fact, if it is known yet.
+    #[inline(always)]
+    pub const fn of(fact: bool, is_pending: bool) -> Self {
+        Self {
+            is: fact & !is_pending,
+            may: fact | is_pending,
+        }
+    }
+
+    /// Its contrary.
+    #[inline(always)]
+    #[must_use]
+    pub const fn not(self) -> Self {
+        Self {
+            is: !self.may,
+            may: !self.is,
+        }
+    }
+
+    /// Whether both are true.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            is: self.is & other.is,
+            may: self.may & other.may,
+        }
+    }
+
+    /// Whether either is true.
+    #[inline(always)]
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self {
+            is: self.is | other.is,
+            may: self.may | other.may,
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::AF_INET6;
-
-    fn key(oldstate: State, newstate: State, lport: u16, rport: u16) -> Key {
-        Key {
-            family: AF_INET6,
-            lport,
-            rport,
-            oldstate,
-            newstate,
-        }
-    }
-
-    #[test]
-    fn an_unbound_socket_has_no_local_port_yet() {
-        for newstate in [State::SYN_SENT, State::LISTEN] {
-            let unbound = key(State::CLOSE, newstate, 0, 443).pending_ports();
-            assert_eq!((unbound.lport, unbound.rport), (true, false));
-            assert!(unbound.either());
-            let bound = key(State::CLOSE, newstate, 50_000, 443).pending_ports();
-            assert!(!bound.either());
-        }
-        // An unbound socket that is closed never gets a port.
-        let closed = key(State::CLOSE, State::CLOSE, 0, 0).pending_ports();
-        assert!(!closed.either());
-    }
-
-    #[test]
-    fn a_new_child_has_no_remote_port_yet() {
-        let child = key(State::LISTEN, State::SYN_RECV, 80, 0).pending_ports();
-        assert_eq!((child.lport, child.rport), (false, true));
-        assert!(child.either());
-        let named = key(State::LISTEN, State::SYN_RECV, 80, 50_000).pending_ports();
-        assert!(!named.either());
-        // A listener never gets one.
-        for (oldstate, newstate) in [(State::LISTEN, State::CLOSE), (State::CLOSE, State::LISTEN)] {
-            assert!(!key(oldstate, newstate, 80, 0).pending_ports().either());
-        }
-    }
-
-    #[test]
-    fn a_new_child_may_have_its_listeners_addresses() {
-        let cloned = key(State::LISTEN, State::SYN_RECV, 80, 0);
-        assert!(cloned.is_family_pending(true, true));
-        // Without the port, a remote address says nothing.
-        assert!(cloned.is_family_pending(true, false));
-        let with_port = key(State::LISTEN, State::SYN_RECV, 80, 50_000);
-        assert!(with_port.is_family_pending(true, true));
-        assert!(!with_port.is_family_pending(true, false));
-    }
-
-    #[test]
-    fn the_family_is_known_where_it_cannot_change() {
-        let cloned = key(State::LISTEN, State::SYN_RECV, 80, 0);
-        // The listener has an address of its own.
-        assert!(!cloned.is_family_pending(false, true));
-        let ipv4 = Key {
-            family: AF_INET,
-            ..cloned
-        };
-        assert!(!ipv4.is_family_pending(true, true));
-        assert!(!key(State::CLOSE, State::LISTEN, 80, 0).is_family_pending(true, true));
-    }
-}
+mod tests;

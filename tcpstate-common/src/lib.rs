@@ -4,7 +4,7 @@
 //! in the ring buffer ([`Record`]), the per-CPU counters ([`Counters`]), the configuration that is fixed at
 //! load time ([`Config`]), the counts kept in the kernel where nothing is streamed ([`tally`]), and the TCP
 //! states ([`State`]). So is each rule that both sides apply: the meaning of a transition ([`transition`]),
-//! the transitions that a filter cannot decide on yet ([`filter`]), and the buckets for durations
+//! the filters on ports and addresses ([`filter`]), and the buckets for durations
 //! ([`buckets`]).
 //!
 //! Only types that cross that boundary and rules that hold on both sides of it belong here. Nothing here

@@ -8,7 +8,10 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use tcpstate_common::{
-    Counters, Record, State, filter::Key, record::flags, transition::in_process,
+    Counters, Record, State,
+    filter::{Ends, Key, Truth},
+    record::flags,
+    transition::in_process,
 };
 
 use crate::{
@@ -29,8 +32,8 @@ pub(crate) trait Transition {
     fn keeps_cgroup(&self) -> bool;
     /// Ports, family and states.
     fn key(&self) -> Key;
-    /// Local and remote address, IPv4 as v4-mapped, each as two words in memory order.
-    fn addresses(&self, family: u8) -> ([u64; 2], [u64; 2]);
+    /// Local and remote address.
+    fn ends(&self, family: u8) -> Ends;
     /// Kernel address of the socket.
     fn skaddr(&self) -> u64;
     /// Fills the fields that depend on the attach mode: `cookie` to `bytes_received`, `netns`, `uid`,
@@ -83,26 +86,37 @@ pub(crate) fn read_clock<T: Transition>(transition: &T, counters: *mut Counters)
     }
 }
 
-/// Whether the filters keep the transition; counts it as filtered if they do not.
+/// The truth of the filters for the transition; counts it as filtered if they do not keep it.
 #[inline(always)]
-pub(crate) fn keeps<T: Transition>(transition: &T, key: &Key, counters: *mut Counters) -> bool {
+pub(crate) fn judge<T: Transition>(transition: &T, key: &Key, counters: *mut Counters) -> Truth {
     if !transition.keeps_netns() {
         count!(counters.filtered_netns);
-        return false;
+        return Truth::NO;
     }
-    if !filter::keeps_ports(key) {
+    let mut all = filter::ports(key);
+    if !all.may {
         count!(counters.filtered_port);
-        return false;
+        return Truth::NO;
     }
-    if !filter::keeps_family(key, || transition.addresses(key.family)) {
-        count!(counters.filtered_family);
-        return false;
+    if filter::reads_addresses() {
+        let ends = transition.ends(key.family);
+        let family = filter::family(key, &ends);
+        if !family.may {
+            count!(counters.filtered_family);
+            return Truth::NO;
+        }
+        let addresses = filter::addresses(key, &ends);
+        if !addresses.may {
+            count!(counters.filtered_address);
+            return Truth::NO;
+        }
+        all = all.and(family).and(addresses);
     }
     if !transition.keeps_cgroup() {
         count!(counters.filtered_cgroup);
-        return false;
+        return Truth::NO;
     }
-    true
+    all
 }
 
 /// Counts the run, applies the filters, and submits a record of the transition.
@@ -116,7 +130,7 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(
         return;
     }
     let key = transition.key();
-    if config!(has_filter) != 0 && !keeps(transition, &key, counters) {
+    if config!(has_filter) != 0 && !judge(transition, &key, counters).may {
         return;
     }
     // Before the reservation, so that a wait for the ring's lock does not delay the timestamp.
@@ -137,9 +151,9 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(
         (*record).oldstate = key.oldstate;
         (*record).newstate = key.newstate;
         (*record).family = key.family;
-        let (laddr, raddr) = transition.addresses(key.family);
-        (&raw mut (*record).laddr).cast::<[u64; 2]>().write(laddr);
-        (&raw mut (*record).raddr).cast::<[u64; 2]>().write(raddr);
+        let Ends { local, remote } = transition.ends(key.family);
+        (&raw mut (*record).laddr).cast::<[u64; 2]>().write(local);
+        (&raw mut (*record).raddr).cast::<[u64; 2]>().write(remote);
         let known = transition.fill(&key, record);
         (*record).flags = known | fill_process(key.oldstate, key.newstate, record);
         if matches!(

@@ -1,75 +1,99 @@
-//! The filters of the kernel side, which see only the transition itself.
+//! The filters of the kernel side, which see only the transition itself: the rules are those of
+//! [`tcpstate_common::filter`], on the programs' globals.
 //!
-//! A transition that cannot be decided on yet ([`tcpstate_common::filter`]) is kept: the socket's next transition
-//! settles it, in user space or in `tally`.
+//! A transition that cannot be decided on yet is kept: the socket's next transition settles it, in user space or in
+//! `tally`.
 
-use tcpstate_common::{filter::Key, record::AF_INET};
+use tcpstate_common::filter::{
+    Condition, Ends, Key, Truth, judge_addresses, judge_family, judge_ports,
+};
 
-use crate::maps::{LOCAL_PORTS, PORTS, REMOTE_PORTS, config};
+use crate::maps::{LOCAL_PORTS, PORTS, REMOTE_PORTS, config, prefix_field};
+
+/// The filters that user space has configured.
+struct Configured;
+
+impl Condition for Configured {
+    #[inline(always)]
+    fn has_lport(&self) -> bool {
+        config!(filter.lport) != 0
+    }
+    #[inline(always)]
+    fn has_rport(&self) -> bool {
+        config!(filter.rport) != 0
+    }
+    #[inline(always)]
+    fn has_port(&self) -> bool {
+        config!(filter.port) != 0
+    }
+    #[inline(always)]
+    fn is_local_port(&self, port: u16) -> bool {
+        LOCAL_PORTS.contains(port)
+    }
+    #[inline(always)]
+    fn is_remote_port(&self, port: u16) -> bool {
+        REMOTE_PORTS.contains(port)
+    }
+    #[inline(always)]
+    fn is_port(&self, port: u16) -> bool {
+        PORTS.contains(port)
+    }
+    #[inline(always)]
+    fn family(&self) -> u8 {
+        config!(filter.family)
+    }
+    #[inline(always)]
+    fn keeps_listeners(&self) -> bool {
+        config!(filter.listeners) != 0
+    }
+    #[inline(always)]
+    fn prefix_flags(&self, index: usize) -> u32 {
+        prefix_field!(index, flags)
+    }
+    #[inline(always)]
+    fn prefix(&self, index: usize) -> ([u64; 2], [u64; 2]) {
+        (prefix_field!(index, address), prefix_field!(index, mask))
+    }
+}
 
 /// Whether the ports pass the filters.
 #[inline(always)]
-pub(crate) fn keeps_ports(key: &Key) -> bool {
-    let pending = key.pending_ports();
-    if config!(filter.lport) != 0 && !pending.lport && !LOCAL_PORTS.contains(key.lport) {
-        return false;
-    }
-    if config!(filter.rport) != 0 && !pending.rport && !REMOTE_PORTS.contains(key.rport) {
-        return false;
-    }
-    if config!(filter.port) != 0
-        && !pending.either()
-        && !PORTS.contains(key.lport)
-        && !PORTS.contains(key.rport)
-    {
-        return false;
-    }
-    true
+pub(crate) fn ports(key: &Key) -> Truth {
+    judge_ports(&Configured, key)
+}
+
+/// Whether there is a filter that reads the addresses.
+#[inline(always)]
+pub(crate) fn reads_addresses() -> bool {
+    config!(filter.family) != 0 || has_prefixes()
+}
+
+#[inline(always)]
+fn has_prefixes() -> bool {
+    prefix_field!(0, flags) != 0
 }
 
 /// Whether the address family passes the filter.
 #[inline(always)]
-pub(crate) fn keeps_family(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u64; 2])) -> bool {
-    let wanted = config!(filter.family);
-    if wanted == 0 {
-        return true;
-    }
-    if key.family == AF_INET {
-        return wanted == AF_INET;
-    }
-    let (laddr, raddr) = addresses();
-    let ipv4 = is_v4_mapped(laddr) || is_v4_mapped(raddr);
-    (wanted == AF_INET) == ipv4 || is_family_pending(key, (laddr, raddr))
+pub(crate) fn family(key: &Key, ends: &Ends) -> Truth {
+    judge_family(&Configured, key, ends)
 }
 
-/// Whether a kept transition was kept only because the filters cannot decide on it yet.
+/// Whether the addresses pass the filters.
 #[inline(always)]
-pub(crate) fn is_undecided(key: &Key, addresses: impl FnOnce() -> ([u64; 2], [u64; 2])) -> bool {
-    let pending = key.pending_ports();
-    if config!(filter.lport) != 0 && pending.lport && !LOCAL_PORTS.contains(key.lport) {
-        return true;
+pub(crate) fn addresses(key: &Key, ends: &Ends) -> Truth {
+    if has_prefixes() {
+        judge_addresses(&Configured, key, ends)
+    } else {
+        Truth::YES
     }
-    if config!(filter.rport) != 0 && pending.rport && !REMOTE_PORTS.contains(key.rport) {
-        return true;
-    }
-    if config!(filter.port) != 0
-        && pending.either()
-        && !PORTS.contains(key.lport)
-        && !PORTS.contains(key.rport)
-    {
-        return true;
-    }
-    config!(filter.family) != 0 && key.family != AF_INET && is_family_pending(key, addresses())
 }
 
-/// See [`Key::is_family_pending`].
+/// Whether a filter may leave the first transition of a socket undecided.
 #[inline(always)]
-fn is_family_pending(key: &Key, (laddr, raddr): ([u64; 2], [u64; 2])) -> bool {
-    key.is_family_pending(laddr == [0; 2], raddr == [0; 2])
-}
-
-/// Whether an address, as two words in memory order, is `::ffff:a.b.c.d`.
-#[inline(always)]
-fn is_v4_mapped([high, low]: [u64; 2]) -> bool {
-    high == 0 && (low as u32) == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+pub(crate) fn may_be_undecided() -> bool {
+    config!(filter.lport) != 0
+        || config!(filter.rport) != 0
+        || config!(filter.port) != 0
+        || reads_addresses()
 }

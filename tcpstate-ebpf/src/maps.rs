@@ -146,8 +146,8 @@ pub(crate) use config;
 /// Reads the field of [`CONFIG`] at `offset`; `_field` only names its type.
 #[inline(always)]
 pub(crate) fn config_at<T: Copy>(offset: usize, _field: fn(&Config) -> T) -> T {
-    // SAFETY: the callers, `config!` and `span`, pass the offset of a field of this type, an integer;
-    // the static is never written.
+    // SAFETY: the callers, `config!`, `span` and `prefix_field!`, pass the offset of a field of this type, made of
+    // integers; the static is never written.
     unsafe { core::ptr::read_volatile(CONFIG.as_ptr().cast::<u8>().add(offset).cast::<T>()) }
 }
 
@@ -167,6 +167,19 @@ pub(crate) fn span(index: usize) -> Span {
         }),
     }
 }
+
+/// Reads a field of one of the prefixes of [`Config::filter`].
+macro_rules! prefix_field {
+    ($index:expr, $field:ident) => {
+        $crate::maps::config_at(
+            core::mem::offset_of!(tcpstate_common::Config, filter.prefixes)
+                + $index * size_of::<tcpstate_common::config::Prefix>()
+                + core::mem::offset_of!(tcpstate_common::config::Prefix, $field),
+            |config| config.filter.prefixes[0].$field,
+        )
+    };
+}
+pub(crate) use prefix_field;
 
 impl ReadOnly<PortBitmap> {
     #[inline(always)]

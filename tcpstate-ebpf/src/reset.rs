@@ -58,11 +58,18 @@ fn of_connection(ctx: &BtfTracePointContext) -> Option<Call> {
         | State::LISTEN => None,
         _ => {
             let call = Call::of_socket(sk, state);
-            let is_kept = config!(has_filter) == 0
-                || call.keeps_netns() && filter::keeps_ports(&call.with_tcp().key());
+            let is_kept = config!(has_filter) == 0 || call.keeps_netns() && is_kept(&call);
             is_kept.then_some(call)
         }
     }
+}
+
+/// Whether the filters keep the connection of this socket, by what is known without a search.
+#[inline(always)]
+fn is_kept(call: &Call) -> bool {
+    let key = call.with_tcp().key();
+    filter::ports(&key).may
+        && (!filter::reads_addresses() || filter::addresses(&key, &call.ends(key.family)).may)
 }
 
 #[inline(always)]

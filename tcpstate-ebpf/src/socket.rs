@@ -10,7 +10,7 @@ use aya_ebpf::{
 use tcpstate_common::{
     Record, State,
     config::MAX_CGROUP_DEPTH,
-    filter::Key,
+    filter::{Ends, Key},
     record::{AF_INET, end, flags},
 };
 
@@ -167,23 +167,23 @@ impl Transition for Call {
     }
 
     #[inline(always)]
-    fn addresses(&self, family: u8) -> ([u64; 2], [u64; 2]) {
+    fn ends(&self, family: u8) -> Ends {
         if family == AF_INET {
-            (
-                v4_mapped(self.sk(config!(offsets.sk_rcv_saddr))),
-                v4_mapped(self.sk(config!(offsets.sk_daddr))),
-            )
+            Ends {
+                local: v4_mapped(self.sk(config!(offsets.sk_rcv_saddr))),
+                remote: v4_mapped(self.sk(config!(offsets.sk_daddr))),
+            }
         } else {
-            (
-                [
+            Ends {
+                local: [
                     self.sk(config!(offsets.sk_v6_rcv_saddr)),
                     self.sk(config!(offsets.sk_v6_rcv_saddr) + 8),
                 ],
-                [
+                remote: [
                     self.sk(config!(offsets.sk_v6_daddr)),
                     self.sk(config!(offsets.sk_v6_daddr) + 8),
                 ],
-            )
+            }
         }
     }
 

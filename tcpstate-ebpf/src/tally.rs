@@ -107,22 +107,18 @@ fn judge(call: &Call, part: Part, counters: *mut Counters) -> Verdict {
     }
     let call = call.with_tcp();
     let key = call.key();
-    if !emit::keeps(&call, &key, counters) {
-        // Only these filters leave a first transition undecided. No further transition of this socket is kept,
-        // so nothing else would free its place.
-        if config!(filter.lport) != 0
-            || config!(filter.rport) != 0
-            || config!(filter.port) != 0
-            || config!(filter.family) != 0
-        {
+    let truth = emit::judge(&call, &key, counters);
+    if !truth.may {
+        // No further transition of this socket is kept, so nothing else would free its place.
+        if filter::may_be_undecided() {
             forget(&call, part);
         }
         return Verdict::Filtered;
     }
-    if filter::is_undecided(&key, || call.addresses(key.family)) {
-        Verdict::Undecided
-    } else {
+    if truth.is {
         Verdict::Kept
+    } else {
+        Verdict::Undecided
     }
 }
 

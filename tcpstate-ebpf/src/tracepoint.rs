@@ -20,7 +20,7 @@ use aya_ebpf::{
 use tcpstate_common::{
     Record, State,
     config::{MAX_SPANS, TP_BASE, TP_BASE_LAZY, TracepointRecord},
-    filter::Key,
+    filter::{Ends, Key},
     record::{end, flags},
 };
 
@@ -100,18 +100,18 @@ impl<const BASE: u32> Transition for Call<'_, BASE> {
     }
 
     #[inline(always)]
-    fn addresses(&self, _family: u8) -> ([u64; 2], [u64; 2]) {
+    fn ends(&self, _family: u8) -> Ends {
         // The kernel sets these for IPv4 too, as v4-mapped addresses.
-        (
-            [
+        Ends {
+            local: [
                 field!(self.saddr_v6 as u64),
                 field!(self.saddr_v6 as u64, 8),
             ],
-            [
+            remote: [
                 field!(self.daddr_v6 as u64),
                 field!(self.daddr_v6 as u64, 8),
             ],
-        )
+        }
     }
 
     #[inline(always)]

@@ -557,6 +557,7 @@ impl EventSource for Live {
                 family: counters.filtered_family,
                 port: counters.filtered_port,
                 netns: counters.filtered_netns,
+                address: counters.filtered_address,
                 cgroup: counters.filtered_cgroup,
                 settled: 0,
             },

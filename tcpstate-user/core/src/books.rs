@@ -54,6 +54,9 @@ pub struct FilteredByReason {
     pub port: u64,
     /// Not the network namespace asked for.
     pub netns: u64,
+    /// Not one of the addresses asked for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub address: u64,
     /// Not in the cgroup asked for, nor below it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cgroup: u64,

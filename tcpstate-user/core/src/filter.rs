@@ -133,6 +133,7 @@ impl Filter {
                 lport: u8::from(self.lport.is_some()),
                 rport: u8::from(self.rport.is_some()),
                 port: u8::from(self.port.is_some()),
+                ..config::Filter::default()
             },
             lport: self.lport.as_ref().map(PortSet::bitmap),
             rport: self.rport.as_ref().map(PortSet::bitmap),

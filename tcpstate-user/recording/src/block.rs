@@ -422,6 +422,7 @@ mod tests {
                     family: MAX,
                     port: MAX,
                     netns: MAX,
+                    address: MAX,
                     cgroup: MAX,
                     settled: MAX,
                 },

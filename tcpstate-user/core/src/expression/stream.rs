@@ -11,7 +11,7 @@ use tcpstate_common::{
     State,
     filter::Key,
     record::AF_INET,
-    transition::{closes, is_new_child, opens},
+    transition::{closes, opens},
 };
 
 use super::{
@@ -110,9 +110,11 @@ impl Facts for EventFacts<'_> {
             Side::Local => event.laddr(),
             Side::Remote => event.raddr(),
         };
-        // Until its next transition, a child may have the addresses of its listener.
-        let is_pending = is_new_child(event.oldstate(), event.newstate())
-            && (event.rport() == 0 || address.is_unspecified());
+        let is_any = address.is_unspecified();
+        let is_pending = match side {
+            Side::Local => key(event).is_laddr_pending(is_any),
+            Side::Remote => key(event).is_raddr_pending(is_any),
+        };
         (!is_pending).then_some(address)
     }
 

@@ -31,7 +31,8 @@ fn the_kernel_part_carries_every_criterion() {
             family: AF_INET6,
             lport: 1,
             rport: 1,
-            port: 1
+            port: 1,
+            ..config::Filter::default()
         }
     );
     assert_eq!(kernel.in_cgroup(Some(7)).config().cgroup, 7);
