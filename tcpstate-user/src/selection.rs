@@ -6,7 +6,7 @@ use tcpstate_capture::cgroups::{self, CgroupError};
 use tcpstate_cli::{HostNames, Output, OwnerArgs, Watch, parse_expression};
 use tcpstate_core::{
     escape::Printable,
-    expression::{Expression, Lookup, Moment},
+    expression::{Expression, Lookup, Moment, Necessary},
     filter::{CgroupTree, Filter, KernelFilter, OwnerFilter},
 };
 
@@ -22,6 +22,8 @@ pub(crate) struct Selection {
     pub(crate) whole: Expression,
     /// The part of it that is decided before the view.
     pub(crate) before_view: Expression,
+    /// The part for the BPF programs.
+    necessary: Necessary,
 }
 
 impl Selection {
@@ -37,6 +39,7 @@ impl Selection {
             .and(words.clone());
         Ok(Self {
             before_view: whole.clone(),
+            necessary: whole.necessary(),
             whole,
             filter,
             owner,
@@ -46,10 +49,7 @@ impl Selection {
 
     /// The part for the BPF programs.
     pub(crate) fn kernel(&self) -> KernelFilter<'_> {
-        let cgroup = self.owner.cgroup.as_ref();
-        self.filter
-            .kernel()
-            .in_cgroup(cgroup.and_then(|tree| tree.id))
+        self.necessary.kernel()
     }
 
     /// That part in words.
@@ -57,16 +57,25 @@ impl Selection {
         if arguments.read.is_some() {
             return "nothing, it is a recording".to_owned();
         }
-        let cgroup = self.owner.cgroup.as_ref();
-        let cgroup = cgroup.map(|tree| format!("--cgroup {}", tree.path));
-        let filter = Some(self.filter.to_string()).filter(|filter| !filter.is_empty());
-        let all: Vec<_> = filter.into_iter().chain(cgroup).collect();
-        or_nothing(all.join(" "))
+        let mut text = or_nothing(self.necessary.to_string());
+        if self.kernel().config().listeners != 0 {
+            text += ", but for listeners, which tell the owners";
+        }
+        text
     }
 
-    /// The part that user space decides. It judges again what the kernel has.
-    pub(crate) fn in_user_space(&self) -> String {
-        or_nothing(self.whole.to_string())
+    /// The part that is left to user space. It judges again what the kernel has.
+    pub(crate) fn in_user_space(&self, arguments: &Watch) -> String {
+        let rest = match arguments.read {
+            Some(_) => &self.whole,
+            None => self.necessary.rest(),
+        };
+        or_nothing(rest.to_string())
+    }
+
+    /// The conditions that the BPF programs cannot check; `None`: they check all.
+    pub(crate) fn not_in_kernel(&self) -> Option<&Expression> {
+        Some(self.necessary.rest()).filter(|rest| !rest.wants_all())
     }
 }
 

@@ -199,7 +199,8 @@ fn run_view(
 fn explain(arguments: &Watch, selection: &Selection) -> io::Result<()> {
     let mut out = stdout::open();
     writeln!(out, "in the kernel: {}", selection.in_kernel(arguments))?;
-    writeln!(out, "in user space: {}", selection.in_user_space())?;
+    let rest = selection.in_user_space(arguments);
+    writeln!(out, "in user space: {rest}")?;
     out.flush()
 }
 
@@ -261,7 +262,7 @@ fn start(
                 None => format!("ring buffer {}", Bytes(ring_bytes.into())),
             },
             selection.in_kernel(arguments),
-            selection.in_user_space(),
+            selection.in_user_space(arguments),
         ));
     }
     Ok(live)

@@ -204,14 +204,34 @@ fn a_filter_is_explained_or_refused_before_anything_is_watched() {
             text(output.stderr),
         )
     };
-    let words = "life --explain-filter -L 80 --pid 5 dst 10.0.0.0/8 or cause fin";
-    let (status, stdout, stderr) = run(&words.split(' ').collect::<Vec<_>>());
-    assert_eq!((status, &*stderr), (Some(0), ""));
-    assert_eq!(
-        stdout,
-        "in the kernel: --lport 80\n\
-         in user space: sport 80 and pid = 5 and ( dst 10.0.0.0/8 or cause fin )\n"
-    );
+    for (words, in_kernel, in_user_space) in [
+        (
+            "life --explain-filter -L 80 --pid 5 dst 10.0.0.0/8 or cause fin",
+            "sport 80",
+            "pid = 5 and ( dst 10.0.0.0/8 or cause fin )",
+        ),
+        (
+            "trace --explain-filter -4 src 10.0.0.0/8 or dst 10.0.0.0/8",
+            "family ipv4 and host 10.0.0.0/8",
+            "nothing",
+        ),
+        // Whose connections they are is known by the listeners.
+        (
+            "hist --explain-filter --comm nginx not dst [fd00::]/8",
+            "not dst [fd00::]/8, but for listeners, which tell the owners",
+            "comm \"nginx\"",
+        ),
+        (
+            "rates --in-kernel --explain-filter sport 80 role server",
+            "sport 80",
+            "role server",
+        ),
+    ] {
+        let (status, stdout, stderr) = run(&words.split(' ').collect::<Vec<_>>());
+        assert_eq!((status, &*stderr), (Some(0), ""));
+        let expected = format!("in the kernel: {in_kernel}\nin user space: {in_user_space}\n");
+        assert_eq!(stdout, expected, "{words}");
+    }
     let (_, stdout, _) = run(&["rates", "--explain-filter", "-r", "-"]);
     assert_eq!(
         stdout,
@@ -241,6 +261,10 @@ fn a_filter_is_explained_or_refused_before_anything_is_watched() {
             "known to `tcpstate ls`, `tcpstate trace`",
         ),
         ("trace -r - sport", "a value is missing here"),
+        (
+            "rates --in-kernel 5 dst 10.0.0.0/8 role client",
+            "--in-kernel cannot be used with `role client`: the kernel cannot decide it, and no events are streamed",
+        ),
     ] {
         let (status, stdout, stderr) = run(&words.split(' ').collect::<Vec<_>>());
         assert_eq!((status, &*stdout), (Some(2), ""), "{words}");

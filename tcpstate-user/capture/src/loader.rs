@@ -269,9 +269,8 @@ impl Job {
 
 /// Fixes the read-only globals and the sizes of the maps, and loads the object, which creates the maps.
 fn load_object(host: &Host, plan: &Plan<'_>, target: &Target) -> Result<Ebpf, CaptureError> {
-    let (lports, rports, ports) = plan.filter.bitmaps();
-    let [lports, rports, ports] =
-        [lports, rports, ports].map(|bitmap| bitmap.unwrap_or(&NO_PORTS).as_slice());
+    let bitmaps = plan.filter.bitmaps();
+    let [lports, rports, ports] = bitmaps.map(|bitmap| bitmap.unwrap_or(&NO_PORTS).as_slice());
     let level = if plan.bpf_log { &LOG_ALL } else { &LOG_NOTHING };
     let mut loader = EbpfLoader::new();
     loader

@@ -68,9 +68,6 @@ impl Rates {
         } else if self.watch.sockets.owner.is_given() {
             "--pid, --comm, --uid, --cgroup or --role: they select events, and none are streamed"
                 .to_owned()
-        } else if !self.words().is_empty() {
-            "a FILTER: it selects events, and none are streamed; use -4, -6, -L, -D, -P or --netns"
-                .to_owned()
         } else if capture.attach == Attach::Only(Mode::Tracepoint) {
             "--attach tracepoint: it requires the BTF tracepoint, which reads the socket itself"
                 .to_owned()
@@ -173,7 +170,8 @@ interval is shown even if Ctrl-C cuts it short, so that the counts of all interv
 transitions received.
 
 --in-kernel counts where transitions happen, and reads the counts at the end of each interval. That \
-costs less than streaming each transition, but connections are not attributed to processes. This \
+costs less than streaming each transition, but connections are not attributed to processes, and a FILTER \
+may have only what the kernel can decide (--explain-filter says what that is). This \
 process only dumps the kernel's sockets every --sample-interval, less often if that would take more \
 than 2 % of a core, and `now` counts the sockets of the last dump. It takes 25 MB of kernel memory for \
 the default --max-connections of a million, which is sure to hold half a million connections, and 1 MB \
@@ -195,6 +193,7 @@ Examples:
   tcpstate rates --by raddr -L 443      which clients a web server has
   tcpstate rates 5 dst 10.0.0.0/8       connections to one net
   tcpstate rates --in-kernel 10         on a busy host
+  tcpstate rates --in-kernel 10 not dst 10.0.0.0/8    without one net
   tcpstate rates 1m -r FILE --csv       a recording, minute by minute, as CSV
   tcpstate rates --json | jq -c 'select(.states) | [.ts, .states.CLOSE_WAIT]'";
 
@@ -229,8 +228,6 @@ mod tests {
             (&["--comm", "a"], "--comm"),
             (&["--cgroup", "/"], "--cgroup"),
             (&["--role", "client"], "--role"),
-            (&["dst", "10.0.0.0/8"], "a FILTER"),
-            (&["1", "5", "role", "client"], "a FILTER"),
             (&["--attach", "tracepoint"], "--attach tracepoint"),
             (&["--sample-interval", "0"], "--sample-interval 0"),
             (

@@ -31,6 +31,7 @@ mod dump;
 mod error;
 mod facts;
 mod lookup;
+mod necessary;
 mod options;
 mod parse;
 mod row;
@@ -49,6 +50,7 @@ pub use self::{
     error::ExpressionError,
     facts::{Bounds, Facts, Field, Side, Wanted},
     lookup::{Lookup, NoNames},
+    necessary::Necessary,
     stream::{CgroupPaths, EntryFacts, EventFacts},
     truth::Truth,
     words::{Moment, WORDS, Word},

@@ -1,28 +1,32 @@
 //! Filters: the options that choose sockets, and the sets that they are made of.
 //!
 //! One choice is made twice: the BPF programs drop what certainly does not match
-//! ([`Filter::kernel`]), and user space judges every event again, whatever its source, by the expression that
-//! the options become ([`crate::expression`]). So a recording is filtered exactly as the live kernel is, and
-//! the kernel side may pass more than it should, never less.
+//! ([`Expression::necessary`](crate::expression::Expression::necessary)), and user space judges every event again,
+//! whatever its source, by the expression that the options become ([`crate::expression`]). So a recording is filtered
+//! exactly as the live kernel is, and the kernel side may pass more than it should, never less.
 //!
 //! # The duty of the kernel side
 //!
 //! An event is dropped if any row drops it.
 //!
-//! | filter   | drop when                                                                        |
-//! |----------|----------------------------------------------------------------------------------|
-//! | netns    | the namespace is another one                                                     |
-//! | cgroup   | it is in a cgroup that is neither the one asked for nor below it                 |
-//! | `-4`     | it is IPv6, unless the family is *to come*                                       |
-//! | `-6`     | it is IPv4                                                                       |
-//! | `-L`     | `lport` is not in the set, unless it is *to come*                                |
-//! | `-D`     | `rport` is not in the set, unless it is *to come*                                |
-//! | `-P`     | neither port is in the set, unless one is *to come*                              |
+//! | condition   | drop when                                                                     |
+//! |-------------|-------------------------------------------------------------------------------|
+//! | namespace   | it is another one                                                             |
+//! | cgroup      | it is neither the one asked for nor below it                                  |
+//! | IPv4        | it is IPv6, unless the family is *to come*                                    |
+//! | IPv6        | it is IPv4                                                                    |
+//! | local port  | it is not in the set, unless it is *to come*                                  |
+//! | remote port | it is not in the set, unless it is *to come*                                  |
+//! | a port      | neither is in the set, unless one is *to come*                                |
+//! | addresses   | no condition of a clause is true, unless that depends on one that is *to come* |
 //!
 //! - IPv4: family `AF_INET`, or a v4-mapped local or remote address. Everything else is IPv6: a dual-stack
 //!   listener on `[::]` is IPv6, its IPv4 children are IPv4.
 //! - *To come*: the kernel fills it in only after this transition. [`Key`](tcpstate_common::filter::Key) states, once for both sides, at which
 //!   transitions that is so.
+//! - A clause: a prefix of addresses and an end, or that it has not this prefix; or one of several such.
+//! - Where the owner or the role of a connection is asked for, a listener is kept whatever the last six rows say, but for its
+//!   local port: it gives its connections their owner.
 //!
 //! # Undecided events in user space
 //!
@@ -32,6 +36,7 @@
 
 mod causes;
 mod held;
+mod kernel;
 mod owner;
 mod ports;
 mod states;
@@ -39,13 +44,14 @@ mod states;
 use std::fmt;
 
 use tcpstate_common::{
-    config::{self, PortBitmap},
+    config,
     record::{AF_INET, AF_INET6},
 };
 
 pub use self::{
     causes::{CauseListError, CauseSet},
     held::{Held, Waiting},
+    kernel::KernelFilter,
     owner::{CgroupTree, OwnerFilter},
     ports::{PortListError, PortSet},
     states::{StateListError, StateMask, StateSet},
@@ -58,6 +64,16 @@ pub enum Family {
     Ipv4,
     /// IPv6, v4-mapped addresses left out.
     Ipv6,
+}
+
+impl Family {
+    /// Its number: `AF_INET` or `AF_INET6`.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Ipv4 => AF_INET,
+            Self::Ipv6 => AF_INET6,
+        }
+    }
 }
 
 /// A filter on sockets. The default matches all.
@@ -75,70 +91,27 @@ pub struct Filter {
     pub netns: Option<u32>,
 }
 
-/// The part of a [`Filter`] that the BPF programs apply.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct KernelFilter<'a> {
-    config: config::Filter,
-    lport: Option<&'a PortBitmap>,
-    rport: Option<&'a PortBitmap>,
-    port: Option<&'a PortBitmap>,
-}
-
-impl KernelFilter<'_> {
-    /// The filter's part of [`config::Config`].
-    pub const fn config(&self) -> config::Filter {
-        self.config
-    }
-
-    /// The same, and only in the cgroup with this id or below; `None`: in any. User space has the final
-    /// decision; the programs drop what certainly does not match.
-    #[must_use]
-    pub const fn in_cgroup(mut self, id: Option<u64>) -> Self {
-        if let Some(id) = id {
-            self.config.cgroup = id;
-        }
-        self
-    }
-
-    /// The bitmaps for [`config::LOCAL_PORTS`], [`config::REMOTE_PORTS`] and [`config::PORTS`].
-    pub const fn bitmaps(
-        &self,
-    ) -> (
-        Option<&PortBitmap>,
-        Option<&PortBitmap>,
-        Option<&PortBitmap>,
-    ) {
-        (self.lport, self.rport, self.port)
-    }
-}
-
 impl Filter {
     /// Whether every event matches.
     pub fn wants_all(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The part for the BPF programs.
+    /// The part for the BPF programs: all of it.
     pub fn kernel(&self) -> KernelFilter<'_> {
-        KernelFilter {
-            config: config::Filter {
-                // See `KernelFilter::in_cgroup`.
-                cgroup: 0,
-                netns: self.netns.unwrap_or(0),
-                family: match self.family {
-                    None => 0,
-                    Some(Family::Ipv4) => AF_INET,
-                    Some(Family::Ipv6) => AF_INET6,
-                },
-                lport: u8::from(self.lport.is_some()),
-                rport: u8::from(self.rport.is_some()),
-                port: u8::from(self.port.is_some()),
-                ..config::Filter::default()
-            },
-            lport: self.lport.as_ref().map(PortSet::bitmap),
-            rport: self.rport.as_ref().map(PortSet::bitmap),
-            port: self.port.as_ref().map(PortSet::bitmap),
-        }
+        let config = config::Filter {
+            netns: self.netns.unwrap_or(0),
+            family: self.family.map_or(0, Family::number),
+            lport: u8::from(self.lport.is_some()),
+            rport: u8::from(self.rport.is_some()),
+            port: u8::from(self.port.is_some()),
+            ..config::Filter::default()
+        };
+        let bitmaps = [&self.lport, &self.rport, &self.port];
+        KernelFilter::new(
+            config,
+            bitmaps.map(|ports| ports.as_ref().map(PortSet::bitmap)),
+        )
     }
 }
 

@@ -93,7 +93,7 @@ impl EventFacts<'_> {
 }
 
 /// The key of an event for the rule that the BPF programs share.
-const fn key(event: &Event) -> Key {
+pub(super) const fn key(event: &Event) -> Key {
     Key {
         family: event.record().family,
         lport: event.lport(),

@@ -29,7 +29,46 @@ impl PortSet {
         [0; PORT_WORDS]
     }
 
-    /// Whether the port is in the set. Port 0 never is.
+    /// All ports from the first to the last, 0 if it is among them.
+    #[expect(clippy::indexing_slicing, reason = "65,536 ports are 1,024 words")]
+    pub(crate) fn of_range(first: u16, last: u16) -> Self {
+        let mut set = Box::new(Self::empty());
+        for word in first / 64..=last / 64 {
+            let from = if word == first / 64 { first % 64 } else { 0 };
+            let to = if word == last / 64 { last % 64 } else { 63 };
+            if from <= to {
+                set[usize::from(word)] = (u64::MAX << from) & (u64::MAX >> (63 - to));
+            }
+        }
+        Self(set)
+    }
+
+    /// The ports that are not in the set, 0 among them.
+    pub(crate) fn complement(&self) -> Self {
+        Self(Box::new(self.0.map(|word| !word)))
+    }
+
+    /// The ports that are in either set.
+    pub(crate) fn union(mut self, other: &Self) -> Self {
+        let words = self.0.iter_mut().zip(other.0.iter());
+        words.for_each(|(word, other)| *word |= other);
+        self
+    }
+
+    /// The ports that are in both sets.
+    pub(crate) fn intersection(mut self, other: &Self) -> Self {
+        let words = self.0.iter_mut().zip(other.0.iter());
+        words.for_each(|(word, other)| *word &= other);
+        self
+    }
+
+    /// Whether the other set has all ports of this one.
+    pub(crate) fn is_subset(&self, other: &Self) -> bool {
+        let mut words = self.0.iter().zip(other.0.iter());
+        words.all(|(word, other)| word & !other == 0)
+    }
+
+    /// Whether the port is in the set. Port 0 never is in one that was read.
     #[expect(clippy::indexing_slicing, reason = "65,536 ports are 1,024 words")]
     pub fn contains(&self, port: u16) -> bool {
         self.0[usize::from(port / 64)] >> (port % 64) & 1 == 1
