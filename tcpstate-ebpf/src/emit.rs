@@ -167,9 +167,12 @@ pub(crate) fn handle<C: EbpfContext, T: Transition>(
             }
         }
     }
+    // Copies: a reference into the key would keep it in memory, packed, at every transition.
+    let (oldstate, newstate) = (key.oldstate.0, key.newstate.0);
+    let (lport, rport) = (key.lport, key.rport);
     debug!(
         ctx,
-        "{} -> {} lport {} rport {}", key.oldstate.0, key.newstate.0, key.lport, key.rport
+        "{} -> {} lport {} rport {}", oldstate, newstate, lport, rport
     );
     // SAFETY: the map lookup returned a valid pointer to this CPU's value.
     let submitted = unsafe { (*counters).submitted };

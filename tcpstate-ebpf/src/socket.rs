@@ -175,14 +175,8 @@ impl Transition for Call {
             }
         } else {
             Ends {
-                local: [
-                    self.sk(config!(offsets.sk_v6_rcv_saddr)),
-                    self.sk(config!(offsets.sk_v6_rcv_saddr) + 8),
-                ],
-                remote: [
-                    self.sk(config!(offsets.sk_v6_daddr)),
-                    self.sk(config!(offsets.sk_v6_daddr) + 8),
-                ],
+                local: self.sk(config!(offsets.sk_v6_rcv_saddr)),
+                remote: self.sk(config!(offsets.sk_v6_daddr)),
             }
         }
     }

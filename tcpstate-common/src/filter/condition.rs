@@ -61,27 +61,27 @@ const fn is_any([high, low]: [u64; 2]) -> bool {
 /// The filters on ports.
 #[inline(always)]
 pub fn judge_ports(condition: &impl Condition, key: &Key) -> Truth {
-    let pending = key.pending_ports();
+    let local = |fact| Truth::of(fact, key.pending_ports().lport);
+    let remote = |fact| Truth::of(fact, key.pending_ports().rport);
     // A listener has none.
     let has_remote = !(condition.keeps_listeners() && key.is_of_listener());
     let mut all = Truth::YES;
     if condition.has_lport() {
-        all = Truth::of(condition.is_local_port(key.lport), pending.lport);
+        all = local(condition.is_local_port(key.lport));
         if !all.may {
             return all;
         }
     }
     if condition.has_rport() && has_remote {
-        let remote = Truth::of(condition.is_remote_port(key.rport), pending.rport);
-        if !remote.may {
-            return remote;
+        let found = remote(condition.is_remote_port(key.rport));
+        if !found.may {
+            return found;
         }
-        all = all.and(remote);
+        all = all.and(found);
     }
     if condition.has_port() && has_remote {
-        let local = Truth::of(condition.is_port(key.lport), pending.lport);
-        let remote = Truth::of(condition.is_port(key.rport), pending.rport);
-        all = all.and(local.or(remote));
+        let found = local(condition.is_port(key.lport));
+        all = all.and(found.or(remote(condition.is_port(key.rport))));
     }
     all
 }
@@ -104,12 +104,37 @@ pub fn judge_family(condition: &impl Condition, key: &Key, ends: &Ends) -> Truth
 /// The filters on addresses. `true` if there are none.
 #[inline(always)]
 pub fn judge_addresses(condition: &impl Condition, key: &Key, ends: &Ends) -> Truth {
-    let mut all = Truth::YES;
     if condition.keeps_listeners() && key.is_of_listener() {
-        return all;
+        return Truth::YES;
     }
-    let is_local_pending = key.is_laddr_pending(is_any(ends.local));
-    let is_remote_pending = key.is_raddr_pending(is_any(ends.remote));
+    let pending = PendingAddresses {
+        local: key.is_laddr_pending(is_any(ends.local)),
+        remote: key.is_raddr_pending(is_any(ends.remote)),
+    };
+    // Nearly always: then there are two truths only, and less to compute.
+    if !pending.local && !pending.remote {
+        judge_clauses(condition, ends, PendingAddresses::NONE)
+    } else {
+        judge_clauses(condition, ends, pending)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct PendingAddresses {
+    local: bool,
+    remote: bool,
+}
+
+impl PendingAddresses {
+    const NONE: Self = Self {
+        local: false,
+        remote: false,
+    };
+}
+
+#[inline(always)]
+fn judge_clauses(condition: &impl Condition, ends: &Ends, pending: PendingAddresses) -> Truth {
+    let mut all = Truth::YES;
     let mut clause = Truth::NO;
     for index in 0..MAX_PREFIXES {
         let flags = condition.prefix_flags(index);
@@ -121,11 +146,11 @@ pub fn judge_addresses(condition: &impl Condition, key: &Key, ends: &Ends) -> Tr
         let mut has_it = Truth::NO;
         if flags & prefix_flags::LOCAL != 0 {
             let fact = contains(prefix, is_ipv6_only, ends.local);
-            has_it = Truth::of(fact, is_local_pending);
+            has_it = Truth::of(fact, pending.local);
         }
         if flags & prefix_flags::REMOTE != 0 {
             let fact = contains(prefix, is_ipv6_only, ends.remote);
-            has_it = has_it.or(Truth::of(fact, is_remote_pending));
+            has_it = has_it.or(Truth::of(fact, pending.remote));
         }
         if flags & prefix_flags::NOT != 0 {
             has_it = has_it.not();
@@ -146,7 +171,7 @@ pub fn judge_addresses(condition: &impl Condition, key: &Key, ends: &Ends) -> Tr
 fn contains((wanted, mask): ([u64; 2], [u64; 2]), is_ipv6_only: bool, address: [u64; 2]) -> bool {
     let high = (address[0] & mask[0]) ^ wanted[0];
     let low = (address[1] & mask[1]) ^ wanted[1];
-    high | low == 0 && !(is_ipv6_only && is_v4_mapped(address))
+    (high | low) == 0 && !(is_ipv6_only && is_v4_mapped(address))
 }
 
 /// A filter in memory, as user space has it.
