@@ -5,6 +5,7 @@
 //! `TCPSTATE_REQUIRE_KERNEL=1` a skip is a failure. `cargo xtask test` runs them on this machine's kernel, and
 //! `cargo xtask vm` on others, where `TCPSTATE_KERNEL_LACKS` names the features that may be missing (`need`).
 
+mod address_filters;
 mod ages;
 mod causes;
 mod census;
@@ -84,6 +85,7 @@ fn main() {
     fields::add(&mut trials);
     filters::add(&mut trials);
     selections::add(&mut trials);
+    address_filters::add(&mut trials);
     mptcp::add(&mut trials);
     threads::add(&mut trials);
     restored::add(&mut trials);

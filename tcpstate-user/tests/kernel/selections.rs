@@ -28,9 +28,9 @@ pub fn add(trials: &mut Vec<Trial>) {
 
 /// The ends of a connection, or of a listener.
 #[derive(Clone, Copy, Debug)]
-struct Ends {
-    local: SocketAddr,
-    remote: SocketAddr,
+pub struct Ends {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
 }
 
 /// Whether a line of a socket with these ends is wanted.
@@ -44,12 +44,13 @@ struct Ports {
     bound: u16,
 }
 
-fn v4(address: IpAddr, third: u8) -> bool {
+/// `127.0.N.0/24`.
+pub fn v4(address: IpAddr, third: u8) -> bool {
     matches!(address, IpAddr::V4(address) if address.octets()[..3] == [127, 0, third])
 }
 
 /// `fd00:N::/32`.
-fn v6(address: IpAddr, second: u16) -> bool {
+pub fn v6(address: IpAddr, second: u16) -> bool {
     matches!(address, IpAddr::V6(address) if address.segments()[..2] == [0xfd00, second])
 }
 
@@ -229,8 +230,9 @@ fn chosen(lines: &[Value], ends: &BTreeMap<u64, Ends>, wants: Wants) -> Result<V
     Ok(wanted)
 }
 
-/// Connections by both families, from IPv6 sockets by IPv4, from a chosen port, and one that is refused.
-fn traffic() -> Result<()> {
+/// Connections in the thread's namespace by both families, from IPv6 sockets by IPv4, from a chosen port, and one that is
+/// refused.
+pub fn traffic() -> Result<()> {
     add_ipv6(&["fd00:1::1", "fd00:2::1"])?;
     let ports = Ports {
         dual: unused_port(),

@@ -250,6 +250,10 @@ fn chooses() -> Result<()> {
         &["-D", &port],
         &["-P", &port, "-4"],
         &["-P", &port, "-6"],
+        &["-P", &port, "dst", "127.0.0.0/8"],
+        &["-P", &port, "not", "src", "127.0.0.0/8"],
+        &["-P", &port, "src", "[::]/0", "or", "dst", "127.0.0.1"],
+        &["not", "host", "127.0.0.1", "sport", &port],
     ] {
         both(filter, &made)
             .and_then(|outputs| same(&outputs))
