@@ -10,12 +10,12 @@ use tcpstate_capture::{
     host::Host,
     loader::{self, Job, Plan},
 };
-use tcpstate_core::filter::Filter;
 use tcpstate_core::mode::Mode;
 
 use crate::{
     Options,
-    generator::{Churn, PER_CONNECTION},
+    generator::{Churn, FIRST_HOST, PER_CONNECTION},
+    probe,
     process::Running,
     report::Row,
     tool::{self, Tool, UNTRACED},
@@ -105,53 +105,102 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         );
     }
     rows.extend(paced(options, &churn, &tools)?);
+    drop(churn);
+    rows.extend(one_host(options, &host)?);
     Ok(rows)
 }
 
+/// The number of hosts of which a filter selects one.
+const HOSTS: u32 = 1_000;
+
+/// The rate of connections to many hosts, where the program selects one of them, beside that with the empty program.
+fn one_host(options: &Options, host: &Host) -> Result<Vec<Row>> {
+    const EMPTY: &str = "empty program, 1,000 hosts";
+    const SELECTED: &str = "dst one of 1,000 hosts, no reader";
+    let expression = format!("dst {FIRST_HOST}");
+    let empty = Floor {
+        name: EMPTY,
+        job: Some(Job::Nothing),
+        filter: "",
+        stands_by: false,
+    };
+    let selected = Floor {
+        name: SELECTED,
+        job: Some(Job::Stream),
+        filter: &expression,
+        stands_by: false,
+    };
+    let connections = options.pick(20_000, 1_000);
+    let churn = Churn::to_hosts(HOSTS)?;
+    churn.run(connections / 4, None)?;
+    let (mut floor, mut rates, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    let rounds = options.rounds(10);
+    for round in 1..=rounds {
+        eprintln!("churn: {HOSTS} hosts, round {round} of {rounds}");
+        let before = empty.rate(host, &churn, connections)?;
+        let rate = selected.rate(host, &churn, connections)?;
+        let after = empty.rate(host, &churn, connections)?;
+        floor.extend([before, after]);
+        rates.push(rate);
+        kept.push(rate / f64::midpoint(before, after));
+    }
+    Ok(vec![
+        Row::new(EMPTY, "connections/s", &floor),
+        Row::new(SELECTED, "connections/s", &rates).ratio(EMPTY, &kept),
+    ])
+}
+
 /// A BPF program without a reader.
-struct Floor {
+struct Floor<'a> {
     name: &'static str,
     /// The program's job; `None` for no program.
     job: Option<Job>,
+    /// The filter of the program, an expression.
+    filter: &'a str,
     /// Whether the second program stands by, as it does not for long in a churn.
     stands_by: bool,
 }
 
-const FLOORS: [Floor; 5] = [
+const FLOORS: [Floor<'_>; 5] = [
     Floor {
         name: "untraced again",
         job: None,
+        filter: "",
         stands_by: false,
     },
     Floor {
         name: "empty program, no reader",
         job: Some(Job::Nothing),
+        filter: "",
         stands_by: false,
     },
     Floor {
         name: "counter and clock only, no reader",
         job: Some(Job::Clock),
+        filter: "",
         stands_by: false,
     },
     Floor {
         name: "tcpstate's program, no reader",
         job: Some(Job::Stream),
+        filter: "",
         stands_by: false,
     },
     Floor {
         name: "both of tcpstate's programs, no reader",
         job: Some(Job::Stream),
+        filter: "",
         stands_by: true,
     },
 ];
 
-impl Floor {
+impl Floor<'_> {
     /// Returns the connections per second while it is attached. The ring holds every record.
     fn rate(&self, host: &Host, churn: &Churn, connections: u64) -> Result<f64> {
         let Some(job) = self.job else {
             return rate(churn, connections);
         };
-        let filter = Filter::default();
+        let filter = probe::of(self.filter);
         let plan = Plan {
             mode: Mode::Btf,
             ring_bytes: 64 << 20,

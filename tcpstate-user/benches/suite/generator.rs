@@ -24,6 +24,8 @@ pub const PORTS: std::ops::RangeInclusive<u16> = 5_001..=5_008;
 /// others.
 pub struct Churn {
     listeners: Vec<TcpListener>,
+    /// The addresses to connect to in turn, each with the number of its listener.
+    targets: Vec<(usize, SocketAddr)>,
 }
 
 impl Churn {
@@ -35,33 +37,47 @@ impl Churn {
             ]
             .map(|address| SocketAddr::new(address, port))
         });
-        let listeners = addresses
-            .map(|address| TcpListener::bind(address).with_context(|| format!("bind {address}")))
-            .collect::<Result<_>>()?;
-        Ok(Self { listeners })
+        let listeners: Vec<_> = addresses.map(listen).collect::<Result<_>>()?;
+        let targets = listeners.iter().enumerate();
+        let targets = targets.map(|(at, listener)| Ok((at, listener.local_addr()?)));
+        Ok(Self {
+            targets: targets.collect::<Result<_>>()?,
+            listeners,
+        })
+    }
+
+    /// The same, by IPv4 and to one port of this number of hosts.
+    pub fn to_hosts(hosts: u32) -> Result<Self> {
+        let port = *PORTS.end() + 1;
+        let first = u32::from(FIRST_HOST);
+        let host = |number| (0, SocketAddr::from((Ipv4Addr::from(first + number), port)));
+        Ok(Self {
+            listeners: vec![listen((Ipv4Addr::UNSPECIFIED, port).into())?],
+            targets: (0..hosts).map(host).collect(),
+        })
     }
 
     /// Makes this number of connections, at this rate or else as fast as possible.
     pub fn run(&self, connections: u64, per_second: Option<u32>) -> Result<Duration> {
-        let addresses = self
-            .listeners
-            .iter()
-            .map(TcpListener::local_addr)
-            .collect::<Result<Vec<_>, _>>()?;
         let start = Instant::now();
-        for (at, (listener, address)) in
-            (0..connections).zip(self.listeners.iter().zip(addresses).cycle())
-        {
+        for (at, &(listener, address)) in (0..connections).zip(self.targets.iter().cycle()) {
             if let Some(per_second) = per_second {
                 let due = Duration::from_secs_f64(at as f64 / f64::from(per_second));
                 if let Some(early) = due.checked_sub(start.elapsed()) {
                     std::thread::sleep(early);
                 }
             }
-            connect(listener, address)?;
+            connect(&self.listeners[listener], address)?;
         }
         Ok(start.elapsed())
     }
+}
+
+/// The first of the hosts of [`Churn::to_hosts`].
+pub const FIRST_HOST: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 1);
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| format!("bind {address}"))
 }
 
 /// Makes one connection and closes it, the client first.

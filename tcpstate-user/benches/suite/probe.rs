@@ -11,8 +11,11 @@ use tcpstate_capture::{
     loader::{self, Job, Loaded, Plan},
     ring::Ring,
 };
-use tcpstate_core::filter::{Filter, PortSet};
-use tcpstate_core::{mode::Mode, tally::TallySize};
+use tcpstate_core::{
+    expression::{Expression, Necessary, NoNames},
+    mode::Mode,
+    tally::TallySize,
+};
 
 use crate::{
     Options,
@@ -33,7 +36,7 @@ enum What {
     Ours {
         mode: Mode,
         job: Job,
-        filter: Filter,
+        filter: Necessary,
     },
     /// A process that loads programs: a peer.
     Process(Tool),
@@ -119,41 +122,62 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Matches what no load makes.
+const ONE_OTHER_HOST: &str = "dst 192.0.2.1";
+/// All that the loads make has none of these.
+const ONE_OTHER_NET: &str = "not dst 192.0.2.0/24";
+/// As many conditions as there is room for, all true.
+const EIGHT_OTHER_NETS: &str = "not dst 192.0.2.0/24 not dst 198.51.100.0/24 not dst 203.0.113.0/24 \
+    not src 192.0.2.0/24 not src 198.51.100.0/24 not src 203.0.113.0/25 \
+    not dst [2001:db8::]/32 not src [2001:db8:1::]/48";
+
+/// The part of an expression for the programs, which is all of it.
+pub fn of(expression: &str) -> Necessary {
+    let expression = Expression::parse(expression, &NoNames).expect("an expression");
+    let necessary = expression.necessary();
+    assert!(necessary.rest().wants_all(), "{expression}");
+    necessary
+}
+
 /// [`EMPTY`], [`FULL`] and the other cases.
 fn cases() -> Vec<Case> {
-    let ports = |list: &str| Filter {
-        port: Some(list.parse::<PortSet>().expect("a list of ports")),
-        ..Filter::default()
-    };
-    let ours = |name: &str, mode, job, filter| Case {
+    let ours = |name: &str, mode, job, filter: &str| Case {
         name: name.to_owned(),
-        what: What::Ours { mode, job, filter },
+        what: What::Ours {
+            mode,
+            job,
+            filter: of(filter),
+        },
     };
     let stream = Job::Stream;
     let tally = Job::Tally(TallySize {
         services: 1_024,
         sockets: 1_000_000,
     });
-    let all = Filter::default;
+    let (btf, tracepoint) = (Mode::Btf, Mode::Tracepoint);
     let mut cases = vec![
-        ours(EMPTY, Mode::Btf, Job::Nothing, all()),
-        ours(FULL, Mode::Btf, stream, all()),
-        ours("counter and clock only, btf", Mode::Btf, Job::Clock, all()),
-        ours("counting in the kernel, btf", Mode::Btf, tally, all()),
-        ours(
-            "filter that passes, btf",
-            Mode::Btf,
-            stream,
-            ports("1-65535"),
-        ),
-        ours("filter that drops, btf", Mode::Btf, stream, ports("1")),
-        ours("empty, tracepoint", Mode::Tracepoint, Job::Nothing, all()),
-        ours("full record, tracepoint", Mode::Tracepoint, stream, all()),
+        ours(EMPTY, btf, Job::Nothing, ""),
+        ours(FULL, btf, stream, ""),
+        ours("counter and clock only, btf", btf, Job::Clock, ""),
+        ours("counting in the kernel, btf", btf, tally, ""),
+        ours("filter that passes, btf", btf, stream, "port 1-65535"),
+        ours("filter that drops, btf", btf, stream, "port 1"),
+        ours("prefix that passes, btf", btf, stream, ONE_OTHER_NET),
+        ours("8 prefixes that pass, btf", btf, stream, EIGHT_OTHER_NETS),
+        ours("prefix that drops, btf", btf, stream, ONE_OTHER_HOST),
+        ours("empty, tracepoint", tracepoint, Job::Nothing, ""),
+        ours("full record, tracepoint", tracepoint, stream, ""),
         ours(
             "filter that drops, tracepoint",
-            Mode::Tracepoint,
+            tracepoint,
             stream,
-            ports("1"),
+            "port 1",
+        ),
+        ours(
+            "prefix that drops, tracepoint",
+            tracepoint,
+            stream,
+            ONE_OTHER_HOST,
         ),
     ];
     let processes = tool::peers()
@@ -204,7 +228,7 @@ impl Case {
 /// Attaches tcpstate's program, or the empty one, while the load runs.
 fn measure_ours(
     host: &Host,
-    (attach, job, filter): (Mode, Job, &Filter),
+    (attach, job, filter): (Mode, Job, &Necessary),
     load: &dyn Fn() -> Result<u64>,
 ) -> Result<(ProgramRuns, u64)> {
     let plan = Plan {
