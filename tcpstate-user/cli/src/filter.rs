@@ -143,6 +143,13 @@ const VALUES: [(&str, &str); 11] = [
 ];
 
 const REST: &str = "
+In the kernel:
+  Commands that watch have the kernel decide what it can: ports, families, up
+  to eight prefixes of addresses, a network namespace, a cgroup (not with
+  --attach tracepoint), joined by and; alternatives of one kind, as in
+  src 10.0.0.0/8 or dst 10.0.0.0/8. What it leaves out costs next to nothing.
+  --explain-filter says what it decides of an expression.
+
 Differences to ss(8):
   - and binds tighter than or, as the manual of ss says. The program ss takes
     both from left to right: write parentheses, and they agree.
