@@ -218,10 +218,8 @@ pub mod prefix_flags {
     pub const REMOTE: u32 = 1 << 1;
     /// The contrary: neither of these addresses has it.
     pub const NOT: u32 = 1 << 2;
-    /// A v4-mapped address does not have it. For those IPv6 prefixes that begin as v4-mapped addresses do.
-    pub const IPV6_ONLY: u32 = 1 << 3;
     /// The last one of its clause.
-    pub const LAST: u32 = 1 << 4;
+    pub const LAST: u32 = 1 << 3;
 }
 
 /// The filters that run in the kernel. 0 switches a filter off.

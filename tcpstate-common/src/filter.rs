@@ -69,14 +69,23 @@ impl Key {
             && (self.rport == 0 || raddr_is_any)
     }
 
+    /// Whether a transition may come before the kernel has set the addresses.
+    #[inline]
+    pub const fn may_lack_addresses(&self) -> bool {
+        self.connects() || is_new_child(self.oldstate, self.newstate)
+    }
+
+    /// Whether a socket begins to connect.
+    #[inline]
+    const fn connects(&self) -> bool {
+        matches!(self.oldstate, State::CLOSE) && matches!(self.newstate, State::SYN_SENT)
+    }
+
     /// Whether the local address is not known yet: a child may have that of its listener, and a socket that connects
     /// may have none. `is_any` says whether the address is unspecified, of either family.
     #[inline]
     pub const fn is_laddr_pending(&self, is_any: bool) -> bool {
-        self.is_raddr_pending(is_any)
-            || is_any
-                && matches!(self.oldstate, State::CLOSE)
-                && matches!(self.newstate, State::SYN_SENT)
+        is_any && self.connects() || self.is_raddr_pending(is_any)
     }
 
     /// Whether the remote address is not known yet: a child may have that of its listener, which says nothing. `is_any`

@@ -107,16 +107,15 @@ pub fn judge_addresses(condition: &impl Condition, key: &Key, ends: &Ends) -> Tr
     if condition.keeps_listeners() && key.is_of_listener() {
         return Truth::YES;
     }
+    // Nearly always: then there are two truths only, and less to compute.
+    if !key.may_lack_addresses() {
+        return judge_clauses(condition, ends, PendingAddresses::NONE);
+    }
     let pending = PendingAddresses {
         local: key.is_laddr_pending(is_any(ends.local)),
         remote: key.is_raddr_pending(is_any(ends.remote)),
     };
-    // Nearly always: then there are two truths only, and less to compute.
-    if !pending.local && !pending.remote {
-        judge_clauses(condition, ends, PendingAddresses::NONE)
-    } else {
-        judge_clauses(condition, ends, pending)
-    }
+    judge_clauses(condition, ends, pending)
 }
 
 #[derive(Clone, Copy)]
@@ -142,14 +141,13 @@ fn judge_clauses(condition: &impl Condition, ends: &Ends, pending: PendingAddres
             break;
         }
         let prefix = condition.prefix(index);
-        let is_ipv6_only = flags & prefix_flags::IPV6_ONLY != 0;
         let mut has_it = Truth::NO;
         if flags & prefix_flags::LOCAL != 0 {
-            let fact = contains(prefix, is_ipv6_only, ends.local);
+            let fact = contains(prefix, ends.local);
             has_it = Truth::of(fact, pending.local);
         }
         if flags & prefix_flags::REMOTE != 0 {
-            let fact = contains(prefix, is_ipv6_only, ends.remote);
+            let fact = contains(prefix, ends.remote);
             has_it = has_it.or(Truth::of(fact, pending.remote));
         }
         if flags & prefix_flags::NOT != 0 {
@@ -168,10 +166,8 @@ fn judge_clauses(condition: &impl Condition, ends: &Ends, pending: PendingAddres
 }
 
 #[inline(always)]
-fn contains((wanted, mask): ([u64; 2], [u64; 2]), is_ipv6_only: bool, address: [u64; 2]) -> bool {
-    let high = (address[0] & mask[0]) ^ wanted[0];
-    let low = (address[1] & mask[1]) ^ wanted[1];
-    (high | low) == 0 && !(is_ipv6_only && is_v4_mapped(address))
+fn contains((wanted, mask): ([u64; 2], [u64; 2]), address: [u64; 2]) -> bool {
+    address[0] & mask[0] == wanted[0] && address[1] & mask[1] == wanted[1]
 }
 
 /// A filter in memory, as user space has it.

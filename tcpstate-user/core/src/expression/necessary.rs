@@ -194,9 +194,12 @@ impl Clauses {
             &Term::Host { ends, prefix, port } => at(ends, is_negated, |side| {
                 let port =
                     port.map(|port| Self::of_port(side, PortSet::of_range(port, port), is_negated));
-                let prefix = prefix.map(|prefix| Self {
-                    addresses: vec![vec![Literal::new(side, prefix, is_negated)]],
-                    ..Self::ALWAYS
+                let prefix = prefix.map(|prefix| {
+                    let literal = Literal::new(side, prefix, is_negated);
+                    literal.map_or(Self::UNABLE, |literal| Self {
+                        addresses: vec![vec![literal]],
+                        ..Self::ALWAYS
+                    })
                 });
                 match (port, prefix) {
                     (Some(port), Some(prefix)) if is_negated => port.or(prefix),

@@ -2,10 +2,13 @@
 
 use std::net::Ipv6Addr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use tcpstate_common::config::{MAX_PREFIXES, Prefix, prefix_flags};
 
 use super::super::{Node, facts::Side, term::Term, words::Ends};
+
+/// One of the v4-mapped addresses.
+const MAPPED: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
 
 /// One of these is true.
 pub(super) type Clause = Vec<Literal>;
@@ -19,11 +22,22 @@ pub(super) struct Literal {
 }
 
 impl Literal {
-    pub(super) fn new(side: Side, prefix: IpNet, is_negated: bool) -> Self {
-        Self {
+    /// `None`: the programs cannot check it. To them the IPv4 addresses are a part of IPv6, the v4-mapped ones; so of the
+    /// IPv6 prefixes that have these, they know only the one that has all others too: it is "not IPv4".
+    pub(super) fn new(side: Side, prefix: IpNet, is_negated: bool) -> Option<Self> {
+        let literal = |prefix, is_negated| Self {
             ends: Ends::One(side),
-            prefix: prefix.trunc(),
+            prefix,
             is_negated,
+        };
+        match prefix.trunc() {
+            IpNet::V6(net) if net.prefix_len() == 0 => {
+                Some(literal(Ipv4Net::default().into(), !is_negated))
+            }
+            IpNet::V6(net) if net.contains(&MAPPED) || net.addr().to_ipv4_mapped().is_some() => {
+                None
+            }
+            prefix => Some(literal(prefix, is_negated)),
         }
     }
 
@@ -49,7 +63,6 @@ impl Literal {
         };
         for (bit, is_set) in [
             (prefix_flags::NOT, self.is_negated),
-            (prefix_flags::IPV6_ONLY, is_like_mapped(self.prefix)),
             (prefix_flags::LAST, is_last),
         ] {
             flags |= if is_set { bit } else { 0 };
@@ -73,15 +86,6 @@ fn octets(prefix: IpNet) -> (Ipv6Addr, Ipv6Addr) {
         }
         IpNet::V6(net) => (net.network(), net.netmask()),
     }
-}
-
-/// Whether it is an IPv6 prefix that v4-mapped addresses have, which are IPv4.
-fn is_like_mapped(prefix: IpNet) -> bool {
-    let IpNet::V6(net) = prefix else {
-        return false;
-    };
-    let mapped = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
-    net.contains(&mapped) || net.addr().to_ipv4_mapped().is_some()
 }
 
 /// As a [`Prefix`] has them: two words in memory order.

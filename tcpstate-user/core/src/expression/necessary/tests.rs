@@ -62,6 +62,10 @@ fn what_the_programs_can_check_is_found() {
         ("port != 80", "not sport 80 and not dport 80", ""),
         ("family ipv6 netns 7", "netns 7 and family ipv6", ""),
         ("not family ipv6", "family ipv4", ""),
+        // All of IPv6 is what is not IPv4; another prefix that has the v4-mapped addresses is beyond the programs.
+        ("src [::]/0", "not src 0.0.0.0/0", ""),
+        ("not src [::]/0", "src 0.0.0.0/0", ""),
+        ("dst [::]/8 sport 80", "sport 80", "dst [::]/8"),
         // Prefixes that are one.
         (
             "src 10.0.0.0/25 or src 10.0.0.128/25",
