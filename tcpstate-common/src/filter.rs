@@ -7,6 +7,11 @@
 //! The judgement reads its configuration through [`Condition`]: the programs read their globals, and tests a
 //! [`config::Filter`](crate::config::Filter).
 
+#![expect(
+    clippy::inline_always,
+    reason = "a BPF program makes no call for a comparison"
+)]
+
 mod condition;
 
 pub use self::condition::{Condition, Ends, judge_addresses, judge_family, judge_ports};
@@ -77,7 +82,7 @@ impl Key {
 
     /// Whether a socket begins to connect.
     #[inline]
-    const fn connects(&self) -> bool {
+    const fn connects(self) -> bool {
         matches!(self.oldstate, State::CLOSE) && matches!(self.newstate, State::SYN_SENT)
     }
 
@@ -137,7 +142,7 @@ impl Truth {
     #[inline(always)]
     pub const fn of(fact: bool, is_pending: bool) -> Self {
         Self {
-            is: fact & !is_pending,
+            is: fact && !is_pending,
             may: fact | is_pending,
         }
     }

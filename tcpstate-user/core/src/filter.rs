@@ -109,7 +109,7 @@ impl Filter {
         };
         let bitmaps = [&self.lport, &self.rport, &self.port];
         KernelFilter::new(
-            config,
+            &config,
             bitmaps.map(|ports| ports.as_ref().map(PortSet::bitmap)),
         )
     }

@@ -86,7 +86,7 @@ impl Necessary {
         };
         let bitmaps = self.ports.each_ref();
         KernelFilter::new(
-            config,
+            &config,
             bitmaps.map(|ports| ports.as_ref().map(PortSet::bitmap)),
         )
     }
@@ -311,8 +311,8 @@ impl Clauses {
             either
                 .ports
                 .extend(other.ports.iter().map(|another| PortClause {
-                    local: union(&one.local, &another.local),
-                    remote: union(&one.remote, &another.remote),
+                    local: union(one.local.as_ref(), another.local.as_ref()),
+                    remote: union(one.remote.as_ref(), another.remote.as_ref()),
                 }));
         }
         for one in &self.addresses {
@@ -389,13 +389,16 @@ fn both<T: PartialEq>(one: &mut Option<T>, other: Option<T>) -> bool {
 }
 
 fn same<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<T> {
-    one.filter(|one| other.as_ref() == Some(one))
+    match (one, other) {
+        (Some(one), Some(other)) if one == other => Some(one),
+        _ => None,
+    }
 }
 
-fn union(one: &Option<PortSet>, other: &Option<PortSet>) -> Option<PortSet> {
+fn union(one: Option<&PortSet>, other: Option<&PortSet>) -> Option<PortSet> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.clone().union(other)),
-        (one, other) => one.as_ref().or(other.as_ref()).cloned(),
+        (one, other) => one.or(other).cloned(),
     }
 }
 

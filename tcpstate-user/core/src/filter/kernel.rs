@@ -12,8 +12,11 @@ pub struct KernelFilter<'a> {
 impl<'a> KernelFilter<'a> {
     /// With the bitmaps for [`config::LOCAL_PORTS`], [`config::REMOTE_PORTS`] and [`config::PORTS`], each if the
     /// configuration uses it.
-    pub(crate) const fn new(config: config::Filter, bitmaps: [Option<&'a PortBitmap>; 3]) -> Self {
-        Self { config, bitmaps }
+    pub(crate) const fn new(config: &config::Filter, bitmaps: [Option<&'a PortBitmap>; 3]) -> Self {
+        Self {
+            config: *config,
+            bitmaps,
+        }
     }
 
     /// The filter's part of [`config::Config`].

@@ -90,9 +90,9 @@ fn octets(prefix: IpNet) -> (Ipv6Addr, Ipv6Addr) {
 
 /// As a [`Prefix`] has them: two words in memory order.
 fn words(address: Ipv6Addr) -> [u64; 2] {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = address.octets();
+    let [a0, a1, a2, a3, a4, a5, a6, a7, rest @ ..] = address.octets();
     [
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_ne_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
         u64::from_ne_bytes(rest),
     ]
 }
