@@ -157,13 +157,13 @@ fn prefix(address: &str, bits: u32, flags: u32) -> Prefix {
 
 const CLOSED: PortBitmap = [0; PORT_WORDS];
 
-fn judge_with(prefixes: &[Prefix], listeners: u8, key: &Key, ends: &Ends) -> Truth {
+fn judge_with(prefixes: &[Prefix], listeners: u8, key: Key, ends: &Ends) -> Truth {
     let mut filter = Filter {
         listeners,
         ..Filter::default()
     };
     filter.prefixes[..prefixes.len()].copy_from_slice(prefixes);
-    judge_addresses(&(&filter, [&CLOSED; 3]), key, ends)
+    judge_addresses(&(&filter, [&CLOSED; 3]), &key, ends)
 }
 
 const ESTABLISHED: Key = Key {
@@ -203,7 +203,7 @@ fn prefixes_of_each_family_end_and_sign() {
         ("fd00::", 127, REMOTE, false, false),
     ] {
         let prefix = prefix(address, bits, flags);
-        let judge = |ends| judge_with(&[prefix], 0, &ESTABLISHED, ends);
+        let judge = |ends| judge_with(&[prefix], 0, ESTABLISHED, ends);
         let expected = [of_v4, of_v6].map(|is| Truth::of(is, false));
         assert_eq!(
             [judge(&v4), judge(&v6)],
@@ -219,7 +219,7 @@ fn in_a_clause_one_is_enough_and_of_the_clauses_all_are_needed() {
     let local = |address, flags| prefix(address, 128, prefix_flags::LOCAL | flags);
     let remote = |address, flags| prefix(address, 128, prefix_flags::REMOTE | flags);
     let judge = |prefixes: &[Prefix], local, remote| {
-        judge_with(prefixes, 0, &ESTABLISHED, &ends(local, remote)) == Truth::YES
+        judge_with(prefixes, 0, ESTABLISHED, &ends(local, remote)) == Truth::YES
     };
     let either = [local("10.0.0.1", 0), remote("10.0.0.2", LAST)];
     assert!(judge(&either, "10.0.0.1", "10.0.0.9"));
@@ -253,20 +253,20 @@ fn an_address_to_come_leaves_it_undecided() {
         ends("192.0.2.1", "0.0.0.0"),
     ] {
         for prefix in [local, remote, not(local), not(remote)] {
-            assert_eq!(judge_with(&[prefix], 0, &child, &listener), Truth::UNKNOWN);
+            assert_eq!(judge_with(&[prefix], 0, child, &listener), Truth::UNKNOWN);
         }
     }
     // A client's local one, but not its remote one.
     let client = key(State::CLOSE, State::SYN_SENT, 0, 443);
     let connects = ends("0.0.0.0", "192.0.2.1");
-    assert_eq!(judge_with(&[local], 0, &client, &connects), Truth::UNKNOWN);
-    assert_eq!(judge_with(&[remote], 0, &client, &connects), Truth::NO);
+    assert_eq!(judge_with(&[local], 0, client, &connects), Truth::UNKNOWN);
+    assert_eq!(judge_with(&[remote], 0, client, &connects), Truth::NO);
     assert_eq!(
-        judge_with(&[not(remote), local], 0, &client, &connects),
+        judge_with(&[not(remote), local], 0, client, &connects),
         Truth::UNKNOWN
     );
     assert_eq!(
-        judge_with(&[local, remote], 0, &client, &connects),
+        judge_with(&[local, remote], 0, client, &connects),
         Truth::NO
     );
 }

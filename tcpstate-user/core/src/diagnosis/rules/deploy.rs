@@ -62,6 +62,12 @@ struct Replaced<'a> {
 
 fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
     let observed = snapshot.observed;
+    // When each process began to listen at a port last.
+    let mut began = BTreeMap::new();
+    for new in observed.listeners_began() {
+        let latest_ns = began.entry((new.netns, new.port, new.owner)).or_insert(0);
+        *latest_ns = new.at_ns.max(*latest_ns);
+    }
     let mut services: BTreeMap<_, Vec<Replaced<'_>>> = BTreeMap::new();
     for new in observed.listeners_began() {
         let Some(process) = new.owner else { continue };
@@ -71,12 +77,8 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             }
             let is_other = old.owner.is_none_or(|owner| owner.pid != process.pid);
             // One that began later replaced this one.
-            let mut began = observed.listeners_began();
-            let is_later = old.owner.is_some()
-                && began.any(|began| {
-                    (began.netns, began.port, began.owner) == (old.netns, old.port, old.owner)
-                        && began.at_ns > new.at_ns
-                });
+            let latest_ns = began.get(&(old.netns, old.port, old.owner));
+            let is_later = old.owner.is_some() && latest_ns.is_some_and(|&ns| ns > new.at_ns);
             is_other && !is_later
         };
         let ended = observed.listeners_ended().filter(is_old);
