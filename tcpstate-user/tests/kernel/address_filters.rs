@@ -40,8 +40,11 @@ pub fn add(trials: &mut Vec<Trial>) {
     }
 }
 
+/// Whether a socket with these ends is wanted.
+type Wants = fn(&Ends) -> bool;
+
 /// Expressions that the programs decide, with the same in Rust.
-const CASES: [(&str, fn(&Ends) -> bool); 16] = [
+const CASES: [(&str, Wants); 16] = [
     ("src 127.0.1.0/24", |ends| v4(ends.local.ip(), 1)),
     ("dst 127.0.1.0/24", |ends| v4(ends.remote.ip(), 1)),
     ("host 127.0.1.1", |ends| {
