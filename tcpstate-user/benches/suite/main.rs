@@ -17,6 +17,7 @@
 )]
 
 mod churn;
+mod diagnose;
 mod docs;
 mod generator;
 mod holder;
@@ -53,6 +54,8 @@ pub enum Which {
     Storm,
     /// Decoding, tracker, rates, histograms: events per second, bytes per connection
     Ingest,
+    /// All rules of `diagnose` over a million sockets
+    Diagnose,
     /// Recordings: bytes per event, time to write and to read
     Recording,
     /// Time from exec to the first line, with few and many existing sockets
@@ -72,6 +75,7 @@ impl Which {
             Self::Probe => "probe",
             Self::Storm => "storm",
             Self::Ingest => "ingest",
+            Self::Diagnose => "diagnose",
             Self::Recording => "recording",
             Self::Start => "start",
             Self::List => "list",
@@ -86,6 +90,7 @@ impl Which {
             Self::Probe => probe::run(options),
             Self::Storm => storm::run(options),
             Self::Ingest => ingest::run(options),
+            Self::Diagnose => Ok(diagnose::run(options)),
             Self::Recording => recording::run(options),
             Self::Start => start::run(options),
             Self::List => list::run(options),
@@ -95,7 +100,7 @@ impl Which {
     }
 
     const fn needs_the_kernel(self) -> bool {
-        !matches!(self, Self::Ingest | Self::Recording)
+        !matches!(self, Self::Ingest | Self::Diagnose | Self::Recording)
     }
 }
 

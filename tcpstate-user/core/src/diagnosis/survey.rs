@@ -1,6 +1,10 @@
 //! The sockets of a moment, in groups: all that a rule reads of them.
 
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::{
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    ops::RangeInclusive,
+};
 
 use hashbrown::HashMap;
 use tcpstate_common::State;
@@ -8,6 +12,7 @@ use tcpstate_common::State;
 use super::{Thresholds, Top};
 use crate::{
     event::Process,
+    hash::BuildMixer,
     inventory::{Age, Inventory, Socket, TimerKind},
     model::{self, Connection},
     owner::{Comm, Owner},
@@ -28,12 +33,12 @@ pub struct Survey {
     /// The listeners.
     pub listeners: Vec<ListenerNow>,
     /// Clients' connections by where they go from and to: what shares a range of local ports.
-    pub routes: HashMap<RouteKey, Route>,
+    pub(super) routes: HashMap<RouteKey, Route, BuildMixer>,
     /// The local ports of clients in each network namespace, each counted once.
-    pub client_ports: HashMap<u32, Ports>,
+    pub(super) client_ports: HashMap<u32, Ports, BuildMixer>,
     /// Established connections that were idle ([`Thresholds::idle_time`]): the time since their last packet, in
     /// nanoseconds, by namespace and cookie. Of so many that a reset may end soon.
-    pub idle: HashMap<(u32, u64), u64>,
+    pub(super) idle: HashMap<(u32, u64), u64, BuildMixer>,
 }
 
 /// The most idle connections whose time is kept.
@@ -53,7 +58,7 @@ pub struct GroupKey {
 }
 
 /// Where a client's connections go from and to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
     /// Inode number of the network namespace; 0 is unknown.
     pub netns: u32,
@@ -63,6 +68,19 @@ pub struct RouteKey {
     pub raddr: IpAddr,
     /// The remote port.
     pub rport: u16,
+}
+
+/// In two words where it is IPv4: this is done for every socket of a client.
+impl Hash for RouteKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(u64::from(self.netns) << 16 | u64::from(self.rport));
+        if let (IpAddr::V4(local), IpAddr::V4(remote)) = (self.laddr, self.raddr) {
+            state.write_u64(u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits()));
+        } else {
+            self.laddr.hash(state);
+            self.raddr.hash(state);
+        }
+    }
 }
 
 /// A client's connections from one address to one service.
@@ -88,7 +106,7 @@ pub struct Example {
 pub struct Group {
     /// Their number.
     pub count: u64,
-    /// The age of the oldest that is known to be the oldest.
+    /// The age of the oldest that is known to be the oldest; `None` for `ESTABLISHED` and `TIME_WAIT`, which may be old.
     pub oldest: Option<Age>,
     /// That one.
     pub example: Option<Example>,
@@ -220,6 +238,10 @@ impl Survey {
             ..Self::default()
         };
         let mut half_open: HashMap<(u32, u16), HalfOpen> = HashMap::new();
+        let mut groups = Groups::default();
+        if inventory.sockets.len() > MAX_IDLE {
+            this.idle.reserve(MAX_IDLE);
+        }
         for socket in &inventory.sockets {
             match socket.state {
                 State::LISTEN => {
@@ -249,8 +271,9 @@ impl Survey {
             }
             let seen = Seen::of(socket, inventory);
             let owner = || inventory.holders(socket).first().copied();
-            this.add(&seen, thresholds, owner);
+            this.add(&seen, &mut groups, thresholds, owner);
         }
+        this.groups = groups.into_map();
         for listener in &mut this.listeners {
             // Where several share a port, the first that has half-open connections has them all.
             if listener.half_open > 0
@@ -271,11 +294,14 @@ impl Survey {
             ts_ns: tracked.now_ns,
             ..Self::default()
         };
+        let mut groups = Groups::default();
         for connection in &tracked.connections {
             if let Some(seen) = Seen::of_tracked(connection, tracked.now_ns) {
-                this.add(&seen, thresholds, || process(&connection.owner));
+                let owner = || process(&connection.owner);
+                this.add(&seen, &mut groups, thresholds, owner);
             }
         }
+        this.groups = groups.into_map();
         for listener in &tracked.listeners {
             this.listeners.push(ListenerNow {
                 netns: listener.netns.unwrap_or(0),
@@ -311,6 +337,7 @@ impl Survey {
     fn add(
         &mut self,
         seen: &Seen,
+        groups: &mut Groups,
         thresholds: &Thresholds,
         owner: impl FnOnce() -> Option<Process>,
     ) {
@@ -336,7 +363,7 @@ impl Survey {
         {
             self.idle.insert((key.netns, cookie), idle_ns);
         }
-        let group = self.groups.entry(key).or_default();
+        let group = groups.of(key);
         group.count += 1;
         if let Some(age) = seen.age
             && group
@@ -414,7 +441,6 @@ impl Seen {
         let is_established = socket.state == State::ESTABLISHED;
         let last_ms = socket.last_packet_ms().filter(|_| is_established);
         let unanswered = socket.unanswered();
-        let age = inventory.age(socket);
         Self {
             key: GroupKey {
                 netns: socket.netns,
@@ -427,9 +453,11 @@ impl Seen {
             // silence is what matters.
             age: match socket.state {
                 State::SYN_SENT | State::FIN_WAIT1 | State::LAST_ACK | State::CLOSING => {
-                    longer(age, unanswered)
+                    longer(inventory.age(socket), unanswered)
                 }
-                _ => age,
+                // They are most of all, and no rule asks.
+                State::ESTABLISHED | State::TIME_WAIT => None,
+                _ => inventory.age(socket),
             },
             unanswered,
             local: (socket.laddr, socket.lport),
@@ -468,6 +496,33 @@ impl Seen {
             is_orphan: false,
             idle_ns: None,
         })
+    }
+}
+
+/// Groups while they are filled: of a million sockets each looks up its own, which must cost little.
+#[derive(Default)]
+struct Groups {
+    /// The places in `all`, by the whole key in one word.
+    index: HashMap<u64, usize, BuildMixer>,
+    all: Vec<(GroupKey, Group)>,
+}
+
+impl Groups {
+    #[expect(clippy::indexing_slicing, reason = "the index has places of the list")]
+    fn of(&mut self, key: GroupKey) -> &mut Group {
+        let word = u64::from(key.netns) << 32
+            | u64::from(key.port.unwrap_or(0)) << 16
+            | (key.role as u64) << 8
+            | u64::from(key.state.0);
+        let at = *self.index.entry(word).or_insert_with(|| {
+            self.all.push((key, Group::default()));
+            self.all.len() - 1
+        });
+        &mut self.all[at].1
+    }
+
+    fn into_map(self) -> HashMap<GroupKey, Group> {
+        self.all.into_iter().collect()
     }
 }
 

@@ -12,14 +12,14 @@ use hashbrown::HashMap;
 use tcpstate_common::State;
 
 use super::socket::{Age, Socket};
-use crate::service::Role;
+use crate::{hash::BuildMixer, service::Role};
 
 /// The listening sockets of a dump, and the half-open connections by listener.
 #[derive(Debug, Default)]
 pub struct Listening {
-    by_port: HashMap<(u32, u16), Vec<Listener>>,
+    by_port: HashMap<(u32, u16), Vec<Listener>, BuildMixer>,
     /// The local ports that the kernel chooses from, by network namespace.
-    ephemeral: HashMap<u32, RangeInclusive<u16>>,
+    ephemeral: HashMap<u32, RangeInclusive<u16>, BuildMixer>,
 }
 
 #[derive(Debug)]

@@ -50,10 +50,8 @@ fn look(left_behind: u64) -> Look {
         owners,
         ..Group::default()
     };
-    let mut sockets = Survey {
-        has_queues: true,
-        ..Survey::default()
-    };
+    let mut sockets = Survey::default();
+    sockets.has_queues = true;
     sockets.groups.insert(key, group);
     Look {
         sockets: Some(sockets),
