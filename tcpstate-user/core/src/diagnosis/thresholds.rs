@@ -143,7 +143,7 @@ thresholds! {
         "The part of the clients' sockets that must have a local port of their own to count as bound before the connect.",
         "connect() gives the same ports to connections to several destinations, and leaves few of them alone.";
     destination_share: Percent = 50,
-        "The part of the local ports that one destination may take while bind() counts as the reason.",
+        "The part of the local ports that one destination may take while `bind()` counts as the reason.",
         "connect() takes every second port first: destinations with less than that leave half of them free \
          (`__inet_hash_connect`).";
     idle_time: Time = 30 * S,

@@ -75,7 +75,7 @@ fn connections(listener: &TcpListener, count: usize) -> Result<Vec<(TcpStream, T
     (0..count).map(one).collect()
 }
 
-/// Clients that only call shutdown(), with servers that do not close.
+/// Clients that only call `shutdown()`, with servers that do not close.
 fn fin_wait2_held() -> Result<()> {
     Netns::new()?.run(|| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -105,7 +105,7 @@ fn fin_wait2_held() -> Result<()> {
     })
 }
 
-/// A client that has sent its request with shutdown(), and reads a long answer.
+/// A client that has sent its request with `shutdown()`, and reads a long answer.
 fn fin_wait2_in_use() -> Result<()> {
     Netns::new()?.run(|| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -189,7 +189,8 @@ fn unread(listener: &TcpListener, count: usize) -> Result<Vec<(TcpStream, TcpStr
     for (client, _) in &all {
         client.set_nonblocking(true)?;
         let mut client = client;
-        while client.write(&[0; 65_536]).is_ok() {}
+        let data = vec![0; 65_536];
+        while client.write(&data).is_ok() {}
     }
     Ok(all)
 }

@@ -26,7 +26,7 @@ pub fn add(trials: &mut Vec<Trial>) {
         Need::Program("nft"),
         Need::Program("ss"),
     ];
-    let all: [(&str, fn() -> Result<()>); 8] = [
+    let all: [(&str, Test); 8] = [
         ("connect_hangs", connect_hangs),
         ("connect_to_a_full_listener", connect_to_a_full_listener),
         ("connect_refused", connect_refused),
@@ -40,6 +40,9 @@ pub fn add(trials: &mut Vec<Trial>) {
         trials.push(trial(format!("diagnose::{name}"), &needs, test));
     }
 }
+
+/// A test.
+type Test = fn() -> Result<()>;
 
 /// A listener at loopback.
 fn listen(port: u16, backlog: i32) -> Result<TcpListener> {

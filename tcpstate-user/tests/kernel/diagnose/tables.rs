@@ -200,7 +200,7 @@ fn bind_before_connect() -> Result<()> {
     })
 }
 
-/// The same without bind(), and with a bind() that leaves the port to connect().
+/// The same without `bind()`, and with a `bind()` that leaves the port to `connect()`.
 fn bind_without_port() -> Result<()> {
     Netns::new()?.run(|| clients_of_three(|_| Ok(()))?.no_others(&[]))?;
     Netns::new()?.run(|| {
@@ -226,10 +226,9 @@ fn bind_without_port() -> Result<()> {
 
 /// Orphans are those of the whole host, whatever namespace they are in. A hundredth of the limit stands for half of it.
 fn orphans_near_limit() -> Result<()> {
-    let limit: usize = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_max_orphans")?
-        .trim()
-        .parse()?;
-    let wanted = limit / 100 + 50;
+    let setting = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_max_orphans")?;
+    let limit = setting.trim();
+    let wanted = limit.parse::<usize>()? / 100 + 50;
     allow_open_files(2 * wanted as u64 + 1_000)?;
     let netns = Netns::new()?;
     let _servers = netns.run(|| {
@@ -254,7 +253,7 @@ fn orphans_near_limit() -> Result<()> {
         "{finding}"
     );
     ensure!(
-        finding["settings"]["net.ipv4.tcp_max_orphans"] == limit.to_string(),
+        finding["settings"]["net.ipv4.tcp_max_orphans"] == limit,
         "{finding}"
     );
     // The default.

@@ -1,5 +1,7 @@
 //! Clients whose SYNs nobody answers.
 
+use std::fmt::Write as _;
+
 use tcpstate_common::State;
 
 use super::super::{
@@ -88,7 +90,8 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         let mut summary = format!("{} without an answer", Counted(group.stale, "connect"));
         for (count, case) in [(timed_out, "timed out"), (given_up, "given up")] {
             if count > 0 {
-                summary += &format!(", {} {case}", Count(count));
+                // Writing to a string does not fail.
+                let _ = write!(summary, ", {} {case}", Count(count));
             }
         }
         if !reaches_some {

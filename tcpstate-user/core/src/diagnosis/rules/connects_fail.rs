@@ -34,7 +34,7 @@ pub(super) static RULE: Rule = Rule {
         commands: &[
             "tcpstate life --role client --state SYN_SENT {filter}",
             "tcpstate ls state syn-sent '{filter}'",
-            "tcpdump -ni any 'tcp port {port} and tcp[tcpflags] & (tcp-syn|tcp-rst) != 0'",
+            "tcpdump -ni any 'tcp port {port} and tcp[13] & 6 != 0'",
         ],
         told_from: &[
             "a connect that found no local port: it sent nothing (ports_exhausted)",

@@ -1,4 +1,4 @@
-//! Sockets that a process holds in `FIN_WAIT2`: it called shutdown() and never close(), and the peer does not close.
+//! Sockets that a process holds in `FIN_WAIT2`: it called `shutdown()` and never `close()`, and the peer does not close.
 
 use tcpstate_common::State;
 

@@ -1,5 +1,7 @@
 //! Too many sockets that no process has open any more.
 
+use std::fmt::Write as _;
+
 use tcpstate_common::State;
 
 use super::super::{
@@ -90,10 +92,11 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
     };
     let mut summary = format!("{} on this host", Counted(orphans, "orphan"));
     if let Some(limit) = limit {
-        summary += &format!(", the limit is {}", Count(limit));
+        // Writing to a string does not fail.
+        let _ = write!(summary, ", the limit is {}", Count(limit));
     }
     if all_aborted > 0 {
-        summary += &format!("; {} aborted", Counted(all_aborted, "connection"));
+        let _ = write!(summary, "; {} aborted", Counted(all_aborted, "connection"));
     }
     let mut finding = Finding::new(&RULE.text, severity, place, summary);
     finding.figures = vec![Figure::count("orphans", orphans, Evidence::Counted)];

@@ -1,6 +1,6 @@
 //! Sockets that are stuck while closing: in `FIN_WAIT1`, `LAST_ACK` or `CLOSING`, whose FIN nobody acknowledges.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 use tcpstate_common::State;
 
@@ -70,7 +70,7 @@ pub(super) static RULE: Rule = Rule {
 #[derive(Default)]
 struct Stuck {
     states: Vec<(State, u64)>,
-    stuck: u64,
+    count: u64,
     orphans: u64,
     silent: u64,
     silent_orphans: u64,
@@ -93,7 +93,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             }
             let all = services.entry((key.netns, key.role, key.port)).or_default();
             all.states.push((state, group.stale));
-            all.stuck += group.stale;
+            all.count += group.stale;
             all.orphans += group.orphans;
             all.silent += group.silent;
             all.silent_orphans += group.silent_orphans;
@@ -110,8 +110,8 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         .map(|((netns, role, port), all)| {
             let whole = sockets.count_of(netns, role, port);
             let thresholds = snapshot.thresholds;
-            let is_many = all.stuck >= thresholds.closing_count
-                && Share::of(all.stuck, whole).is_at_least(thresholds.closing_share);
+            let is_many = all.count >= thresholds.closing_count
+                && Share::of(all.count, whole).is_at_least(thresholds.closing_share);
             let severity = if is_many {
                 Severity::Warning
             } else {
@@ -123,7 +123,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
                 .with_owners(&all.owners);
             finding.since = all.oldest;
             let sampled = |name, count| Figure::count(name, count, Evidence::Sampled);
-            finding.figures = vec![sampled("sockets", all.stuck)];
+            finding.figures = vec![sampled("sockets", all.count)];
             if sockets.has_queues {
                 finding.figures.extend([
                     sampled("silent", all.silent),
@@ -153,7 +153,7 @@ fn summary(all: &Stuck) -> String {
         .collect();
     let mut text = format!(
         "{} stuck while closing, {}",
-        Counted(all.stuck, "socket"),
+        Counted(all.count, "socket"),
         states.join(", ")
     );
     let cases = [
@@ -161,10 +161,11 @@ fn summary(all: &Stuck) -> String {
         (all.blocked, "the peer lives and does not read"),
     ];
     for (count, case) in cases {
-        if count == all.stuck {
-            text += &format!("; {case}");
+        if count == all.count {
+            // Writing to a string does not fail.
+            let _ = write!(text, "; {case}");
         } else if count > 0 {
-            text += &format!("; of {} {case}", Count(count));
+            let _ = write!(text, "; of {} {case}", Count(count));
         }
     }
     text
@@ -253,26 +254,26 @@ mod tests {
         sample::{Sample, group, key},
     };
 
-    fn stuck(state: State, stale: u64, all: u64) -> Sample {
+    fn closing(state: State, left: u64, all: u64) -> Sample {
         let group = Group {
-            stale,
-            silent: stale,
-            silent_orphans: stale,
-            orphans: stale,
-            ..group(stale)
+            stale: left,
+            silent: left,
+            silent_orphans: left,
+            orphans: left,
+            ..group(left)
         };
         Sample::default()
             .with(key(80, Role::Server, state), group)
             .with(
                 key(80, Role::Server, State::ESTABLISHED),
-                self::group(all - stale),
+                self::group(all - left),
             )
             .set(&[("net/ipv4/tcp_orphan_retries", "0")])
     }
 
     #[test]
     fn many_are_a_warning_and_the_limit_is_told() {
-        let found = stuck(State::LAST_ACK, 10, 100).found(&RULE);
+        let found = closing(State::LAST_ACK, 10, 100).found(&RULE);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].severity, Severity::Warning);
         assert_eq!(
@@ -291,7 +292,7 @@ mod tests {
     #[test]
     fn the_peers_that_vanish_from_every_service_are_a_note() {
         for (stale, all) in [(9, 9), (10, 101)] {
-            let found = stuck(State::FIN_WAIT1, stale, all).found(&RULE);
+            let found = closing(State::FIN_WAIT1, stale, all).found(&RULE);
             assert_eq!(found[0].severity, Severity::Note, "{stale} of {all}");
         }
     }

@@ -1,5 +1,7 @@
 //! Floods of SYNs.
 
+use std::fmt::Write as _;
+
 use tcpstate_common::State;
 
 use super::{
@@ -93,7 +95,8 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             (cookies, "SYNs answered with cookies"),
         ] {
             if let Some(count) = count.filter(|&count| count > 0) {
-                summary += &format!(", {} {case}", Count(count));
+                // Writing to a string does not fail.
+                let _ = write!(summary, ", {} {case}", Count(count));
             }
         }
         let mut finding = Finding::new(&RULE.text, severity, place, summary)

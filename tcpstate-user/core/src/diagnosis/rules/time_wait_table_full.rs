@@ -1,5 +1,7 @@
 //! Connections for which there was no room in `TIME_WAIT`.
 
+use std::fmt::Write as _;
+
 use tcpstate_common::State;
 
 use super::super::{
@@ -64,10 +66,15 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             None => "TIME_WAIT has no room".to_owned(),
         };
         if let Some(limit) = limit {
-            summary += &format!(", the limit is {}", Count(limit));
+            // Writing to a string does not fail.
+            let _ = write!(summary, ", the limit is {}", Count(limit));
         }
         if let Some(overflows) = overflows.filter(|&overflows| overflows > 0) {
-            summary += &format!("; {} closed without it", Counted(overflows, "connection"));
+            let _ = write!(
+                summary,
+                "; {} closed without it",
+                Counted(overflows, "connection")
+            );
         }
         let place = Place::netns(facts.netns);
         let mut finding = Finding::new(&RULE.text, Severity::Warning, place, summary);
