@@ -31,7 +31,7 @@ pub(super) static RULE: Rule = Rule {
         commands: &[
             "tcpstate life --cause reset_locally --reset-reason {filter}",
             "nstat -az TcpExtTCPAbortOnData",
-            "tcpdump -ni any 'tcp port {port} and tcp[tcpflags] & (tcp-fin|tcp-rst) != 0'",
+            "tcpdump -ni any 'tcp port {port} and tcp[13] & 5 != 0'",
         ],
         told_from: &[
             "a server that answers before it has read the whole request, and closes (an upload that it refuses): the \

@@ -26,7 +26,7 @@ pub(super) static RULE: Rule = Rule {
         commands: &[
             "tcpstate life --state CLOSE_WAIT --cause reset_by_peer {filter}",
             "tcpstate ls state close-wait '{filter}'",
-            "tcpdump -ni any 'tcp port {port} and tcp[tcpflags] & (tcp-fin|tcp-rst) != 0'",
+            "tcpdump -ni any 'tcp port {port} and tcp[13] & 5 != 0'",
         ],
         told_from: &[
             "connections in CLOSE_WAIT that nobody uses again (close_wait_leak)",
