@@ -69,7 +69,8 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         });
         let established = established.map_or(0, |group| group.count);
         let is_many = listener.resent >= thresholds.synack_count
-            && Share::of(listener.resent, established).is_at_least(thresholds.synack_share);
+            && (established == 0
+                || Share::of(listener.resent, established).is_at_least(thresholds.synack_share));
         let severity = if is_many {
             Severity::Warning
         } else {
@@ -130,6 +131,7 @@ mod tests {
         assert_eq!(severity(0, 0), None);
         assert_eq!(severity(1, 0), Some(Severity::Note));
         assert_eq!(severity(9, 0), Some(Severity::Note));
+        assert_eq!(severity(10, 0), Some(Severity::Warning));
         assert_eq!(severity(10, 100), Some(Severity::Warning));
         assert_eq!(severity(10, 101), Some(Severity::Note));
         assert_eq!(
