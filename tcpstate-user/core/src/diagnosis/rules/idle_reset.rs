@@ -39,7 +39,7 @@ pub(super) static RULE: Rule = Rule {
                      TCP_KEEPIDLE of their own",
         }],
         commands: &[
-            "tcpstate life --cause reset_by_peer,timed_out --longer-than 30s {filter}",
+            "tcpstate life --cause reset_by_peer,timed_out {filter}",
             "ss -tino state established '{filter}'",
         ],
         told_from: &[
