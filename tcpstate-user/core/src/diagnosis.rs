@@ -23,7 +23,9 @@ mod survey;
 mod thresholds;
 mod top;
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use crate::units::Counted;
 
 pub use self::{
     facts::{COUNTERS, Counters, NetnsFacts, SETTINGS, Settings},
@@ -151,7 +153,41 @@ pub fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
     let rules = rules.filter(|rule| rule.missing(snapshot).is_none());
     let mut findings: Vec<Finding> = rules.flat_map(|rule| rule.check(snapshot)).collect();
     findings.sort_by_key(|finding| (Reverse(finding.severity), Reverse(finding.weight())));
-    findings
+    bounded(findings)
+}
+
+/// The most places of each kind of finding that are named.
+const PLACES: usize = 20;
+
+/// The first findings of each kind, and one for all others of it.
+fn bounded(findings: Vec<Finding>) -> Vec<Finding> {
+    let mut places: BTreeMap<&'static str, usize> = BTreeMap::new();
+    let mut others: BTreeMap<&'static str, Finding> = BTreeMap::new();
+    let mut kept = Vec::with_capacity(findings.len());
+    for finding in findings {
+        let name = finding.text.name;
+        let number = places.entry(name).or_default();
+        *number += 1;
+        if *number <= PLACES {
+            kept.push(finding);
+        } else {
+            // The worst of them comes first.
+            others.entry(name).or_insert(Finding::new(
+                finding.text,
+                finding.severity,
+                Place::default(),
+                String::new(),
+            ));
+        }
+    }
+    for (name, mut finding) in others {
+        let more = places.get(name).map_or(0, |&number| number - PLACES) as u64;
+        finding.summary = format!("the same at {}", Counted(more, "more place"));
+        finding.figures = vec![Figure::count("places", more, Evidence::Inferred)];
+        kept.push(finding);
+    }
+    kept.sort_by_key(|finding| Reverse(finding.severity));
+    kept
 }
 
 /// The rules that could not be checked, each with the reason.
@@ -160,4 +196,24 @@ pub fn unchecked(snapshot: &Snapshot<'_>) -> Vec<(&'static Rule, Input)> {
     rules
         .filter_map(|rule| Some((rule, rule.missing(snapshot)?)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::Role;
+
+    #[test]
+    fn the_places_of_a_kind_are_bounded() {
+        let at = |port| {
+            let place = Place::service(Some(1), Role::Client, Some(port));
+            Finding::new(&RULES[0].text, Severity::Warning, place, String::new())
+        };
+        let kept = bounded((1..=1_000).map(at).collect());
+        assert_eq!(kept.len(), PLACES + 1);
+        let last = kept.last().unwrap();
+        assert_eq!(last.summary, "the same at 980 more places");
+        assert_eq!(last.place, Place::default());
+        assert_eq!(bounded((1..=20).map(at).collect()).len(), 20);
+    }
 }

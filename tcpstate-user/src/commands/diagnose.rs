@@ -1,7 +1,7 @@
 //! `tcpstate diagnose`.
 
 use std::{
-    fs,
+    fs, io,
     path::Path,
     process::ExitCode,
     sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
+use tcpstate::run::stdout;
 use tcpstate_capture::{facts, inventory, sockdiag::Request};
 use tcpstate_cli::quantity::parse_duration;
 use tcpstate_common::State;
@@ -74,6 +75,12 @@ pub(crate) fn run(mut arguments: tcpstate_cli::Diagnose) -> anyhow::Result<ExitC
     };
     arguments.watch.count = None;
     let mut view = Diagnose::new(options, first, looks);
+    if is_live {
+        let said = view.so_far(&mut stdout::open());
+        if said.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     let code = watch_or_not(&arguments.watch, &selection, limits, &mut view)?;
     Ok(if view.has_findings() {
         ExitCode::from(INCOMPLETE)

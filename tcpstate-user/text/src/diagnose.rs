@@ -89,6 +89,10 @@ struct Active {
     finding: Finding,
     /// The window in which it was found last.
     window: u64,
+    /// The window in which it was as bad as it was printed last.
+    bad_in: u64,
+    /// The worst that it ever was.
+    worst: Severity,
 }
 
 /// What has become of a finding.
@@ -108,6 +112,17 @@ impl Change {
             Self::Ended => "ended",
         }
     }
+}
+
+/// The rules that were checked and found nothing.
+fn not_found(findings: &[Finding], unchecked: &[(&'static Rule, Input)]) -> Vec<&'static Rule> {
+    let rules = diagnosis::RULES.iter().copied();
+    let rules = rules.filter(|rule| {
+        let is_found = |finding: &Finding| finding.text.name == rule.text.name;
+        let is_unchecked = |(other, _): &(&Rule, Input)| other.text.name == rule.text.name;
+        !findings.iter().any(is_found) && !unchecked.iter().any(is_unchecked)
+    });
+    rules.collect()
 }
 
 /// Whether a finding is shown with all that is known about its kind: not a note, which asks for nothing, and not the
@@ -179,12 +194,12 @@ impl Diagnose {
         Survey::of_tracked(&tracked, &self.options.thresholds)
     }
 
-    /// Says what the first look shows, before there is any event.
-    fn so_far(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<()> {
+    /// Says what the first look shows, before there is any event: loading the programs takes a while.
+    pub fn so_far(&mut self, out: &mut dyn Write) -> io::Result<()> {
         if self.options.settings.format != Format::Text || self.looks.is_none() {
             return Ok(());
         }
-        let (findings, _) = self.check(now_ns);
+        let (findings, _) = self.check(0);
         let more = self.options.length_ns.map_or_else(
             || "; watching".to_owned(),
             |ns| format!("; watching for {} more", Span(ns)),
@@ -212,19 +227,32 @@ impl Diagnose {
         let (findings, _) = self.check(now_ns);
         for finding in findings {
             let identity = (finding.text.name, finding.place);
-            let change = match self.active.get(&identity) {
-                None => Some(Change::Appeared),
-                Some(active) if active.finding.severity != finding.severity => {
-                    Some(Change::Changed)
-                }
-                Some(_) => None,
-            };
-            if let Some(change) = change {
-                self.print(change, &finding, now_ns, out)?;
-            }
             let window = self.window;
-            let active = Active { finding, window };
-            self.active.insert(identity, active);
+            let severity = finding.severity;
+            let Some(active) = self.active.get_mut(&identity) else {
+                self.print(Change::Appeared, &finding, now_ns, out)?;
+                let active = Active {
+                    finding,
+                    window,
+                    bad_in: window,
+                    worst: severity,
+                };
+                self.active.insert(identity, active);
+                continue;
+            };
+            active.window = window;
+            let printed = active.finding.severity;
+            if severity >= printed {
+                active.bad_in = window;
+            } else if active.bad_in + 1 >= window {
+                // Better for less than a whole window: what is counted in a window begins with nothing.
+                continue;
+            }
+            active.worst = active.worst.max(severity);
+            active.finding = finding.clone();
+            if severity != printed {
+                self.print(Change::Changed, &finding, now_ns, out)?;
+            }
         }
         if now_ns.saturating_sub(self.window_began_ns) >= window_ns {
             let window = self.window;
@@ -233,13 +261,11 @@ impl Diagnose {
                 .extract_if(.., |_, active| active.window < window);
             for (_, active) in ended.collect::<Vec<_>>() {
                 self.print(Change::Ended, &active.finding, now_ns, out)?;
+                self.found.push(active.worst);
             }
             self.window += 1;
             self.window_began_ns = now_ns;
-            self.observed = Observed::default();
-            if self.is_watched {
-                self.observed.begin(now_ns);
-            }
+            self.observed.restart(now_ns);
             match self.latest.take() {
                 Some(latest) => self.first = latest,
                 None if self.looks.is_none() => self.first.sockets = None,
@@ -262,9 +288,6 @@ impl Diagnose {
         out: &mut dyn Write,
     ) -> io::Result<()> {
         self.printed += 1;
-        if change == Change::Appeared {
-            self.found.push(finding.severity);
-        }
         let facts = &self.latest.as_ref().unwrap_or(&self.first).facts;
         let settings = &self.options.settings;
         match settings.format {
@@ -287,12 +310,11 @@ impl Diagnose {
 }
 
 impl View for Diagnose {
-    fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
+    fn start(&mut self, origin: &Origin, _out: &mut dyn Write) -> io::Result<()> {
         self.tracker.tick(origin.started_ns);
         if origin.sample_interval_ns.is_some() {
             self.tracker.follow();
         }
-        self.so_far(origin.started_ns, out)?;
         self.wall_at_monotonic_zero_ns = origin.wall_at_monotonic_zero_ns;
         self.is_watched = !origin.attach.is_empty();
         if self.is_watched {
@@ -370,20 +392,17 @@ impl View for Diagnose {
         {
             self.latest = Some(look);
         }
+        // Its answer means nothing any more.
+        let _ = self.follow(end.now_ns, out)?;
         let (findings, unchecked) = self.check(end.now_ns);
         let is_done = self.options.follow.is_some();
-        if !is_done {
+        if is_done {
+            let active = self.active.values();
+            self.found.extend(active.map(|active| active.worst));
+        } else {
             self.found = findings.iter().map(|finding| finding.severity).collect();
         }
-        let not_found: Vec<&Rule> = diagnosis::RULES
-            .iter()
-            .copied()
-            .filter(|rule| {
-                let is_found = |finding: &Finding| finding.text.name == rule.text.name;
-                let is_unchecked = |(other, _): &(&Rule, Input)| other.text.name == rule.text.name;
-                !findings.iter().any(is_found) && !unchecked.iter().any(is_unchecked)
-            })
-            .collect();
+        let not_found = not_found(&findings, &unchecked);
         let books = self.tracker.books();
         let facts = self.latest.as_ref().unwrap_or(&self.first);
         let settings = &self.options.settings;
@@ -440,10 +459,21 @@ impl View for Diagnose {
         for message in &facts.missing {
             writeln!(err, "{message}")?;
         }
+        if self.left_out() {
+            writeln!(
+                err,
+                "{} are left out: there are too many service ports",
+                Counted(self.observed.left_out(), "change")
+            )?;
+        }
         if self.is_watched {
             write_books(end, Some(&books), err)?;
         }
         Ok(())
+    }
+
+    fn left_out(&self) -> bool {
+        self.observed.left_out() > 0
     }
 
     fn connections(&self) -> Option<model::Books> {

@@ -105,7 +105,7 @@ impl Figure {
 }
 
 /// Where a finding is. With the name of its kind it is its identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// Inode number of the network namespace; `None` is unknown, or the whole host.
     pub netns: Option<u32>,
@@ -240,7 +240,9 @@ impl Finding {
     }
 
     /// A command of [`FindingText::commands`] for this place.
-    pub fn command(&self, template: &str) -> String {
+    ///
+    /// It works in the network namespace of the place, whose name is `netns`: `self`, a name of `ip netns`, or a path.
+    pub fn command(&self, template: &str, netns: Option<&str>) -> String {
         let port = self.place.port.map(|port| port.to_string());
         let filter = match (self.place.role, &port) {
             (Role::Server, Some(port)) => format!("sport = :{port}"),
@@ -253,6 +255,52 @@ impl Finding {
             .replace("{filter}", &filter)
             // Where there is no port, there is no filter.
             .replace(" ''", "");
-        text.trim_end().to_owned()
+        let text = text.trim_end();
+        // Another name would have to be quoted.
+        let is_plain = |name: &&str| {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+            *name != "self" && name.bytes().all(is_plain)
+        };
+        let Some(netns) = netns.filter(is_plain) else {
+            return text.to_owned();
+        };
+        let ours = text.strip_prefix("tcpstate ");
+        if let Some((command, rest)) = ours.and_then(|text| text.split_once(' ')) {
+            format!("tcpstate {command} --netns {netns} {rest}")
+        } else if netns.contains('/') {
+            format!("nsenter --net={netns} {text}")
+        } else {
+            format!("ip netns exec {netns} {text}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::RULES, *};
+
+    #[test]
+    fn a_command_works_where_the_finding_is() {
+        let place = Place::service(Some(7), Role::Client, Some(443));
+        let finding = Finding::new(&RULES[0].text, Severity::Note, place, String::new());
+        let (ours, other) = ("tcpstate ls '{filter}'", "ss -tan '{filter}'");
+        for (netns, template, expected) in [
+            (None, ours, "tcpstate ls 'dport = :443'"),
+            (Some("self"), other, "ss -tan 'dport = :443'"),
+            (Some("web"), ours, "tcpstate ls --netns web 'dport = :443'"),
+            (
+                Some("web"),
+                other,
+                "ip netns exec web ss -tan 'dport = :443'",
+            ),
+            (
+                Some("/proc/7/ns/net"),
+                other,
+                "nsenter --net=/proc/7/ns/net ss -tan 'dport = :443'",
+            ),
+            (Some("a b"), other, "ss -tan 'dport = :443'"),
+        ] {
+            assert_eq!(finding.command(template, netns), expected);
+        }
     }
 }

@@ -182,6 +182,16 @@ impl Observed {
         self.now_ns = self.now_ns.max(now_ns);
     }
 
+    /// Begins anew at this time, with what it needs of the connections that go on.
+    pub fn restart(&mut self, now_ns: u64) {
+        *self = Self {
+            began_ns: self.began_ns.map(|_| now_ns),
+            now_ns,
+            half_closed: std::mem::take(&mut self.half_closed),
+            ..Self::default()
+        };
+    }
+
     /// Whether it has begun.
     pub const fn is_running(&self) -> bool {
         self.began_ns.is_some()
@@ -382,7 +392,7 @@ impl Service {
             State::SYN_SENT => (!lost_race).then(|| of_connect(event, cause)),
             State::CLOSE_WAIT if cause == Cause::ResetByPeer && applied.role() == Role::Client => {
                 let sent = traffic.map(|traffic| traffic.bytes_sent);
-                let was_used = sent.zip(sent_at_fin).is_none_or(|(end, fin)| end > fin);
+                let was_used = sent.zip(sent_at_fin).is_some_and(|(end, fin)| end > fin);
                 was_used.then_some(Trouble::ResetWhenReused)
             }
             State::FIN_WAIT1 | State::FIN_WAIT2 if cause == Cause::ResetLocally => {

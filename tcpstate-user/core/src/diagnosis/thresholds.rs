@@ -206,6 +206,9 @@ thresholds! {
     time_wait_count: Count = 1_000,
         "The number of sockets in `TIME_WAIT` at a service port from which on it is worth saying who closes first.",
         "Fewer cost nothing: a socket in TIME_WAIT is a few hundred bytes.";
+    closes_first_share: Percent = 10,
+        "The part of a service's connections that this side must close first for it.",
+        "Below that, the sockets in TIME_WAIT are exceptions: errors, time-outs, ends of processes.";
     deploy_time: Time = 10 * S,
         "The time around the end and the beginning of a listener in which resets count as its work.",
         "Process managers stop a process within this time, or kill it.";

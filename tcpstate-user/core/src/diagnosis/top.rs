@@ -39,9 +39,10 @@ impl<K: Copy + Eq + Hash + Ord> Top<K> {
         }
     }
 
-    /// The count of a key; 0 where it is one of those that are counted together.
-    pub fn count(&self, key: &K) -> u64 {
-        self.by_key.get(key).copied().unwrap_or(0)
+    /// The count of a key; `None` where it may be one of those that are counted together.
+    pub fn count(&self, key: &K) -> Option<u64> {
+        let none = (self.others == 0).then_some(0);
+        self.by_key.get(key).copied().or(none)
     }
 
     /// Adds the counts of another one.
@@ -92,7 +93,8 @@ mod tests {
         assert_eq!(top.keys(), MOST + 1);
         let mut twice = top.clone();
         twice.extend(&top);
-        assert_eq!((twice.total(), twice.count(&7)), (4_000, 2_002));
-        assert_eq!(twice.count(&999), 0);
+        assert_eq!((twice.total(), twice.count(&7)), (4_000, Some(2_002)));
+        assert_eq!(twice.count(&999), None);
+        assert_eq!(Top::default().count(&1), Some(0));
     }
 }

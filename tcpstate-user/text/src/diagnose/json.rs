@@ -140,7 +140,7 @@ pub(super) fn write(
         commands: text
             .commands
             .iter()
-            .map(|command| finding.command(command))
+            .map(|command| finding.command(command, here.map(|facts| facts.name.as_str())))
             .collect(),
         told_from: text.told_from,
     };

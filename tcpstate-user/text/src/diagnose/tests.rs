@@ -108,6 +108,7 @@ fn run(
     };
     let mut view = Diagnose::new(options, first, Some(Box::new(looks)));
     let (mut out, mut err) = (Vec::new(), Vec::new());
+    view.so_far(&mut out).unwrap();
     view.start(&origin(), &mut out).unwrap();
     for second in 2..=1 + seconds {
         let flow = view.tick(second * S, &mut out).unwrap();
@@ -131,7 +132,7 @@ fn a_finding_says_what_where_whose_and_what_to_do() {
         "Peers     10.0.0.9 (1)",
         r"Whose     a\u{1b}[1m web 42 (1)",
         "Since     more than 1m 15s",
-        "See       tcpstate ls state close-wait 'sport = :8080'",
+        "See       tcpstate ls --netns blue state close-wait 'sport = :8080'",
         "not found  accept_queue_full: a listener's accept queue is full",
     ] {
         assert!(out.lines().any(|one| one == line), "{line}\n{out}");

@@ -61,6 +61,9 @@ pub(super) fn write(
         "{on}{severity}{off} {bold}{}{off}: {}",
         text.name, text.title
     )?;
+    let netns = finding.place.netns;
+    let here = facts.iter().find(|facts| Some(facts.netns) == netns);
+    let netns_name = here.map(|facts| facts.name.as_str());
     let mut page = Page { width, out };
     page.entry("", &finding.summary)?;
     page.entry("Where", &place(finding, facts))?;
@@ -81,7 +84,7 @@ pub(super) fn write(
             label = "";
         }
         let see = finding.text.commands.first();
-        let see = see.map(|command| finding.command(command));
+        let see = see.map(|command| finding.command(command, netns_name));
         let explain = format!("tcpstate explain {}", text.name);
         let mut label = "See";
         for line in see.into_iter().chain([explain]) {
@@ -113,7 +116,8 @@ pub(super) fn write(
     }
     let mut label = "See";
     for command in text.commands {
-        writeln!(page.out, "{label:INDENT$}{}", finding.command(command))?;
+        let command = finding.command(command, netns_name);
+        writeln!(page.out, "{label:INDENT$}{command}")?;
         label = "";
     }
     let mut label = "Not";

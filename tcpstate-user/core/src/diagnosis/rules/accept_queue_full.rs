@@ -3,7 +3,7 @@
 use tcpstate_common::State;
 
 use super::super::{
-    Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot,
+    Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot, Survey,
 };
 use crate::{service::Role, setting::Setting, units::Count};
 
@@ -100,5 +100,34 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         }
         findings.push(finding);
     }
+    for facts in snapshot.facts {
+        let netns = facts.netns;
+        let is_found = |finding: &Finding| finding.place.netns == Some(netns);
+        let overflows = snapshot.risen(netns, "ListenOverflows").unwrap_or(0);
+        if overflows > 0 && !findings.iter().any(is_found) {
+            findings.push(overflowed(sockets, netns, overflows));
+        }
+    }
     findings
+}
+
+/// A queue was full, and is not any more: the kernel counts it for the namespace, so that only a lonely listener can be
+/// named.
+fn overflowed(sockets: &Survey, netns: u32, overflows: u64) -> Finding {
+    let mut here = sockets.listeners.iter().filter(|one| one.netns == netns);
+    let only = here.next().filter(|_| here.next().is_none());
+    let port = only.map(|listener| listener.port);
+    let place = Place::service(Some(netns), Role::Server, port);
+    let summary = format!(
+        "{} dropped since the first look, as an accept queue was full; none is now",
+        match overflows {
+            1 => "1 connection was".to_owned(),
+            more => format!("{} connections were", Count(more)),
+        }
+    );
+    let mut finding = Finding::new(&RULE.text, Severity::Critical, place, summary);
+    let owner = only.and_then(|listener| listener.owner);
+    finding.owners = owner.map(|owner| (owner, overflows)).into_iter().collect();
+    finding.figures = vec![Figure::count("overflows", overflows, Evidence::Counted)];
+    finding
 }

@@ -23,7 +23,7 @@ pub(super) static RULE: Rule = Rule {
         advice: &[
             "Set IP_BIND_ADDRESS_NO_PORT before bind(): the port is then chosen at connect(), and shared between destinations. \
              nginx (proxy_bind) and HAProxy (source) do so.",
-            "Leave bind() away where the local address does not matter.",
+            "Leave out bind() where the local address does not matter.",
             "Until then, widen `ip_local_port_range`, and use connections again.",
         ],
         settings: &[Setting {

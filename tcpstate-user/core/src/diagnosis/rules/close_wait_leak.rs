@@ -55,7 +55,9 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             .earlier
             .map(|_| snapshot.earlier_group(key).map_or(0, |group| group.count));
         let risen = earlier.map(|earlier| group.count.saturating_sub(earlier));
-        let grows = risen.is_some_and(|risen| risen > 0);
+        // Sockets of the first look that merely became older are no growth, nor are new ones that end in time.
+        let stale_before = snapshot.earlier_group(key).map_or(0, |group| group.stale);
+        let grows = risen.is_some_and(|risen| risen > 0) && group.stale > stale_before;
         // A client's pool keeps a few that the peer has closed until it uses them again.
         let is_pool = key.role == Role::Client && !grows && group.unread == 0;
         let severity = match (grows, is_pool) {

@@ -56,11 +56,11 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         key.role != Role::Unknown && group.count >= snapshot.thresholds.time_wait_count
     });
     groups
-        .map(|(key, group)| find(snapshot, key, group))
+        .filter_map(|(key, group)| find(snapshot, key, group))
         .collect()
 }
 
-fn find(snapshot: &Snapshot<'_>, key: &GroupKey, group: &Group) -> Finding {
+fn find(snapshot: &Snapshot<'_>, key: &GroupKey, group: &Group) -> Option<Finding> {
     let service = snapshot.observed.service(&ServiceKey {
         netns: Some(key.netns),
         port: key.port,
@@ -72,6 +72,10 @@ fn find(snapshot: &Snapshot<'_>, key: &GroupKey, group: &Group) -> Finding {
             whole: service.closed_first.saturating_add(service.closed_second),
         })
         .filter(|share| share.whole > 0);
+    let least = snapshot.thresholds.closes_first_share;
+    if closed_first.is_some_and(|share| !share.is_at_least(least)) {
+        return None;
+    }
     let place = Place::service(Some(key.netns), key.role, key.port);
     let summary = format!(
         "{} in TIME_WAIT{}",
@@ -92,7 +96,7 @@ fn find(snapshot: &Snapshot<'_>, key: &GroupKey, group: &Group) -> Finding {
     }
     let most = snapshot.setting(key.netns, "net/ipv4/tcp_max_tw_buckets");
     finding.here.push(match key.role {
-        Role::Client => "On this side each holds a local port for a minute.".to_owned(),
+        Role::Client => "On this side each holds a local port, for up to a minute.".to_owned(),
         _ => "On this side they hold no port: nothing has to be done.".to_owned(),
     });
     finding.here.extend(most.filter(|&most| group.count >= most).map(|most| {
@@ -102,7 +106,7 @@ fn find(snapshot: &Snapshot<'_>, key: &GroupKey, group: &Group) -> Finding {
             Count(most)
         )
     }));
-    finding
+    Some(finding)
 }
 
 #[cfg(test)]

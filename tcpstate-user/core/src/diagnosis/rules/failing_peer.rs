@@ -60,7 +60,7 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
         whole: service.troubled_peers.total(),
     };
     let of_all = Share {
-        part: service.peers.count(&peer),
+        part: service.peers.count(&peer)?,
         whole: service.peers.total(),
     };
     let twice = Share {

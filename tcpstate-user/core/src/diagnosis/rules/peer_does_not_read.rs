@@ -13,7 +13,7 @@ pub(super) static RULE: Rule = Rule {
         name: "peer_does_not_read",
         title: "peers that do not read",
         is: "The peer's receive buffer is full (a zero window), because its application does not read. This side waits with \
-             its data, and asks again and again whether there is room. The network is well.",
+             its data, and asks again and again whether there is room. The network is fine.",
         why: "The data does not arrive; writes on this side block, or the application piles it up in memory.",
         signal: "Established connections with data to send that have probed a closed window for `zero_window_age`.",
         advice: &[

@@ -6,7 +6,7 @@ use tcpstate_common::State;
 
 use super::super::{
     Amount, Evidence, Figure, Finding, FindingText, Input, NetnsFacts, Place, Route, RouteKey,
-    Rule, Severity, Snapshot, share::Share,
+    Rule, ServiceKey, Severity, Snapshot, Trouble, share::Share,
 };
 use crate::{
     service::Role,
@@ -92,6 +92,16 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         }
     }
     let found = worst.into_values();
+    // Where connects fail already, `ports_exhausted` says so.
+    let is_over = |key: &RouteKey| {
+        let service = snapshot.observed.service(&ServiceKey {
+            netns: Some(key.netns),
+            port: Some(key.rport),
+            role: Role::Client,
+        });
+        service.is_some_and(|service| service.count(Trouble::NoPort) > 0)
+    };
+    let found = found.filter(|(key, ..)| !is_over(key));
     found
         .map(|(key, route, ports)| finding(snapshot, &key, route, ports))
         .collect()
