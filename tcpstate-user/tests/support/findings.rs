@@ -63,9 +63,7 @@ fn finding(text: &FindingText, page: &mut String) -> std::fmt::Result {
     }
     writeln!(page, "\n```sh")?;
     for command in text.commands {
-        let command = command
-            .replace("{port}", "PORT")
-            .replace("{filter}", "sport = :PORT");
+        let command = text.command(command);
         writeln!(page, "{command}")?;
     }
     writeln!(page, "```\n\nSources: {}.", text.sources.join("; "))

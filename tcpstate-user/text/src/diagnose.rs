@@ -66,11 +66,13 @@ pub struct Diagnose {
     /// `None`: the first one is the latest.
     latest: Option<Look>,
     /// The findings that were printed, with [`Options::follow`], each with the number of its window.
-    active: BTreeMap<Identity, Active>,
+    active: BTreeMap<(&'static str, Place), Active>,
     window: u64,
     window_began_ns: u64,
     printed: u64,
     lines: Lines,
+    /// The findings that the first look showed.
+    at_first: Vec<Finding>,
     /// The kinds of findings that were explained in full.
     explained: BTreeSet<&'static str>,
     time: Local,
@@ -80,9 +82,6 @@ pub struct Diagnose {
     /// The findings at the end, or all that appeared with [`Options::follow`].
     found: Vec<Severity>,
 }
-
-/// What makes a finding the same at two checks.
-type Identity = (&'static str, Place);
 
 /// A finding that was printed.
 struct Active {
@@ -149,6 +148,7 @@ impl Diagnose {
             window_began_ns: 0,
             printed: 0,
             lines: Lines::default(),
+            at_first: Vec::new(),
             explained: BTreeSet::new(),
             time,
             wall_at_monotonic_zero_ns: 0,
@@ -211,6 +211,7 @@ impl Diagnose {
         for finding in &findings {
             text::write_line(finding, self.facts(), out)?;
         }
+        self.at_first = findings;
         writeln!(out)?;
         out.flush()
     }
@@ -226,7 +227,7 @@ impl Diagnose {
         };
         let (findings, _) = self.check(now_ns);
         for finding in findings {
-            let identity = (finding.text.name, finding.place);
+            let identity = finding.identity();
             let window = self.window;
             let severity = finding.severity;
             let Some(active) = self.active.get_mut(&identity) else {
@@ -309,6 +310,109 @@ impl Diagnose {
     }
 }
 
+/// The last check of a run.
+struct Last {
+    findings: Vec<Finding>,
+    not_found: Vec<&'static Rule>,
+    unchecked: Vec<(&'static Rule, Input)>,
+}
+
+impl Diagnose {
+    /// With [`Options::follow`] the findings were written when they appeared.
+    fn write_json(&mut self, last: &Last, end: &End, out: &mut dyn Write) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Totals<'a> {
+            /// Findings by severity.
+            critical: usize,
+            warning: usize,
+            note: usize,
+            /// The names of what was looked for and not found.
+            not_found: Vec<&'a str>,
+            /// What could not be looked for, each with the reason.
+            not_checked: BTreeMap<&'a str, &'a str>,
+            connections: model::Books,
+        }
+        let books = self.tracker.books();
+        if self.options.follow.is_none() {
+            let facts = &self.latest.as_ref().unwrap_or(&self.first).facts;
+            for finding in &last.findings {
+                json::write(finding, None, end.now_ns, facts, &mut self.lines, out)?;
+            }
+        }
+        let of = |severity| self.found.iter().filter(|&&one| one == severity).count();
+        let unchecked = last.unchecked.iter();
+        let totals = Totals {
+            critical: of(Severity::Critical),
+            warning: of(Severity::Warning),
+            note: of(Severity::Note),
+            not_found: last.not_found.iter().map(|rule| rule.text.name).collect(),
+            not_checked: unchecked
+                .map(|(rule, input)| (rule.text.name, input.missing()))
+                .collect(),
+            connections: books,
+        };
+        self.lines
+            .write(&Summary::new(end, Some(&books), totals), out)
+    }
+
+    fn write_text(&mut self, last: &Last, out: &mut dyn Write) -> io::Result<()> {
+        let facts = &self.latest.as_ref().unwrap_or(&self.first).facts;
+        let settings = &self.options.settings;
+        if self.options.follow.is_none() {
+            for finding in &last.findings {
+                let in_full = is_in_full(finding, &mut self.explained);
+                text::write(finding, in_full, facts, settings, out)?;
+                writeln!(out)?;
+            }
+            if last.findings.is_empty() {
+                writeln!(out, "Nothing found.")?;
+            }
+            let is_there = |first: &Finding| {
+                let is_it = |one: &Finding| one.identity() == first.identity();
+                last.findings.iter().any(is_it)
+            };
+            for finding in self.at_first.iter().filter(|first| !is_there(first)) {
+                write!(out, "no longer: ")?;
+                text::write_line(finding, facts, out)?;
+            }
+        }
+        if self.options.all {
+            text::write_absent(&last.not_found, &last.unchecked, settings, out)?;
+        }
+        Ok(())
+    }
+
+    fn write_end(&self, last: &Last, end: &End, err: &mut dyn Write) -> io::Result<()> {
+        let books = self.tracker.books();
+        write!(
+            err,
+            "{}; {} looked for and not found, {} not checked",
+            Counted(self.found.len() as u64, "finding"),
+            Count(last.not_found.len() as u64),
+            Count(last.unchecked.len() as u64),
+        )?;
+        if self.is_watched {
+            writeln!(err, "; {}", Changes(end, Some(&books)))?;
+        } else {
+            writeln!(err)?;
+        }
+        for message in &self.latest.as_ref().unwrap_or(&self.first).missing {
+            writeln!(err, "{message}")?;
+        }
+        if self.left_out() {
+            writeln!(
+                err,
+                "{} are left out: there are too many service ports",
+                Counted(self.observed.left_out(), "change")
+            )?;
+        }
+        if self.is_watched {
+            write_books(end, Some(&books), err)?;
+        }
+        Ok(())
+    }
+}
+
 impl View for Diagnose {
     fn start(&mut self, origin: &Origin, _out: &mut dyn Write) -> io::Result<()> {
         self.tracker.tick(origin.started_ns);
@@ -373,18 +477,6 @@ impl View for Diagnose {
     }
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
-        #[derive(Serialize)]
-        struct Totals<'a> {
-            /// Findings by severity.
-            critical: usize,
-            warning: usize,
-            note: usize,
-            /// The names of what was looked for and not found.
-            not_found: Vec<&'a str>,
-            /// What could not be looked for, each with the reason.
-            not_checked: BTreeMap<&'a str, &'a str>,
-            connections: model::Books,
-        }
         self.tracker.tick(end.now_ns);
         self.observed.tick(end.now_ns);
         if let Some(looks) = &mut self.looks
@@ -395,81 +487,23 @@ impl View for Diagnose {
         // Its answer means nothing any more.
         let _ = self.follow(end.now_ns, out)?;
         let (findings, unchecked) = self.check(end.now_ns);
-        let is_done = self.options.follow.is_some();
-        if is_done {
+        let last = Last {
+            not_found: not_found(&findings, &unchecked),
+            unchecked,
+            findings,
+        };
+        if self.options.follow.is_some() {
             let active = self.active.values();
             self.found.extend(active.map(|active| active.worst));
         } else {
-            self.found = findings.iter().map(|finding| finding.severity).collect();
+            let all = last.findings.iter();
+            self.found = all.map(|finding| finding.severity).collect();
         }
-        let not_found = not_found(&findings, &unchecked);
-        let books = self.tracker.books();
-        let facts = self.latest.as_ref().unwrap_or(&self.first);
-        let settings = &self.options.settings;
-        if settings.format == Format::Json {
-            for finding in findings.iter().filter(|_| !is_done) {
-                json::write(
-                    finding,
-                    None,
-                    end.now_ns,
-                    &facts.facts,
-                    &mut self.lines,
-                    out,
-                )?;
-            }
-            let of = |severity| self.found.iter().filter(|&&one| one == severity).count();
-            let totals = Totals {
-                critical: of(Severity::Critical),
-                warning: of(Severity::Warning),
-                note: of(Severity::Note),
-                not_found: not_found.iter().map(|rule| rule.text.name).collect(),
-                not_checked: unchecked
-                    .iter()
-                    .map(|(rule, input)| (rule.text.name, input.missing()))
-                    .collect(),
-                connections: books,
-            };
-            return self
-                .lines
-                .write(&Summary::new(end, Some(&books), totals), out);
+        if self.options.settings.format == Format::Json {
+            return self.write_json(&last, end, out);
         }
-        for finding in findings.iter().filter(|_| !is_done) {
-            let in_full = is_in_full(finding, &mut self.explained);
-            text::write(finding, in_full, &facts.facts, settings, out)?;
-            writeln!(out)?;
-        }
-        if !is_done && findings.is_empty() {
-            writeln!(out, "Nothing found.")?;
-        }
-        if self.options.all {
-            text::write_absent(&not_found, &unchecked, settings, out)?;
-        }
-        write!(
-            err,
-            "{}; {} looked for and not found, {} not checked",
-            Counted(self.found.len() as u64, "finding"),
-            Count(not_found.len() as u64),
-            Count(unchecked.len() as u64),
-        )?;
-        if self.is_watched {
-            writeln!(err, "; {}", Changes(end, Some(&books)))?;
-        } else {
-            writeln!(err)?;
-        }
-        for message in &facts.missing {
-            writeln!(err, "{message}")?;
-        }
-        if self.left_out() {
-            writeln!(
-                err,
-                "{} are left out: there are too many service ports",
-                Counted(self.observed.left_out(), "change")
-            )?;
-        }
-        if self.is_watched {
-            write_books(end, Some(&books), err)?;
-        }
-        Ok(())
+        self.write_text(&last, out)?;
+        self.write_end(&last, end, err)
     }
 
     fn left_out(&self) -> bool {

@@ -116,7 +116,7 @@ impl Page<'_> {
         self.settings(here)?;
         self.list("Not", text.told_from)?;
         let commands = text.commands.iter();
-        let commands: Vec<_> = commands.map(|command| in_general(command)).collect();
+        let commands: Vec<_> = commands.map(|command| text.command(command)).collect();
         let commands: Vec<_> = commands.iter().map(String::as_str).collect();
         self.lines("See", &commands)?;
         self.entry("Sources", &text.sources.join("; "))
@@ -194,13 +194,6 @@ impl Page<'_> {
         }
         Ok(())
     }
-}
-
-/// A command of a finding that is nowhere in particular.
-fn in_general(command: &str) -> String {
-    command
-        .replace("{port}", "PORT")
-        .replace("{filter}", "sport = :PORT")
 }
 
 fn value_text(value: &Value) -> String {

@@ -144,6 +144,8 @@ impl Place {
 pub struct FindingText {
     /// Its name: lower case, with `_`.
     pub name: &'static str,
+    /// The side that it is about; unknown: either.
+    pub side: Role,
     /// The same in a few words, as a heading.
     pub title: &'static str,
     /// What happens. One or two sentences.
@@ -164,6 +166,19 @@ pub struct FindingText {
     pub states: &'static [State],
     /// Where this is from.
     pub sources: &'static [&'static str],
+}
+
+impl FindingText {
+    /// A command of [`FindingText::commands`] for no place in particular.
+    pub fn command(&self, template: &str) -> String {
+        let filter = match self.side {
+            Role::Client => "dport = :PORT",
+            Role::Server | Role::Unknown => "sport = :PORT",
+        };
+        template
+            .replace("{port}", "PORT")
+            .replace("{filter}", filter)
+    }
 }
 
 /// Something that was found.
@@ -214,6 +229,11 @@ impl Finding {
             owners: Vec::new(),
             here: Vec::new(),
         }
+    }
+
+    /// What makes it the same at two checks: its kind and its place.
+    pub const fn identity(&self) -> (&'static str, Place) {
+        (self.text.name, self.place)
     }
 
     /// With the remote addresses that have the most of it.

@@ -169,6 +169,14 @@ fn what_was_explained_is_not_explained_again() {
 }
 
 #[test]
+fn what_is_over_is_said() {
+    let (out, _, found) = run(Format::Text, None, look(5), vec![look(0)]);
+    let over = "no longer: warning  close_wait_leak: server port 8080, netns 7 (blue): 5 sockets left behind in CLOSE_WAIT";
+    assert!(out.lines().any(|line| line == over), "{out}");
+    assert!(!found);
+}
+
+#[test]
 fn nothing_is_said_to_be_nothing() {
     let (out, err, found) = run(Format::Text, None, look(1), vec![look(1)]);
     assert!(

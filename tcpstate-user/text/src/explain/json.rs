@@ -8,7 +8,7 @@ use tcpstate_core::{
     explain::{FieldText, Lore, Present, Topic, Way},
 };
 
-use super::{Counts, Edges, Here, Value, in_general};
+use super::{Counts, Edges, Here, Value};
 use crate::format::json::Lines;
 
 /// Writes the explanation of a topic.
@@ -43,7 +43,11 @@ pub fn write_json(topic: &Topic, here: &Here, out: &mut dyn Write) -> io::Result
             advice: text.advice,
             settings: here.values.iter().map(SettingJson::new).collect(),
             told_from: text.told_from,
-            commands: text.commands.iter().map(|line| in_general(line)).collect(),
+            commands: text
+                .commands
+                .iter()
+                .map(|line| text.command(line))
+                .collect(),
             sources: text.sources,
         })),
         Topic::Field(fields) => Line::Field {

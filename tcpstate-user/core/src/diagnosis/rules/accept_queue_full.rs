@@ -10,6 +10,7 @@ use crate::{service::Role, setting::Setting, units::Count};
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "accept_queue_full",
+        side: Role::Server,
         title: "a listener's accept queue is full",
         is: "More connections wait to be accepted than the listener's backlog allows. The kernel drops further ones without an \
              answer.",

@@ -14,6 +14,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "bind_before_connect",
+        side: Role::Client,
         title: "bind() before connect() uses up the local ports",
         is: "Clients call bind() with a local address and port 0, and then connect(). At bind() the kernel does not know the \
              destination, so that it gives each socket a port that no other one has. Nearly all ports are taken so.",

@@ -13,6 +13,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "close_wait_leak",
+        side: Role::Unknown,
         title: "sockets left behind in CLOSE_WAIT",
         is: "The peer has closed its side, and the application has not closed its own. Nothing ends such a socket but the \
              application: it keeps a descriptor, and memory for what nobody reads.",

@@ -15,6 +15,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "closes_first",
+        side: Role::Unknown,
         title: "this side closes first, and has the TIME_WAIT",
         is: "The side that closes a connection first keeps it in TIME_WAIT for 60 s. Here that is this side.",
         why: "On a server it is harmless: such a socket takes some 256 bytes and no port. On a client each holds a local port, and \

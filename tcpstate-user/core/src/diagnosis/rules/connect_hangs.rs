@@ -10,6 +10,7 @@ use super::super::{
 };
 use crate::{
     cause::Cause,
+    service::Role,
     setting::Setting,
     units::{Count, Counted},
 };
@@ -17,6 +18,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "connect_hangs",
+        side: Role::Client,
         title: "connects that nobody answers",
         is: "A client's SYN was sent again and again, and nothing came back: no SYN-ACK, no RST, no ICMP error. Something on \
              the way drops it, or its answer, or the server does because its queue is full. A client cannot tell which.",

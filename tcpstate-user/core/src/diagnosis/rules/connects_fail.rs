@@ -1,6 +1,6 @@
 //! Connects that fail: without an answer, refused, unreachable, given up.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use tcpstate_common::State;
 
@@ -18,6 +18,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "connects_fail",
+        side: Role::Client,
         title: "connects fail",
         is: "Clients of this host try to connect, and the connection is not established.",
         why: "The application gets an error, often after a long time without one.",
@@ -130,7 +131,10 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
     };
     let severity = if !share.is_at_least(snapshot.thresholds.connects_failed_share) {
         Severity::Note
-    } else if share.is_at_least(50) && first.0 != Trouble::GivenUp {
+    } else if share.is_at_least(50)
+        // An application may be impatient; where nothing succeeds, it is not that.
+        && (first.0 != Trouble::GivenUp || service.established == 0)
+    {
         Severity::Critical
     } else {
         Severity::Warning
@@ -170,13 +174,21 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
 
 /// The listener at this port at another address.
 fn elsewhere(snapshot: &Snapshot<'_>, key: &ServiceKey) -> Option<String> {
-    let mut listeners = snapshot.sockets?.listeners.iter();
-    let listener = listeners
-        .find(|listener| Some(listener.netns) == key.netns && Some(listener.port) == key.port)?;
-    Some(format!(
-        "There is a listener at port {}, but only at the address {}.",
-        listener.port, listener.laddr
-    ))
+    let listeners = snapshot.sockets?.listeners.iter();
+    let here = listeners
+        .filter(|listener| Some(listener.netns) == key.netns && Some(listener.port) == key.port);
+    let addresses: BTreeSet<IpAddr> = here.map(|listener| listener.laddr).collect();
+    let port = key.port?;
+    if addresses.iter().any(IpAddr::is_unspecified) {
+        return Some(format!("Something listens at port {port} now."));
+    }
+    let all: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+    (!all.is_empty()).then(|| {
+        format!(
+            "There is a listener at port {port}, but only at {}.",
+            all.join(", ")
+        )
+    })
 }
 
 #[cfg(test)]
@@ -249,12 +261,14 @@ mod tests {
     }
 
     #[test]
-    fn giving_up_alone_is_a_warning() {
-        let mut host = host(0, 0, 0);
-        for _ in 0..5 {
-            host.gives_up(peer(2), 80, 3 * S);
+    fn giving_up_is_critical_only_where_nothing_succeeds() {
+        for (established, severity) in [(1, Severity::Warning), (0, Severity::Critical)] {
+            let mut host = host(established, 0, 0);
+            for _ in 0..5 {
+                host.gives_up(peer(2), 80, 3 * S);
+            }
+            only(host.check(&RULE), severity);
         }
-        only(host.check(&RULE), Severity::Warning);
     }
 
     #[test]
@@ -274,7 +288,7 @@ mod tests {
         let finding = only(host.check(&RULE), Severity::Critical);
         assert_eq!(
             finding.here[1],
-            "There is a listener at port 80, but only at the address 10.0.0.200."
+            "There is a listener at port 80, but only at 10.0.0.200."
         );
         assert_eq!(finding.place.netns, Some(NETNS));
     }

@@ -24,6 +24,7 @@ const EXIT_NS: u64 = 1_000_000_000;
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "deploy",
+        side: Role::Server,
         title: "the process of a service was replaced",
         is: "A listener ended, and another process listens at its port: a deploy, or a restart after a crash.",
         why: "Connections of the old process that were in use are reset, and between the two processes clients are refused. A \

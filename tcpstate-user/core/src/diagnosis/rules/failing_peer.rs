@@ -17,6 +17,7 @@ const ADDRESSES: usize = 3;
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "failing_peer",
+        side: Role::Unknown,
         title: "one address makes most of the failures",
         is: "Of the addresses that this service connects to, or that connect to it, one has nearly all of the failures: connects \
              without success, resets, time-outs.",

@@ -6,6 +6,7 @@ use super::super::{
     Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot,
 };
 use crate::{
+    service::Role,
     setting::Setting,
     units::{Count, Counted},
 };
@@ -13,6 +14,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "fin_wait2_held",
+        side: Role::Unknown,
         title: "sockets held in FIN_WAIT2",
         is: "The application has called shutdown() and still has the socket open. The peer has acknowledged that, and does not \
              close its side. The kernel has no time-out for it.",

@@ -24,6 +24,7 @@ const SHORTEST_NS: u64 = 100_000_000;
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "health_checks",
+        side: Role::Server,
         title: "checks of a load balancer or monitor",
         is: "An address connects at regular times, and resets the connection as soon as it has its answer.",
         why: "It is harmless: such a check saves itself the orderly close. It counts among resets by the peer, and should \

@@ -10,6 +10,7 @@ use super::super::{
 };
 use crate::{
     cause::Cause,
+    service::Role,
     setting::Setting,
     units::{Counted, Span},
 };
@@ -20,6 +21,7 @@ const MOMENT_NS: u64 = 1_000_000_000;
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "idle_reset",
+        side: Role::Unknown,
         title: "idle connections are cut on the way",
         is: "Connections that had been idle were reset, or got no answer any more, when they were used again. A firewall, a \
              NAT or a load balancer between the two ends forgets a connection after some time without a packet.",

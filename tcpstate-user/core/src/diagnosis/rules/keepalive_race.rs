@@ -14,6 +14,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "keepalive_race",
+        side: Role::Server,
         title: "requests arrive just after the server has closed",
         is: "The server closed a connection that was idle, while the next request was on its way. The kernel answered that \
              request with a RST.",

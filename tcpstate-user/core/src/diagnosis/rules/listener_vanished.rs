@@ -17,6 +17,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "listener_vanished",
+        side: Role::Server,
         title: "a listener ended, and clients still come",
         is: "The last socket that listened at this port was closed, or its process ended. The kernel answers each further SYN \
              with a RST.",

@@ -16,6 +16,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "orphans_near_limit",
+        side: Role::Unknown,
         title: "too many sockets that their process has closed",
         is: "Sockets that a process has closed, and that the kernel still has to finish: orphans. Their number is near the limit \
              of the host, or the kernel aborts some already, for that or for want of memory for TCP.",

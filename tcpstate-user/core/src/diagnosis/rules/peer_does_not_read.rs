@@ -6,11 +6,15 @@ use super::super::{
     Amount, Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot,
     share::Share,
 };
-use crate::units::{Count, Span};
+use crate::{
+    service::Role,
+    units::{Count, Span},
+};
 
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "peer_does_not_read",
+        side: Role::Unknown,
         title: "peers that do not read",
         is: "The peer's receive buffer is full (a zero window), because its application does not read. This side waits with \
              its data, and asks again and again whether there is room. The network is fine.",

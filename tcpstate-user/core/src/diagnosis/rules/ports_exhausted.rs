@@ -15,6 +15,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "ports_exhausted",
+        side: Role::Client,
         title: "no local port is left for a connection",
         is: "connect() failed with EADDRNOTAVAIL, and nothing was sent. Each connection to the same address and port \
              takes a local port of its own, and so does what is in TIME_WAIT, for 60 s.",

@@ -17,6 +17,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "ports_near_exhaustion",
+        side: Role::Client,
         title: "local ports nearly used up towards a destination",
         is: "Each connection from one local address to the same remote address and port takes a local port of its own, and keeps \
              it through TIME_WAIT. Nearly all that the kernel may choose from are taken.",
@@ -164,14 +165,14 @@ fn left_ns(snapshot: &Snapshot<'_>, key: &RouteKey, taken: u64, ports: Ports) ->
 
 /// The local ports of a namespace that the kernel chooses from.
 #[derive(Clone, Copy, Debug)]
-struct Ports {
-    count: u64,
+pub(super) struct Ports {
+    pub(super) count: u64,
     /// `tcp_tw_reuse`.
     reuse: u64,
 }
 
 impl Ports {
-    fn of(facts: &NetnsFacts) -> Option<Self> {
+    pub(super) fn of(facts: &NetnsFacts) -> Option<Self> {
         let range = facts.settings.local_ports()?;
         let reuse = facts.settings.number("net/ipv4/tcp_tw_reuse");
         Some(Self {
@@ -185,7 +186,8 @@ impl Ports {
         self.reuse == 1 || (self.reuse == 2 && (key.laddr.is_loopback() || key.raddr.is_loopback()))
     }
 
-    fn taken(self, key: &RouteKey, route: Route) -> u64 {
+    /// The ports that a route takes from others.
+    pub(super) fn taken(self, key: &RouteKey, route: Route) -> u64 {
         let free = if self.reuses_time_wait(key) {
             route.time_wait
         } else {

@@ -5,11 +5,15 @@ use tcpstate_common::State;
 use super::super::{
     Amount, Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot,
 };
-use crate::units::{Counted, PerSecond};
+use crate::{
+    service::Role,
+    units::{Counted, PerSecond},
+};
 
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "reset_before_accept",
+        side: Role::Server,
         title: "handshakes that clients break off",
         is: "A SYN came, was answered, and the client sent a RST instead of the last packet of the handshake. So do port checks \
              of load balancers and monitoring, and scans. No connection comes about, so that there is no transition.",

@@ -6,6 +6,7 @@ use super::super::{
     Amount, Evidence, Figure, Finding, FindingText, Input, Place, Rule, Service, ServiceKey,
     Severity, Snapshot, share::Share,
 };
+use super::ports_near_exhaustion::Ports;
 use crate::{
     service::Role,
     units::{Count, PerSecond},
@@ -17,6 +18,7 @@ const SHORTEST_RUN_NS: u64 = 1_000_000_000;
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "short_connections",
+        side: Role::Unknown,
         title: "many connections, each used once",
         is: "Connections are opened all the time, and nearly all end after a fraction of a second: each carries one request.",
         why: "Each request waits for a handshake (one round trip, with TLS two or three), and each connection takes a local port \
@@ -121,12 +123,12 @@ fn ports_used(snapshot: &Snapshot<'_>, key: &ServiceKey) -> Option<Share> {
         return None;
     }
     let netns = key.netns?;
-    let range = snapshot.facts_of(netns)?.settings.local_ports()?;
+    let ports = Ports::of(snapshot.facts_of(netns)?)?;
     let routes = snapshot.sockets?.routes.iter();
     let routes = routes.filter(|(route, _)| route.netns == netns && Some(route.rport) == key.port);
     Some(Share {
-        part: routes.map(|(_, route)| u64::from(route.sockets)).max()?,
-        whole: range.len() as u64,
+        part: routes.map(|(key, route)| ports.taken(key, *route)).max()?,
+        whole: ports.count,
     })
 }
 

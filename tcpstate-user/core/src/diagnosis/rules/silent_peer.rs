@@ -15,6 +15,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "silent_peer",
+        side: Role::Unknown,
         title: "established connections with a silent peer",
         is: "The kernel sends the same data again and again, and the peer acknowledges nothing. It has crashed, the path to it \
              is cut, or a firewall or load balancer on the way has forgotten the connection.",

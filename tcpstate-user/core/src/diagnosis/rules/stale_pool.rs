@@ -11,6 +11,7 @@ use crate::{service::Role, units::Counted};
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "stale_pool",
+        side: Role::Client,
         title: "a pool uses connections that the server has closed",
         is: "The server closed connections that were idle. The client kept them, sent its next request on them, and was \
              reset.",

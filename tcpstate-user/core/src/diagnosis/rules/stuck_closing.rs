@@ -19,6 +19,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "stuck_closing",
+        side: Role::Unknown,
         title: "sockets stuck while closing",
         is: "This side has closed, and the peer does not acknowledge its FIN. Either the peer is silent: it crashed, or the path \
              to it is cut. Or it lives and does not read, so that the FIN waits behind data for which it has no room.",

@@ -13,6 +13,7 @@ use crate::{service::Role, setting::Setting, units::Count};
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "syn_flood",
+        side: Role::Server,
         title: "a flood of SYNs",
         is: "Many addresses have sent a SYN, and do not acknowledge the SYN-ACK. Their half-open connections take the listener's \
              whole backlog. Nearly always the addresses are forged.",

@@ -15,6 +15,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "syn_loss",
+        side: Role::Client,
         title: "SYNs are lost, and handshakes take seconds",
         is: "Handshakes took near 1, 2, 3 ... seconds: the first SYN, or the answer to it, was lost, and the kernel sent it \
              again.",

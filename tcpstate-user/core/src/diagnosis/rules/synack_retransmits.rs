@@ -18,6 +18,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "synack_retransmits",
+        side: Role::Server,
         title: "SYN-ACKs that are not acknowledged",
         is: "SYNs arrive and are answered, and the last packet of the handshake does not come. The path back to these clients, or \
              theirs to us, loses packets, or a firewall there drops the answer.",

@@ -8,6 +8,7 @@ use super::super::{
     Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot,
 };
 use crate::{
+    service::Role,
     setting::Setting,
     units::{Count, Counted},
 };
@@ -15,6 +16,7 @@ use crate::{
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "time_wait_table_full",
+        side: Role::Unknown,
         title: "no room in TIME_WAIT",
         is: "This side closes so many connections first that the kernel has reached its limit of sockets in TIME_WAIT, and \
              closes further ones without it. Its log need not say so.",
