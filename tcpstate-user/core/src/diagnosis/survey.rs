@@ -329,9 +329,15 @@ impl Survey {
 
     /// The sockets of this service in all states.
     pub fn count_of(&self, netns: u32, role: Role, port: Option<u16>) -> u64 {
-        let of = |key: &GroupKey| (key.netns, key.role, key.port) == (netns, role, port);
-        let groups = self.groups.iter().filter(|(key, _)| of(key));
-        groups.map(|(_, group)| group.count).sum()
+        let groups = State::ALL.iter().filter_map(|&state| {
+            self.groups.get(&GroupKey {
+                netns,
+                port,
+                role,
+                state,
+            })
+        });
+        groups.map(|group| group.count).sum()
     }
 
     fn add(

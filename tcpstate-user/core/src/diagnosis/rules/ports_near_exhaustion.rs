@@ -72,24 +72,24 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
     };
     // Of several local addresses to one destination, the one with the most.
     let mut worst: BTreeMap<(u32, IpAddr, u16), (RouteKey, Route, Ports)> = BTreeMap::new();
-    for facts in snapshot.facts {
-        let Some(ports) = Ports::of(facts) else {
+    let ports = snapshot.facts.iter();
+    let ports: BTreeMap<u32, Ports> = ports
+        .filter_map(|facts| Some((facts.netns, Ports::of(facts)?)))
+        .collect();
+    for (key, route) in &sockets.routes {
+        let Some(&ports) = ports.get(&key.netns) else {
             continue;
         };
-        for (key, route) in &sockets.routes {
-            if key.netns != facts.netns
-                || !ports.is_near(key, *route, snapshot.thresholds.ports_share)
-            {
-                continue;
-            }
-            let place = (key.netns, key.raddr, key.rport);
-            let other = worst.get(&place);
-            if other.is_none_or(|(other_key, other, _)| {
-                (ports.taken(other_key, *other), other_key.laddr)
-                    < (ports.taken(key, *route), key.laddr)
-            }) {
-                worst.insert(place, (*key, *route, ports));
-            }
+        if !ports.is_near(key, *route, snapshot.thresholds.ports_share) {
+            continue;
+        }
+        let place = (key.netns, key.raddr, key.rport);
+        let other = worst.get(&place);
+        if other.is_none_or(|(other_key, other, _)| {
+            (ports.taken(other_key, *other), other_key.laddr)
+                < (ports.taken(key, *route), key.laddr)
+        }) {
+            worst.insert(place, (*key, *route, ports));
         }
     }
     let found = worst.into_values();
