@@ -151,6 +151,35 @@ impl Ftrace {
     }
 }
 
+/// A count of the transitions of the host that are made on top of a thread of PID 1: see [`Seen::hidden`].
+pub struct Hidden(Instance);
+
+impl Hidden {
+    /// Counts from now on. `None`: there is no ftrace here.
+    pub fn watch() -> Option<Self> {
+        let pid = std::process::id();
+        let path = Path::new(TRACEFS).join(format!("instances/tcpstate-{pid}-hidden"));
+        fs::create_dir(&path).ok()?;
+        let instance = Instance(path);
+        let threads = threads_of_first().ok()?.into_iter();
+        let threads: Vec<_> = threads.map(|id| format!("common_pid == {id}")).collect();
+        let filter = format!("protocol == 6 && ({})", threads.join(" || "));
+        instance.write("buffer_size_kb", "64").ok()?;
+        instance.write(&format!("{EVENT}/filter"), filter).ok()?;
+        instance.write(&format!("{EVENT}/enable"), "1").ok()?;
+        Some(Self(instance))
+    }
+
+    /// The count up to now; as many as the buffer holds.
+    pub fn count(&self) -> u64 {
+        let trace = fs::read_to_string(self.0.0.join("trace")).unwrap_or_default();
+        let lines = trace.lines();
+        lines
+            .filter(|line| line.contains(": inet_sock_set_state: "))
+            .count() as u64
+    }
+}
+
 /// Reads until it is told to stop and there is nothing left.
 fn read(mut pipe: fs::File, progress: &Progress) -> Result<Seen> {
     let states = State::ALL.map(|state| (format!("TCP_{state}"), state));

@@ -16,6 +16,7 @@ use std::{
 use libtest_mimic::{Failed, Trial};
 
 use crate::{
+    ftrace::Hidden,
     net::{joined, mptcp_protocol, socket},
     netem::missing_netem,
     privileges::as_user,
@@ -294,13 +295,17 @@ pub fn trial_within(
 /// one was already running on that CPU, or because a BPF map was being changed there (`bpf_prog_active`). Other traffic
 /// and other tools on the machine make that likelier. The count is of the whole host: the skipped runs may all have been
 /// for other traffic, so the test is tried as if there were none. The same where connections of the test prove that a
-/// transition was shown to no program (`process::shown_to_nobody`).
+/// transition was shown to no program (`process::shown_to_nobody`), and where ftrace saw some that no program is shown
+/// (`ftrace::Hidden`).
 ///
 /// Nothing else causes a repetition.
 fn unless_skipped(test: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
     for _ in 1..ATTEMPTS {
         take_skipped();
-        match (test(), take_skipped()) {
+        let hidden = Hidden::watch();
+        let result = test();
+        let hidden = hidden.map_or(0, |hidden| hidden.count());
+        match (result, take_skipped().saturating_add(hidden)) {
             (Err(error), skipped) if skipped > 0 => {
                 let error = format!("{error:#}");
                 let what = error.lines().next().unwrap_or_default();
