@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{Random, number, write_recording};
@@ -84,7 +85,7 @@ fn path(file: &Path) -> Result<&str> {
 }
 
 /// Reads a recording. Returns the output and its summary.
-fn read(file: &Path) -> Result<(Output, serde_json::Value)> {
+fn read(file: &Path) -> Result<(Output, Value)> {
     let output = run(BINARY, &["rates", "--json", "-r", path(file)?])?;
     let (_, summary) = output.json().with_context(|| format!("{output:?}"))?;
     Ok((output, summary))
@@ -93,31 +94,16 @@ fn read(file: &Path) -> Result<(Output, serde_json::Value)> {
 /// The disk gets full: the recording ends there, reports that, and is readable; the run fails, with its
 /// books.
 fn disk_full() -> Result<()> {
-    const ROUNDS: u32 = 150_000;
-    // Three blocks, some 65,400 bytes, and the books, but no fourth block. On a busy machine times differ more, so
-    // that blocks are larger: where they leave no room for the books, another disk does.
+    // Three blocks, some 65,400 bytes, and the books, but no fourth block.
     for size in ["size=76k", "size=80k", "size=84k"] {
         let disk = Disk::new(size)?;
         let file = disk.path().join("a.rec");
-        let port = unused_port();
-        let tcpstate = Tcpstate::start(&["record", "-w", path(&file)?, "-P", &port.to_string()])?;
-        on_loopback(|| storm(port, ROUNDS))?;
-        let output = tcpstate.stop()?;
-        ensure!(output.status.code() == Some(1), "{output:?}");
-        for words in [
-            "No space left on device",
-            "--max-bytes",
-            "events found no room",
-            "rejected",
-        ] {
-            ensure!(output.stderr.contains(words), "no `{words}`: {output:?}");
-        }
-        let messages = run(BINARY, &["rates", "--json", "-r", path(&file)?])?;
-        if messages.stderr.contains("cut at byte") {
+        let mut record = Command::new(BINARY);
+        record.args(["record", "-w"]).arg(&file);
+        let words = ["No space left on device", "rejected"];
+        let Some(summary) = broken_off(record, &file, words)? else {
             continue;
-        }
-        let (messages, summary) = read(&file)?;
-        ensure!(messages.stderr.contains("was broken off"), "{messages:?}");
+        };
         let [received, not_in_file] = [&["received"][..], &["rejected_by_reason", "not_in_file"]]
             .map(|path| number(&summary, &[&["accounting"], path].concat()));
         ensure!(
@@ -127,6 +113,29 @@ fn disk_full() -> Result<()> {
         return Ok(());
     }
     bail!("no disk had room for the books");
+}
+
+/// Records a storm to a file for which there is no room, with these words in the message. Returns the summary of what is in
+/// it; `None` where there was no room for the books either: on a busy machine times differ more, so that blocks are larger.
+fn broken_off(mut record: Command, file: &Path, words: [&str; 2]) -> Result<Option<Value>> {
+    const ROUNDS: u32 = 150_000;
+    let port = unused_port();
+    record.args(["-P", &port.to_string()]);
+    let tcpstate = Tcpstate::start_command(record)?;
+    on_loopback(|| storm(port, ROUNDS))?;
+    let output = tcpstate.stop()?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    let others = ["--max-bytes", "events found no room", " = received "];
+    for words in words.into_iter().chain(others) {
+        ensure!(output.stderr.contains(words), "no `{words}`: {output:?}");
+    }
+    let messages = run(BINARY, &["rates", "--json", "-r", path(file)?])?;
+    if messages.stderr.contains("cut at byte") {
+        return Ok(None);
+    }
+    let (messages, summary) = read(file)?;
+    ensure!(messages.stderr.contains("was broken off"), "{messages:?}");
+    Ok(Some(summary))
 }
 
 /// A flight recorder without room on the disk reports that and keeps its events: when there is room, it
@@ -192,36 +201,18 @@ fn disk_full_at_the_end() -> Result<()> {
 
 /// The limit of a file's size (`ulimit -f`) is a full disk, and no signal that kills.
 fn file_size_limit() -> Result<()> {
-    const ROUNDS: u32 = 150_000;
-    // In units of 512 or of 1,024 bytes: three blocks or less. As in `disk_full`, one of them has room for the books.
+    // In units of 512 or of 1,024 bytes: three blocks or less.
     for limit in [64, 68, 72] {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("a.rec");
-        let port = unused_port();
         let mut limited = Command::new("sh");
         let script = format!("ulimit -f {limit}; exec \"$@\"");
         limited.args(["-c", &script, "sh", BINARY, "record", "-w"]);
-        limited.arg(&file).args(["-P", &port.to_string()]);
-        let tcpstate = Tcpstate::start_command(limited)?;
-        on_loopback(|| storm(port, ROUNDS))?;
-        let output = tcpstate.stop()?;
-        ensure!(output.status.code() == Some(1), "{output:?}");
-        for words in [
-            "File too large",
-            "--max-bytes",
-            "events found no room",
-            " = received ",
-        ] {
-            ensure!(output.stderr.contains(words), "no `{words}`: {output:?}");
+        limited.arg(&file);
+        if let Some(summary) = broken_off(limited, &file, ["File too large", "rejected"])? {
+            ensure!(number(&summary, &["transitions"])? > 0, "{summary}");
+            return Ok(());
         }
-        let messages = run(BINARY, &["rates", "--json", "-r", path(&file)?])?;
-        if messages.stderr.contains("cut at byte") {
-            continue;
-        }
-        let (messages, summary) = read(&file)?;
-        ensure!(messages.stderr.contains("was broken off"), "{messages:?}");
-        ensure!(number(&summary, &["transitions"])? > 0, "{summary}");
-        return Ok(());
     }
     bail!("no limit had room for the books");
 }
