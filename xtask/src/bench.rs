@@ -10,6 +10,7 @@ use anyhow::Result;
 use crate::{
     cargo,
     privileges::{self, succeed},
+    test::mounts,
     workspace,
 };
 
@@ -34,11 +35,14 @@ pub struct Bench {
 
 /// Builds tcpstate and the benchmarks, and runs them as root, which most of them need.
 pub fn run(bench: &Bench) -> Result<()> {
+    // Other tools need it too.
+    let mounts = mounts();
+    let mounts: Vec<&str> = mounts.iter().map(String::as_str).collect();
     let mut cargo = cargo();
     cargo
         .args(["bench", "--bench", "suite", "--manifest-path"])
         .arg(workspace().join("tcpstate-user/Cargo.toml"))
-        .args(privileges::runner(&[], &[]));
+        .args(privileges::runner(&[], &mounts));
     if bench.quick {
         // The profile of the tests: times mean little here, so an optimised build is not worth the minutes.
         cargo.args(["--profile", "dev"]);

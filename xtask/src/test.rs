@@ -77,7 +77,7 @@ impl Test {
 
 /// A command that mounts the file systems which the kernel has and a bare machine has not mounted, and then executes its
 /// arguments. They are mounted only for that program: nothing is left of them on the machine.
-fn mounts() -> Vec<String> {
+pub fn mounts() -> Vec<String> {
     let mut script = String::new();
     for (kind, path) in [
         ("tracefs", "/sys/kernel/tracing"),
@@ -86,7 +86,7 @@ fn mounts() -> Vec<String> {
         // An empty folder is not mounted. An unreadable one is mounted, and an absent one means that the
         // kernel has no such file system.
         if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
-            eprintln!("mounting {kind} on {path}, for the tests only");
+            eprintln!("mounting {kind} on {path}, for this run only");
             // A container may forbid it. The tests then report what is missing.
             script.extend(["mount -t ", kind, " ", kind, " ", path, " || true; "]);
         }
