@@ -184,6 +184,8 @@ pub(crate) use prefix_field;
 impl ReadOnly<PortBitmap> {
     #[inline(always)]
     pub(crate) fn contains(&self, port: u16) -> bool {
+        // The compiler knows the bounds of a port; the verifier of Linux 5.10 forgets them on the stack, and has to see them here.
+        let port = (core::hint::black_box(u32::from(port)) & 0xffff) as u16;
         let word = usize::from(port >> 6);
         // Shows the verifier the bound, which always holds.
         let word = word & (PORT_WORDS - 1);
