@@ -1,4 +1,4 @@
-//! The source of a host that cannot be watched: it has no events. What the lists of sockets show can still be diagnosed.
+//! The source of a host that cannot be watched: it has no events. The lists of sockets can still be diagnosed.
 
 use std::task::{Context, Poll};
 

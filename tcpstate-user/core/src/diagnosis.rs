@@ -90,7 +90,7 @@ impl Input {
 /// A rule.
 #[derive(Debug)]
 pub struct Rule {
-    /// What it finds.
+    /// The text about its findings.
     pub text: FindingText,
     /// The inputs without which it says nothing.
     pub needs: &'static [Input],

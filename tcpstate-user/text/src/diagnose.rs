@@ -41,7 +41,7 @@ const INTERVAL_NS: u64 = 1_000_000_000;
 
 /// The options of the view.
 pub struct Options {
-    /// What all views share.
+    /// The settings that all views share.
     pub settings: Settings,
     /// The figures that decide.
     pub thresholds: Thresholds,
@@ -94,7 +94,7 @@ struct Active {
     worst: Severity,
 }
 
-/// What has become of a finding.
+/// The fate of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Change {
@@ -328,7 +328,7 @@ impl Diagnose {
             note: usize,
             /// The names of what was looked for and not found.
             not_found: Vec<&'a str>,
-            /// What could not be looked for, each with the reason.
+            /// The rules that could not be checked, each with the reason.
             not_checked: BTreeMap<&'a str, &'a str>,
             connections: model::Books,
         }

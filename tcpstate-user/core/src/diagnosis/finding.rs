@@ -7,7 +7,7 @@ use tcpstate_common::State;
 use super::Top;
 use crate::{event::Process, explain::Setting, inventory::Age, service::Role};
 
-/// How bad a finding is.
+/// The weight of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
     /// Worth knowing, and harmless.
@@ -29,7 +29,7 @@ impl Severity {
     }
 }
 
-/// How a figure is known.
+/// The evidence for a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
     /// Each one was an event.
@@ -57,13 +57,13 @@ impl Evidence {
 /// A value with its unit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Amount {
-    /// How many.
+    /// A number of things.
     Count(u64),
     /// A duration, nanoseconds.
     Time(u64),
     /// A lower bound of a duration, nanoseconds.
     TimeAtLeast(u64),
-    /// How often per second.
+    /// A rate per second.
     PerSecond(f64),
     /// A part of a whole, from 0 to 1.
     Share(f64),
@@ -76,7 +76,7 @@ pub struct Figure {
     pub name: &'static str,
     /// Its value.
     pub amount: Amount,
-    /// How it is known.
+    /// The evidence for it.
     pub evidence: Evidence,
 }
 
@@ -148,19 +148,19 @@ pub struct FindingText {
     pub side: Role,
     /// The same in a few words, as a heading.
     pub title: &'static str,
-    /// What happens. One or two sentences.
+    /// The event itself, in one or two sentences.
     pub is: &'static str,
     /// Why it matters: what users of the service notice.
     pub why: &'static str,
-    /// How it is known.
+    /// The evidence for it.
     pub signal: &'static str,
-    /// What to do, the most likely first. `{port}` and `{netns}` stand for the place.
+    /// The remedies, the most likely first. `{port}` and `{netns}` stand for the place.
     pub advice: &'static [&'static str],
     /// The settings that have to do with it.
     pub settings: &'static [Setting],
     /// The commands that show it by hand. `{port}` and `{filter}` stand for the place.
     pub commands: &'static [&'static str],
-    /// What looks alike and is not meant, each with what tells it apart.
+    /// Look-alikes that are not meant, each with what tells it apart.
     pub told_from: &'static [&'static str],
     /// The states that it shows in, for `explain STATE`.
     pub states: &'static [State],
@@ -184,25 +184,25 @@ impl FindingText {
 /// Something that was found.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// What it is.
+    /// The text about its kind.
     pub text: &'static FindingText,
-    /// How bad it is here.
+    /// Its weight here.
     pub severity: Severity,
     /// Where it is.
     pub place: Place,
-    /// What there is, in one sentence without a full stop, with the figures that decide.
+    /// The situation, in one sentence without a full stop, with the figures that decide.
     pub summary: String,
-    /// How long it has been so, as far as is known.
+    /// Its age, as far as is known.
     pub since: Option<Age>,
     /// The figures, the most important first.
     pub figures: Vec<Figure>,
     /// The remote addresses with the most of it, each with its number.
     pub peers: Vec<(IpAddr, u64)>,
-    /// How many more remote addresses there are at least.
+    /// The number of further remote addresses, at least.
     pub more_peers: usize,
     /// The processes with the most of it, each with its number.
     pub owners: Vec<(Process, u64)>,
-    /// What to look at here, beyond the general advice: it comes first.
+    /// Advice for this host, beyond the general advice: it comes first.
     pub here: Vec<String>,
 }
 
@@ -231,7 +231,7 @@ impl Finding {
         }
     }
 
-    /// What makes it the same at two checks: its kind and its place.
+    /// Its identity at two checks: its kind and its place.
     pub const fn identity(&self) -> (&'static str, Place) {
         (self.text.name, self.place)
     }

@@ -80,7 +80,7 @@ pub struct Service {
     pub handshakes: u64,
     /// Connections that lived shorter than [`Thresholds::short_life`].
     pub short_lived: u64,
-    /// What went wrong, by kind.
+    /// The trouble, by kind.
     troubles: BTreeMap<Trouble, Cases>,
     /// The latest ends by anything but an orderly close.
     pub endings: VecDeque<Ending>,

@@ -44,7 +44,7 @@ pub struct Survey {
 /// The most idle connections whose time is kept.
 const MAX_IDLE: usize = 65_536;
 
-/// What sockets of a group have in common.
+/// The facts that sockets of a group have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupKey {
     /// Inode number of the network namespace; 0 is unknown.

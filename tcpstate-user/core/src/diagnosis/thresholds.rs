@@ -7,9 +7,9 @@ use crate::nearest::nearest;
 pub enum Unit {
     /// Nanoseconds.
     Time,
-    /// How many.
+    /// A number of things.
     Count,
-    /// How many a second.
+    /// A rate per second.
     PerSecond,
     /// A part of a whole, in hundredths.
     Percent,
@@ -24,7 +24,7 @@ pub struct Threshold {
     pub unit: Unit,
     /// Its default, in that unit.
     pub default: u64,
-    /// What it decides.
+    /// The decision that it makes.
     pub decides: &'static str,
     /// Why it has this default.
     pub reason: &'static str,

@@ -89,7 +89,7 @@ fn end(now_ns: u64) -> End {
     }
 }
 
-/// What a run writes to standard output and standard error, with a look a second.
+/// The text that a run writes to standard output and standard error, with a look a second.
 fn run(
     format: Format,
     follow: Option<u64>,

@@ -197,7 +197,7 @@ fn owners(finding: &Finding) -> String {
     named.collect::<Vec<_>>().join(", ")
 }
 
-/// How the finding is known: its signal, and the evidence of its figures.
+/// The evidence for the finding: its signal, and the evidence of its figures.
 fn known(finding: &Finding) -> String {
     let words = [
         (Evidence::Seen, "events"),

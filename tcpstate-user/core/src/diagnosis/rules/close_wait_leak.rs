@@ -47,7 +47,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     for (key, group) in sockets.in_state(State::CLOSE_WAIT) {
-        // What still sends is a half close in use.
+        // A socket that still sends is a half close in use.
         let left_behind = group.stale.saturating_sub(group.unsent);
         if left_behind < snapshot.thresholds.close_wait_count {
             continue;
@@ -104,7 +104,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
     findings
 }
 
-/// What the queues tell of the place in the application.
+/// The place in the application, as the queues tell it.
 fn which(group: &Group) -> Option<String> {
     let read = group.stale - group.eof_unread.min(group.stale);
     let most = group.stale / 2;

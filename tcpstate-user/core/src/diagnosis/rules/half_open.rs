@@ -4,7 +4,7 @@ use std::cmp::max;
 
 use super::super::{ListenerNow, Snapshot, share::Share};
 
-/// What half-open connections of a listener are.
+/// The kind of a listener's half-open connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HalfOpen {
     /// Too few to matter, or clients that are just connecting.
