@@ -280,7 +280,7 @@ fn a_terminal_is_asked_for_its_width() {
     }
 }
 
-/// What `tcpstate trace -r` shows on a terminal of this width.
+/// The output of `tcpstate trace -r` on a terminal of this width.
 fn shown_on_a_terminal(columns: u16, path: &Path) -> String {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
     let master = openpt(flags).unwrap();

@@ -215,7 +215,7 @@ fn a_filter_is_explained_or_refused_before_anything_is_watched() {
             "family ipv4 and host 10.0.0.0/8",
             "nothing",
         ),
-        // Whose connections they are is known by the listeners.
+        // The listeners tell the owners of the connections.
         (
             "hist --explain-filter --comm nginx not dst [fd00::]/8",
             "not dst [fd00::]/8, but for listeners, which tell the owners",

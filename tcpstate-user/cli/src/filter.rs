@@ -147,7 +147,7 @@ In the kernel:
   Commands that watch have the kernel decide what it can: ports, families, up
   to eight prefixes of addresses, a network namespace, a cgroup (not with
   --attach tracepoint), joined by and; alternatives of one kind, as in
-  src 10.0.0.0/8 or dst 10.0.0.0/8. What it leaves out costs next to nothing.
+  src 10.0.0.0/8 or dst 10.0.0.0/8. A socket that it leaves out costs little.
   --explain-filter says what it decides of an expression.
 
 Differences to ss(8):

@@ -161,7 +161,7 @@ struct Socket {
     changes: Vec<(State, State)>,
 }
 
-/// How often there is such a change of a socket with such ends.
+/// The count of such changes of a socket with such ends.
 fn counted<'a>(sockets: impl Iterator<Item = &'a Socket>) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for socket in sockets {

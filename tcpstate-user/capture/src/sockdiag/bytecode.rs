@@ -314,7 +314,7 @@ mod tests {
         }
     }
 
-    /// What the kernel does with a program, written after its rules. Fails where it would refuse the program.
+    /// The kernel's work with a program, written after its rules. Fails where it would refuse the program.
     fn run(program: &[u8], entry: &Entry) -> bool {
         let u16_at = |at: usize| usize::from(u16::from_ne_bytes([program[at], program[at + 1]]));
         let mut starts = vec![];

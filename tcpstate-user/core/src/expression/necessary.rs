@@ -33,7 +33,7 @@ pub struct Necessary {
 }
 
 impl Expression {
-    /// The condition for the BPF programs. What they drop by it, the expression does not match, now or when more is known;
+    /// The condition for the BPF programs. The expression does not match whatever they drop by it, now or when more is known;
     /// and if it takes the owners or roles of connections, they keep the listeners by which these are known.
     pub fn necessary(&self) -> Necessary {
         let Some(node) = &self.0 else {
@@ -45,7 +45,7 @@ impl Expression {
         let is_whole = clauses.is_whole && all_fit && same;
         let rest = match node {
             _ if is_whole => None,
-            // What is decided by itself is decided as a part, if nothing was left out.
+            // A word that is decided by itself is decided as a part, if nothing was left out.
             Node::And(nodes) if all_fit && same && clauses.has_all => {
                 let rest = nodes
                     .iter()
@@ -101,7 +101,7 @@ impl Necessary {
         let ends = [LOCAL, REMOTE, Ends::Either];
         let ports = self.ports.iter().zip(ends).filter_map(|(ports, ends)| {
             let ports = ports.as_ref()?;
-            // Who writes a list leaves out 0.
+            // A list that somebody writes leaves out 0.
             Some(if ports.contains(0) && ends != Ends::Either {
                 Node::Not(Box::new(Node::Term(Term::Ports(ends, ports.complement()))))
             } else {

@@ -40,7 +40,7 @@ pub(super) fn parse(text: &str) -> Result<Expression, ExpressionError> {
     Expression::parse(text, &Names)
 }
 
-/// How it is read, with all that was left out.
+/// The expression as it is read, with all that was left out.
 fn read(text: &str) -> String {
     parse(text).unwrap().to_string()
 }
@@ -182,7 +182,7 @@ fn the_grammar_is_that_of_ss() {
         ("not ( sport 1 sport 2 )", "not ( sport = 1 and sport = 2 )"),
     ] {
         assert_eq!(read(text), expected, "{text}");
-        // What is written can be read again.
+        // The written form can be read again.
         assert_eq!(read(expected), expected, "{text}");
     }
 }

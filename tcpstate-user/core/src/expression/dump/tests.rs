@@ -70,7 +70,7 @@ fn the_kernel_gets_what_it_can_decide() {
         ("not ( pid 5 dst 10.0.0.1 )", ""),
         ("not ( pid 5 or dst 10.0.0.1 )", "not dst 10.0.0.1/32"),
         ("dwell > 1s ( role server or comm a ) dport 1", "dport = 1"),
-        // What is said twice is checked once.
+        // A condition that is said twice is checked once.
         ("sport 1 sport 1 ( sport 1 or sport 1 )", "sport = 1"),
     ] {
         assert_eq!(asked(text), expected, "{text}");
@@ -218,7 +218,7 @@ proptest! {
             prop_assert!(condition.asked.1.holds(known.local, known.remote));
             prop_assert!(!(condition.ipv6_only && known.local.0.is_ipv4() && known.remote.0.is_ipv4()));
         }
-        // What is written for people means the same.
+        // The words for people mean the same.
         let written = parse(&condition.to_string()).unwrap();
         if written.judge(&known) == Truth::No {
             prop_assert_eq!(expression.judge(&known), Truth::No);

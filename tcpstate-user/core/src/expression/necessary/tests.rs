@@ -76,7 +76,7 @@ const FOUND: &[(&str, &str, &str)] = &[
         "not host 10.0.0.0/24",
         "",
     ),
-    // What follows from another is no condition.
+    // A condition that follows from another is none.
     (
         "src 10.0.0.1 and ( src 10.0.0.1 or dport 80 )",
         "src 10.0.0.1/32",
@@ -172,7 +172,7 @@ fn as_many_prefixes_as_fit() {
         (many("src", " or ", 9), 0),
         (many("not src", " and ", 9), 8),
         (many("not src", " and ", 200), 8),
-        // What leaves out more comes first.
+        // The prefix that leaves out more comes first.
         (format!("{} dst 192.0.2.1", many("not src", " and ", 8)), 8),
     ] {
         let expression = parse(&text);
