@@ -12,6 +12,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 use clap::{CommandFactory, error::ErrorKind};
@@ -25,6 +26,7 @@ use tcpstate_common::Record;
 use tcpstate_core::{
     books::Accounting,
     event::Event,
+    names::{Cgroup, NameBook, Names, Pod},
     options::{Format, TimeForm},
     view::{Flow, View},
 };
@@ -87,9 +89,13 @@ fn options(format: Format) -> Options {
 
 /// Standard output and standard error of a whole run.
 fn run(options: &Options) -> (String, String) {
+    run_with(options, names())
+}
+
+fn run_with(options: &Options, names: Names) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut trace = Trace::new(options);
-    trace.set_names(names());
+    trace.set_names(names);
     trace.start(&origin(), &mut out).unwrap();
     for event in events() {
         if trace.event(&event, &mut out).unwrap() == Flow::Done {
@@ -205,6 +211,46 @@ fn trace_with_the_columns_that_are_named() {
         error.starts_with("`help` is not a column of trace; columns: time"),
         "{error}"
     );
+}
+
+/// A pod and a container are shown by their names or, where these are not known, by what identifies them.
+#[test]
+fn columns_of_units_containers_and_pods() {
+    const ID: &str = "34dc0b5e626f2c5c4c5170e34b10e7654ce36f0fcd532739f4445baabea03376";
+    const UID: &str = "74c13223-5a00-11e9-b385-42010a80018d";
+    let slice = format!("kubepods-pod{}.slice", UID.replace('-', "_"));
+    let unnamed = Cgroup::of(format!("/kubepods.slice/{slice}/crio-{ID}.scope"));
+    let named = unnamed
+        .clone()
+        .with_container_name(Some("we\u{1b}b".into()))
+        .with_pod(Some(Pod::new("shop", "web-1")));
+    let scope = format!("crio-{ID}.scope");
+    let words = ["unit", "container", "pod", "container_name", "pod_uid"].map(str::to_owned);
+    for (cgroup, expected) in [
+        (unnamed, [&*scope, "34dc0b5e626f", UID, "-", UID]),
+        (
+            named,
+            [&*scope, "we\\u{1b}b", "shop/web-1", "we\\u{1b}b", UID],
+        ),
+    ] {
+        let book = NameBook::default();
+        book.add_cgroups([(support::CGROUP, Arc::new(cgroup))]);
+        let options = Options {
+            columns: LAYOUT.columns(false, &words).unwrap(),
+            ..options(Format::Text)
+        };
+        let (out, _) = run_with(&options, Names::new(Arc::new(book)));
+        let mut lines = out.lines().map(str::split_whitespace);
+        let titles = lines.next().unwrap().collect::<Vec<_>>();
+        assert_eq!(
+            titles,
+            ["UNIT", "CONTAINER", "POD", "container_name", "pod_uid"]
+        );
+        // Some events have no cgroup.
+        let mut named = lines.filter(|line| !line.clone().eq(["-"; 5])).peekable();
+        assert!(named.peek().is_some(), "{out}");
+        assert!(named.all(|line| line.eq(expected)), "{out}");
+    }
 }
 
 #[test]

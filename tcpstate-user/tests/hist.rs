@@ -8,7 +8,7 @@ mod support;
 #[path = "support/stream.rs"]
 mod stream;
 
-use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeMap, path::Path, process::Command, sync::Arc, time::Duration};
 
 use jiff::tz::TimeZone;
 use serde_json::Value;
@@ -16,6 +16,7 @@ use tcpstate_core::{
     books::Accounting,
     event::Event,
     model::By,
+    names::{Cgroup, NameBook, Names, Pod},
     options::{Format, HistogramOf},
     origin::Origin,
     view::{Flow, View},
@@ -126,24 +127,80 @@ fn text_by_others() {
 fn groups_are_those_of_the_connections() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("recording");
-    record(&path, &stream::events(Traffic::WebServer, 20_000, 3));
+    record(
+        &path,
+        &stream::events(Traffic::WebServer, 20_000, 3),
+        names(),
+    );
+    check_groups(
+        &path,
+        &[
+            ("role", &["role"]),
+            ("comm", &["owner.comm"]),
+            ("pid", &["owner.pid", "owner.comm"]),
+            ("cgroup", &["cgroup_id"]),
+            ("netns", &["netns"]),
+            ("raddr", &["raddr"]),
+            ("cause", &["cause"]),
+        ],
+    );
+}
+
+/// Two of the cgroups are of one unit, two of one pod, and one has no name.
+#[test]
+fn units_containers_and_pods_are_those_of_the_connections() {
+    const ID: &str = "34dc0b5e626f2c5c4c5170e34b10e7654ce36f0fcd532739f4445baabea03376";
+    const UID: &str = "74c13223-5a00-11e9-b385-42010a80018d";
+    let pod = |id: String| {
+        let cgroup = Cgroup::of(format!("/kubepods/pod{UID}/{id}"));
+        Arc::new(cgroup.with_pod(Some(Pod::new("shop", "web-1"))))
+    };
+    let docker = Cgroup::of(format!("/system.slice/docker-{ID}.scope"));
+    let book = NameBook::default();
+    book.add_paths([
+        (1, "/system.slice/web.service"),
+        (2, "/system.slice/web.service/worker"),
+    ]);
+    book.add_cgroups([
+        (3, pod(ID.replace('3', "5"))),
+        (4, pod(ID.replace('3', "6"))),
+        (5, Arc::new(docker.with_container_name(Some("db".into())))),
+    ]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("recording");
+    let events = stream::events(Traffic::WebServer, 20_000, 3);
+    let in_cgroup = |event: Event| {
+        let mut record = *event.record();
+        // All events of a socket are of one.
+        record.cgroup = (record.skaddr >> 6) % 6 + 1;
+        Event::try_from(record).unwrap()
+    };
+    let events: Vec<Event> = events.into_iter().map(in_cgroup).collect();
+    record(&path, &events, Names::new(Arc::new(book)));
+    let found = check_groups(
+        &path,
+        &[
+            ("unit", &["unit"]),
+            ("container", &["container", "container_name"]),
+            ("pod", &["pod", "pod_namespace", "pod_uid"]),
+        ],
+    );
+    // The one unit, the scope of the container, and none; three containers, and none; the pod, and none.
+    assert_eq!(found, [3, 4, 2]);
+}
+
+/// Compares lifetimes by each of these words with the fields of connections; returns the number of groups.
+fn check_groups(path: &Path, groupings: &[(&str, &[&str])]) -> Vec<usize> {
     let lines = |arguments: &[&str], kind: &str| -> Vec<Value> {
-        let json = output(&[arguments, &["--json"]].concat(), &path);
+        let json = output(&[arguments, &["--json"]].concat(), path);
         let lines = json
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap());
         lines.filter(|line| line["type"] == kind).collect()
     };
+    let mut groups = Vec::new();
     let connections = lines(&["life"], "connection");
-    for (by, fields) in [
-        ("role", &["role"][..]),
-        ("comm", &["owner.comm"]),
-        ("pid", &["owner.pid", "owner.comm"]),
-        ("cgroup", &["cgroup_id"]),
-        ("netns", &["netns"]),
-        ("raddr", &["raddr"]),
-        ("cause", &["cause"]),
-    ] {
+    for &(by, fields) in groupings {
         let arguments = ["hist", "--of", "lifetime", "--max-ports=16384", "--by", by];
         let mut actual = BTreeMap::new();
         for line in lines(&arguments, "histogram") {
@@ -167,7 +224,9 @@ fn groups_are_those_of_the_connections() {
         }
         assert!(!expected.is_empty());
         assert_eq!(actual, expected, "{by}");
+        groups.push(actual.len());
     }
+    groups
 }
 
 #[test]
@@ -340,12 +399,14 @@ fn a_run_without_events_says_so() {
 type Key = (String, String, String);
 
 /// Writes these events to a recording.
-fn record(path: &Path, events: &[Event]) {
+fn record(path: &Path, events: &[Event], names: Names) {
     let origin = Origin {
         started_ns: events[0].ts_ns(),
         ..origin()
     };
-    let mut writer = Writer::create(path, &origin, tcpstate_recording::Options::default()).unwrap();
+    let mut writer = Writer::create(path, &origin, tcpstate_recording::Options::default())
+        .unwrap()
+        .naming(names);
     let last_ns = events.last().unwrap().ts_ns();
     for block in events.chunks(10_000) {
         writer.append(block, last_ns).unwrap();
@@ -416,7 +477,11 @@ fn percentiles_of_100_000_connections_are_within_1_percent_of_the_exact_ones() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("recording");
     // There are five transitions per connection, and 4,000 connections are open at the end.
-    record(&path, &stream::events(Traffic::WebServer, 530_000, 3));
+    record(
+        &path,
+        &stream::events(Traffic::WebServer, 530_000, 3),
+        names(),
+    );
 
     let exact = exact_dwells(&path);
     let lines = |of: &str| -> Vec<Value> {

@@ -94,7 +94,7 @@ impl EventSource for Events {
 /// The name of the streams' cgroup.
 fn names() -> Names {
     let book = NameBook::default();
-    book.add_cgroups([(7_411, "/system.slice/web.service")]);
+    book.add_paths([(7_411, "/system.slice/web.service")]);
     Names::new(Arc::new(book))
 }
 
@@ -220,6 +220,7 @@ fn text_by_others() {
         (By::Role, "role"),
         (By::Comm, "comm"),
         (By::Cgroup, "cgroup"),
+        (By::Unit, "unit"),
         (By::Pid, "pid"),
         (By::Netns, "netns"),
         (By::Cause, "cause"),

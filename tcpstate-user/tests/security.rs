@@ -150,7 +150,7 @@ fn record(path: &Path, name: &[u8]) {
         ..support::origin()
     };
     let book = NameBook::default();
-    book.add_cgroups([(support::CGROUP, &*text)]);
+    book.add_paths([(support::CGROUP, &*text)]);
     let mut events = support::events();
     for event in &mut events {
         let mut record = *event.record();

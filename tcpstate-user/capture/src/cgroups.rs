@@ -1,5 +1,5 @@
 //! The names of cgroups: from the id that the kernel keeps in a socket to the path that people and
-//! `/proc/PID/cgroup` use, and back.
+//! `/proc/PID/cgroup` use, and back; and to the names of what is in them.
 //!
 //! The id is the inode number of the cgroup's directory in cgroup2's file system. With
 //! `CAP_DAC_READ_SEARCH` the kernel opens a directory by it; without, the directories are walked, not
@@ -20,7 +20,9 @@ use std::{
 };
 
 use hashbrown::HashMap;
-use tcpstate_core::names::Naming;
+use tcpstate_core::names::{Cgroup, Naming};
+
+use crate::workloads::Workloads;
 
 /// Why a cgroup cannot be found.
 #[derive(Debug, thiserror::Error)]
@@ -180,6 +182,8 @@ const MAX_NAMES: usize = 1 << 16;
 const MAX_WALK: usize = 1 << 16;
 /// Time for which the result of a walk is valid.
 const WALK_AGAIN: Duration = Duration::from_secs(1);
+/// Time after which the name of a pod is looked for again.
+const NAME_AGAIN: Duration = Duration::from_secs(1);
 
 /// The names of this host's cgroups.
 #[derive(Debug)]
@@ -191,10 +195,37 @@ pub struct Cgroups {
 #[derive(Debug)]
 struct Known {
     /// `None`: there is no such cgroup any more, and an id is not used again.
-    names: HashMap<u64, Option<Arc<str>>>,
+    paths: HashMap<u64, Option<Arc<str>>>,
+    /// Those that were asked for.
+    cgroups: HashMap<u64, Asked>,
+    workloads: Workloads,
     /// The mount, for opening by id, until that turns out not to be allowed.
     by_handle: Option<File>,
     walked: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    cgroup: Arc<Cgroup>,
+    /// When the name of its pod was looked for in vain.
+    missed: Option<Instant>,
+}
+
+impl Asked {
+    fn new(cgroup: Cgroup) -> Self {
+        Self {
+            missed: cgroup.lacks_pod().then(Instant::now),
+            cgroup: Arc::new(cgroup),
+        }
+    }
+
+    /// Looks for the name of a pod again.
+    fn complete(&mut self, workloads: &mut Workloads) {
+        if self.missed.is_some_and(|at| at.elapsed() >= NAME_AGAIN) {
+            let pod = workloads.pod(&self.cgroup);
+            *self = Self::new((*self.cgroup).clone().with_pod(pod));
+        }
+    }
 }
 
 impl Cgroups {
@@ -210,7 +241,9 @@ impl Cgroups {
         Self {
             mount,
             known: Mutex::new(Known {
-                names: HashMap::new(),
+                paths: HashMap::new(),
+                cgroups: HashMap::new(),
+                workloads: Workloads::of_host(),
                 by_handle,
                 walked: None,
             }),
@@ -227,19 +260,19 @@ impl Cgroups {
     }
 
     fn look_up(&self, known: &mut Known, id: u64) -> Option<Arc<str>> {
-        if known.names.len() >= MAX_NAMES {
+        if known.paths.len() >= MAX_NAMES {
             // After years of containers; existing cgroups will be found again.
-            known.names.clear();
+            known.paths.clear();
         }
         if let Some(root) = &known.by_handle {
             match open_by_id(root, id) {
                 Ok(directory) => {
-                    let name = self.name_of(&directory, id);
-                    known.names.insert(id, name.clone());
-                    return name;
+                    let path = self.path_of(&directory, id);
+                    known.paths.insert(id, path.clone());
+                    return path;
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
-                    known.names.insert(id, None);
+                    known.paths.insert(id, None);
                     return None;
                 }
                 // Not permitted, or not supported by this kernel.
@@ -247,14 +280,14 @@ impl Cgroups {
             }
         }
         if known.walked.is_none_or(|at| at.elapsed() >= WALK_AGAIN) {
-            self.walk(&mut known.names);
+            self.walk(&mut known.paths);
             known.walked = Some(Instant::now());
         }
-        known.names.get(&id).cloned().flatten()
+        known.paths.get(&id).cloned().flatten()
     }
 
     /// The path of an open directory, if it still has the one that the kernel knew it by.
-    fn name_of(&self, directory: &OwnedFd, id: u64) -> Option<Arc<str>> {
+    fn path_of(&self, directory: &OwnedFd, id: u64) -> Option<Arc<str>> {
         let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
         let path = fs::read_link(link).ok()?;
         let is_it = fs::metadata(&path).is_ok_and(|metadata| metadata.st_ino() == id);
@@ -265,8 +298,8 @@ impl Cgroups {
         }
     }
 
-    /// Learns the names of all cgroups there are, or of very many.
-    fn walk(&self, names: &mut HashMap<u64, Option<Arc<str>>>) {
+    /// Learns the paths of all cgroups there are, or of very many.
+    fn walk(&self, paths: &mut HashMap<u64, Option<Arc<str>>>) {
         let mut to_do = vec![self.mount.point.clone()];
         let mut left = MAX_WALK;
         while let Some(directory) = to_do.pop().filter(|_| left > 0) {
@@ -275,7 +308,7 @@ impl Cgroups {
             let Ok(metadata) = fs::metadata(&directory) else {
                 continue;
             };
-            names.insert(metadata.st_ino(), self.mount.path_of(&directory));
+            paths.insert(metadata.st_ino(), self.mount.path_of(&directory));
             let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
             to_do.extend(
                 entries
@@ -287,13 +320,24 @@ impl Cgroups {
 }
 
 impl Naming for Cgroups {
-    fn cgroup(&self, id: u64) -> Option<Arc<str>> {
+    fn cgroup(&self, id: u64) -> Option<Arc<Cgroup>> {
         // A panic elsewhere leaves the names as they were.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(name) = known.names.get(&id) {
-            return name.clone();
+        let known = &mut *known;
+        if let Some(asked) = known.cgroups.get_mut(&id) {
+            asked.complete(&mut known.workloads);
+            return Some(asked.cgroup.clone());
         }
-        self.look_up(&mut known, id)
+        let path = match known.paths.get(&id) {
+            Some(path) => path.clone(),
+            None => self.look_up(known, id),
+        };
+        let cgroup = known.workloads.name(Cgroup::of(&*path?));
+        if known.cgroups.len() >= MAX_NAMES {
+            known.cgroups.clear();
+        }
+        let asked = known.cgroups.entry(id).or_insert(Asked::new(cgroup));
+        Some(asked.cgroup.clone())
     }
 }
 
@@ -416,10 +460,10 @@ mod tests {
         let error = mount.find_cgroup(Path::new("/a/c")).unwrap_err();
         assert!(matches!(error, CgroupError::NotFound { .. }), "{error}");
         let cgroups = Cgroups::below(mount).walking();
-        assert_eq!(cgroups.cgroup(id).as_deref(), Some("/a/b"));
+        assert_eq!(cgroups.cgroup(id).as_deref(), Some(&Cgroup::of("/a/b")));
         assert_eq!(cgroups.cgroup(u64::MAX), None);
         fs::remove_dir(&inner).unwrap();
-        assert_eq!(cgroups.cgroup(id).as_deref(), Some("/a/b"));
+        assert_eq!(cgroups.cgroup(id).as_deref(), Some(&Cgroup::of("/a/b")));
     }
 
     /// On any file system, an id never yields the path of something else.
@@ -433,7 +477,7 @@ mod tests {
         });
         let found = cgroups.cgroup(id);
         assert!(
-            found.is_none() || found.as_deref() == Some("/"),
+            found.is_none() || found.as_deref() == Some(&Cgroup::of("/")),
             "{found:?}"
         );
     }

@@ -11,7 +11,7 @@
 //! - [`live`]: all of it together as an [`EventSource`](tcpstate_core::source::EventSource).
 //! - [`inventory`]: the sockets there are now, from [`sockdiag`] (dumps), [`netns`] (network namespaces) and
 //!   [`procfs`] (facts that only `/proc` has).
-//! - [`cgroups`]: the names of cgroups.
+//! - [`cgroups`]: the names of cgroups; `workloads`: those of pods and containers.
 //!
 //! Nothing here knows about views, or the purpose of the events.
 
@@ -55,6 +55,7 @@ mod spans;
 mod stand_by;
 pub mod synack;
 pub mod tally;
+mod workloads;
 
 pub use error::CaptureError;
 pub use live::{Live, Options};

@@ -130,7 +130,7 @@ const VALUES: [(&str, &str); 11] = [
     ("USER", "a name in /etc/passwd, or a number"),
     (
         "GLOB",
-        "the name of a process; the kernel keeps 15 bytes of it",
+        "a name, with * for any characters and ? for one; the kernel keeps 15\nbytes of a process's name",
     ),
     (
         "PATH",
@@ -170,7 +170,7 @@ Differences to tcpdump(8):
 ";
 
 /// Expressions, and what they are good for.
-const EXAMPLES: [(&str, &str); 20] = [
+const EXAMPLES: [(&str, &str); 23] = [
     ("dst 192.0.2.7", "connections with this host"),
     ("dst 10.0.0.0/8", "connections into a network"),
     (
@@ -218,6 +218,15 @@ const EXAMPLES: [(&str, &str); 20] = [
     (
         "cgroup /system.slice and family ipv6",
         "services, over IPv6",
+    ),
+    ("unit nginx,php*-fpm.service", "of some units of systemd"),
+    (
+        "pod shop/web-* and not dst 10.0.0.0/8",
+        "pods of a namespace, to the world outside",
+    ),
+    (
+        "container 3f2a*,web-1",
+        "a container by its id, another by its name",
     ),
     (
         "retransmits > 10 or srtt > 200ms",

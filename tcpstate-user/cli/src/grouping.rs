@@ -52,6 +52,17 @@ const BY: Choices<By> = &[
         "cgroup",
         "Path of the socket's cgroup, as in /proc/PID/cgroup; its number if it has no path",
     ),
+    (By::Unit, "unit", "Unit of systemd, such as nginx.service"),
+    (
+        By::Container,
+        "container",
+        "Container, by its name in Docker or by 12 digits of its id",
+    ),
+    (
+        By::Pod,
+        "pod",
+        "Kubernetes pod, as namespace/name, or by its UID",
+    ),
     (By::Netns, "netns", "Network namespace, by its inode number"),
     (By::Raddr, "raddr", "Remote address"),
     (

@@ -184,7 +184,17 @@ mod tests {
             let error = hist(&["--by", "cause", "--of", of]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{of}");
         }
-        for by in ["comm", "pid", "cgroup", "netns", "raddr", "role"] {
+        for by in [
+            "comm",
+            "pid",
+            "cgroup",
+            "unit",
+            "container",
+            "pod",
+            "netns",
+            "raddr",
+            "role",
+        ] {
             assert!(hist(&["--by", by]).is_ok(), "{by}");
         }
     }

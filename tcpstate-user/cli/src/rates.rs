@@ -189,7 +189,7 @@ Examples:
   tcpstate rates                        every second, until Ctrl-C
   tcpstate rates 5 12                   twelve intervals of five seconds
   tcpstate rates 10 --by comm           which programs make the connections
-  tcpstate rates -D 5432 --by cgroup    which containers connect to PostgreSQL
+  tcpstate rates -D 5432 --by pod       which pods connect to PostgreSQL
   tcpstate rates --by raddr -L 443      which clients a web server has
   tcpstate rates 5 dst 10.0.0.0/8       connections to one net
   tcpstate rates --in-kernel 10         on a busy host
@@ -219,6 +219,7 @@ mod tests {
         for (arguments, reason) in [
             (&["--by", "comm"][..], "--by comm"),
             (&["--by", "cgroup"], "--by cgroup"),
+            (&["--by", "pod"], "--by pod"),
             (&["--by", "pid"], "--by pid"),
             (&["--by", "netns"], "--by netns"),
             (&["--by", "raddr"], "--by raddr"),
@@ -297,7 +298,7 @@ mod tests {
             (&["--in-kernel", "-r", "x"], "cannot be used with"),
             (
                 &["--by", "uid"],
-                "possible values: port, role, comm, pid, cgroup, netns, raddr, cause",
+                "possible values: port, role, comm, pid, cgroup, unit, container, pod, netns, raddr, cause",
             ),
             (&["--max-ports", "0"], "0 is not in 1..=16384"),
         ] {

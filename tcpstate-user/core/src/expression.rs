@@ -48,10 +48,10 @@ use self::term::Term;
 pub use self::{
     dump::{DumpCondition, EndCondition},
     error::ExpressionError,
-    facts::{Bounds, Facts, Field, Side, Wanted},
+    facts::{Bounds, Facts, Field, Side, Wanted, WantedCgroup},
     lookup::{Lookup, NoNames},
     necessary::Necessary,
-    stream::{CgroupPaths, EntryFacts, EventFacts},
+    stream::{Cgroups, EntryFacts, EventFacts},
     truth::Truth,
     words::{Moment, WORDS, Word},
 };

@@ -12,6 +12,7 @@ use tcpstate_core::{
     catalogue::{Common, SocketRow},
     expression::{Expression, ExpressionError, NoNames, Truth},
     inventory::Age,
+    names::Cgroup,
     owner::{Comm, How, Owner},
     service::Role,
 };
@@ -80,7 +81,7 @@ fn socket(state: State, laddr: &str, lport: u16, raddr: &str, rport: u16) -> Soc
                 how: How::Exact,
             },
             uid: Some(33),
-            cgroup: Some("/system.slice/nginx.service".into()),
+            cgroup: Some(Cgroup::of("/system.slice/nginx.service").into()),
             cgroup_id: Some(1),
         },
         state,

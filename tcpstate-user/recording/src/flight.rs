@@ -93,7 +93,7 @@ struct Sealed {
 impl Sealed {
     fn memory_bytes(&self) -> u64 {
         let names = self.cgroups.values();
-        let names_bytes: usize = names.map(|path| NAME_BYTES + path.len()).sum();
+        let names_bytes: usize = names.map(|cgroup| NAME_BYTES + cgroup.bytes()).sum();
         (mem::size_of::<Self>() + self.payload.len() + names_bytes) as u64
     }
 }
@@ -411,7 +411,7 @@ impl FlightRing {
         let mut cgroups = self.namer.learn(&recalled);
         for sealed in &self.sealed {
             let named = sealed.cgroups.iter();
-            cgroups.extend(named.map(|(&id, path)| (id, path.clone())));
+            cgroups.extend(named.map(|(&id, cgroup)| (id, cgroup.clone())));
         }
         file.names(&names::to_blocks(cgroups, file.next_event()))?;
         file.recalled(&beginning)?;

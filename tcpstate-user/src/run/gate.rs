@@ -11,7 +11,7 @@ use tcpstate_core::{
     cause::goes_on,
     census::{Census, Found},
     event::Event,
-    expression::{CgroupPaths, EntryFacts, EventFacts, Expression, Truth},
+    expression::{Cgroups, EntryFacts, EventFacts, Expression, Truth},
     filter::{Held, Waiting},
     model::{Applied, Limits, StateExit, Tracker},
     names::Names,
@@ -69,7 +69,7 @@ impl Gate {
                 shown: (*expression != lasting).then(|| expression.clone()),
                 by_process: lasting.needs_process(),
                 lasting,
-                cgroups: CgroupPaths::new(names),
+                cgroups: Cgroups::new(names),
                 by_holder: HashSet::new(),
                 max_by_holder: limits.max_connections,
             },
@@ -241,7 +241,7 @@ struct Selection {
     /// The condition on an event that is shown, if there is a further one.
     shown: Option<Expression>,
     by_process: bool,
-    cgroups: CgroupPaths,
+    cgroups: Cgroups,
     /// The cookies of open sockets that another process than their owner selected: they stay so when their
     /// listener is gone.
     by_holder: HashSet<u64>,

@@ -55,7 +55,7 @@ pub fn origin() -> Origin {
 /// The name of the run's cgroup.
 pub fn names() -> Names {
     let book = NameBook::default();
-    book.add_cgroups([(CGROUP, "/system.slice/nginx.service")]);
+    book.add_paths([(CGROUP, "/system.slice/nginx.service")]);
     Names::new(Arc::new(book))
 }
 

@@ -6,10 +6,11 @@ use tcpstate_core::{
     catalogue::Group,
     escape::Entry,
     model::{By, GroupKey},
+    names::Cgroup,
     service::{Role, ServicePort},
 };
 
-use crate::format::text::{Column, OrDash, right_end};
+use crate::format::text::{Column, OrDash, both_ends, right_end};
 
 /// The columns that [`cells`] fills.
 pub(crate) fn columns(by: By) -> Vec<Column> {
@@ -19,24 +20,35 @@ pub(crate) fn columns(by: By) -> Vec<Column> {
         By::Comm => vec![Column::left("COMM", 15)],
         By::Pid => vec![Column::right("PID", 7), Column::left("COMM", 15)],
         By::Cgroup => vec![Column::left("CGROUP", 15)],
+        By::Unit => vec![Column::left("UNIT", 15)],
+        By::Container => vec![Column::left("CONTAINER", 15)],
+        By::Pod => vec![Column::left("POD", 15)],
         By::Netns => vec![Column::left("NETNS", 15)],
         By::Raddr => vec![Column::left("RADDR", 15)],
         By::Cause => vec![Column::left("CAUSE", 15)],
     }
 }
 
-/// The columns that these cells take at most, but for a cgroup's path.
+/// The columns that these cells take at most, but for the names of cgroups.
 pub(crate) const fn width(by: By) -> usize {
     match by {
         By::Pid => 23,
         // An IPv6 address.
         By::Raddr => 39,
-        By::Port | By::Role | By::Comm | By::Cgroup | By::Netns | By::Cause => 15,
+        By::Port
+        | By::Role
+        | By::Comm
+        | By::Cgroup
+        | By::Unit
+        | By::Container
+        | By::Pod
+        | By::Netns
+        | By::Cause => 15,
     }
 }
 
-/// The group in a row of a table with these [`columns`]. Of a cgroup's path the last `path` characters are left.
-pub(crate) fn cells(by: By, group: &Group, path: usize) -> Vec<String> {
+/// The group in a row of a table with these [`columns`]. Of a cgroup's name at most `room` characters are left.
+pub(crate) fn cells(by: By, group: &Group, room: usize) -> Vec<String> {
     match group.key {
         GroupKey::Other if by == By::Pid => vec![Name(group).to_string(), String::new()],
         GroupKey::Port(port, role) => vec![Port(port).to_string(), Of(role).to_string()],
@@ -45,10 +57,12 @@ pub(crate) fn cells(by: By, group: &Group, path: usize) -> Vec<String> {
             let name = comm.as_ref().map(|comm| Entry(comm.as_bytes()));
             vec![OrDash(pid).to_string(), OrDash(name).to_string()]
         }
-        GroupKey::Cgroup(_) => vec![match &group.path {
-            Some(name) => right_end(&Entry(name.as_bytes()).to_string(), path),
-            None => Name(group).to_string(),
-        }],
+        GroupKey::Cgroup(_) | GroupKey::Pod(_) => {
+            vec![right_end(&Name(group).to_string(), room)]
+        }
+        GroupKey::Unit(_) | GroupKey::Container(_) => {
+            vec![both_ends(&Name(group).to_string(), room)]
+        }
         GroupKey::Comm(_)
         | GroupKey::Netns(_)
         | GroupKey::Raddr(_)
@@ -79,6 +93,9 @@ impl Display for Title<'_> {
             GroupKey::Comm(_) => "comm",
             GroupKey::Pid(..) => "pid",
             GroupKey::Cgroup(_) => "cgroup",
+            GroupKey::Unit(_) => "unit",
+            GroupKey::Container(_) => "container",
+            GroupKey::Pod(_) => "pod",
             GroupKey::Netns(_) => "netns",
             GroupKey::Raddr(_) => "raddr",
             GroupKey::Cause(_) => "cause",
@@ -89,6 +106,15 @@ impl Display for Title<'_> {
 
 /// The group without its kind.
 struct Name<'a>(&'a Group);
+
+impl<'a> Name<'a> {
+    /// One of the names of the group's cgroup.
+    fn of_cgroup(&self, name: fn(&Cgroup) -> Option<&str>) -> OrDash<Entry<'a>> {
+        let cgroup = self.0.cgroup.as_deref();
+        let name = cgroup.and_then(name);
+        OrDash(name.map(|name| Entry(name.as_bytes())))
+    }
+}
 
 impl Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,10 +129,13 @@ impl Display for Name<'_> {
                     None => Ok(()),
                 }
             }
-            GroupKey::Cgroup(id) => match &self.0.path {
-                Some(path) => Entry(path.as_bytes()).fmt(f),
+            GroupKey::Cgroup(id) => match &self.0.cgroup {
+                Some(cgroup) => Entry(cgroup.path().as_bytes()).fmt(f),
                 None => OrDash(*id).fmt(f),
             },
+            GroupKey::Unit(_) => self.of_cgroup(Cgroup::unit).fmt(f),
+            GroupKey::Container(_) => self.of_cgroup(Cgroup::container_for_people).fmt(f),
+            GroupKey::Pod(_) => self.of_cgroup(Cgroup::pod_for_people).fmt(f),
             GroupKey::Netns(inode) => OrDash(*inode).fmt(f),
             GroupKey::Raddr(address) => OrDash(*address).fmt(f),
             GroupKey::Cause(cause) => OrDash(*cause).fmt(f),

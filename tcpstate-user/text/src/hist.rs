@@ -255,6 +255,7 @@ impl Hist {
 
 impl View for Hist {
     fn set_names(&mut self, names: Names) {
+        self.tracker.set_names(names.clone());
         self.names = names;
     }
 

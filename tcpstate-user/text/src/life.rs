@@ -128,7 +128,7 @@ impl Life {
 
     /// Shows a connection, if it passes the filter.
     fn show(&mut self, mut row: ConnectionRow, out: &mut dyn Write) -> io::Result<()> {
-        if self.printer.shows("CGROUP") || !self.filter.expression.wants_all() {
+        if self.printer.shows_cgroups() || !self.filter.expression.wants_all() {
             row.common.cgroup = self.names.cgroup(row.common.cgroup_id);
         }
         match self.filter.judge(&row) {
@@ -407,7 +407,7 @@ pub static LAYOUT: Layout<ConnectionRow> = Layout {
     fields: &CONNECTION,
 };
 
-static CELLS: [Cell<ConnectionRow>; 17] = [
+static CELLS: [Cell<ConnectionRow>; 20] = [
     Cell::TIME,
     Cell::SINCE_START,
     Cell::COOKIE,
@@ -416,6 +416,9 @@ static CELLS: [Cell<ConnectionRow>; 17] = [
     Cell::field(Column::left("COMM", 12), CONNECTION.column("owner.comm")),
     Cell::field(Column::right("UID", 5), CONNECTION.column("uid")),
     Cell::path(Column::left("CGROUP", 15), CONNECTION.column("cgroup")),
+    Cell::UNIT,
+    Cell::CONTAINER,
+    Cell::POD,
     Cell::field(Column::left("ROLE", 6), CONNECTION.column("role")),
     Cell::composed(
         Column::left("LOCAL", 21),

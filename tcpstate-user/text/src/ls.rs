@@ -344,7 +344,7 @@ const fn layout(steps: &'static [(&'static str, usize)]) -> Layout<SocketRow> {
     }
 }
 
-static CELLS: [Cell<SocketRow>; 20] = [
+static CELLS: [Cell<SocketRow>; 23] = [
     Cell::COOKIE,
     Cell::field(Column::right("NETNS", 10), SOCKET.column("netns")),
     Cell::field(Column::left("STATE", 11), SOCKET.column("state")),
@@ -371,6 +371,9 @@ static CELLS: [Cell<SocketRow>; 20] = [
         push_comm,
     ),
     Cell::path(Column::left("CGROUP", 15), SOCKET.column("cgroup")),
+    Cell::UNIT,
+    Cell::CONTAINER,
+    Cell::POD,
     Cell::field(Column::right("SENT", 8), SOCKET.column("bytes_sent")),
     Cell::field(
         Column::right("RECEIVED", 8),
@@ -398,11 +401,8 @@ static CELLS: [Cell<SocketRow>; 20] = [
 
 fn push_pid(row: &SocketRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
     let pid = row.common.owner.pid;
-    write!(
-        line,
-        "{}",
-        OrDash(pid.filter(|_| row.accepted != Some(false)))
-    )
+    let pid = pid.filter(|_| row.accepted != Some(false));
+    write!(line, "{}", OrDash(pid))
 }
 
 /// The name of the owner, or that there is none yet: the listener's may never take it.

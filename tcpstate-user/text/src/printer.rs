@@ -13,7 +13,7 @@ use crate::{
     format::{
         csv,
         json::{self, Lines, Summary},
-        text::{self, Columns, Layout},
+        text::{self, Cell, Columns, Layout},
     },
     settings::Settings,
 };
@@ -52,6 +52,11 @@ impl<R: AsRef<Common>> RecordPrinter<R> {
             Self::Text(records) => records.shows(title),
             Self::Json(_) | Self::Csv(_) => true,
         }
+    }
+
+    /// Whether it shows a name of a cgroup.
+    pub fn shows_cgroups(&self) -> bool {
+        Cell::<R>::OF_CGROUPS.iter().any(|title| self.shows(title))
     }
 
     /// Writes the titles, where there are any. The capture started at this monotonic time.

@@ -133,6 +133,7 @@ impl Rates {
 
 impl View for Rates {
     fn set_names(&mut self, names: Names) {
+        self.tracker.set_names(names.clone());
         self.names = names;
     }
 

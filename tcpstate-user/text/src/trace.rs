@@ -54,6 +54,8 @@ pub struct Trace {
     tracker: Tracker,
     names: Names,
     shown: u64,
+    /// Whether lines have names of cgroups.
+    shows_cgroups: bool,
     /// Whether connections have events that are not shown.
     leaves_out: bool,
     /// Wall-clock time of monotonic 0, and the start of the capture.
@@ -72,11 +74,13 @@ impl Trace {
         .into_iter()
         .filter_map(|(is_asked, title)| is_asked.then_some(title))
         .collect();
+        let printer = RecordPrinter::records(settings, &LAYOUT, &options.columns, &asked);
         Self {
             states: options.states,
+            shows_cgroups: printer.shows_cgroups(),
             leaves_out: options.states.is_some(),
             count: options.count,
-            printer: RecordPrinter::records(settings, &LAYOUT, &options.columns, &asked),
+            printer,
             tracker: Tracker::new(settings.limits)
                 .without_rates()
                 .without_histograms(),
@@ -123,7 +127,7 @@ pub static LAYOUT: Layout<TransitionRow> = Layout {
     fields: &TRANSITION,
 };
 
-static CELLS: [Cell<TransitionRow>; 17] = [
+static CELLS: [Cell<TransitionRow>; 20] = [
     Cell::TIME,
     Cell::SINCE_START,
     Cell::COOKIE,
@@ -132,6 +136,9 @@ static CELLS: [Cell<TransitionRow>; 17] = [
     Cell::field(Column::left("COMM", 15), TRANSITION.column("owner.comm")),
     Cell::field(Column::right("UID", 5), TRANSITION.column("uid")),
     Cell::path(Column::left("CGROUP", 15), TRANSITION.column("cgroup")),
+    Cell::UNIT,
+    Cell::CONTAINER,
+    Cell::POD,
     Cell::field(Column::left("ROLE", 6), TRANSITION.column("role")),
     Cell::LOCAL,
     Cell::REMOTE,
@@ -187,7 +194,7 @@ impl View for Trace {
         if self.states.is_some_and(|states| !states.touches(event)) {
             return Ok(Flow::Continue);
         }
-        let cgroup = if self.printer.shows("CGROUP") {
+        let cgroup = if self.shows_cgroups {
             self.names.cgroup(event.cgroup())
         } else {
             None

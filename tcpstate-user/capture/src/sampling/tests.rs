@@ -380,7 +380,7 @@ fn a_half_open_connection_is_reported_when_it_comes_when_more_is_known_and_when_
             (3, 102 * S, Some(S)),
         ]
     );
-    assert_eq!(third.requests_gone, [], "a dump can miss one");
+    assert!(third.requests_gone.is_empty(), "a dump can miss one");
     let fourth = take_sample(history, 103 * S, &there);
     assert_eq!((reported(&fourth), fourth.requests_gone), (vec![], vec![1]));
 }

@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::column::{Column, Formats, Kind, Value};
 use crate::{
+    names::{Cgroup, Pod},
     owner::{Holders, How, Owner},
     service::Role,
 };
@@ -40,8 +41,8 @@ pub struct Common {
     pub owner: Owner,
     /// The user that it belongs to.
     pub uid: Option<u32>,
-    /// Path of its cgroup.
-    pub cgroup: Option<Arc<str>>,
+    /// The names of its cgroup.
+    pub cgroup: Option<Arc<Cgroup>>,
     /// Id of its cgroup.
     pub cgroup_id: Option<u64>,
 }
@@ -82,14 +83,82 @@ pub(super) fn list(processes: Option<&Holders>) -> Value<'_> {
     processes.map_or(Value::Unknown, |processes| Value::Processes(processes))
 }
 
-/// The path of a cgroup.
-pub(super) fn path(path: Option<&Arc<str>>) -> Value<'_> {
-    path.map_or(Value::Unknown, |path| Value::Name(path.as_bytes()))
+/// Reads a field of a row.
+type Get<R> = for<'a> fn(&'a R) -> Value<'a>;
+
+/// The column of a systemd unit.
+pub(super) const fn unit<R>(get: Get<R>) -> Column<R> {
+    Column::<R>::new(
+        "unit",
+        Kind::Name,
+        get,
+        "The systemd unit that the cgroup is of; in the session or under the manager of a user, the user's unit",
+    )
+}
+
+/// The columns of a container.
+pub(super) const fn container<R>(id: Get<R>, name: Get<R>) -> [Column<R>; 2] {
+    [
+        Column::<R>::new(
+            "container",
+            Kind::Name,
+            id,
+            "Id of the container that the cgroup is of, 64 hexadecimal digits (Docker, containerd, CRI-O, Podman)",
+        ),
+        Column::<R>::new(
+            "container_name",
+            Kind::Name,
+            name,
+            "Name of the container, where Docker runs it",
+        ),
+    ]
+}
+
+/// The columns of a pod.
+pub(super) const fn pod<R>(name: Get<R>, namespace: Get<R>, uid: Get<R>) -> [Column<R>; 3] {
+    [
+        Column::<R>::new(
+            "pod",
+            Kind::Name,
+            name,
+            "Name of the Kubernetes pod that the cgroup is of",
+        ),
+        Column::<R>::new(
+            "pod_namespace",
+            Kind::Name,
+            namespace,
+            "Namespace of the pod, in Kubernetes",
+        ),
+        Column::<R>::new("pod_uid", Kind::Name, uid, "UID of the pod"),
+    ]
+}
+
+/// One of the names of a cgroup.
+pub(super) fn name(cgroup: Option<&Arc<Cgroup>>, name: fn(&Cgroup) -> Option<&str>) -> Value<'_> {
+    let name = cgroup.and_then(|cgroup| name(cgroup));
+    name.map_or(Value::Unknown, |name| Value::Name(name.as_bytes()))
 }
 
 /// The columns of [`Common`].
 #[expect(clippy::too_many_lines, reason = "a table")]
-pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
+pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 23] {
+    let [id, container_name] = container::<R>(
+        |row| name(row.as_ref().cgroup.as_ref(), Cgroup::container),
+        |row| name(row.as_ref().cgroup.as_ref(), Cgroup::container_name),
+    );
+    let [pod, pod_namespace, pod_uid] = pod::<R>(
+        |row| {
+            name(row.as_ref().cgroup.as_ref(), |cgroup| {
+                cgroup.pod().map(Pod::name)
+            })
+        },
+        |row| {
+            name(row.as_ref().cgroup.as_ref(), |cgroup| {
+                cgroup.pod().map(Pod::namespace)
+            })
+        },
+        |row| name(row.as_ref().cgroup.as_ref(), Cgroup::pod_uid),
+    );
     [
         Column::<R>::new(
             "ts",
@@ -205,7 +274,7 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
         Column::<R>::new(
             "cgroup",
             Kind::Name,
-            |row| path(row.as_ref().cgroup.as_ref()),
+            |row| name(row.as_ref().cgroup.as_ref(), |cgroup| Some(cgroup.path())),
             "Path of the socket's cgroup",
         )
         .unknown("the cgroup is unknown, or gone"),
@@ -216,6 +285,13 @@ pub(super) const fn common<R: AsRef<Common>>() -> [Column<R>; 17] {
             "Id of the socket's cgroup",
         )
         .unknown("there is no cgroup of version 2, or the program cannot read the socket"),
+        unit::<R>(|row| name(row.as_ref().cgroup.as_ref(), Cgroup::unit))
+            .unknown("there is none, or the cgroup is unknown, or gone"),
+        id.unknown("there is none, or the cgroup is unknown, or gone"),
+        container_name.unknown("the container is unknown, or Docker's state cannot be read"),
+        pod.unknown("there is none, or `/var/log/pods` cannot be read"),
+        pod_namespace.unknown("`pod` is unknown"),
+        pod_uid.unknown("there is none, or the cgroup is unknown, or gone"),
     ]
 }
 

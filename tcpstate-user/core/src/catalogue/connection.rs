@@ -52,7 +52,7 @@ pub struct ConnectionRow {
 }
 
 impl ConnectionRow {
-    /// The row of a connection that ended at `ts_ns`. Wall-clock time and the path of the cgroup are to be
+    /// The row of a connection that ended at `ts_ns`. Wall-clock time and the names of the cgroup are to be
     /// filled in: they come from outside.
     pub fn ended(ended: Ended, ts_ns: u64) -> Self {
         Self {

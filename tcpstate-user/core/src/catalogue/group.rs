@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use super::{
     column::{Column, Kind, Value},
-    common::{ROLES, path},
+    common::{ROLES, container, name, pod, unit},
 };
 use crate::{
     model::{By, GroupKey},
-    names::Names,
+    names::{Cgroup, Names, Pod},
     service::{Role, ServicePort},
 };
 
-/// A group, with the name of its cgroup.
+/// A group, with the names of its cgroup.
 #[derive(Clone, Debug)]
 pub struct Group {
     /// The key.
     pub key: GroupKey,
-    /// The path of a cgroup.
-    pub path: Option<Arc<str>>,
+    /// The cgroup; of a unit, a container or a pod, one of its cgroups.
+    pub cgroup: Option<Arc<Cgroup>>,
 }
 
 /// The name of the list of groups in JSON.
@@ -29,6 +29,9 @@ pub const fn plural(by: By) -> &'static str {
         By::Comm => "comms",
         By::Pid => "pids",
         By::Cgroup => "cgroups",
+        By::Unit => "units",
+        By::Container => "containers",
+        By::Pod => "pods",
         By::Netns => "namespaces",
         By::Raddr => "raddrs",
         // `causes` is a field of its own.
@@ -37,13 +40,16 @@ pub const fn plural(by: By) -> &'static str {
 }
 
 impl Group {
-    /// The group with this key, with the name that its cgroup has now.
+    /// The group with this key, with the names that its cgroup has now.
     pub fn new(key: GroupKey, names: &Names) -> Self {
-        let path = match key {
-            GroupKey::Cgroup(id) => names.cgroup(id),
+        let cgroup = match key {
+            GroupKey::Cgroup(id)
+            | GroupKey::Unit(id)
+            | GroupKey::Container(id)
+            | GroupKey::Pod(id) => names.cgroup(id),
             _ => None,
         };
-        Self { key, path }
+        Self { key, cgroup }
     }
 
     /// Whether it is all groups beyond the bound together.
@@ -155,7 +161,7 @@ pub(super) const fn by_cgroup<R: AsRef<Group>>() -> [Column<R>; 3] {
         Column::<R>::new(
             "cgroup",
             Kind::Name,
-            |row| path(row.as_ref().path.as_ref()),
+            |row| of_cgroup(row, |cgroup| Some(cgroup.path())),
             "Path of the cgroup",
         )
         .unknown("the cgroup is unknown, or gone, or `other` is true"),
@@ -169,6 +175,45 @@ pub(super) const fn by_cgroup<R: AsRef<Group>>() -> [Column<R>; 3] {
             "Id of the cgroup",
         )
         .unknown("the cgroup is unknown, or `other` is true"),
+        other(),
+    ]
+}
+
+/// One of the names of a group's cgroup.
+fn of_cgroup<R: AsRef<Group>>(row: &R, field: fn(&Cgroup) -> Option<&str>) -> Value<'_> {
+    name(row.as_ref().cgroup.as_ref(), field)
+}
+
+pub(super) const fn by_unit<R: AsRef<Group>>() -> [Column<R>; 2] {
+    [
+        unit::<R>(|row| of_cgroup(row, Cgroup::unit))
+            .unknown("there is none, or the cgroup is unknown, or gone, or `other` is true"),
+        other(),
+    ]
+}
+
+pub(super) const fn by_container<R: AsRef<Group>>() -> [Column<R>; 3] {
+    let [id, name] = container::<R>(
+        |row| of_cgroup(row, Cgroup::container),
+        |row| of_cgroup(row, Cgroup::container_name),
+    );
+    [
+        id.unknown("there is none, or the cgroup is unknown, or gone, or `other` is true"),
+        name.unknown("the container is unknown, or Docker's state cannot be read"),
+        other(),
+    ]
+}
+
+pub(super) const fn by_pod<R: AsRef<Group>>() -> [Column<R>; 4] {
+    let [name, namespace, uid] = pod::<R>(
+        |row| of_cgroup(row, |cgroup| cgroup.pod().map(Pod::name)),
+        |row| of_cgroup(row, |cgroup| cgroup.pod().map(Pod::namespace)),
+        |row| of_cgroup(row, Cgroup::pod_uid),
+    );
+    [
+        name.unknown("there is none, or `/var/log/pods` cannot be read, or `other` is true"),
+        namespace.unknown("`pod` is unknown"),
+        uid.unknown("there is none, or the cgroup is unknown, or gone, or `other` is true"),
         other(),
     ]
 }
@@ -236,6 +281,9 @@ macro_rules! tables_by {
             By::Comm => tables_by!(@ $row, $name, $doc, $before, group::by_comm(), $after),
             By::Pid => tables_by!(@ $row, $name, $doc, $before, group::by_pid(), $after),
             By::Cgroup => tables_by!(@ $row, $name, $doc, $before, group::by_cgroup(), $after),
+            By::Unit => tables_by!(@ $row, $name, $doc, $before, group::by_unit(), $after),
+            By::Container => tables_by!(@ $row, $name, $doc, $before, group::by_container(), $after),
+            By::Pod => tables_by!(@ $row, $name, $doc, $before, group::by_pod(), $after),
             By::Netns => tables_by!(@ $row, $name, $doc, $before, group::by_netns(), $after),
             By::Raddr => tables_by!(@ $row, $name, $doc, $before, group::by_raddr(), $after),
             By::Cause => tables_by!(@ $row, $name, $doc, $before, group::by_cause(), $after),

@@ -12,6 +12,7 @@ use crate::{
     cause::{Cause, RESET_REASONS, ResetReason, goes_on},
     event::Event,
     model::{Applied, Traffic},
+    names::Cgroup,
     owner::{How, Owner},
 };
 
@@ -58,12 +59,12 @@ pub struct SocketFlags {
 }
 
 impl TransitionRow {
-    /// The row of an event. Wall-clock time and the path of the cgroup come from outside.
+    /// The row of an event. Wall-clock time and the names of the cgroup come from outside.
     pub fn new(
         event: &Event,
         applied: &Applied<'_>,
         wall_ns: i64,
-        cgroup: Option<Arc<str>>,
+        cgroup: Option<Arc<Cgroup>>,
     ) -> Self {
         let owner = applied.owner();
         Self {

@@ -9,6 +9,7 @@ use crate::{
     cause::Cause,
     filter::{CauseSet, CgroupTree, StateSet},
     model::Traffic,
+    names::Cgroup,
     owner::{Comm, Holder, How, Owner},
     service::Role,
 };
@@ -63,6 +64,9 @@ impl Bounds {
 /// Whether a process is wanted. Of processes that share a listener, only what they have in common is known.
 pub type Wanted<'a> = &'a dyn Fn(Option<u32>, Option<Comm>) -> Truth;
 
+/// Whether a cgroup is wanted, by its names.
+pub type WantedCgroup<'a> = &'a dyn Fn(&Cgroup) -> Truth;
+
 /// The facts about a socket. `None`: it is not known.
 pub trait Facts {
     /// The address of one end.
@@ -83,6 +87,8 @@ pub trait Facts {
     fn uid(&self) -> Option<u32>;
     /// Whether its cgroup is this one or below it.
     fn is_below(&self, tree: &CgroupTree) -> Truth;
+    /// Whether its cgroup is wanted, by its names. Unknown where it has none.
+    fn judge_cgroup(&self, is_wanted: WantedCgroup<'_>) -> Truth;
     /// Whether a process that has to do with it, by its number and name, is wanted. Unknown where none is known.
     fn any_process(&self, is_wanted: Wanted<'_>) -> Truth;
     /// A field that is a number.

@@ -329,10 +329,13 @@ fn term(word: &'static Word, input: &mut Input<'_>) -> Parsed<Node> {
         Kind::User => lookup.user(text).map(Term::Uid),
         Kind::Cgroup => lookup.cgroup(text).map(Term::Cgroup),
         Kind::Pid => number(text, u32::MAX).map(|pid| Term::Pid(op, pid)),
-        Kind::Comm if text.split(',').any(str::is_empty) => Err(
-            "an empty item; write names with a comma between them, such as nginx,php*".to_owned(),
-        ),
-        Kind::Comm => Ok(Term::Comm(text.split(',').map(Glob::new).collect())),
+        Kind::Comm => globs(text, "nginx,php*").map(Term::Comm),
+        Kind::Unit => globs(text, "nginx.service,php*").map(|mut globs| {
+            globs.iter_mut().for_each(Glob::complete_unit);
+            Term::Unit(globs)
+        }),
+        Kind::Container => globs(text, "3f2a*,web-1").map(Term::Container),
+        Kind::Pod => globs(text, "shop/web-*,shop/db-0").map(Term::Pod),
         Kind::Duration(field) => match parse_duration(text) {
             Err(QuantityError::NoDuration) => Ok(Duration::ZERO),
             parsed => parsed,
@@ -350,6 +353,16 @@ fn term(word: &'static Word, input: &mut Input<'_>) -> Parsed<Node> {
         return Err(ErrMode::Cut(Fault::at(op_at, message)));
     }
     Ok(negated_if(is_negated, Node::Term(term)))
+}
+
+/// Patterns of names.
+fn globs(text: &str, example: &str) -> Result<Vec<Glob>, String> {
+    if text.split(',').any(str::is_empty) {
+        return Err(format!(
+            "an empty item; write names with a comma between them, such as {example}"
+        ));
+    }
+    Ok(text.split(',').map(Glob::new).collect())
 }
 
 fn negated_if(is_negated: bool, node: Node) -> Node {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tcpstate_common::State;
 
 use super::{
-    facts::{Bounds, Facts, Field, Side, Wanted, any_process, count, is_cause},
+    facts::{Bounds, Facts, Field, Side, Wanted, WantedCgroup, any_process, count, is_cause},
     truth::Truth,
 };
 use crate::{
@@ -40,7 +40,13 @@ macro_rules! facts_of_common {
 
         fn is_below(&self, tree: &CgroupTree) -> Truth {
             let common = &self.common;
-            Truth::of(tree.has(common.cgroup_id, common.cgroup.as_deref()))
+            let path = common.cgroup.as_ref().map(|cgroup| cgroup.path());
+            Truth::of(tree.has(common.cgroup_id, path))
+        }
+
+        fn judge_cgroup(&self, is_wanted: WantedCgroup<'_>) -> Truth {
+            let cgroup = self.common.cgroup.as_deref();
+            cgroup.map_or(Truth::Unknown, is_wanted)
         }
 
         fn any_process(&self, is_wanted: Wanted<'_>) -> Truth {

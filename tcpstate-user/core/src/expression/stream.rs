@@ -15,7 +15,7 @@ use tcpstate_common::{
 };
 
 use super::{
-    facts::{Bounds, Facts, Field, Side, Wanted, any_process, count, is_cause},
+    facts::{Bounds, Facts, Field, Side, Wanted, WantedCgroup, any_process, count, is_cause},
     truth::Truth,
 };
 use crate::{
@@ -24,23 +24,23 @@ use crate::{
     event::Event,
     filter::{CauseSet, CgroupTree, StateSet},
     model::{Applied, Traffic},
-    names::Names,
+    names::{Cgroup, Names},
     owner::{Holder, Owner},
     service::Role,
 };
 
-/// The most cgroups whose path is remembered.
+/// The most cgroups whose names are remembered.
 const MAX_KNOWN: usize = 1 << 16;
 
-/// The paths of cgroups, looked up once.
+/// The names of cgroups, looked up once.
 #[derive(Debug, Default)]
-pub struct CgroupPaths {
+pub struct Cgroups {
     names: Names,
-    known: RefCell<HashMap<u64, Arc<str>>>,
+    known: RefCell<HashMap<u64, Arc<Cgroup>>>,
 }
 
-impl CgroupPaths {
-    /// The paths of a source's cgroups.
+impl Cgroups {
+    /// The names of a source's cgroups.
     pub fn new(names: Names) -> Self {
         Self {
             names,
@@ -48,23 +48,35 @@ impl CgroupPaths {
         }
     }
 
-    fn is_below(&self, id: Option<u64>, tree: &CgroupTree) -> Truth {
+    /// Judges a cgroup by its names; `None`: it has none, or is not known.
+    fn judge(&self, id: Option<u64>, is_true: impl FnOnce(Option<&Cgroup>) -> Truth) -> Truth {
         let Some(number) = id else {
-            return Truth::Unknown;
+            return is_true(None);
         };
         let mut known = self.known.borrow_mut();
-        if let Some(path) = known.get(&number) {
-            return Truth::of(tree.has(id, Some(path)));
+        if let Some(cgroup) = known.get(&number) {
+            return is_true(Some(cgroup));
         }
-        let path = self.names.cgroup(id);
-        let is_below = Truth::of(tree.has(id, path.as_deref()));
-        if let Some(path) = path {
+        let cgroup = self.names.cgroup(id);
+        let truth = is_true(cgroup.as_deref());
+        // The name of a pod may become known later.
+        if let Some(cgroup) = cgroup.filter(|cgroup| !cgroup.lacks_pod()) {
             if known.len() >= MAX_KNOWN {
                 known.clear();
             }
-            known.insert(number, path);
+            known.insert(number, cgroup);
         }
-        is_below
+        truth
+    }
+
+    fn is_below(&self, id: Option<u64>, tree: &CgroupTree) -> Truth {
+        self.judge(id, |cgroup| {
+            Truth::of(tree.has(id, cgroup.map(Cgroup::path)))
+        })
+    }
+
+    fn judge_cgroup(&self, id: Option<u64>, is_wanted: WantedCgroup<'_>) -> Truth {
+        self.judge(id, |cgroup| cgroup.map_or(Truth::Unknown, is_wanted))
     }
 }
 
@@ -76,8 +88,8 @@ pub struct EventFacts<'a> {
     pub latest: &'a Event,
     /// The meaning of `latest`, where the stream is tracked.
     pub applied: Option<&'a Applied<'a>>,
-    /// The paths of cgroups.
-    pub cgroups: &'a CgroupPaths,
+    /// The names of cgroups.
+    pub cgroups: &'a Cgroups,
     /// Whether every process that has to do with the socket counts, not only its owner.
     pub with_holders: bool,
 }
@@ -164,6 +176,11 @@ impl Facts for EventFacts<'_> {
         self.cgroups.is_below(cgroup, tree)
     }
 
+    fn judge_cgroup(&self, is_wanted: WantedCgroup<'_>) -> Truth {
+        let cgroup = self.applied.and_then(Applied::cgroup);
+        self.cgroups.judge_cgroup(cgroup, is_wanted)
+    }
+
     fn any_process(&self, is_wanted: Wanted<'_>) -> Truth {
         let Some(applied) = self.applied else {
             return Truth::Unknown;
@@ -219,8 +236,8 @@ pub struct EntryFacts<'a> {
     local: (IpAddr, u16),
     /// `None`: not in the census.
     remote: Option<(IpAddr, u16)>,
-    /// The paths of cgroups.
-    cgroups: &'a CgroupPaths,
+    /// The names of cgroups.
+    cgroups: &'a Cgroups,
     /// Which side it is.
     pub role: Role,
     /// The process that it belongs to.
@@ -235,7 +252,7 @@ pub struct EntryFacts<'a> {
 
 impl<'a> EntryFacts<'a> {
     /// The facts about a socket, as the census has them.
-    pub fn of(found: &Found, netns: u32, cgroups: &'a CgroupPaths) -> Self {
+    pub fn of(found: &Found, netns: u32, cgroups: &'a Cgroups) -> Self {
         let (laddr, raddr) = (found.laddr.to_canonical(), found.raddr.to_canonical());
         Self {
             netns,
@@ -252,7 +269,7 @@ impl<'a> EntryFacts<'a> {
     }
 
     /// Those about a listener.
-    pub fn of_listener(held: &Held, netns: u32, cgroups: &'a CgroupPaths) -> Self {
+    pub fn of_listener(held: &Held, netns: u32, cgroups: &'a Cgroups) -> Self {
         let none = match held.laddr {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -261,7 +278,7 @@ impl<'a> EntryFacts<'a> {
     }
 
     /// Those about half-open connections, whose peers it does not have.
-    pub fn of_half_open(half_open: &HalfOpen, netns: u32, cgroups: &'a CgroupPaths) -> Self {
+    pub fn of_half_open(half_open: &HalfOpen, netns: u32, cgroups: &'a Cgroups) -> Self {
         Self::of_server((half_open.laddr, half_open.lport), None, netns, cgroups)
     }
 
@@ -269,7 +286,7 @@ impl<'a> EntryFacts<'a> {
         (laddr, lport): (IpAddr, u16),
         remote: Option<(IpAddr, u16)>,
         netns: u32,
-        cgroups: &'a CgroupPaths,
+        cgroups: &'a Cgroups,
     ) -> Self {
         let laddr = laddr.to_canonical();
         Self {
@@ -330,6 +347,10 @@ impl Facts for EntryFacts<'_> {
 
     fn is_below(&self, tree: &CgroupTree) -> Truth {
         self.cgroups.is_below(self.cgroup, tree)
+    }
+
+    fn judge_cgroup(&self, is_wanted: WantedCgroup<'_>) -> Truth {
+        self.cgroups.judge_cgroup(self.cgroup, is_wanted)
     }
 
     fn any_process(&self, is_wanted: Wanted<'_>) -> Truth {

@@ -13,8 +13,10 @@ use super::{
 use crate::{
     escape::Printable,
     filter::{CauseSet, CgroupTree, Family, PortSet, StateSet},
+    names::{Cgroup, Pod},
     owner::Comm,
     service::Role,
+    workload::has_unit_type,
 };
 
 /// A comparison.
@@ -50,6 +52,9 @@ pub(super) enum Term {
     Netns(u32),
     Uid(u32),
     Cgroup(CgroupTree),
+    Unit(Vec<Glob>),
+    Container(Vec<Glob>),
+    Pod(Vec<Glob>),
     Pid(Op, u32),
     Comm(Vec<Glob>),
     /// These very names.
@@ -87,12 +92,15 @@ impl Term {
             &Self::Netns(netns) => is(facts.netns(), |found| found == netns),
             &Self::Uid(uid) => is(facts.uid(), |found| found == uid),
             Self::Cgroup(tree) => facts.is_below(tree),
+            Self::Unit(globs) => facts.judge_cgroup(&|cgroup| is_unit(cgroup, globs)),
+            Self::Container(globs) => facts.judge_cgroup(&|cgroup| is_container(cgroup, globs)),
+            Self::Pod(globs) => facts.judge_cgroup(&|cgroup| is_pod(cgroup, globs)),
             &Self::Pid(op, pid) => {
                 facts.any_process(&|found, _| is(found, |found| op.holds(found, pid)))
             }
             Self::Comm(globs) => facts.any_process(&|_, comm| {
                 is(comm, |comm| {
-                    globs.iter().any(|glob| glob.matches(comm.as_bytes()))
+                    globs.iter().any(|glob| glob.matches_comm(comm.as_bytes()))
                 })
             }),
             Self::Name(names) => facts.any_process(&|_, comm| {
@@ -135,6 +143,9 @@ impl Term {
                 | Self::Role(_)
                 | Self::Uid(_)
                 | Self::Cgroup(_)
+                | Self::Unit(_)
+                | Self::Container(_)
+                | Self::Pod(_)
                 | Self::Pid(..)
                 | Self::Comm(_)
                 | Self::Name(_)
@@ -163,6 +174,51 @@ fn at(ends: Ends, is_true: impl Fn(Side) -> Truth) -> Truth {
         Ends::One(side) => is_true(side),
         Ends::Either => Truth::any([Side::Local, Side::Remote].map(is_true)),
     }
+}
+
+/// Whether a cgroup is of a unit with one of these names.
+fn is_unit(cgroup: &Cgroup, globs: &[Glob]) -> Truth {
+    let unit = cgroup.unit();
+    unit.is_some_and(|unit| globs.iter().any(|glob| glob.matches(unit)))
+        .into()
+}
+
+/// Whether a cgroup is of a container with one of these ids or names.
+fn is_container(cgroup: &Cgroup, globs: &[Glob]) -> Truth {
+    let Some(id) = cgroup.container() else {
+        return Truth::No;
+    };
+    let any = |is_true: &dyn Fn(&Glob) -> bool| globs.iter().any(is_true);
+    if any(&|glob| glob.matches(id) || glob.begins_id(id)) {
+        return Truth::Yes;
+    }
+    match cgroup.container_name() {
+        Some(name) => any(&|glob| glob.matches(name)).into(),
+        // Most runtimes do not show names; an id is asked for by its digits.
+        None if any(&|glob| !glob.is_of_digits()) => Truth::Unknown,
+        None => Truth::No,
+    }
+}
+
+/// Whether a cgroup is of a pod with one of these UIDs or names.
+fn is_pod(cgroup: &Cgroup, globs: &[Glob]) -> Truth {
+    let Some(uid) = cgroup.pod_uid() else {
+        return Truth::No;
+    };
+    let any = |is_true: &dyn Fn(&Glob) -> bool| globs.iter().any(is_true);
+    if any(&|glob| glob.matches(uid)) {
+        return Truth::Yes;
+    }
+    let is_named = |pod: &Pod| {
+        any(&|glob| {
+            glob.matches(if glob.0.contains('/') {
+                pod.as_str()
+            } else {
+                pod.name()
+            })
+        })
+    };
+    is(cgroup.pod(), is_named)
 }
 
 fn is<T>(fact: Option<T>, is_true: impl FnOnce(T) -> bool) -> Truth {
@@ -226,11 +282,38 @@ impl Glob {
     }
 
     /// The kernel cuts names at this length, so a longer pattern without a `*` is cut too.
-    fn matches(&self, name: &[u8]) -> bool {
+    fn matches_comm(&self, name: &[u8]) -> bool {
         let pattern = self.0.as_bytes();
         let length = size_of::<Comm>() - 1;
         let cut = pattern.get(..length).filter(|cut| !cut.contains(&b'*'));
         let pattern = cut.filter(|_| name.len() == length).unwrap_or(pattern);
+        Self::fits(pattern, name)
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        Self::fits(self.0.as_bytes(), name.as_bytes())
+    }
+
+    /// Completes the name of a unit without a type: as for systemctl, it is a service.
+    pub(super) fn complete_unit(&mut self) {
+        if !self.0.contains(['*', '?']) && !has_unit_type(&self.0) {
+            self.0.push_str(".service");
+        }
+    }
+
+    /// Whether it is the beginning of a container's id, as the tools of containers show and take it.
+    fn begins_id(&self, id: &str) -> bool {
+        const SHORTEST: usize = 12;
+        self.0.len() >= SHORTEST && id.starts_with(&self.0)
+    }
+
+    /// Whether it is made of hexadecimal digits.
+    fn is_of_digits(&self) -> bool {
+        let mut bytes = self.0.bytes();
+        bytes.all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'*' | b'?'))
+    }
+
+    fn fits(pattern: &[u8], name: &[u8]) -> bool {
         // From where to go on when what follows the last `*` does not fit: one byte later.
         let (mut pattern, mut name) = (pattern, name);
         let mut star = None;
@@ -301,10 +384,10 @@ impl fmt::Display for Term {
             Self::Uid(uid) => write!(f, "uid {uid}"),
             Self::Cgroup(tree) => write!(f, "cgroup {}", Quoted(&tree.path)),
             Self::Pid(op, pid) => write!(f, "pid {op} {pid}"),
-            Self::Comm(globs) => {
-                let names: Vec<_> = globs.iter().map(|glob| glob.0.as_str()).collect();
-                write!(f, "comm {}", Quoted(&names.join(",")))
-            }
+            Self::Unit(globs) => write!(f, "unit {}", Globs(globs)),
+            Self::Container(globs) => write!(f, "container {}", Globs(globs)),
+            Self::Pod(globs) => write!(f, "pod {}", Globs(globs)),
+            Self::Comm(globs) => write!(f, "comm {}", Globs(globs)),
             Self::Name(names) => {
                 let names = names
                     .iter()
@@ -325,6 +408,16 @@ impl fmt::Display for Term {
                 write!(f, "{name} {op} {number}{unit}")
             }
         }
+    }
+}
+
+/// Patterns as the parser reads them.
+struct Globs<'a>(&'a [Glob]);
+
+impl fmt::Display for Globs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(|glob| glob.0.as_str()).collect();
+        Quoted(&names.join(",")).fmt(f)
     }
 }
 
@@ -365,3 +458,6 @@ impl fmt::Display for Quoted<'_> {
         write!(f, "{quote}{}{quote}", self.0)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use tcpstate_common::State;
 use super::*;
 use crate::{
     filter::{CgroupTree, OwnerFilter, StateSet},
+    names::Cgroup,
     owner::{Comm, How, Owner},
     service::Role,
 };
@@ -53,6 +54,7 @@ pub(super) struct Known {
     pub(super) state: State,
     pub(super) owner: Option<Owner>,
     pub(super) dwell: Option<Bounds>,
+    pub(super) cgroup: Option<Cgroup>,
 }
 
 impl Default for Known {
@@ -63,6 +65,7 @@ impl Default for Known {
             state: State::ESTABLISHED,
             owner: None,
             dwell: None,
+            cgroup: Some(Cgroup::of("/system.slice/web.service")),
         }
     }
 }
@@ -102,7 +105,10 @@ impl Facts for Known {
         Some(33)
     }
     fn is_below(&self, tree: &CgroupTree) -> Truth {
-        Truth::of(tree.has(None, Some("/system.slice/web.service")))
+        Truth::of(tree.has(None, self.cgroup.as_ref().map(Cgroup::path)))
+    }
+    fn judge_cgroup(&self, is_wanted: WantedCgroup<'_>) -> Truth {
+        self.cgroup.as_ref().map_or(Truth::Unknown, is_wanted)
     }
     fn any_process(&self, is_wanted: Wanted<'_>) -> Truth {
         let owner = self.owner.unwrap_or(Owner::UNKNOWN);
@@ -164,6 +170,11 @@ fn the_grammar_is_that_of_ss() {
         ("user web or uid 5", "uid 33 or uid 5"),
         ("comm nginx,php*", "comm \"nginx,php*\""),
         ("comm 'a b'", "comm \"a b\""),
+        ("unit nginx", "unit \"nginx.service\""),
+        ("unit a@1,b.scope,php*", "unit \"a@1.service,b.scope,php*\""),
+        ("unit dev-sda\\x2d1.swap", "unit \"dev-sda\\x2d1.swap\""),
+        ("container 3f2a*,web", "container \"3f2a*,web\""),
+        ("pod shop/web-*", "pod \"shop/web-*\""),
         ("dwell > 1.5s", "dwell > 1500000000ns"),
         ("bytes_sent >= 1M", "bytes_sent >= 1048576"),
         ("role server", "role server"),
@@ -244,6 +255,8 @@ fn an_error_shows_its_place_and_the_word_that_was_meant() {
         ("newstate close,,listen", "close,,listen", "an empty item"),
         ("cause fin,", "fin,", "an empty item"),
         ("comm a,,b", "a,,b", "an empty item"),
+        ("unit ,", ",", "nginx.service,php*"),
+        ("pod > web", ">", "no order"),
         ("pid 4294967296", "4294967296", "at most 4294967295"),
         ("pid x", "x", "`x` is no number"),
         (
@@ -439,6 +452,7 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
         "(src|dst|host) \\[2001:db8::\\]/(32|48)(:80)?",
         "state (listen|established,time-wait|big)",
         "comm \"[a-z*? ]{1,6}(,[a-z*? ]{1,6})?\"",
+        "(unit|container|pod) \"[a-z0-9*?./ ]{1,6}(,[a-z*?]{1,6})?\"",
         "dwell > [1-9][0-9]{0,5}ms",
     ]
     .prop_map(|text| parse(&text).unwrap().0.unwrap());

@@ -59,6 +59,9 @@ pub(super) enum Kind {
     Netns,
     User,
     Cgroup,
+    Unit,
+    Container,
+    Pod,
     Pid,
     Comm,
     Duration(super::Field),
@@ -103,6 +106,7 @@ const ENDS: &[Moment] = &[Moment::Change, Moment::End];
 const HOST: &str = "[=] ADDRESS[/BITS][:PORT]";
 const PORT: &str = "[OP] PORT|LIST";
 const LIST: &str = "[=] LIST";
+const GLOBS: &str = "[=] GLOB[,GLOB]";
 const NUMBER: &str = "[OP] NUMBER";
 const DURATION: &str = "[OP] DURATION";
 const SIZE: &str = "[OP] SIZE";
@@ -193,7 +197,7 @@ pub const WORDS: &[Word] = &[
     ),
     word(
         "comm",
-        "[=] GLOB[,GLOB]",
+        GLOBS,
         "its name; `*` stands for any characters, `?` for one",
         Kind::Comm,
     ),
@@ -204,6 +208,24 @@ pub const WORDS: &[Word] = &[
         "[=] PATH",
         "the cgroup, or one above it",
         Kind::Cgroup,
+    ),
+    word(
+        "unit",
+        GLOBS,
+        "the systemd unit; `.service` may be left out",
+        Kind::Unit,
+    ),
+    word(
+        "container",
+        GLOBS,
+        "the container: its id, 12 of its digits or more, or its name",
+        Kind::Container,
+    ),
+    word(
+        "pod",
+        GLOBS,
+        "the Kubernetes pod: namespace/name, its name alone, or its UID",
+        Kind::Pod,
     ),
     word(
         "dwell",

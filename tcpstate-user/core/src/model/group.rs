@@ -1,4 +1,4 @@
-//! The groups of figures: service ports, processes, cgroups, and so on. Bounded: groups beyond the bound are
+//! The groups of figures: service ports, processes, cgroups, units, and so on. Bounded: groups beyond the bound are
 //! counted as `other`.
 
 #![expect(
@@ -17,6 +17,8 @@ use super::{Limits, address::from_wire};
 use crate::{
     cause::Cause,
     event::Event,
+    hash::BuildMixer,
+    names::{Cgroup, Names},
     owner::{Comm, Owner},
     service::{Role, ServicePort},
 };
@@ -35,6 +37,12 @@ pub enum By {
     Pid,
     /// The socket's cgroup.
     Cgroup,
+    /// The systemd unit that the cgroup is of.
+    Unit,
+    /// The container that the cgroup is of.
+    Container,
+    /// The Kubernetes pod that the cgroup is of.
+    Pod,
     /// The network namespace.
     Netns,
     /// The remote address.
@@ -45,12 +53,15 @@ pub enum By {
 
 impl By {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Port,
         Self::Role,
         Self::Comm,
         Self::Pid,
         Self::Cgroup,
+        Self::Unit,
+        Self::Container,
+        Self::Pod,
         Self::Netns,
         Self::Raddr,
         Self::Cause,
@@ -70,6 +81,12 @@ pub enum GroupKey {
     Pid(Option<u32>, Option<Comm>),
     /// [`By::Cgroup`], by its id; `None` where it is not known.
     Cgroup(Option<u64>),
+    /// [`By::Unit`], by the id of one of its cgroups; `None` where there is no unit, or none is known.
+    Unit(Option<u64>),
+    /// [`By::Container`], in the same way.
+    Container(Option<u64>),
+    /// [`By::Pod`], in the same way.
+    Pod(Option<u64>),
     /// [`By::Netns`], by its inode number; `None` where it is not known.
     Netns(Option<u32>),
     /// [`By::Raddr`]; `None` where there is none, as for a listener, or where it is not known.
@@ -220,12 +237,33 @@ impl Services {
     }
 }
 
+/// The groups of units, containers or pods: a cgroup's path is taken apart once.
+#[derive(Debug, Default)]
+struct Workloads {
+    names: Names,
+    /// The number of each name's group. Hashed with a random key: others choose the names.
+    groups: HashMap<Box<str>, u16, RandomState>,
+    /// The number of each cgroup's group, where the cgroup's path is known.
+    cgroups: HashMap<u64, u16, BuildMixer>,
+}
+
+/// The most cgroups whose group is remembered.
+const MAX_CGROUPS: usize = 1 << 16;
+
+impl Workloads {
+    fn memory(&self) -> usize {
+        let names: usize = self.groups.keys().map(|name| name.len()).sum();
+        names + self.groups.allocation_size() + self.cgroups.allocation_size()
+    }
+}
+
 /// The numbers of the groups. By port they are those of the services.
 #[derive(Debug)]
 pub(super) struct Groups {
     by: By,
     pub(super) services: Services,
     registry: Registry<GroupKey>,
+    workloads: Workloads,
 }
 
 /// The properties that a connection is grouped by.
@@ -274,7 +312,12 @@ impl Groups {
             by,
             services: Services::new(limits),
             registry: Registry::new(&[GroupKey::Other], limits.max_ports),
+            workloads: Workloads::default(),
         }
+    }
+
+    pub(super) fn set_names(&mut self, names: Names) {
+        self.workloads.names = names;
     }
 
     /// Whether the groups are the services, with the same numbers.
@@ -296,11 +339,52 @@ impl Groups {
             By::Comm => GroupKey::Comm(traits.owner.comm),
             By::Pid => GroupKey::Pid(traits.owner.pid, traits.owner.comm),
             By::Cgroup => GroupKey::Cgroup(traits.cgroup),
+            By::Unit | By::Container | By::Pod => return self.workload(traits.cgroup),
             By::Netns => GroupKey::Netns(traits.netns),
             By::Raddr => GroupKey::Raddr(from_wire(traits.raddr)),
             By::Cause => GroupKey::Cause(None),
         };
         self.number(key)
+    }
+
+    /// The number of the group of a cgroup's unit, container or pod.
+    fn workload(&mut self, id: Option<u64>) -> u16 {
+        let known = id.and_then(|id| self.workloads.cgroups.get(&id));
+        if let Some(&number) = known {
+            return number;
+        }
+        let cgroup = self.workloads.names.cgroup(id);
+        let key: fn(_) -> _ = match self.by {
+            By::Container => GroupKey::Container,
+            By::Pod => GroupKey::Pod,
+            _ => GroupKey::Unit,
+        };
+        let name: fn(&Cgroup) -> Option<&str> = match self.by {
+            By::Container => Cgroup::container,
+            By::Pod => Cgroup::pod_uid,
+            _ => Cgroup::unit,
+        };
+        let number = match cgroup.as_deref().and_then(name) {
+            None => self.number(key(None)),
+            Some(name) => {
+                let known = self.workloads.groups.get(name).copied();
+                known.unwrap_or_else(|| {
+                    let number = self.number(key(id));
+                    if number != Self::OTHER {
+                        self.workloads.groups.insert(name.into(), number);
+                    }
+                    number
+                })
+            }
+        };
+        // One without a path may have it later.
+        if let Some(id) = id.filter(|_| cgroup.is_some()) {
+            if self.workloads.cgroups.len() >= MAX_CGROUPS {
+                self.workloads.cgroups.clear();
+            }
+            self.workloads.cgroups.insert(id, number);
+        }
+        number
     }
 
     /// The number of the group of what ends a connection of this group.
@@ -344,6 +428,6 @@ impl Groups {
     }
 
     pub(super) fn memory(&self) -> usize {
-        self.registry.memory() + self.services.memory()
+        self.registry.memory() + self.services.memory() + self.workloads.memory()
     }
 }

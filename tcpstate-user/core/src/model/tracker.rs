@@ -21,6 +21,7 @@ use crate::{
     cause::Cause,
     event::Event,
     hash::BuildMixer,
+    names::Names,
     options::HistogramOf,
     owner::{Holder, Holders, Owner},
     service::Role,
@@ -93,6 +94,12 @@ impl Tracker {
     pub fn by(mut self, by: By) -> Self {
         self.groups = Groups::new(by, &self.limits);
         self
+    }
+
+    /// Takes the names of the stream's cgroups, by which units, containers and pods are grouped. Call it before the
+    /// first event.
+    pub fn set_names(&mut self, names: Names) {
+        self.groups.set_names(names);
     }
 
     /// Keeps no rates: [`Tracker::tick`] and the figures of the snapshot are empty.

@@ -114,6 +114,7 @@ impl Publisher {
 
 impl View for Publisher {
     fn set_names(&mut self, names: Names) {
+        self.tracker.set_names(names.clone());
         self.names = names;
     }
 

@@ -346,7 +346,10 @@ fn show_key(key: GroupKey) -> String {
         GroupKey::Role(role) => role.name().to_owned(),
         GroupKey::Comm(comm) => show(comm.map(show_comm)),
         GroupKey::Pid(pid, comm) => format!("{}/{}", show(comm.map(show_comm)), show(pid)),
-        GroupKey::Cgroup(cgroup) => show(cgroup),
+        GroupKey::Cgroup(cgroup)
+        | GroupKey::Unit(cgroup)
+        | GroupKey::Container(cgroup)
+        | GroupKey::Pod(cgroup) => show(cgroup),
         GroupKey::Netns(netns) => show(netns),
         GroupKey::Raddr(raddr) => show(raddr),
         GroupKey::Cause(cause) => show(cause),

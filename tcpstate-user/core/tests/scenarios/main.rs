@@ -11,11 +11,14 @@ mod event;
 mod expected;
 mod text;
 
-use std::{collections::BTreeMap, env, fs, path::Path};
+use std::{collections::BTreeMap, env, fs, path::Path, sync::Arc};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde::Deserialize;
-use tcpstate_core::model::{By, Limits, Tracker};
+use tcpstate_core::{
+    model::{By, Limits, Tracker},
+    names::{NameBook, Names},
+};
 
 use self::{
     census::CensusSpec,
@@ -53,8 +56,11 @@ struct Scenario {
     about: String,
     #[serde(default)]
     limits: LimitsSpec,
-    /// The grouping of rates: port, role, comm or cgroup.
+    /// The grouping of rates: port, role, comm, unit and so on.
     by: Option<String>,
+    /// The paths of cgroups, by their ids.
+    #[serde(default)]
+    cgroups: BTreeMap<String, String>,
     /// Whether the process that closes each connection is noted.
     #[serde(default)]
     closers: bool,
@@ -96,12 +102,20 @@ fn check(path: &Path) -> Result<(), Failed> {
         Some("comm") => By::Comm,
         Some("pid") => By::Pid,
         Some("cgroup") => By::Cgroup,
+        Some("unit") => By::Unit,
+        Some("container") => By::Container,
+        Some("pod") => By::Pod,
         Some("netns") => By::Netns,
         Some("raddr") => By::Raddr,
         Some("cause") => By::Cause,
         Some(other) => return Err(format!("by {other}?").into()),
     };
     let mut tracker = Tracker::new(limits).by(by);
+    let book = NameBook::default();
+    for (id, path) in scenario.cgroups {
+        book.add_paths([(id.parse()?, path)]);
+    }
+    tracker.set_names(Names::new(Arc::new(book)));
     if scenario.closers {
         tracker = tracker.with_closers();
     }

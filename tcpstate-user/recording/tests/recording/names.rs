@@ -14,7 +14,7 @@ use tcpstate_common::{Record, State};
 use tcpstate_core::{
     census::{Census, Found, Kind, Scope},
     event::Event,
-    names::{Names, Naming},
+    names::{Cgroup, Names, Naming},
     owner::Owner,
     service::Role,
     source::{EventSource as _, Step},
@@ -34,9 +34,9 @@ struct Host {
 }
 
 impl Naming for Host {
-    fn cgroup(&self, id: u64) -> Option<Arc<str>> {
+    fn cgroup(&self, id: u64) -> Option<Arc<Cgroup>> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
-        (!id.is_multiple_of(10)).then(|| path(id).into())
+        (!id.is_multiple_of(10)).then(|| Cgroup::of(path(id)).into())
     }
 }
 
@@ -165,8 +165,8 @@ fn names_are_read_with_the_events() {
         }
         for event in batch.drain(..) {
             let id = event.cgroup().unwrap();
-            let expected = (!id.is_multiple_of(10)).then(|| path(id));
-            assert_eq!(names.cgroup(Some(id)).as_deref(), expected.as_deref());
+            let expected = (!id.is_multiple_of(10)).then(|| Cgroup::of(path(id)));
+            assert_eq!(names.cgroup(Some(id)).as_deref(), expected.as_ref());
             seen += 1;
         }
     }
@@ -223,7 +223,8 @@ fn the_cgroups_of_a_census_are_named_before_it() {
         };
         assert_eq!(read, census);
         for id in [31, 32] {
-            assert_eq!(names.cgroup(Some(id)).as_deref(), Some(&*path(id)));
+            let expected = Cgroup::of(path(id));
+            assert_eq!(names.cgroup(Some(id)).as_deref(), Some(&expected));
         }
     }
 }

@@ -13,4 +13,8 @@ pub use self::{
     records::Records,
     table::{Align, Column, OrDash, Table, wants_colour},
 };
-pub(crate) use self::{table::push_endpoint, width::right_end, wrapped::write_wrapped};
+pub(crate) use self::{
+    table::push_endpoint,
+    width::{both_ends, right_end},
+    wrapped::write_wrapped,
+};

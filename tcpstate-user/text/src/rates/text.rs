@@ -66,7 +66,7 @@ pub(super) struct Text {
     local: Local,
     /// Columns of a block.
     width: usize,
-    /// Columns of a cgroup's path.
+    /// Columns of a cgroup's name.
     cgroup: usize,
     table: Tables,
     colour: bool,
@@ -88,7 +88,7 @@ impl Text {
         if width < LEFT {
             left.pop();
         }
-        // Off a terminal a path is whole.
+        // Off a terminal a name is whole.
         let cgroup = match settings.width {
             None => usize::MAX,
             Some(width) if is_narrow => width.saturating_sub(RIGHT),

@@ -11,7 +11,7 @@ use tcpstate_common::{
 use super::*;
 use crate::{
     event::Event,
-    expression::{Bounds, CgroupPaths, EventFacts, Facts, Field, NoNames, Truth, Wanted},
+    expression::{Bounds, Cgroups, EventFacts, Facts, Field, NoNames, Truth, Wanted, WantedCgroup},
     filter::StateSet,
     service::Role,
 };
@@ -260,7 +260,7 @@ impl All<'_> {
             event,
             latest: event,
             applied: None,
-            cgroups: &CgroupPaths::default(),
+            cgroups: &Cgroups::default(),
             with_holders: true,
         })
     }
@@ -293,6 +293,9 @@ impl Facts for All<'_> {
         None
     }
     fn is_below(&self, _: &CgroupTree) -> Truth {
+        Truth::Yes
+    }
+    fn judge_cgroup(&self, _: WantedCgroup<'_>) -> Truth {
         Truth::Yes
     }
     fn any_process(&self, is_wanted: Wanted<'_>) -> Truth {
@@ -473,7 +476,7 @@ proptest! {
                 event,
                 latest: event,
                 applied: None,
-                cgroups: &CgroupPaths::default(),
+                cgroups: &Cgroups::default(),
                 with_holders: true,
             };
             let theirs = expression.judge(&facts);

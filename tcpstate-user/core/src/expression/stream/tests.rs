@@ -64,7 +64,7 @@ const CHILD: (State, State) = (State::LISTEN, State::SYN_RECV);
 const LISTENS: (State, State) = (State::CLOSE, State::LISTEN);
 const LISTENED: (State, State) = (State::LISTEN, State::CLOSE);
 
-fn facts<'a>(event: &'a Event, cgroups: &'a CgroupPaths) -> EventFacts<'a> {
+fn facts<'a>(event: &'a Event, cgroups: &'a Cgroups) -> EventFacts<'a> {
     EventFacts {
         event,
         latest: event,
@@ -75,7 +75,7 @@ fn facts<'a>(event: &'a Event, cgroups: &'a CgroupPaths) -> EventFacts<'a> {
 }
 
 fn judge(filter: &Filter, event: &Event) -> Truth {
-    Expression::from(filter).judge(&facts(event, &CgroupPaths::default()))
+    Expression::from(filter).judge(&facts(event, &Cgroups::default()))
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn all_criteria_must_match() {
 /// An expression's truth for an event by itself.
 fn says(text: &str, event: &Event) -> Truth {
     let expression = Expression::parse(text, &crate::expression::NoNames).unwrap();
-    expression.judge(&facts(event, &CgroupPaths::default()))
+    expression.judge(&facts(event, &Cgroups::default()))
 }
 
 #[test]

@@ -1,10 +1,20 @@
 //! The cells of a text table's columns: how each looks, and which field or text it shows.
 
-use std::{fmt, io};
+use std::{
+    fmt,
+    io::{self, Write as _},
+};
 
-use tcpstate_core::catalogue::{Column as Field, Common};
+use tcpstate_core::{
+    catalogue::{Column as Field, Common},
+    escape::Entry,
+    names::Cgroup,
+};
 
-use super::table::{Column, push_endpoint};
+use super::{
+    table::{Column, push_endpoint},
+    width::both_ends,
+};
 
 /// A column of a text table: how it looks, and the content of its cells.
 pub struct Cell<R: 'static> {
@@ -75,6 +85,53 @@ impl<R: AsRef<Common>> Cell<R> {
             push_endpoint(line, Some(common.raddr), port(common.rport), room)
         },
     );
+}
+
+impl<R: AsRef<Common>> Cell<R> {
+    /// The systemd unit.
+    pub const UNIT: Self = Self::composed(Column::left("UNIT", 15), "`unit`", |row, room, line| {
+        push_name(row.as_ref(), Cgroup::unit, room, line)
+    });
+    /// The container.
+    pub const CONTAINER: Self = Self::composed(
+        Column::left("CONTAINER", 12),
+        "`container_name`, or the first 12 digits of `container`",
+        |row, room, line| push_name(row.as_ref(), Cgroup::container_for_people, room, line),
+    );
+    /// The Kubernetes pod.
+    pub const POD: Self = Self::composed(
+        Column::left("POD", 15),
+        "`pod_namespace` and `pod`, as `namespace/name`, or `pod_uid`",
+        |row, room, line| push_name(row.as_ref(), Cgroup::pod_for_people, room, line),
+    );
+
+    /// The titles of the columns that take the names of a cgroup.
+    pub(crate) const OF_CGROUPS: [&str; 7] = [
+        "CGROUP",
+        "UNIT",
+        "CONTAINER",
+        "POD",
+        "container_name",
+        "pod_namespace",
+        "pod_uid",
+    ];
+}
+
+/// Appends one of the names of a cgroup, without its middle where it is longer than `room`.
+fn push_name(
+    row: &Common,
+    name: fn(&Cgroup) -> Option<&str>,
+    room: usize,
+    line: &mut Vec<u8>,
+) -> io::Result<()> {
+    match row.cgroup.as_deref().and_then(name) {
+        Some(name) => write!(
+            line,
+            "{}",
+            both_ends(&Entry(name.as_bytes()).to_string(), room)
+        ),
+        None => line.write_all(b"-"),
+    }
 }
 
 /// A port, where there is one.

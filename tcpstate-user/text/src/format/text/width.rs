@@ -52,7 +52,7 @@ fn tail(text: &str, room: usize) -> &str {
 }
 
 /// Both ends of a text, which say more than its middle.
-pub(super) fn both_ends(text: &str, room: usize) -> String {
+pub(crate) fn both_ends(text: &str, room: usize) -> String {
     if width(text.as_bytes()) <= room {
         return text.to_owned();
     }
