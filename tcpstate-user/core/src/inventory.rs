@@ -172,12 +172,22 @@ impl Inventory {
     /// The processes that have a socket open or, before it is accepted, its listener; the owner first. None
     /// where they were not looked up.
     pub fn holders(&self, socket: &Socket) -> &[Process] {
-        let inode = match socket.inode {
+        let inode = self.held_inode(socket);
+        inode.map_or(&[], |inode| self.holders_of(inode))
+    }
+
+    /// The inode of the file that the processes of [`Self::holders`] have open.
+    pub(crate) fn held_inode(&self, socket: &Socket) -> Option<u32> {
+        match socket.inode {
             None if socket.is_unaccepted() => self.listening.listener_of(socket),
             inode => inode,
-        };
+        }
+    }
+
+    /// The processes that have this inode open, the owner first.
+    pub(crate) fn holders_of(&self, inode: u32) -> &[Process] {
         let holders = self.holders.as_ref();
-        let found = holders.zip(inode).and_then(|(all, inode)| all.get(&inode));
+        let found = holders.and_then(|all| all.get(&inode));
         found.map_or(&[], Vec::as_slice)
     }
 }

@@ -76,20 +76,20 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
     let ports: BTreeMap<u32, Ports> = ports
         .filter_map(|facts| Some((facts.netns, Ports::of(facts)?)))
         .collect();
-    for (key, route) in &sockets.routes {
+    for (key, route) in sockets.routes.iter() {
         let Some(&ports) = ports.get(&key.netns) else {
             continue;
         };
-        if !ports.is_near(key, *route, snapshot.thresholds.ports_share) {
+        if !ports.is_near(&key, route, snapshot.thresholds.ports_share) {
             continue;
         }
         let place = (key.netns, key.raddr, key.rport);
         let other = worst.get(&place);
         if other.is_none_or(|(other_key, other, _)| {
             (ports.taken(other_key, *other), other_key.laddr)
-                < (ports.taken(key, *route), key.laddr)
+                < (ports.taken(&key, route), key.laddr)
         }) {
-            worst.insert(place, (*key, *route, ports));
+            worst.insert(place, (key, route, ports));
         }
     }
     let found = worst.into_values();
@@ -157,7 +157,7 @@ fn left_ns(snapshot: &Snapshot<'_>, key: &RouteKey, taken: u64, ports: Ports) ->
     let earlier = snapshot.earlier?;
     let took_ns = snapshot.sockets?.ts_ns.checked_sub(earlier.ts_ns)?;
     let before = earlier.routes.get(key);
-    let before = before.map_or(0, |&route| ports.taken(key, route));
+    let before = before.map_or(0, |route| ports.taken(key, route));
     let risen = taken.checked_sub(before).filter(|&risen| risen > 0)?;
     let left = ports.count.checked_sub(taken)?;
     (took_ns >= SHORTEST_NS && left > 0).then(|| took_ns.saturating_mul(left) / risen)

@@ -127,7 +127,7 @@ fn ports_used(snapshot: &Snapshot<'_>, key: &ServiceKey) -> Option<Share> {
     let routes = snapshot.sockets?.routes.iter();
     let routes = routes.filter(|(route, _)| route.netns == netns && Some(route.rport) == key.port);
     Some(Share {
-        part: routes.map(|(key, route)| ports.taken(key, *route)).max()?,
+        part: routes.map(|(key, route)| ports.taken(&key, route)).max()?,
         whole: ports.count,
     })
 }
