@@ -129,6 +129,8 @@ pub enum Trouble {
 pub struct Cases {
     /// Their number.
     pub count: u64,
+    /// Those whose remote address is one of this host, in the same network namespace.
+    pub here: u64,
     /// Monotonic time of the first, nanoseconds.
     pub first_ns: u64,
     /// Monotonic time of the latest, nanoseconds.
@@ -443,6 +445,7 @@ impl Service {
             cases.first_ns = event.ts_ns();
         }
         cases.count += 1;
+        cases.here += u64::from(is_to_here(event));
         cases.last_ns = event.ts_ns();
         cases.peers.add(event.raddr());
         if let Some(owner) = process(&applied.owner()) {
@@ -477,14 +480,17 @@ fn of_connect(event: &Event, cause: Cause) -> Trouble {
         Cause::NoPort if event.lport() == 0 => Trouble::NoPort,
         Cause::NoPort => Trouble::TupleTaken,
         Cause::TimedOut => Trouble::ConnectTimedOut,
-        Cause::Refused if event.raddr().is_loopback() || event.raddr() == event.laddr() => {
-            Trouble::RefusedHere
-        }
+        Cause::Refused if is_to_here(event) => Trouble::RefusedHere,
         Cause::Refused => Trouble::Refused,
         Cause::Unreachable => Trouble::Unreachable,
         Cause::Abandoned => Trouble::GivenUp,
         _ => Trouble::ConnectFailed,
     }
+}
+
+/// Whether both ends are on this host, in the same network namespace: then the kernel chooses the same address for both.
+fn is_to_here(event: &Event) -> bool {
+    event.raddr().is_loopback() || event.raddr() == event.laddr()
 }
 
 /// Whether a handshake took so long that a SYN was sent again: near 1, 2, 3, ... seconds, where the kernel repeats it.

@@ -78,7 +78,8 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
     if repeated == Some(0) {
         return None;
     }
-    let full = full_listener(snapshot, key);
+    let is_to_here = slow.here.saturating_mul(2) > slow.count;
+    let full = full_listener(snapshot, key).filter(|_| is_to_here);
     let severity = if full.is_some() {
         Severity::Note
     } else {
@@ -109,7 +110,7 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
     Some(finding)
 }
 
-/// The listener of this host that drops the SYNs, in any namespace: containers of one host talk to each other.
+/// The listener of the clients' own network namespace that has dropped connections.
 fn full_listener<'a>(snapshot: &Snapshot<'a>, key: &ServiceKey) -> Option<&'a ListenerNow> {
     let mut listeners = snapshot.sockets?.listeners.iter();
     listeners.find(|listener| {
@@ -118,12 +119,15 @@ fn full_listener<'a>(snapshot: &Snapshot<'a>, key: &ServiceKey) -> Option<&'a Li
             .zip(listener.backlog)
             .is_some_and(|(waiting, backlog)| waiting > backlog);
         let overflows = snapshot.risen(listener.netns, "ListenOverflows");
-        Some(listener.port) == key.port && (is_full || overflows.is_some_and(|count| count > 0))
+        (Some(listener.netns), Some(listener.port)) == (key.netns, key.port)
+            && (is_full || overflows.is_some_and(|count| count > 0))
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::{
         super::super::{
             Survey,
@@ -134,9 +138,14 @@ mod tests {
 
     /// A host with so many handshakes, so many of which take a second.
     fn host(slow: u64, all: u64, counters: &[(&'static str, u64)]) -> Host {
+        connecting(peer(1), slow, all, counters)
+    }
+
+    /// The same with this server.
+    fn connecting(to: IpAddr, slow: u64, all: u64, counters: &[(&'static str, u64)]) -> Host {
         let mut host = Host::new().with_facts(counters, &[]);
         for number in 0..all {
-            let mut life = host.client(peer(1), 80);
+            let mut life = host.client(to, 80);
             host.goes(&mut life, MS, State::SYN_SENT);
             let handshake_ns = if number < slow { S + 20 * MS } else { MS };
             host.goes(&mut life, handshake_ns, State::ESTABLISHED);
@@ -163,21 +172,29 @@ mod tests {
     }
 
     #[test]
-    fn a_full_listener_of_this_host_is_named() {
-        let mut host = host(3, 3, &[("TCPSynRetrans", 3)]);
+    fn a_full_listener_of_the_same_namespace_is_named() {
         let mut full = listener(80);
         full.waiting = Some(129);
-        let mut other = full.clone();
-        other.port = 81;
-        let mut with = |full| {
+        let found = |to, full: &ListenerNow| {
+            let mut host = connecting(to, 3, 3, &[("TCPSynRetrans", 3)]);
             host.sockets = Some(Survey {
-                listeners: vec![full],
+                listeners: vec![full.clone()],
                 ..Survey::default()
             });
             host.check(&RULE)
         };
-        only(with(other), Severity::Warning);
-        let finding = only(with(full), Severity::Note);
-        assert!(finding.here[0].contains("port 80"));
+        // Every namespace has a loopback address, and every port.
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let mut other = full.clone();
+        other.port = 81;
+        only(found(here, &other), Severity::Warning);
+        let mut elsewhere = full.clone();
+        elsewhere.netns += 1;
+        only(found(here, &elsewhere), Severity::Warning);
+        only(found(peer(1), &full), Severity::Warning);
+        for own in [here, peer(200)] {
+            let finding = only(found(own, &full), Severity::Note);
+            assert!(finding.here[0].contains("port 80"));
+        }
     }
 }
