@@ -13,6 +13,7 @@
 
 mod facts;
 mod finding;
+mod links;
 mod look;
 mod observed;
 mod rules;
@@ -30,6 +31,7 @@ use crate::units::Counted;
 pub use self::{
     facts::{COUNTERS, Counters, NetnsFacts, SETTINGS, Settings},
     finding::{Amount, Evidence, Figure, Finding, FindingText, Place, Severity},
+    links::{LINKS, Link},
     look::{Look, Looks},
     observed::{Cases, Ending, ListenerEnd, Observed, Service, ServiceKey, Trouble},
     rules::RULES,
@@ -147,13 +149,17 @@ impl<'a> Snapshot<'a> {
     }
 }
 
-/// The findings of all rules, the worst first, and of each severity those with the larger figure first.
+/// The findings of all rules, the worst first. Of each severity, those that others explain come last, and else those with
+/// the larger figure first.
 pub fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
     let rules = RULES.iter();
     let rules = rules.filter(|rule| rule.missing(snapshot).is_none());
     let mut findings: Vec<Finding> = rules.flat_map(|rule| rule.check(snapshot)).collect();
     findings.sort_by_key(|finding| (Reverse(finding.severity), Reverse(finding.weight())));
-    bounded(findings)
+    let mut findings = bounded(findings);
+    links::link(&mut findings);
+    findings.sort_by_key(|finding| (Reverse(finding.severity), !finding.see.is_empty()));
+    findings
 }
 
 /// The most places of each kind of finding that are named.

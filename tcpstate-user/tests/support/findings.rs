@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use tcpstate_core::{
-    diagnosis::{FindingText, RULES, Threshold, Thresholds, Unit},
+    diagnosis::{FindingText, LINKS, RULES, Threshold, Thresholds, Unit},
     units::{Count, Span},
 };
 
@@ -60,6 +60,10 @@ fn finding(text: &FindingText, page: &mut String) -> std::fmt::Result {
     }
     for other in text.told_from {
         writeln!(page, "- *Not:* {other}")?;
+    }
+    for link in LINKS.iter().filter(|link| link.finding == text.name) {
+        let (name, condition) = (link.because_of, link.condition);
+        writeln!(page, "- *Because of:* [{name}](#{name}), where {condition}")?;
     }
     writeln!(page, "\n```sh")?;
     for command in text.commands {

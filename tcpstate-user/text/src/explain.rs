@@ -10,7 +10,7 @@ use std::io::{self, Write};
 
 use tcpstate_core::{
     cause::Explained,
-    diagnosis::{FindingText, RULES},
+    diagnosis::{FindingText, LINKS, RULES},
     escape::Printable,
     explain::{FieldText, Present, Setting, StateText, Topic},
     outlet::{BOLD, OFF},
@@ -115,6 +115,12 @@ impl Page<'_> {
         self.list("Do", text.advice)?;
         self.settings(here)?;
         self.list("Not", text.told_from)?;
+        let mut label = "Because";
+        for link in LINKS.iter().filter(|link| link.finding == text.name) {
+            let because = format!("of {}, where {}", link.because_of, link.condition);
+            self.entry(label, &because)?;
+            label = "";
+        }
         let commands = text.commands.iter();
         let commands: Vec<_> = commands.map(|command| text.command(command)).collect();
         let commands: Vec<_> = commands.iter().map(String::as_str).collect();

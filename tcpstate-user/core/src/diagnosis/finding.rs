@@ -204,6 +204,10 @@ pub struct Finding {
     pub owners: Vec<(Process, u64)>,
     /// Advice for this host, beyond the general advice: it comes first.
     pub here: Vec<String>,
+    /// Of a client: whether most of these connections go to a server in its own network namespace.
+    pub is_to_here: bool,
+    /// The findings that explain it, each by its kind and its place ([`Finding::identity`]): to be read first.
+    pub see: Vec<(&'static str, Place)>,
 }
 
 /// Addresses and processes that are named.
@@ -228,6 +232,8 @@ impl Finding {
             more_peers: 0,
             owners: Vec::new(),
             here: Vec::new(),
+            is_to_here: false,
+            see: Vec::new(),
         }
     }
 

@@ -45,6 +45,8 @@ struct Line<'a> {
     settings: BTreeMap<String, Option<&'a str>>,
     commands: Vec<String>,
     told_from: &'a [&'a str],
+    /// The findings that explain this one.
+    see: Vec<SeeJson<'a>>,
 }
 
 #[derive(Serialize)]
@@ -64,6 +66,16 @@ struct OwnerJson {
     pid: u32,
     comm: String,
     count: u64,
+}
+
+/// Another finding: these are its fields of the same names.
+#[derive(Serialize)]
+struct SeeJson<'a> {
+    name: &'a str,
+    netns: Option<u32>,
+    role: &'a str,
+    service_port: Option<u16>,
+    peer: Option<String>,
 }
 
 /// Writes a finding.
@@ -143,6 +155,17 @@ pub(super) fn write(
             .map(|command| finding.command(command, here.map(|facts| facts.name.as_str())))
             .collect(),
         told_from: text.told_from,
+        see: finding
+            .see
+            .iter()
+            .map(|&(name, place)| SeeJson {
+                name,
+                netns: place.netns.filter(|&netns| netns != 0),
+                role: place.role.name(),
+                service_port: place.port,
+                peer: place.peer.map(|peer| peer.to_string()),
+            })
+            .collect(),
     };
     lines.write(&line, out)
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tcpstate_common::State;
 use tcpstate_core::{
     books::{Accounting, Cost, Selection},
-    diagnosis::{Group, GroupKey, Top},
+    diagnosis::{Group, GroupKey, ListenerNow, Top},
     event::Process,
     inventory::Age,
     service::Role,
@@ -219,6 +219,64 @@ fn json_has_the_figures_with_their_evidence() {
     assert_eq!(summary["critical"], json!(1));
     let not_found = summary["not_found"].as_array().unwrap();
     assert!(not_found.contains(&json!("accept_queue_full")), "{summary}");
+}
+
+/// The same host, whose listener at this port has a full queue: none of the sockets was ever accepted.
+fn with_full_queue(mut look: Look) -> Look {
+    let sockets = look.sockets.as_mut().unwrap();
+    for group in sockets.groups.values_mut() {
+        group.unaccepted = group.stale;
+    }
+    sockets.listeners.push(ListenerNow {
+        netns: 7,
+        laddr: [0, 0, 0, 0].into(),
+        port: 8080,
+        waiting: Some(9),
+        backlog: Some(8),
+        half_open: 0,
+        half_open_peers: Top::default(),
+        resent: 0,
+        synack_retransmits: 0,
+        deferred: 0,
+        owner: None,
+    });
+    look
+}
+
+#[test]
+fn a_finding_points_to_the_one_that_explains_it() {
+    let later = vec![with_full_queue(look(8))];
+    let (out, ..) = run(Format::Text, None, with_full_queue(look(5)), later.clone());
+    let because = "Because   of accept_queue_full: read that first.";
+    assert!(out.lines().any(|line| line == because), "{out}");
+    let in_short =
+        "8080, netns 7 (blue): 5 sockets left behind in CLOSE_WAIT; because of accept_queue_full";
+    assert!(out.lines().any(|line| line.ends_with(in_short)), "{out}");
+    let at = |name: &str| out.find(&format!("CRITICAL {name}")).unwrap();
+    assert!(at("accept_queue_full") < at("close_wait_leak"), "{out}");
+
+    let (out, ..) = run(Format::Json, None, with_full_queue(look(5)), later);
+    let lines = out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let see: Vec<_> = lines
+        .filter(|line| line["type"] == "finding")
+        .map(|line| (line["name"].clone(), line["see"].clone()))
+        .collect();
+    let full = json!([{
+        "name": "accept_queue_full",
+        "netns": 7,
+        "role": "server",
+        "service_port": 8080,
+        "peer": null,
+    }]);
+    assert_eq!(
+        see,
+        [
+            (json!("accept_queue_full"), json!([])),
+            (json!("close_wait_leak"), full)
+        ]
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use tcpstate_core::{
-    diagnosis::{Evidence, Finding, Input, NetnsFacts, Rule, Severity},
+    diagnosis::{Evidence, Finding, Input, NetnsFacts, Place, Rule, Severity},
     escape::Printable,
     outlet::{BOLD, OFF, RED, YELLOW},
     service::Role,
@@ -29,14 +29,18 @@ pub(super) fn write_line(
     facts: &[NetnsFacts],
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    writeln!(
+    write!(
         out,
         "{:8} {}: {}: {}",
         finding.severity.name(),
         finding.text.name,
-        place(finding, facts),
+        place(finding.place, facts),
         finding.summary
-    )
+    )?;
+    match reasons(finding, facts) {
+        Some(reasons) => writeln!(out, "; because of {reasons}"),
+        None => writeln!(out),
+    }
 }
 
 /// Writes a finding: with all that is known about its kind, or only what is so here.
@@ -66,7 +70,7 @@ pub(super) fn write(
     let netns_name = here.map(|facts| facts.name.as_str());
     let mut page = Page { width, out };
     page.entry("", &finding.summary)?;
-    page.entry("Where", &place(finding, facts))?;
+    page.entry("Where", &place(finding.place, facts))?;
     if !finding.peers.is_empty() {
         page.entry("Peers", &peers(finding))?;
     }
@@ -91,7 +95,7 @@ pub(super) fn write(
             writeln!(page.out, "{label:INDENT$}{line}")?;
             label = "";
         }
-        return Ok(());
+        return page.reasons(finding, facts);
     }
     page.entry("Meaning", text.is)?;
     page.entry("Matters", text.why)?;
@@ -125,7 +129,8 @@ pub(super) fn write(
         page.entry(label, other)?;
         label = "";
     }
-    page.entry("Known by", &known(finding))
+    page.entry("Known by", &known(finding))?;
+    page.reasons(finding, facts)
 }
 
 /// Writes what was not found, and what could not be looked for.
@@ -150,8 +155,7 @@ pub(super) fn write_absent(
 }
 
 /// A place in words.
-fn place(finding: &Finding, facts: &[NetnsFacts]) -> String {
-    let place = finding.place;
+fn place(place: Place, facts: &[NetnsFacts]) -> String {
     let mut parts = Vec::new();
     match (place.role, place.port) {
         (Role::Unknown, Some(port)) => parts.push(format!("port {port}")),
@@ -171,6 +175,19 @@ fn place(finding: &Finding, facts: &[NetnsFacts]) -> String {
         return "this host".to_owned();
     }
     parts.join(", ")
+}
+
+/// The findings that explain this one: their names, and their places where these differ.
+fn reasons(finding: &Finding, facts: &[NetnsFacts]) -> Option<String> {
+    let see = finding.see.iter().map(|&(name, at)| {
+        if at == finding.place {
+            name.to_owned()
+        } else {
+            format!("{name} ({})", place(at, facts))
+        }
+    });
+    let see: Vec<_> = see.collect();
+    (!see.is_empty()).then(|| see.join(", "))
 }
 
 fn peers(finding: &Finding) -> String {
@@ -225,5 +242,13 @@ impl Page<'_> {
         write!(self.out, "{label:INDENT$}")?;
         // The texts are Markdown.
         write_wrapped(self.out, self.width, INDENT, "", &text.replace('`', ""))
+    }
+
+    /// The findings that explain this one.
+    fn reasons(&mut self, finding: &Finding, facts: &[NetnsFacts]) -> io::Result<()> {
+        match reasons(finding, facts) {
+            Some(reasons) => self.entry("Because", &format!("of {reasons}: read that first.")),
+            None => Ok(()),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Clients whose SYNs nobody answers.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::IpAddr};
 
 use tcpstate_common::State;
 
@@ -113,21 +113,29 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         finding
             .figures
             .extend(group.oldest.map(|age| Figure::age("oldest_ns", age)));
-        finding.here.extend(full_listener(
-            sockets,
-            key,
-            group.example.map(|one| (one.local.0, one.remote.0)),
-        ));
+        let ends = group.example.map(|one| (one.local.0, one.remote.0));
+        finding.is_to_here =
+            ends.is_some_and(|(local, remote)| is_here(sockets, key, local, remote));
+        finding.here.extend(full_listener(sockets, key, ends));
         findings.push(finding);
     }
     findings
+}
+
+/// Whether the remote address is one of the clients' own network namespace: the kernel connects from the same address
+/// then, unless the client has chosen another one.
+fn is_here(sockets: &Survey, key: &GroupKey, local: IpAddr, remote: IpAddr) -> bool {
+    let mut listeners = sockets.listeners.iter();
+    remote.is_loopback()
+        || local == remote
+        || listeners.any(|listener| (listener.netns, listener.laddr) == (key.netns, remote))
 }
 
 /// A listener of this host with a full queue to which these may go.
 fn full_listener(
     sockets: &Survey,
     key: &GroupKey,
-    ends: Option<(std::net::IpAddr, std::net::IpAddr)>,
+    ends: Option<(IpAddr, IpAddr)>,
 ) -> Option<String> {
     let port = key.port?;
     let full = |listener: &&super::super::ListenerNow| {
@@ -139,7 +147,7 @@ fn full_listener(
     };
     let full: Vec<_> = sockets.listeners.iter().filter(full).collect();
     let (local, remote) = ends?;
-    let is_local = remote.is_loopback() || local == remote;
+    let is_local = is_here(sockets, key, local, remote);
     let here = full.iter().find(|listener| {
         listener.netns == key.netns
             && (listener.laddr == remote || (is_local && listener.laddr.is_unspecified()))

@@ -154,6 +154,12 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
         Figure::count("failed", failed, Evidence::Seen),
         share.figure("failed_share", Evidence::Seen),
     ];
+    let unanswered = [Trouble::ConnectTimedOut, Trouble::GivenUp];
+    let unanswered = unanswered
+        .iter()
+        .filter_map(|&trouble| service.cases(trouble));
+    let here: u64 = unanswered.map(|cases| cases.here).sum();
+    finding.is_to_here = here.saturating_mul(2) > failed;
     let mut peers: Top<IpAddr> = Top::default();
     let mut owners: Top<Process> = Top::default();
     for &(count, &(trouble, _, name, advice)) in &kinds {

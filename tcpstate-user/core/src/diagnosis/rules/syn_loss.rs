@@ -94,6 +94,7 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
     let mut finding = Finding::new(&RULE.text, severity, place, summary)
         .with_peers(&slow.peers)
         .with_owners(&slow.owners);
+    finding.is_to_here = is_to_here;
     finding.figures = vec![
         Figure::count("slow", slow.count, Evidence::Seen),
         share.figure("slow_share", Evidence::Seen),
@@ -194,7 +195,7 @@ mod tests {
         only(found(peer(1), &full), Severity::Warning);
         for own in [here, peer(200)] {
             let finding = only(found(own, &full), Severity::Note);
-            assert!(finding.here[0].contains("port 80"));
+            assert!(finding.here[0].contains("port 80") && finding.is_to_here);
         }
     }
 }
