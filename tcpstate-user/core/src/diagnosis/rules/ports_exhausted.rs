@@ -6,6 +6,7 @@ use super::super::{
     Cases, Evidence, Figure, Finding, FindingText, Input, Place, Rule, Service, ServiceKey,
     Severity, Snapshot, Trouble,
 };
+use super::ports_near_exhaustion::Ports;
 use crate::{
     service::Role,
     setting::Setting,
@@ -138,7 +139,21 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
             })
         ));
     }
+    if without_port > 0 {
+        let remedy = remedy(snapshot, key);
+        finding.here.extend(remedy.map(ToOwned::to_owned));
+    }
     Some(finding)
+}
+
+/// The remedy for what takes the ports of the fullest route to this service.
+fn remedy(snapshot: &Snapshot<'_>, key: &ServiceKey) -> Option<&'static str> {
+    let netns = key.netns?;
+    let ports = Ports::of(snapshot.facts_of(netns)?)?;
+    let routes = snapshot.sockets?.routes.iter();
+    let routes = routes.filter(|(route, _)| route.netns == netns && Some(route.rport) == key.port);
+    let (fullest, route) = routes.max_by_key(|(key, route)| (ports.taken(key, *route), *key))?;
+    Some(ports.remedy(&fullest, route))
 }
 
 #[cfg(test)]
@@ -146,7 +161,10 @@ mod tests {
     use tcpstate_common::record::end;
 
     use super::{
-        super::super::observed::tests::{Host, MS, only, peer},
+        super::super::{
+            Route, RouteKey,
+            observed::tests::{Host, MS, NETNS, only, peer},
+        },
         *,
     };
 
@@ -177,6 +195,39 @@ mod tests {
             (Role::Client, Some(80))
         );
         assert_eq!(finding.peers, [(peer(1), 1)]);
+    }
+
+    #[test]
+    fn the_remedy_fits_what_takes_the_ports() {
+        let range = [
+            ("net/ipv4/ip_local_port_range", "40000 40009"),
+            ("net/ipv4/tcp_tw_reuse", "0"),
+        ];
+        for (time_wait, words) in [
+            (6, "Most are in TIME_WAIT"),
+            (5, "Most belong to connections that are not over"),
+        ] {
+            let mut host = Host::new().with_facts(&[], &range);
+            let sockets = host.sockets.get_or_insert_default();
+            // The other one has room.
+            for (last, sockets_of, time_wait) in [(1, 10, time_wait), (2, 9, 9 - time_wait)] {
+                let key = RouteKey {
+                    netns: NETNS,
+                    laddr: peer(200),
+                    raddr: peer(last),
+                    rport: 80,
+                };
+                let route = Route {
+                    sockets: sockets_of,
+                    time_wait,
+                };
+                sockets.routes.insert(key, route);
+            }
+            without_port(&mut host, 0);
+            let finding = only(host.check(&RULE), Severity::Critical);
+            let remedy = finding.here.last().unwrap();
+            assert!(remedy.starts_with(words), "{time_wait}: {remedy}");
+        }
     }
 
     #[test]

@@ -143,12 +143,7 @@ fn finding(snapshot: &Snapshot<'_>, key: &RouteKey, route: Route, ports: Ports) 
         amount: Amount::Time(ns),
         evidence: Evidence::Inferred,
     }));
-    if u64::from(route.time_wait) * 2 > taken && !ports.reuses_time_wait(key) {
-        finding.here.push(
-            "Most are in TIME_WAIT: many short connections. Using connections again ends the trouble."
-                .to_owned(),
-        );
-    }
+    finding.here.push(ports.remedy(key, route).to_owned());
     finding
 }
 
@@ -196,6 +191,17 @@ impl Ports {
         route.sockets.saturating_sub(free).into()
     }
 
+    /// The remedy for what takes the ports: connections that are over, or those that are not.
+    pub(super) fn remedy(self, key: &RouteKey, route: Route) -> &'static str {
+        let is_over = u64::from(route.time_wait) * 2 > u64::from(route.sockets);
+        if is_over && !self.reuses_time_wait(key) {
+            "Most are in TIME_WAIT: many short connections. Using connections again ends the trouble."
+        } else {
+            "Most belong to connections that are not over: keep-alive frees none of them. Add addresses, here or at the \
+             destination, or widen ip_local_port_range."
+        }
+    }
+
     fn is_near(self, key: &RouteKey, route: Route, percent: u64) -> bool {
         Share::of(self.taken(key, route), self.count).is_at_least(percent) && self.count > 0
     }
@@ -235,7 +241,6 @@ mod tests {
             "80 of 100 local ports of 10.0.0.1 taken, 60 of them in TIME_WAIT"
         );
         assert_eq!(found[0].place.peer, Some(FAR.into()));
-        assert_eq!(found[0].here.len(), 1);
         let found = to(FAR, 100, 0, "0").found(&RULE);
         assert_eq!(found[0].severity, Severity::Critical);
     }
@@ -246,6 +251,24 @@ mod tests {
         assert!(to([127, 0, 0, 1], 100, 60, "2").found(&RULE).is_empty());
         assert!(!to([127, 0, 0, 1], 100, 60, "0").found(&RULE).is_empty());
         assert!(!to(FAR, 100, 60, "2").found(&RULE).is_empty());
+    }
+
+    #[test]
+    fn the_remedy_fits_what_takes_the_ports() {
+        let first_words = |raddr, sockets, time_wait, reuse| {
+            let found = to(raddr, sockets, time_wait, reuse).found(&RULE);
+            let here = found[0].here.join(" ");
+            here.split(':').next().unwrap_or_default().to_owned()
+        };
+        let (over, open) = (
+            "Most are in TIME_WAIT",
+            "Most belong to connections that are not over",
+        );
+        assert_eq!(first_words(FAR, 90, 46, "0"), over);
+        assert_eq!(first_words(FAR, 90, 45, "0"), open);
+        assert_eq!(first_words(FAR, 90, 0, "0"), open);
+        // Those in TIME_WAIT take none.
+        assert_eq!(first_words(FAR, 190, 100, "1"), open);
     }
 
     #[test]
