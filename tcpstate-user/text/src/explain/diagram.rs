@@ -104,6 +104,13 @@ pub fn write_diagram(
             "Rates are per second; {} broke off (reset, time-out, error).",
             Counted(edges.broken(), "connection")
         )?;
+        if edges.orphans() > 0 {
+            writeln!(
+                out,
+                "{}/s more leave FIN_WAIT2 as orphans: their way out makes no event.",
+                Count(edges.orphans())
+            )?;
+        }
     }
     for line in NOTES.lines() {
         writeln!(out, "{line}")?;

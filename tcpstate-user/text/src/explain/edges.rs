@@ -35,6 +35,8 @@ pub struct Edges {
     counts: [u64; EDGES.len()],
     /// Connections that ended by anything but an orderly close.
     broken: u64,
+    /// Connections that went on in `FIN_WAIT2` as orphans: no event shows how they leave it.
+    orphans: u64,
     began_ns: u64,
     lasted_ns: u64,
 }
@@ -55,6 +57,11 @@ impl Edges {
     /// The rate of ends by anything but an orderly close, a second, rounded.
     pub(super) fn broken(&self) -> u64 {
         self.per_second(self.broken)
+    }
+
+    /// The rate of connections that went on in `FIN_WAIT2` as orphans, a second, rounded.
+    pub(super) fn orphans(&self) -> u64 {
+        self.per_second(self.orphans)
     }
 
     /// Each edge with its rate.
@@ -89,10 +96,12 @@ impl View for Edges {
             self.count((old, new));
         } else if Cause::of(event) != Some(Cause::Fin) {
             self.broken += 1;
-        } else if goes_on(event) == Some(State::TIME_WAIT) {
-            self.count((old, State::TIME_WAIT));
         } else {
-            self.count((old, new));
+            match goes_on(event) {
+                Some(State::TIME_WAIT) => self.count((old, State::TIME_WAIT)),
+                Some(_) => self.orphans += 1,
+                None => self.count((old, new)),
+            }
         }
         Ok(Flow::Continue)
     }

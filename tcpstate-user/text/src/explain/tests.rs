@@ -124,10 +124,30 @@ fn the_diagram_has_every_state_with_its_number() {
             edges.event(&event, &mut io::sink()).unwrap();
         }
     }
-    let mut rates = Vec::new();
-    write_diagram(Some(&counts), Some(&edges), &mut rates).unwrap();
-    let rates = String::from_utf8(rates).unwrap();
+    let drawn = |edges: &Edges| {
+        let mut rates = Vec::new();
+        write_diagram(Some(&counts), Some(edges), &mut rates).unwrap();
+        String::from_utf8(rates).unwrap()
+    };
+    let without_orphans = drawn(&edges);
+    assert!(
+        !without_orphans.contains("makes no event"),
+        "{without_orphans}"
+    );
+    let orphan = Record {
+        oldstate: State::FIN_WAIT2,
+        newstate: State::CLOSE,
+        flags: flags::SOCKET | flags::DEAD,
+        family: AF_INET,
+        ..Record::default()
+    };
+    let orphan = Event::try_from(orphan).unwrap();
+    for _ in 0..500 {
+        edges.event(&orphan, &mut io::sink()).unwrap();
+    }
+    let rates = drawn(&edges);
     for line in [
+        "250/s more leave FIN_WAIT2 as orphans: their way out makes no event.",
         "   1,500/s  connect()                |              listen() 0/s",
         "   1,500/s   close()                 |     |           FIN came 0/s",
         "   1,500/s  |  +---------------+                               v",
