@@ -278,57 +278,41 @@ pub static LAYOUT: Layout<SocketRow> = layout(&[
     ("COOKIE", 11),
 ]);
 
+/// The steps with `--info`; these columns are the first beyond 80 characters.
+macro_rules! with_info {
+    ($($beyond:expr),*) => {
+        layout(&[
+            ("STATE", 11),
+            ("REMOTE", 21),
+            ("LOCAL", 6),
+            ("SENT", 8),
+            ("RECEIVED", 8),
+            ("AGE", 8),
+            ("RETR", 4),
+            ("RTT", 7),
+            // 80 columns.
+            $($beyond,)*
+            ("LAST-PKT", 8),
+            ("LOCAL", 21),
+            ("RECV-Q", 6),
+            ("SEND-Q", 6),
+            ("LOCAL", 47),
+            ("REMOTE", 47),
+            ("TIMER", 20),
+            ("ROLE", 6),
+            ("UID", 5),
+            ("SERVICE", 7),
+            ("CGROUP", 100),
+            ("COOKIE", 11),
+        ])
+    };
+}
+
 /// The same on a terminal, with `--info`.
-static WITH_INFO: Layout<SocketRow> = layout(&[
-    ("STATE", 11),
-    ("REMOTE", 21),
-    ("LOCAL", 6),
-    ("SENT", 8),
-    ("RECEIVED", 8),
-    ("AGE", 8),
-    ("RETR", 4),
-    ("RTT", 7),
-    // 80 columns.
-    ("LAST-PKT", 8),
-    ("LOCAL", 21),
-    ("RECV-Q", 6),
-    ("SEND-Q", 6),
-    ("LOCAL", 47),
-    ("REMOTE", 47),
-    ("TIMER", 20),
-    ("ROLE", 6),
-    ("UID", 5),
-    ("SERVICE", 7),
-    ("CGROUP", 100),
-    ("COOKIE", 11),
-]);
+static WITH_INFO: Layout<SocketRow> = with_info!();
 
 /// The same, with the owner.
-static WITH_INFO_AND_OWNER: Layout<SocketRow> = layout(&[
-    ("STATE", 11),
-    ("REMOTE", 21),
-    ("LOCAL", 6),
-    ("SENT", 8),
-    ("RECEIVED", 8),
-    ("AGE", 8),
-    ("RETR", 4),
-    ("RTT", 7),
-    // 80 columns.
-    ("PID", 7),
-    ("COMM", 15),
-    ("LAST-PKT", 8),
-    ("LOCAL", 21),
-    ("RECV-Q", 6),
-    ("SEND-Q", 6),
-    ("LOCAL", 47),
-    ("REMOTE", 47),
-    ("TIMER", 20),
-    ("ROLE", 6),
-    ("UID", 5),
-    ("SERVICE", 7),
-    ("CGROUP", 100),
-    ("COOKIE", 11),
-]);
+static WITH_INFO_AND_OWNER: Layout<SocketRow> = with_info!(("PID", 7), ("COMM", 15));
 
 /// The columns of `ls`; the steps by which a terminal has room for them.
 const fn layout(steps: &'static [(&'static str, usize)]) -> Layout<SocketRow> {

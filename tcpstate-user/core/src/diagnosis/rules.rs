@@ -17,6 +17,7 @@ mod stuck_closing;
 mod syn_flood;
 mod synack_retransmits;
 mod time_wait_table_full;
+mod waiting;
 
 mod closes_first;
 mod connects_fail;

@@ -2,14 +2,11 @@
 
 use tcpstate_common::State;
 
-use super::super::{
-    Amount, Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot,
-    share::Share,
+use super::{
+    super::{Finding, FindingText, Input, Rule, Severity, Snapshot, share::Share},
+    waiting::Waiting,
 };
-use crate::{
-    service::Role,
-    units::{Count, Span},
-};
+use crate::service::Role;
 
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
@@ -65,39 +62,14 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         } else {
             Severity::Note
         };
-        let mut place = Place::service(Some(key.netns), key.role, key.port);
-        if let [(peer, _)] = group.probing_peers.first(2)[..] {
-            place.peer = Some(peer);
-        }
-        let summary = format!(
-            "{} of {} established {} a peer that does not read{}",
-            Count(probing),
-            Count(group.count),
-            match group.count {
-                1 => "connection has",
-                _ => "connections have",
-            },
-            group.longest_probing.map_or_else(String::new, |age| {
-                format!(", for more than {}", Span(age.at_least_ns))
-            })
-        );
-        let mut finding = Finding::new(&RULE.text, severity, place, summary)
-            .with_peers(&group.probing_peers)
-            .with_owners(&group.probing_owners);
-        finding.since = group.longest_probing;
-        finding.figures = vec![
-            Figure::count("not_reading", probing, Evidence::Sampled),
-            Figure::count("established", group.count, Evidence::Sampled),
-            Share::of(probing, group.count).figure("share", Evidence::Sampled),
-        ];
-        finding
-            .figures
-            .extend(group.longest_probing.map(|age| Figure {
-                name: "longest_ns",
-                amount: Amount::TimeAtLeast(age.at_least_ns),
-                evidence: Evidence::Inferred,
-            }));
-        findings.push(finding);
+        let waiting = Waiting {
+            count: (probing, "not_reading"),
+            longest: (group.longest_probing, "longest_ns"),
+            peer: "a peer that does not read",
+            peers: &group.probing_peers,
+            owners: &group.probing_owners,
+        };
+        findings.push(waiting.finding(&RULE.text, severity, key, group));
     }
     findings
 }

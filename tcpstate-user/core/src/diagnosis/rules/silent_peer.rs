@@ -2,15 +2,11 @@
 
 use tcpstate_common::State;
 
-use super::super::{
-    Amount, Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot,
-    share::Share,
+use super::{
+    super::{Finding, FindingText, Input, Rule, Severity, Snapshot, share::Share},
+    waiting::Waiting,
 };
-use crate::{
-    service::Role,
-    setting::Setting,
-    units::{Count, Span},
-};
+use crate::{service::Role, setting::Setting};
 
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
@@ -74,40 +70,15 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         } else {
             Severity::Warning
         };
-        let mut place = Place::service(Some(key.netns), key.role, key.port);
-        let is_one_peer = group.peers.keys() == 1;
-        if is_one_peer {
-            place.peer = group.peers.first(1).first().map(|&(peer, _)| peer);
-        }
-        let summary = format!(
-            "{} of {} established {} a silent peer{}",
-            Count(silent),
-            Count(group.count),
-            match group.count {
-                1 => "connection has",
-                _ => "connections have",
-            },
-            group.longest_silence.map_or_else(String::new, |age| {
-                format!(", for more than {}", Span(age.at_least_ns))
-            })
-        );
-        let mut finding = Finding::new(&RULE.text, severity, place, summary)
-            .with_peers(&group.peers)
-            .with_owners(&group.owners);
-        finding.since = group.longest_silence;
-        finding.figures = vec![
-            Figure::count("silent", silent, Evidence::Sampled),
-            Figure::count("established", group.count, Evidence::Sampled),
-            Share::of(silent, group.count).figure("share", Evidence::Sampled),
-        ];
-        finding
-            .figures
-            .extend(group.longest_silence.map(|age| Figure {
-                name: "longest_silence_ns",
-                amount: Amount::TimeAtLeast(age.at_least_ns),
-                evidence: Evidence::Inferred,
-            }));
-        if is_one_peer && silent > 1 {
+        let waiting = Waiting {
+            count: (silent, "silent"),
+            longest: (group.longest_silence, "longest_silence_ns"),
+            peer: "a silent peer",
+            peers: &group.peers,
+            owners: &group.owners,
+        };
+        let mut finding = waiting.finding(&RULE.text, severity, key, group);
+        if finding.place.peer.is_some() && silent > 1 {
             finding
                 .here
                 .push("All of these go to one peer: it is down, or the path to it is.".to_owned());
