@@ -20,7 +20,7 @@ use crate::hash::mix;
 const SMALL: usize = 4096;
 
 /// Values by cookie. The module's documentation describes the layout.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ByCookie<V> {
     /// The positions in `entries`, by cookie.
     index: HashTable<u32>,

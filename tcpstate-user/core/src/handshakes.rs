@@ -28,7 +28,7 @@ pub struct HalfOpenAt {
 }
 
 /// Collects what the censuses report, up to a tick.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Collector {
     /// By namespace, as its latest census has them.
     half_open: BTreeMap<u32, Vec<HalfOpen>>,

@@ -23,6 +23,7 @@
 //! - [`diagnosis`]: rules that find what is wrong.
 //! - [`source`], [`view`], [`present`]: the contracts of a source of events, of a view that gets
 //!   every event and census of the stream, and of a consumer that looks at the present.
+//! - [`play`]: the pace, the checkpoints and the controls of a recording that is played.
 //! - [`catalogue`]: the fields of every record that the outputs print.
 
 // Bad input is counted or reported; it never ends the process.
@@ -65,6 +66,7 @@ pub mod options;
 pub mod origin;
 pub mod outlet;
 pub mod owner;
+pub mod play;
 pub mod present;
 pub mod quantity;
 pub mod recalled;

@@ -3,7 +3,10 @@
 //! The driver and the views rely on this module, never on `capture` or `recording`.
 
 use std::{
+    any::Any,
     error::Error,
+    fmt,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -79,6 +82,36 @@ pub trait EventSource {
     /// The counters of a source that counts transitions in the kernel: its stream has no events.
     fn counting(&mut self) -> Option<&mut dyn Counting> {
         None
+    }
+
+    /// The ability to go back to an earlier place of the stream, where the source has it: a recording in a file does.
+    fn seeking(&mut self) -> Option<&mut dyn Seeking> {
+        None
+    }
+}
+
+/// The ability of a source to go to a place of its stream where it has been before.
+pub trait Seeking {
+    /// The place of the step that was handed out last, if reading can begin with it.
+    fn mark(&self) -> Option<Mark>;
+
+    /// Goes there: the next step is the one that was handed out when the mark was made. Books and
+    /// [`EventSource::ended_ns`] are those of then. Notices that have been handed out do not come again.
+    fn go_to(&mut self, mark: &Mark) -> Result<(), SourceError>;
+}
+
+/// A place in the stream of one source, before one of its steps.
+#[derive(Clone)]
+pub struct Mark {
+    /// Events that were handed out before it.
+    pub events: u64,
+    /// The source's own idea of it.
+    pub place: Arc<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "after {} events", self.events)
     }
 }
 

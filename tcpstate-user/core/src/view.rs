@@ -1,6 +1,9 @@
 //! The contract of a view of the stream: the steps that the driver gives it, up to the end of the run.
 
-use std::io::{self, Write};
+use std::{
+    any::Any,
+    io::{self, Write},
+};
 
 use serde::Serialize;
 
@@ -131,6 +134,31 @@ pub trait View {
     fn connections(&self) -> Option<model::Books> {
         None
     }
+
+    /// The ability to go back to an earlier state, where the view has it: one that shows the present does.
+    fn rewind(&mut self) -> Option<&mut dyn Rewind> {
+        None
+    }
+}
+
+/// The ability of a view to go back to a state in which it was, and to pass over time without showing it: for a
+/// recording that is played ([`play`](crate::play)).
+pub trait Rewind {
+    /// A copy of the state, as far as later events need it.
+    fn keep(&self) -> Box<dyn Any>;
+
+    /// Bytes of such a copy.
+    fn kept_bytes(&self) -> usize;
+
+    /// Goes back to the state of this copy, which [`Rewind::keep`] of this view made.
+    fn restore(&mut self, kept: &dyn Any);
+
+    /// As [`View::tick`], and shows nothing.
+    fn pass_tick(&mut self, now_ns: u64);
+
+    /// Shows the state at this time: with the interval that ended now, or with the figures so far of the one
+    /// that goes on.
+    fn show(&mut self, now_ns: u64);
 }
 
 /// The part of a recording that is shown. Earlier events are recalled.

@@ -428,3 +428,60 @@ fn handshakes_are_those_of_the_latest_sample_of_each_namespace() {
     tick(&mut publisher, 1);
     assert!(publisher.subscribe().latest().unwrap().handshakes.is_none());
 }
+
+#[test]
+fn a_look_between_two_ticks_changes_nothing_and_a_kept_state_comes_back() {
+    let mut publisher = started(Include::ALL, Some(SECOND));
+    let subscriber = publisher.subscribe();
+    let show = |publisher: &mut Publisher, at_ns| {
+        publisher.rewind().expect("it can go back").show(at_ns);
+        subscriber.latest().unwrap()
+    };
+    open(&mut publisher, 1);
+    tick(&mut publisher, 1);
+    let rewind = publisher.rewind().unwrap();
+    let kept = rewind.keep();
+    assert!(rewind.kept_bytes() > 0);
+    // All of this is forgotten later.
+    let go_on = |publisher: &mut Publisher| {
+        open(publisher, SECOND + 2);
+        publisher
+            .census(&sample(1, &[(80, 2)], 3), &mut io::sink())
+            .unwrap();
+        let between = show(publisher, SECOND + SECOND / 2);
+        assert_eq!(between.interval.start_ns, SECOND);
+        assert_eq!(between.interval.end_ns, SECOND + SECOND / 2);
+        assert_eq!(between.tracker.now_ns, between.interval.end_ns);
+        open(publisher, SECOND + 3);
+        publisher.rewind().unwrap().pass_tick(2 * SECOND);
+        let passed = show(publisher, 2 * SECOND);
+        open(publisher, 2 * SECOND + 4);
+        tick(publisher, 3);
+        [between, passed, subscriber.latest().unwrap()]
+    };
+    let first = go_on(&mut publisher);
+    publisher.rewind().unwrap().restore(kept.as_ref());
+    let again = go_on(&mut publisher);
+    for (one, other) in first.iter().zip(&again) {
+        assert_eq!(one.interval, other.interval);
+        assert_eq!(one.tracker, other.tracker);
+        assert_eq!(one.handshakes, other.handshakes);
+        assert!(one.number < other.number, "a later one is newer");
+    }
+    let opened = first
+        .each_ref()
+        .map(|one| (one.interval.all.opened, one.tracker.all.opened));
+    assert_eq!(
+        opened,
+        [(1, 2), (2, 3), (1, 4)],
+        "the tick has all of it again"
+    );
+    let drops = |one: &Arc<RunSnapshot>| one.handshakes.clone().unwrap().listen.drops;
+    assert_eq!(
+        first.each_ref().map(|one| drops(one)),
+        [Some(3), Some(3), None]
+    );
+    // A tick that was shown is shown again as it was.
+    let shown = show(&mut publisher, 3 * SECOND);
+    assert_eq!(shown.interval, again[2].interval);
+}

@@ -24,8 +24,10 @@
 )]
 
 mod block;
+mod file;
 mod flight;
 mod header;
+mod look;
 mod memory;
 mod names;
 mod output;
@@ -38,7 +40,8 @@ pub use self::{
     block::MAX_BLOCK_RECORDS,
     flight::{FlightOptions, FlightRing},
     header::{HeaderError, MAGIC, VERSION},
+    look::{end_of, has_several_netns},
     output::{OpenStream, Stream, WriteError, overwrites},
-    reader::{ReadError, Reader, end_of, has_several_netns},
+    reader::{ReadError, Reader},
     writer::{Options, Room, Writer, Written},
 };

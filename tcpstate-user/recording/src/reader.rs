@@ -27,14 +27,15 @@ use tcpstate_core::{
     names::{NameBook, Names},
     origin::Origin,
     recalled::Recalled,
-    source::{EventSource, Notice, Progress, SourceError, Step},
+    source::{EventSource, Mark, Notice, Progress, Seeking, SourceError, Step},
 };
 use tokio::sync::mpsc;
 
 use crate::{
-    header::HeaderError,
+    file::FileFrom,
+    header::{HeaderError, Metadata},
     names::Cgroups,
-    scan::{Books, Scanned, Scanner},
+    scan::{Books, Place, Scanned, Scanner},
 };
 
 /// Blocks that are read ahead.
@@ -69,90 +70,6 @@ pub enum ReadError {
     },
 }
 
-/// A failure to read this file.
-fn cannot_read(path: &Path) -> impl Fn(io::Error) -> ReadError {
-    let name = path.display().to_string();
-    move |source| ReadError::Read {
-        name: name.clone(),
-        source,
-    }
-}
-
-/// Opens a file to look at it before it is shown; `None` of a pipe, which can be read only once.
-fn look_into(path: &Path) -> Result<Option<Scanner<File>>, ReadError> {
-    let open = |source| ReadError::Open {
-        path: path.to_owned(),
-        source,
-    };
-    let is_file = path.as_os_str() != "-" && std::fs::metadata(path).map_err(open)?.is_file();
-    if !is_file {
-        return Ok(None);
-    }
-    let file = File::open(path).map_err(open)?;
-    match Scanner::open(file).map_err(cannot_read(path))? {
-        Ok(scanner) => Ok(Some(scanner)),
-        Err(reason) => Err(ReadError::NotReadable {
-            name: path.display().to_string(),
-            reason,
-        }),
-    }
-}
-
-/// Whether there are sockets of several network namespaces in a recording, as far as its first million events show. `None` of a
-/// pipe, which can be read only once.
-pub fn has_several_netns(path: &Path) -> Result<Option<bool>, ReadError> {
-    const ENOUGH: usize = 1_000_000;
-    let Some(mut scanner) = look_into(path)? else {
-        return Ok(None);
-    };
-    let (mut events, mut seen, mut first) = (Vec::new(), 0usize, None);
-    while seen < ENOUGH {
-        events.clear();
-        let step = scanner.step(&mut events).map_err(cannot_read(path))?;
-        seen = seen.saturating_add(events.len());
-        let census = scanner
-            .take_census()
-            .filter(|census| !census.found.is_empty());
-        // Anything not taken would be kept.
-        drop(scanner.take_recalled());
-        drop((scanner.cgroups(), scanner.notices()));
-        let of_events = events.iter().filter_map(Event::netns);
-        for netns in of_events.chain(census.map(|census| census.netns)) {
-            if *first.get_or_insert(netns) != netns {
-                return Ok(Some(true));
-            }
-        }
-        if step == Scanned::End {
-            break;
-        }
-    }
-    Ok(Some(false))
-}
-
-/// When a recording ends, monotonic nanoseconds: when its capture did, or else with its last event. `None` of a pipe,
-/// which can be read only once.
-pub fn end_of(path: &Path) -> Result<Option<u64>, ReadError> {
-    let read = cannot_read(path);
-    let Some(mut scanner) = look_into(path)? else {
-        return Ok(None);
-    };
-    let (mut events, mut last_ns) = (Vec::new(), 0);
-    loop {
-        events.clear();
-        let step = scanner.step(&mut events).map_err(&read)?;
-        let latest_ns = events.iter().map(Event::ts_ns).max();
-        last_ns = last_ns.max(latest_ns.unwrap_or(0));
-        // Anything not taken would be kept.
-        drop((scanner.take_census(), scanner.take_recalled()));
-        drop((scanner.cgroups(), scanner.notices()));
-        if step == Scanned::End {
-            let begin_ns = scanner.metadata().origin.started_ns;
-            let end_ns = scanner.books().end_ns;
-            return Ok(Some(end_ns.unwrap_or(last_ns.max(begin_ns))));
-        }
-    }
-}
-
 /// The body of the thread that reads.
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -165,6 +82,18 @@ enum Message {
     End(Result<Books, io::Error>),
 }
 
+/// A message with where it comes from.
+struct Sent {
+    /// The place before the step that made it.
+    place: Place,
+    /// Its number among the messages of that step.
+    number: usize,
+    message: Message,
+}
+
+/// Events that were read before the thread was started: with the place before them, and the result of the step.
+type First = (Place, Vec<Event>, io::Result<Scanned>);
+
 /// A recording as a source of events.
 ///
 /// The accounting is the capture's; events that the capture received and this file does not have are
@@ -174,7 +103,20 @@ pub struct Reader {
     name: String,
     origin: Origin,
     intervals_from_ns: u64,
-    messages: mpsc::Receiver<Message>,
+    /// The file, if it can be read again from any place.
+    file: Option<Arc<File>>,
+    metadata: Metadata,
+    messages: mpsc::Receiver<Sent>,
+    /// The offset of the last step of which something has been handed out.
+    begun: Option<u64>,
+    /// The place of the step that was handed out last, if it is the first one there.
+    mark: Option<Place>,
+    /// The events delivered before that.
+    delivered_before: u64,
+    /// The offset and the number of the furthest message received: up to there, names and notices are known.
+    furthest: Option<(u64, usize)>,
+    /// Whether it has been said that names were left out.
+    has_told_left_out: bool,
     used: std_mpsc::Sender<Vec<Event>>,
     /// `None` after its last message.
     thread: Option<thread::JoinHandle<()>>,
@@ -203,7 +145,17 @@ impl Reader {
             path: path.to_owned(),
             source,
         })?;
-        Self::new(file, path.display().to_string(), total_bytes)
+        let name = path.display().to_string();
+        if total_bytes.is_none() {
+            return Self::new(file, name, None);
+        }
+        let file = Arc::new(file);
+        let stream = FileFrom::new(Arc::clone(&file), 0);
+        let reader = Self::new(stream, name, total_bytes)?;
+        Ok(Self {
+            file: Some(file),
+            ..reader
+        })
     }
 
     /// Reads a recording from a stream, which messages call by this name.
@@ -212,10 +164,6 @@ impl Reader {
         name: String,
         total_bytes: Option<u64>,
     ) -> Result<Self, ReadError> {
-        let spawn = |work| {
-            let thread = thread::Builder::new().name("recording".to_owned());
-            thread.spawn(work).map(Some)
-        };
         Self::on(stream, name, total_bytes, BLOCKS_AHEAD, spawn)
     }
 
@@ -256,10 +204,11 @@ impl Reader {
         } else if scanner.metadata().first_event > 0 {
             // An older version wrote it.
             let mut events = Vec::new();
-            let step = loop {
+            let (place, step) = loop {
+                let place = scanner.place();
                 let step = scanner.step(&mut events);
                 if !events.is_empty() || !matches!(step, Ok(Scanned::More)) {
-                    break step;
+                    break (place, step);
                 }
                 // A census before the first event is from an earlier time.
                 drop(scanner.take_census());
@@ -269,12 +218,13 @@ impl Reader {
                 origin.started_ns = ts_ns;
                 intervals_from_ns = ts_ns;
             }
-            first = Some((events, step));
+            first = Some((place, events, step));
         }
         let (sender, messages) = mpsc::channel(ahead);
         let (used, to_use) = std_mpsc::channel();
         let read_bytes = Arc::new(AtomicU64::new(scanner.offset()));
         let offset = Arc::clone(&read_bytes);
+        let metadata = scanner.metadata().clone();
         let work = move || read_ahead(scanner, first, &sender, &to_use, &offset);
         let thread = spawn(Box::new(work)).map_err(|source| ReadError::Read {
             name: name.clone(),
@@ -284,7 +234,14 @@ impl Reader {
             name,
             origin,
             intervals_from_ns,
+            file: None,
+            metadata,
             messages,
+            begun: None,
+            mark: None,
+            delivered_before: 0,
+            furthest: None,
+            has_told_left_out: false,
             used,
             thread,
             read_bytes,
@@ -297,6 +254,25 @@ impl Reader {
         })
     }
 
+    /// Notes where a message comes from. Returns it, and whether it has come before.
+    fn receive(&mut self, sent: Sent) -> (Option<Message>, bool) {
+        let Sent {
+            place,
+            number,
+            message,
+        } = sent;
+        let at = (place.offset, number);
+        let is_known = self.furthest.is_some_and(|furthest| at <= furthest);
+        self.furthest = self.furthest.max(Some(at));
+        // The names are there for the events behind them, and are no step.
+        if !matches!(message, Message::Names(_)) {
+            self.mark = (self.begun != Some(place.offset)).then_some(place);
+            self.begun = Some(place.offset);
+            self.delivered_before = self.delivered;
+        }
+        (Some(message), is_known)
+    }
+
     fn failure(&self, source: io::Error) -> ReadError {
         ReadError::Read {
             name: self.name.clone(),
@@ -305,20 +281,27 @@ impl Reader {
     }
 }
 
+/// Starts the thread.
+fn spawn(work: Work) -> io::Result<Option<thread::JoinHandle<()>>> {
+    let thread = thread::Builder::new().name("recording".to_owned());
+    thread.spawn(work).map(Some)
+}
+
 /// The body of the thread: it ends with the file, or when the reader is gone.
 fn read_ahead<R: Read>(
     mut scanner: Scanner<R>,
-    mut first: Option<(Vec<Event>, io::Result<Scanned>)>,
-    sender: &mpsc::Sender<Message>,
+    mut first: Option<First>,
+    sender: &mpsc::Sender<Sent>,
     to_use: &std_mpsc::Receiver<Vec<Event>>,
     offset: &AtomicU64,
 ) {
     loop {
-        let (events, step) = first.take().unwrap_or_else(|| {
+        let (place, events, step) = first.take().unwrap_or_else(|| {
             let mut events: Vec<Event> = to_use.try_recv().unwrap_or_default();
             events.clear();
+            let place = scanner.place();
             let step = scanner.step(&mut events);
-            (events, step)
+            (place, events, step)
         });
         offset.store(scanner.offset(), Ordering::Relaxed);
         let end = match step {
@@ -338,8 +321,13 @@ fn read_ahead<R: Read>(
         .flatten()
         .chain(scanner.notices().into_iter().map(Message::Notice))
         .chain(end.map(Message::End));
-        for message in messages {
-            if sender.blocking_send(message).is_err() {
+        for (number, message) in messages.enumerate() {
+            let sent = Sent {
+                place,
+                number,
+                message,
+            };
+            if sender.blocking_send(sent).is_err() {
                 return;
             }
         }
@@ -355,6 +343,7 @@ impl EventSource for Reader {
         cx: &mut Context<'_>,
         batch: &mut Vec<Event>,
     ) -> Poll<Result<Step, SourceError>> {
+        self.mark = None;
         if !mem::replace(&mut self.settled, true) {
             return Poll::Ready(Ok(Step::Settled));
         }
@@ -366,7 +355,12 @@ impl EventSource for Reader {
             if self.books.is_some() {
                 return Poll::Ready(Ok(Step::End));
             }
-            match ready!(self.messages.poll_recv(cx)) {
+            let (message, is_known) = match ready!(self.messages.poll_recv(cx)) {
+                Some(sent) => self.receive(sent),
+                None => (None, false),
+            };
+            match message {
+                Some(Message::Names(_) | Message::Notice(_)) if is_known => {}
                 Some(Message::Events(mut events)) => {
                     self.delivered = self.delivered.saturating_add(events.len() as u64);
                     if batch.is_empty() {
@@ -397,7 +391,7 @@ impl EventSource for Reader {
                         return Poll::Ready(Err(SourceError::new(self.failure(source))));
                     }
                     let left_out = self.names.left_out();
-                    if left_out > 0 {
+                    if left_out > 0 && !mem::replace(&mut self.has_told_left_out, true) {
                         return Poll::Ready(Ok(Step::Notice(Notice::damage(format!(
                             "{}: {left_out} names of cgroups are left out: there was no room for more",
                             self.name
@@ -442,11 +436,52 @@ impl EventSource for Reader {
         self.books.unwrap_or_default().cost
     }
 
+    fn seeking(&mut self) -> Option<&mut dyn Seeking> {
+        self.file.is_some().then_some(self)
+    }
+
     fn progress(&self) -> Option<Progress> {
         Some(Progress {
             read_bytes: self.read_bytes.load(Ordering::Relaxed),
             total_bytes: self.total_bytes,
         })
+    }
+}
+
+impl Seeking for Reader {
+    fn mark(&self) -> Option<Mark> {
+        Some(Mark {
+            events: self.delivered_before,
+            place: Arc::new(self.mark?),
+        })
+    }
+
+    /// *Errors:* no thread can be started.
+    fn go_to(&mut self, mark: &Mark) -> Result<(), SourceError> {
+        // Both are there: the mark is one of this reader.
+        let (Some(file), Some(place)) = (&self.file, mark.place.downcast_ref::<Place>()) else {
+            return Ok(());
+        };
+        let (sender, messages) = mpsc::channel(BLOCKS_AHEAD);
+        let (used, to_use) = std_mpsc::channel();
+        let read_bytes = Arc::new(AtomicU64::new(place.offset));
+        let offset = Arc::clone(&read_bytes);
+        let stream = FileFrom::new(Arc::clone(file), place.offset);
+        let started = Scanner::resume(stream, self.metadata.clone(), place).and_then(|scanner| {
+            let work = move || read_ahead(scanner, None, &sender, &to_use, &offset);
+            spawn(Box::new(work))
+        });
+        // The thread before ends as soon as it finds its receiver gone.
+        self.thread = started.map_err(|source| SourceError::new(self.failure(source)))?;
+        self.messages = messages;
+        self.used = used;
+        self.read_bytes = read_bytes;
+        self.delivered = mark.events;
+        self.begun = None;
+        self.mark = None;
+        self.books = None;
+        self.stopped = false;
+        Ok(())
     }
 }
 

@@ -45,13 +45,14 @@ struct Window<R> {
 }
 
 impl<R: Read> Window<R> {
-    const fn new(stream: R) -> Self {
+    /// A window whose stream begins at this offset.
+    const fn new(stream: R, offset: u64) -> Self {
         Self {
             stream,
             buffer: Vec::new(),
             start: 0,
             end: 0,
-            offset: 0,
+            offset,
         }
     }
 
@@ -145,7 +146,20 @@ pub(crate) struct Scanner<R> {
     notices: Vec<Notice>,
 }
 
+/// A place between two steps, with all that the steps after it need to know of those before.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) offset: u64,
+    next_event: u64,
+    read_events: u64,
+    malformed: u64,
+    damage: Option<Damage>,
+    damaged_places: u64,
+    vain_bytes: u64,
+}
+
 /// A damaged place whose end has not been found yet.
+#[derive(Clone, Copy)]
 struct Damage {
     offset: u64,
     what: &'static str,
@@ -156,7 +170,7 @@ impl<R: Read> Scanner<R> {
     ///
     /// *Errors:* the stream cannot be read, or is no recording that can be read here.
     pub(crate) fn open(stream: R) -> io::Result<Result<Self, HeaderError>> {
-        let mut window = Window::new(stream);
+        let mut window = Window::new(stream, 0);
         window.fill(FILE_HEADER)?;
         let start = window.bytes();
         let (length, crc) = match header::parse_fixed(start.get(..FILE_HEADER).unwrap_or(start)) {
@@ -182,24 +196,63 @@ impl<R: Read> Scanner<R> {
                 metadata.left_out
             )));
         }
-        Ok(Ok(Self {
-            window,
-            decoder: Decoder::new()?,
+        let place = Place {
+            offset: window.offset,
             next_event: metadata.first_event,
-            metadata,
             read_events: 0,
-            census: None,
-            recalled: None,
-            books: Books::default(),
-            footer: None,
-            cgroups: Cgroups::new(),
+            malformed: 0,
             damage: None,
             damaged_places: 0,
             vain_bytes: VAIN_BYTES,
+        };
+        Ok(Ok(Self {
+            notices,
+            ..Self::on(window, metadata, &place)?
+        }))
+    }
+
+    /// Goes on reading at a place, where this stream begins.
+    ///
+    /// *Errors:* there is no memory for the decompressor.
+    pub(crate) fn resume(stream: R, metadata: Metadata, place: &Place) -> io::Result<Self> {
+        Self::on(Window::new(stream, place.offset), metadata, place)
+    }
+
+    fn on(window: Window<R>, metadata: Metadata, place: &Place) -> io::Result<Self> {
+        Ok(Self {
+            window,
+            decoder: Decoder::new()?,
+            next_event: place.next_event,
+            metadata,
+            read_events: place.read_events,
+            census: None,
+            recalled: None,
+            books: Books {
+                malformed: place.malformed,
+                ..Books::default()
+            },
+            footer: None,
+            cgroups: Cgroups::new(),
+            damage: place.damage,
+            damaged_places: place.damaged_places,
+            vain_bytes: place.vain_bytes,
             #[cfg(test)]
             read_in_vain: 0,
-            notices,
-        }))
+            notices: Vec::new(),
+        })
+    }
+
+    /// The place before the next step, once everything of the last one has been taken.
+    pub(crate) const fn place(&self) -> Place {
+        Place {
+            offset: self.window.offset,
+            next_event: self.next_event,
+            read_events: self.read_events,
+            malformed: self.books.malformed,
+            damage: self.damage,
+            damaged_places: self.damaged_places,
+            vain_bytes: self.vain_bytes,
+        }
     }
 
     pub(crate) const fn metadata(&self) -> &Metadata {

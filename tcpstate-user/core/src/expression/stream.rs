@@ -33,7 +33,7 @@ use crate::{
 const MAX_KNOWN: usize = 1 << 16;
 
 /// The names of cgroups, looked up once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Cgroups {
     names: Names,
     known: RefCell<HashMap<u64, Arc<Cgroup>>>,

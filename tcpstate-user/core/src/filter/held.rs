@@ -8,7 +8,7 @@ use crate::event::Event;
 const HELD_MAX: usize = 1 << 17;
 
 /// Events that wait for their socket's next one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Held {
     /// By socket address (cookie where there is none). Two generations: when the young one has reached half
     /// of the bound, the rest of the old one is given up. So an event whose successor was lost goes without a search

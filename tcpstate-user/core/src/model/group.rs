@@ -99,7 +99,7 @@ pub enum GroupKey {
 
 /// Keys by number. The numbers are small and never change, so that figures are kept in arrays and a
 /// connection has its groups in two bytes each.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Registry<K> {
     keys: Vec<K>,
     /// Hashed with a random key: [`GroupKey::Comm`] is text that a process chooses.
@@ -146,7 +146,7 @@ impl<K: Copy + Eq + Hash> Registry<K> {
 }
 
 /// The numbers of service ports with their roles.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Services {
     keys: Vec<(ServicePort, Role)>,
     /// The numbers of a client's and a server's ports, by port; 0 is none. Pages of these that are
@@ -238,7 +238,7 @@ impl Services {
 }
 
 /// The groups of units, containers or pods: a cgroup's path is taken apart once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Workloads {
     names: Names,
     /// The number of each name's group. Hashed with a random key: others choose the names.
@@ -258,7 +258,7 @@ impl Workloads {
 }
 
 /// The numbers of the groups. By port they are those of the services.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Groups {
     by: By,
     pub(super) services: Services,

@@ -81,6 +81,7 @@ pub struct Series {
 const NONE: u32 = 0;
 
 /// One histogram: a cache line and, elsewhere, its buckets.
+#[derive(Clone)]
 #[repr(align(64))]
 struct Kept {
     sum_ns: u128,
@@ -105,6 +106,7 @@ struct Pending {
 /// The most durations that wait.
 const PENDING: usize = 256;
 
+#[derive(Clone)]
 pub(super) struct Histograms {
     /// The only durations that are kept; `None`: all.
     only: Option<HistogramOf>,

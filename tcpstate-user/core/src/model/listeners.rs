@@ -111,7 +111,7 @@ impl Listener {
 }
 
 /// The listeners of one place: one socket, or several with `SO_REUSEPORT`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Shared {
     /// Sockets that were seen to begin.
     sockets: u32,
@@ -136,7 +136,7 @@ pub(super) struct Handover {
 }
 
 /// The listening sockets, at most [`Listeners::max`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Listeners {
     sockets: HashMap<SocketId, Listener, BuildMixer>,
     places: HashMap<Place, Shared, BuildMixer>,

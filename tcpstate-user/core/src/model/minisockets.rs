@@ -86,7 +86,7 @@ pub(super) struct Counted {
 }
 
 /// The minisockets, by cookie, and the numbers of half-open connections.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Minisockets {
     minis: ByCookie<Mini>,
     /// Those that no dump had when they were put here, by namespace, the oldest first.

@@ -23,6 +23,7 @@ pub(super) trait Item: Clone {
     fn next(&self) -> u16;
 }
 
+#[derive(Clone)]
 struct Page<H, C> {
     /// Both empty when the page has been freed.
     hot: Box<[H]>,
@@ -32,6 +33,7 @@ struct Page<H, C> {
 }
 
 /// Two arrays with one numbering: the part that every event touches, and the rest.
+#[derive(Clone)]
 pub(super) struct Pages<H, C> {
     all: Vec<Page<H, C>>,
     /// A bit for each page with a free item.

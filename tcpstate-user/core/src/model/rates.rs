@@ -264,7 +264,7 @@ impl Group {
 type Times = Box<[u64]>;
 
 /// The rates of all groups. The figures over all are their sums.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
     groups: Vec<Group>,
     /// The times by state, over all groups; `None` where there are none.

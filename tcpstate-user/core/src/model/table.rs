@@ -24,6 +24,7 @@ use crate::{
 /// cache anyway.
 const LOOK_AHEAD_FROM: usize = 4_096;
 
+#[derive(Clone)]
 pub(super) struct Table {
     pages: Pages<Hot, Cold>,
     /// All but the embryos, by cookie or address.

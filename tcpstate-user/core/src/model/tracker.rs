@@ -34,6 +34,9 @@ pub const SETTLED_NS: u64 = 10_000_000;
 
 /// Connections, rates and histograms, fed event by event ([`Tracker::apply`]) and census by census
 /// ([`Tracker::census`]).
+///
+/// A clone knows the same, and takes as much memory ([`Tracker::memory`]).
+#[derive(Clone)]
 pub struct Tracker {
     pub(super) table: Table,
     pub(super) listeners: Listeners,
@@ -182,19 +185,14 @@ impl Tracker {
         self.now_ns = self.now_ns.max(now_ns);
         let start_ns = self.interval_ns.replace(now_ns).unwrap_or(now_ns);
         let rates = self.rates.as_mut();
-        let ((all, groups), dwell) = rates
-            .map(|rates| {
-                let figures = rates.end_interval(&self.groups);
-                (figures, rates.end_dwell())
-            })
-            .unwrap_or_default();
-        Interval {
-            start_ns,
-            end_ns: now_ns,
-            all,
-            groups,
-            dwell,
-        }
+        figures(rates, &self.groups, start_ns, now_ns)
+    }
+
+    /// The figures of the interval up to now. Unlike [`Tracker::tick`] it ends nothing: the next tick has them again.
+    pub fn interval_so_far(&self, now_ns: u64) -> Interval {
+        let start_ns = self.interval_ns.unwrap_or(now_ns);
+        let mut rates = self.rates.clone();
+        figures(rates.as_mut(), &self.groups, start_ns, now_ns)
     }
 
     /// Takes counts of the kernel instead of events. The rates are the same as if the events had been given
@@ -348,5 +346,22 @@ impl Tracker {
             .collect();
         listeners.sort_by_key(|listener| (listener.since_ns, listener.id));
         listeners
+    }
+}
+
+/// The figures of the interval that ends now.
+fn figures(rates: Option<&mut Rates>, groups: &Groups, start_ns: u64, end_ns: u64) -> Interval {
+    let ((all, groups), dwell) = rates
+        .map(|rates| {
+            let figures = rates.end_interval(groups);
+            (figures, rates.end_dwell())
+        })
+        .unwrap_or_default();
+    Interval {
+        start_ns,
+        end_ns,
+        all,
+        groups,
+        dwell,
     }
 }

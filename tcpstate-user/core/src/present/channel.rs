@@ -49,6 +49,11 @@ impl Sender {
         drop(before);
     }
 
+    /// The latest snapshot.
+    pub(super) fn latest(&self) -> Option<Arc<RunSnapshot>> {
+        self.0.lock().latest.clone()
+    }
+
     /// A new subscriber, which has seen nothing yet.
     pub(super) fn subscribe(&self) -> Subscriber {
         Subscriber::new(Arc::clone(&self.0), 0)

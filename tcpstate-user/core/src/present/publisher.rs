@@ -1,6 +1,7 @@
 //! The publisher: a view of the stream that makes the snapshots.
 
 use std::{
+    any::Any,
     io::{self, Write},
     sync::Arc,
 };
@@ -13,13 +14,13 @@ use crate::{
     books::RunBooks,
     census::Census,
     event::Event,
-    handshakes::Collector,
+    handshakes::{Collector, Handshakes},
     model::{By, Include, Interval, Limits, Tracker},
     names::{Early, Names},
     origin::Origin,
     recalled::Recalled,
     tally::Tally,
-    view::{End, Flow, View},
+    view::{End, Flow, Rewind, View},
 };
 
 /// The contents of a [`Publisher`]'s snapshots.
@@ -52,9 +53,18 @@ pub struct Publisher {
     names: Names,
     early: Early,
     books: RunBooks,
+    /// The interval that ended last, if it was passed over.
+    passed: Option<(Interval, Handshakes)>,
     /// Snapshots published.
     published: u64,
     sender: Sender,
+}
+
+/// The state of a [`Publisher`] that later events need.
+struct Kept {
+    tracker: Tracker,
+    handshakes: Collector,
+    forgotten: Option<u64>,
 }
 
 impl Publisher {
@@ -80,6 +90,7 @@ impl Publisher {
             names: Names::default(),
             early: Early::default(),
             books: RunBooks::default(),
+            passed: None,
             published: 0,
             sender: Sender::default(),
         }
@@ -90,19 +101,20 @@ impl Publisher {
         self.sender.subscribe()
     }
 
-    fn publish(&mut self, interval: Interval, is_final: bool) {
-        let handshakes = self.handshakes.tick();
+    fn publish(&mut self, interval: Interval, handshakes: Handshakes, is_final: bool) {
         // The driver starts a view before all else.
         let Some(origin) = self.origin.clone() else {
             return;
         };
         self.published += 1;
+        let mut tracker = self.tracker.snapshot_of(self.include);
+        tracker.now_ns = tracker.now_ns.max(interval.end_ns);
         self.sender.publish(RunSnapshot {
             number: self.published,
             is_final,
             names: self.names.clone(),
             interval,
-            tracker: self.tracker.snapshot_of(self.include),
+            tracker,
             handshakes: origin.sample_interval_ns.map(|_| handshakes),
             forgotten: self.forgotten,
             books: self.books,
@@ -178,15 +190,68 @@ impl View for Publisher {
     }
 
     fn tick(&mut self, now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {
+        self.passed = None;
         let interval = self.tracker.tick(now_ns);
-        self.publish(interval, false);
+        let handshakes = self.handshakes.tick();
+        self.publish(interval, handshakes, false);
         Ok(Flow::Continue)
     }
 
     fn finish(&mut self, end: &End, _out: &mut dyn Write, _err: &mut dyn Write) -> io::Result<()> {
         self.books = end.books();
         let interval = self.tracker.tick(end.now_ns);
-        self.publish(interval, true);
+        let handshakes = self.handshakes.tick();
+        self.publish(interval, handshakes, true);
         Ok(())
+    }
+
+    fn rewind(&mut self) -> Option<&mut dyn Rewind> {
+        Some(self)
+    }
+}
+
+impl Rewind for Publisher {
+    fn keep(&self) -> Box<dyn Any> {
+        Box::new(Kept {
+            tracker: self.tracker.clone(),
+            handshakes: self.handshakes.clone(),
+            forgotten: self.forgotten,
+        })
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.tracker.memory().total()
+    }
+
+    fn restore(&mut self, kept: &dyn Any) {
+        let Some(kept) = kept.downcast_ref::<Kept>() else {
+            return;
+        };
+        self.tracker.clone_from(&kept.tracker);
+        self.handshakes.clone_from(&kept.handshakes);
+        self.forgotten = kept.forgotten;
+        self.passed = None;
+    }
+
+    fn pass_tick(&mut self, now_ns: u64) {
+        self.passed = Some((self.tracker.tick(now_ns), self.handshakes.tick()));
+    }
+
+    fn show(&mut self, now_ns: u64) {
+        let passed = self.passed.clone();
+        let ended = passed
+            .or_else(|| {
+                let latest = self.sender.latest()?;
+                let handshakes = latest.handshakes.clone().unwrap_or_default();
+                Some((latest.interval.clone(), handshakes))
+            })
+            .filter(|(interval, _)| interval.end_ns == now_ns);
+        let (interval, handshakes) = ended.unwrap_or_else(|| {
+            (
+                self.tracker.interval_so_far(now_ns),
+                self.handshakes.clone().tick(),
+            )
+        });
+        self.publish(interval, handshakes, false);
     }
 }

@@ -14,6 +14,10 @@ use crate::{
 ///
 /// [`Snapshot`] is the part that the tracker knows. The rates since the tick before, the books and the
 /// origin of the events stand beside it.
+///
+/// Of a recording that is played, one may come between two ticks, and after a jump the next one is of another time. Who
+/// keeps the intervals of several snapshots looks at their begin: an interval with the begin of the one before
+/// replaces it, and where it is not the end of the one before, a jump lies between.
 #[derive(Clone, Debug)]
 pub struct RunSnapshot {
     /// The number of the snapshot, from 1 on without gaps: a consumer that got number 3 and then

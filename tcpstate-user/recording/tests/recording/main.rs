@@ -8,6 +8,7 @@ mod places;
 mod read;
 #[path = "../../../tests/support/repair.rs"]
 mod repair;
+mod seek;
 #[path = "../../../tests/support/stream.rs"]
 mod stream;
 mod whole;
