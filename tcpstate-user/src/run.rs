@@ -48,9 +48,9 @@ pub mod stream;
 
 pub use self::{
     cost::own_cost,
-    driver::drive,
+    driver::{drive, play},
     interrupts::{Interrupt, Interrupts},
-    options::{GRACE, LOOK_AHEAD, Options, Outcome, Outputs, RunError},
+    options::{GRACE, LOOK_AHEAD, Options, Outcome, Outputs, Playing, RunError},
 };
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod latency;
 mod list;
 mod machine;
 mod net;
+mod play;
 mod probe;
 mod process;
 mod recording;
@@ -58,6 +59,8 @@ pub enum Which {
     Diagnose,
     /// Recordings: bytes per event, time to write and to read
     Recording,
+    /// Jumps in a recording of ten million events that is played
+    Play,
     /// Time from exec to the first line, with few and many existing sockets
     Start,
     /// Time of a list, with a filter that the kernel decides and one that it does not
@@ -77,6 +80,7 @@ impl Which {
             Self::Ingest => "ingest",
             Self::Diagnose => "diagnose",
             Self::Recording => "recording",
+            Self::Play => "play",
             Self::Start => "start",
             Self::List => "list",
             Self::Idle => "idle",
@@ -92,6 +96,7 @@ impl Which {
             Self::Ingest => ingest::run(options),
             Self::Diagnose => Ok(diagnose::run(options)),
             Self::Recording => recording::run(options),
+            Self::Play => play::run(options),
             Self::Start => start::run(options),
             Self::List => list::run(options),
             Self::Idle => idle::run(options),
@@ -100,7 +105,10 @@ impl Which {
     }
 
     const fn needs_the_kernel(self) -> bool {
-        !matches!(self, Self::Ingest | Self::Diagnose | Self::Recording)
+        !matches!(
+            self,
+            Self::Ingest | Self::Diagnose | Self::Recording | Self::Play
+        )
     }
 }
 

@@ -5,7 +5,7 @@
 //! its own.
 
 #[path = "../../tests/support/stream.rs"]
-mod stream;
+pub mod stream;
 
 use std::{
     fs::File,

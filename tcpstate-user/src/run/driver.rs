@@ -1,8 +1,10 @@
 //! The loop itself.
 //!
-//! Its state and its life are here; [`show`] passes batches to the view, [`intervals`] belongs to the clock.
+//! Its state and its life are here; [`show`] passes batches to the view, [`intervals`] belongs to the clock, and
+//! [`play`](self::play) is what a recording needs that is played.
 
 mod intervals;
+mod play;
 mod show;
 
 use std::{
@@ -19,6 +21,7 @@ use tcpstate_core::{
     duration::nanoseconds,
     event::Event,
     origin::Origin,
+    play::Command,
     source::{EventSource, SourceError, Step},
     view::{End, Flow, Part, View},
 };
@@ -29,8 +32,9 @@ use super::{
     counters::Counters,
     gate::Gate,
     interrupts::{Interrupt, Interrupts},
-    options::{GRACE, LOOK_AHEAD, Options, Outcome, Outputs, RunError},
+    options::{GRACE, LOOK_AHEAD, Options, Outcome, Outputs, Playing, RunError},
 };
+use play::Player;
 
 /// The maximum number of ticks in a row without checking signals.
 pub(super) const TICKS_AT_ONCE: u32 = 1024;
@@ -61,9 +65,31 @@ pub async fn drive<'a>(
         .await
 }
 
+/// As [`drive`], at the pace and with the jumps that the controls of a player ask for
+/// ([`tcpstate_core::play`]). It ends as other runs do, but not with the recording.
+///
+/// Where the source or the view cannot go back ([`EventSource::seeking`], [`View::rewind`]), jumps only go forward.
+pub async fn play<'a>(
+    source: &'a mut dyn EventSource,
+    view: &'a mut dyn View,
+    outputs: Outputs<'a>,
+    interrupts: &mut dyn Interrupts,
+    options: &Options,
+    playing: Playing,
+) -> Result<Outcome, RunError> {
+    let mut driver = Driver::new(source, view, outputs, options);
+    let (start_ns, now_ns) = (driver.origin.started_ns, driver.clock.now_ns());
+    let player = Player::new(playing, start_ns, now_ns);
+    player.tell(start_ns);
+    driver.player = Some(player);
+    driver.run(interrupts).await
+}
+
 /// The reason for which the loop woke up.
 enum Wake {
     Interrupt(Interrupt),
+    /// A command to the player.
+    Command(Command),
     /// The clock has reached [`Driver::due_ns`].
     Clock,
     /// It has, but events of the interval that it would close may still be pending.
@@ -145,6 +171,10 @@ struct Driver<'a> {
     /// Whether the source has finished seeding.
     settled: bool,
     intake: Intake,
+    /// Whether the user has ended the run.
+    is_stopped: bool,
+    /// `None` if events are shown as soon as the source hands them out.
+    player: Option<Player>,
     /// The first failure, which is the one to report.
     failure: Option<RunError>,
 }
@@ -201,6 +231,8 @@ impl<'a> Driver<'a> {
             supply: Supply::Flowing,
             settled: false,
             intake: Intake::All,
+            is_stopped: false,
+            player: None,
             failure: None,
             source,
             view,
@@ -243,12 +275,18 @@ impl<'a> Driver<'a> {
                 if let Poll::Ready(interrupt) = interrupts.poll_interrupt(cx) {
                     return Poll::Ready(Wake::Interrupt(interrupt));
                 }
+                if let Poll::Ready(command) = self.poll_command(cx) {
+                    return Poll::Ready(Wake::Command(command));
+                }
                 let is_due = armed_ns.is_some() && timer.as_mut().poll(cx).is_ready();
                 if is_due && self.waits_for_no_event() {
                     return Poll::Ready(Wake::Clock);
                 }
                 if self.has_rest() {
                     return Poll::Ready(Wake::Rest);
+                }
+                if self.is_holding() {
+                    return Poll::Pending;
                 }
                 if self.supply == Supply::Ended {
                     return Poll::Ready(Wake::End);
@@ -275,17 +313,14 @@ impl<'a> Driver<'a> {
             step = match wake.await {
                 Wake::Interrupt(Interrupt::ReaderGone) => return Ok(Outcome::ReaderGone),
                 Wake::Interrupt(Interrupt::Stop) => {
-                    // All further events of a recording are pending, so it ends here.
-                    if !self.origin.live {
-                        self.intake = self.intake.max(Intake::Ticks);
-                    }
-                    self.stop(self.now_ns());
+                    self.end_by_user();
                     Ok(Flow::Continue)
                 }
                 Wake::Interrupt(Interrupt::Usr1) => {
                     self.usr1_ns.get_or_insert(self.now_ns());
                     self.usr1()
                 }
+                Wake::Command(command) => self.obey(command),
                 Wake::Clock => {
                     armed_ns = None;
                     self.by_clock()
@@ -339,6 +374,9 @@ impl<'a> Driver<'a> {
 
     /// Processes a step of the source.
     fn take(&mut self, step: Result<Step, SourceError>) -> io::Result<Flow> {
+        if step.is_ok() {
+            self.keep();
+        }
         match step {
             Ok(Step::Events) => return self.show(),
             Ok(Step::Census(census)) => {
@@ -356,11 +394,16 @@ impl<'a> Driver<'a> {
                 self.supply = Supply::Ended;
                 if let Some(end_ns) = self.source.ended_ns() {
                     // The run ends where the capture did, which may be long after the last event.
-                    self.latest_ns = self.latest_ns.max(end_ns);
+                    if self.player.is_none() {
+                        self.latest_ns = self.latest_ns.max(end_ns);
+                    }
                     self.limit_ns = Some(
                         self.limit_ns
                             .map_or(end_ns, |limit_ns| limit_ns.min(end_ns)),
                     );
+                }
+                if self.player.is_some() {
+                    return self.show();
                 }
             }
             Err(error) => {
@@ -398,6 +441,16 @@ impl<'a> Driver<'a> {
             self.limit_ns = Some(self.limit_ns.map_or(at_ns, |limit_ns| limit_ns.min(at_ns)));
             self.source.stop();
         }
+    }
+
+    /// Stops the source, and the player.
+    fn end_by_user(&mut self) {
+        // All further events of a recording are pending, so it ends here.
+        if !self.origin.live {
+            self.intake = self.intake.max(Intake::Ticks);
+        }
+        self.is_stopped = true;
+        self.stop(self.now_ns());
     }
 
     /// Stops passing events to the view, and stops the source.

@@ -18,6 +18,7 @@ use tcpstate_core::{
 };
 
 /// The stage before a view, if there is a filter.
+#[derive(Clone)]
 pub(super) struct Gate {
     /// Its own tracker, if an event alone does not decide.
     tracker: Option<Tracker>,
@@ -220,6 +221,12 @@ impl Gate {
         settled
     }
 
+    /// Bytes of its tracker, which is nearly all of it.
+    pub(super) fn memory(&self) -> usize {
+        let tracker = self.tracker.as_ref();
+        tracker.map_or(0, |tracker| tracker.memory().total())
+    }
+
     /// Gives up the events that are still held, at the end of the stream.
     pub(super) fn finish(&mut self) {
         self.held.finish();
@@ -235,6 +242,7 @@ fn count(settled: &mut Settled, shown: Truth) {
 }
 
 /// The selected sockets.
+#[derive(Clone)]
 struct Selection {
     /// The condition on a socket.
     lasting: Expression,

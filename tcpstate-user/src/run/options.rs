@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use tcpstate_core::{expression::Expression, model::Limits, source::SourceError, view::Part};
+use tcpstate_core::{
+    expression::Expression, model::Limits, play::Inbox, source::SourceError, view::Part,
+};
 
 /// Time after its end at which the clock closes an interval that no event has closed.
 pub const GRACE: Duration = Duration::from_millis(100);
@@ -31,6 +33,31 @@ pub struct Options {
     pub quiet: bool,
     /// Show only this part of a recording.
     pub part: Option<Part>,
+}
+
+/// The terms of playing a recording.
+#[derive(Debug)]
+pub struct Playing {
+    /// The player's end of the controls.
+    pub inbox: Inbox,
+    /// When the recording ends, monotonic nanoseconds, where that is known before it has been read.
+    pub end_ns: Option<u64>,
+    /// The bound on the memory of all checkpoints; see [`Checkpoints`](tcpstate_core::play::Checkpoints).
+    pub checkpoint_bytes: usize,
+    /// The number of events from one of them to the next, before any is thinned out.
+    pub checkpoint_events: u64,
+}
+
+impl Playing {
+    /// With checkpoints of 64 MiB, at first a few hundredths of a second of reading apart.
+    pub const fn new(inbox: Inbox, end_ns: Option<u64>) -> Self {
+        Self {
+            inbox,
+            end_ns,
+            checkpoint_bytes: 64 << 20,
+            checkpoint_events: 1 << 18,
+        }
+    }
 }
 
 /// The outputs of a view.

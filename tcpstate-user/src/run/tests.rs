@@ -2,6 +2,7 @@
 
 mod doubles;
 mod expressions;
+mod play;
 mod present;
 
 use std::{

@@ -95,16 +95,28 @@ impl Driver<'_> {
         self.read_counters();
         self.is_empty = true;
         self.next_tick_ns = self.interval_ns.and_then(|ns| end_ns.checked_add(ns));
-        if self.view.wants_books() {
-            match self.books() {
-                Ok(books) => self.view.books(&books),
-                Err(error) => {
-                    self.failure.get_or_insert(RunError::Source(error));
-                    self.stop(self.now_ns());
-                }
+        if self.passes_ticks()
+            && let Some(view) = self.view.rewind()
+        {
+            view.pass_tick(end_ns);
+            return Ok(Flow::Continue);
+        }
+        self.tell_books();
+        self.view.tick(end_ns, self.out)
+    }
+
+    /// Passes the books to the view, if it wants them.
+    pub(super) fn tell_books(&mut self) {
+        if !self.view.wants_books() {
+            return;
+        }
+        match self.books() {
+            Ok(books) => self.view.books(&books),
+            Err(error) => {
+                self.failure.get_or_insert(RunError::Source(error));
+                self.stop(self.now_ns());
             }
         }
-        self.view.tick(end_ns, self.out)
     }
 
     /// The time for which an interval waits for pending events.
@@ -116,8 +128,11 @@ impl Driver<'_> {
         }
     }
 
-    /// The next time at which the clock must act; `None` for a recording, whose clock is its events.
+    /// The next time at which the clock must act; `None` for a recording, whose clock is its events, unless it is played.
     pub(super) fn due_ns(&self) -> Option<u64> {
+        if self.player.is_some() {
+            return self.play_due_ns();
+        }
         if !self.origin.live || self.supply != Supply::Flowing {
             return None;
         }
@@ -136,10 +151,13 @@ impl Driver<'_> {
 
     /// Whether the clock has something to do that no event can change: to end the run, or to read counters.
     pub(super) fn waits_for_no_event(&self) -> bool {
-        self.counters.is_some() || !self.is_before_limit(self.now_ns())
+        self.player.is_some() || self.counters.is_some() || !self.is_before_limit(self.now_ns())
     }
 
     pub(super) fn by_clock(&mut self) -> io::Result<Flow> {
+        if self.player.is_some() {
+            return self.play_on();
+        }
         let now_ns = self.now_ns();
         if !self.is_before_limit(now_ns) {
             self.stop(now_ns);

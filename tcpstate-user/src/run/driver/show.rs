@@ -7,8 +7,14 @@ use tcpstate_core::{event::Event, recalled::Recalled, view::Flow};
 use super::{Driver, Intake, LOOK_AHEAD, TICKS_AT_ONCE};
 
 impl Driver<'_> {
-    pub(super) const fn has_rest(&self) -> bool {
-        self.position < self.batch.len() || self.census.is_some()
+    /// Whether something can be shown now.
+    pub(super) fn has_rest(&self) -> bool {
+        let is_left = self.position < self.batch.len() || self.census.is_some();
+        if self.player.is_some() {
+            is_left && !self.is_holding() || self.owes_ticks()
+        } else {
+            is_left
+        }
     }
 
     /// Shows the rest of the batch, or the part that fits into the budget of intervals.
@@ -34,6 +40,9 @@ impl Driver<'_> {
                 }
                 self.from_ns = None;
             }
+            if self.holds(ts_ns) {
+                break;
+            }
             if self.close_intervals(ts_ns, &mut ticks)? == Flow::Done {
                 return Ok(Flow::Done);
             }
@@ -44,6 +53,7 @@ impl Driver<'_> {
                 continue;
             }
             self.latest_ns = self.latest_ns.max(ts_ns);
+            self.has_shown(ts_ns);
             if self.position.is_multiple_of(LOOK_AHEAD) {
                 let end = self.batch.len().min(self.position + LOOK_AHEAD);
                 self.view.look_ahead(&self.batch[self.position..end]);
@@ -54,7 +64,11 @@ impl Driver<'_> {
                 return Ok(Flow::Done);
             }
         }
-        if ticks > 0 && self.show_census(&mut ticks)? == Flow::Done {
+        let is_shown = self.position >= self.batch.len();
+        if ticks > 0 && is_shown && self.show_census(&mut ticks)? == Flow::Done {
+            return Ok(Flow::Done);
+        }
+        if self.reach(&mut ticks)? == Flow::Done {
             return Ok(Flow::Done);
         }
         if self.flush_each_batch {
@@ -123,6 +137,10 @@ impl Driver<'_> {
             return self.recall(Recalled::Census(census));
         }
         self.from_ns = None;
+        if self.holds(census.begin_ns) {
+            self.census = Some(census);
+            return Ok(Flow::Continue);
+        }
         if self.is_beyond_limit(census.begin_ns) {
             return Ok(Flow::Continue);
         }

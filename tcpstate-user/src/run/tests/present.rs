@@ -10,8 +10,9 @@ use tcpstate_core::{
     options::Format,
     origin::Origin,
     present::{Options as PublisherOptions, Publisher, RunSnapshot, Subscriber},
+    recalled::Recalled,
     service::{Role, ServicePort},
-    view::{End, Flow},
+    view::{End, Flow, Rewind},
 };
 use tcpstate_text::{
     rates::{self, Rates},
@@ -21,14 +22,14 @@ use tcpstate_text::{
 use super::*;
 
 /// A publisher of whose snapshots none is missed: each is taken as soon as it is there.
-struct Witness {
+pub(super) struct Witness {
     publisher: Publisher,
     subscriber: Subscriber,
-    all: Vec<Arc<RunSnapshot>>,
+    pub(super) all: Vec<Arc<RunSnapshot>>,
 }
 
 impl Witness {
-    fn new(publisher: Publisher) -> Self {
+    pub(super) fn new(publisher: Publisher) -> Self {
         Self {
             subscriber: publisher.subscribe(),
             publisher,
@@ -57,6 +58,14 @@ impl View for Witness {
 
     fn census(&mut self, census: &Census, out: &mut dyn Write) -> io::Result<Flow> {
         self.publisher.census(census, out)
+    }
+
+    fn recall(&mut self, recalled: &Recalled) -> io::Result<Flow> {
+        self.publisher.recall(recalled)
+    }
+
+    fn rewind(&mut self) -> Option<&mut dyn Rewind> {
+        self.publisher.rewind()
     }
 
     fn interval_ns(&self) -> Option<u64> {
