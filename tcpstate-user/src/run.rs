@@ -11,7 +11,7 @@
 //! | `SIGINT`, `SIGTERM`, `SIGHUP`     | stop the source, show pending events, [`View::finish`]      |
 //! | `--duration`, live                | the same                                                    |
 //! | `--duration`, recording           | show no events from that time on, `finish`                  |
-//! | the source's end                  | `finish`                                                    |
+//! | the source's end                  | `finish`; one that is played waits for commands             |
 //! | [`Flow::Done`]                    | stop the source, count pending events, `finish`             |
 //! | the source or the output failed   | the same, and return the error                              |
 //! | the output was closed             | end without a summary, which would have no reader           |
