@@ -44,7 +44,7 @@ pub use self::{
     histograms::{Of, Series},
     limits::Limits,
     rates::{Figures, GroupFigures, Interval},
-    snapshot::{Books, Include, ListenerInfo, Memory, Snapshot},
+    snapshot::{Books, Connections, Include, ListenerInfo, Memory, Snapshot},
     state_exit::StateExit,
     tracker::{SETTLED_NS, Tracker},
 };

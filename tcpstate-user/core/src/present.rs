@@ -16,8 +16,10 @@
 //!   or after a run that broke off without one, [`Subscriber::next`] gives `None`.
 //! - An event costs what the tracker costs. All else is done once a tick, and what it costs there is
 //!   the consumer's choice ([`Include`](crate::model::Include)).
+//! - Whoever wants findings too ([`Publisher::diagnosing`]) pays for the counts of [`crate::diagnosis`] at each event.
 
 mod channel;
+mod findings;
 mod publisher;
 mod snapshot;
 

@@ -11,7 +11,10 @@ use tcpstate_core::{
     census::{Census, Found, Gone, HalfOpen, Held, Kind, Request, Scope},
     event::{Event, Process},
     histogram::Histogram,
-    model::{By, Ended, Figures, GroupFigures, Include, Limits, Snapshot, Tracker},
+    model::{
+        By, Connection, Connections, Ended, Figures, GroupFigures, Include, Limits, Snapshot,
+        Tracker,
+    },
     owner::Owner,
     service::Role,
 };
@@ -22,6 +25,29 @@ enum Input {
     Event(Box<Record>),
     Census(Box<Census>),
     Tick,
+}
+
+/// The longest of each state are the first of all that are sorted by the time since which they are in it.
+fn check_longest(tracker: &mut Tracker, mut all: Vec<Connection>) {
+    const MOST: usize = 2;
+    let state = |one: &Connection| one.states.last().map(|stay| stay.state);
+    let in_state_ns = |one: &Connection| one.last_ns.or(one.there_ns);
+    let longest = tracker.snapshot_of(Include {
+        connections: Connections::Longest(MOST),
+        histograms: false,
+    });
+    let key = |one: &Connection| (state(one).map(|state| state.0), in_state_ns(one));
+    all.sort_by_key(key);
+    let mut of_state = BTreeMap::new();
+    all.retain(|one| {
+        let number = of_state.entry(key(one).0).or_insert(0);
+        *number += 1;
+        *number <= MOST
+    });
+    let mut shown = longest.connections;
+    shown.sort_by_key(key);
+    let keys = |list: &[Connection]| list.iter().map(key).collect::<Vec<_>>();
+    assert_eq!(keys(&shown), keys(&all));
 }
 
 /// Censuses that match the events, and many that do not.
@@ -348,8 +374,9 @@ proptest! {
                 }
                 Input::Tick => intervals.push(tracker.tick(now_ns)),
             }
-            let snapshot = tracker.snapshot_of(Include { connections: true, histograms: false });
+            let snapshot = tracker.snapshot_of(Include { connections: Connections::All, histograms: false });
             check_books(&snapshot, &limits, half_open.values().sum());
+            check_longest(&mut tracker, snapshot.connections);
         }
         intervals.push(tracker.tick(now_ns));
         let snapshot = tracker.snapshot();

@@ -26,8 +26,9 @@ use tcpstate_common::{
 use tcpstate_core::{
     books::{Accounting, Cost, RunBooks, Selection},
     census::{Census, Found, HalfOpen, Kind, ListenFigures, Scope},
+    diagnosis::{Look, Thresholds},
     event::Event,
-    model::{By, Include, Limits},
+    model::{By, Connections, Include, Limits},
     origin::Origin,
     owner::Owner,
     present::{Options, Publisher, RunSnapshot, Subscriber},
@@ -51,9 +52,8 @@ fn started(include: Include, sample_interval_ns: Option<u64>) -> Publisher {
     start(&options(include), sample_interval_ns)
 }
 
-fn start(options: &Options, sample_interval_ns: Option<u64>) -> Publisher {
-    let mut publisher = Publisher::new(options);
-    let origin = Origin {
+fn origin(sample_interval_ns: Option<u64>) -> Origin {
+    Origin {
         host: "host".into(),
         kernel: "6.18".into(),
         attach: "btf".into(),
@@ -62,7 +62,12 @@ fn start(options: &Options, sample_interval_ns: Option<u64>) -> Publisher {
         filters: String::new(),
         live: true,
         sample_interval_ns,
-    };
+    }
+}
+
+fn start(options: &Options, sample_interval_ns: Option<u64>) -> Publisher {
+    let mut publisher = Publisher::new(options);
+    let origin = origin(sample_interval_ns);
     publisher.start(&origin, &mut io::sink()).unwrap();
     publisher
 }
@@ -114,6 +119,61 @@ fn finish(publisher: &mut Publisher, second: u64) {
     publisher
         .finish(&end, &mut io::sink(), &mut io::sink())
         .unwrap();
+}
+
+/// A connection to port 80 is refused, this long after the start.
+fn refused(publisher: &mut Publisher, cookie: u64, ts_ns: u64) {
+    for (after_ns, oldstate, newstate, error) in [
+        (0, State::CLOSE, State::SYN_SENT, 0),
+        (9, State::SYN_SENT, State::CLOSE, 111),
+    ] {
+        let event = Event::try_from(Record {
+            ts_ns: ts_ns + after_ns,
+            cookie,
+            rport: 80,
+            oldstate,
+            newstate,
+            error,
+            family: AF_INET,
+            netns: 1,
+            flags: flags::COOKIE | flags::SOCKET,
+            ..Record::default()
+        });
+        publisher
+            .event(&event.expect("AF_INET"), &mut io::sink())
+            .unwrap();
+    }
+}
+
+#[test]
+fn findings_are_those_of_half_a_minute_and_stay_for_another() {
+    let mut publisher = Publisher::new(&options(Include::FIGURES)).diagnosing(
+        Thresholds::default(),
+        Look::default(),
+        None,
+    );
+    let origin = origin(None);
+    publisher.start(&origin, &mut io::sink()).unwrap();
+    let subscriber = publisher.subscribe();
+    let mut found = Vec::new();
+    for second in 1..=70 {
+        if second <= 20 {
+            refused(&mut publisher, second, (second - 1) * SECOND);
+        }
+        tick(&mut publisher, second);
+        let snapshot = subscriber.latest().unwrap();
+        let findings = snapshot.findings.as_ref().expect("they are looked for");
+        let names = findings.iter().map(|finding| finding.text.name);
+        if names.clone().any(|name| name == "connects_fail") {
+            found.push(second);
+        }
+    }
+    assert_eq!(found, (30..=60).collect::<Vec<_>>());
+    // Nobody looks where nobody asked.
+    let mut publisher = started(Include::FIGURES, None);
+    let subscriber = publisher.subscribe();
+    tick(&mut publisher, 1);
+    assert!(subscriber.latest().unwrap().findings.is_none());
 }
 
 struct Unpark(Thread);
@@ -306,7 +366,7 @@ fn the_parts_that_cost_more_are_there_only_where_they_are_wanted() {
         let snapshot = publisher.subscribe().latest().unwrap();
         assert_eq!(
             snapshot.tracker.connections.len(),
-            usize::from(include.connections)
+            usize::from(include.connections == Connections::All)
         );
         assert_eq!(
             snapshot.tracker.histograms.is_empty(),

@@ -19,7 +19,7 @@ use tcpstate_core::{
         Survey, Thresholds,
     },
     event::Event,
-    model::{self, Include, Tracker},
+    model::{self, Connections, Include, Tracker},
     options::Format,
     origin::Origin,
     recalled::Recalled,
@@ -187,7 +187,7 @@ impl Diagnose {
     /// The sockets of a recording, as far as it has come.
     fn tracked(&mut self) -> Survey {
         let include = Include {
-            connections: true,
+            connections: Connections::All,
             histograms: false,
         };
         let tracked = self.tracker.snapshot_of(include);

@@ -21,7 +21,7 @@ use tcpstate_core::{
     duration::nanoseconds,
     event::Event,
     filter::{CauseSet, StateSet},
-    model::{Books, By, Include, Of, Series, Tracker},
+    model::{Books, By, Connections, Include, Of, Series, Tracker},
     names::{Early, Names},
     options::{Format, HistogramOf},
     origin::Origin,
@@ -164,7 +164,7 @@ impl Hist {
 
     fn take_durations(&mut self) -> Vec<Item> {
         let snapshot = self.tracker.snapshot_of(Include {
-            connections: false,
+            connections: Connections::None,
             histograms: true,
         });
         self.tracker.clear_histograms();

@@ -24,7 +24,7 @@ use tcpstate_core::{
     event::{Event, SocketId},
     expression::{Expression, Truth},
     filter::{CauseSet, StateSet},
-    model::{Books, Ended, Include, StateExit, Tracker},
+    model::{Books, Connections, Ended, Include, StateExit, Tracker},
     names::Names,
     options::Until,
     origin::Origin,
@@ -272,7 +272,7 @@ impl View for Life {
         }
         if self.live {
             let open = self.tracker.snapshot_of(Include {
-                connections: true,
+                connections: Connections::All,
                 histograms: false,
             });
             for connection in open.connections {

@@ -232,6 +232,11 @@ impl Hot {
         }
     }
 
+    /// A time at which it was in its state: that of its entry, where it is known.
+    pub(super) const fn in_state_ns(&self) -> u64 {
+        self.since_ns & !Self::EARLIER
+    }
+
     /// A time at which it was in its state already, where that of its entry is not known.
     const fn there_ns(&self) -> Option<u64> {
         if self.since_ns & Self::EARLIER == 0 {

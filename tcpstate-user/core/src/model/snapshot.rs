@@ -14,12 +14,23 @@ use crate::{
     owner::{Holders, Owner},
 };
 
+/// The open connections of a [`Snapshot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connections {
+    /// None of them, and no listeners.
+    None,
+    /// Of each state those that have been in it longest, at most so many; and all listeners.
+    Longest(usize),
+    /// All of them, and all listeners.
+    All,
+}
+
 /// The parts of a [`Snapshot`] beside the figures. A million connections are worth leaving out where
 /// they are not shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Include {
     /// The open connections and the listeners, one by one.
-    pub connections: bool,
+    pub connections: Connections,
     /// The histograms.
     pub histograms: bool,
 }
@@ -27,12 +38,12 @@ pub struct Include {
 impl Include {
     /// Everything.
     pub const ALL: Self = Self {
-        connections: true,
+        connections: Connections::All,
         histograms: true,
     };
     /// Only the figures.
     pub const FIGURES: Self = Self {
-        connections: false,
+        connections: Connections::None,
         histograms: false,
     };
 }
@@ -50,7 +61,8 @@ pub struct Snapshot {
     pub groups: Vec<GroupFigures>,
     /// The histograms, by port, role and kind.
     pub histograms: Vec<Series>,
-    /// The open connections, the oldest first.
+    /// The open connections that are included, the oldest first; of [`Connections::Longest`], by state, those longest
+    /// in it first.
     pub connections: Vec<Connection>,
     /// The listeners, the oldest first.
     pub listeners: Vec<ListenerInfo>,

@@ -1,7 +1,7 @@
 //! The table of open connections: how they are stored, found by the identity of their sockets, and
 //! bounded. The effect of an event is the tracker's business.
 
-use std::collections::VecDeque;
+use std::collections::{BinaryHeap, VecDeque};
 
 use hashbrown::{HashMap, HashTable};
 use tcpstate_common::State;
@@ -12,11 +12,12 @@ use super::{
     minisockets::Embryonic,
     packed::{Cold, Hot, MAX_PAST, Opening, PackedStay},
     pages::Pages,
+    slots::{SLOTS, slot_of},
 };
 use crate::{
     event::{Event, SocketId},
     hash::{BuildMixer, mix},
-    owner::{Holders, Owner},
+    owner::Owner,
     service::Role,
 };
 
@@ -328,15 +329,27 @@ impl Table {
             .show_ended(self.pages.hot(slot), self.long_past(slot), event)
     }
 
-    /// All open connections, the oldest first, with the processes that have to do with each.
-    pub(super) fn show_all(&self, processes: impl Fn(u32) -> Option<Holders>) -> Vec<Connection> {
-        let show = |slot| Connection {
-            processes: processes(slot),
-            ..self.show(slot)
-        };
-        let mut all: Vec<Connection> = self.open_slots().map(show).collect();
-        all.sort_by_key(|connection| (connection.first_ns, connection.id));
-        all
+    /// The open connections that have been longest in their state, at most `most` of each: by state, those first.
+    pub(super) fn longest(&self, most: usize) -> Vec<u32> {
+        // Of each state the latest on top, which gives way to an earlier one.
+        let mut by_state: [BinaryHeap<(u64, u64, u32)>; SLOTS] = Default::default();
+        for slot in self.open_slots() {
+            let hot = self.pages.hot(slot);
+            // The identity makes the choice the same on every run.
+            let entry = (hot.in_state_ns(), hot.key(), slot);
+            let Some(heap) = by_state.get_mut(slot_of(hot.state)) else {
+                continue;
+            };
+            if heap.len() < most {
+                heap.push(entry);
+            } else if let Some(mut latest) = heap.peek_mut()
+                && entry < *latest
+            {
+                *latest = entry;
+            }
+        }
+        let sorted = by_state.into_iter().map(BinaryHeap::into_sorted_vec);
+        sorted.flatten().map(|(.., slot)| slot).collect()
     }
 
     /// Bytes held.

@@ -6,7 +6,7 @@ use hashbrown::HashSet;
 use tcpstate_common::State;
 
 use super::{
-    By, Include, Interval, Limits, Memory, Snapshot,
+    By, Connection, Connections, Include, Interval, Limits, Memory, Snapshot,
     address::from_wire,
     group::{Groups, Traits},
     histograms::Histograms,
@@ -230,9 +230,19 @@ impl Tracker {
             groups,
             ..Snapshot::default()
         };
-        if include.connections {
-            snapshot.connections = self.table.show_all(|slot| self.processes(slot));
-            snapshot.listeners = self.show_listeners();
+        match include.connections {
+            Connections::None => {}
+            Connections::Longest(most) => {
+                let longest = self.table.longest(most);
+                snapshot.connections = self.show(longest.into_iter());
+                snapshot.listeners = self.show_listeners();
+            }
+            Connections::All => {
+                snapshot.connections = self.show(self.table.open_slots());
+                let since = |connection: &Connection| (connection.first_ns, connection.id);
+                snapshot.connections.sort_by_key(since);
+                snapshot.listeners = self.show_listeners();
+            }
         }
         if let Some(histograms) = self.histograms.as_mut().filter(|_| include.histograms) {
             histograms.flush(&self.groups);
@@ -273,6 +283,14 @@ impl Tracker {
             rates: self.rates.as_ref().map_or(0, Rates::memory) + self.groups.memory(),
             histograms: self.histograms.as_ref().map_or(0, Histograms::memory),
         }
+    }
+
+    fn show(&self, slots: impl Iterator<Item = u32>) -> Vec<Connection> {
+        let show = |slot| Connection {
+            processes: self.processes(slot),
+            ..self.table.show(slot)
+        };
+        slots.map(show).collect()
     }
 
     /// The processes that have to do with a connection, where more is known than its owner.

@@ -8,11 +8,13 @@ use std::{
 
 use super::{
     channel::{Sender, Subscriber},
+    findings::Findings,
     snapshot::RunSnapshot,
 };
 use crate::{
     books::RunBooks,
     census::Census,
+    diagnosis::{Look, Looks, Thresholds},
     event::Event,
     handshakes::{Collector, Handshakes},
     model::{By, Include, Interval, Limits, Tracker},
@@ -55,6 +57,9 @@ pub struct Publisher {
     books: RunBooks,
     /// The interval that ended last, if it was passed over.
     passed: Option<(Interval, Handshakes)>,
+    /// The end of the latest interval.
+    ticked_ns: u64,
+    findings: Option<Findings>,
     /// Snapshots published.
     published: u64,
     sender: Sender,
@@ -65,6 +70,7 @@ struct Kept {
     tracker: Tracker,
     handshakes: Collector,
     forgotten: Option<u64>,
+    ticked_ns: u64,
 }
 
 impl Publisher {
@@ -91,9 +97,24 @@ impl Publisher {
             early: Early::default(),
             books: RunBooks::default(),
             passed: None,
+            ticked_ns: 0,
+            findings: None,
             published: 0,
             sender: Sender::default(),
         }
+    }
+
+    /// Looks for findings too, with what a first look at the host has shown and what further ones will. Without looks,
+    /// as of a recording, the tracker's connections stand for them.
+    #[must_use]
+    pub fn diagnosing(
+        mut self,
+        thresholds: Thresholds,
+        first: Look,
+        looks: Option<Box<dyn Looks>>,
+    ) -> Self {
+        self.findings = Some(Findings::new(thresholds, first, looks));
+        self
     }
 
     /// A new consumer. Its first snapshot is the latest one, or the next where there is none yet.
@@ -102,6 +123,9 @@ impl Publisher {
     }
 
     fn publish(&mut self, interval: Interval, handshakes: Handshakes, is_final: bool) {
+        let findings = self.findings.as_mut();
+        let findings =
+            findings.map(|findings| findings.tick(&mut self.tracker, interval.end_ns, is_final));
         // The driver starts a view before all else.
         let Some(origin) = self.origin.clone() else {
             return;
@@ -119,6 +143,7 @@ impl Publisher {
             forgotten: self.forgotten,
             books: self.books,
             memory: self.tracker.memory(),
+            findings,
             origin,
         });
     }
@@ -133,8 +158,12 @@ impl View for Publisher {
     fn start(&mut self, origin: &Origin, _out: &mut dyn Write) -> io::Result<()> {
         // The first interval begins here, not with the first event.
         self.tracker.tick(origin.started_ns);
+        self.ticked_ns = origin.started_ns;
         if origin.sample_interval_ns.is_some() {
             self.tracker.follow();
+        }
+        if let Some(findings) = &mut self.findings {
+            findings.begin(origin);
         }
         self.origin = Some(Arc::new(origin.clone()));
         Ok(())
@@ -145,7 +174,10 @@ impl View for Publisher {
     }
 
     fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
-        self.tracker.apply(event);
+        let applied = self.tracker.apply(event);
+        if let Some(findings) = &mut self.findings {
+            findings.event(event, &applied);
+        }
         if self.by == By::Cgroup {
             self.early.look_up(event.cgroup(), &self.names);
         }
@@ -191,6 +223,7 @@ impl View for Publisher {
 
     fn tick(&mut self, now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {
         self.passed = None;
+        self.ticked_ns = now_ns;
         let interval = self.tracker.tick(now_ns);
         let handshakes = self.handshakes.tick();
         self.publish(interval, handshakes, false);
@@ -216,6 +249,7 @@ impl Rewind for Publisher {
             tracker: self.tracker.clone(),
             handshakes: self.handshakes.clone(),
             forgotten: self.forgotten,
+            ticked_ns: self.ticked_ns,
         })
     }
 
@@ -230,10 +264,15 @@ impl Rewind for Publisher {
         self.tracker.clone_from(&kept.tracker);
         self.handshakes.clone_from(&kept.handshakes);
         self.forgotten = kept.forgotten;
+        self.ticked_ns = kept.ticked_ns;
         self.passed = None;
+        if let Some(findings) = &mut self.findings {
+            findings.restart(kept.ticked_ns);
+        }
     }
 
     fn pass_tick(&mut self, now_ns: u64) {
+        self.ticked_ns = now_ns;
         self.passed = Some((self.tracker.tick(now_ns), self.handshakes.tick()));
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     books::RunBooks,
+    diagnosis::Finding,
     handshakes::Handshakes,
     model::{Interval, Memory, Snapshot},
     names::Names,
@@ -45,4 +46,6 @@ pub struct RunSnapshot {
     pub books: RunBooks,
     /// The memory that the tracker holds.
     pub memory: Memory,
+    /// The findings, the worst first; `None` where nobody looks for any.
+    pub findings: Option<Vec<Finding>>,
 }

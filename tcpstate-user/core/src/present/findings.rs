@@ -1,0 +1,152 @@
+//! The findings of a run, by the rules of [`crate::diagnosis`].
+//!
+//! Events are counted in windows, as the figures that decide are made for the events of half a minute. What was found
+//! at the end of a window stays until the next one ends, so that a finding does not vanish because counting
+//! began anew.
+
+use crate::{
+    diagnosis::{self, Finding, Look, Looks, Observed, Snapshot, Survey, Thresholds},
+    event::Event,
+    model::{Applied, Connections, Include, Tracker},
+    origin::Origin,
+};
+
+/// The length of a window.
+const WINDOW_NS: u64 = 30_000_000_000;
+
+pub(super) struct Findings {
+    thresholds: Thresholds,
+    observed: Observed,
+    /// `None`: there is no host to look at.
+    looks: Option<Box<dyn Looks>>,
+    /// The look at the beginning of the window.
+    first: Look,
+    /// `None`: the first one is the latest.
+    latest: Option<Look>,
+    window_began_ns: u64,
+    /// The findings at the end of the window before.
+    before: Vec<Finding>,
+    /// Those of the latest check.
+    now: Vec<Finding>,
+}
+
+impl Findings {
+    pub(super) fn new(thresholds: Thresholds, first: Look, looks: Option<Box<dyn Looks>>) -> Self {
+        Self {
+            thresholds,
+            observed: Observed::default(),
+            looks,
+            first,
+            latest: None,
+            window_began_ns: 0,
+            before: Vec::new(),
+            now: Vec::new(),
+        }
+    }
+
+    pub(super) fn begin(&mut self, origin: &Origin) {
+        self.observed.begin(origin.started_ns);
+        self.window_began_ns = origin.started_ns;
+    }
+
+    /// Begins anew at another time of a recording.
+    pub(super) fn restart(&mut self, now_ns: u64) {
+        self.observed = Observed::default();
+        self.observed.begin(now_ns);
+        self.window_began_ns = now_ns;
+        self.first.sockets = None;
+        self.before.clear();
+        self.now.clear();
+    }
+
+    #[inline]
+    pub(super) fn event(&mut self, event: &Event, applied: &Applied<'_>) {
+        let latest = self.latest.as_ref().unwrap_or(&self.first);
+        self.observed
+            .event(event, applied, latest.sockets.as_ref(), &self.thresholds);
+    }
+
+    /// The findings at the end of an interval, the worst first.
+    pub(super) fn tick(
+        &mut self,
+        tracker: &mut Tracker,
+        now_ns: u64,
+        is_last: bool,
+    ) -> Vec<Finding> {
+        self.observed.tick(now_ns);
+        let is_over = now_ns.saturating_sub(self.window_began_ns) >= WINDOW_NS;
+        if let Some(looks) = &mut self.looks {
+            let new = if is_last {
+                looks.last()
+            } else {
+                looks.newest()
+            };
+            self.latest = new.or(self.latest.take());
+            self.now = self.check(now_ns, None);
+        } else if self.first.sockets.is_none() {
+            self.first.sockets = Some(tracked(tracker, &self.thresholds));
+        } else if is_over || is_last {
+            // It takes all connections one by one, which is too much for each interval.
+            let sockets = tracked(tracker, &self.thresholds);
+            self.now = self.check(now_ns, Some(&sockets));
+        }
+        let findings = self.with_those_before();
+        if is_over {
+            self.window_began_ns = now_ns;
+            self.observed.restart(now_ns);
+            self.before.clone_from(&self.now);
+            match self.latest.take() {
+                Some(latest) => self.first = latest,
+                None if self.looks.is_none() => self.first.sockets = None,
+                None => {}
+            }
+        }
+        findings
+    }
+
+    /// `tracked`: the sockets, where there is no host to look at.
+    fn check(&self, now_ns: u64, tracked: Option<&Survey>) -> Vec<Finding> {
+        let latest = self.latest.as_ref();
+        diagnosis::check(&Snapshot {
+            now_ns,
+            sockets: tracked.or(latest.unwrap_or(&self.first).sockets.as_ref()),
+            earlier: match tracked {
+                Some(_) => self.first.sockets.as_ref(),
+                None => latest.and(self.first.sockets.as_ref()),
+            },
+            observed: &self.observed,
+            facts: latest.map_or(&self.first.facts, |look| &look.facts),
+            earlier_facts: latest.map_or(&[][..], |_| &self.first.facts),
+            thresholds: &self.thresholds,
+        })
+    }
+
+    /// Those of now and, where these are not worse, those of the window before.
+    fn with_those_before(&self) -> Vec<Finding> {
+        let same = |one: &Finding, list: &[Finding]| {
+            let mut list = list.iter();
+            list.find(|other| other.identity() == one.identity())
+                .map(|other| other.severity)
+        };
+        let now = self.now.iter().filter(|one| {
+            let before = same(one, &self.before);
+            before.is_none_or(|before| before <= one.severity)
+        });
+        let before = self.before.iter().filter(|one| {
+            let now = same(one, &self.now);
+            now.is_none_or(|now| now < one.severity)
+        });
+        let mut findings: Vec<Finding> = now.chain(before).cloned().collect();
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        findings
+    }
+}
+
+/// The tracker's connections, as a look at the host's sockets.
+fn tracked(tracker: &mut Tracker, thresholds: &Thresholds) -> Survey {
+    let snapshot = tracker.snapshot_of(Include {
+        connections: Connections::All,
+        histograms: false,
+    });
+    Survey::of_tracked(&snapshot, thresholds)
+}
