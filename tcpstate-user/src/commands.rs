@@ -9,4 +9,5 @@ pub(crate) mod life;
 pub(crate) mod ls;
 pub(crate) mod rates;
 pub(crate) mod record;
+pub(crate) mod top;
 pub(crate) mod trace;

@@ -14,6 +14,7 @@
 )]
 
 mod commands;
+mod looks;
 mod message;
 mod part;
 mod selection;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 use tcpstate_cli::{Cli, Command};
 
 use self::{
-    commands::{diagnose, doctor, explain, help, hist, life, ls, rates, record, trace},
+    commands::{diagnose, doctor, explain, help, hist, life, ls, rates, record, top, trace},
     message::BadUsage,
 };
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Record(arguments) => record::run(&arguments),
         Command::Ls(arguments) => ls::run(&arguments),
         Command::Diagnose(arguments) => diagnose::run(arguments),
+        Command::Top(arguments) => top::run(arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Help(arguments) => help::run(&arguments),

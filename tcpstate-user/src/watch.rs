@@ -1,13 +1,16 @@
 //! Commands that watch: a source, the driver, and the command's view.
 
 use std::{
+    future::Future,
     io::{self, Write as _},
+    pin::Pin,
     process::ExitCode,
+    task::{Context, Poll},
 };
 
 use anyhow::Context as _;
 use tcpstate::run::{
-    self, Outcome, Outputs, descriptors, ending,
+    self, Interrupt, Interrupts, Outcome, Outputs, descriptors, ending,
     progress::{self, WithProgress},
     signals, stderr, stdout,
 };
@@ -126,6 +129,21 @@ pub(crate) fn watch_or_count(
     })
 }
 
+/// The same as [`watch`], until somebody else wants it to end.
+#[cfg(feature = "top")]
+pub(crate) fn watch_until(
+    arguments: &Watch,
+    selection: &Selection,
+    limits: Limits,
+    view: &mut dyn View,
+    until: impl Future<Output = ()> + 'static,
+) -> anyhow::Result<ExitCode> {
+    let live = |view: &dyn View| -> anyhow::Result<Box<dyn EventSource>> {
+        Ok(Box::new(start(arguments, selection, None, view)?))
+    };
+    run_view_until(arguments, selection, limits, view, live, Box::pin(until))
+}
+
 /// Runs the view on the recording that the arguments name, or on what `live` starts.
 fn run_view(
     arguments: &Watch,
@@ -133,6 +151,19 @@ fn run_view(
     limits: Limits,
     view: &mut dyn View,
     live: impl FnOnce(&dyn View) -> anyhow::Result<Box<dyn EventSource>>,
+) -> anyhow::Result<ExitCode> {
+    let until = Box::pin(std::future::pending());
+    run_view_until(arguments, selection, limits, view, live, until)
+}
+
+/// The same, until `until` is ready.
+fn run_view_until(
+    arguments: &Watch,
+    selection: &Selection,
+    limits: Limits,
+    view: &mut dyn View,
+    live: impl FnOnce(&dyn View) -> anyhow::Result<Box<dyn EventSource>>,
+    until: Pin<Box<dyn Future<Output = ()>>>,
 ) -> anyhow::Result<ExitCode> {
     if arguments.explain_filter {
         explain(arguments, selection).context("cannot write the output")?;
@@ -164,8 +195,11 @@ fn run_view(
                 None => std::future::pending().await,
             }
         };
-        let mut interrupts = signals::Process::install(view.takes_usr1(), reader_gone)
-            .context("cannot handle signals")?;
+        let mut interrupts = Until {
+            signals: signals::Process::install(view.takes_usr1(), reader_gone)
+                .context("cannot handle signals")?,
+            until: Some(until),
+        };
         let options = run::Options {
             duration: arguments.duration,
             expression: selection.before_view.clone(),
@@ -193,6 +227,25 @@ fn run_view(
             Outcome::Incomplete => Ok(ExitCode::from(INCOMPLETE)),
         }
     })
+}
+
+/// The signals of the process, and somebody else who ends the run.
+struct Until {
+    signals: signals::Process,
+    /// `None`: it has ended it.
+    until: Option<Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+impl Interrupts for Until {
+    fn poll_interrupt(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
+        if let Some(until) = &mut self.until
+            && until.as_mut().poll(cx).is_ready()
+        {
+            self.until = None;
+            return Poll::Ready(Interrupt::Stop);
+        }
+        self.signals.poll_interrupt(cx)
+    }
 }
 
 /// Says what is decided where.

@@ -8,13 +8,14 @@ use std::{fs, path::Path};
 use proc_macro2::{TokenStream, TokenTree};
 
 /// The sources of everything that ships and speaks.
-const FOLDERS: [&str; 6] = [
+const FOLDERS: [&str; 7] = [
     "src",
     "capture/src",
     "cli/src",
     "core/src",
     "recording/src",
     "text/src",
+    "top/src",
 ];
 
 /// Macros and functions whose texts are messages; `error` is the attribute of an error.

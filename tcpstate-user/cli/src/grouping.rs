@@ -38,7 +38,7 @@ impl Grouping {
     }
 }
 
-const BY: Choices<By> = &[
+pub(crate) const BY: Choices<By> = &[
     (By::Port, "port", "Service port, and role: client or server"),
     (By::Role, "role", "Role: client or server"),
     (

@@ -16,8 +16,9 @@ pub struct Help {
 }
 
 /// The commands, and what else is explained.
-const TOPICS: [&str; 10] = [
-    "trace", "life", "hist", "rates", "record", "ls", "diagnose", "explain", "doctor", FILTER,
+const TOPICS: [&str; 11] = [
+    "trace", "life", "hist", "rates", "record", "ls", "diagnose", "top", "explain", "doctor",
+    FILTER,
 ];
 
 impl Help {

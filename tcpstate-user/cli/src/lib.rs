@@ -49,6 +49,7 @@ mod rates;
 mod record;
 mod sockets;
 mod time_args;
+mod top;
 mod trace;
 mod watch;
 
@@ -78,6 +79,7 @@ pub use self::{
     record::Record,
     sockets::{EndpointArgs, NetnsArg, Sockets},
     time_args::TimeArgs,
+    top::Top,
     trace::{States, Trace},
     watch::{Output, Watch},
 };
@@ -158,6 +160,7 @@ impl Cli {
             Command::Hist(hist) => ("hist", hist.check()),
             Command::Rates(rates) => ("rates", rates.check()),
             Command::Record(record) => ("record", record.check()),
+            Command::Top(top) => ("top", top.check()),
             _ => return Ok(self),
         };
         match checked {
@@ -232,6 +235,15 @@ pub enum Command {
         mut_args(change("csv", |csv| csv.hide(true)))
     )]
     Diagnose(Diagnose),
+    /// Show rates, states, findings, services and connections in a terminal, live
+    #[command(
+        long_about = top::ABOUT,
+        after_help = top::epilogue(),
+        mut_args(change("count", |count| count.help("End after this many intervals"))),
+        mut_args(change("json", |json| json.hide(true))),
+        mut_args(change("csv", |csv| csv.hide(true)))
+    )]
+    Top(Top),
     /// Explain a TCP state, a cause, a finding or a field; without one, draw the state diagram
     #[command(long_about = explain::ABOUT, after_help = explain::EXAMPLES)]
     Explain(Explain),

@@ -1,52 +1,30 @@
 //! `tcpstate diagnose`.
 
-use std::{
-    fs, io,
-    path::Path,
-    process::ExitCode,
-    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, io, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, anyhow, bail};
 use tcpstate::run::stdout;
-use tcpstate_capture::{facts, inventory, sockdiag::Request};
 use tcpstate_cli::quantity::parse_duration;
-use tcpstate_common::State;
 use tcpstate_core::{
-    diagnosis::{Look, Looks, Survey, Thresholds, Unit},
+    diagnosis::{Look, Looks, Thresholds, Unit},
     duration::nanoseconds,
-    expression::{Expression, Moment, Truth},
-    filter::StateSet,
-    netns::NetnsSelector,
+    expression::Moment,
 };
-use tcpstate_text::{
-    diagnose::{Diagnose, Options},
-    ls::socket_row,
-};
+use tcpstate_text::diagnose::{Diagnose, Options};
 
 use crate::{
     INCOMPLETE,
+    looks::{Background, Last, Looker},
     selection::Selection,
     watch::{settings, watch_or_not},
 };
-
-/// The time from one look to the next, at least.
-const INTERVAL: Duration = Duration::from_secs(5);
-
-/// A look may take this part of the time; where it takes long, the next one waits longer.
-const SHARE: u32 = 20;
 
 pub(crate) fn run(mut arguments: tcpstate_cli::Diagnose) -> anyhow::Result<ExitCode> {
     let window = arguments.window();
     if !arguments.follow && arguments.watch.read.is_none() {
         arguments.watch.duration = Some(window);
     }
-    let thresholds = match &arguments.rules {
-        Some(path) => read_thresholds(path)?,
-        None => Thresholds::default(),
-    };
+    let thresholds = thresholds(arguments.rules.as_deref())?;
     let selection = Selection::of("diagnose", Moment::Always, &arguments.watch)?;
     let looker = Looker {
         namespaces: arguments.watch.sockets.netns.wanted.clone(),
@@ -58,7 +36,7 @@ pub(crate) fn run(mut arguments: tcpstate_cli::Diagnose) -> anyhow::Result<ExitC
         let first = looker.look();
         (
             first,
-            Some(Box::new(Background::start(looker)?) as Box<dyn Looks>),
+            Some(Box::new(Background::start(looker, Last::Now)?) as Box<dyn Looks>),
         )
     } else {
         (Look::default(), None)
@@ -87,6 +65,14 @@ pub(crate) fn run(mut arguments: tcpstate_cli::Diagnose) -> anyhow::Result<ExitC
     } else {
         code
     })
+}
+
+/// The figures that decide, as a file changes them.
+pub(crate) fn thresholds(rules: Option<&Path>) -> anyhow::Result<Thresholds> {
+    match rules {
+        Some(path) => read_thresholds(path),
+        None => Ok(Thresholds::default()),
+    }
 }
 
 /// Reads a file of thresholds: lines such as `close_wait_age = "2m"` or `backoffs = 5`.
@@ -124,96 +110,6 @@ fn number(name: &str, value: &toml::Value) -> anyhow::Result<u64> {
         (Some(_), _) => bail!("`{name}` is a whole number, without quotes"),
         // The name is the mistake.
         (None, _) => Ok(0),
-    }
-}
-
-/// Takes looks at the selected sockets.
-struct Looker {
-    namespaces: NetnsSelector,
-    expression: Expression,
-    thresholds: Thresholds,
-}
-
-impl Looker {
-    fn look(&self) -> Look {
-        let request = Request::of(StateSet::ALL).with_info();
-        let mut look = Look {
-            facts: facts::read(&self.namespaces).unwrap_or_default(),
-            ..Look::default()
-        };
-        match inventory::take(&self.namespaces, request, true) {
-            Ok(mut inventory) => {
-                look.missing = inventory.messages();
-                if !self.expression.wants_all() {
-                    let rows = inventory.sockets.iter();
-                    let is_wanted: Vec<bool> = rows
-                        .map(|socket| {
-                            // Roles and owners of others follow from a listener.
-                            socket.state == State::LISTEN
-                                || self.expression.judge(&socket_row(&inventory, socket))
-                                    != Truth::No
-                        })
-                        .collect();
-                    let mut wanted = is_wanted.into_iter();
-                    inventory.sockets.retain(|_| wanted.next() == Some(true));
-                }
-                look.sockets = Some(Survey::of(&inventory, &self.thresholds));
-            }
-            Err(error) => look.missing.push(tcpstate_core::error::chain(&error)),
-        }
-        look
-    }
-}
-
-/// Takes looks in a thread of its own: with many sockets one takes seconds, and the stream must not wait.
-struct Background {
-    /// `None`: it has ended.
-    ask: Option<SyncSender<()>>,
-    looks: Receiver<Look>,
-}
-
-impl Background {
-    fn start(looker: Looker) -> anyhow::Result<Self> {
-        let (ask, asked) = mpsc::sync_channel(1);
-        let (send, looks) = mpsc::sync_channel(1);
-        let work = move || {
-            let mut pause = INTERVAL;
-            loop {
-                let is_asked = match asked.recv_timeout(pause) {
-                    Ok(()) => true,
-                    Err(RecvTimeoutError::Timeout) => false,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                };
-                let begin = Instant::now();
-                let look = looker.look();
-                pause = INTERVAL.max(begin.elapsed().saturating_mul(SHARE));
-                // The view takes it at its next tick, and a last one that it asked for at once.
-                if send.send(look).is_err() || is_asked {
-                    return;
-                }
-            }
-        };
-        thread::Builder::new()
-            .name("looks".to_owned())
-            .spawn(work)
-            .context("cannot start a thread")?;
-        Ok(Self {
-            ask: Some(ask),
-            looks,
-        })
-    }
-}
-
-impl Looks for Background {
-    fn newest(&mut self) -> Option<Look> {
-        self.looks.try_iter().last()
-    }
-
-    fn last(&mut self) -> Option<Look> {
-        let ask = self.ask.take()?;
-        // One that is under way, or finished and not taken, comes first.
-        ask.send(()).ok()?;
-        self.looks.iter().last()
     }
 }
 

@@ -48,6 +48,7 @@ mod ss;
 mod synack;
 mod tally;
 mod threads;
+mod top;
 mod traffic;
 mod transitions;
 mod views;
@@ -88,6 +89,7 @@ fn main() {
     address_filters::add(&mut trials);
     mptcp::add(&mut trials);
     threads::add(&mut trials);
+    top::add(&mut trials);
     restored::add(&mut trials);
     dwell::add(&mut trials);
     ring::add(&mut trials);

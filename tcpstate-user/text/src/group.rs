@@ -48,7 +48,7 @@ pub(crate) const fn width(by: By) -> usize {
 }
 
 /// The group in a row of a table with these [`columns`]. Of a cgroup's name at most `room` characters are left.
-pub(crate) fn cells(by: By, group: &Group, room: usize) -> Vec<String> {
+pub fn cells(by: By, group: &Group, room: usize) -> Vec<String> {
     match group.key {
         GroupKey::Other if by == By::Pid => vec![Name(group).to_string(), String::new()],
         GroupKey::Port(port, role) => vec![Port(port).to_string(), Of(role).to_string()],

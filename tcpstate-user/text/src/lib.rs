@@ -23,7 +23,7 @@ pub mod diagnose;
 pub mod doctor;
 pub mod explain;
 pub mod format;
-mod group;
+pub mod group;
 pub mod hist;
 pub mod life;
 pub mod ls;

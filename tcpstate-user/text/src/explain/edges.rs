@@ -6,7 +6,9 @@ use tcpstate_common::{State, transition::closes};
 use tcpstate_core::{
     cause::{Cause, goes_on},
     event::Event,
+    model::Figures,
     origin::Origin,
+    transition::TransitionCount,
     view::{End, Flow, View},
 };
 
@@ -42,6 +44,27 @@ pub struct Edges {
 }
 
 impl Edges {
+    /// Those of an interval of this length, nanoseconds. Figures do not say of which state those are that broke off, so
+    /// that an edge to the end has them too.
+    pub fn of(figures: &Figures, lasted_ns: u64) -> Self {
+        let mut edges = Self {
+            lasted_ns,
+            ..Self::default()
+        };
+        for &TransitionCount { from, to, count } in &figures.transitions {
+            let to = match (from, to) {
+                (State::FIN_WAIT2 | State::CLOSING, State::CLOSE) => State::TIME_WAIT,
+                _ => to,
+            };
+            edges.count((from, to), count);
+        }
+        let orderly = figures.causes.iter();
+        let orderly = orderly.filter(|(cause, _)| *cause == Cause::Fin);
+        let orderly: u64 = orderly.map(|&(_, count)| count).sum();
+        edges.broken = figures.closed.saturating_sub(orderly);
+        edges
+    }
+
     /// The same counts over this time, nanoseconds.
     #[cfg(test)]
     pub(super) fn over(self, lasted_ns: u64) -> Self {
@@ -76,10 +99,10 @@ impl Edges {
         u64::try_from(rate).unwrap_or(u64::MAX)
     }
 
-    fn count(&mut self, edge: Edge) {
+    fn count(&mut self, edge: Edge, more: u64) {
         let edges = EDGES.iter().zip(&mut self.counts);
         for (_, count) in edges.filter(|(known, _)| known.1 == edge) {
-            *count += 1;
+            *count += more;
         }
     }
 }
@@ -93,14 +116,14 @@ impl View for Edges {
     fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
         let (old, new) = (event.oldstate(), event.newstate());
         if !closes(old, new) {
-            self.count((old, new));
+            self.count((old, new), 1);
         } else if Cause::of(event) != Some(Cause::Fin) {
             self.broken += 1;
         } else {
             match goes_on(event) {
-                Some(State::TIME_WAIT) => self.count((old, State::TIME_WAIT)),
+                Some(State::TIME_WAIT) => self.count((old, State::TIME_WAIT), 1),
                 Some(_) => self.orphans += 1,
-                None => self.count((old, new)),
+                None => self.count((old, new), 1),
             }
         }
         Ok(Flow::Continue)

@@ -12,6 +12,7 @@ pub use self::{
     layout::{Columns, ColumnsError, Layout},
     records::Records,
     table::{Align, Column, OrDash, Table, wants_colour},
+    width::fitted,
 };
 pub(crate) use self::{
     table::push_endpoint,

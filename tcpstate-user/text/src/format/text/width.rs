@@ -2,8 +2,22 @@
 
 use unicode_width::UnicodeWidthChar as _;
 
+use super::Align;
+
 /// The mark of what was cut.
 const CUT: &str = "..";
+
+/// A text in exactly so many columns: cut, or with blanks.
+pub fn fitted(text: &str, room: usize, align: Align) -> String {
+    let mut line = text.as_bytes().to_vec();
+    cut(&mut line, 0, room);
+    let blanks = " ".repeat(room.saturating_sub(width(&line)));
+    let text = String::from_utf8_lossy(&line);
+    match align {
+        Align::Left => format!("{text}{blanks}"),
+        Align::Right => format!("{blanks}{text}"),
+    }
+}
 
 /// The columns that text takes on a terminal.
 pub(super) fn width(text: &[u8]) -> usize {
@@ -111,6 +125,18 @@ mod tests {
             let mut line = format!("x {text}").into_bytes();
             cut(&mut line, 2, room);
             assert_eq!(String::from_utf8(line).unwrap(), format!("x {expected}"));
+        }
+    }
+
+    #[test]
+    fn a_text_takes_its_columns() {
+        for (text, align, expected) in [
+            ("ab", Align::Left, "ab   "),
+            ("ab", Align::Right, "   ab"),
+            ("abcdef", Align::Right, "abc.."),
+            ("接続接続", Align::Left, "接.. "),
+        ] {
+            assert_eq!(fitted(text, 5, align), expected);
         }
     }
 

@@ -1,0 +1,340 @@
+//! `tcpstate top`: real sockets on its screens, beside `ls` and `ss`; every key of its help; and the terminal as it was,
+//! whatever ends it.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
+    process::{self, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
+};
+use tcpstate_common::State;
+
+use crate::{
+    need::{Need, trial},
+    net::{Netns, await_fin, await_that},
+    process::{BINARY, Running, Tcpstate, await_exit, has_result, run},
+    ss::{by_state, oracle},
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    let needs = [Need::Btf, Need::Cookie];
+    trials.push(trial("top::keys", &needs, keys));
+    trials.push(trial("top::signals", &needs, signals));
+    trials.push(trial("top::finding", &needs, finding));
+}
+
+const ROWS: u16 = 24;
+const COLUMNS: u16 = 80;
+
+/// A `tcpstate top` on a terminal of its own.
+struct Top {
+    child: Running,
+    /// `None`: the terminal is gone.
+    keys: Option<File>,
+    screen: Arc<Mutex<vt100::Parser>>,
+    /// The side of the process, which keeps the terminal.
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl Top {
+    fn start(words: &[&str]) -> Result<Self> {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        let size = Winsize {
+            ws_row: ROWS,
+            ws_col: COLUMNS,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&master, size)?;
+        let name = ptsname(&master, Vec::new())?;
+        let open = || -> Result<File> {
+            let mut options = File::options();
+            options.read(true).write(true).custom_flags(libc::O_NOCTTY);
+            Ok(options.open(name.to_str()?)?)
+        };
+        let terminal = OwnedFd::from(open()?);
+        let before = tcgetattr(&terminal)?;
+        let mut command = Command::new(BINARY);
+        command
+            .arg("top")
+            .args(words)
+            .env("TERM", "xterm")
+            .env("LC_ALL", "C.UTF-8")
+            .stdin(open()?)
+            .stdout(open()?)
+            .stderr(Stdio::null());
+        let child = Running::new(&mut command)?;
+        drop(command);
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(ROWS, COLUMNS, 0)));
+        let keys = File::from(master);
+        let (mut output, emulator) = (keys.try_clone()?, Arc::clone(&screen));
+        thread::spawn(move || {
+            let mut bytes = [0; 4_096];
+            while let Ok(count @ 1..) = output.read(&mut bytes) {
+                let mut emulator = emulator.lock().unwrap_or_else(PoisonError::into_inner);
+                emulator.process(bytes.get(..count).unwrap_or_default());
+            }
+        });
+        Ok(Self {
+            child,
+            keys: Some(keys),
+            screen,
+            terminal,
+            before,
+        })
+    }
+
+    fn contents(&self) -> String {
+        let emulator = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        emulator.screen().contents()
+    }
+
+    fn await_text(&self, text: &str) -> Result<()> {
+        self.await_screen(text, |screen| screen.contains(text))
+    }
+
+    fn await_screen(&self, what: &str, is_so: impl Fn(&str) -> bool) -> Result<()> {
+        let awaited = await_that(what, || Ok(is_so(&self.contents())));
+        awaited.with_context(|| format!("the screen:\n{}", self.contents()))
+    }
+
+    fn press(&mut self, keys: &str) -> Result<()> {
+        let terminal = self.keys.as_mut().context("the terminal is gone")?;
+        terminal.write_all(keys.as_bytes())?;
+        Ok(())
+    }
+
+    /// The number of sockets in a state, as the overview has it.
+    fn count(&self, state: State) -> Option<usize> {
+        let contents = self.contents();
+        let name = state.to_string();
+        let mut words = contents.lines().filter_map(|line| {
+            let mut words = line.trim_start_matches('>').split_whitespace();
+            (words.next()? == name).then(|| words.next())?
+        });
+        words.next()?.replace(',', "").parse().ok()
+    }
+
+    /// Waits for the end, after which the terminal is as it was.
+    fn end(mut self) -> Result<()> {
+        let status = await_exit(&mut self.child)?;
+        ensure!(has_result(status), "{status}");
+        let after = tcgetattr(&self.terminal)?;
+        let modes = |termios: &Termios| {
+            (
+                termios.input_modes,
+                termios.output_modes,
+                termios.local_modes,
+            )
+        };
+        ensure!(modes(&after) == modes(&self.before), "{after:?}");
+        await_that("the screen of before", || {
+            let emulator = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+            let screen = emulator.screen();
+            let has_mouse = screen.mouse_protocol_mode() != vt100::MouseProtocolMode::None;
+            Ok(!screen.alternate_screen() && !screen.hide_cursor() && !has_mouse)
+        })
+    }
+}
+
+/// Whether a process is stopped.
+fn is_stopped(pid: u32) -> Result<bool> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = stat.rsplit_once(") ").context("no name in stat")?;
+    Ok(rest.starts_with('T'))
+}
+
+/// Every key of the help has its effect, and the numbers are those of `ss` and of `ls`.
+fn keys() -> Result<()> {
+    Netns::new()?.run(|| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let connected = (0..3).map(|_| {
+            let client = TcpStream::connect(address)?;
+            Ok((client, listener.accept()?.0))
+        });
+        let _connected = connected.collect::<Result<Vec<_>>>()?;
+        let half_closed = TcpStream::connect(address)?;
+        let (leaked, _) = listener.accept()?;
+        drop(half_closed);
+        await_fin(&leaked)?;
+        let mut top = Top::start(&["--netns", "self", "--interval", "200ms"])?;
+        top.await_text("ESTABLISHED")?;
+        for (state, count) in by_state(&oracle(&[])?) {
+            let what = format!("{count} sockets in {state}");
+            top.await_screen(&what, |_| top.count(state) == Some(count))?;
+        }
+        let ls = run(BINARY, &["ls", "--netns", "self", "--json"])?;
+        let listed = ls.stdout.matches("\"state\":\"ESTABLISHED\"").count();
+        ensure!(
+            top.count(State::ESTABLISHED) == Some(listed),
+            "{}",
+            ls.stdout
+        );
+        // A connection more is seen as it comes.
+        let _more = TcpStream::connect(address)?;
+        top.await_screen("two more", |_| {
+            top.count(State::ESTABLISHED) == Some(listed + 2)
+        })?;
+        let port = address.port().to_string();
+        let steps: [(&str, &str); 40] = [
+            ("?", "this help, quit"),
+            ("\x1b", "CHANGE"),
+            ("2", "SERVICE "),
+            ("s", "CLOSE/Sv"),
+            ("S", "CLOSE/S^"),
+            ("l", "EST p99"),
+            ("h", "OPEN/S"),
+            ("\x1b[C", "EST p99"),
+            ("\x1b[D", "OPEN/S"),
+            ("\r", &port),
+            ("\x1b", "by age"),
+            ("s", "by state"),
+            ("S", "by state, turned"),
+            ("ssss", "by age"),
+            ("\r", "[connection]"),
+            ("e", "[explanation]"),
+            ("\x1b", "[connection]"),
+            ("\x1b", "LOCAL"),
+            ("\t", "CHANGE"),
+            ("\x1b[Z", "LOCAL"),
+            ("1", ">LISTEN"),
+            ("j", ">SYN_SENT"),
+            ("k", ">LISTEN"),
+            ("G", ">CLOSE  "),
+            ("g", ">LISTEN"),
+            ("\x1b[B", ">SYN_SENT"),
+            ("\x1b[A", ">LISTEN"),
+            ("\x1b[6~", ">CLOSE  "),
+            ("\x1b[5~", ">LISTEN"),
+            ("4", "CLOSES FIRST"),
+            ("l", ">LISTEN 1"),
+            ("h", ">SYN_SENT"),
+            ("j", ">SYN_RECV"),
+            ("j", ">ESTABLISHED"),
+            ("\r", "in ESTABLISHED"),
+            ("5", "time in ESTABLISHED"),
+            ("l", "time in FIN_WAIT1"),
+            ("h", "time in ESTABLISHED"),
+            ("1", ">LISTEN"),
+            (" ", "FROZEN at"),
+        ];
+        for (keys, shown) in steps {
+            top.press(keys)?;
+            top.await_text(shown).with_context(|| format!("{keys:?}"))?;
+            // An Esc must not be taken for the begin of the next key.
+            thread::sleep(Duration::from_millis(if keys == "\x1b" { 300 } else { 0 }));
+        }
+        top.press(" ")?;
+        top.await_screen("it goes on", |screen| !screen.contains("FROZEN"))?;
+        // What is on the screen by mistake goes.
+        lock(&top).process(b"\x1b[2J");
+        top.press("\x0c")?;
+        top.await_text("CLOSE_WAIT")?;
+        // To the shell and back.
+        top.press("\x1a")?;
+        let pid = top.child.id();
+        await_that("it stops", || is_stopped(pid))?;
+        await_that("the screen of before", || {
+            Ok(!lock(&top).screen().alternate_screen())
+        })?;
+        kill_process(Pid::from_child(&top.child), Signal::CONT)?;
+        await_that("the screen again", || {
+            Ok(lock(&top).screen().alternate_screen())
+        })?;
+        top.await_text("CLOSE_WAIT")?;
+        top.press("q")?;
+        top.end()
+    })
+}
+
+fn lock(top: &Top) -> std::sync::MutexGuard<'_, vt100::Parser> {
+    top.screen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The terminal is as it was after each signal that ends it, and a terminal that is gone ends it.
+fn signals() -> Result<()> {
+    Netns::new()?.run(|| {
+        for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+            let top = Top::start(&["--netns", "self", "--interval", "200ms"])?;
+            top.await_text("ESTABLISHED")?;
+            kill_process(Pid::from_child(&top.child), signal)?;
+            top.end().with_context(|| format!("{signal:?}"))?;
+        }
+        let top = Top::start(&["--netns", "self", "--interval", "200ms"])?;
+        top.await_text("ESTABLISHED")?;
+        let pid = top.child.id();
+        kill_process(Pid::from_child(&top.child), Signal::TSTP)?;
+        await_that("it stops", || is_stopped(pid))?;
+        await_that("the screen of before", || {
+            Ok(!lock(&top).screen().alternate_screen())
+        })?;
+        kill_process(Pid::from_child(&top.child), Signal::CONT)?;
+        await_that("the screen again", || {
+            Ok(lock(&top).screen().alternate_screen())
+        })?;
+        kill_process(Pid::from_child(&top.child), Signal::TERM)?;
+        top.end()?;
+        // The number of intervals ends it too.
+        Top::start(&["--netns", "self", "--interval", "200ms", "--count", "2"])?.end()
+    })
+}
+
+/// A frame as text has a finding with its service and its process.
+fn finding() -> Result<()> {
+    Netns::new()?.run(|| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = listener.local_addr()?.port();
+        let leaked = (0..5).map(|_| -> Result<TcpStream> {
+            let client = TcpStream::connect(listener.local_addr()?)?;
+            let (server, _) = listener.accept()?;
+            drop(client);
+            await_fin(&server)?;
+            Ok(server)
+        });
+        let _leaked = leaked.collect::<Result<Vec<_>>>()?;
+        thread::sleep(Duration::from_millis(1_500));
+        let rules = tempfile::NamedTempFile::new()?;
+        fs::write(&rules, "close_wait_age = \"1s\"")?;
+        let path = rules.path().to_str().context("a path that is no text")?;
+        let output = Tcpstate::start(&["top", "--once", "--netns", "self", "--rules", path])?;
+        let output = output.finish()?;
+        ensure!(
+            has_result(output.status),
+            "{}: {}",
+            output.status,
+            output.stderr
+        );
+        // It is broken between words.
+        let words: Vec<&str> = output.stdout.split_whitespace().collect();
+        let text = words.join(" ");
+        let name = fs::read_to_string("/proc/self/comm")?;
+        let whose = format!("{} {}, server port {port}:", name.trim(), process::id());
+        ensure!(
+            text.contains(&format!("close_wait_leak: {whose}")),
+            "{}",
+            output.stdout
+        );
+        let in_close_wait = words
+            .iter()
+            .skip_while(|word| **word != "CLOSE_WAIT")
+            .nth(1);
+        ensure!(in_close_wait == Some(&"5"), "{}", output.stdout);
+        Ok(())
+    })
+}

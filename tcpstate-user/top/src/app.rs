@@ -1,0 +1,396 @@
+//! The state of what a person looks at, and what keys, the mouse and snapshots do to it.
+
+use std::sync::Arc;
+
+use crossterm::event::{
+    KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
+};
+use ratatui::{Frame, text::Line};
+use tcpstate_core::{
+    escape::Printable,
+    expression::{Expression, Moment},
+    model::GroupKey,
+    present::RunSnapshot,
+};
+
+use crate::{
+    connection, connections, dwell, finding, frame,
+    help::{self, KEYS},
+    look::{Filter, Look, Only, Options, Page, Screen, Typing},
+    machine, overview,
+    row::{Cursor, Item, Row},
+    services,
+};
+
+/// An input.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A key was pressed.
+    Key(KeyEvent),
+    /// The mouse was used.
+    Mouse(MouseEvent),
+    /// A snapshot.
+    Snapshot(Arc<RunSnapshot>),
+}
+
+/// The consequence of an input, beyond the state of the [`App`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing that is seen has changed.
+    Nothing,
+    /// The frame has to be drawn.
+    Draw,
+    /// The whole screen has to be drawn, whatever is on it.
+    Redraw,
+    /// The shell gets the terminal until it continues the process.
+    Suspend,
+    /// The run ends.
+    Quit,
+}
+
+/// The screens, and what keys, the mouse and snapshots do to them.
+#[derive(Clone, Debug)]
+pub struct App {
+    pub(crate) look: Look,
+    cursors: [Cursor; Screen::ALL.len()],
+    /// The rows of the last frame, and the lines above them.
+    rows: Vec<Row>,
+    above: usize,
+    /// The rows that have room.
+    height: usize,
+}
+
+impl App {
+    /// It has seen no snapshot.
+    pub fn new(options: Options) -> Self {
+        Self {
+            look: Look::new(options),
+            cursors: [Cursor::default(); Screen::ALL.len()],
+            rows: Vec::new(),
+            above: 0,
+            height: 1,
+        }
+    }
+
+    /// Takes an input.
+    pub fn update(&mut self, input: Input) -> Then {
+        match input {
+            Input::Snapshot(snapshot) => {
+                self.look.take(snapshot);
+                Then::Draw
+            }
+            Input::Key(key) if key.kind == KeyEventKind::Release => Then::Nothing,
+            Input::Key(key) => self.key(key),
+            Input::Mouse(mouse) => self.mouse(mouse),
+        }
+    }
+
+    /// Fills a frame.
+    pub fn draw(&mut self, frame: &mut Frame<'_>) {
+        let area = frame.area();
+        let width = frame::inner_width(area);
+        self.look.services.settle(services::room(width));
+        let (head, rows) = self.content(width);
+        let height = frame::height(area, head.len());
+        self.cursor().settle(&rows, height);
+        let cursor = *self.cursor();
+        frame::draw(&self.look, &head, &rows, cursor, area, frame.buffer_mut());
+        // The line of the host stands above all.
+        (self.rows, self.above, self.height) = (rows, 1 + head.len(), height);
+    }
+
+    /// The selection of what is on top.
+    pub(crate) fn cursor(&mut self) -> &mut Cursor {
+        let [overview, services, connections, machine, dwell] = &mut self.cursors;
+        let of_screen = match self.look.screen {
+            Screen::Overview => overview,
+            Screen::Services => services,
+            Screen::Connections => connections,
+            Screen::Machine => machine,
+            Screen::Dwell => dwell,
+        };
+        let on_top = self.look.pages.last_mut();
+        on_top.map_or(of_screen, |(_, cursor)| cursor)
+    }
+
+    fn key(&mut self, key: KeyEvent) -> Then {
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            return match key.code {
+                KeyCode::Char('c') => Then::Quit,
+                KeyCode::Char('z') => Then::Suspend,
+                KeyCode::Char('l') => Then::Redraw,
+                KeyCode::Char('f') => self.go_pages(1),
+                KeyCode::Char('b') => self.go_pages(-1),
+                _ => Then::Nothing,
+            };
+        }
+        if let Some(typing) = self.look.typing.take() {
+            self.type_in(typing, key.code);
+            return Then::Draw;
+        }
+        match key.code {
+            KeyCode::Char('q') => return Then::Quit,
+            KeyCode::Char('1') => self.show(Screen::Overview),
+            KeyCode::Char('2') => self.show(Screen::Services),
+            KeyCode::Char('3') => self.show(Screen::Connections),
+            KeyCode::Char('4') => self.show(Screen::Machine),
+            KeyCode::Char('5') => self.show(Screen::Dwell),
+            KeyCode::Tab => self.show(self.beside(1)),
+            KeyCode::BackTab => self.show(self.beside(Screen::ALL.len() - 1)),
+            KeyCode::Down | KeyCode::Char('j') => return self.go(1),
+            KeyCode::Up | KeyCode::Char('k') => return self.go(-1),
+            KeyCode::PageDown => return self.go_pages(1),
+            KeyCode::PageUp => return self.go_pages(-1),
+            KeyCode::Home | KeyCode::Char('g') => return self.go(isize::MIN),
+            KeyCode::End | KeyCode::Char('G') => return self.go(isize::MAX),
+            KeyCode::Enter => return self.open(),
+            KeyCode::Esc | KeyCode::Backspace => return self.back(),
+            KeyCode::Char(' ') => self.look.freeze(),
+            KeyCode::Char('?') => self.push(Page::Help),
+            KeyCode::Char('/') => {
+                self.show(Screen::Connections);
+                self.look.typing = Some(Typing {
+                    text: self.look.filter.text.clone(),
+                    message: String::new(),
+                });
+            }
+            KeyCode::Char('e') => return self.explain(),
+            KeyCode::Char('s') => return self.sort(),
+            KeyCode::Char('S') => return self.turn(),
+            KeyCode::Right | KeyCode::Char('l') => return self.shift(1),
+            KeyCode::Left | KeyCode::Char('h') => return self.shift(-1),
+            _ => return Then::Nothing,
+        }
+        Then::Draw
+    }
+
+    /// Takes a key of a filter that is being typed in.
+    fn type_in(&mut self, mut typing: Typing, key: KeyCode) {
+        match key {
+            KeyCode::Esc => return,
+            KeyCode::Enter => {
+                let names = Arc::clone(&self.look.options.names.0);
+                match Expression::parse_for(Moment::Always, &typing.text, names.as_ref()) {
+                    Ok(expression) => {
+                        self.look.filter = Filter {
+                            text: typing.text,
+                            expression,
+                        };
+                        return;
+                    }
+                    Err(error) => typing.message = error.to_string(),
+                }
+            }
+            KeyCode::Tab => typing.complete(),
+            KeyCode::Backspace => {
+                typing.text.pop();
+                typing.message.clear();
+            }
+            KeyCode::Char(letter) => {
+                typing.text.push(letter);
+                typing.message.clear();
+            }
+            _ => {}
+        }
+        self.look.typing = Some(typing);
+    }
+
+    fn mouse(&mut self, mouse: MouseEvent) -> Then {
+        match mouse.kind {
+            MouseEventKind::ScrollDown => self.go(3),
+            MouseEventKind::ScrollUp => self.go(-3),
+            MouseEventKind::Down(MouseButton::Left) => {
+                let Some(below) = usize::from(mouse.row).checked_sub(self.above) else {
+                    return Then::Nothing;
+                };
+                let mut cursor = *self.cursor();
+                let before = cursor.item;
+                let row = cursor.top.saturating_add(below);
+                if below >= self.height || !cursor.point(&self.rows, row) {
+                    return Then::Nothing;
+                }
+                *self.cursor() = cursor;
+                if before == cursor.item {
+                    return self.open();
+                }
+                Then::Draw
+            }
+            _ => Then::Nothing,
+        }
+    }
+
+    /// Shows a screen, and nothing over it.
+    fn show(&mut self, screen: Screen) {
+        self.look.pages.clear();
+        self.look.screen = screen;
+    }
+
+    /// The screen so many places further.
+    fn beside(&self, by: usize) -> Screen {
+        let screens = Screen::ALL;
+        let at = screens.iter().position(|&one| one == self.look.screen);
+        let mut from_here = screens.iter().cycle().skip(at.unwrap_or(0) + by);
+        from_here.next().copied().unwrap_or(Screen::Overview)
+    }
+
+    fn push(&mut self, page: Page) {
+        self.look.pages.push((page, Cursor::default()));
+    }
+
+    fn go(&mut self, by: isize) -> Then {
+        let mut cursor = *self.cursor();
+        cursor.go(&self.rows, by);
+        *self.cursor() = cursor;
+        Then::Draw
+    }
+
+    fn go_pages(&mut self, by: isize) -> Then {
+        let rows = isize::try_from(self.height).unwrap_or(1).max(1);
+        self.go(by.saturating_mul(rows))
+    }
+
+    /// Shows more of what is selected.
+    fn open(&mut self) -> Then {
+        if !self.look.pages.is_empty() {
+            return Then::Nothing;
+        }
+        match self.cursor().item {
+            Some(Item::State(state)) => {
+                self.show(Screen::Connections);
+                self.look.only = Only {
+                    state: Some(state),
+                    group: None,
+                };
+            }
+            // All that there was no room for are not known one by one.
+            Some(Item::Group(GroupKey::Other)) | None => return Then::Nothing,
+            Some(Item::Group(key)) => {
+                self.show(Screen::Connections);
+                self.look.only = Only {
+                    state: None,
+                    group: Some(key),
+                };
+            }
+            Some(finding @ Item::Finding(..)) => self.push(Page::Finding(finding)),
+            Some(Item::Connection(id)) => {
+                let Some(row) = connections::find(&self.look, id) else {
+                    return Then::Nothing;
+                };
+                self.push(Page::Connection(Box::new(row), id));
+            }
+        }
+        Then::Draw
+    }
+
+    /// Leaves a text, then the choice of connections.
+    fn back(&mut self) -> Then {
+        if self.look.pages.pop().is_some() {
+            return Then::Draw;
+        }
+        if self.look.screen == Screen::Connections && !self.look.shows_all() {
+            self.look.only = Only::default();
+            self.look.filter = Filter::default();
+            return Then::Draw;
+        }
+        Then::Nothing
+    }
+
+    /// Explains what is selected, or shown.
+    fn explain(&mut self) -> Then {
+        let page = match self.look.pages.last() {
+            Some((Page::Finding(Item::Finding(name, _)), _)) => Page::Explained(name),
+            Some((Page::Connection(row, _), _)) => match row.states.last() {
+                Some(stay) => Page::State(stay.state),
+                None => return Then::Nothing,
+            },
+            Some(_) => return Then::Nothing,
+            None if self.look.screen == Screen::Dwell => Page::State(self.look.dwell_state()),
+            None => match self.cursor().item {
+                Some(Item::State(state)) => Page::State(state),
+                Some(Item::Finding(name, _)) => Page::Explained(name),
+                Some(Item::Connection(id)) => {
+                    let row = connections::find(&self.look, id);
+                    match row.and_then(|row| row.states.last().map(|stay| stay.state)) {
+                        Some(state) => Page::State(state),
+                        None => return Then::Nothing,
+                    }
+                }
+                Some(Item::Group(_)) | None => return Then::Nothing,
+            },
+        };
+        self.push(page);
+        Then::Draw
+    }
+
+    fn sort(&mut self) -> Then {
+        match (self.look.screen, self.look.pages.is_empty()) {
+            (Screen::Services, true) => self.look.services.next(),
+            (Screen::Connections, true) => self.look.connections.next(),
+            _ => return Then::Nothing,
+        }
+        Then::Draw
+    }
+
+    fn turn(&mut self) -> Then {
+        match (self.look.screen, self.look.pages.is_empty()) {
+            (Screen::Services, true) => self.look.services.turn(),
+            (Screen::Connections, true) => self.look.connections.turn(),
+            _ => return Then::Nothing,
+        }
+        Then::Draw
+    }
+
+    /// Shows other columns of the services, selects on the other side of the diagram, or shows the times of another
+    /// state.
+    fn shift(&mut self, by: isize) -> Then {
+        match (self.look.screen, self.look.pages.is_empty()) {
+            (Screen::Services, true) => self.look.services.shift(by),
+            (Screen::Machine, true) => self.look.is_right = by > 0,
+            (Screen::Dwell, true) => self.look.go_to_state(by),
+            _ => return Then::Nothing,
+        }
+        Then::Draw
+    }
+
+    /// The lines above the rows, and the rows, in so many columns.
+    pub(crate) fn content(&self, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
+        match self.look.pages.last() {
+            Some((page, _)) => self.page(page, width),
+            None if self.look.typing.is_some() => self.with_message(width),
+            None => match self.look.screen {
+                Screen::Overview => (Vec::new(), overview::rows(&self.look, width, false)),
+                Screen::Services => services::table(&self.look, width),
+                Screen::Connections => connections::table(&self.look, width),
+                Screen::Machine => (
+                    Vec::new(),
+                    machine::rows(&self.look, self.look.is_right, width),
+                ),
+                Screen::Dwell => dwell::table(&self.look, self.look.dwell_state(), width),
+            },
+        }
+    }
+
+    /// The connections below what there is to say about the filter.
+    fn with_message(&self, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
+        let (mut head, rows) = connections::table(&self.look, width);
+        let message = self
+            .look
+            .typing
+            .iter()
+            .flat_map(|typing| typing.message.lines());
+        let lines = message.map(|line| Printable(line.as_bytes()).to_string().into());
+        head.splice(0..0, lines);
+        (head, rows)
+    }
+
+    fn page(&self, page: &Page, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
+        let lines = match page {
+            Page::Help => help::lines(KEYS, self.look.options.theme, width),
+            Page::State(state) => finding::explain_state(*state, width),
+            Page::Explained(name) => finding::explain(name, width),
+            Page::Finding(item) => finding::lines(&self.look, item, width),
+            Page::Connection(row, id) => connection::lines(&self.look, row, *id, width),
+        };
+        (Vec::new(), lines.into_iter().map(Row::text).collect())
+    }
+}

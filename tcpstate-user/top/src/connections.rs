@@ -1,0 +1,288 @@
+//! The connections, those longest in their state first.
+
+use std::{
+    fmt,
+    io::{self, Write as _},
+};
+
+use ratatui::text::Line;
+use tcpstate_core::{
+    catalogue::{CONNECTION, ConnectionRow},
+    escape::Printable,
+    event::SocketId,
+    expression::Truth,
+    model::{Connection, GroupKey},
+    names::{Cgroup, Names},
+    present::RunSnapshot,
+    service::{Role, ServicePort},
+    units::{Count, Span as Time},
+};
+use tcpstate_text::{
+    format::text::{Cell, Column, Layout, Records},
+    settings::Settings,
+};
+
+use crate::{
+    look::{Look, Only},
+    order::By,
+    row::{Content, Item, Row},
+};
+
+/// Whether a connection is one of these.
+fn is_wanted(only: &Only, one: &Connection, names: &Names) -> bool {
+    let is_same = |id: Option<u64>, name: fn(&Cgroup) -> Option<&str>| {
+        let of = |id| names.cgroup(id);
+        of(id).as_deref().and_then(name) == of(one.cgroup).as_deref().and_then(name)
+    };
+    let has_state = only.state.is_none_or(|state| {
+        let present = one.states.last();
+        present.is_some_and(|stay| stay.state == state)
+    });
+    let has_group = only.group.is_none_or(|group| match group {
+        GroupKey::Port(ServicePort::Port(port), role) => {
+            (one.service_port, one.role) == (Some(port), role)
+        }
+        GroupKey::Port(ServicePort::Unknown, role) => {
+            one.role == role && (one.service_port.is_none() || role == Role::Unknown)
+        }
+        // The ports that there was no room for are not known one by one.
+        GroupKey::Port(ServicePort::Other, role) | GroupKey::Role(role) => one.role == role,
+        GroupKey::Comm(comm) => one.owner.comm == comm,
+        GroupKey::Pid(pid, comm) => (one.owner.pid, one.owner.comm) == (pid, comm),
+        GroupKey::Cgroup(cgroup) => one.cgroup == cgroup,
+        GroupKey::Unit(id) => is_same(id, Cgroup::unit),
+        GroupKey::Container(id) => is_same(id, Cgroup::container),
+        GroupKey::Pod(id) => is_same(id, Cgroup::pod_uid),
+        GroupKey::Netns(netns) => one.netns == netns,
+        GroupKey::Raddr(raddr) => one.raddr == raddr,
+        // None of these has ended.
+        GroupKey::Cause(cause) => cause.is_none(),
+        GroupKey::Other => true,
+    });
+    has_state && has_group
+}
+
+/// The time at which it was in its state.
+fn in_state_ns(one: &Connection) -> u64 {
+    one.last_ns.or(one.there_ns).unwrap_or(u64::MAX)
+}
+
+/// The lines above, and the rows.
+pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
+    let Some(snapshot) = look.shown().snapshot.as_deref() else {
+        return Default::default();
+    };
+    let all = &snapshot.tracker.connections;
+    let mut wanted: Vec<(usize, &Connection)> = all
+        .iter()
+        .enumerate()
+        .filter(|(_, one)| is_wanted(&look.only, one, &snapshot.names))
+        .filter(|(_, one)| {
+            let filter = &look.filter.expression;
+            filter.wants_all() || filter.judge(&row(one, snapshot)) == Truth::Yes
+        })
+        .collect();
+    wanted.sort_by_key(|(_, one)| (in_state_ns(one), one.id));
+    match look.connections.by {
+        By::Age => {}
+        By::State => wanted.sort_by_key(|(_, one)| one.states.last().map(|stay| stay.state.0)),
+        By::Service => wanted.sort_by_key(|(_, one)| (one.service_port, one.role)),
+        By::Process => wanted.sort_by_key(|(_, one)| (one.owner.comm, one.owner.pid)),
+        By::Remote => wanted.sort_by_key(|(_, one)| (one.raddr, one.rport)),
+    }
+    if look.connections.is_turned {
+        wanted.reverse();
+    }
+    let theme = look.options.theme;
+    let rows = wanted.iter().map(|(at, one)| Row {
+        item: Some(Item::Connection(one.id)),
+        mark: None,
+        content: Content::Connection(*at),
+    });
+    let mut head = vec![Line::raw(about(look, wanted.len(), snapshot))];
+    let mut titles = Vec::new();
+    // Writing to memory does not fail.
+    let _ = records(look, width).titles(0, &mut titles);
+    let titles = String::from_utf8_lossy(&titles).trim_end().to_owned();
+    head.push(Line::styled(titles, theme.title()));
+    (head, rows.collect())
+}
+
+/// The connections that are shown, in words.
+fn about(look: &Look, shown: usize, snapshot: &RunSnapshot) -> String {
+    let Only { state, group } = look.only;
+    let mut of = Vec::new();
+    of.extend(state.map(|state| format!("in {state}")));
+    if let Some(key) = group {
+        let group = tcpstate_core::catalogue::Group::new(key, &snapshot.names);
+        let name = tcpstate_text::group::cells(look.options.by, &group, 40).join(" ");
+        of.push(format!("of {name}"));
+    }
+    if !look.filter.text.is_empty() {
+        of.push(Printable(look.filter.text.as_bytes()).to_string());
+    }
+    let all = snapshot.tracker.books.live;
+    let is_cut = (snapshot.tracker.connections.len() as u64) < all;
+    let bound = if is_cut {
+        let longest = Count(look.options.longest as u64);
+        format!(", the {longest} oldest of each state")
+    } else {
+        String::new()
+    };
+    let turned = if look.connections.is_turned {
+        ", turned"
+    } else {
+        ""
+    };
+    let of = if of.is_empty() {
+        String::new()
+    } else {
+        format!(" {}", of.join(" "))
+    };
+    format!(
+        "{} of {}{of}{bound}, by {}{turned}",
+        Count(shown as u64),
+        Count(all),
+        look.connections.by.name(),
+    )
+}
+
+/// The row of a connection that is shown.
+pub(crate) fn find(look: &Look, id: SocketId) -> Option<ConnectionRow> {
+    let snapshot = look.shown().snapshot.as_deref()?;
+    let mut all = snapshot.tracker.connections.iter();
+    Some(row(all.find(|one| one.id == id)?, snapshot))
+}
+
+fn row(one: &Connection, snapshot: &RunSnapshot) -> ConnectionRow {
+    let now_ns = snapshot.tracker.now_ns.max(snapshot.interval.end_ns);
+    let mut row = ConnectionRow::open(one.clone(), now_ns);
+    row.common.wall_ns = snapshot.origin.wall_ns(row.common.ts_ns);
+    row.common.cgroup = snapshot.names.cgroup(row.common.cgroup_id);
+    row
+}
+
+fn records(look: &Look, width: usize) -> Records<ConnectionRow> {
+    let settings = Settings {
+        width: Some(width),
+        several_netns: look.options.several_netns,
+        zone: look.options.zone.clone(),
+        ..Settings::plain(tcpstate_core::options::Format::Text)
+    };
+    Records::new(&LAYOUT, &look.options.columns, &[], &settings)
+}
+
+/// Writes the connections that are seen.
+pub(crate) struct Lines<'a> {
+    snapshot: Option<&'a RunSnapshot>,
+    records: Records<ConnectionRow>,
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) fn new(look: &'a Look, width: usize) -> Self {
+        Self {
+            snapshot: look.shown().snapshot.as_deref(),
+            records: records(look, width),
+        }
+    }
+
+    /// The line of the connection at this place.
+    pub(crate) fn line(&mut self, at: usize) -> Line<'static> {
+        let Some(snapshot) = self.snapshot else {
+            return Line::default();
+        };
+        let Some(one) = snapshot.tracker.connections.get(at) else {
+            return Line::default();
+        };
+        let mut text = Vec::new();
+        // Writing to memory does not fail.
+        let _ = self.records.write(&row(one, snapshot), &mut text);
+        Line::raw(String::from_utf8_lossy(&text).trim_end().to_owned())
+    }
+}
+
+impl fmt::Debug for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lines")
+    }
+}
+
+/// The columns of the list of connections.
+pub static LAYOUT: Layout<ConnectionRow> = Layout {
+    command: "top",
+    cells: &CELLS,
+    usual: &["STATE", "AGE", "ROLE", "LOCAL", "REMOTE", "PID", "COMM"],
+    steps: &[
+        // 40 columns.
+        ("STATE", 11),
+        ("AGE", 8),
+        ("REMOTE", 17),
+        // 80 columns.
+        ("REMOTE", 21),
+        ("COMM", 8),
+        ("PID", 7),
+        ("LOCAL", 16),
+        // More.
+        ("COMM", 12),
+        ("LOCAL", 21),
+        ("ROLE", 6),
+        ("HANDSHAKE", 9),
+        ("NETNS", 10),
+        ("LIFETIME", 8),
+        ("REMOTE", 34),
+        ("LOCAL", 34),
+        ("COMM", 15),
+        ("REMOTE", 47),
+        ("LOCAL", 47),
+        ("UID", 5),
+        ("COOKIE", 11),
+        ("CGROUP", 60),
+    ],
+    fields: &CONNECTION,
+};
+
+static CELLS: [Cell<ConnectionRow>; 13] = [
+    Cell::composed(
+        Column::left("STATE", 11),
+        "the last of `states`",
+        push_state,
+    ),
+    Cell::composed(
+        Column::right("AGE", 8),
+        "the time in it so far (`>`: at least)",
+        push_age,
+    ),
+    Cell::COOKIE,
+    Cell::field(Column::right("NETNS", 10), CONNECTION.column("netns")),
+    Cell::field(Column::left("ROLE", 6), CONNECTION.column("role")),
+    Cell::LOCAL,
+    Cell::REMOTE,
+    Cell::field(Column::right("PID", 7), CONNECTION.column("owner.pid")),
+    Cell::field(Column::left("COMM", 12), CONNECTION.column("owner.comm")),
+    Cell::field(
+        Column::right("HANDSHAKE", 9),
+        CONNECTION.column("handshake_ns"),
+    ),
+    Cell::field(
+        Column::right("LIFETIME", 8),
+        CONNECTION.column("lifetime_ns"),
+    ),
+    Cell::field(Column::right("UID", 5), CONNECTION.column("uid")),
+    Cell::path(Column::left("CGROUP", 15), CONNECTION.column("cgroup")),
+];
+
+fn push_state(row: &ConnectionRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
+    match row.states.last() {
+        Some(stay) => write!(line, "{}", stay.state),
+        None => line.write_all(b"-"),
+    }
+}
+
+fn push_age(row: &ConnectionRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
+    let stay = row.states.last();
+    match stay.map(|stay| (stay.dwell_ns, stay.at_least_ns)) {
+        Some((Some(ns), _)) => write!(line, "{}", Time(ns)),
+        Some((None, Some(ns))) => write!(line, ">{}", Time(ns)),
+        _ => line.write_all(b"-"),
+    }
+}

@@ -1,0 +1,47 @@
+//! The keys.
+
+use ratatui::text::{Line, Span};
+
+use crate::theme::Theme;
+
+/// The keys with what they do, as the page of help shows them.
+pub(crate) const KEYS: &[(&str, &str)] = &[
+    (
+        "1 .. 5",
+        "overview, services, connections, machine, dwell times",
+    ),
+    ("Tab", "the next screen; with Shift the one before"),
+    ("j k", "down, up; so do the arrows and the wheel"),
+    ("g G", "to the beginning, to the end"),
+    ("PgDn PgUp", "a screen further, a screen back"),
+    ("Enter", "open what is selected; so does a click on it"),
+    ("Esc", "back; then all connections again"),
+    ("e", "explain what is selected"),
+    (
+        "/",
+        "only some connections: an expression as on the command line; Tab completes a word",
+    ),
+    ("Space", "freeze, and go on"),
+    ("s S", "sort by the next column, turn the order"),
+    (
+        "h l",
+        "other columns of the services; left and right in the machine; the next state of dwell; so do the arrows",
+    ),
+    ("Ctrl-L", "draw all again"),
+    ("Ctrl-Z", "back to the shell, which continues it with `fg`"),
+    ("? q", "this help, quit"),
+];
+
+/// The page of help.
+pub(crate) fn lines(keys: &[(&str, &str)], theme: Theme, width: usize) -> Vec<Line<'static>> {
+    const KEY: usize = 10;
+    let mut lines = Vec::new();
+    for (key, does) in keys {
+        let mut label = Span::styled(format!("{key:KEY$} "), theme.title());
+        for part in crate::frame::wrapped(does, width.saturating_sub(KEY + 1)) {
+            lines.push(Line::from(vec![label, Span::raw(part)]));
+            label = Span::raw(" ".repeat(KEY + 1));
+        }
+    }
+    lines
+}

@@ -1,0 +1,164 @@
+//! The figures of the last intervals, for the sparklines.
+
+use std::collections::VecDeque;
+
+use tcpstate_common::State;
+use tcpstate_core::{cause::Cause, present::RunSnapshot};
+
+/// The intervals that are kept.
+const KEPT: usize = 600;
+
+/// The states that are shown, in the order of a connection's life.
+pub(crate) const STATES: [State; 11] = [
+    State::LISTEN,
+    State::SYN_SENT,
+    State::SYN_RECV,
+    State::ESTABLISHED,
+    State::FIN_WAIT1,
+    State::FIN_WAIT2,
+    State::CLOSING,
+    State::TIME_WAIT,
+    State::CLOSE_WAIT,
+    State::LAST_ACK,
+    State::CLOSE,
+];
+
+/// A rate of the overview.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rate {
+    Opened,
+    Established,
+    Closed,
+    Failed,
+    Resets,
+    SynAcksResent,
+}
+
+impl Rate {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Opened,
+        Self::Established,
+        Self::Closed,
+        Self::Failed,
+        Self::Resets,
+        Self::SynAcksResent,
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Established => "established",
+            Self::Closed => "closed",
+            Self::Failed => "failed",
+            Self::Resets => "resets",
+            Self::SynAcksResent => "SYN-ACK resent",
+        }
+    }
+}
+
+/// An interval.
+#[derive(Clone, Debug, Default)]
+struct Point {
+    length_ns: u64,
+    rates: [Option<u64>; Rate::ALL.len()],
+    states: [u64; STATES.len()],
+    cpu_ns: u64,
+    /// The times in each state that connections left: the lower bound of each power of two, with its count.
+    dwell: Vec<(State, Vec<(u64, u64)>)>,
+}
+
+/// The last intervals, the oldest first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
+    points: VecDeque<Point>,
+}
+
+impl History {
+    /// Adds the interval of a snapshot.
+    pub(crate) fn push(&mut self, snapshot: &RunSnapshot) {
+        let interval = &snapshot.interval;
+        let figures = &interval.all;
+        let resets = figures
+            .causes
+            .iter()
+            .filter(|(cause, _)| matches!(cause, Cause::ResetByPeer | Cause::ResetLocally));
+        let handshakes = snapshot.handshakes.as_ref();
+        let of = |state| {
+            let found = figures.states.iter().find(|(known, _)| *known == state);
+            found.map_or(0, |&(_, count)| count)
+        };
+        if self.points.len() == KEPT {
+            self.points.pop_front();
+        }
+        self.points.push_back(Point {
+            length_ns: interval.end_ns.saturating_sub(interval.start_ns),
+            rates: [
+                Some(figures.opened),
+                Some(figures.established),
+                Some(figures.closed),
+                Some(figures.failed),
+                Some(resets.map(|&(_, count)| count).sum()),
+                handshakes.and_then(|handshakes| handshakes.listen.synack_retransmits),
+            ],
+            states: STATES.map(of),
+            cpu_ns: snapshot.books.cost.cpu_ns,
+            dwell: interval
+                .dwell
+                .iter()
+                .map(|(state, times)| {
+                    let octaves = times.octaves().into_iter();
+                    let octaves = octaves.filter(|octave| octave.count > 0);
+                    let octaves = octaves.map(|octave| (octave.lower_ns, octave.count));
+                    (*state, octaves.collect())
+                })
+                .collect(),
+        });
+    }
+
+    /// The count of this rate in the latest interval, and the length of that, nanoseconds. `None`: it is not known.
+    pub(crate) fn latest(&self, rate: Rate) -> Option<(u64, u64)> {
+        let point = self.points.back()?;
+        let count = point.rates.get(rate as usize).copied().flatten()?;
+        Some((count, point.length_ns))
+    }
+
+    /// This rate in each interval, in thousandths a second: a short interval is no low one.
+    pub(crate) fn rates(&self, rate: Rate) -> Vec<u64> {
+        let per_second = |point: &Point| {
+            let count = point.rates.get(rate as usize).copied().flatten();
+            let thousandths = u128::from(count.unwrap_or(0)) * 1_000_000_000_000;
+            let rate = thousandths.checked_div(point.length_ns.into()).unwrap_or(0);
+            u64::try_from(rate).unwrap_or(u64::MAX)
+        };
+        self.points.iter().map(per_second).collect()
+    }
+
+    /// The sockets in a state at the end of each interval, by its place in [`STATES`].
+    pub(crate) fn state(&self, place: usize) -> Vec<u64> {
+        let count = |point: &Point| point.states.get(place).copied().unwrap_or(0);
+        self.points.iter().map(count).collect()
+    }
+
+    /// The times in a state that ended in each of the last intervals: the lower bound of each power of two, nanoseconds,
+    /// with its count.
+    pub(crate) fn dwell(&self, state: State, intervals: usize) -> Vec<&[(u64, u64)]> {
+        let first = self.points.len().saturating_sub(intervals);
+        let last = self.points.range(first..);
+        let times = last.map(|point| {
+            let known = point.dwell.iter().find(|(of, _)| *of == state);
+            known.map_or(&[][..], |(_, times)| times.as_slice())
+        });
+        times.collect()
+    }
+
+    /// The processor time of the latest interval as a part of its length; `None` with less than two of them.
+    pub(crate) fn own_share(&self) -> Option<f64> {
+        let mut latest = self.points.iter().rev();
+        let (now, before) = (latest.next()?, latest.next()?);
+        if now.length_ns == 0 {
+            return None;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a share needs few digits")]
+        Some(now.cpu_ns.saturating_sub(before.cpu_ns) as f64 / now.length_ns as f64)
+    }
+}

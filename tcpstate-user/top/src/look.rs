@@ -1,0 +1,263 @@
+//! What a person looks at: the snapshot, the screen with the texts over it, and the choices that were made.
+
+use std::{fmt, sync::Arc};
+
+use jiff::tz::TimeZone;
+use tcpstate_common::State;
+use tcpstate_core::{
+    catalogue::ConnectionRow,
+    event::SocketId,
+    expression::{Expression, Lookup, Moment, WORDS},
+    model::{By, GroupKey},
+    present::RunSnapshot,
+};
+use tcpstate_text::format::text::Columns;
+
+use crate::{
+    history::{History, STATES},
+    order::{ConnectionOrder, ServiceOrder},
+    row::{Cursor, Item},
+    theme::Theme,
+};
+
+/// The choices that do not change while it runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The abilities of the terminal.
+    pub theme: Theme,
+    /// The time zone of local times.
+    pub zone: TimeZone,
+    /// Whether sockets of several network namespaces may be shown.
+    pub several_netns: bool,
+    /// The columns of the list of connections.
+    pub columns: Columns<ConnectionRow>,
+    /// The grouping of the services.
+    pub by: By,
+    /// The time from one snapshot to the next, nanoseconds.
+    pub interval_ns: u64,
+    /// The filter, as the command line gave it; empty is none.
+    pub filter: String,
+    /// The connections that a snapshot has of each state.
+    pub longest: usize,
+    /// The meaning of names in a filter.
+    pub names: LookUp,
+}
+
+/// A lookup of the names in a filter.
+#[derive(Clone)]
+pub struct LookUp(pub Arc<dyn Lookup + Send + Sync>);
+
+impl fmt::Debug for LookUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("names")
+    }
+}
+
+/// The place of ESTABLISHED in [`STATES`].
+const ESTABLISHED: usize = 3;
+
+/// A screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Screen {
+    Overview,
+    Services,
+    Connections,
+    Machine,
+    Dwell,
+}
+
+impl Screen {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Overview,
+        Self::Services,
+        Self::Connections,
+        Self::Machine,
+        Self::Dwell,
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Overview => "overview",
+            Self::Services => "services",
+            Self::Connections => "connections",
+            Self::Machine => "machine",
+            Self::Dwell => "dwell",
+        }
+    }
+}
+
+/// A text over the screen.
+#[derive(Clone, Debug)]
+pub(crate) enum Page {
+    Help,
+    /// The explanation of a state.
+    State(State),
+    /// The explanation of the findings of this name.
+    Explained(&'static str),
+    /// A finding.
+    Finding(Item),
+    /// A connection, as it was known last.
+    Connection(Box<ConnectionRow>, SocketId),
+}
+
+/// The snapshot that is shown, with the intervals before it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Present {
+    pub(crate) snapshot: Option<Arc<RunSnapshot>>,
+    pub(crate) history: History,
+}
+
+/// A filter that is being typed in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Typing {
+    pub(crate) text: String,
+    /// The reason why it is no filter, or the words that it can go on with.
+    pub(crate) message: String,
+}
+
+/// A filter on the connections that are shown.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filter {
+    pub(crate) text: String,
+    pub(crate) expression: Expression,
+}
+
+impl Typing {
+    /// Completes the last word, as far as the conditions that there are allow it.
+    pub(crate) fn complete(&mut self) {
+        let begin = self.text.rfind([' ', '(']).map_or(0, |at| at + 1);
+        let Some((before, word)) = self.text.split_at_checked(begin) else {
+            return;
+        };
+        let known = WORDS.iter().filter(|word| word.is_known(Moment::Always));
+        let known = known.map(|word| word.name).chain(["and", "or", "not"]);
+        let fitting: Vec<&str> = known.filter(|name| name.starts_with(word)).collect();
+        let common = fitting.iter().copied().reduce(|one, other| {
+            let mut pairs = one.char_indices().zip(other.chars());
+            let differ = pairs.find(|((_, a), b)| a != b).map(|((at, _), _)| at);
+            let end = differ.unwrap_or(one.len().min(other.len()));
+            one.get(..end).unwrap_or(one)
+        });
+        let Some(common) = common else { return };
+        let end = if fitting.len() == 1 { " " } else { "" };
+        self.message = if fitting.len() == 1 {
+            String::new()
+        } else {
+            fitting.join(" ")
+        };
+        self.text = format!("{before}{common}{end}");
+    }
+}
+
+/// The connections that are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Only {
+    pub(crate) state: Option<State>,
+    pub(crate) group: Option<GroupKey>,
+}
+
+/// What a person looks at.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    pub(crate) options: Options,
+    pub(crate) screen: Screen,
+    /// The texts over the screen, the one on top last, each with the part that is seen.
+    pub(crate) pages: Vec<(Page, Cursor)>,
+    /// What comes in.
+    latest: Present,
+    /// What is shown, where that is frozen.
+    frozen: Option<Present>,
+    pub(crate) only: Only,
+    pub(crate) filter: Filter,
+    /// `None`: keys are commands.
+    pub(crate) typing: Option<Typing>,
+    /// Whether the right side of the diagram is selected.
+    pub(crate) is_right: bool,
+    /// The place among the states of that whose times are shown.
+    dwell_of: usize,
+    pub(crate) services: ServiceOrder,
+    pub(crate) connections: ConnectionOrder,
+}
+
+impl Look {
+    /// It has seen no snapshot.
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            options,
+            screen: Screen::Overview,
+            pages: Vec::new(),
+            latest: Present::default(),
+            frozen: None,
+            only: Only::default(),
+            filter: Filter::default(),
+            typing: None,
+            is_right: false,
+            dwell_of: ESTABLISHED,
+            services: ServiceOrder::default(),
+            connections: ConnectionOrder::default(),
+        }
+    }
+
+    /// What is shown.
+    pub(crate) const fn shown(&self) -> &Present {
+        match &self.frozen {
+            Some(frozen) => frozen,
+            None => &self.latest,
+        }
+    }
+
+    /// The time since which the frame is frozen, and that of the latest snapshot, monotonic nanoseconds.
+    pub(crate) fn frozen_ns(&self) -> Option<(u64, u64)> {
+        let end_ns = |present: &Present| Some(present.snapshot.as_ref()?.interval.end_ns);
+        Some((end_ns(self.frozen.as_ref()?)?, end_ns(&self.latest)?))
+    }
+
+    /// Takes a snapshot.
+    pub(crate) fn take(&mut self, snapshot: Arc<RunSnapshot>) {
+        let length_ns = |snapshot: &RunSnapshot| {
+            let interval = &snapshot.interval;
+            interval.end_ns.saturating_sub(interval.start_ns)
+        };
+        // What is left at the end of a run is no interval to compare with others.
+        let is_rest = snapshot.is_final && length_ns(&snapshot) < self.options.interval_ns / 2;
+        match &self.latest.snapshot {
+            Some(before) if is_rest => {
+                let snapshot = RunSnapshot {
+                    interval: before.interval.clone(),
+                    handshakes: before.handshakes.clone(),
+                    ..RunSnapshot::clone(&snapshot)
+                };
+                self.latest.snapshot = Some(Arc::new(snapshot));
+            }
+            _ => {
+                self.latest.history.push(&snapshot);
+                self.latest.snapshot = Some(snapshot);
+            }
+        }
+    }
+
+    /// Whether no connection is left out of the list by choice.
+    pub(crate) fn shows_all(&self) -> bool {
+        self.only == Only::default() && self.filter.text.is_empty()
+    }
+
+    /// The state whose times are shown.
+    pub(crate) fn dwell_state(&self) -> State {
+        let state = STATES.get(self.dwell_of).copied();
+        state.unwrap_or(State::ESTABLISHED)
+    }
+
+    /// Shows the times of another state.
+    pub(crate) fn go_to_state(&mut self, by: isize) {
+        let last = STATES.len() - 1;
+        self.dwell_of = self.dwell_of.saturating_add_signed(by).min(last);
+    }
+
+    /// Freezes what is shown, or goes on.
+    pub(crate) fn freeze(&mut self) {
+        self.frozen = match self.frozen.take() {
+            Some(_) => None,
+            None => Some(self.latest.clone()),
+        };
+    }
+}

@@ -1,0 +1,226 @@
+//! The overview: rates, the sockets in each state, findings, and our own cost.
+
+use ratatui::text::{Line, Span};
+use tcpstate_common::State;
+use tcpstate_core::{
+    diagnosis::Finding,
+    model::Connection,
+    present::RunSnapshot,
+    units::{Bytes, Count, PerSecond, Span as Time},
+    view::End,
+};
+use tcpstate_text::{
+    books::Changes,
+    format::text::{Align, fitted},
+};
+
+use crate::{
+    finding::sentence,
+    frame::wrapped,
+    history::{Rate, STATES},
+    look::{Look, Present},
+    row::{Item, Row},
+};
+
+/// The rows, in so many columns. `whole`: findings are not cut.
+pub(crate) fn rows(look: &Look, width: usize, whole: bool) -> Vec<Row> {
+    let shown = look.shown();
+    let Some(snapshot) = shown.snapshot.as_deref() else {
+        return Vec::new();
+    };
+    let mut rows = rates(look, shown, width);
+    rows.push(Row::text(""));
+    rows.extend(states(look, shown, snapshot, width));
+    rows.push(Row::text(""));
+    rows.extend(findings(look, snapshot, width, whole));
+    rows.extend(cost(shown, snapshot, width).into_iter().map(Row::text));
+    rows
+}
+
+/// The columns of a rate, without its sparkline.
+const RATE: usize = 14 + 1 + 8 + 3;
+
+fn rates(look: &Look, shown: &Present, width: usize) -> Vec<Row> {
+    let history = &shown.history;
+    let theme = look.options.theme;
+    let line = |rate: Rate, width: usize| {
+        let latest = history.latest(rate);
+        let latest = latest.map(|(count, interval_ns)| PerSecond { count, interval_ns });
+        // What is not known has no unit.
+        let latest = latest.map_or_else(|| "-  ".to_owned(), |rate| format!("{rate}/s"));
+        let bars = theme.sparkline(&history.rates(rate), width.saturating_sub(RATE));
+        let name = fitted(rate.name(), 14, Align::Left);
+        format!("{name} {} {bars}", fitted(&latest, 10, Align::Right))
+    };
+    if width < 2 * RATE + 10 {
+        let rates = Rate::ALL.into_iter();
+        return rates.map(|rate| Row::text(line(rate, width))).collect();
+    }
+    let half = (width - 2) / 2;
+    let (left, right) = Rate::ALL.split_at(Rate::ALL.len() / 2);
+    let pairs = left.iter().zip(right);
+    pairs
+        .map(|(&left, &right)| Row::text(format!("{}  {}", line(left, half), line(right, half))))
+        .collect()
+}
+
+/// The columns of the sockets in a state: their number, its change, and the time of the oldest.
+const fn widths(width: usize) -> (usize, usize, usize) {
+    if width < 60 { (7, 6, 8) } else { (10, 9, 10) }
+}
+
+fn states(look: &Look, shown: &Present, snapshot: &RunSnapshot, width: usize) -> Vec<Row> {
+    let theme = look.options.theme;
+    let (now, change, oldest) = widths(width);
+    let spark = width.saturating_sub(11 + 1 + now + 1 + change + 1 + oldest + 1);
+    let title = format!(
+        "STATE       {:>now$} {:>change$} {:>oldest$}",
+        "NOW", "CHANGE", "OLDEST"
+    );
+    let mut rows = vec![Row::text(Line::styled(title, theme.title()))];
+    for (place, state) in STATES.into_iter().enumerate() {
+        let counts = shown.history.state(place);
+        let mut latest = counts.iter().rev();
+        let count = latest.next().copied().unwrap_or(0);
+        let number = if state == State::CLOSE && count == 0 {
+            // No event shows the sockets that are not connected, and no list has them.
+            "-".to_owned()
+        } else {
+            Count(count).to_string()
+        };
+        let difference = latest.next().map_or_else(String::new, |&before| {
+            match (count.cmp(&before), Count(count.abs_diff(before))) {
+                (std::cmp::Ordering::Less, less) => format!("-{less}"),
+                (std::cmp::Ordering::Equal, _) => String::new(),
+                (std::cmp::Ordering::Greater, more) => format!("+{more}"),
+            }
+        });
+        let line = format!(
+            "{:11} {} {} {} {}",
+            state.to_string(),
+            fitted(&number, now, Align::Right),
+            fitted(&difference, change, Align::Right),
+            fitted(&age_of_oldest(snapshot, state, count), oldest, Align::Right),
+            theme.sparkline(&counts, spark),
+        );
+        rows.push(Row::item(Item::State(state), line));
+    }
+    rows
+}
+
+/// The time that the oldest socket has been in this state, as far as is known.
+fn age_of_oldest(snapshot: &RunSnapshot, state: State, count: u64) -> String {
+    let now_ns = snapshot.tracker.now_ns.max(snapshot.interval.end_ns);
+    let age = |since_ns: u64| Time(now_ns.saturating_sub(since_ns));
+    if count == 0 {
+        return "-".to_owned();
+    }
+    match state {
+        State::LISTEN => {
+            let mut listeners = snapshot.tracker.listeners.iter();
+            let since = listeners.clone().map(|listener| listener.since_ns).min();
+            // One of before the capture is the oldest.
+            let is_known = listeners.all(|listener| listener.since_ns.is_some());
+            match since.flatten().filter(|_| is_known) {
+                Some(since_ns) => age(since_ns).to_string(),
+                None => format!(">{}", age(snapshot.origin.started_ns)),
+            }
+        }
+        // Their times are not known one by one.
+        State::TIME_WAIT => "-".to_owned(),
+        _ => {
+            let connections = snapshot.tracker.connections.iter();
+            let in_state =
+                |one: &&Connection| one.states.last().is_some_and(|stay| stay.state == state);
+            let oldest = connections.filter(in_state).map(|one| {
+                let is_bound = one.last_ns.is_none();
+                (one.last_ns.or(one.there_ns).unwrap_or(now_ns), !is_bound)
+            });
+            match oldest.min() {
+                Some((since_ns, true)) => age(since_ns).to_string(),
+                Some((since_ns, false)) => format!(">{}", age(since_ns)),
+                None => half_open(snapshot, state),
+            }
+        }
+    }
+}
+
+/// Half-open connections are no connections yet.
+fn half_open(snapshot: &RunSnapshot, state: State) -> String {
+    let handshakes = snapshot.handshakes.iter();
+    let places = handshakes.flat_map(|handshakes| &handshakes.half_open);
+    let oldest = places
+        .filter(|_| state == State::SYN_RECV)
+        .filter_map(|at| {
+            let exact = at.half_open.oldest_ns.map(|ns| (ns, ""));
+            exact.or(at.half_open.oldest_at_least_ns.map(|ns| (ns, ">")))
+        });
+    let oldest = oldest.max();
+    oldest.map_or_else(
+        || "-".to_owned(),
+        |(ns, bound)| format!("{bound}{}", Time(ns)),
+    )
+}
+
+fn findings(look: &Look, snapshot: &RunSnapshot, width: usize, whole: bool) -> Vec<Row> {
+    const SEVERITY: usize = 9;
+    let theme = look.options.theme;
+    let Some(findings) = &snapshot.findings else {
+        return Vec::new();
+    };
+    if findings.is_empty() {
+        return vec![Row::text("Nothing found so far.")];
+    }
+    let mut rows = Vec::new();
+    let row = |finding: &Finding, text: String, is_first: bool| {
+        let label = if is_first {
+            finding.severity.name()
+        } else {
+            ""
+        };
+        let label = Span::styled(
+            format!("{label:SEVERITY$}"),
+            theme.severity(finding.severity),
+        );
+        Line::from(vec![label, Span::raw(text)])
+    };
+    for finding in findings {
+        let (name, place) = finding.identity();
+        let item = Item::Finding(name, place);
+        let room = width.saturating_sub(SEVERITY);
+        if !whole {
+            let text = fitted(&sentence(finding), room, Align::Left);
+            rows.push(Row::item(item, row(finding, text, true)));
+            continue;
+        }
+        for (at, text) in wrapped(&sentence(finding), room).into_iter().enumerate() {
+            rows.push(Row::text(row(finding, text, at == 0)));
+        }
+    }
+    rows
+}
+
+/// The books, and the cost of watching.
+fn cost(shown: &Present, snapshot: &RunSnapshot, width: usize) -> Vec<String> {
+    let books = &snapshot.books;
+    let end = End {
+        now_ns: snapshot.interval.end_ns,
+        accounting: books.accounting,
+        selection: books.selection,
+        cost: books.cost,
+        damaged: false,
+        verbose: false,
+        part: None,
+    };
+    let share = shown.history.own_share();
+    let share = share.map_or_else(String::new, |share| {
+        format!("{:.1} % of a processor, ", share * 100.0)
+    });
+    let memory = books.cost.max_rss_bytes.unwrap_or(0);
+    let text = format!(
+        "{}; tcpstate: {share}{} of memory",
+        Changes(&end, Some(&snapshot.tracker.books)),
+        Bytes(memory),
+    );
+    wrapped(&text, width)
+}

@@ -1,0 +1,224 @@
+//! The services: a table by service port and role, or another group.
+
+use ratatui::text::Line;
+use tcpstate_common::State;
+use tcpstate_core::{
+    catalogue::Group,
+    cause::Cause,
+    histogram::Histogram,
+    model::{Figures, GroupKey, Of},
+    units::{Count, PerSecond, Span as Time},
+};
+use tcpstate_text::{
+    format::text::{Align, fitted},
+    group::cells,
+};
+
+use crate::{
+    look::Look,
+    order::SERVICE_COLUMNS,
+    row::{Item, Row},
+};
+
+/// What is known of a service.
+struct Service<'a> {
+    name: String,
+    key: GroupKey,
+    /// Since the beginning.
+    total: &'a Figures,
+    /// In the latest interval.
+    now: Option<&'a Figures>,
+    interval_ns: u64,
+    established: Option<&'a Histogram>,
+    handshake: Option<&'a Histogram>,
+}
+
+/// A value, by which rows are sorted.
+#[derive(Clone, Copy)]
+enum Value {
+    Count(u64),
+    /// A count in an interval.
+    Rate(u64, u64),
+    Time(Option<u64>),
+}
+
+impl Value {
+    fn text(self) -> String {
+        match self {
+            Self::Count(0) | Self::Time(None) => "-".to_owned(),
+            Self::Count(count) => Count(count).to_string(),
+            Self::Rate(count, interval_ns) => PerSecond { count, interval_ns }.to_string(),
+            Self::Time(Some(ns)) => Time(ns).to_string(),
+        }
+    }
+
+    const fn number(self) -> u64 {
+        match self {
+            Self::Count(count) | Self::Rate(count, _) => count,
+            // What is not known is less than all that is.
+            Self::Time(ns) => match ns {
+                Some(ns) => ns.saturating_add(1),
+                None => 0,
+            },
+        }
+    }
+}
+
+struct Column {
+    title: &'static str,
+    value: fn(&Service<'_>) -> Value,
+}
+
+const fn column(title: &'static str, value: fn(&Service<'_>) -> Value) -> Column {
+    Column { title, value }
+}
+
+/// The columns behind the name, in their order.
+static COLUMNS: [Column; SERVICE_COLUMNS] = [
+    column("OPEN/S", |one| one.rate(|figures| figures.opened)),
+    column("CLOSE/S", |one| one.rate(|figures| figures.closed)),
+    column("FAIL/S", |one| one.rate(|figures| figures.failed)),
+    column("ESTAB", |one| one.state(&[State::ESTABLISHED])),
+    column("CLOSE_W", |one| one.state(&[State::CLOSE_WAIT])),
+    column("EST p50", |one| quantile(one.established, 0.5)),
+    column("EST p99", |one| quantile(one.established, 0.99)),
+    column("HS p50", |one| quantile(one.handshake, 0.5)),
+    column("HS p99", |one| quantile(one.handshake, 0.99)),
+    column("SYN_S", |one| one.state(&[State::SYN_SENT])),
+    column("SYN_R", |one| one.state(&[State::SYN_RECV])),
+    column("FIN_W", |one| {
+        one.state(&[State::FIN_WAIT1, State::FIN_WAIT2])
+    }),
+    column("CLOSING", |one| one.state(&[State::CLOSING])),
+    column("LAST_A", |one| one.state(&[State::LAST_ACK])),
+    column("TIME_W", |one| one.state(&[State::TIME_WAIT])),
+    column("LISTEN", |one| one.state(&[State::LISTEN])),
+    column("RESET", |one| {
+        one.ended(|cause| matches!(cause, Cause::ResetByPeer | Cause::ResetLocally))
+    }),
+    column("REFUSED", |one| one.ended(|cause| cause == Cause::Refused)),
+    column("TIMEOUT", |one| one.ended(|cause| cause == Cause::TimedOut)),
+    column("OTHER", |one| {
+        one.ended(|cause| {
+            !matches!(
+                cause,
+                Cause::Fin
+                    | Cause::ResetByPeer
+                    | Cause::ResetLocally
+                    | Cause::Refused
+                    | Cause::TimedOut
+            )
+        })
+    }),
+];
+
+impl Service<'_> {
+    fn rate(&self, count: fn(&Figures) -> u64) -> Value {
+        Value::Rate(self.now.map_or(0, count), self.interval_ns)
+    }
+
+    fn state(&self, states: &[State]) -> Value {
+        let known = self.total.states.iter();
+        let wanted = known.filter(|(state, _)| states.contains(state));
+        Value::Count(wanted.map(|&(_, count)| count).sum())
+    }
+
+    /// The connections that ended so, since the beginning.
+    fn ended(&self, is_wanted: fn(Cause) -> bool) -> Value {
+        let known = self.total.causes.iter();
+        let wanted = known.filter(|(cause, _)| is_wanted(*cause));
+        Value::Count(wanted.map(|&(_, count)| count).sum())
+    }
+}
+
+fn quantile(histogram: Option<&Histogram>, q: f64) -> Value {
+    Value::Time(histogram.and_then(|histogram| histogram.quantile(q)))
+}
+
+/// The width of a column.
+const COLUMN: usize = 8;
+
+/// The width of a name.
+const fn name_width(width: usize) -> usize {
+    if width < 60 { 13 } else { 22 }
+}
+
+/// The columns behind the name that there is room for.
+pub(crate) const fn room(width: usize) -> usize {
+    width.saturating_sub(name_width(width)) / (COLUMN + 1)
+}
+
+/// The titles, and the rows.
+pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
+    let Some(snapshot) = look.shown().snapshot.as_deref() else {
+        return Default::default();
+    };
+    let interval = &snapshot.interval;
+    let name_width = name_width(width);
+    let histogram = |of: Of, key: GroupKey| {
+        let mut all = snapshot.tracker.histograms.iter();
+        let found = all.find(|series| series.of == of && series.key == key);
+        found.map(|series| &series.histogram)
+    };
+    let groups = snapshot.tracker.groups.iter();
+    let mut services: Vec<Service<'_>> = groups
+        .map(|total| {
+            let mut now = interval.groups.iter();
+            let now = now.find(|group| group.key == total.key);
+            let group = Group::new(total.key, &snapshot.names);
+            let name = cells(look.options.by, &group, name_width);
+            Service {
+                name: name.join(" ").trim_end().to_owned(),
+                key: total.key,
+                total: &total.figures,
+                now: now.map(|group| &group.figures),
+                interval_ns: interval.end_ns.saturating_sub(interval.start_ns),
+                established: histogram(Of::Dwell(State::ESTABLISHED), total.key),
+                handshake: histogram(Of::Handshake, total.key),
+            }
+        })
+        .collect();
+    let order = look.services;
+    let by = COLUMNS.get(order.by);
+    services.sort_by_cached_key(|service| {
+        let number = by.map_or(0, |by| (by.value)(service).number());
+        let number = if order.is_turned {
+            number
+        } else {
+            u64::MAX - number
+        };
+        (number, u64::MAX - service.total.total(), service.key)
+    });
+    let seen: Vec<(usize, &Column)> = COLUMNS
+        .iter()
+        .enumerate()
+        .skip(order.shift)
+        .take(room(width))
+        .collect();
+    let mut title = fitted("SERVICE", name_width, Align::Left);
+    for (at, column) in &seen {
+        // The mark of the column that the rows are sorted by.
+        let mark = match (*at == order.by, order.is_turned) {
+            (false, _) => "",
+            (true, false) => "v",
+            (true, true) => "^",
+        };
+        let text = format!("{}{mark}", column.title);
+        title.push(' ');
+        title.push_str(&fitted(&text, COLUMN, Align::Right));
+    }
+    let rows = services.iter().map(|service| {
+        let mut line = fitted(&service.name, name_width, Align::Left);
+        for (_, column) in &seen {
+            line.push(' ');
+            line.push_str(&fitted(
+                &(column.value)(service).text(),
+                COLUMN,
+                Align::Right,
+            ));
+        }
+        Row::item(Item::Group(service.key), line)
+    });
+    let title = Line::styled(title, look.options.theme.title());
+    (vec![title], rows.collect())
+}

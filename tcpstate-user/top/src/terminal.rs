@@ -1,0 +1,310 @@
+//! The terminal: the thread that draws, the thread that reads keys, and the way back to what was there before.
+
+use std::{
+    io::{self, BufWriter, Stdout},
+    panic,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::Duration,
+};
+
+use crossterm::{
+    cursor,
+    event::{self, DisableMouseCapture, EnableMouseCapture, Event},
+    execute,
+    terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+};
+use ratatui::{Terminal, backend::CrosstermBackend};
+use signal_hook::{
+    consts::{SIGCONT, SIGTSTP},
+    low_level::emulate_default_handler,
+};
+use tcpstate_core::present::Subscriber;
+
+use crate::app::{App, Input, Then};
+
+/// The time after which the thread that reads keys looks whether there is something else to do.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The time for which a terminal may take nothing at the end.
+const PATIENCE: Duration = Duration::from_millis(750);
+
+/// Whether the terminal shows our screen.
+static ENTERED: AtomicBool = AtomicBool::new(false);
+
+/// The bytes of a frame that are written at once.
+const BUFFER: usize = 64 << 10;
+
+/// Standard output. Nothing harmful goes there: all names of others are escaped where lines are made.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the frames have escape sequences of ours, and names are escaped before"
+)]
+fn stdout() -> Stdout {
+    io::stdout()
+}
+
+/// Gets the terminal ready: what was there comes back afterwards, and keys come one by one.
+fn enter() -> io::Result<()> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            leave();
+            before(info);
+        }));
+    });
+    enable_raw_mode()?;
+    ENTERED.store(true, Ordering::Release);
+    execute!(
+        stdout(),
+        EnterAlternateScreen,
+        EnableMouseCapture,
+        cursor::Hide
+    )
+}
+
+/// Gives the terminal back as it was. More than once has no effect.
+fn leave() {
+    if !ENTERED.swap(false, Ordering::AcqRel) {
+        return;
+    }
+    // A terminal that is gone needs nothing.
+    let _ = execute!(
+        stdout(),
+        DisableMouseCapture,
+        LeaveAlternateScreen,
+        cursor::Show
+    );
+    let _ = disable_raw_mode();
+}
+
+/// Gives the terminal back when a thread ends, however it ends.
+struct Guard;
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        leave();
+    }
+}
+
+/// What the thread that draws waits for.
+enum Message {
+    Event(Event),
+    /// There may be a snapshot, or the end.
+    News,
+    /// The process was told to stop for a while.
+    Suspend,
+    /// It has been continued by somebody else than us.
+    Continued,
+    /// The keys cannot be read any more.
+    Gone,
+}
+
+/// Wakes the thread that draws when there is a snapshot.
+struct Bell(Sender<Message>);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        // Whoever does not listen any more has ended.
+        let _ = self.0.send(Message::News);
+    }
+}
+
+/// The threads of a screen.
+#[derive(Debug)]
+pub struct Running {
+    ended: Receiver<()>,
+}
+
+impl Running {
+    /// Takes the terminal, and shows `app` with the snapshots of `subscriber` until they end. `quit` is called when
+    /// the user has seen enough, or the terminal is gone; the terminal is given back by then.
+    ///
+    /// *Errors:* the terminal does not do what is needed, or there are no more threads.
+    pub fn start(
+        app: App,
+        subscriber: Subscriber,
+        quit: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let suspended = Arc::new(AtomicBool::new(false));
+        let continued = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGTSTP, Arc::clone(&suspended))?;
+        signal_hook::flag::register(SIGCONT, Arc::clone(&continued))?;
+        let (send, receive) = mpsc::channel();
+        let (say_ended, ended) = mpsc::sync_channel(1);
+        enter()?;
+        let guard = Guard;
+        let terminal = Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(
+            BUFFER,
+            stdout(),
+        )))?;
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let keys = Keys {
+            send: send.clone(),
+            has_ended: Arc::clone(&has_ended),
+            suspended,
+            continued: Arc::clone(&continued),
+        };
+        let screen = Screen {
+            app,
+            terminal,
+            subscriber,
+            bell: Waker::from(Arc::new(Bell(send))),
+            continued,
+        };
+        thread::Builder::new()
+            .name("screen".to_owned())
+            .spawn(move || {
+                let _guard = guard;
+                screen.run(&receive);
+                has_ended.store(true, Ordering::Release);
+                leave();
+                // Whoever does not wait has ended.
+                let _ = say_ended.send(());
+                quit();
+            })?;
+        // It ends by itself soon after the other one, or with the process: nobody waits for a key.
+        thread::Builder::new()
+            .name("keys".to_owned())
+            .spawn(move || keys.run())?;
+        Ok(Self { ended })
+    }
+
+    /// Waits until the terminal has been given back. The snapshots must have ended.
+    ///
+    /// A terminal that takes nothing, as after Ctrl-S, is not waited for: it keeps our screen, but its keys work as
+    /// before.
+    pub fn join(&self) {
+        if self.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            let _ = disable_raw_mode();
+        }
+    }
+}
+
+/// The thread that reads keys.
+struct Keys {
+    send: Sender<Message>,
+    has_ended: Arc<AtomicBool>,
+    suspended: Arc<AtomicBool>,
+    continued: Arc<AtomicBool>,
+}
+
+impl Keys {
+    fn run(self) {
+        while !self.has_ended.load(Ordering::Acquire) {
+            let message = match event::poll(LOOK) {
+                Ok(true) => event::read().map(Message::Event),
+                Ok(false) => Ok(Message::News),
+                Err(error) => Err(error),
+            };
+            let message = message.unwrap_or(Message::Gone);
+            let is_gone = matches!(message, Message::Gone);
+            let flags = [
+                (&self.suspended, Message::Suspend),
+                (&self.continued, Message::Continued),
+            ];
+            let raised = flags
+                .into_iter()
+                .filter(|(flag, _)| flag.swap(false, Ordering::AcqRel))
+                .map(|(_, message)| message);
+            let is_news = matches!(message, Message::News);
+            for message in raised.chain((!is_news).then_some(message)) {
+                if self.send.send(message).is_err() {
+                    return;
+                }
+            }
+            if is_gone {
+                return;
+            }
+        }
+    }
+}
+
+/// The thread that draws.
+struct Screen {
+    app: App,
+    terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
+    subscriber: Subscriber,
+    bell: Waker,
+    continued: Arc<AtomicBool>,
+}
+
+/// Why a screen ends.
+struct Ended;
+
+impl Screen {
+    fn run(mut self, messages: &Receiver<Message>) {
+        // Whatever ends it ends it in the same way: a terminal that cannot be drawn on is gone.
+        let _ = self.follow(messages);
+    }
+
+    fn follow(&mut self, messages: &Receiver<Message>) -> Result<(), Ended> {
+        self.draw()?;
+        self.news()?;
+        while let Ok(message) = messages.recv() {
+            match message {
+                Message::Event(Event::Key(key)) => self.input(Input::Key(key))?,
+                Message::Event(Event::Mouse(mouse)) => self.input(Input::Mouse(mouse))?,
+                Message::Event(Event::Resize(..)) => self.draw()?,
+                Message::Event(_) => {}
+                Message::News => self.news()?,
+                Message::Suspend => self.suspend()?,
+                Message::Continued => {
+                    enter().map_err(|_| Ended)?;
+                    self.redraw()?;
+                }
+                Message::Gone => return Err(Ended),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the snapshots that there are, and waits for the next.
+    fn news(&mut self) -> Result<(), Ended> {
+        loop {
+            let mut context = Context::from_waker(&self.bell);
+            match self.subscriber.poll_next(&mut context) {
+                Poll::Ready(Some(snapshot)) => self.input(Input::Snapshot(snapshot))?,
+                Poll::Ready(None) => return Err(Ended),
+                Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) -> Result<(), Ended> {
+        match self.app.update(input) {
+            Then::Nothing => Ok(()),
+            Then::Draw => self.draw(),
+            Then::Redraw => self.redraw(),
+            Then::Suspend => self.suspend(),
+            Then::Quit => Err(Ended),
+        }
+    }
+
+    fn draw(&mut self) -> Result<(), Ended> {
+        let app = &mut self.app;
+        let drawn = self.terminal.draw(|frame| app.draw(frame));
+        drawn.map(|_| ()).map_err(|_| Ended)
+    }
+
+    fn redraw(&mut self) -> Result<(), Ended> {
+        self.terminal.clear().map_err(|_| Ended)?;
+        self.draw()
+    }
+
+    /// Gives the terminal to the shell, stops the process, and takes it again when it is continued.
+    fn suspend(&mut self) -> Result<(), Ended> {
+        leave();
+        emulate_default_handler(SIGTSTP).map_err(|_| Ended)?;
+        // That was us.
+        self.continued.store(false, Ordering::Release);
+        enter().map_err(|_| Ended)?;
+        self.redraw()
+    }
+}
