@@ -14,6 +14,7 @@
 )]
 
 mod commands;
+mod input;
 mod looks;
 mod message;
 mod part;

@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
+use crate::{input::end_of, message::BadUsage};
 use anyhow::{Context as _, anyhow, bail};
 use jiff::{SignedDuration, Timestamp, ToSpan as _, civil::Time, tz::TimeZone};
 use tcpstate_cli::{Moment, PartArgs};
 use tcpstate_core::{duration::nanoseconds, escape::Printable, origin::Origin, view::Part};
-use tcpstate_recording::end_of;
-
-use crate::message::BadUsage;
 
 /// The time that a recording covers; its end is known only of a file.
 struct Covered<'a> {

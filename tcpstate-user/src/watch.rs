@@ -24,7 +24,6 @@ use tcpstate_core::{
     tally::TallySize,
     view::View,
 };
-use tcpstate_recording::{Reader, has_several_netns};
 use tcpstate_text::{
     format::{
         text::{Columns, Layout, wants_colour},
@@ -34,7 +33,7 @@ use tcpstate_text::{
 };
 
 use crate::{
-    INCOMPLETE,
+    INCOMPLETE, input,
     message::{note, say},
     part,
     selection::Selection,
@@ -57,8 +56,7 @@ pub(crate) fn settings(watch: &Watch, bounds: Bounds, time: Option<TimeForm>) ->
         width: stdout::width(),
         several_netns: watch.sockets.netns.inode.is_none() && stdout::is_terminal() && {
             match &watch.read {
-                // Of a pipe it is not known yet; a file that cannot be read is refused when it is opened.
-                Some(path) => !matches!(has_several_netns(path), Ok(Some(false))),
+                Some(path) => input::may_have_several_netns(path),
                 None => {
                     netns::find(&NetnsSelector::All).is_ok_and(|found| found.namespaces.len() > 1)
                 }
@@ -144,7 +142,7 @@ pub(crate) fn watch_until(
     run_view_until(arguments, selection, limits, view, live, Box::pin(until))
 }
 
-/// Runs the view on the recording that the arguments name, or on what `live` starts.
+/// Runs the view on the file that the arguments name, or on what `live` starts.
 fn run_view(
     arguments: &Watch,
     selection: &Selection,
@@ -172,10 +170,10 @@ fn run_view_until(
     // The runtime would panic at the limit.
     descriptors::check()?;
     // Before signals are handled: opening a FIFO may take for ever, and until then there is nothing to end well.
-    let recording = arguments.read.as_deref().map(Reader::open).transpose()?;
-    let part = match (&recording, &arguments.read) {
-        (Some(recording), Some(path)) => {
-            part::choose(&arguments.part, path, recording.origin(), &zone::system())?
+    let file = arguments.read.as_deref().map(input::open).transpose()?;
+    let part = match (&file, &arguments.read) {
+        (Some(file), Some(path)) => {
+            part::choose(&arguments.part, path, file.origin(), &zone::system())?
         }
         _ => None,
     };
@@ -209,8 +207,8 @@ fn run_view_until(
             quiet: arguments.output.quiet,
             part,
         };
-        let mut source: Box<dyn EventSource> = match recording {
-            Some(recording) => Box::new(recording),
+        let mut source: Box<dyn EventSource> = match file {
+            Some(file) => file,
             None => live(view)?,
         };
         if !arguments.output.quiet && progress::is_wanted(source.as_ref(), view) {

@@ -312,6 +312,7 @@ fn links_between_the_documents_resolve() {
         "README.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
+        "docs/captures.md",
         "docs/overhead.md",
         "docs/overhead-notebook.md",
         "docs/reliability.md",

@@ -8,11 +8,12 @@ use std::{fs, path::Path};
 use proc_macro2::{TokenStream, TokenTree};
 
 /// The sources of everything that ships and speaks.
-const FOLDERS: [&str; 7] = [
+const FOLDERS: [&str; 8] = [
     "src",
     "capture/src",
     "cli/src",
     "core/src",
+    "packets/src",
     "recording/src",
     "text/src",
     "top/src",

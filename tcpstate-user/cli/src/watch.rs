@@ -16,7 +16,7 @@ use crate::{
 /// Arguments that all commands that watch have in common.
 #[derive(Debug, Args)]
 pub struct Watch {
-    /// Read a recording instead of the live kernel; `-` is standard input
+    /// Read a recording or a packet capture instead of the live kernel; `-` is standard input
     #[arg(short, long, value_name = "FILE")]
     pub read: Option<PathBuf>,
     #[command(flatten)]

@@ -1,6 +1,10 @@
 //! The books: the way of every transition from the kernel to the view, and the cost of watching.
 
+mod packets;
+
 use serde::{Deserialize, Serialize};
+
+pub use self::packets::{NotTcp, NotTcpByKind, Packets, Unreadable, UnreadableByReason};
 
 /// The books of a source: every transition that the kernel made is in one of them.
 ///

@@ -134,9 +134,10 @@ impl Event {
         }
     }
 
-    /// The owner's user id.
+    /// The owner's user id. The number that no user has (`INVALID_UID`) is that of a socket whose owner is not known: it was
+    /// rebuilt from packets.
     pub const fn uid(&self) -> Option<u32> {
-        if self.has(record::flags::SOCKET) {
+        if self.has(record::flags::SOCKET) && self.0.uid != u32::MAX {
             Some(self.0.uid)
         } else {
             None

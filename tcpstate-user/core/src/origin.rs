@@ -2,6 +2,29 @@
 
 use serde::{Deserialize, Serialize};
 
+/// [`Origin::attach`] of a stream that was rebuilt from packets.
+pub const PACKETS: &str = "packets";
+
+/// What a stream of events rests on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Evidence {
+    /// The kernel's own transitions.
+    #[default]
+    Kernel,
+    /// Packets: the transitions that they show, as the kernel would have made them.
+    Packets,
+}
+
+impl Evidence {
+    /// The name in JSON and text.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Packets => PACKETS,
+        }
+    }
+}
+
 /// The host and the capture that a stream of events comes from. A recording carries it in its header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
@@ -9,7 +32,8 @@ pub struct Origin {
     pub host: String,
     /// Kernel release, as `uname -r` prints it.
     pub kernel: String,
-    /// The attach mode of the programs: `btf` or `tracepoint`.
+    /// The attach mode of the programs: `btf` or `tracepoint`; [`PACKETS`] where there was none, and the events were
+    /// rebuilt from packets.
     pub attach: String,
     /// The clock anchor: wall-clock nanoseconds since 1970 at monotonic 0 (boot, suspend left out).
     pub wall_at_monotonic_zero_ns: i64,
@@ -26,6 +50,15 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// What the events rest on.
+    pub fn evidence(&self) -> Evidence {
+        if self.attach == PACKETS {
+            Evidence::Packets
+        } else {
+            Evidence::Kernel
+        }
+    }
+
     /// Wall-clock nanoseconds since 1970 of a monotonic time.
     pub const fn wall_ns(&self, ts_ns: u64) -> i64 {
         self.wall_at_monotonic_zero_ns

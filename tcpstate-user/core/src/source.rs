@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    books::{Accounting, CaptureCost},
+    books::{Accounting, CaptureCost, Packets},
     census::Census,
     event::Event,
     names::Names,
@@ -72,6 +72,12 @@ pub trait EventSource {
     /// The cost of the capture itself, where it is known.
     fn cost(&mut self) -> CaptureCost {
         CaptureCost::default()
+    }
+
+    /// The packets that the events were rebuilt from, exact after [`Step::End`]; `None` of a source without packets, and of
+    /// one that was stopped before its end.
+    fn packets(&self) -> Option<Packets> {
+        None
     }
 
     /// The progress of a source that has an end.

@@ -8,12 +8,12 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    books::{Accounting, Cost, RunBooks, Selection},
+    books::{Accounting, Cost, Packets, RunBooks, Selection},
     census::Census,
     event::Event,
     model,
     names::Names,
-    origin::Origin,
+    origin::{Evidence, Origin},
     recalled::Recalled,
     tally::Tally,
 };
@@ -190,6 +190,10 @@ pub struct End {
     pub verbose: bool,
     /// The part of a recording that was asked for; `None`: all of it.
     pub part: Option<Part>,
+    /// What the events rest on.
+    pub evidence: Evidence,
+    /// The packets that they were rebuilt from, where the source has them.
+    pub packets: Option<Packets>,
 }
 
 impl End {

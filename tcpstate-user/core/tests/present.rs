@@ -29,7 +29,7 @@ use tcpstate_core::{
     diagnosis::{Look, Thresholds},
     event::Event,
     model::{By, Connections, Include, Limits},
-    origin::Origin,
+    origin::{Evidence, Origin},
     owner::Owner,
     present::{Options, Publisher, RunSnapshot, Subscriber},
     service::Role,
@@ -115,6 +115,8 @@ fn finish(publisher: &mut Publisher, second: u64) {
         damaged: false,
         verbose: false,
         part: None,
+        evidence: Evidence::Kernel,
+        packets: None,
     };
     publisher
         .finish(&end, &mut io::sink(), &mut io::sink())

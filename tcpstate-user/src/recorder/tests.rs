@@ -12,6 +12,7 @@ use tcpstate_core::options::Until;
 use tcpstate_core::{
     books::{Accounting, Cost, Selection},
     expression::Expression,
+    origin::Evidence,
     source::{EventSource, Step},
 };
 use tcpstate_recording::Reader;
@@ -38,6 +39,8 @@ fn books_of_any_numbers_are_copied_without_a_panic() {
         damaged: false,
         verbose: false,
         part: None,
+        evidence: Evidence::Kernel,
+        packets: None,
         cost: Cost::default(),
     };
     end.accounting.filtered_by_reason.settled = MAX;
@@ -85,6 +88,8 @@ fn end(received: u64) -> End {
         damaged: false,
         verbose: false,
         part: None,
+        evidence: Evidence::Kernel,
+        packets: None,
     }
 }
 

@@ -496,6 +496,8 @@ impl<'a> Driver<'a> {
             damaged: self.damaged || self.view.left_out(),
             verbose: self.verbose,
             part: self.part.take(),
+            evidence: self.origin.evidence(),
+            packets: self.source.packets(),
         };
         let is_complete = end.is_complete(self.view.connections().as_ref());
         let mut nowhere = io::sink();

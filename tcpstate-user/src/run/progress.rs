@@ -13,7 +13,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use rustix::termios::tcgetwinsize;
 use tcpstate_core::{
-    books::{Accounting, CaptureCost},
+    books::{Accounting, CaptureCost, Packets},
     event::Event,
     names::Names,
     origin::Origin,
@@ -172,6 +172,10 @@ impl EventSource for WithProgress {
 
     fn cost(&mut self) -> CaptureCost {
         self.source.cost()
+    }
+
+    fn packets(&self) -> Option<Packets> {
+        self.source.packets()
     }
 
     fn progress(&self) -> Option<Progress> {

@@ -14,7 +14,7 @@ use tcpstate_core::{
     },
     event::Event,
     names::{NameBook, Names},
-    origin::Origin,
+    origin::{Evidence, Origin},
     view::End,
 };
 
@@ -244,5 +244,7 @@ pub fn end() -> End {
         damaged: false,
         verbose: false,
         part: None,
+        evidence: Evidence::Kernel,
+        packets: None,
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use tcpstate_core::{
     books::{Accounting, FilteredByReason},
     model::Books,
+    origin::Evidence,
     view::End,
 };
 
@@ -64,6 +65,7 @@ pub fn write_books(end: &End, connections: Option<&Books>, err: &mut dyn Write) 
         )?;
     }
     write_missing(&end.accounting, connections, err)?;
+    write_packets(end, in_full, err)?;
     if let Some(part) = &end.part {
         writeln!(err, "shown of the recording: {}", part.words)?;
     }
@@ -148,6 +150,63 @@ fn write_equations(end: &End, err: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes what became of the packets that the changes were rebuilt from.
+fn write_packets(end: &End, in_full: bool, err: &mut dyn Write) -> io::Result<()> {
+    if end.evidence == Evidence::Kernel {
+        return Ok(());
+    }
+    let Some(packets) = &end.packets else {
+        return writeln!(err, "rebuilt from packets, not seen in the kernel");
+    };
+    writeln!(
+        err,
+        "rebuilt from packets: {} = TCP {} + not TCP {} + unreadable {}",
+        Count(packets.seen),
+        Count(packets.tcp),
+        Count(packets.not_tcp),
+        Count(packets.unreadable),
+    )?;
+    let kinds = &packets.not_tcp_by_kind;
+    let not_tcp = [
+        ("UDP", kinds.udp),
+        ("ICMP", kinds.icmp),
+        ("ARP", kinds.arp),
+        ("later fragment", kinds.fragment),
+        ("other IP", kinds.other_ip),
+        ("other", kinds.other),
+    ];
+    if in_full && packets.not_tcp > 0 {
+        writeln!(err, "not TCP: {}", Counts(&not_tcp))?;
+    }
+    let reasons = &packets.unreadable_by_reason;
+    let unreadable = [
+        ("cut before the TCP header", reasons.cut),
+        ("malformed", reasons.malformed),
+        ("unknown link type", reasons.link_type),
+    ];
+    if packets.unreadable > 0 {
+        writeln!(err, "unreadable: {}", Counts(&unreadable))?;
+    }
+    if in_full && packets.tunnelled > 0 {
+        writeln!(err, "inside tunnels: {}", Count(packets.tunnelled))?;
+    }
+    Ok(())
+}
+
+/// Those that count something: `port 1,200, cgroup 3`.
+struct Counts<'a>(&'a [(&'static str, u64)]);
+
+impl fmt::Display for Counts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (name, count) in self.0.iter().filter(|&&(_, count)| count > 0) {
+            write!(f, "{separator}{name} {}", Count(*count))?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
 /// The reasons of [`Accounting::filtered`] that count something: `port 1,200, cgroup 3`.
 struct Reasons<'a>(&'a FilteredByReason);
 
@@ -161,12 +220,7 @@ impl fmt::Display for Reasons<'_> {
             ("cgroup", self.0.cgroup),
             ("user space", self.0.settled),
         ];
-        let mut separator = "";
-        for (reason, count) in reasons.into_iter().filter(|&(_, count)| count > 0) {
-            write!(f, "{separator}{reason} {}", Count(count))?;
-            separator = ", ";
-        }
-        Ok(())
+        Counts(&reasons).fmt(f)
     }
 }
 

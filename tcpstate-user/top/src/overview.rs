@@ -211,6 +211,8 @@ fn cost(shown: &Present, snapshot: &RunSnapshot, width: usize) -> Vec<String> {
         damaged: false,
         verbose: false,
         part: None,
+        evidence: snapshot.origin.evidence(),
+        packets: None,
     };
     let share = shown.history.own_share();
     let share = share.map_or_else(String::new, |share| {

@@ -24,7 +24,7 @@ use tcpstate_core::{
     event::Event,
     expression::NoNames,
     model::{By, Connections, Include, Limits},
-    origin::Origin,
+    origin::{Evidence, Origin},
     present::{Options as Published, Publisher},
     view::{End, View as _},
 };
@@ -96,6 +96,8 @@ fn shown(events: &[Event], options: Options) -> App {
         damaged: false,
         verbose: false,
         part: None,
+        evidence: Evidence::Kernel,
+        packets: None,
     };
     publisher
         .finish(&end, &mut Vec::new(), &mut Vec::new())

@@ -7,13 +7,14 @@ use tcpstate_common::{
 };
 use tcpstate_core::{
     books::{
-        Accounting, Cost, FilteredByReason, LostByReason, RejectedByReason, Selection, Settled,
+        Accounting, Cost, FilteredByReason, LostByReason, NotTcp, Packets, RejectedByReason,
+        Selection, Settled, Unreadable,
     },
     event::Event,
     expression::Expression,
     model::{By, Limits},
     options::{Format, Until},
-    origin::Origin,
+    origin::{Evidence, Origin},
     view::View,
 };
 
@@ -78,6 +79,8 @@ fn end(received: u64) -> End {
         damaged: false,
         verbose: false,
         part: None,
+        evidence: Evidence::Kernel,
+        packets: None,
     }
 }
 
@@ -380,5 +383,43 @@ fn the_summary_comes_behind_the_last_data() {
         let (data, summary) = shown.split_once("; 2 changes").unwrap();
         assert!(data.contains("SYN_SENT"), "{shown}");
         assert!(!summary.contains("SYN_SENT"), "{shown}");
+    }
+}
+
+#[test]
+fn what_was_rebuilt_from_packets_says_so() {
+    let mut end = end(0);
+    let written = |end: &End| {
+        let mut err = Vec::new();
+        write_books(end, None, &mut err).unwrap();
+        String::from_utf8(err).unwrap()
+    };
+    assert!(!written(&end).contains("packets"));
+    end.evidence = Evidence::Packets;
+    assert_eq!(
+        written(&end),
+        "rebuilt from packets, not seen in the kernel\n"
+    );
+    let mut packets = Packets {
+        seen: 3_000,
+        tcp: 2_997,
+        tunnelled: 5,
+        ..Packets::default()
+    };
+    packets.count_not_tcp(NotTcp::Arp);
+    packets.count_not_tcp(NotTcp::Fragment);
+    packets.count_unreadable(Unreadable::Cut);
+    end.packets = Some(packets);
+    let short = "rebuilt from packets: 3,000 = TCP 2,997 + not TCP 2 + unreadable 1\n";
+    let reason = "unreadable: cut before the TCP header 1\n";
+    assert_eq!(written(&end), [short, reason].concat());
+    end.verbose = true;
+    let full = written(&end);
+    for line in [
+        "not TCP: ARP 1, later fragment 1\n",
+        reason,
+        "inside tunnels: 5\n",
+    ] {
+        assert!(full.contains(line), "{full}");
     }
 }

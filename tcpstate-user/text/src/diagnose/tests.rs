@@ -7,6 +7,7 @@ use tcpstate_core::{
     diagnosis::{Group, GroupKey, ListenerNow, Top},
     event::Process,
     inventory::Age,
+    origin::Evidence,
     service::Role,
 };
 
@@ -86,6 +87,8 @@ fn end(now_ns: u64) -> End {
         damaged: false,
         verbose: false,
         part: None,
+        evidence: Evidence::Kernel,
+        packets: None,
     }
 }
 

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 use tcpstate_core::{
-    books::{Accounting, Cost, FilteredByReason, LostByReason, RejectedByReason, Selection},
+    books::{
+        Accounting, Cost, FilteredByReason, LostByReason, Packets, RejectedByReason, Selection,
+    },
     model::Books,
     view::{End, Part},
 };
@@ -47,6 +49,11 @@ pub struct Summary<'a, T> {
     kind: &'static str,
     /// Whether nothing is known to be missing.
     complete: bool,
+    /// What the changes rest on: `kernel` or `packets`.
+    evidence: &'static str,
+    /// The packets that they were rebuilt from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packets: Option<&'a Packets>,
     accounting: AccountingFields<'a>,
     selection: &'a Selection,
     /// The part of a recording that was asked for.
@@ -64,6 +71,8 @@ impl<'a, T> Summary<'a, T> {
         Self {
             kind: "summary",
             complete: end.is_complete(connections),
+            evidence: end.evidence.name(),
+            packets: end.packets.as_ref(),
             accounting: AccountingFields::new(&end.accounting),
             selection: &end.selection,
             part: end.part.as_ref(),

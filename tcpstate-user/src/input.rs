@@ -1,0 +1,111 @@
+//! The file that `-r` names: a recording or a packet capture, which its first bytes tell.
+
+use std::{
+    fs::{File, Metadata},
+    io::{self, Cursor, Read},
+    path::Path,
+};
+
+use tcpstate_core::source::EventSource;
+#[cfg(feature = "pcap")]
+use tcpstate_packets::{
+    format::is_capture,
+    source::{Capture, Options},
+};
+use tcpstate_recording::Reader;
+
+/// Opens a file, `-` for standard input, as a source.
+pub(crate) fn open(path: &Path) -> anyhow::Result<Box<dyn EventSource>> {
+    if path.as_os_str() == "-" {
+        return from(io::stdin(), "standard input".to_owned(), None);
+    }
+    let Ok(file) = File::open(path) else {
+        // It says why.
+        return Ok(Box::new(Reader::open(path)?));
+    };
+    let metadata = file.metadata().ok();
+    let total_bytes = metadata.filter(Metadata::is_file).map(|it| it.len());
+    from(file, path.display().to_string(), total_bytes)
+}
+
+/// The source that these bytes are of.
+fn from(
+    mut stream: impl Read + Send + 'static,
+    name: String,
+    total_bytes: Option<u64>,
+) -> anyhow::Result<Box<dyn EventSource>> {
+    // A failure comes again when it is read.
+    let first = first_bytes(&mut stream).unwrap_or_default();
+    let is_packets = is_capture(&first);
+    let stream = Cursor::new(first).chain(stream);
+    if is_packets {
+        return packets(stream, name, total_bytes);
+    }
+    Ok(Box::new(Reader::new(stream, name, total_bytes)?))
+}
+
+fn first_bytes(stream: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut first = Vec::with_capacity(4);
+    stream.take(4).read_to_end(&mut first)?;
+    Ok(first)
+}
+
+/// Whether a file is a packet capture; not of a pipe, which can be read only once.
+fn is_packets(path: &Path) -> bool {
+    let is_file = || std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+    path.as_os_str() != "-"
+        && is_file()
+        && File::open(path)
+            .and_then(|mut file| first_bytes(&mut file))
+            .is_ok_and(|first| is_capture(&first))
+}
+
+/// Whether there may be sockets of several network namespaces in a file. Of a pipe it is not known yet; a file that cannot be
+/// read is refused when it is opened.
+pub(crate) fn may_have_several_netns(path: &Path) -> bool {
+    !is_packets(path) && !matches!(tcpstate_recording::has_several_netns(path), Ok(Some(false)))
+}
+
+/// When a file ends, on the clock of its events; `None` of a pipe, which can be read only once.
+pub(crate) fn end_of(path: &Path) -> anyhow::Result<Option<u64>> {
+    if is_packets(path) {
+        return end_of_packets(path);
+    }
+    Ok(tcpstate_recording::end_of(path)?)
+}
+
+#[cfg(feature = "pcap")]
+fn packets(
+    stream: impl Read + Send + 'static,
+    name: String,
+    total_bytes: Option<u64>,
+) -> anyhow::Result<Box<dyn EventSource>> {
+    let capture = Capture::new(stream, name, total_bytes, Options::default())?;
+    Ok(Box::new(capture))
+}
+
+#[cfg(feature = "pcap")]
+fn end_of_packets(path: &Path) -> anyhow::Result<Option<u64>> {
+    Ok(tcpstate_packets::source::end_of(path)?)
+}
+
+/// Whether these bytes begin a packet capture: without the feature they are handed to the reader of recordings, which refuses
+/// them.
+#[cfg(not(feature = "pcap"))]
+const fn is_capture(_first: &[u8]) -> bool {
+    false
+}
+
+#[cfg(not(feature = "pcap"))]
+fn packets(
+    _stream: impl Read + Send + 'static,
+    name: String,
+    _total_bytes: Option<u64>,
+) -> anyhow::Result<Box<dyn EventSource>> {
+    anyhow::bail!("{name} is a packet capture, and this build has no feature pcap")
+}
+
+#[cfg(not(feature = "pcap"))]
+const fn end_of_packets(_path: &Path) -> anyhow::Result<Option<u64>> {
+    Ok(None)
+}
