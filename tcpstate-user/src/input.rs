@@ -39,7 +39,15 @@ fn from(
     let is_packets = is_capture(&first);
     let stream = Cursor::new(first).chain(stream);
     if is_packets {
-        return packets(stream, name, total_bytes);
+        #[cfg(feature = "pcap")]
+        return Ok(Box::new(Capture::new(
+            stream,
+            name,
+            total_bytes,
+            Options::default(),
+        )?));
+        #[cfg(not(feature = "pcap"))]
+        anyhow::bail!("{name} is a packet capture, and this build has no feature pcap");
     }
     Ok(Box::new(Reader::new(stream, name, total_bytes)?))
 }
@@ -68,44 +76,22 @@ pub(crate) fn may_have_several_netns(path: &Path) -> bool {
 
 /// When a file ends, on the clock of its events; `None` of a pipe, which can be read only once.
 pub(crate) fn end_of(path: &Path) -> anyhow::Result<Option<u64>> {
+    #[cfg(feature = "pcap")]
     if is_packets(path) {
-        return end_of_packets(path);
+        return Ok(tcpstate_packets::source::end_of(path)?);
     }
     Ok(tcpstate_recording::end_of(path)?)
 }
 
-#[cfg(feature = "pcap")]
-fn packets(
-    stream: impl Read + Send + 'static,
-    name: String,
-    total_bytes: Option<u64>,
-) -> anyhow::Result<Box<dyn EventSource>> {
-    let capture = Capture::new(stream, name, total_bytes, Options::default())?;
-    Ok(Box::new(capture))
-}
-
-#[cfg(feature = "pcap")]
-fn end_of_packets(path: &Path) -> anyhow::Result<Option<u64>> {
-    Ok(tcpstate_packets::source::end_of(path)?)
-}
-
-/// Whether these bytes begin a packet capture: without the feature they are handed to the reader of recordings, which refuses
-/// them.
+/// Whether these bytes begin a packet capture that is not compressed, so that it can be refused by that name.
 #[cfg(not(feature = "pcap"))]
-const fn is_capture(_first: &[u8]) -> bool {
-    false
-}
-
-#[cfg(not(feature = "pcap"))]
-fn packets(
-    _stream: impl Read + Send + 'static,
-    name: String,
-    _total_bytes: Option<u64>,
-) -> anyhow::Result<Box<dyn EventSource>> {
-    anyhow::bail!("{name} is a packet capture, and this build has no feature pcap")
-}
-
-#[cfg(not(feature = "pcap"))]
-const fn end_of_packets(_path: &Path) -> anyhow::Result<Option<u64>> {
-    Ok(None)
+const fn is_capture(first: &[u8]) -> bool {
+    matches!(
+        first,
+        [0xd4, 0xc3, 0xb2, 0xa1]
+            | [0xa1, 0xb2, 0xc3, 0xd4]
+            | [0x4d, 0x3c, 0xb2, 0xa1]
+            | [0xa1, 0xb2, 0x3c, 0x4d]
+            | [0x0a, 0x0d, 0x0d, 0x0a]
+    )
 }
