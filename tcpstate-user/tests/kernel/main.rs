@@ -7,6 +7,7 @@
 
 mod address_filters;
 mod ages;
+mod captures;
 mod causes;
 mod census;
 mod cgroup;
@@ -96,6 +97,7 @@ fn main() {
     lifecycle::add(&mut trials);
     rates::add(&mut trials);
     parts::add(&mut trials);
+    captures::add(&mut trials);
     privileges::add(&mut trials);
     views::add(&mut trials);
     ls::add(&mut trials);
