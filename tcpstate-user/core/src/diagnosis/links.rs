@@ -208,9 +208,10 @@ mod tests {
     use crate::diagnosis::{Evidence, Figure, Place, RULES, Severity};
 
     fn finding(name: &str, role: Role, port: u16, figures: &[(&'static str, u64)]) -> Finding {
-        let rule = RULES.iter().find(|rule| rule.text.name == name).unwrap();
+        let mut rules = RULES.iter();
+        let kind = rules.find(|rule| rule.text.name == name).unwrap();
         let place = Place::service(Some(7), role, Some(port));
-        let mut finding = Finding::new(&rule.text, Severity::Warning, place, String::new());
+        let mut finding = Finding::new(&kind.text, Severity::Warning, place, String::new());
         let figures = figures.iter();
         finding.figures = figures
             .map(|&(name, value)| Figure::count(name, value, Evidence::Sampled))
@@ -261,139 +262,59 @@ mod tests {
         }
     }
 
-    #[test]
-    fn figures_decide_where_the_place_alone_does_not() {
-        let (client, server) = (Role::Client, Role::Server);
-        for (name, figures, other, role, of_other, holds) in [
-            (
-                "close_wait_leak",
-                &[("sockets", 4), ("unaccepted", 2)][..],
-                "accept_queue_full",
-                server,
-                &[][..],
-                true,
-            ),
-            (
-                "close_wait_leak",
-                &[("sockets", 5), ("unaccepted", 2)],
-                "accept_queue_full",
-                server,
-                &[],
-                false,
-            ),
-            (
-                "ports_exhausted",
-                &[("ports", 100)],
-                "close_wait_leak",
-                client,
-                &[("sockets", 50)],
-                true,
-            ),
-            (
-                "ports_exhausted",
-                &[("ports", 100)],
-                "close_wait_leak",
-                client,
-                &[("sockets", 49)],
-                false,
-            ),
-            (
-                "ports_near_exhaustion",
-                &[("taken", 90)],
-                "close_wait_leak",
-                client,
-                &[("sockets", 45)],
-                true,
-            ),
-            (
-                "ports_near_exhaustion",
-                &[("taken", 90)],
-                "close_wait_leak",
-                client,
-                &[("sockets", 44)],
-                false,
-            ),
-            (
-                "ports_exhausted",
-                &[("ports", 9), ("time_wait", 5)],
-                "short_connections",
-                client,
-                &[],
-                true,
-            ),
-            (
-                "ports_exhausted",
-                &[("ports", 9), ("time_wait", 4)],
-                "short_connections",
-                client,
-                &[],
-                false,
-            ),
-            (
-                "ports_near_exhaustion",
-                &[("taken", 9), ("time_wait", 5)],
-                "short_connections",
-                client,
-                &[],
-                true,
-            ),
-            (
-                "ports_near_exhaustion",
-                &[("taken", 9), ("time_wait", 4)],
-                "short_connections",
-                client,
-                &[],
-                false,
-            ),
-            (
-                "stuck_closing",
-                &[("silent", 1)],
-                "silent_peer",
-                client,
-                &[],
-                true,
-            ),
-            (
-                "stuck_closing",
-                &[("silent", 0)],
-                "silent_peer",
-                client,
-                &[],
-                false,
-            ),
-            (
-                "stuck_closing",
-                &[("not_reading", 1)],
-                "peer_does_not_read",
-                client,
-                &[],
-                true,
-            ),
-            (
-                "stuck_closing",
-                &[("not_reading", 0)],
-                "peer_does_not_read",
-                client,
-                &[],
-                false,
-            ),
-            (
-                "synack_retransmits",
-                &[],
-                "accept_queue_full",
-                server,
-                &[],
-                true,
-            ),
-            ("connects_fail", &[], "failing_peer", client, &[], true),
-            ("closes_first", &[], "short_connections", server, &[], true),
-        ] {
+    type Figures = &'static [(&'static str, u64)];
+
+    /// That the second explains the first with these figures of both, or does not; and that it never does elsewhere.
+    fn decide(name: &str, other: &str, role: Role, cases: &[(Figures, Figures, bool)]) {
+        for &(figures, of_other, holds) in cases {
             let first = || finding(name, role, 80, figures);
             let second = |port| finding(other, role, port, of_other);
             let expected: &[&str] = if holds { &[other] } else { &[] };
             assert_eq!(seen(first(), second(80)), expected, "{name} {figures:?}");
-            // Another service.
             assert!(seen(first(), second(81)).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn figures_decide_where_the_place_alone_does_not() {
+        let (client, server) = (Role::Client, Role::Server);
+        let unaccepted: &[(Figures, Figures, bool)] = &[
+            (&[("sockets", 4), ("unaccepted", 2)], &[], true),
+            (&[("sockets", 5), ("unaccepted", 2)], &[], false),
+        ];
+        decide("close_wait_leak", "accept_queue_full", server, unaccepted);
+        for (name, of) in [
+            ("silent_peer", [("silent", 1)]),
+            ("peer_does_not_read", [("not_reading", 1)]),
+        ] {
+            let with = finding("stuck_closing", client, 80, &of);
+            assert_eq!(seen(with, finding(name, client, 80, &[])), [name]);
+            decide("stuck_closing", name, client, &[(&[], &[], false)]);
+        }
+        for (name, other, role) in [
+            ("synack_retransmits", "accept_queue_full", server),
+            ("connects_fail", "failing_peer", client),
+            ("closes_first", "short_connections", server),
+        ] {
+            decide(name, other, role, &[(&[], &[], true)]);
+        }
+    }
+
+    #[test]
+    fn what_takes_half_of_the_ports_explains_that_there_are_few() {
+        let leaked: &[(Figures, Figures, bool)] = &[
+            (&[("ports", 100), ("taken", 100)], &[("sockets", 50)], true),
+            (&[("ports", 100), ("taken", 100)], &[("sockets", 49)], false),
+            // The number of ports is not known.
+            (&[], &[("sockets", 50)], false),
+        ];
+        let over: &[(Figures, Figures, bool)] = &[
+            (&[("ports", 9), ("taken", 9), ("time_wait", 5)], &[], true),
+            (&[("ports", 9), ("taken", 9), ("time_wait", 4)], &[], false),
+        ];
+        for name in ["ports_exhausted", "ports_near_exhaustion"] {
+            decide(name, "close_wait_leak", Role::Client, leaked);
+            decide(name, "short_connections", Role::Client, over);
         }
     }
 

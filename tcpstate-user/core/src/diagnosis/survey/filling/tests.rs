@@ -28,22 +28,20 @@ fn socket(number: u32, state: State, lport: u16, rport: u16) -> Socket {
     }
 }
 
-fn with_timer(kind: TimerKind, retransmits: u8, socket: Socket) -> Socket {
+fn with_timer(kind: TimerKind, retransmits: u8, mut socket: Socket) -> Socket {
     let info = TcpInfo {
         last_ack_received_ms: Some(90_000),
         timeout_us: Some(12_800_000),
         backoffs: Some(6),
         ..TcpInfo::default()
     };
-    Socket {
-        timer: Some(Timer {
-            kind,
-            expires_ms: 900,
-            retransmits,
-        }),
-        info: Some(info),
-        ..socket
-    }
+    socket.timer = Some(Timer {
+        kind,
+        expires_ms: 900,
+        retransmits,
+    });
+    socket.info = Some(info);
+    socket
 }
 
 fn inventory(sockets: Vec<Socket>) -> Inventory {
