@@ -14,6 +14,8 @@ mod states;
 
 use std::{io, path::Path};
 
+use self::findings::situations::SITUATIONS;
+
 use clap::Parser as _;
 use tcpstate::run::descriptors::TooFewDescriptors;
 use tcpstate_capture::{
@@ -28,6 +30,7 @@ use tcpstate_cli::{
     Cli,
     quantity::{parse_bytes, parse_duration},
 };
+use tcpstate_core::diagnosis::RULES;
 use tcpstate_core::filter::{CauseSet, PortListError, PortSet, StateSet};
 use tcpstate_core::mode::Mode;
 
@@ -333,5 +336,32 @@ fn links_between_the_documents_resolve() {
                 );
             }
         }
+    }
+}
+
+/// Each situation of `docs/diagnosis.md` is one that a kernel test checks; together they have all findings.
+#[test]
+fn situations_are_those_of_the_kernel_tests() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernel/diagnose");
+    let sources: String = std::fs::read_dir(tests)
+        .unwrap()
+        .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect();
+    let mut names: Vec<_> = SITUATIONS.iter().map(|situation| situation.name).collect();
+    for name in &names {
+        assert!(
+            sources.contains(&format!("\"{name}\"")),
+            "no test of {name}"
+        );
+    }
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), SITUATIONS.len(), "a name stands twice");
+    let found = SITUATIONS.iter().flat_map(|situation| situation.found);
+    let mut found: Vec<_> = found.map(|&(name, _)| name).collect();
+    found.push("orphans_near_limit");
+    for rule in RULES {
+        let name = rule.text.name;
+        assert!(found.contains(&name), "no situation has {name}");
     }
 }

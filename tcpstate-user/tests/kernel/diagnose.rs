@@ -1,6 +1,9 @@
 //! `tcpstate diagnose`: each finding is provoked for real, and named with its service port and its process; what looks
 //! alike is not taken for it.
 
+#[path = "../support/situations.rs"]
+mod situations;
+
 mod closing;
 mod connects;
 mod ends;
@@ -10,13 +13,14 @@ mod queues;
 mod services;
 mod tables;
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
+use self::situations::SITUATIONS;
 use crate::process::{Output, Tcpstate, add_skipped, check_books, has_result, nested};
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -46,33 +50,16 @@ impl Diagnosis {
         thresholds: &str,
         while_it_runs: impl FnOnce() -> Result<()>,
     ) -> Result<Self> {
-        let (started, _rules) = Self::start(duration, thresholds)?;
+        let (started, _rules) = start(duration, thresholds, &["--json"])?;
         while_it_runs()?;
         Self::read(&started.finish()?)
     }
 
     /// The same until `while_it_runs` is done, however long that takes.
     pub fn during(thresholds: &str, while_it_runs: impl FnOnce() -> Result<()>) -> Result<Self> {
-        let (started, _rules) = Self::start("1h", thresholds)?;
+        let (started, _rules) = start("1h", thresholds, &["--json"])?;
         while_it_runs()?;
         Self::read(&started.stop()?)
-    }
-
-    fn start(duration: &str, thresholds: &str) -> Result<(Tcpstate, NamedTempFile)> {
-        let rules = NamedTempFile::new()?;
-        fs::write(&rules, thresholds)?;
-        let path = rules.path().to_str().context("a path that is no text")?;
-        let started = Tcpstate::start(&[
-            "diagnose",
-            "--json",
-            "--netns",
-            "self",
-            "--rules",
-            path,
-            "--duration",
-            duration,
-        ])?;
-        Ok((started, rules))
     }
 
     fn read(output: &Output) -> Result<Self> {
@@ -128,14 +115,27 @@ impl Diagnosis {
         all.filter(|finding| finding["name"] == name).collect()
     }
 
-    /// That there is no other finding than these, but for notes.
-    pub fn no_others(&self, names: &[&str]) -> Result<()> {
-        let is_other = |finding: &&Value| {
-            finding["severity"] != "note" && !names.iter().any(|&name| finding["name"] == name)
-        };
+    /// That the findings are those of this situation, and no others.
+    pub fn is(&self, name: &str) -> Result<()> {
+        let mut all = SITUATIONS.iter();
+        let situation = all.find(|situation| situation.name == name);
+        let situation = situation.with_context(|| format!("no situation {name}"))?;
+        let word =
+            |finding: &'_ Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
+        let findings = self.findings.iter();
+        let found: BTreeSet<(String, String)> = findings
+            .map(|finding| (word(finding, "name"), word(finding, "severity")))
+            .filter(|(name, _)| !situation.may_be.contains(&name.as_str()))
+            .collect();
+        let expected = situation.found.iter();
+        let expected: BTreeSet<_> = expected
+            .map(|&(name, severity)| (name.to_owned(), severity.to_owned()))
+            .collect();
         ensure!(
-            !self.findings.iter().any(|finding| is_other(&finding)),
-            "{}",
+            found == expected,
+            "{} ({}): {}",
+            situation.name,
+            situation.words,
             self.words()
         );
         Ok(())
@@ -151,6 +151,35 @@ impl Diagnosis {
         });
         words.collect::<Vec<_>>().join("; ")
     }
+}
+
+/// Starts `tcpstate diagnose` in the namespace of the calling thread, for a time such as `2s`, with a file of thresholds
+/// that has these lines. The file is returned.
+fn start(
+    duration: &str,
+    thresholds: &str,
+    arguments: &[&str],
+) -> Result<(Tcpstate, NamedTempFile)> {
+    let rules = NamedTempFile::new()?;
+    fs::write(&rules, thresholds)?;
+    let path = rules.path().to_str().context("a path that is no text")?;
+    let all = ["diagnose", "--netns", "self", "--duration", duration];
+    let started = Tcpstate::start(&[&all[..], &["--rules", path], arguments].concat())?;
+    Ok((started, rules))
+}
+
+/// The first words of a run, in text: what it says before it has seen an event or a second look.
+pub fn first_words(thresholds: &str) -> Result<String> {
+    let (started, _rules) = start("1h", thresholds, &[])?;
+    let words = started.written()?;
+    let output = started.stop()?;
+    ensure!(
+        has_result(output.status),
+        "{}: {}",
+        output.status,
+        output.stderr
+    );
+    Ok(words)
 }
 
 /// Changes a setting below `/proc/sys/net`, of the namespace of the calling thread.

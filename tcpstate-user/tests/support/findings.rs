@@ -1,4 +1,7 @@
-//! `docs/diagnosis.md`, made from the rules of `tcpstate diagnose` and their thresholds.
+//! `docs/diagnosis.md`, made from the rules of `tcpstate diagnose`, their thresholds and the situations of its kernel tests.
+
+#[path = "situations.rs"]
+pub mod situations;
 
 use std::fmt::Write as _;
 
@@ -6,6 +9,8 @@ use tcpstate_core::{
     diagnosis::{FindingText, LINKS, RULES, Threshold, Thresholds, Unit},
     units::{Count, Span},
 };
+
+use self::situations::Situation;
 
 const HEAD: &str = "\
 <!-- Made from tcpstate-user/core/src/diagnosis: TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs -->
@@ -17,6 +22,16 @@ here. `critical` is a finding where connections fail now, `warning` where some f
 it is worth knowing and harmless.
 
 The figures that decide are at the [end of the page](#figures-that-decide), and `--rules FILE` changes them.
+";
+
+const SITUATIONS: &str = "
+## Situations
+
+Each was made on a running kernel, and `diagnose` found what stands here, and nothing else: the kernel tests have it from \
+this table. `orphans_near_limit` is about the whole host, on which there may be more, and has a test of its own.
+
+| situation | findings |
+|---|---|
 ";
 
 const THRESHOLDS: &str = "
@@ -34,6 +49,10 @@ pub fn page() -> String {
     for rule in RULES {
         // Writing to a string does not fail.
         let _ = finding(&rule.text, &mut page);
+    }
+    page.push_str(SITUATIONS);
+    for one in situations::SITUATIONS {
+        let _ = situation(one, &mut page);
     }
     page.push_str(THRESHOLDS);
     for row in Thresholds::TABLE {
@@ -71,6 +90,19 @@ fn finding(text: &FindingText, page: &mut String) -> std::fmt::Result {
         writeln!(page, "{command}")?;
     }
     writeln!(page, "```\n\nSources: {}.", text.sources.join("; "))
+}
+
+fn situation(situation: &Situation, page: &mut String) -> std::fmt::Result {
+    let found = situation.found.iter();
+    let mut found: Vec<_> = found
+        .map(|(name, severity)| format!("`{name}` ({severity})"))
+        .collect();
+    let may_be = situation.may_be.iter();
+    found.extend(may_be.map(|name| format!("perhaps `{name}`")));
+    if found.is_empty() {
+        found.push("nothing".to_owned());
+    }
+    writeln!(page, "| {} | {} |", situation.words, found.join(", "))
 }
 
 fn threshold(row: &Threshold, page: &mut String) -> std::fmt::Result {

@@ -97,11 +97,10 @@ fn fin_wait2_held() -> Result<()> {
         thread::sleep(Duration::from_millis(1_500));
         let diagnosis = Diagnosis::of("1s", "fin_wait2_age = \"1s\"", || Ok(()))?;
         let finding = diagnosis.only("fin_wait2_held")?;
-        ensure!(finding["severity"] == "warning", "{finding}");
         ensure!(finding["figures"]["sockets"]["value"] == 3, "{finding}");
         ensure_at(finding, "client", port)?;
         ensure_owner(finding, process::id())?;
-        diagnosis.no_others(&["fin_wait2_held"])
+        diagnosis.is("fin_wait2_held")
     })
 }
 
@@ -129,7 +128,7 @@ fn fin_wait2_in_use() -> Result<()> {
             let diagnosis = Diagnosis::of("1s", "fin_wait2_age = \"3s\"", || Ok(()));
             is_over.store(true, Ordering::Relaxed);
             crate::net::joined(answers.join())?;
-            diagnosis?.no_others(&[])
+            diagnosis?.is("fin_wait2_in_use")
         })
     })
 }
@@ -164,7 +163,6 @@ fn closing_silent() -> Result<()> {
         };
         ensure_at(client, "client", port)?;
         ensure_at(server, "server", port)?;
-        ensure!(client["severity"] == "warning", "{client}");
         let figures = |finding: &serde_json::Value| {
             ["sockets", "silent", "not_reading", "orphans"]
                 .map(|name| finding["figures"][name]["value"].clone())
@@ -179,7 +177,7 @@ fn closing_silent() -> Result<()> {
             "{advice}"
         );
         drop(late);
-        diagnosis.no_others(&["stuck_closing"])
+        diagnosis.is("closing_silent")
     })
 }
 
@@ -225,7 +223,7 @@ fn closing_blocked() -> Result<()> {
             "{summary}"
         );
         drop(servers);
-        diagnosis.no_others(&[])
+        diagnosis.is("closing_blocked")
     })
 }
 
@@ -257,7 +255,6 @@ fn closing_both() -> Result<()> {
         let diagnosis =
             near.run(|| await_finding("closing_age = \"1s\"", "stuck_closing", "sockets", 1))?;
         let finding = diagnosis.only("stuck_closing")?;
-        ensure!(finding["severity"] == "note", "{finding}");
         let advice = finding["advice"].to_string();
         ensure!(
             finding["summary"].to_string().contains("1 in CLOSING")
@@ -266,7 +263,7 @@ fn closing_both() -> Result<()> {
         );
         wire.release()?;
         drop((listener, client, server));
-        diagnosis.no_others(&[])
+        diagnosis.is("closing_both")
     })
 }
 
@@ -285,12 +282,11 @@ fn silent_peer() -> Result<()> {
         await_timers("established", "on", 2, 3)?;
         let diagnosis = Diagnosis::of("1s", "", || Ok(()))?;
         let finding = diagnosis.only("silent_peer")?;
-        ensure!(finding["severity"] == "warning", "{finding}");
         ensure_at(finding, "client", port)?;
         ensure_owner(finding, process::id())?;
         ensure!(finding["peer"] == "127.0.0.1", "{finding}");
         ensure!(finding["figures"]["silent"]["value"] == 2, "{finding}");
-        diagnosis.no_others(&["silent_peer"])
+        diagnosis.is("silent_peer")
     })
 }
 
@@ -299,7 +295,7 @@ fn silent_clients() -> Result<()> {
     Netns::new()?.run(|| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, unused_port()))?;
         let mut all = connections(&listener, 30)?;
-        for (vanished, severity) in [(0..1, "note"), (1..3, "warning")] {
+        for (vanished, situation) in [(0..1, "one_silent_client"), (1..3, "silent_clients")] {
             let count = vanished.end;
             for (client, server) in &mut all[vanished] {
                 let table = client.local_addr()?.port();
@@ -309,8 +305,8 @@ fn silent_clients() -> Result<()> {
             await_timers("established", "on", count, 3)?;
             let diagnosis = Diagnosis::of("1s", "", || Ok(()))?;
             let finding = diagnosis.only("silent_peer")?;
-            ensure!(finding["severity"] == severity, "{finding}");
             ensure_at(finding, "server", listener.local_addr()?.port())?;
+            diagnosis.is(situation)?;
         }
         Ok(())
     })
@@ -339,10 +335,9 @@ fn peer_does_not_read() -> Result<()> {
             3,
         )?;
         let finding = diagnosis.only("peer_does_not_read")?;
-        ensure!(finding["severity"] == "warning", "{finding}");
         ensure_at(finding, "client", listener.local_addr()?.port())?;
         ensure_owner(finding, process::id())?;
         drop(all);
-        diagnosis.no_others(&["peer_does_not_read"])
+        diagnosis.is("peer_does_not_read")
     })
 }

@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use rustix::net::AddressFamily;
 
-use super::{Diagnosis, ensure_at, ensure_owner};
+use super::{Diagnosis, ensure_at, ensure_owner, first_words};
 use crate::{
     need::{Need, trial},
     net::{Netns, await_fin, shutdown_write, socket},
@@ -20,6 +20,11 @@ use crate::{
 pub fn add(trials: &mut Vec<Trial>) {
     let needs = [Need::Btf, Need::Cookie];
     trials.push(trial("diagnose::close_wait_leak", &needs, close_wait_leak));
+    trials.push(trial(
+        "diagnose::close_wait_before_an_earlier_run",
+        &needs,
+        close_wait_before_an_earlier_run,
+    ));
     trials.push(trial(
         "diagnose::close_wait_in_use",
         &needs,
@@ -56,13 +61,13 @@ fn close_wait_leak() -> Result<()> {
         thread::sleep(Duration::from_millis(1_500));
         let diagnosis = Diagnosis::of("1s", CLOSE_WAIT, || Ok(()))?;
         let finding = diagnosis.only("close_wait_leak")?;
-        ensure!(finding["severity"] == "warning", "{finding}");
+        ensure_owner(finding, process::id())?;
+        diagnosis.is("close_wait_before")?;
         let diagnosis = Diagnosis::of("3s", CLOSE_WAIT, || {
             leaked.extend(closed_by_clients(&listener, 3)?);
             Ok(())
         })?;
         let finding = diagnosis.only("close_wait_leak")?;
-        ensure!(finding["severity"] == "critical", "{finding}");
         ensure_at(finding, "server", port)?;
         ensure_owner(finding, process::id())?;
         ensure!(
@@ -74,7 +79,26 @@ fn close_wait_leak() -> Result<()> {
             "{}",
             diagnosis.summary
         );
-        diagnosis.no_others(&["close_wait_leak"])
+        diagnosis.is("close_wait_grows")
+    })
+}
+
+/// It is in the first words of a later run, whose end is an hour away: an earlier run has changed nothing about it.
+fn close_wait_before_an_earlier_run() -> Result<()> {
+    Netns::new()?.run(|| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let _leaked = closed_by_clients(&listener, 5)?;
+        thread::sleep(Duration::from_millis(1_500));
+        Diagnosis::of("1s", CLOSE_WAIT, || Ok(()))?.is("close_wait_before")?;
+        let words = first_words(CLOSE_WAIT)?;
+        let port = listener.local_addr()?.port();
+        let found = format!("warning  close_wait_leak: server port {port}, netns ");
+        ensure!(
+            words.starts_with("So far, from the kernel's lists; watching for ")
+                && words.lines().any(|line| line.starts_with(&found)),
+            "{words}"
+        );
+        Ok(())
     })
 }
 
@@ -97,7 +121,7 @@ fn close_wait_in_use() -> Result<()> {
         let _busy = (0..4).map(half_closed).collect::<Result<Vec<_>>>()?;
         thread::sleep(Duration::from_millis(1_500));
         let diagnosis = Diagnosis::of("1s", CLOSE_WAIT, || Ok(()))?;
-        diagnosis.no_others(&[])
+        diagnosis.is("close_wait_in_use")
     })
 }
 
@@ -120,13 +144,12 @@ fn accept_queue_full() -> Result<()> {
             Ok(())
         })?;
         let finding = diagnosis.only("accept_queue_full")?;
-        ensure!(finding["severity"] == "critical", "{finding}");
         ensure_at(finding, "server", address.port())?;
         ensure_owner(finding, process::id())?;
         ensure!(
             finding["figures"]["overflows"]["value"].as_u64() > Some(0),
             "{finding}"
         );
-        Ok(())
+        diagnosis.is("accept_queue_full")
     })
 }
