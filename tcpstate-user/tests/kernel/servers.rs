@@ -62,15 +62,59 @@ impl Server {
 
     /// haproxy in front of a server at this port, which it checks as this section says.
     pub fn haproxy(port: u16, backend: u16, section: &str) -> Result<Self> {
-        let files = tempfile::tempdir()?;
-        let path = files.path().join("haproxy.cfg");
         let configuration = format!(
             "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n\
              listen front\n  bind 127.0.0.1:{port}\n{section}\n  server one 127.0.0.1:{backend} check inter 1s\n"
         );
+        Self::start_haproxy(port, &configuration)
+    }
+
+    /// haproxy as a proxy for HTTP in front of a server at this port, whose connections it keeps for an hour.
+    pub fn http_proxy(port: u16, backend: u16) -> Result<Self> {
+        let configuration = format!(
+            "global\n  nbthread 1\n\
+             defaults\n  mode http\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n\
+             listen front\n  bind 127.0.0.1:{port}\n  http-reuse always\n\
+             \x20 server one 127.0.0.1:{backend} pool-purge-delay 1h\n"
+        );
+        Self::start_haproxy(port, &configuration)
+    }
+
+    fn start_haproxy(port: u16, configuration: &str) -> Result<Self> {
+        let files = tempfile::tempdir()?;
+        let path = files.path().join("haproxy.cfg");
         fs::write(&path, configuration)?;
         let mut command = Command::new("haproxy");
         command.arg("-db").arg("-f").arg(&path);
+        Self::start(command, port, files)
+    }
+
+    /// A server for HTTP, in Python, that closes what is idle for two seconds. It answers requests for `/three` when it
+    /// has three of them.
+    pub fn python(port: u16) -> Result<Self> {
+        const SCRIPT: &str = "\
+import sys, threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+three = threading.Barrier(3)
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    timeout = 2
+
+    def do_GET(self):
+        if self.path == '/three':
+            three.wait()
+        self.send_response(200)
+        self.send_header('Content-Length', '5')
+        self.end_headers()
+        self.wfile.write(b'there')
+
+ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
+";
+        let files = tempfile::tempdir()?;
+        let mut command = Command::new("python3");
+        command.args(["-c", SCRIPT]).arg(port.to_string());
         Self::start(command, port, files)
     }
 
@@ -135,13 +179,15 @@ pub fn ping(stream: &mut TcpStream) -> Result<()> {
     ask(stream, "PING\r\n", "+PONG")
 }
 
-/// Asks nginx on a connection that stays open.
+/// Asks a server for HTTP on a connection that stays open.
 pub fn get(stream: &mut TcpStream) -> Result<()> {
-    ask(
-        stream,
-        "GET / HTTP/1.1\r\nHost: there\r\n\r\n",
-        "HTTP/1.1 200",
-    )
+    get_path(stream, "/")
+}
+
+/// The same for another path.
+pub fn get_path(stream: &mut TcpStream, path: &str) -> Result<()> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: there\r\n\r\n");
+    ask(stream, &request, "HTTP/1.1 200")
 }
 
 /// Loads a server at this port for a time such as `2s`.

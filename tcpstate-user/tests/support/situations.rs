@@ -251,6 +251,11 @@ pub const SITUATIONS: &[Situation] = &[
         &[("keepalive_race", "warning")],
     ),
     situation(
+        "keepalive_race_behind_haproxy",
+        "HAProxy keeps connections to a server in Python longer than that does",
+        &[("keepalive_race", "warning")],
+    ),
+    situation(
         "early_close",
         "A server closes before it has read a request",
         &[("keepalive_race", "note")],

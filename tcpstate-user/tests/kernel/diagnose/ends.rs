@@ -16,8 +16,8 @@ use super::{Diagnosis, connects::figure, ensure_at, ensure_owner};
 use crate::{
     causes::situations::{as_before, on_arrival},
     need::{Need, trial},
-    net::{Netns, await_fin, await_state, await_that, reset},
-    servers::{Server, get, ping},
+    net::{Netns, await_fin, await_state, await_that, joined, reset},
+    servers::{Server, get, get_path, ping},
     views::sockets,
 };
 
@@ -30,6 +30,15 @@ pub fn add(trials: &mut Vec<Trial>) {
             "keepalive_race",
             &[Need::Program("nginx"), Need::Program("nft")],
             keepalive_race,
+        ),
+        (
+            "keepalive_race_behind_haproxy",
+            &[
+                Need::Program("haproxy"),
+                Need::Program("python3"),
+                Need::Program("nft"),
+            ],
+            keepalive_race_behind_haproxy,
         ),
         ("early_close", &[Need::Program("nft")], early_close),
         ("idle_reset", &[Need::Program("nft")], idle_reset),
@@ -110,6 +119,44 @@ fn keepalive_race() -> Result<()> {
         ensure!(figure(finding, "late_data")? == 3, "{finding}");
         ensure!(figure(finding, "aborts_on_data")? == 3, "{finding}");
         diagnosis.is("keepalive_race")
+    })
+}
+
+/// haproxy keeps three connections to a server that closes what is idle for two seconds.
+fn keepalive_race_behind_haproxy() -> Result<()> {
+    Netns::new()?.run(|| {
+        let upstream = Server::python(PORT)?;
+        let haproxy = Server::http_proxy(PORT + 1, PORT)?;
+        let diagnosis = Diagnosis::during("", || {
+            let clients = (0..3)
+                .map(|_| haproxy.connect())
+                .collect::<Result<Vec<_>>>()?;
+            thread::scope(|scope| {
+                // None is answered before all are there, so that each has a connection to the server.
+                let requests = clients
+                    .into_iter()
+                    .map(|mut client| scope.spawn(move || get_path(&mut client, "/three")));
+                let requests: Vec<_> = requests.collect();
+                requests
+                    .into_iter()
+                    .try_for_each(|request| joined(request.join()))
+            })?;
+            on_arrival(&format!("tcp sport {PORT} tcp flags & fin == fin drop"))?;
+            await_that("the server closes", || {
+                Ok(sockets(State::FIN_WAIT1)?.len() == 3)
+            })?;
+            for _ in 0..3 {
+                let answer = get(&mut haproxy.connect()?);
+                ensure!(answer.is_err(), "the server answers");
+            }
+            as_before()
+        })?;
+        let finding = diagnosis.only("keepalive_race")?;
+        ensure_at(finding, "server", PORT)?;
+        ensure_owner(finding, upstream.pid())?;
+        ensure!(figure(finding, "late_data")? == 3, "{finding}");
+        ensure!(figure(finding, "aborts_on_data")? == 3, "{finding}");
+        diagnosis.is("keepalive_race_behind_haproxy")
     })
 }
 
