@@ -539,10 +539,7 @@ fn a_look_between_two_ticks_changes_nothing_and_a_kept_state_comes_back() {
         "the tick has all of it again"
     );
     let drops = |one: &Arc<RunSnapshot>| one.handshakes.clone().unwrap().listen.drops;
-    assert_eq!(
-        first.each_ref().map(|one| drops(one)),
-        [Some(3), Some(3), None]
-    );
+    assert_eq!(first.each_ref().map(drops), [Some(3), Some(3), None]);
     // A tick that was shown is shown again as it was.
     let shown = show(&mut publisher, 3 * SECOND);
     assert_eq!(shown.interval, again[2].interval);

@@ -255,7 +255,7 @@ async fn play_file<S: AsyncFnOnce(&mut Viewer)>(
     script: S,
 ) -> (Vec<Arc<RunSnapshot>>, String) {
     let mut source = Reader::open(&recording.path()).unwrap();
-    play_source(&mut source, options, script).await
+    Box::pin(play_source(&mut source, options, script)).await
 }
 
 /// The same state, but for what differs from one way to it to another: the number, the memory and the cost.
