@@ -41,47 +41,52 @@ const COLUMNS: u16 = 80;
 /// A `tcpstate top` on a terminal of its own.
 struct Top {
     child: Running,
-    /// `None`: the terminal is gone.
-    keys: Option<File>,
+    keys: File,
     screen: Arc<Mutex<vt100::Parser>>,
     /// The side of the process, which keeps the terminal.
     terminal: OwnedFd,
     before: Termios,
 }
 
+/// A new terminal: its other side, and its own.
+fn terminal() -> Result<(File, OwnedFd)> {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let size = Winsize {
+        ws_row: ROWS,
+        ws_col: COLUMNS,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(&master, size)?;
+    let name = ptsname(&master, Vec::new())?;
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_NOCTTY);
+    let own = options.open(name.to_str()?)?;
+    Ok((File::from(master), own.into()))
+}
+
+/// Starts it on this terminal.
+fn start_on(terminal: &OwnedFd, words: &[&str]) -> Result<Running> {
+    let mut command = Command::new(BINARY);
+    command
+        .arg("top")
+        .args(words)
+        .env("TERM", "xterm")
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(terminal.try_clone()?)
+        .stdout(terminal.try_clone()?)
+        .stderr(Stdio::null());
+    Running::new(&mut command)
+}
+
 impl Top {
     fn start(words: &[&str]) -> Result<Self> {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
-        grantpt(&master)?;
-        unlockpt(&master)?;
-        let size = Winsize {
-            ws_row: ROWS,
-            ws_col: COLUMNS,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        tcsetwinsize(&master, size)?;
-        let name = ptsname(&master, Vec::new())?;
-        let open = || -> Result<File> {
-            let mut options = File::options();
-            options.read(true).write(true).custom_flags(libc::O_NOCTTY);
-            Ok(options.open(name.to_str()?)?)
-        };
-        let terminal = OwnedFd::from(open()?);
+        let (keys, terminal) = terminal()?;
         let before = tcgetattr(&terminal)?;
-        let mut command = Command::new(BINARY);
-        command
-            .arg("top")
-            .args(words)
-            .env("TERM", "xterm")
-            .env("LC_ALL", "C.UTF-8")
-            .stdin(open()?)
-            .stdout(open()?)
-            .stderr(Stdio::null());
-        let child = Running::new(&mut command)?;
-        drop(command);
+        let child = start_on(&terminal, words)?;
         let screen = Arc::new(Mutex::new(vt100::Parser::new(ROWS, COLUMNS, 0)));
-        let keys = File::from(master);
         let (mut output, emulator) = (keys.try_clone()?, Arc::clone(&screen));
         thread::spawn(move || {
             let mut bytes = [0; 4_096];
@@ -92,7 +97,7 @@ impl Top {
         });
         Ok(Self {
             child,
-            keys: Some(keys),
+            keys,
             screen,
             terminal,
             before,
@@ -114,9 +119,7 @@ impl Top {
     }
 
     fn press(&mut self, keys: &str) -> Result<()> {
-        let terminal = self.keys.as_mut().context("the terminal is gone")?;
-        terminal.write_all(keys.as_bytes())?;
-        Ok(())
+        Ok(self.keys.write_all(keys.as_bytes())?)
     }
 
     /// The number of sockets in a state, as the overview has it.
@@ -290,6 +293,14 @@ fn signals() -> Result<()> {
         })?;
         kill_process(Pid::from_child(&top.child), Signal::TERM)?;
         top.end()?;
+        let (mut other_side, terminal) = terminal()?;
+        let mut child = start_on(&terminal, &["--netns", "self", "--interval", "200ms"])?;
+        drop(terminal);
+        // The first frame.
+        other_side.read_exact(&mut [0; 64])?;
+        drop(other_side);
+        let status = await_exit(&mut child)?;
+        ensure!(has_result(status), "after its terminal has gone: {status}");
         // The number of intervals ends it too.
         Top::start(&["--netns", "self", "--interval", "200ms", "--count", "2"])?.end()
     })

@@ -378,8 +378,16 @@ impl App {
             .typing
             .iter()
             .flat_map(|typing| typing.message.lines());
-        let lines = message.map(|line| Printable(line.as_bytes()).to_string().into());
-        head.splice(0..0, lines);
+        let lines = message.flat_map(|line| {
+            let line = Printable(line.as_bytes()).to_string();
+            // What the mistake is shown in stands as it is.
+            if line.starts_with(' ') {
+                vec![line]
+            } else {
+                frame::wrapped(&line, width)
+            }
+        });
+        head.splice(0..0, lines.map(Line::from));
         (head, rows)
     }
 

@@ -25,9 +25,6 @@ use crate::{
 /// The mark of the selected row.
 const MARK: &str = ">";
 
-/// The letters of a screen's name where there is little room.
-const SHORT: usize = 3;
-
 /// The columns of a row: the mark of the selected one stands before it.
 pub(crate) fn inner_width(area: Rect) -> usize {
     usize::from(area.width).saturating_sub(1)
@@ -201,13 +198,10 @@ fn foot_line(look: &Look, width: usize) -> Line<'static> {
     let mut spans = Vec::new();
     for (number, screen) in (1..).zip(Screen::ALL) {
         let name = screen.name();
-        let name = if is_narrow {
-            name.get(..SHORT).unwrap_or(name)
-        } else {
-            name
-        };
         if screen == look.screen && over.is_none() {
             spans.push(Span::styled(format!("[{number} {name}]"), theme.title()));
+        } else if over.is_none() && is_narrow {
+            spans.push(Span::raw(format!(" {number} ")));
         } else if over.is_none() {
             spans.push(Span::raw(format!(" {number} {name} ")));
         }

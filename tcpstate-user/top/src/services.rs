@@ -1,5 +1,7 @@
 //! The services: a table by service port and role, or another group.
 
+use std::collections::HashMap;
+
 use ratatui::text::Line;
 use tcpstate_common::State;
 use tcpstate_core::{
@@ -155,23 +157,29 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
     };
     let interval = &snapshot.interval;
     let name_width = name_width(width);
-    let histogram = |of: Of, key: GroupKey| {
-        let mut all = snapshot.tracker.histograms.iter();
-        let found = all.find(|series| series.of == of && series.key == key);
-        found.map(|series| &series.histogram)
-    };
+    // There can be a thousand groups.
+    let now: HashMap<GroupKey, &Figures> = interval
+        .groups
+        .iter()
+        .map(|group| (group.key, &group.figures))
+        .collect();
+    let histograms: HashMap<(Of, GroupKey), &Histogram> = snapshot
+        .tracker
+        .histograms
+        .iter()
+        .map(|series| ((series.of, series.key), &series.histogram))
+        .collect();
+    let histogram = |of: Of, key: GroupKey| histograms.get(&(of, key)).copied();
     let groups = snapshot.tracker.groups.iter();
     let mut services: Vec<Service<'_>> = groups
         .map(|total| {
-            let mut now = interval.groups.iter();
-            let now = now.find(|group| group.key == total.key);
             let group = Group::new(total.key, &snapshot.names);
             let name = cells(look.options.by, &group, name_width);
             Service {
                 name: name.join(" ").trim_end().to_owned(),
                 key: total.key,
                 total: &total.figures,
-                now: now.map(|group| &group.figures),
+                now: now.get(&total.key).copied(),
                 interval_ns: interval.end_ns.saturating_sub(interval.start_ns),
                 established: histogram(Of::Dwell(State::ESTABLISHED), total.key),
                 handshake: histogram(Of::Handshake, total.key),
