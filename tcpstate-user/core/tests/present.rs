@@ -28,11 +28,11 @@ use tcpstate_core::{
     census::{Census, Found, HalfOpen, Kind, ListenFigures, Scope},
     diagnosis::{Look, Thresholds},
     event::Event,
-    model::{By, Connections, Include, Limits},
+    model::{By, Connections, GroupKey, Include, Limits},
     origin::{Evidence, Origin},
     owner::Owner,
     present::{Options, Publisher, RunSnapshot, Subscriber},
-    service::Role,
+    service::{Role, ServicePort},
     view::{End, View as _},
 };
 
@@ -333,6 +333,26 @@ fn one_who_waits_is_woken_once_a_tick_however_often_it_asked() {
     assert!(subscriber.poll_next(&mut cx).is_pending());
     drop(publisher);
     assert_eq!(count.0.load(Ordering::Relaxed), 2, "of the end too");
+}
+
+#[test]
+fn ports_that_are_not_wanted_are_counted_as_other() {
+    let figures = |ports: &str| {
+        let mut publisher = Publisher::new(&options(Include::ALL));
+        publisher = publisher.with_ports(&ports.parse().unwrap());
+        publisher.start(&origin(None), &mut io::sink()).unwrap();
+        open(&mut publisher, 1);
+        open(&mut publisher, 2);
+        tick(&mut publisher, 1);
+        let snapshot = publisher.subscribe().latest().unwrap();
+        let groups = snapshot.tracker.groups.iter();
+        let shown = groups.map(|group| (group.key, group.figures.opened));
+        shown.collect::<Vec<_>>()
+    };
+    let of = |port| vec![(GroupKey::Port(port, Role::Client), 2)];
+    assert_eq!(figures("80"), of(ServicePort::Port(80)));
+    assert_eq!(figures("79-81"), of(ServicePort::Port(80)));
+    assert_eq!(figures("1-79,81-65535"), of(ServicePort::Other));
 }
 
 #[test]

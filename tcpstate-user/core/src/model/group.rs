@@ -17,6 +17,7 @@ use super::{Limits, address::from_wire};
 use crate::{
     cause::Cause,
     event::Event,
+    filter::PortSet,
     hash::BuildMixer,
     names::{Cgroup, Names},
     owner::{Comm, Owner},
@@ -182,6 +183,14 @@ impl Services {
         }
     }
 
+    /// Gives no port outside this set a number of its own: its figures go to `other`.
+    fn restrict(&mut self, ports: &PortSet) {
+        for port in (0..=u16::MAX).filter(|&port| !ports.contains(port)) {
+            self.client[usize::from(port)] = 3;
+            self.server[usize::from(port)] = 4;
+        }
+    }
+
     /// The number of a service port in a role.
     pub(super) fn id(&mut self, port: Option<u16>, role: Role) -> u16 {
         let (numbers, twin, unknown, other) = match role {
@@ -318,6 +327,11 @@ impl Groups {
 
     pub(super) fn set_names(&mut self, names: Names) {
         self.workloads.names = names;
+    }
+
+    /// Groups ports outside this set as `other`.
+    pub(super) fn restrict(&mut self, ports: &PortSet) {
+        self.services.restrict(ports);
     }
 
     /// Whether the groups are the services, with the same numbers.

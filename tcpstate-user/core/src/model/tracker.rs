@@ -20,6 +20,7 @@ use super::{
 use crate::{
     cause::Cause,
     event::Event,
+    filter::PortSet,
     hash::BuildMixer,
     names::Names,
     options::HistogramOf,
@@ -103,6 +104,14 @@ impl Tracker {
     /// first event.
     pub fn set_names(&mut self, names: Names) {
         self.groups.set_names(names);
+    }
+
+    /// Keeps figures of their own only for these service ports, as far as [`Limits::max_ports`] allows; those of all
+    /// others are `other`. Call it after [`Tracker::by`] and before the first event.
+    #[must_use]
+    pub fn with_ports(mut self, ports: &PortSet) -> Self {
+        self.groups.restrict(ports);
+        self
     }
 
     /// Keeps no rates: [`Tracker::tick`] and the figures of the snapshot are empty.

@@ -16,6 +16,7 @@ use crate::{
     census::Census,
     diagnosis::{Look, Looks, Thresholds},
     event::Event,
+    filter::PortSet,
     handshakes::{Collector, Handshakes},
     model::{By, Include, Interval, Limits, Tracker},
     names::{Early, Names},
@@ -114,6 +115,13 @@ impl Publisher {
         looks: Option<Box<dyn Looks>>,
     ) -> Self {
         self.findings = Some(Findings::new(thresholds, first, looks));
+        self
+    }
+
+    /// The same with figures by port only for these service ports; those of all others are `other`.
+    #[must_use]
+    pub fn with_ports(mut self, ports: &PortSet) -> Self {
+        self.tracker = self.tracker.with_ports(ports);
         self
     }
 
