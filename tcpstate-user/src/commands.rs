@@ -9,5 +9,7 @@ pub(crate) mod life;
 pub(crate) mod ls;
 pub(crate) mod rates;
 pub(crate) mod record;
+#[cfg(feature = "serve")]
+pub(crate) mod serve;
 pub(crate) mod top;
 pub(crate) mod trace;

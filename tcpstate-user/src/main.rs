@@ -27,6 +27,8 @@ use std::process::ExitCode;
 
 use tcpstate_cli::{Cli, Command};
 
+#[cfg(feature = "serve")]
+use self::commands::serve;
 use self::{
     commands::{diagnose, doctor, explain, help, hist, life, ls, rates, record, top, trace},
     message::BadUsage,
@@ -47,6 +49,12 @@ fn main() -> ExitCode {
         Command::Ls(arguments) => ls::run(&arguments),
         Command::Diagnose(arguments) => diagnose::run(arguments),
         Command::Top(arguments) => top::run(arguments),
+        #[cfg(feature = "serve")]
+        Command::Serve(arguments) => serve::run(&arguments),
+        #[cfg(not(feature = "serve"))]
+        Command::Serve(_) => Err(anyhow::anyhow!(
+            "this build of tcpstate has no `serve`: it was left out (feature `serve`)"
+        )),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Help(arguments) => help::run(&arguments),

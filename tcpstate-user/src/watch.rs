@@ -93,6 +93,22 @@ pub(crate) fn watch(
     watch_or_count(arguments, selection, limits, None, view)
 }
 
+/// The same; once the capture has started, `then` runs.
+#[cfg(feature = "serve")]
+pub(crate) fn watch_then(
+    arguments: &Watch,
+    selection: &Selection,
+    limits: Limits,
+    view: &mut dyn View,
+    then: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    run_view(arguments, selection, limits, view, |view| {
+        let live = start(arguments, selection, None, view)?;
+        then()?;
+        Ok(Box::new(live))
+    })
+}
+
 /// The same; where the host cannot be watched, without events.
 pub(crate) fn watch_or_not(
     arguments: &Watch,

@@ -1,7 +1,7 @@
 //! The documents agree with the code.
 //!
-//! `TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs` writes `docs/fields.md`, `docs/causes.md`, `docs/states.md` and
-//! `docs/diagnosis.md` anew.
+//! `TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs` writes `docs/fields.md`, `docs/causes.md`, `docs/states.md`,
+//! `docs/diagnosis.md` and `docs/metrics.md` anew.
 
 #[path = "support/causes.rs"]
 mod causes;
@@ -9,6 +9,9 @@ mod causes;
 mod fields;
 #[path = "support/findings.rs"]
 mod findings;
+#[cfg(feature = "serve")]
+#[path = "support/metrics.rs"]
+mod metrics;
 #[path = "support/states.rs"]
 mod states;
 
@@ -268,12 +271,14 @@ fn a_heading_matches_only_its_message() {
 }
 
 #[test]
-fn every_field_cause_state_and_finding_is_documented() {
+fn every_field_cause_state_finding_and_metric_is_documented() {
     for (path, page) in [
         ("docs/fields.md", fields::page()),
         ("docs/causes.md", causes::page()),
         ("docs/states.md", states::page()),
         ("docs/diagnosis.md", findings::page()),
+        #[cfg(feature = "serve")]
+        ("docs/metrics.md", metrics::page()),
     ] {
         if std::env::var_os("TCPSTATE_BLESS").is_some() {
             let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -321,6 +326,7 @@ fn links_between_the_documents_resolve() {
         "docs/reliability.md",
         "docs/troubleshooting.md",
         "docs/diagnosis.md",
+        "docs/metrics.md",
     ] {
         let text = document(path);
         let folder = Path::new(path).parent().unwrap();

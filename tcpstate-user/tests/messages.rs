@@ -8,13 +8,14 @@ use std::{fs, path::Path};
 use proc_macro2::{TokenStream, TokenTree};
 
 /// The sources of everything that ships and speaks.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "src",
     "capture/src",
     "cli/src",
     "core/src",
     "packets/src",
     "recording/src",
+    "serve/src",
     "text/src",
     "top/src",
 ];

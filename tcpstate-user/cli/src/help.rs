@@ -16,8 +16,8 @@ pub struct Help {
 }
 
 /// The commands, and what else is explained.
-const TOPICS: [&str; 11] = [
-    "trace", "life", "hist", "rates", "record", "ls", "diagnose", "top", "explain", "doctor",
+const TOPICS: [&str; 12] = [
+    "trace", "life", "hist", "rates", "record", "ls", "diagnose", "top", "serve", "explain", "doctor",
     FILTER,
 ];
 

@@ -47,6 +47,7 @@ mod part_args;
 pub mod quantity;
 mod rates;
 mod record;
+mod serve;
 mod sockets;
 mod time_args;
 mod top;
@@ -77,6 +78,7 @@ pub use self::{
     part_args::{Moment, PartArgs},
     rates::Rates,
     record::Record,
+    serve::Serve,
     sockets::{EndpointArgs, NetnsArg, Sockets},
     time_args::TimeArgs,
     top::Top,
@@ -161,6 +163,7 @@ impl Cli {
             Command::Rates(rates) => ("rates", rates.check()),
             Command::Record(record) => ("record", record.check()),
             Command::Top(top) => ("top", top.check()),
+            Command::Serve(serve) => ("serve", serve.check()),
             _ => return Ok(self),
         };
         match checked {
@@ -244,6 +247,19 @@ pub enum Command {
         mut_args(change("csv", |csv| csv.hide(true)))
     )]
     Top(Top),
+    /// Serve metrics for Prometheus and the health of the run, over HTTP
+    #[command(
+        long_about = serve::ABOUT,
+        after_help = serve::epilogue(),
+        mut_args(change("json", |json| json.help("Write the summary as JSON on standard output"))),
+        mut_args(change("max_ports", |max| {
+            max.default_value("128").help(
+                "Label at most this many service ports, in the order in which they appear; the rest is `other`",
+            )
+        })),
+        mut_args(serve::hide_others)
+    )]
+    Serve(Serve),
     /// Explain a TCP state, a cause, a finding or a field; without one, draw the state diagram
     #[command(long_about = explain::ABOUT, after_help = explain::EXAMPLES)]
     Explain(Explain),

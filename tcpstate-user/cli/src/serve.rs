@@ -1,0 +1,162 @@
+//! Arguments of `tcpstate serve`.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Arg, Args};
+use tcpstate_core::{expression::Moment, filter::PortSet};
+
+use crate::{
+    bounds::Bounds, conflict::Conflict, expression::language_of, headings::OUTPUT,
+    quantity::parse_duration, watch::Watch,
+};
+
+/// Arguments of `tcpstate serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    #[command(flatten)]
+    pub watch: Watch,
+    /// Listen on this address; there is neither TLS nor a password
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9716",
+        value_parser = parse_address
+    )]
+    pub listen: SocketAddr,
+    /// Label only these service ports, such as 80,443,8000-8100; the rest is `other`
+    ///
+    /// By default all but the ephemeral ports of this host.
+    #[arg(long, value_name = "LIST", help_heading = OUTPUT)]
+    pub ports: Option<PortSet>,
+    /// Upper bounds of the buckets of histograms, such as 100us,1ms,10ms,1s,65s
+    ///
+    /// By default three a decade from 10us to 10s, then 30s, 65s, 5m and 1h. A bucket never has a longer duration; it may
+    /// lack some that are up to 1 % shorter.
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        value_parser = parse_duration,
+        help_heading = OUTPUT
+    )]
+    pub buckets: Vec<Duration>,
+    #[command(flatten)]
+    pub bounds: Bounds,
+}
+
+/// Options of other commands that watch which make no sense here.
+const OTHERS: [&str; 6] = ["read", "from", "to", "last", "count", "csv"];
+
+/// Hides the options that [`Serve::check`] refuses.
+pub(crate) fn hide_others(argument: Arg) -> Arg {
+    if OTHERS.contains(&argument.get_id().as_str()) {
+        argument.hide(true)
+    } else {
+        argument
+    }
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "not an address and a port, such as 127.0.0.1:9716, [::1]:9716 or 0.0.0.0:9716".to_owned()
+    })
+}
+
+impl Serve {
+    /// Refuses what all other commands that watch take.
+    pub(crate) fn check(&self) -> Result<(), Conflict> {
+        let why = if self.watch.read.is_some() {
+            "-r: it shows the present of this host"
+        } else if self.watch.count.is_some() {
+            "--count: it has no lines"
+        } else if self.watch.output.csv {
+            "--csv: its output is that of its metrics"
+        } else if self.watch.capture.sample_interval.is_zero() {
+            "--sample-interval 0: how many sockets are in TIME_WAIT and SYN_RECV is only known from samples"
+        } else {
+            return Ok(());
+        };
+        Err(Conflict(format!("serve does not take {why}")))
+    }
+}
+
+pub(crate) const ABOUT: &str = "\
+Serves metrics for Prometheus over HTTP, for as long as it runs: state changes, the time in each state, sockets in each \
+state, handshakes, ends by cause, by service port; and its own books, so that a loss is seen.
+
+  /metrics   Prometheus text or OpenMetrics, as the client asks; docs/metrics.md has every metric
+  /healthz   200, or 503 with the reason: events are not read, or some were lost in the last minute
+  /readyz    200, or 503 with the reason: the sockets that exist are not known yet
+
+Metrics are those of the last full second. Neither a scrape nor a slow client holds up the reading of events.
+
+Only this host can reach it unless --listen names another address. There is neither TLS nor a password: put a proxy \
+in front where others may reach it.
+
+Labels are bounded: a port is a service port of --ports, or one of the first --max-ports, or `other`; never a client's \
+port, an address or a process.
+
+SIGTERM or Ctrl-C ends it with the summary.";
+
+/// The language of filters, and examples.
+pub(crate) fn epilogue() -> String {
+    language_of(Moment::Always) + "\n" + EXAMPLES
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tcpstate serve                          on 127.0.0.1:9716
+  tcpstate serve --ports 80,443,5432      labels for these ports only
+  tcpstate serve --listen 10.0.0.5:9716   for the Prometheus of this network
+  tcpstate serve --netns self not src 127.0.0.0/8    without containers and lo
+  tcpstate serve --buckets 1ms,10ms,100ms,1s    few buckets";
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::{Cli, Command};
+
+    fn serve(arguments: &[&str]) -> Result<Serve, clap::Error> {
+        let words = ["tcpstate", "serve"].iter().chain(arguments);
+        Cli::try_parse_from(words)
+            .and_then(Cli::checked)
+            .map(|cli| match cli.command {
+                Command::Serve(serve) => serve,
+                _ => unreachable!("the words say serve"),
+            })
+    }
+
+    #[test]
+    fn it_is_local_unless_it_is_told_otherwise() {
+        let usual = serve(&[]).unwrap();
+        assert!(usual.listen.ip().is_loopback());
+        assert_eq!(usual.bounds.max_ports, 128);
+        assert!(usual.ports.is_none() && usual.buckets.is_empty());
+        let open = serve(&["--listen", "[::]:80", "--max-ports", "2"]).unwrap();
+        assert!(open.listen.ip().is_unspecified());
+        assert_eq!(open.bounds.max_ports, 2);
+    }
+
+    #[test]
+    fn what_it_cannot_do_is_refused() {
+        for (arguments, reason) in [
+            (&["-r", "x"][..], "serve does not take -r"),
+            (&["--csv"], "serve does not take --csv"),
+            (&["--count", "1"], "serve does not take --count"),
+            (
+                &["--sample-interval", "0"],
+                "serve does not take --sample-interval 0",
+            ),
+            (&["--listen", "9716"], "not an address and a port"),
+            (&["--listen", "localhost:9716"], "not an address and a port"),
+            (&["--ports", "http"], "`http` is not a port"),
+            (&["--buckets", "1ms,soon"], "`soon` is not a duration"),
+        ] {
+            let error = serve(arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(reason), "{arguments:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The HTTP server of tcpstate: metrics for Prometheus, and the health of a run.
+//!
+//! It is a consumer of the present ([`tcpstate_core::present`]): it shows the latest snapshot, in a thread of its own,
+//! and asks nothing of the run. So neither a scrape nor a slow client holds up the reader of the events.
+//!
+//! ```text
+//! Publisher ─> Subscriber ─> present ─┬─> health        is it attached, read, and complete?
+//!                                     └─> exposition    the text of a scrape, made once a snapshot
+//!                                             │
+//!                             metrics: the table of all metrics
+//! ```
+//!
+//! - [`metrics`]: each metric once: name, kind, unit, labels, meaning, and how to read it from a snapshot.
+//! - [`Buckets`]: the bounds of histograms.
+//! - `exposition`: the text of a snapshot, in either format; which of them a client asks for.
+//! - `health`: what `/healthz` and `/readyz` say.
+//! - `present`: the latest snapshot and when it came; `routes`: the paths; `server`: connections and their bounds.
+//!
+//! Every request gets a connection of its own, and each has a deadline: see [`Server`].
+
+// Bad input is counted or reported; it never ends the process.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::print_stderr,
+        clippy::print_stdout,
+        clippy::string_slice,
+        clippy::unwrap_used
+    )
+)]
+
+mod buckets;
+mod exposition;
+mod health;
+pub mod metrics;
+mod own;
+mod present;
+mod routes;
+mod server;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    buckets::{Buckets, BucketsError},
+    server::{Options, ServeError, Server},
+};

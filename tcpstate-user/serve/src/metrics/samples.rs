@@ -1,0 +1,134 @@
+//! The values of one metric, written to the client library.
+
+use std::fmt::{self, Display, Write as _};
+
+use prometheus_client::encoding::{
+    EncodeCounterValue, EncodeGaugeValue, EncodeLabelKey, EncodeLabelSet, EncodeLabelValue,
+    LabelSetEncoder, LabelValueEncoder, MetricEncoder, NoLabelSet,
+};
+use tcpstate_core::service::ServicePort;
+
+/// Takes the values of one metric.
+pub(crate) struct Samples<'a> {
+    encoder: MetricEncoder<'a>,
+    names: &'static [&'static str],
+}
+
+/// The labels of one value: names, and values in the same order.
+struct Labels<'a> {
+    names: &'static [&'static str],
+    values: &'a [&'a dyn Display],
+}
+
+/// A value as it is displayed.
+struct Shown<'a>(&'a dyn Display);
+
+impl<'a> Samples<'a> {
+    pub(crate) fn new(encoder: MetricEncoder<'a>, names: &'static [&'static str]) -> Self {
+        Self { encoder, names }
+    }
+
+    /// A counter with these values of its labels.
+    pub(crate) fn counter(
+        &mut self,
+        values: &[&dyn Display],
+        count: impl EncodeCounterValue + Copy,
+    ) -> fmt::Result {
+        self.with(values, |encoder| {
+            encoder.encode_counter::<NoLabelSet, _, u64>(&count, None)
+        })
+    }
+
+    /// A counter that may be unknown.
+    pub(crate) fn known(
+        &mut self,
+        values: &[&dyn Display],
+        count: Option<impl EncodeCounterValue + Copy>,
+    ) -> fmt::Result {
+        count.map_or(Ok(()), |count| self.counter(values, count))
+    }
+
+    /// A gauge.
+    pub(crate) fn gauge(
+        &mut self,
+        values: &[&dyn Display],
+        value: impl EncodeGaugeValue + Copy,
+    ) -> fmt::Result {
+        self.with(values, |encoder| encoder.encode_gauge(&value))
+    }
+
+    /// A histogram: the sum of the durations, seconds, and the counts by upper bound.
+    pub(crate) fn histogram(
+        &mut self,
+        values: &[&dyn Display],
+        sum: f64,
+        buckets: &[(f64, u64)],
+    ) -> fmt::Result {
+        let count = buckets.iter().map(|&(_, count)| count).sum();
+        self.with(values, |encoder| {
+            encoder.encode_histogram::<NoLabelSet>(sum, count, buckets, None)
+        })
+    }
+
+    /// The labels that are what an info says.
+    pub(crate) fn info(&mut self, values: &[&dyn Display]) -> fmt::Result {
+        let labels = Labels {
+            names: self.names,
+            values,
+        };
+        self.encoder.encode_info(&labels)
+    }
+
+    fn with(
+        &mut self,
+        values: &[&dyn Display],
+        encode: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        if self.names.len() != values.len() {
+            // A sample with other labels than its metric has would be another metric.
+            return Err(fmt::Error);
+        }
+        if self.names.is_empty() {
+            return encode(&mut self.encoder);
+        }
+        let labels = Labels {
+            names: self.names,
+            values,
+        };
+        encode(&mut self.encoder.encode_family(&labels)?)
+    }
+}
+
+impl EncodeLabelSet for Labels<'_> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        for (name, value) in self.names.iter().zip(self.values) {
+            let mut label = encoder.encode_label();
+            let mut key = label.encode_label_key()?;
+            EncodeLabelKey::encode(name, &mut key)?;
+            let mut written = key.encode_label_value()?;
+            Shown(*value).encode(&mut written)?;
+            written.finish()?;
+        }
+        Ok(())
+    }
+}
+
+impl EncodeLabelValue for Shown<'_> {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        write!(encoder, "{}", self.0)
+    }
+}
+
+/// A service port as the value of a label.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PortLabel(pub(crate) ServicePort);
+
+impl Display for PortLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ServicePort::Port(port) => write!(f, "{port}"),
+            ServicePort::Other => f.write_str("other"),
+            ServicePort::Unknown => f.write_str("unknown"),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The latest snapshot, as the server knows it.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use axum::body::Bytes;
+use tcpstate_core::present::{RunSnapshot, Subscriber};
+
+use crate::{
+    Buckets,
+    exposition::{self, Format},
+    health::{Health, Unwell},
+    metrics::Exposed,
+    own,
+};
+
+/// The latest snapshot, its texts and the health of the run.
+pub(crate) struct Present {
+    buckets: Buckets,
+    ring_bytes: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    latest: Option<Arc<RunSnapshot>>,
+    health: Health,
+    /// The texts of the latest snapshot that were asked for: any number of scrapes cost what one costs.
+    texts: Vec<(Format, Bytes)>,
+}
+
+/// Why there are no metrics.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoText {
+    #[error(transparent)]
+    Unwell(#[from] Unwell),
+    #[error("cannot write the metrics")]
+    Unwritten(#[from] fmt::Error),
+}
+
+impl Present {
+    pub(crate) fn new(buckets: Buckets, ring_bytes: u32) -> Self {
+        Self {
+            buckets,
+            ring_bytes,
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No holder of the lock can leave the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes each snapshot that comes, until none follows.
+    pub(crate) async fn follow(&self, mut subscriber: Subscriber) {
+        while let Some(snapshot) = subscriber.next().await {
+            let mut state = self.state();
+            let missed = snapshot.books.accounting.missed();
+            state.health.take(missed, Instant::now());
+            state.latest = Some(snapshot);
+            state.texts.clear();
+        }
+        self.state().health.end();
+    }
+
+    /// Whether the run is well.
+    pub(crate) fn is_well(&self) -> Result<(), Unwell> {
+        self.state().health.is_well(Instant::now())
+    }
+
+    /// Whether there is a snapshot of the present.
+    pub(crate) fn is_ready(&self) -> Result<(), Unwell> {
+        self.state().health.is_present(Instant::now())
+    }
+
+    /// The metrics.
+    pub(crate) fn text(&self, format: Format) -> Result<Bytes, NoText> {
+        let mut state = self.state();
+        state.health.is_present(Instant::now())?;
+        let known = state.texts.iter().find(|(known, _)| *known == format);
+        if let Some((_, text)) = known {
+            return Ok(text.clone());
+        }
+        let snapshot = state.latest.clone().ok_or(Unwell::Starting)?;
+        let exposed = Exposed {
+            snapshot,
+            buckets: self.buckets.clone(),
+            ring_bytes: self.ring_bytes,
+            resident_bytes: own::resident_bytes(),
+        };
+        let text = Bytes::from(exposition::write(exposed, format)?);
+        state.texts.push((format, text.clone()));
+        Ok(text)
+    }
+}

@@ -1,0 +1,74 @@
+//! The paths.
+
+use std::{fmt::Display, sync::Arc};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+    },
+    response::{IntoResponse, Response},
+    routing::get,
+};
+
+use crate::{
+    exposition::Format,
+    present::{NoText, Present},
+};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+const INDEX: &str = concat!(
+    "tcpstate ",
+    env!("CARGO_PKG_VERSION"),
+    "\n\n/metrics\n/healthz\n/readyz\n"
+);
+
+/// A service that answers from what is present.
+pub(crate) fn router(present: Arc<Present>) -> Router {
+    Router::new()
+        .route("/", get(async || answer(StatusCode::OK, TEXT, INDEX)))
+        .route("/metrics", get(metrics))
+        .route(
+            "/healthz",
+            get(async |State(present): State<Arc<Present>>| verdict(present.is_well())),
+        )
+        .route(
+            "/readyz",
+            get(async |State(present): State<Arc<Present>>| verdict(present.is_ready())),
+        )
+        .with_state(present)
+}
+
+async fn metrics(State(present): State<Arc<Present>>, headers: HeaderMap) -> Response {
+    // A client may give the header several times.
+    let accept = headers.get_all(ACCEPT).iter();
+    let accept: Vec<&str> = accept.filter_map(|value| value.to_str().ok()).collect();
+    let format = Format::accepted(&accept.join(","));
+    match present.text(format) {
+        Ok(text) => answer(StatusCode::OK, format.content_type(), text),
+        Err(NoText::Unwell(why)) => unavailable(why),
+        Err(why) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{why}\n")),
+    }
+}
+
+fn verdict(verdict: Result<(), impl Display>) -> Response {
+    match verdict {
+        Ok(()) => answer(StatusCode::OK, TEXT, "ok\n"),
+        Err(why) => unavailable(why),
+    }
+}
+
+fn unavailable(why: impl Display) -> Response {
+    answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n"))
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl IntoResponse) -> Response {
+    let headers: [(HeaderName, HeaderValue); 2] = [
+        (CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    (status, headers, body).into_response()
+}

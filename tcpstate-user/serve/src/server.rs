@@ -1,0 +1,191 @@
+//! The server: a thread with a runtime of its own, and the bounds of connections.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tcpstate_core::present::Subscriber;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, Runtime},
+    sync::oneshot,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
+
+use crate::{Buckets, present::Present, routes};
+
+/// The most connections at a time. One more, and the oldest is closed: it has had its time, and whoever comes new
+/// gets an answer, however many connect and ask nothing.
+const MAX_CONNECTIONS: usize = 64;
+
+/// The time for the head of a request.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+
+/// The time for a whole connection: a request, its answer, and the client's reading it.
+const CONNECTION_TIME: Duration = Duration::from_secs(15);
+
+/// The most bytes of a request's head.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// The most headers of a request.
+const MAX_HEADERS: usize = 64;
+
+/// The pause after a connection that could not be taken: usually there are too many open files, and no event says when
+/// there is room again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What is served, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// The buckets of histograms.
+    pub buckets: Buckets,
+    /// The size of the ring buffer.
+    pub ring_bytes: u32,
+}
+
+/// Why nothing is served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The answer of the kernel.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no thread or no runtime for it.
+    #[error("cannot start the HTTP server")]
+    Start(#[source] io::Error),
+}
+
+/// A server that answers until it is dropped.
+///
+/// A connection is for one request, and ends after 15 seconds, whatever the client does or does not do. There are at most
+/// 64 at a time; a further one takes the place of the oldest.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    /// `None` once it is told to stop.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Listens, and answers from the snapshots of this subscriber.
+    pub fn start(options: &Options, subscriber: Subscriber) -> Result<Self, ServeError> {
+        let listen = || {
+            let listener = StdListener::bind(options.listen)?;
+            listener.set_nonblocking(true)?;
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        };
+        let (listener, address) = listen().map_err(|source| ServeError::Listen {
+            address: options.listen,
+            source,
+        })?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(ServeError::Start)?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener).map_err(ServeError::Start)?
+        };
+        let present = Arc::new(Present::new(options.buckets.clone(), options.ring_bytes));
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("http".to_owned())
+            .spawn(move || run(&runtime, listener, present, subscriber, stopped))
+            .map_err(ServeError::Start)?;
+        Ok(Self {
+            address,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// The address that it listens on: with the port that the kernel chose, if 0 was asked for.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It has ended either way.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(
+    runtime: &Runtime,
+    listener: TcpListener,
+    present: Arc<Present>,
+    subscriber: Subscriber,
+    stopped: oneshot::Receiver<()>,
+) {
+    runtime.block_on(async move {
+        let router = routes::router(Arc::clone(&present));
+        tokio::select! {
+            // The other end is dropped, and nothing is sent.
+            _ = stopped => {}
+            () = accept(&listener, &router) => {}
+            () = async {
+                present.follow(subscriber).await;
+                // Until it is told to stop, it says that the run has ended.
+                std::future::pending::<()>().await;
+            } => {}
+        }
+    });
+}
+
+/// Takes connections.
+async fn accept(listener: &TcpListener, router: &Router) {
+    let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(MAX_CONNECTIONS);
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(RETRY).await;
+            continue;
+        };
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= MAX_CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        let answered = timeout(CONNECTION_TIME, answer(stream, router.clone()));
+        open.push_back(tokio::spawn(answered).abort_handle());
+    }
+}
+
+/// Answers one request.
+async fn answer(stream: TcpStream, router: Router) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEADERS)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // A client that asks wrongly or goes away is its own affair.
+    let _ = connection.await;
+}

@@ -1,0 +1,217 @@
+//! `tcpstate serve`.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use serde::Serialize;
+use tcpstate_capture::procfs;
+use tcpstate_cli::Cli;
+use tcpstate_core::{
+    books::RunBooks,
+    census::Census,
+    event::Event,
+    expression::Moment,
+    filter::PortSet,
+    model::{Books, By, Connections, Include},
+    names::Names,
+    options::Format,
+    origin::Origin,
+    present::{self, Publisher, Subscriber},
+    recalled::Recalled,
+    view::{End, Flow, View},
+};
+use tcpstate_serve::{Buckets, Server};
+use tcpstate_text::{
+    books::Changes,
+    format::units::Counted,
+    printer::{Finish, Printer},
+};
+
+use crate::{
+    message::note,
+    selection::Selection,
+    watch::{settings, watch_then},
+};
+
+/// The time from one snapshot to the next.
+const INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Where Linux has its first ephemeral port. Below are those of services.
+const USUAL_FIRST_EPHEMERAL: u16 = 32_768;
+
+pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
+    let watched = &arguments.watch;
+    let buckets = if arguments.buckets.is_empty() {
+        Buckets::default()
+    } else {
+        Buckets::new(&arguments.buckets)
+            .unwrap_or_else(|error| Cli::refuse("serve", &format!("--buckets: {error}")))
+    };
+    let selection = Selection::of("serve", Moment::Always, watched)?;
+    let settings = settings(watched, arguments.bounds, None);
+    let mut publisher = Publisher::new(&present::Options {
+        interval_ns: INTERVAL_NS,
+        by: By::Port,
+        include: Include {
+            connections: Connections::None,
+            histograms: true,
+        },
+        in_kernel: false,
+        limits: settings.limits,
+    });
+    match &arguments.ports {
+        Some(ports) => publisher = publisher.with_ports(ports),
+        None => {
+            if let Some(ports) = service_ports(arguments) {
+                publisher = publisher.with_ports(&ports);
+            }
+        }
+    }
+    let options = tcpstate_serve::Options {
+        listen: arguments.listen,
+        buckets,
+        ring_bytes: watched.capture.ring_bytes,
+    };
+    let subscriber = publisher.subscribe();
+    let mut view = Served::new(publisher, settings.format);
+    // Until the end of the run.
+    let mut server = None;
+    let listen = || {
+        let started = Server::start(&options, subscriber)?;
+        let address = started.address();
+        note(
+            watched.output,
+            &format!("serving on http://{address}/metrics"),
+        );
+        if !address.ip().is_loopback() {
+            note(
+                watched.output,
+                "other hosts may reach it: there is neither TLS nor a password",
+            );
+        }
+        server = Some(started);
+        Ok(())
+    };
+    watch_then(watched, &selection, settings.limits, &mut view, listen)
+}
+
+/// All ports but the ephemeral ones of this namespace; `None`: it is not known which these are.
+fn service_ports(arguments: &tcpstate_cli::Serve) -> Option<PortSet> {
+    let ephemeral = procfs::ephemeral_ports_here()?;
+    let (first, last) = (*ephemeral.start(), *ephemeral.end());
+    let below = (first > 1).then(|| format!("1-{}", first - 1));
+    let above = (last < u16::MAX).then(|| format!("{}-65535", last + 1));
+    let parts: Vec<String> = below.into_iter().chain(above).collect();
+    if first < USUAL_FIRST_EPHEMERAL {
+        let text = format!(
+            "ports from {first} to {last} are ephemeral on this host and labelled `other`; --ports names those of services"
+        );
+        note(arguments.watch.output, &text);
+    }
+    parts.join(",").parse().ok()
+}
+
+/// A publisher that ends with a summary.
+struct Served {
+    publisher: Publisher,
+    /// For the books of connections.
+    latest: Subscriber,
+    printer: Printer<(), (), ()>,
+}
+
+impl Served {
+    fn new(publisher: Publisher, format: Format) -> Self {
+        Self {
+            latest: publisher.subscribe(),
+            publisher,
+            printer: match format {
+                Format::Json => Printer::Json(()),
+                Format::Text | Format::Csv => Printer::Text(()),
+            },
+        }
+    }
+}
+
+impl View for Served {
+    fn set_names(&mut self, names: Names) {
+        self.publisher.set_names(names);
+    }
+
+    fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
+        self.publisher.start(origin, out)
+    }
+
+    fn look_ahead(&self, events: &[Event]) {
+        self.publisher.look_ahead(events);
+    }
+
+    fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
+        self.publisher.event(event, out)
+    }
+
+    fn census(&mut self, census: &Census, out: &mut dyn Write) -> io::Result<Flow> {
+        self.publisher.census(census, out)
+    }
+
+    fn recall(&mut self, recalled: &Recalled) -> io::Result<Flow> {
+        self.publisher.recall(recalled)
+    }
+
+    fn wants_samples(&self) -> bool {
+        self.publisher.wants_samples()
+    }
+
+    fn interval_ns(&self) -> Option<u64> {
+        self.publisher.interval_ns()
+    }
+
+    fn wants_books(&self) -> bool {
+        self.publisher.wants_books()
+    }
+
+    fn books(&mut self, books: &RunBooks) {
+        self.publisher.books(books);
+    }
+
+    fn tick(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<Flow> {
+        self.publisher.tick(now_ns, out)
+    }
+
+    fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Totals {
+            /// Snapshots that were published.
+            snapshots: u64,
+            connections: Option<Books>,
+        }
+        self.publisher.finish(end, out, err)?;
+        let latest = self.latest.latest();
+        let snapshots = latest.as_ref().map_or(0, |snapshot| snapshot.number);
+        let connections = self.connections();
+        let finish = Finish {
+            end,
+            books: connections.as_ref(),
+            totals: Totals {
+                snapshots,
+                connections,
+            },
+        };
+        let sentence = |err: &mut dyn Write| {
+            let snapshots = Counted(snapshots, "snapshot");
+            writeln!(err, "{snapshots}; {}", Changes(end, connections.as_ref()))
+        };
+        self.printer.finish(finish, sentence, out, err)
+    }
+
+    /// Nobody reads standard output: the run goes on without it.
+    fn ends_with_reader(&self) -> bool {
+        false
+    }
+
+    fn connections(&self) -> Option<Books> {
+        let latest = self.latest.latest()?;
+        Some(latest.tracker.books)
+    }
+}

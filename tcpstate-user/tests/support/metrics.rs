@@ -1,0 +1,53 @@
+//! `docs/metrics.md`, made from the table of metrics.
+
+use std::fmt::Write as _;
+
+use tcpstate_serve::metrics::{Metric, tables};
+
+const HEAD: &str = "\
+<!-- Made from tcpstate-user/serve/src/metrics: TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs -->
+
+# Metrics
+
+Every metric of `tcpstate serve`, as `/metrics` has it. Counters count from the start of the run. A value that is not known is left out; it is never 0.
+
+- `port` is a service port: the local one of a server, the remote one of a client. Only those of `--ports` have a label of their own (without \
+it, all but the ephemeral ones), and of these the first `--max-ports` that appear; the rest is `other`. It is `unknown` where the \
+role is, as for a connection from before the start.
+- `state`, `from` and `to` are [states](states.md), `cause` is a [cause](causes.md), `role` is `client`, `server` or `unknown`.
+- A bucket of a histogram never has a duration longer than its bound; it may lack some that are up to 1 % shorter. `--buckets` sets the \
+bounds.
+
+Metrics are those of the last full second, all of the same moment but for the resident memory. While there is none, or if none has come for \
+10 seconds, `/metrics` answers 503 with the reason, so that `up` is 0.
+
+| name | type | unit | labels | meaning |
+|---|---|---|---|---|
+";
+
+/// The whole page.
+pub fn page() -> String {
+    let mut page = HEAD.to_owned();
+    for metric in tables() {
+        // Writing to a string does not fail.
+        let _ = row(metric, &mut page);
+    }
+    page
+}
+
+fn row(metric: &Metric, page: &mut String) -> std::fmt::Result {
+    let labels: Vec<String> = metric
+        .labels
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect();
+    writeln!(
+        page,
+        "| `{}` | {} | {} | {} | {} |",
+        metric.name(),
+        metric.kind.name(),
+        metric.unit.map_or("", |unit| unit.name()),
+        labels.join(", "),
+        metric.meaning,
+    )
+}
