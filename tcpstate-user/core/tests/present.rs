@@ -355,6 +355,21 @@ fn ports_that_are_not_wanted_are_counted_as_other() {
     assert_eq!(figures("1-79,81-65535"), of(ServicePort::Other));
 }
 
+/// Whether a run is complete is decided by them, at its end, which is after the last tick.
+#[test]
+fn the_books_of_connections_are_of_now_and_not_of_the_last_tick() {
+    let mut publisher = started(Include::FIGURES, None);
+    tick(&mut publisher, 1);
+    open(&mut publisher, 1);
+    let opened = publisher.connections().map(|books| books.opened);
+    assert_eq!(opened, Some(1));
+    let in_kernel = Options {
+        in_kernel: true,
+        ..options(Include::FIGURES)
+    };
+    assert_eq!(start(&in_kernel, None).connections(), None);
+}
+
 #[test]
 fn a_run_that_breaks_off_ends_without_a_final_snapshot() {
     let mut publisher = started(Include::FIGURES, None);

@@ -116,7 +116,7 @@ fn service_ports(arguments: &tcpstate_cli::Serve) -> Option<PortSet> {
 /// A publisher that ends with a summary.
 struct Served {
     publisher: Publisher,
-    /// For the books of connections.
+    /// For their number.
     latest: Subscriber,
     printer: Printer<(), (), ()>,
 }
@@ -211,7 +211,6 @@ impl View for Served {
     }
 
     fn connections(&self) -> Option<Books> {
-        let latest = self.latest.latest()?;
-        Some(latest.tracker.books)
+        self.publisher.connections()
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     event::Event,
     filter::PortSet,
     handshakes::{Collector, Handshakes},
-    model::{By, Include, Interval, Limits, Tracker},
+    model::{Books, By, Include, Interval, Limits, Tracker},
     names::{Early, Names},
     origin::Origin,
     recalled::Recalled,
@@ -244,6 +244,11 @@ impl View for Publisher {
         let handshakes = self.handshakes.tick();
         self.publish(interval, handshakes, true);
         Ok(())
+    }
+
+    fn connections(&self) -> Option<Books> {
+        // Where the kernel counts, nothing is known of single ones.
+        Some(self.tracker.books()).filter(|_| self.forgotten.is_none())
     }
 
     fn rewind(&mut self) -> Option<&mut dyn Rewind> {
