@@ -1,52 +1,11 @@
 //! No order of packets makes a transition that TCP does not have.
 
+#[path = "../../../tests/support/of_tcp.rs"]
+mod of_tcp;
+
 use proptest::prelude::*;
 
 use super::*;
-
-/// The transitions that a kernel makes, as its tracepoint shows them: RFC 9293, figure 5, without those of a listener and of
-/// `TIME_WAIT`, and with those to CLOSE that a RST makes.
-const fn is_of_tcp(old: State, new: State) -> bool {
-    if matches!(new, State::CLOSE) {
-        return !matches!(old, State::CLOSE | State::LISTEN);
-    }
-    matches!(
-        (old, new),
-        (State::CLOSE, State::SYN_SENT)
-            | (State::LISTEN, State::SYN_RECV)
-            | (State::SYN_SENT, State::SYN_RECV | State::ESTABLISHED)
-            | (State::SYN_RECV, State::ESTABLISHED | State::FIN_WAIT1)
-            | (State::ESTABLISHED, State::FIN_WAIT1 | State::CLOSE_WAIT)
-            | (State::FIN_WAIT1, State::FIN_WAIT2 | State::CLOSING)
-            | (State::CLOSE_WAIT, State::LAST_ACK)
-    )
-}
-
-/// Whether a socket can come from one state to another by such transitions, without a new beginning.
-fn leads_to(from: State, to: State) -> bool {
-    from == to
-        || from != State::CLOSE
-            && State::ALL
-                .into_iter()
-                .any(|next| next != State::CLOSE && is_of_tcp(from, next) && leads_to(next, to))
-}
-
-/// Whether the transitions of each socket follow from each other. Packets that were not seen leave gaps.
-fn follow(events: &[Event]) -> Result<(), TestCaseError> {
-    let mut states = std::collections::HashMap::new();
-    for event in events {
-        let (old, new) = (event.oldstate(), event.newstate());
-        prop_assert!(is_of_tcp(old, new), "{old} > {new}");
-        let before = states.insert(event.cookie(), new);
-        // The first one may be in the middle.
-        prop_assert!(
-            before.is_none_or(|before| leads_to(before, old)),
-            "{before:?} before {old} > {new}"
-        );
-        prop_assert_ne!(before, Some(State::CLOSE), "an end that ended before");
-    }
-    Ok(())
-}
 
 /// Numbers near each other, so that they meet.
 fn number() -> impl Strategy<Value = u32> {
@@ -79,7 +38,7 @@ proptest! {
                 talk.s(flags, seq, ack, len);
             }
         }
-        follow(&talk.events)?;
+        prop_assert_eq!(of_tcp::check(&talk.events), Ok(()));
     }
 
     /// A conversation with packets left out, repeated and exchanged.
@@ -117,6 +76,6 @@ proptest! {
                 talk.s(flags, seq, ack, len);
             }
         }
-        follow(&talk.events)?;
+        prop_assert_eq!(of_tcp::check(&talk.events), Ok(()));
     }
 }
