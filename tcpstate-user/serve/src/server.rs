@@ -33,8 +33,10 @@ const MAX_CONNECTIONS: usize = 64;
 /// The time for the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
-/// The time for a whole connection: a request, its answer, and the client's reading it.
-const CONNECTION_TIME: Duration = Duration::from_secs(15);
+/// The time for a whole connection: a request, its answer, and the client's reading it. Prometheus waits as long by default.
+///
+/// It also bounds the memory: an answer that is not read stays that long, and there is a new one each second.
+const CONNECTION_TIME: Duration = Duration::from_secs(10);
 
 /// The most bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -76,7 +78,7 @@ pub enum ServeError {
 
 /// A server that answers until it is dropped.
 ///
-/// A connection is for one request, and ends after 15 seconds, whatever the client does or does not do. There are at most
+/// A connection is for one request, and ends after 10 seconds, whatever the client does or does not do. There are at most
 /// 64 at a time; a further one takes the place of the oldest.
 #[derive(Debug)]
 pub struct Server {
