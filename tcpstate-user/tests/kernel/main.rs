@@ -42,6 +42,7 @@ mod restored;
 mod ring;
 mod same_as_oracle;
 mod selections;
+mod serve;
 mod servers;
 mod slow_network;
 mod soak;
@@ -106,6 +107,7 @@ fn main() {
     ages::add(&mut trials);
     lore::add(&mut trials);
     diagnose::add(&mut trials);
+    serve::add(&mut trials);
     causes::add(&mut trials);
     census::add(&mut trials);
     owners::add(&mut trials);

@@ -196,7 +196,14 @@ pub fn missing_name(name: &[u8], meaning: &str) -> Option<String> {
 }
 
 /// Programs that a machine may lack, even where everything else is required.
-const REAL: &[&str] = &["nginx", "haproxy", "python3", "redis-server", "wrk"];
+const REAL: &[&str] = &[
+    "nginx",
+    "haproxy",
+    "promtool",
+    "python3",
+    "redis-server",
+    "wrk",
+];
 
 /// The settings of the environment.
 struct Known {

@@ -1,0 +1,293 @@
+//! `tcpstate serve` under real connections, scraped over the loopback of the namespace that both are in.
+//!
+//! The oracle is the test itself, which makes a known number of connections, and Prometheus' own `promtool`.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    need::{Need, trial},
+    net::{Netns, PATIENCE, await_that, unused_port},
+    process::Tcpstate,
+};
+
+pub fn add(trials: &mut Vec<Trial>) {
+    let needs = [Need::Btf];
+    trials.push(trial("serve::counts_what_was_made", &needs, || {
+        count(Clients::None)
+    }));
+    trials.push(trial("serve::beside_slow_clients", &needs, || {
+        count(Clients::Slow)
+    }));
+    trials.push(trial(
+        "serve::promtool",
+        &[Need::Btf, Need::Program("promtool")],
+        promtool,
+    ));
+}
+
+/// The clients of the server, beside the one that scrapes.
+#[derive(Clone, Copy, PartialEq)]
+enum Clients {
+    None,
+    /// They send half a request, or none, or do not read the answer, or do not speak HTTP.
+    Slow,
+}
+
+/// Connections that are made. Each has its two ends here, and ends in order.
+const CONNECTIONS: u32 = 200;
+
+fn count(clients: Clients) -> Result<()> {
+    let served = Served::start(&["--json"])?;
+    let slow = match clients {
+        Clients::None => Vec::new(),
+        Clients::Slow => served.netns.run(|| slow_clients(served.http))?,
+    };
+    served.netns.run(|| connections(served.port))?;
+    let scrape = await_ends(&served, 2 * CONNECTIONS + 1)?;
+    let port = format!("port=\"{}\"", served.port);
+    if let Some(scrape) = &scrape {
+        let transitions = |from: &str, to: &str| {
+            let name = "tcpstate_transitions_total";
+            scrape.sum(
+                name,
+                &[&format!("from=\"{from}\""), &format!("to=\"{to}\""), &port],
+            )
+        };
+        let made = u64::from(CONNECTIONS);
+        for (from, to, expected) in [
+            ("CLOSE", "LISTEN", 1),
+            ("LISTEN", "CLOSE", 1),
+            ("CLOSE", "SYN_SENT", made + 1),
+            ("SYN_SENT", "ESTABLISHED", made),
+            ("SYN_SENT", "CLOSE", 1),
+            ("LISTEN", "SYN_RECV", made),
+            ("SYN_RECV", "ESTABLISHED", made),
+            ("ESTABLISHED", "CLOSE_WAIT", made),
+            ("LAST_ACK", "CLOSE", made),
+        ] {
+            let counted = transitions(from, to);
+            ensure!(
+                counted == expected,
+                "{from} -> {to}: {counted}, {expected} were made"
+            );
+        }
+        let closed = |cause: &str, role: &str| {
+            let labels = [
+                &*format!("cause=\"{cause}\""),
+                &format!("role=\"{role}\""),
+                &port,
+            ];
+            scrape.sum("tcpstate_connections_closed_total", &labels)
+        };
+        ensure!(closed("fin", "client") == made && closed("fin", "server") == made);
+        ensure!(closed("refused", "client") == 1);
+        let name = "tcpstate_handshake_duration_seconds_count";
+        ensure!(scrape.sum(name, &["role=\"client\"", &port]) == made);
+        let name = "tcpstate_connection_duration_seconds_bucket";
+        let longest = scrape.sum(name, &["role=\"server\"", &port, "le=\"+Inf\""]);
+        ensure!(
+            longest == made,
+            "{longest} server's connections have a duration"
+        );
+        scrape.check_books()?;
+        let (status, _) = served.get("/healthz")?;
+        ensure!(status == 200, "/healthz: {status}");
+    }
+    drop(slow);
+    kill_process(Pid::from_child(&served.tcpstate.child), Signal::TERM)?;
+    let (lines, summary) = served.tcpstate.finish()?.json()?;
+    ensure!(lines.is_empty(), "{lines:?}");
+    // A transition that was not shown to the program makes another attempt.
+    let scrape = scrape.context("not all ends were seen")?;
+    let accounting = &summary["accounting"];
+    for (name, metric) in [
+        ("seen", "tcpstate_events_seen_total"),
+        ("received", "tcpstate_events_received_total"),
+    ] {
+        let (last, scraped) = (accounting[name].as_u64(), scrape.sum(metric, &[]));
+        // The scrapes' own connections come on top.
+        ensure!(
+            last >= Some(scraped),
+            "{name}: {last:?}, and before {scraped}"
+        );
+    }
+    Ok(())
+}
+
+fn promtool() -> Result<()> {
+    let served = Served::start(&[])?;
+    served.netns.run(|| connections(served.port))?;
+    // A loss does not matter here.
+    await_ends(&served, 1)?;
+    let (_, text) = served.get("/metrics")?;
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = promtool.stdin.take().context("stdin")?;
+    stdin.write_all(text.as_bytes())?;
+    drop(stdin);
+    let output = promtool.wait_with_output()?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said)?;
+    ensure!(
+        output.status.success() && said.is_empty(),
+        "promtool: {said}"
+    );
+    served.tcpstate.stop()?;
+    Ok(())
+}
+
+/// A `tcpstate serve` in a namespace of its own.
+struct Served {
+    netns: Netns,
+    tcpstate: Tcpstate,
+    /// Its port.
+    http: u16,
+    /// The port of the test's connections, which has a label.
+    port: u16,
+}
+
+impl Served {
+    /// Starts it, and returns when it is ready.
+    fn start(arguments: &[&str]) -> Result<Self> {
+        let (http, port) = (unused_port(), unused_port());
+        let netns = Netns::new()?;
+        let (listen, label) = (format!("127.0.0.1:{http}"), port.to_string());
+        let own = [
+            "serve", "--netns", "self", "--listen", &listen, "--ports", &label,
+        ];
+        let tcpstate = netns.run(|| Tcpstate::start(&[&own, arguments].concat()))?;
+        let served = Self {
+            netns,
+            tcpstate,
+            http,
+            port,
+        };
+        await_that("it is ready", || {
+            // It listens only after it is attached.
+            Ok(served.get("/readyz").is_ok_and(|(status, _)| status == 200))
+        })?;
+        Ok(served)
+    }
+
+    /// The status and the body of an answer.
+    fn get(&self, path: &str) -> Result<(u16, String)> {
+        self.netns.run(|| {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.http))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            let (head, body) = answer
+                .split_once("\r\n\r\n")
+                .context("no end of the head")?;
+            let status = head.split(' ').nth(1).context("no status")?.parse()?;
+            Ok((status, body.to_owned()))
+        })
+    }
+}
+
+/// The metrics of one scrape.
+struct Scrape(String);
+
+impl Scrape {
+    /// The sum of the values of this name that have all these labels.
+    fn sum(&self, name: &str, labels: &[&str]) -> u64 {
+        let values = self.0.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (of, all) = series.split_once('{').unwrap_or((series, ""));
+            let is_wanted = of == name && labels.iter().all(|label| all.contains(label));
+            is_wanted.then(|| value.parse::<u64>().ok())?
+        });
+        values.sum()
+    }
+
+    /// The books balance in every scrape.
+    fn check_books(&self) -> Result<()> {
+        let of = |name: &str| self.sum(&format!("tcpstate_events_{name}_total"), &[]);
+        ensure!(
+            of("seen") == of("filtered") + of("submitted") + of("lost"),
+            "{}",
+            self.0
+        );
+        // Some may be in the ring.
+        ensure!(
+            of("submitted") >= of("received") + of("rejected"),
+            "{}",
+            self.0
+        );
+        let passed = self.sum("tcpstate_events_decided_total", &["decision=\"passed\""]);
+        let transitions = self.sum("tcpstate_transitions_total", &[]);
+        ensure!(
+            passed == transitions,
+            "{passed} passed, {transitions} counted"
+        );
+        Ok(())
+    }
+}
+
+/// Scrapes until this many connections at the test's port have ended. `None`: some are missing, as their ends were not
+/// shown to the program.
+fn await_ends(served: &Served, wanted: u32) -> Result<Option<Scrape>> {
+    let port = format!("port=\"{}\"", served.port);
+    let mut scraped = None;
+    await_that("the connections are counted", || {
+        let (status, text) = served.get("/metrics")?;
+        if status != 200 {
+            bail!("/metrics: {status}: {text}");
+        }
+        let scrape = Scrape(text);
+        let has_all = scrape.sum("tcpstate_connections_closed_total", &[&port]) >= wanted.into();
+        let misses = scrape.sum("tcpstate_events_lost_total", &[])
+            + scrape.sum("tcpstate_transitions_missing_total", &[])
+            > 0;
+        if has_all {
+            scraped = Some(scrape);
+        }
+        Ok(has_all || misses)
+    })?;
+    Ok(scraped)
+}
+
+/// Makes connections that the client closes first, and one that is refused.
+fn connections(port: u16) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    for _ in 0..CONNECTIONS {
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        let (mut server, _) = listener.accept()?;
+        drop(client);
+        server.read_to_end(&mut Vec::new())?;
+    }
+    drop(listener);
+    let refused = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+    ensure!(refused.is_err(), "somebody listens at port {port}");
+    Ok(())
+}
+
+/// Clients that the server cannot finish with, more than it keeps at a time.
+fn slow_clients(http: u16) -> Result<Vec<TcpStream>> {
+    let begins = [
+        &b""[..],
+        b"GET /metrics HTTP/1.1\r\nHost: ",
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ];
+    let clients = (0..400).map(|at| {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, http))?;
+        // The server may have closed it already, for a later one.
+        let _ = stream.write_all(begins[at % begins.len()]);
+        Ok(stream)
+    });
+    clients.collect()
+}
