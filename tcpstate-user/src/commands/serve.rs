@@ -101,15 +101,20 @@ pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
 fn service_ports(arguments: &tcpstate_cli::Serve) -> Option<PortSet> {
     let ephemeral = procfs::ephemeral_ports_here()?;
     let (first, last) = (*ephemeral.start(), *ephemeral.end());
-    let below = (first > 1).then(|| format!("1-{}", first - 1));
-    let above = (last < u16::MAX).then(|| format!("{}-65535", last + 1));
-    let parts: Vec<String> = below.into_iter().chain(above).collect();
     if first < USUAL_FIRST_EPHEMERAL {
         let text = format!(
             "ports from {first} to {last} are ephemeral on this host and labelled `other`; --ports names those of services"
         );
         note(arguments.watch.output, &text);
     }
+    all_but(first, last)
+}
+
+/// The ports below and above this range; `None` where there are none.
+fn all_but(first: u16, last: u16) -> Option<PortSet> {
+    let below = (first > 1).then(|| format!("1-{}", first - 1));
+    let above = (last < u16::MAX).then(|| format!("{}-65535", last + 1));
+    let parts: Vec<String> = below.into_iter().chain(above).collect();
     parts.join(",").parse().ok()
 }
 
@@ -212,5 +217,21 @@ impl View for Served {
 
     fn connections(&self) -> Option<Books> {
         self.publisher.connections()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ephemeral_ports_are_left_out() {
+        let members = |first, last| {
+            let ports = all_but(first, last).unwrap();
+            ports.ranges().collect::<Vec<_>>()
+        };
+        assert_eq!(members(32_768, 60_999), [(1, 32_767), (61_000, 65_535)]);
+        assert_eq!(members(1_024, 65_535), [(1, 1_023)]);
+        assert_eq!(members(1, 1_023), [(1_024, 65_535)]);
     }
 }

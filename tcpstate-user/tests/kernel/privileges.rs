@@ -115,12 +115,13 @@ fn ordinary_user_without_capabilities() -> Result<()> {
 
 /// Neither of the two capabilities suffices alone.
 fn each_capability_is_needed() -> Result<()> {
-    const COMMANDS: [&[&str]; 5] = [
+    const COMMANDS: [&[&str]; 6] = [
         &["trace"],
         &["life"],
         &["rates"],
         &["hist"],
         &["record", "-w", "-"],
+        &["serve"],
     ];
     for alone in ["cap_bpf=ep", "cap_perfmon=ep"] {
         let (_folder, binary) = copy_with(alone)?;
