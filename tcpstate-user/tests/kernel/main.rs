@@ -25,6 +25,7 @@ mod lore;
 mod ls;
 mod ls_fields;
 mod mptcp;
+mod names;
 mod namespaces;
 mod need;
 mod nested;
@@ -110,6 +111,7 @@ fn main() {
     serve::add(&mut trials);
     causes::add(&mut trials);
     census::add(&mut trials);
+    names::add(&mut trials);
     owners::add(&mut trials);
     holders::add(&mut trials);
     namespaces::add(&mut trials);
