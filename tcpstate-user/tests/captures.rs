@@ -134,9 +134,9 @@ fn every_view_takes_a_capture() {
     }
     for view in ["hist", "rates"] {
         let (out, _) = run(tcpstate(&[view, "--json", "-r"]).arg(&path));
-        let lines = lines(&out);
-        assert!(lines.len() > 1, "{view}");
-        assert_eq!(lines.last().unwrap()["evidence"], "packets", "{view}");
+        let all = lines(&out);
+        assert!(all.len() > 1, "{view}");
+        assert_eq!(all.last().unwrap()["evidence"], "packets", "{view}");
     }
 }
 
