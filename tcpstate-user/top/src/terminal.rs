@@ -17,9 +17,12 @@ use crossterm::{
     cursor,
     event::{self, DisableMouseCapture, EnableMouseCapture, Event},
     execute,
-    terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+    terminal::{
+        self, Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode,
+        enable_raw_mode,
+    },
 };
-use ratatui::{Terminal, backend::CrosstermBackend};
+use ratatui::{Terminal, TerminalOptions, Viewport, backend::CrosstermBackend, layout::Rect};
 use signal_hook::{
     consts::{SIGCONT, SIGTSTP},
     low_level::emulate_default_handler,
@@ -67,6 +70,16 @@ fn enter() -> io::Result<()> {
         EnableMouseCapture,
         cursor::Hide
     )
+}
+
+/// A screen of which nothing is known, in the size that the terminal has now.
+///
+/// Its size is fixed: to follow the terminal's, ratatui asks for the place of the cursor, and not every terminal answers.
+fn fresh() -> io::Result<Terminal<CrosstermBackend<BufWriter<Stdout>>>> {
+    let (columns, rows) = terminal::size()?;
+    let backend = CrosstermBackend::new(BufWriter::with_capacity(BUFFER, stdout()));
+    let viewport = Viewport::Fixed(Rect::new(0, 0, columns.max(1), rows.max(1)));
+    Terminal::with_options(backend, TerminalOptions { viewport })
 }
 
 /// Gives the terminal back as it was. More than once has no effect.
@@ -140,10 +153,7 @@ impl Running {
         let (say_ended, ended) = mpsc::sync_channel(1);
         enter()?;
         let guard = Guard;
-        let terminal = Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(
-            BUFFER,
-            stdout(),
-        )))?;
+        let terminal = fresh()?;
         let has_ended = Arc::new(AtomicBool::new(false));
         let keys = Keys {
             send: send.clone(),
@@ -251,7 +261,7 @@ impl Screen {
             match message {
                 Message::Event(Event::Key(key)) => self.input(Input::Key(key))?,
                 Message::Event(Event::Mouse(mouse)) => self.input(Input::Mouse(mouse))?,
-                Message::Event(Event::Resize(..)) => self.draw()?,
+                Message::Event(Event::Resize(..)) => self.redraw()?,
                 Message::Event(_) => {}
                 Message::News => self.news()?,
                 Message::Suspend => self.suspend()?,
@@ -294,7 +304,8 @@ impl Screen {
     }
 
     fn redraw(&mut self) -> Result<(), Ended> {
-        self.terminal.clear().map_err(|_| Ended)?;
+        self.terminal = fresh().map_err(|_| Ended)?;
+        execute!(stdout(), Clear(ClearType::All)).map_err(|_| Ended)?;
         self.draw()
     }
 
