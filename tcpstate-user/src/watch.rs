@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use tcpstate::run::{
-    self, Interrupt, Interrupts, Outcome, Outputs, descriptors, ending,
+    self, Interrupt, Interrupts, Outcome, Outputs, Playing, descriptors, ending,
     progress::{self, WithProgress},
     signals, stderr, stdout,
 };
@@ -20,6 +20,8 @@ use tcpstate_core::{
     model::Limits,
     netns::NetnsSelector,
     options::{ResolveOwners, TimeForm},
+    outlet::Outlet,
+    play::Inbox,
     source::EventSource,
     tally::TallySize,
     view::View,
@@ -143,19 +145,24 @@ pub(crate) fn watch_or_count(
     })
 }
 
-/// The same as [`watch`], until somebody else wants it to end.
+/// The same as [`watch`], until somebody else wants it to end; a recording is played if somebody controls that.
 #[cfg(feature = "top")]
 pub(crate) fn watch_until(
     arguments: &Watch,
     selection: &Selection,
     limits: Limits,
     view: &mut dyn View,
+    playing: Option<Inbox>,
     until: impl Future<Output = ()> + 'static,
 ) -> anyhow::Result<ExitCode> {
     let live = |view: &dyn View| -> anyhow::Result<Box<dyn EventSource>> {
         Ok(Box::new(start(arguments, selection, None, view)?))
     };
-    run_view_until(arguments, selection, limits, view, live, Box::pin(until))
+    let ways = Ways {
+        playing,
+        until: Box::pin(until),
+    };
+    run_view_until(arguments, selection, limits, view, live, ways)
 }
 
 /// Runs the view on the file that the arguments name, or on what `live` starts.
@@ -166,18 +173,29 @@ fn run_view(
     view: &mut dyn View,
     live: impl FnOnce(&dyn View) -> anyhow::Result<Box<dyn EventSource>>,
 ) -> anyhow::Result<ExitCode> {
-    let until = Box::pin(std::future::pending());
-    run_view_until(arguments, selection, limits, view, live, until)
+    let ways = Ways {
+        playing: None,
+        until: Box::pin(std::future::pending()),
+    };
+    run_view_until(arguments, selection, limits, view, live, ways)
 }
 
-/// The same, until `until` is ready.
+/// Somebody else's ways to a run.
+struct Ways {
+    /// Commands, for a recording that is played.
+    playing: Option<Inbox>,
+    /// The end of the run.
+    until: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// The same, until the one who has these ways ends it.
 fn run_view_until(
     arguments: &Watch,
     selection: &Selection,
     limits: Limits,
     view: &mut dyn View,
     live: impl FnOnce(&dyn View) -> anyhow::Result<Box<dyn EventSource>>,
-    until: Pin<Box<dyn Future<Output = ()>>>,
+    ways: Ways,
 ) -> anyhow::Result<ExitCode> {
     if arguments.explain_filter {
         explain(arguments, selection).context("cannot write the output")?;
@@ -212,7 +230,7 @@ fn run_view_until(
         let mut interrupts = Until {
             signals: signals::Process::install(view.takes_usr1(), reader_gone)
                 .context("cannot handle signals")?,
-            until: Some(until),
+            until: Some(ways.until),
         };
         let options = run::Options {
             duration: arguments.duration,
@@ -231,11 +249,30 @@ fn run_view_until(
             source = Box::new(WithProgress::new(source));
         }
         let mut out = stdout::open();
-        let outputs = Outputs {
-            out: &mut out,
-            err: &mut stderr::open(),
+        let mut err = stderr::open();
+        let source = source.as_mut();
+        let ended = if let (Some(inbox), Some(path)) = (ways.playing, &arguments.read) {
+            let playing = Playing::new(inbox, input::end_of(path)?);
+            // What there is to say about the recording is said when the screen is gone.
+            let mut held = Outlet::new(Vec::new(), false);
+            let outputs = Outputs {
+                out: &mut out,
+                err: &mut held,
+            };
+            let ended = run::play(source, view, outputs, &mut interrupts, &options, playing).await;
+            for line in held.into_inner().split_inclusive(|&byte| byte == b'\n') {
+                // Nobody reads it where standard error is closed.
+                let _ = err.write_all(line);
+            }
+            ended?
+        } else {
+            let outputs = Outputs {
+                out: &mut out,
+                err: &mut err,
+            };
+            run::drive(source, view, outputs, &mut interrupts, &options).await?
         };
-        match run::drive(source.as_mut(), view, outputs, &mut interrupts, &options).await? {
+        match ended {
             // A closed pipe ends quietly: whoever closed it has seen enough.
             Outcome::Finished | Outcome::ReaderGone => Ok(ExitCode::SUCCESS),
             Outcome::Incomplete => Ok(ExitCode::from(INCOMPLETE)),

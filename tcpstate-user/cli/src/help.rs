@@ -17,8 +17,8 @@ pub struct Help {
 
 /// The commands, and what else is explained.
 const TOPICS: [&str; 12] = [
-    "trace", "life", "hist", "rates", "record", "ls", "diagnose", "top", "serve", "explain", "doctor",
-    FILTER,
+    "trace", "life", "hist", "rates", "record", "ls", "diagnose", "top", "serve", "explain",
+    "doctor", FILTER,
 ];
 
 impl Help {

@@ -62,6 +62,9 @@ shows one. `?` lists all keys, and `e` explains what is selected.
 Findings come from the events of the last half minute, or minute, and from the kernel's lists of sockets, every five \
 seconds. Percentiles and causes count from the start of the run.
 
+With -r a recording is played. Space pauses, `.` shows the next event and `,` the next interval, `<` and `>` jump 10 s, `t` \
+goes to a time, `n` to the next finding, `[` and `]` change the speed.
+
 Without a terminal, --once prints a frame of the overview.";
 
 /// The language of filters, and examples.
@@ -77,4 +80,5 @@ Examples:
   tcpstate top --by comm                services by the processes that own them
   tcpstate top --once                   a frame of one second, as text
   tcpstate top --once --count 30        the same after half a minute
+  tcpstate top -r FILE                  a recording, played
   tcpstate top --once -r FILE           the end of a recording";

@@ -30,10 +30,11 @@ mod built_in {
         model::{Connections, Include, Limits},
         names::Names,
         origin::Origin,
+        play::{Controls, controls},
         present::{Options as Published, Publisher, Subscriber},
         recalled::Recalled,
         tally::Tally,
-        view::{End, Flow, View},
+        view::{End, Flow, Rewind, View},
     };
     use tcpstate_text::{books::write_books, settings::Settings};
     use tcpstate_top::{App, Input, LAYOUT, LookUp, Options, Theme, plain, terminal::Running};
@@ -62,7 +63,7 @@ mod built_in {
         let is_live = arguments.watch.read.is_none();
         let once = arguments.once;
         if !once && !arguments.watch.explain_filter {
-            refuse_without_screen(is_live)?;
+            refuse_without_screen()?;
         }
         let settings = settings(&arguments.watch, arguments.bounds, None);
         let limits = Limits {
@@ -80,6 +81,7 @@ mod built_in {
             filter: selection.to_string(),
             longest: LONGEST,
             names: LookUp(Arc::new(names(is_live))),
+            is_played: !is_live && !once,
         });
         let mut publisher = Publisher::new(&Published {
             interval_ns,
@@ -99,6 +101,12 @@ mod built_in {
         };
         publisher = publisher.diagnosing(thresholds, first, looks);
         let frames = arguments.watch.count.take();
+        let (controls, inbox) = controls();
+        let (controls, inbox) = if is_live || once {
+            (None, None)
+        } else {
+            (Some(controls), Some(inbox))
+        };
         let quit = Arc::new(Notify::new());
         let mut view = Top {
             subscriber: publisher.subscribe(),
@@ -111,22 +119,27 @@ mod built_in {
             } else {
                 Mode::Waiting(Box::new(app))
             },
+            controls,
             quit: Arc::clone(&quit),
         };
         let until = async move { quit.notified().await };
-        let code = watch_until(&arguments.watch, &selection, limits, &mut view, until);
+        let code = watch_until(
+            &arguments.watch,
+            &selection,
+            limits,
+            &mut view,
+            inbox,
+            until,
+        );
         // Before anything is said about how it ended.
         view.give_back();
         code
     }
 
     /// The screens are for a person at a terminal, who has the keys.
-    fn refuse_without_screen(is_live: bool) -> anyhow::Result<()> {
+    fn refuse_without_screen() -> anyhow::Result<()> {
         let has_terminal = stdout::is_terminal() && io::stdin().is_terminal();
-        let why = if !is_live {
-            "top shows a recording only with --once, which prints a frame of its end; `tcpstate rates -r FILE` prints \
-             all intervals"
-        } else if !has_terminal {
+        let why = if !has_terminal {
             "top needs a terminal; --once prints a frame as plain text, and `tcpstate rates` a block each interval"
         } else if env::var_os("TERM").is_none_or(|term| term == "dumb") {
             "top needs a terminal that can do more than TERM says (dumb, or not set); --once prints a frame as plain \
@@ -190,6 +203,8 @@ mod built_in {
         /// The intervals until the end; `None`: the user says when.
         frames: Option<u64>,
         mode: Mode,
+        /// Those of a recording that is played.
+        controls: Option<Controls>,
         quit: Arc<Notify>,
     }
 
@@ -229,7 +244,10 @@ mod built_in {
             let subscriber = self.subscriber.clone();
             let quit = Arc::clone(&self.quit);
             let quit = move || quit.notify_one();
-            take_mut(&mut self.mode, |app| Running::start(app, subscriber, quit))
+            let controls = self.controls.take();
+            take_mut(&mut self.mode, |app| {
+                Running::start(app, subscriber, controls, quit)
+            })
         }
 
         fn look_ahead(&self, events: &[Event]) {
@@ -313,6 +331,10 @@ mod built_in {
                 plain::write(app, *width, out)?;
             }
             write_books(end, self.connections().as_ref(), err)
+        }
+
+        fn rewind(&mut self) -> Option<&mut dyn Rewind> {
+            self.publisher()?.rewind()
         }
 
         fn is_silent_until_finish(&self) -> bool {

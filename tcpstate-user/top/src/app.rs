@@ -10,14 +10,15 @@ use tcpstate_core::{
     escape::Printable,
     expression::{Expression, Moment},
     model::GroupKey,
+    play::{Command, Position},
     present::RunSnapshot,
 };
 
 use crate::{
     connection, connections, dwell, finding, frame,
     help::{self, KEYS},
-    look::{Filter, Look, Only, Options, Page, Screen, Typing},
-    machine, overview,
+    look::{Filter, Look, Only, Options, Page, Screen, Subject, Typing},
+    machine, overview, played,
     row::{Cursor, Item, Row},
     services,
 };
@@ -31,6 +32,8 @@ pub enum Input {
     Mouse(MouseEvent),
     /// A snapshot.
     Snapshot(Arc<RunSnapshot>),
+    /// Where the recording is that is played.
+    Position(Position),
 }
 
 /// The consequence of an input, beyond the state of the [`App`].
@@ -42,6 +45,8 @@ pub enum Then {
     Draw,
     /// The whole screen has to be drawn, whatever is on it.
     Redraw,
+    /// The player gets a command, and the frame has to be drawn.
+    Play(Command),
     /// The shell gets the terminal until it continues the process.
     Suspend,
     /// The run ends.
@@ -76,8 +81,18 @@ impl App {
     pub fn update(&mut self, input: Input) -> Then {
         match input {
             Input::Snapshot(snapshot) => {
+                let played = self.look.played.as_mut();
+                let command = played.and_then(|played| played.go_on(&snapshot));
                 self.look.take(snapshot);
-                Then::Draw
+                command.map_or(Then::Draw, Then::Play)
+            }
+            Input::Position(position) => {
+                let played = self.look.played.as_mut();
+                if played.is_some_and(|played| played.take(position)) {
+                    Then::Draw
+                } else {
+                    Then::Nothing
+                }
             }
             Input::Key(key) if key.kind == KeyEventKind::Release => Then::Nothing,
             Input::Key(key) => self.key(key),
@@ -125,8 +140,20 @@ impl App {
             };
         }
         if let Some(typing) = self.look.typing.take() {
-            self.type_in(typing, key.code);
-            return Then::Draw;
+            return self.type_in(typing, key.code);
+        }
+        let shown = self.look.shown().snapshot.clone();
+        if let Some(played) = &mut self.look.played {
+            if let Some(command) = played.key(key.code, shown.as_deref()) {
+                return Then::Play(command);
+            }
+            if key.code == KeyCode::Char('t') {
+                self.look.typing = Some(Typing {
+                    subject: Subject::Time,
+                    ..Typing::default()
+                });
+                return Then::Draw;
+            }
         }
         match key.code {
             KeyCode::Char('q') => return Then::Quit,
@@ -151,7 +178,7 @@ impl App {
                 self.show(Screen::Connections);
                 self.look.typing = Some(Typing {
                     text: self.look.filter.text.clone(),
-                    message: String::new(),
+                    ..Typing::default()
                 });
             }
             KeyCode::Char('e') => return self.explain(),
@@ -164,10 +191,20 @@ impl App {
         Then::Draw
     }
 
-    /// Takes a key of a filter that is being typed in.
-    fn type_in(&mut self, mut typing: Typing, key: KeyCode) {
+    /// Takes a key of a text that is being typed in.
+    fn type_in(&mut self, mut typing: Typing, key: KeyCode) -> Then {
         match key {
-            KeyCode::Esc => return,
+            KeyCode::Esc => return Then::Draw,
+            KeyCode::Enter if typing.subject == Subject::Time => {
+                let shown = self.look.shown().snapshot.as_deref();
+                let played = self.look.played.as_ref();
+                let zone = &self.look.options.zone;
+                match played.map(|played| played.go_to(&typing.text, shown, zone)) {
+                    Some(Ok(command)) => return Then::Play(command),
+                    Some(Err(message)) => typing.message = message,
+                    None => return Then::Draw,
+                }
+            }
             KeyCode::Enter => {
                 let names = Arc::clone(&self.look.options.names.0);
                 match Expression::parse_for(Moment::Always, &typing.text, names.as_ref()) {
@@ -176,7 +213,7 @@ impl App {
                             text: typing.text,
                             expression,
                         };
-                        return;
+                        return Then::Draw;
                     }
                     Err(error) => typing.message = error.to_string(),
                 }
@@ -193,6 +230,7 @@ impl App {
             _ => {}
         }
         self.look.typing = Some(typing);
+        Then::Draw
     }
 
     fn mouse(&mut self, mouse: MouseEvent) -> Then {
@@ -393,7 +431,15 @@ impl App {
 
     fn page(&self, page: &Page, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
         let lines = match page {
-            Page::Help => help::lines(KEYS, self.look.options.theme, width),
+            Page::Help => {
+                let theme = self.look.options.theme;
+                let mut lines = help::lines(KEYS, theme, width);
+                if self.look.played.is_some() {
+                    lines.retain(|line| !line.to_string().starts_with("Space "));
+                    lines.extend(help::lines(played::KEYS, theme, width));
+                }
+                lines
+            }
             Page::State(state) => finding::explain_state(*state, width),
             Page::Explained(name) => finding::explain(name, width),
             Page::Finding(item) => finding::lines(&self.look, item, width),

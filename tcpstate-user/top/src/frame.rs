@@ -18,7 +18,8 @@ use tcpstate_text::format::{
 
 use crate::{
     connections::Lines,
-    look::{Look, Page, Screen},
+    look::{Look, Page, Screen, Subject},
+    played::Played,
     row::{Content, Cursor, Row},
 };
 
@@ -124,6 +125,8 @@ pub(crate) fn head_line(look: &Look, width: usize) -> Line<'static> {
     } else {
         parts.push(Span::raw(at));
     }
+    let played = look.played.as_ref();
+    parts.extend(played.and_then(Played::words).map(Span::raw));
     let findings = snapshot.findings.as_deref().unwrap_or_default();
     let count = |severity| {
         let count = findings
@@ -181,7 +184,11 @@ fn interval(ns: u64) -> String {
 fn foot_line(look: &Look, width: usize) -> Line<'static> {
     let theme = look.options.theme;
     if let Some(typing) = &look.typing {
-        let text = format!("/{}_", Printable(typing.text.as_bytes()));
+        let begin = match typing.subject {
+            Subject::Filter => "/",
+            Subject::Time => "go to: ",
+        };
+        let text = format!("{begin}{}_", Printable(typing.text.as_bytes()));
         // The end is where it goes on.
         let cut = Span::raw(text.as_str()).width().saturating_sub(width);
         let seen: String = text.chars().skip(cut).collect();

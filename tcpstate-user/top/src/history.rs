@@ -59,6 +59,8 @@ impl Rate {
 /// An interval.
 #[derive(Clone, Debug, Default)]
 struct Point {
+    /// Monotonic time of its begin.
+    start_ns: u64,
     length_ns: u64,
     rates: [Option<u64>; Rate::ALL.len()],
     states: [u64; STATES.len()],
@@ -74,7 +76,7 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Adds the interval of a snapshot.
+    /// Adds the interval of a snapshot, unless it is empty.
     pub(crate) fn push(&mut self, snapshot: &RunSnapshot) {
         let interval = &snapshot.interval;
         let figures = &interval.all;
@@ -87,11 +89,32 @@ impl History {
             let found = figures.states.iter().find(|(known, _)| *known == state);
             found.map_or(0, |&(_, count)| count)
         };
+        let length_ns = interval.end_ns.saturating_sub(interval.start_ns);
+        // A look at an interval that goes on is replaced by a later one; after a jump it is another time.
+        if self
+            .points
+            .back()
+            .is_some_and(|last| last.start_ns == interval.start_ns)
+        {
+            self.points.pop_back();
+        }
+        let end_ns = |last: &Point| last.start_ns.saturating_add(last.length_ns);
+        if self
+            .points
+            .back()
+            .is_some_and(|last| end_ns(last) != interval.start_ns)
+        {
+            self.points.clear();
+        }
+        if length_ns == 0 {
+            return;
+        }
         if self.points.len() == KEPT {
             self.points.pop_front();
         }
         self.points.push_back(Point {
-            length_ns: interval.end_ns.saturating_sub(interval.start_ns),
+            start_ns: interval.start_ns,
+            length_ns,
             rates: [
                 Some(figures.opened),
                 Some(figures.established),

@@ -1,7 +1,7 @@
 //! The screens of `tcpstate top`: the TCP of a host, live, in a terminal.
 //!
 //! It shows the snapshots that a [`Publisher`](tcpstate_core::present::Publisher) hands out, and asks nothing else: no
-//! kernel, no recording, no command line. [`App`] is the state of what a person looks at. It is pure:
+//! kernel, no recording, no command line. Of a recording that is played it has the [`Controls`](tcpstate_core::play::Controls) too. [`App`] is the state of what a person looks at. It is pure:
 //! [`App::update`] takes a key or a snapshot, [`App::draw`] fills a frame. [`terminal`] has the terminal, the
 //! thread that draws, and the signals that concern them; [`plain`] writes a frame as text.
 //!
@@ -37,6 +37,7 @@ mod machine;
 mod order;
 mod overview;
 pub mod plain;
+mod played;
 mod row;
 mod services;
 pub mod terminal;

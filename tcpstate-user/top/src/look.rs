@@ -16,6 +16,7 @@ use tcpstate_text::format::text::Columns;
 use crate::{
     history::{History, STATES},
     order::{ConnectionOrder, ServiceOrder},
+    played::Played,
     row::{Cursor, Item},
     theme::Theme,
 };
@@ -41,6 +42,8 @@ pub struct Options {
     pub longest: usize,
     /// The meaning of names in a filter.
     pub names: LookUp,
+    /// Whether a recording is played, so that there are the keys for that.
+    pub is_played: bool,
 }
 
 /// A lookup of the names in a filter.
@@ -107,11 +110,21 @@ pub(crate) struct Present {
     pub(crate) history: History,
 }
 
-/// A filter that is being typed in.
+/// The subject of a text that is being typed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Subject {
+    #[default]
+    Filter,
+    /// The time to go to in a recording.
+    Time,
+}
+
+/// A text that is being typed in.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Typing {
+    pub(crate) subject: Subject,
     pub(crate) text: String,
-    /// The reason why it is no filter, or the words that it can go on with.
+    /// The reason why it is no filter, or no time, or the words that it can go on with.
     pub(crate) message: String,
 }
 
@@ -125,6 +138,9 @@ pub(crate) struct Filter {
 impl Typing {
     /// Completes the last word, as far as the conditions that there are allow it.
     pub(crate) fn complete(&mut self) {
+        if self.subject != Subject::Filter {
+            return;
+        }
         let begin = self.text.rfind([' ', '(']).map_or(0, |at| at + 1);
         let Some((before, word)) = self.text.split_at_checked(begin) else {
             return;
@@ -177,12 +193,15 @@ pub(crate) struct Look {
     dwell_of: usize,
     pub(crate) services: ServiceOrder,
     pub(crate) connections: ConnectionOrder,
+    /// `None`: the source is no recording that is played.
+    pub(crate) played: Option<Played>,
 }
 
 impl Look {
     /// It has seen no snapshot.
     pub(crate) fn new(options: Options) -> Self {
         Self {
+            played: options.is_played.then(Played::default),
             options,
             screen: Screen::Overview,
             pages: Vec::new(),

@@ -27,7 +27,7 @@ use signal_hook::{
     consts::{SIGCONT, SIGTSTP},
     low_level::emulate_default_handler,
 };
-use tcpstate_core::present::Subscriber;
+use tcpstate_core::{play::Controls, present::Subscriber};
 
 use crate::app::{App, Input, Then};
 
@@ -137,12 +137,14 @@ pub struct Running {
 
 impl Running {
     /// Takes the terminal, and shows `app` with the snapshots of `subscriber` until they end. `quit` is called when
-    /// the user has seen enough, or the terminal is gone; the terminal is given back by then.
+    /// the user has seen enough, or the terminal is gone; the terminal is given back by then. `controls` are those of a
+    /// recording that is played.
     ///
     /// *Errors:* the terminal does not do what is needed, or there are no more threads.
     pub fn start(
         app: App,
         subscriber: Subscriber,
+        controls: Option<Controls>,
         quit: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
         let suspended = Arc::new(AtomicBool::new(false));
@@ -157,6 +159,7 @@ impl Running {
         let has_ended = Arc::new(AtomicBool::new(false));
         let keys = Keys {
             send: send.clone(),
+            asks: controls.is_some(),
             has_ended: Arc::clone(&has_ended),
             suspended,
             continued: Arc::clone(&continued),
@@ -165,6 +168,7 @@ impl Running {
             app,
             terminal,
             subscriber,
+            controls,
             bell: Waker::from(Arc::new(Bell(send))),
             continued,
         };
@@ -200,6 +204,8 @@ impl Running {
 /// The thread that reads keys.
 struct Keys {
     send: Sender<Message>,
+    /// Whether the one who draws is to ask now and then where a recording is: its position wakes nobody.
+    asks: bool,
     has_ended: Arc<AtomicBool>,
     suspended: Arc<AtomicBool>,
     continued: Arc<AtomicBool>,
@@ -224,7 +230,7 @@ impl Keys {
                 .filter(|(flag, _)| flag.swap(false, Ordering::AcqRel))
                 .map(|(_, message)| message);
             let is_news = matches!(message, Message::News);
-            for message in raised.chain((!is_news).then_some(message)) {
+            for message in raised.chain((!is_news || self.asks).then_some(message)) {
                 if self.send.send(message).is_err() {
                     return;
                 }
@@ -241,6 +247,8 @@ struct Screen {
     app: App,
     terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
     subscriber: Subscriber,
+    /// `None`: nothing is played.
+    controls: Option<Controls>,
     bell: Waker,
     continued: Arc<AtomicBool>,
 }
@@ -280,10 +288,21 @@ impl Screen {
         loop {
             let mut context = Context::from_waker(&self.bell);
             match self.subscriber.poll_next(&mut context) {
-                Poll::Ready(Some(snapshot)) => self.input(Input::Snapshot(snapshot))?,
+                Poll::Ready(Some(snapshot)) => {
+                    self.position()?;
+                    self.input(Input::Snapshot(snapshot))?;
+                }
                 Poll::Ready(None) => return Err(Ended),
-                Poll::Pending => return Ok(()),
+                Poll::Pending => return self.position(),
             }
+        }
+    }
+
+    /// Takes the position of a recording that is played.
+    fn position(&mut self) -> Result<(), Ended> {
+        match self.controls.as_ref().and_then(Controls::position) {
+            Some(position) => self.input(Input::Position(position)),
+            None => Ok(()),
         }
     }
 
@@ -292,6 +311,12 @@ impl Screen {
             Then::Nothing => Ok(()),
             Then::Draw => self.draw(),
             Then::Redraw => self.redraw(),
+            Then::Play(command) => {
+                if let Some(controls) = &self.controls {
+                    controls.send(command);
+                }
+                self.draw()
+            }
             Then::Suspend => self.suspend(),
             Then::Quit => Err(Ended),
         }

@@ -56,6 +56,7 @@ fn options(theme: Theme) -> Options {
         filter: String::new(),
         longest: LONGEST,
         names: LookUp(Arc::new(NoNames)),
+        is_played: false,
     }
 }
 
