@@ -33,7 +33,7 @@ const MAX_ENDS: usize = 256;
 const MAX_LISTENERS: usize = 256;
 
 /// The events of some time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// Monotonic time at which it begins, nanoseconds; `None`: it has not begun.
     began_ns: Option<u64>,
@@ -60,7 +60,7 @@ pub struct ServiceKey {
 }
 
 /// The events of a service.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Service {
     /// Connections that began.
     pub opened: u64,

@@ -49,16 +49,6 @@ impl Findings {
         self.window_began_ns = origin.started_ns;
     }
 
-    /// Begins anew at another time of a recording.
-    pub(super) fn restart(&mut self, now_ns: u64) {
-        self.observed = Observed::default();
-        self.observed.begin(now_ns);
-        self.window_began_ns = now_ns;
-        self.first.sockets = None;
-        self.before.clear();
-        self.now.clear();
-    }
-
     #[inline]
     pub(super) fn event(&mut self, event: &Event, applied: &Applied<'_>) {
         let latest = self.latest.as_ref().unwrap_or(&self.first);
@@ -90,7 +80,7 @@ impl Findings {
             let sockets = tracked(tracker, &self.thresholds);
             self.now = self.check(now_ns, Some(&sockets));
         }
-        let findings = self.with_those_before();
+        let findings = self.latest();
         if is_over {
             self.window_began_ns = now_ns;
             self.observed.restart(now_ns);
@@ -121,8 +111,30 @@ impl Findings {
         })
     }
 
+    /// A copy, which looks at no host.
+    pub(super) fn keep(&self) -> Self {
+        Self {
+            thresholds: self.thresholds.clone(),
+            observed: self.observed.clone(),
+            looks: None,
+            first: self.first.clone(),
+            latest: self.latest.clone(),
+            window_began_ns: self.window_began_ns,
+            before: self.before.clone(),
+            now: self.now.clone(),
+        }
+    }
+
+    /// Goes back to a copy.
+    pub(super) fn restore(&mut self, kept: &Self) {
+        *self = Self {
+            looks: self.looks.take(),
+            ..kept.keep()
+        };
+    }
+
     /// Those of now and, where these are not worse, those of the window before.
-    fn with_those_before(&self) -> Vec<Finding> {
+    pub(super) fn latest(&self) -> Vec<Finding> {
         let same = |one: &Finding, list: &[Finding]| {
             let mut list = list.iter();
             list.find(|other| other.identity() == one.identity())

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     books::RunBooks,
     census::Census,
-    diagnosis::{Look, Looks, Thresholds},
+    diagnosis::{Finding, Look, Looks, Thresholds},
     event::Event,
     filter::PortSet,
     handshakes::{Collector, Handshakes},
@@ -58,8 +58,6 @@ pub struct Publisher {
     books: RunBooks,
     /// The interval that ended last, if it was passed over.
     passed: Option<(Interval, Handshakes)>,
-    /// The end of the latest interval.
-    ticked_ns: u64,
     findings: Option<Findings>,
     /// Snapshots published.
     published: u64,
@@ -71,7 +69,7 @@ struct Kept {
     tracker: Tracker,
     handshakes: Collector,
     forgotten: Option<u64>,
-    ticked_ns: u64,
+    findings: Option<Findings>,
 }
 
 impl Publisher {
@@ -98,7 +96,6 @@ impl Publisher {
             early: Early::default(),
             books: RunBooks::default(),
             passed: None,
-            ticked_ns: 0,
             findings: None,
             published: 0,
             sender: Sender::default(),
@@ -130,10 +127,19 @@ impl Publisher {
         self.sender.subscribe()
     }
 
-    fn publish(&mut self, interval: Interval, handshakes: Handshakes, is_final: bool) {
-        let findings = self.findings.as_mut();
-        let findings =
-            findings.map(|findings| findings.tick(&mut self.tracker, interval.end_ns, is_final));
+    /// The findings at the end of an interval.
+    fn find(&mut self, now_ns: u64, is_last: bool) -> Option<Vec<Finding>> {
+        let findings = self.findings.as_mut()?;
+        Some(findings.tick(&mut self.tracker, now_ns, is_last))
+    }
+
+    fn publish(
+        &mut self,
+        interval: Interval,
+        handshakes: Handshakes,
+        findings: Option<Vec<Finding>>,
+        is_final: bool,
+    ) {
         // The driver starts a view before all else.
         let Some(origin) = self.origin.clone() else {
             return;
@@ -166,7 +172,6 @@ impl View for Publisher {
     fn start(&mut self, origin: &Origin, _out: &mut dyn Write) -> io::Result<()> {
         // The first interval begins here, not with the first event.
         self.tracker.tick(origin.started_ns);
-        self.ticked_ns = origin.started_ns;
         if origin.sample_interval_ns.is_some() {
             self.tracker.follow();
         }
@@ -231,10 +236,10 @@ impl View for Publisher {
 
     fn tick(&mut self, now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {
         self.passed = None;
-        self.ticked_ns = now_ns;
         let interval = self.tracker.tick(now_ns);
         let handshakes = self.handshakes.tick();
-        self.publish(interval, handshakes, false);
+        let findings = self.find(now_ns, false);
+        self.publish(interval, handshakes, findings, false);
         Ok(Flow::Continue)
     }
 
@@ -242,7 +247,8 @@ impl View for Publisher {
         self.books = end.books();
         let interval = self.tracker.tick(end.now_ns);
         let handshakes = self.handshakes.tick();
-        self.publish(interval, handshakes, true);
+        let findings = self.find(end.now_ns, true);
+        self.publish(interval, handshakes, findings, true);
         Ok(())
     }
 
@@ -262,7 +268,7 @@ impl Rewind for Publisher {
             tracker: self.tracker.clone(),
             handshakes: self.handshakes.clone(),
             forgotten: self.forgotten,
-            ticked_ns: self.ticked_ns,
+            findings: self.findings.as_ref().map(Findings::keep),
         })
     }
 
@@ -277,16 +283,15 @@ impl Rewind for Publisher {
         self.tracker.clone_from(&kept.tracker);
         self.handshakes.clone_from(&kept.handshakes);
         self.forgotten = kept.forgotten;
-        self.ticked_ns = kept.ticked_ns;
-        self.passed = None;
-        if let Some(findings) = &mut self.findings {
-            findings.restart(kept.ticked_ns);
+        if let (Some(findings), Some(kept)) = (&mut self.findings, &kept.findings) {
+            findings.restore(kept);
         }
+        self.passed = None;
     }
 
     fn pass_tick(&mut self, now_ns: u64) {
-        self.ticked_ns = now_ns;
         self.passed = Some((self.tracker.tick(now_ns), self.handshakes.tick()));
+        self.find(now_ns, false);
     }
 
     fn show(&mut self, now_ns: u64) {
@@ -304,6 +309,7 @@ impl Rewind for Publisher {
                 self.handshakes.clone().tick(),
             )
         });
-        self.publish(interval, handshakes, false);
+        let findings = self.findings.as_ref().map(Findings::latest);
+        self.publish(interval, handshakes, findings, false);
     }
 }
