@@ -30,13 +30,17 @@ enum Input {
 /// The longest of each state are the first of all that are sorted by the time since which they are in it.
 fn check_longest(tracker: &mut Tracker, mut all: Vec<Connection>) {
     const MOST: usize = 2;
-    let state = |one: &Connection| one.states.last().map(|stay| stay.state);
+    // Numbers from 15 on are no states, and count as one.
+    let state = |one: &Connection| {
+        let present = one.states.last();
+        present.map(|stay| stay.state.folded().0.min(15))
+    };
     let in_state_ns = |one: &Connection| one.last_ns.or(one.there_ns);
     let longest = tracker.snapshot_of(Include {
         connections: Connections::Longest(MOST),
         histograms: false,
     });
-    let key = |one: &Connection| (state(one).map(|state| state.0), in_state_ns(one));
+    let key = |one: &Connection| (state(one), in_state_ns(one));
     all.sort_by_key(key);
     let mut of_state = BTreeMap::new();
     all.retain(|one| {

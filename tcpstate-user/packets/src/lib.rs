@@ -8,7 +8,7 @@
 //!
 //! - `bytes`, `window`: numbers in bytes; a window into a stream.
 //! - [`segment`]: the part of a packet that matters.
-//! - [`format`]: pcap and pcapng.
+//! - [`mod@format`]: pcap and pcapng.
 //! - [`decode`]: from a packet to its segment.
 //! - [`machine`]: from segments to transitions.
 //! - [`source`]: all of that as a source.

@@ -47,7 +47,7 @@ pub(crate) const fn width(by: By) -> usize {
     }
 }
 
-/// The group in a row of a table with these [`columns`]. Of a cgroup's name at most `room` characters are left.
+/// The group in a row of a table with the columns of its kind. Of a cgroup's name at most `room` characters are left.
 pub fn cells(by: By, group: &Group, room: usize) -> Vec<String> {
     match group.key {
         GroupKey::Other if by == By::Pid => vec![Name(group).to_string(), String::new()],
