@@ -1,24 +1,350 @@
-//! `tcpstate top`: a frame as text, of real sockets.
+//! `tcpstate top`: real sockets on its screens, beside `ls` and `ss`; every key of its help; and the terminal as it was,
+//! whatever ends it.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    process, thread,
-    time::Duration,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
+    process::{self, Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
+};
+use tcpstate_common::State;
 
 use crate::{
     need::{Need, trial},
-    net::{Netns, await_fin},
-    process::{Tcpstate, has_result},
+    net::{Netns, await_fin, joined},
+    process::{BINARY, Running, Tcpstate, has_result, run},
+    ss::{by_state, oracle},
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
     let needs = [Need::Btf, Need::Cookie];
+    trials.push(trial("top::keys", &needs, keys));
+    trials.push(trial("top::signals", &needs, signals));
     trials.push(trial("top::finding", &needs, finding));
+}
+
+/// The time after which the screen will not change any more as it should.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+const ROWS: u16 = 24;
+const COLUMNS: u16 = 80;
+
+/// A `tcpstate top` on a terminal of its own.
+struct Top {
+    child: Running,
+    keys: File,
+    screen: Arc<Mutex<vt100::Parser>>,
+    emulator: JoinHandle<()>,
+    /// The side of the process, which keeps the terminal.
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+/// A new terminal: its other side, and its own.
+fn terminal() -> Result<(File, OwnedFd)> {
+    // A process that inherited this side would keep its own terminal alive.
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let size = Winsize {
+        ws_row: ROWS,
+        ws_col: COLUMNS,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(&master, size)?;
+    let name = ptsname(&master, Vec::new())?;
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_NOCTTY);
+    let own = options.open(name.to_str()?)?;
+    Ok((File::from(master), own.into()))
+}
+
+/// Starts it on this terminal.
+fn start_on(terminal: &OwnedFd, words: &[&str]) -> Result<Running> {
+    let mut command = Command::new(BINARY);
+    command
+        .arg("top")
+        .args(words)
+        .env("TERM", "xterm")
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(terminal.try_clone()?)
+        .stdout(terminal.try_clone()?)
+        .stderr(Stdio::null());
+    Running::new(&mut command)
+}
+
+impl Top {
+    fn start(words: &[&str]) -> Result<Self> {
+        let (keys, terminal) = terminal()?;
+        let before = tcgetattr(&terminal)?;
+        let child = start_on(&terminal, words)?;
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(ROWS, COLUMNS, 0)));
+        let (mut output, shared) = (keys.try_clone()?, Arc::clone(&screen));
+        // Ends when nobody has the other side any more, with all that was written.
+        let emulator = thread::spawn(move || {
+            let mut bytes = [0; 4_096];
+            while let Ok(count @ 1..) = output.read(&mut bytes) {
+                let mut screen = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                screen.process(bytes.get(..count).unwrap_or_default());
+            }
+        });
+        Ok(Self {
+            child,
+            keys,
+            screen,
+            emulator,
+            terminal,
+            before,
+        })
+    }
+
+    fn contents(&self) -> String {
+        let emulator = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        emulator.screen().contents()
+    }
+
+    fn await_text(&self, text: &str) -> Result<()> {
+        self.await_screen(text, |screen| screen.contains(text))
+    }
+
+    fn await_screen(&self, what: &str, is_so: impl Fn(&str) -> bool) -> Result<()> {
+        let awaited = await_that(what, || Ok(is_so(&self.contents())));
+        awaited.with_context(|| format!("the screen:\n{}", self.contents()))
+    }
+
+    fn press(&mut self, keys: &str) -> Result<()> {
+        Ok(self.keys.write_all(keys.as_bytes())?)
+    }
+
+    /// The number of sockets in a state, as the overview has it.
+    fn count(&self, state: State) -> Option<usize> {
+        let contents = self.contents();
+        let name = state.to_string();
+        let mut words = contents.lines().filter_map(|line| {
+            let mut words = line.trim_start_matches('>').split_whitespace();
+            (words.next()? == name).then(|| words.next())?
+        });
+        words.next()?.replace(',', "").parse().ok()
+    }
+
+    fn ensure_modes_of_before(&self) -> Result<()> {
+        let after = tcgetattr(&self.terminal)?;
+        let modes = |termios: &Termios| {
+            (
+                termios.input_modes,
+                termios.output_modes,
+                termios.local_modes,
+            )
+        };
+        ensure!(modes(&after) == modes(&self.before), "{after:?}");
+        Ok(())
+    }
+
+    /// Waits for the end, after which the terminal is as it was.
+    fn end(mut self) -> Result<()> {
+        let status = await_exit(&mut self.child)?;
+        ensure!(has_result(status), "{status}");
+        self.ensure_modes_of_before()?;
+        drop(self.terminal);
+        await_that("the end of its output", || Ok(self.emulator.is_finished()))?;
+        joined(self.emulator.join());
+        let emulator = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        let screen = emulator.screen();
+        let has_mouse = screen.mouse_protocol_mode() != vt100::MouseProtocolMode::None;
+        ensure!(
+            !screen.alternate_screen() && !screen.hide_cursor() && !has_mouse,
+            "not the screen of before (alternate {}, cursor hidden {}, mouse {has_mouse}):\n{}",
+            screen.alternate_screen(),
+            screen.hide_cursor(),
+            screen.contents()
+        );
+        Ok(())
+    }
+}
+
+fn await_that(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !is_so()? {
+        ensure!(
+            start.elapsed() < PATIENCE,
+            "waited {PATIENCE:?} in vain: {what}"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn await_exit(child: &mut Child) -> Result<ExitStatus> {
+    let mut status = None;
+    await_that("its end", || {
+        status = child.try_wait()?;
+        Ok(status.is_some())
+    })?;
+    status.context("no status")
+}
+
+/// Whether a process is stopped.
+fn is_stopped(pid: u32) -> Result<bool> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = stat.rsplit_once(") ").context("no name in stat")?;
+    Ok(rest.starts_with('T'))
+}
+
+/// Every key of the help has its effect, and the numbers are those of `ss` and of `ls`.
+fn keys() -> Result<()> {
+    Netns::new()?.run(|| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let connected = (0..3).map(|_| {
+            let client = TcpStream::connect(address)?;
+            Ok((client, listener.accept()?.0))
+        });
+        let _connected = connected.collect::<Result<Vec<_>>>()?;
+        let half_closed = TcpStream::connect(address)?;
+        let (leaked, _) = listener.accept()?;
+        drop(half_closed);
+        await_fin(&leaked)?;
+        let mut top = Top::start(&["--netns", "self", "--interval", "200ms"])?;
+        top.await_text("ESTABLISHED")?;
+        for (state, count) in by_state(&oracle(&[])?) {
+            let what = format!("{count} sockets in {state}");
+            top.await_screen(&what, |_| top.count(state) == Some(count))?;
+        }
+        let ls = run(BINARY, &["ls", "--netns", "self", "--json"])?;
+        let listed = ls.stdout.matches("\"state\":\"ESTABLISHED\"").count();
+        ensure!(
+            top.count(State::ESTABLISHED) == Some(listed),
+            "{}",
+            ls.stdout
+        );
+        // A connection more is seen as it comes.
+        let _more = TcpStream::connect(address)?;
+        top.await_screen("two more", |_| {
+            top.count(State::ESTABLISHED) == Some(listed + 2)
+        })?;
+        let port = address.port().to_string();
+        let steps: [(&str, &str); 40] = [
+            ("?", "this help, quit"),
+            ("\x1b", "CHANGE"),
+            ("2", "SERVICE "),
+            ("s", "CLOSE/Sv"),
+            ("S", "CLOSE/S^"),
+            ("l", "EST p99"),
+            ("h", "OPEN/S"),
+            ("\x1b[C", "EST p99"),
+            ("\x1b[D", "OPEN/S"),
+            ("\r", &port),
+            ("\x1b", "by age"),
+            ("s", "by state"),
+            ("S", "by state, turned"),
+            ("ssss", "by age"),
+            ("\r", "[connection]"),
+            ("e", "[explanation]"),
+            ("\x1b", "[connection]"),
+            ("\x1b", "LOCAL"),
+            ("\t", "[4 machine]"),
+            ("\x1b[Z", "[3 connections]"),
+            ("1", ">LISTEN"),
+            ("j", ">SYN_SENT"),
+            ("k", ">LISTEN"),
+            ("G", ">CLOSE  "),
+            ("g", ">LISTEN"),
+            ("\x1b[B", ">SYN_SENT"),
+            ("\x1b[A", ">LISTEN"),
+            ("\x1b[6~", ">CLOSE  "),
+            ("\x1b[5~", ">LISTEN"),
+            ("4", "[4 machine]"),
+            ("l", ">LISTEN 1"),
+            ("h", ">SYN_SENT"),
+            ("j", ">SYN_RECV"),
+            ("j", ">ESTABLISHED"),
+            ("\r", "in ESTABLISHED"),
+            ("5", "time in ESTABLISHED"),
+            ("l", "time in FIN_WAIT1"),
+            ("h", "time in ESTABLISHED"),
+            ("1", ">LISTEN"),
+            (" ", "FROZEN at"),
+        ];
+        for (keys, shown) in steps {
+            top.press(keys)?;
+            top.await_text(shown).with_context(|| format!("{keys:?}"))?;
+            // An Esc must not be taken for the begin of the next key.
+            thread::sleep(Duration::from_millis(if keys == "\x1b" { 300 } else { 0 }));
+        }
+        top.press(" ")?;
+        top.await_screen("it goes on", |screen| !screen.contains("FROZEN"))?;
+        // What is on the screen by mistake goes.
+        lock(&top).process(b"\x1b[2J");
+        top.press("\x0c")?;
+        top.await_text("CLOSE_WAIT")?;
+        // To the shell and back.
+        top.press("\x1a")?;
+        let pid = top.child.id();
+        await_that("it stops", || is_stopped(pid))?;
+        await_that("the screen of before", || {
+            Ok(!lock(&top).screen().alternate_screen())
+        })?;
+        kill_process(Pid::from_child(&top.child), Signal::CONT)?;
+        await_that("the screen again", || {
+            Ok(lock(&top).screen().alternate_screen())
+        })?;
+        top.await_text("CLOSE_WAIT")?;
+        top.press("q")?;
+        top.end()
+    })
+}
+
+fn lock(top: &Top) -> std::sync::MutexGuard<'_, vt100::Parser> {
+    top.screen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The terminal is as it was after each signal that ends it, and a terminal that is gone ends it.
+fn signals() -> Result<()> {
+    Netns::new()?.run(|| {
+        for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+            let top = Top::start(&["--netns", "self", "--interval", "200ms"])?;
+            top.await_text("ESTABLISHED")?;
+            kill_process(Pid::from_child(&top.child), signal)?;
+            top.end().with_context(|| format!("{signal:?}"))?;
+        }
+        let top = Top::start(&["--netns", "self", "--interval", "200ms"])?;
+        top.await_text("ESTABLISHED")?;
+        let pid = top.child.id();
+        kill_process(Pid::from_child(&top.child), Signal::TSTP)?;
+        await_that("it stops", || is_stopped(pid))?;
+        await_that("the screen of before", || {
+            Ok(!lock(&top).screen().alternate_screen())
+        })?;
+        kill_process(Pid::from_child(&top.child), Signal::CONT)?;
+        await_that("the screen again", || {
+            Ok(lock(&top).screen().alternate_screen())
+        })?;
+        kill_process(Pid::from_child(&top.child), Signal::TERM)?;
+        top.end()?;
+        let (mut other_side, terminal) = terminal()?;
+        let mut child = start_on(&terminal, &["--netns", "self", "--interval", "200ms"])?;
+        drop(terminal);
+        // The first frame.
+        other_side.read_exact(&mut [0; 64])?;
+        drop(other_side);
+        let status = await_exit(&mut child)?;
+        ensure!(has_result(status), "after its terminal has gone: {status}");
+        // The number of intervals ends it too.
+        Top::start(&["--netns", "self", "--interval", "200ms", "--count", "2"])?.end()
+    })
 }
 
 /// A frame as text has a finding with its service and its process.

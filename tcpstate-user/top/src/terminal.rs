@@ -23,6 +23,10 @@ use crossterm::{
     },
 };
 use ratatui::{Terminal, TerminalOptions, Viewport, backend::CrosstermBackend, layout::Rect};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    stdio,
+};
 use signal_hook::{
     consts::{SIGCONT, SIGTSTP},
     low_level::emulate_default_handler,
@@ -32,7 +36,10 @@ use tcpstate_core::{play::Controls, present::Subscriber};
 use crate::app::{App, Input, Then};
 
 /// The time after which the thread that reads keys looks whether there is something else to do.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
 
 /// The time for which a terminal may take nothing at the end.
 const PATIENCE: Duration = Duration::from_millis(750);
@@ -95,6 +102,13 @@ fn leave() {
         cursor::Show
     );
     let _ = disable_raw_mode();
+}
+
+/// Whether the terminal takes output, or an error comes at once.
+fn takes_output() -> bool {
+    let out = stdio::stdout();
+    let mut polled = [PollFd::new(&out, PollFlags::OUT)];
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Gives the terminal back when a thread ends, however it ends.
@@ -195,8 +209,12 @@ impl Running {
     /// A terminal that takes nothing, as after Ctrl-S, is not waited for: it keeps our screen, but its keys work as
     /// before.
     pub fn join(&self) {
-        if self.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-            let _ = disable_raw_mode();
+        while self.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            // On a busy machine the thread may just not have had its turn yet.
+            if !takes_output() {
+                let _ = disable_raw_mode();
+                return;
+            }
         }
     }
 }
@@ -214,9 +232,9 @@ struct Keys {
 impl Keys {
     fn run(self) {
         while !self.has_ended.load(Ordering::Acquire) {
-            let message = match event::poll(LOOK) {
+            let message = match event::poll(Duration::ZERO) {
                 Ok(true) => event::read().map(Message::Event),
-                Ok(false) => Ok(Message::News),
+                Ok(false) => await_input().map(|()| Message::News),
                 Err(error) => Err(error),
             };
             let message = message.unwrap_or(Message::Gone);
@@ -240,6 +258,28 @@ impl Keys {
             }
         }
     }
+}
+
+/// Waits until there may be a key or something else to do. Crossterm cannot wait: it reads a terminal that is gone again
+/// and again.
+///
+/// *Errors:* the terminal is gone.
+fn await_input() -> io::Result<()> {
+    let input = stdio::stdin();
+    let mut polled = [PollFd::new(&input, PollFlags::IN)];
+    match poll(&mut polled, Some(&LOOK)) {
+        // A signal: there may be something to do.
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let is_gone = polled.iter().any(|input| {
+        let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+        input.revents().intersects(gone)
+    });
+    if is_gone {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(())
 }
 
 /// The thread that draws.
