@@ -19,7 +19,7 @@ mod built_in {
         sync::Arc,
     };
 
-    use tcpstate::run::stdout;
+    use tcpstate::run::{signals, stdout};
     use tcpstate_core::{
         books::RunBooks,
         census::Census,
@@ -37,7 +37,10 @@ mod built_in {
         view::{End, Flow, Rewind, View},
     };
     use tcpstate_text::{books::write_books, settings::Settings};
-    use tcpstate_top::{App, Input, LAYOUT, LookUp, Options, Theme, plain, terminal::Running};
+    use tcpstate_top::{
+        App, Input, LAYOUT, LookUp, Options, Theme, plain,
+        terminal::{self, Running},
+    };
     use tokio::sync::Notify;
 
     use crate::{
@@ -241,6 +244,7 @@ mod built_in {
             if let Some(publisher) = self.publisher() {
                 publisher.start(origin, out)?;
             }
+            signals::before_kill(terminal::leave_at_once);
             let subscriber = self.subscriber.clone();
             let quit = Arc::clone(&self.quit);
             let quit = move || quit.notify_one();

@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -24,6 +24,17 @@ use super::{
 /// A signal this soon after the first one counts as the same: `timeout -s INT` sends it to the process and
 /// again to its group.
 const SAME: Duration = Duration::from_millis(200);
+
+/// The last thing to do before a second `SIGINT` kills the process.
+static BEFORE_KILL: OnceLock<fn()> = OnceLock::new();
+
+/// Has a second `SIGINT` call this before it kills the process. Only the first call counts.
+///
+/// A signal handler calls it: it may take no lock and allocate nothing.
+pub fn before_kill(last: fn()) {
+    // Set already: the first one stays.
+    let _ = BEFORE_KILL.set(last);
+}
 
 /// The process's signals, and the reader of its output.
 pub struct Process {
@@ -106,6 +117,9 @@ fn on_stop(signal: i32, first_ns: &AtomicU64) {
         && let Err(first_ns) = first
         && u128::from(now_ns.saturating_sub(first_ns)) >= SAME.as_nanos()
     {
+        if let Some(last) = BEFORE_KILL.get() {
+            last();
+        }
         // Fails only for a signal that cannot be handled.
         let _ = signal_hook::low_level::emulate_default_handler(signal);
     }

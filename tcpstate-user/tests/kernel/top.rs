@@ -17,7 +17,7 @@ use libtest_mimic::Trial;
 use rustix::{
     process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
+    termios::{Action, Termios, Winsize, tcflow, tcgetattr, tcsetwinsize},
 };
 use tcpstate_common::State;
 
@@ -334,6 +334,16 @@ fn signals() -> Result<()> {
         })?;
         kill_process(Pid::from_child(&top.child), Signal::TERM)?;
         top.end()?;
+        // Stopped as by Ctrl-S, it takes nothing, and who cannot wait presses Ctrl-C again. Its keys work afterwards.
+        let mut top = Top::start(&["--netns", "self", "--interval", "200ms"])?;
+        top.await_text("ESTABLISHED")?;
+        tcflow(&top.terminal, Action::OOff)?;
+        await_that("its end", || {
+            kill_process(Pid::from_child(&top.child), Signal::INT)?;
+            thread::sleep(Duration::from_millis(300));
+            Ok(top.child.try_wait()?.is_some())
+        })?;
+        top.ensure_modes_of_before()?;
         let (mut other_side, terminal) = terminal()?;
         let mut child = start_on(&terminal, &["--netns", "self", "--interval", "200ms"])?;
         drop(terminal);

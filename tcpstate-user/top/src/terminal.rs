@@ -4,7 +4,7 @@ use std::{
     io::{self, BufWriter, Stdout},
     panic,
     sync::{
-        Arc, Once,
+        Arc, Once, OnceLock,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
@@ -26,6 +26,7 @@ use ratatui::{Terminal, TerminalOptions, Viewport, backend::CrosstermBackend, la
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     stdio,
+    termios::{OptionalActions, Termios, tcgetattr, tcsetattr},
 };
 use signal_hook::{
     consts::{SIGCONT, SIGTSTP},
@@ -46,6 +47,12 @@ const PATIENCE: Duration = Duration::from_millis(750);
 
 /// Whether the terminal shows our screen.
 static ENTERED: AtomicBool = AtomicBool::new(false);
+
+/// The modes that the terminal had before.
+static BEFORE: OnceLock<Termios> = OnceLock::new();
+
+/// What [`leave`] writes.
+const LEAVE: &[u8] = b"\x1b[?1006l\x1b[?1015l\x1b[?1003l\x1b[?1002l\x1b[?1000l\x1b[?1049l\x1b[?25h";
 
 /// The bytes of a frame that are written at once.
 const BUFFER: usize = 64 << 10;
@@ -69,6 +76,9 @@ fn enter() -> io::Result<()> {
             before(info);
         }));
     });
+    if BEFORE.get().is_none() {
+        let _ = BEFORE.set(tcgetattr(stdio::stdin())?);
+    }
     enable_raw_mode()?;
     ENTERED.store(true, Ordering::Release);
     execute!(
@@ -102,6 +112,19 @@ fn leave() {
         cursor::Show
     );
     let _ = disable_raw_mode();
+}
+
+/// Gives the terminal back without waiting for anything, for the process that is about to be killed. A signal handler
+/// may call it: it takes no lock and allocates nothing. Without a screen it has no effect.
+pub fn leave_at_once() {
+    let Some(before) = BEFORE.get() else {
+        return;
+    };
+    // Errors have nobody to be told to.
+    if ENTERED.swap(false, Ordering::AcqRel) && takes_output() {
+        let _ = rustix::io::write(stdio::stdout(), LEAVE);
+    }
+    let _ = tcsetattr(stdio::stdin(), OptionalActions::Now, before);
 }
 
 /// Whether the terminal takes output, or an error comes at once.
