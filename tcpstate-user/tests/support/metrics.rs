@@ -18,8 +18,9 @@ role is, as for a connection from before the start.
 - A bucket of a histogram never has a duration longer than its bound; it may lack some that are up to 1 % shorter. `--buckets` sets the \
 bounds.
 
-Metrics are those of the last full second, all of the same moment but for the resident memory. While there is none, or if none has come for \
-10 seconds, `/metrics` answers 503 with the reason, so that `up` is 0.
+Metrics are those of the last full second; the resident memory is that of now. The counters of one scrape are read within milliseconds of each \
+other, and may differ by the events under way, so that no alert may ask for two of them to be equal. While there is no such second, or if none has \
+come for 10 seconds, `/metrics` answers 503 with the reason, so that `up` is 0.
 
 | name | type | unit | labels | meaning |
 |---|---|---|---|---|

@@ -63,7 +63,7 @@ pub(super) static METRICS: &[Metric] = &[
         "tcpstate_events_decided",
         &["decision"],
         "Received transitions by the decision of the filters in user space; those passed are what \
-            tcpstate_transitions_total counts",
+            tcpstate_transitions_total counts; together they may be ahead of those received, or behind, by the events under way",
         decided,
     ),
     counter(

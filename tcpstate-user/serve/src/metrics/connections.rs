@@ -38,8 +38,8 @@ pub(super) static METRICS: &[Metric] = &[
         kind: Kind::Gauge,
         unit: None,
         labels: &["state"],
-        meaning: "Sockets in each state now; listeners are in LISTEN, half-open connections in SYN_RECV; TIME_WAIT and \
-            half-open connections are sampled",
+        meaning: "Sockets in each state now, in all 11 states; CLOSE is always 0, since a closed socket is not counted; \
+            listeners are in LISTEN, half-open connections in SYN_RECV; TIME_WAIT and half-open connections are sampled",
         read: states,
     },
     Metric {
