@@ -86,7 +86,8 @@ state, handshakes, ends by cause, by service port; and its own books, so that a 
 
   /metrics   Prometheus text or OpenMetrics, as the client asks; docs/metrics.md has every metric
   /healthz   200, or 503 with the reason: events are not read, or some were lost in the last minute
-  /readyz    200, or 503 with the reason: the sockets that exist are not known yet
+  /readyz    200, or 503 with the reason: the sockets that exist are not known yet,
+             or events are not read
 
 Metrics are those of the last full second. Neither a scrape nor a slow client holds up the reading of events.
 
