@@ -15,7 +15,7 @@ pub(crate) enum Unwell {
     #[error("not ready: the sockets that exist are still being listed")]
     Starting,
     /// No snapshot comes.
-    #[error("no events have been read for {seconds} s")]
+    #[error("the reader has not reported for {seconds} s: tcpstate is stuck or was stopped")]
     Stalled {
         /// Since the latest snapshot.
         seconds: u64,
