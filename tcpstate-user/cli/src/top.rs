@@ -36,12 +36,20 @@ pub struct Top {
 }
 
 impl Top {
-    /// Refuses the formats that other commands have.
+    /// Refuses the formats that other commands have, and options of screens that are not shown.
     pub(crate) fn check(&self) -> Result<(), Conflict> {
         if self.watch.output.json || self.watch.output.csv {
             return Err(Conflict(
                 "top takes neither --json nor --csv; `tcpstate rates --json` has the figures, and `tcpstate diagnose \
                  --json` the findings"
+                    .to_owned(),
+            ));
+        }
+        let chooses_columns = self.columns.wide || !self.columns.columns.is_empty();
+        if self.once && (self.by != By::Port || chooses_columns) {
+            return Err(Conflict(
+                "--once prints the overview, which --by, --columns and --wide do not change: leave them out; \
+                 `tcpstate rates --by WHAT` groups, and `tcpstate ls --columns LIST` lists"
                     .to_owned(),
             ));
         }

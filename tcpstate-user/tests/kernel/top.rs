@@ -236,20 +236,21 @@ fn keys() -> Result<()> {
             top.count(State::ESTABLISHED) == Some(listed + 2)
         })?;
         let port = address.port().to_string();
-        let steps: [(&str, &str); 40] = [
+        let steps: [(&str, &str); 41] = [
             ("?", "this help, quit"),
             ("\x1b", "CHANGE"),
             ("2", "SERVICE "),
-            ("s", "CLOSE/Sv"),
-            ("S", "CLOSE/S^"),
+            ("s", "▼CLOSE/S"),
+            ("S", "▲CLOSE/S"),
             ("l", "EST p99"),
             ("h", "OPEN/S"),
             ("\x1b[C", "EST p99"),
             ("\x1b[D", "OPEN/S"),
             ("\r", &port),
-            ("\x1b", "by age"),
+            ("\x1b", "SERVICE "),
+            ("3", "by age"),
             ("s", "by state"),
-            ("S", "by state, turned"),
+            ("S", "by state, reversed"),
             ("ssss", "by age"),
             ("\r", "[connection]"),
             ("e", "[explanation]"),

@@ -12,6 +12,7 @@ use tcpstate_core::{
     model::GroupKey,
     play::{Command, Position},
     present::RunSnapshot,
+    service::ServicePort,
 };
 
 use crate::{
@@ -130,12 +131,19 @@ impl App {
 
     fn key(&mut self, key: KeyEvent) -> Then {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
-            return match key.code {
-                KeyCode::Char('c') => Then::Quit,
-                KeyCode::Char('z') => Then::Suspend,
-                KeyCode::Char('l') => Then::Redraw,
-                KeyCode::Char('f') => self.go_pages(1),
-                KeyCode::Char('b') => self.go_pages(-1),
+            return match (key.code, &mut self.look.typing) {
+                (KeyCode::Char('c'), _) => Then::Quit,
+                (KeyCode::Char('z'), _) => Then::Suspend,
+                (KeyCode::Char('l'), _) => Then::Redraw,
+                (KeyCode::Char(letter), Some(typing)) => {
+                    if typing.erase(letter) {
+                        Then::Draw
+                    } else {
+                        Then::Nothing
+                    }
+                }
+                (KeyCode::Char('f'), None) => self.go_pages(1),
+                (KeyCode::Char('b'), None) => self.go_pages(-1),
                 _ => Then::Nothing,
             };
         }
@@ -220,8 +228,7 @@ impl App {
             }
             KeyCode::Tab => typing.complete(),
             KeyCode::Backspace => {
-                typing.text.pop();
-                typing.message.clear();
+                typing.erase('h');
             }
             KeyCode::Char(letter) => {
                 typing.text.push(letter);
@@ -259,6 +266,9 @@ impl App {
 
     /// Shows a screen, and nothing over it.
     fn show(&mut self, screen: Screen) {
+        if screen != self.look.screen {
+            self.look.opened_from = None;
+        }
         self.look.pages.clear();
         self.look.screen = screen;
     }
@@ -293,22 +303,18 @@ impl App {
             return Then::Nothing;
         }
         match self.cursor().item {
-            Some(Item::State(state)) => {
-                self.show(Screen::Connections);
-                self.look.only = Only {
-                    state: Some(state),
-                    group: None,
-                };
-            }
+            Some(Item::State(state)) => self.list(Only {
+                state: Some(state),
+                group: None,
+            }),
             // All that there was no room for are not known one by one.
-            Some(Item::Group(GroupKey::Other)) | None => return Then::Nothing,
-            Some(Item::Group(key)) => {
-                self.show(Screen::Connections);
-                self.look.only = Only {
-                    state: None,
-                    group: Some(key),
-                };
+            Some(Item::Group(GroupKey::Other | GroupKey::Port(ServicePort::Other, _))) | None => {
+                return Then::Nothing;
             }
+            Some(Item::Group(key)) => self.list(Only {
+                state: None,
+                group: Some(key),
+            }),
             Some(finding @ Item::Finding(..)) => self.push(Page::Finding(finding)),
             Some(Item::Connection(id)) => {
                 let Some(row) = connections::find(&self.look, id) else {
@@ -320,14 +326,29 @@ impl App {
         Then::Draw
     }
 
-    /// Leaves a text, then the choice of connections.
+    /// Lists these connections.
+    fn list(&mut self, only: Only) {
+        let from = self.look.screen;
+        self.show(Screen::Connections);
+        self.look.only = only;
+        self.look.opened_from = Some(from);
+    }
+
+    /// Leaves a text, then the filter, then the list for the screen that opened it; or the choice of connections.
     fn back(&mut self) -> Then {
         if self.look.pages.pop().is_some() {
             return Then::Draw;
         }
         if self.look.screen == Screen::Connections && !self.look.shows_all() {
-            self.look.only = Only::default();
+            let is_filtered = !self.look.filter.text.is_empty();
             self.look.filter = Filter::default();
+            if let Some(from) = self.look.opened_from {
+                if is_filtered {
+                    return Then::Draw;
+                }
+                self.show(from);
+            }
+            self.look.only = Only::default();
             return Then::Draw;
         }
         Then::Nothing

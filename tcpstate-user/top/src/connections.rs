@@ -6,12 +6,13 @@ use std::{
 };
 
 use ratatui::text::Line;
+use tcpstate_common::State;
 use tcpstate_core::{
     catalogue::{CONNECTION, ConnectionRow},
     escape::Printable,
     event::SocketId,
     expression::Truth,
-    model::{Connection, GroupKey},
+    model::{Connection, Figures, GroupKey},
     names::{Cgroup, Names},
     present::RunSnapshot,
     service::{Role, ServicePort},
@@ -23,6 +24,8 @@ use tcpstate_text::{
 };
 
 use crate::{
+    frame::wrapped,
+    history::shows_none,
     look::{Look, Only},
     order::By,
     row::{Content, Item, Row},
@@ -45,8 +48,7 @@ fn is_wanted(only: &Only, one: &Connection, names: &Names) -> bool {
         GroupKey::Port(ServicePort::Unknown, role) => {
             one.role == role && (one.service_port.is_none() || role == Role::Unknown)
         }
-        // The ports that there was no room for are not known one by one.
-        GroupKey::Port(ServicePort::Other, role) | GroupKey::Role(role) => one.role == role,
+        GroupKey::Role(role) => one.role == role,
         GroupKey::Comm(comm) => one.owner.comm == comm,
         GroupKey::Pid(pid, comm) => (one.owner.pid, one.owner.comm) == (pid, comm),
         GroupKey::Cgroup(cgroup) => one.cgroup == cgroup,
@@ -57,7 +59,8 @@ fn is_wanted(only: &Only, one: &Connection, names: &Names) -> bool {
         GroupKey::Raddr(raddr) => one.raddr == raddr,
         // None of these has ended.
         GroupKey::Cause(cause) => cause.is_none(),
-        GroupKey::Other => true,
+        // Those that there was no room for are not known one by one, so that none of them is listed.
+        GroupKey::Port(ServicePort::Other, _) | GroupKey::Other => false,
     });
     has_state && has_group
 }
@@ -99,13 +102,81 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
         mark: None,
         content: Content::Connection(*at),
     });
+    let mut rows: Vec<Row> = rows.collect();
+    let counted = look.only.state.and_then(|state| counted(state, snapshot));
+    if let (Some(counted), true) = (counted, rows.is_empty()) {
+        rows.extend(wrapped(&counted, width).into_iter().map(Row::text));
+    }
     let mut head = vec![Line::raw(about(look, wanted.len(), snapshot))];
     let mut titles = Vec::new();
     // Writing to memory does not fail.
     let _ = records(look, width).titles(0, &mut titles);
     let titles = String::from_utf8_lossy(&titles).trim_end().to_owned();
     head.push(Line::styled(titles, theme.title()));
-    (head, rows.collect())
+    (head, rows)
+}
+
+/// The sockets in this state.
+fn count_in(state: State, figures: &Figures) -> u64 {
+    let mut states = figures.states.iter();
+    let found = states.find(|(known, _)| *known == state);
+    found.map_or(0, |&(_, count)| count)
+}
+
+/// Whether the number of the sockets in this state is known.
+fn is_known(state: State, snapshot: &RunSnapshot) -> bool {
+    shows_none(&snapshot.origin, state) || count_in(state, &snapshot.interval.all) > 0
+}
+
+/// The connections in this state that the snapshot has.
+fn kept_in(state: State, snapshot: &RunSnapshot) -> u64 {
+    let all = snapshot.tracker.connections.iter();
+    let present = all.filter_map(|one| one.states.last());
+    present.filter(|stay| stay.state == state).count() as u64
+}
+
+/// The reason why no socket in this state is listed; `None`: those that there are, are.
+fn counted(state: State, snapshot: &RunSnapshot) -> Option<String> {
+    let (sockets, filter) = match state {
+        State::TIME_WAIT => ("sockets in TIME_WAIT", "time-wait"),
+        State::LISTEN => ("sockets in LISTEN", "listening"),
+        State::SYN_RECV if kept_in(state, snapshot) == 0 => {
+            ("half-open connections in SYN_RECV", "syn-recv")
+        }
+        _ => return None,
+    };
+    let is_known = is_known(state, snapshot);
+    if state == State::SYN_RECV && is_known && count_in(state, &snapshot.interval.all) == 0 {
+        return None;
+    }
+    let why = if is_known {
+        "are counted, not listed"
+    } else {
+        "are neither counted nor listed here"
+    };
+    // Of a recording there is no list.
+    let list = if snapshot.origin.live {
+        format!(": tcpstate ls state {filter}")
+    } else {
+        String::new()
+    };
+    Some(format!("{sockets} {why}{list}"))
+}
+
+/// The number of those that the list is chosen from.
+fn number(only: &Only, snapshot: &RunSnapshot) -> u64 {
+    match (only.state, only.group) {
+        (Some(state), _) => count_in(state, &snapshot.interval.all),
+        (None, Some(key)) => {
+            let mut groups = snapshot.tracker.groups.iter();
+            let states = groups.find(|group| group.key == key);
+            let states = states.into_iter().flat_map(|group| &group.figures.states);
+            // Those that are counted and not listed are no connections of the list.
+            let listed = states.filter(|(state, _)| counted(*state, snapshot).is_none());
+            listed.map(|&(_, count)| count).sum()
+        }
+        (None, None) => snapshot.tracker.books.live,
+    }
 }
 
 /// The connections that are shown, in words.
@@ -121,16 +192,28 @@ fn about(look: &Look, shown: usize, snapshot: &RunSnapshot) -> String {
     if !look.filter.text.is_empty() {
         of.push(Printable(look.filter.text.as_bytes()).to_string());
     }
-    let all = snapshot.tracker.books.live;
-    let is_cut = (snapshot.tracker.connections.len() as u64) < all;
+    let is_known = look
+        .only
+        .state
+        .is_none_or(|state| is_known(state, snapshot));
+    let all = number(&look.only, snapshot);
+    let is_cut = match look.only.state {
+        Some(state) => counted(state, snapshot).is_none() && kept_in(state, snapshot) < all,
+        None => (snapshot.tracker.connections.len() as u64) < snapshot.tracker.books.live,
+    };
     let bound = if is_cut {
         let longest = Count(look.options.longest as u64);
         format!(", the {longest} oldest of each state")
     } else {
         String::new()
     };
-    let turned = if look.connections.is_turned {
-        ", turned"
+    let number = if is_known {
+        Count(all).to_string()
+    } else {
+        "-".to_owned()
+    };
+    let reversed = if look.connections.is_turned {
+        ", reversed"
     } else {
         ""
     };
@@ -140,9 +223,9 @@ fn about(look: &Look, shown: usize, snapshot: &RunSnapshot) -> String {
         format!(" {}", of.join(" "))
     };
     format!(
-        "{} of {}{of}{bound}, by {}{turned}",
+        "{} of {}{of}{bound}, by {}{reversed}",
         Count(shown as u64),
-        Count(all),
+        number,
         look.connections.by.name(),
     )
 }

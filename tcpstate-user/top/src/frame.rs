@@ -221,6 +221,7 @@ fn foot_line(look: &Look, width: usize) -> Line<'static> {
         Screen::Overview | Screen::Machine => "  Enter open  e explain",
         Screen::Services => "  Enter open  s sort  h l columns",
         Screen::Connections if look.shows_all() => "  Enter open  s sort",
+        Screen::Connections if look.opened_from.is_some() => "  Enter open  Esc back",
         Screen::Connections => "  Enter open  Esc all",
         Screen::Dwell => "  h l state  e explain",
     };

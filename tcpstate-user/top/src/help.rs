@@ -15,20 +15,21 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("g G", "to the beginning, to the end"),
     ("PgDn PgUp", "a screen further, a screen back"),
     ("Enter", "open what is selected; so does a click on it"),
-    ("Esc", "back; then all connections again"),
+    ("Esc", "back; from a list to the screen that opened it"),
     ("e", "explain what is selected"),
     (
         "/",
-        "only some connections: an expression as on the command line; Tab completes a word",
+        "only some connections: an expression as on the command line; Tab completes a word, Ctrl-W erases one, Ctrl-U all",
     ),
     ("Space", "freeze, and go on"),
-    ("s S", "sort by the next column, turn the order"),
+    ("s S", "sort by the next column, reverse the order"),
     (
         "h l",
         "other columns of the services; left and right in the machine; the next state of dwell; so do the arrows",
     ),
     ("Ctrl-L", "draw all again"),
     ("Ctrl-Z", "back to the shell, which continues it with `fg`"),
+    ("Shift", "with the mouse selects text"),
     ("? q", "this help, quit"),
 ];
 

@@ -3,7 +3,11 @@
 use std::collections::VecDeque;
 
 use tcpstate_common::State;
-use tcpstate_core::{cause::Cause, present::RunSnapshot};
+use tcpstate_core::{
+    cause::Cause,
+    origin::{Evidence, Origin},
+    present::RunSnapshot,
+};
 
 /// The intervals that are kept.
 const KEPT: usize = 600;
@@ -22,6 +26,18 @@ pub(crate) const STATES: [State; 11] = [
     State::LAST_ACK,
     State::CLOSE,
 ];
+
+/// Whether a count of 0 says that no socket is in this state: else nothing shows those that are.
+pub(crate) fn shows_none(origin: &Origin, state: State) -> bool {
+    let is_sampled = origin.sample_interval_ns.is_some();
+    match (state, origin.evidence()) {
+        // No event shows the sockets that are not connected, and no list has them.
+        (State::CLOSE, _) | (State::TIME_WAIT | State::LISTEN, Evidence::Packets) => false,
+        // No event shows these, but a list does.
+        (State::TIME_WAIT | State::SYN_RECV, Evidence::Kernel) => is_sampled,
+        _ => true,
+    }
+}
 
 /// A rate of the overview.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,20 +154,25 @@ impl History {
         });
     }
 
-    /// The count of this rate in the latest interval, and the length of that, nanoseconds. `None`: it is not known.
+    /// The count of this rate in the latest interval that has one, and the length of that, nanoseconds: one without a
+    /// sample lacks those that samples show. `None`: it is not known.
     pub(crate) fn latest(&self, rate: Rate) -> Option<(u64, u64)> {
-        let point = self.points.back()?;
-        let count = point.rates.get(rate as usize).copied().flatten()?;
-        Some((count, point.length_ns))
+        self.points.iter().rev().find_map(|point| {
+            let count = point.rates.get(rate as usize).copied().flatten()?;
+            Some((count, point.length_ns))
+        })
     }
 
     /// This rate in each interval, in thousandths a second: a short interval is no low one.
     pub(crate) fn rates(&self, rate: Rate) -> Vec<u64> {
+        let mut known = 0;
         let per_second = |point: &Point| {
-            let count = point.rates.get(rate as usize).copied().flatten();
-            let thousandths = u128::from(count.unwrap_or(0)) * 1_000_000_000_000;
-            let rate = thousandths.checked_div(point.length_ns.into()).unwrap_or(0);
-            u64::try_from(rate).unwrap_or(u64::MAX)
+            if let Some(count) = point.rates.get(rate as usize).copied().flatten() {
+                let thousandths = u128::from(count) * 1_000_000_000_000;
+                let rate = thousandths.checked_div(point.length_ns.into()).unwrap_or(0);
+                known = u64::try_from(rate).unwrap_or(u64::MAX);
+            }
+            known
         };
         self.points.iter().map(per_second).collect()
     }
@@ -183,5 +204,30 @@ impl History {
         }
         #[expect(clippy::cast_precision_loss, reason = "a share needs few digits")]
         Some(now.cpu_ns.saturating_sub(before.cpu_ns) as f64 / now.length_ns as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_without_a_sample_keeps_the_rate_before() {
+        let mut history = History::default();
+        let rate = Rate::SynAcksResent;
+        assert_eq!(history.latest(rate), None);
+        for resent in [None, Some(3), None, Some(0)] {
+            let mut rates = [Some(1); Rate::ALL.len()];
+            rates[rate as usize] = resent;
+            history.points.push_back(Point {
+                length_ns: 1_000_000_000,
+                rates,
+                ..Point::default()
+            });
+            let latest = history.latest(rate).map(|(count, _)| count);
+            let known = history.rates(rate).last().map(|rate| rate / 1_000);
+            assert_eq!(known, Some(latest.unwrap_or(0)), "{resent:?}");
+        }
+        assert_eq!(history.rates(rate), [0, 3_000, 3_000, 0]);
     }
 }

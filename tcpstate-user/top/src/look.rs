@@ -136,6 +136,24 @@ pub(crate) struct Filter {
 }
 
 impl Typing {
+    /// Erases by a key with Ctrl, as a shell does: a character, a word, or all. `false`: the key is another one.
+    pub(crate) fn erase(&mut self, key: char) -> bool {
+        match key {
+            'h' => {
+                self.text.pop();
+            }
+            'u' => self.text.clear(),
+            'w' => {
+                let rest = self.text.trim_end_matches(' ');
+                let rest = rest.rfind(' ').map_or(0, |at| at + 1);
+                self.text.truncate(rest);
+            }
+            _ => return false,
+        }
+        self.message.clear();
+        true
+    }
+
     /// Completes the last word, as far as the conditions that there are allow it.
     pub(crate) fn complete(&mut self) {
         if self.subject != Subject::Filter {
@@ -154,7 +172,10 @@ impl Typing {
             let end = differ.unwrap_or(one.len().min(other.len()));
             one.get(..end).unwrap_or(one)
         });
-        let Some(common) = common else { return };
+        let Some(common) = common else {
+            self.message = format!("no condition begins with \"{word}\"");
+            return;
+        };
         let end = if fitting.len() == 1 { " " } else { "" };
         self.message = if fitting.len() == 1 {
             String::new()
@@ -184,6 +205,8 @@ pub(crate) struct Look {
     /// What is shown, where that is frozen.
     frozen: Option<Present>,
     pub(crate) only: Only,
+    /// The screen that opened the list of these; `None`: another one was shown since.
+    pub(crate) opened_from: Option<Screen>,
     pub(crate) filter: Filter,
     /// `None`: keys are commands.
     pub(crate) typing: Option<Typing>,
@@ -208,6 +231,7 @@ impl Look {
             latest: Present::default(),
             frozen: None,
             only: Only::default(),
+            opened_from: None,
             filter: Filter::default(),
             typing: None,
             is_right: false,

@@ -17,7 +17,7 @@ use tcpstate_text::{
 use crate::{
     finding::sentence,
     frame::wrapped,
-    history::{Rate, STATES},
+    history::{Rate, STATES, shows_none},
     look::{Look, Present},
     row::{Item, Row},
 };
@@ -82,8 +82,7 @@ fn states(look: &Look, shown: &Present, snapshot: &RunSnapshot, width: usize) ->
         let counts = shown.history.state(place);
         let mut latest = counts.iter().rev();
         let count = latest.next().copied().unwrap_or(0);
-        let number = if state == State::CLOSE && count == 0 {
-            // No event shows the sockets that are not connected, and no list has them.
+        let number = if count == 0 && !shows_none(&snapshot.origin, state) {
             "-".to_owned()
         } else {
             Count(count).to_string()

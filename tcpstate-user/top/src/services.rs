@@ -9,6 +9,7 @@ use tcpstate_core::{
     cause::Cause,
     histogram::Histogram,
     model::{Figures, GroupKey, Of},
+    origin::Origin,
     units::{Count, PerSecond, Span as Time},
 };
 use tcpstate_text::{
@@ -17,6 +18,7 @@ use tcpstate_text::{
 };
 
 use crate::{
+    history::shows_none,
     look::Look,
     order::SERVICE_COLUMNS,
     row::{Item, Row},
@@ -26,6 +28,7 @@ use crate::{
 struct Service<'a> {
     name: String,
     key: GroupKey,
+    origin: &'a Origin,
     /// Since the beginning.
     total: &'a Figures,
     /// In the latest interval.
@@ -39,6 +42,7 @@ struct Service<'a> {
 #[derive(Clone, Copy)]
 enum Value {
     Count(u64),
+    Unknown,
     /// A count in an interval.
     Rate(u64, u64),
     Time(Option<u64>),
@@ -47,7 +51,7 @@ enum Value {
 impl Value {
     fn text(self) -> String {
         match self {
-            Self::Count(0) | Self::Time(None) => "-".to_owned(),
+            Self::Unknown | Self::Time(None) => "-".to_owned(),
             Self::Count(count) => Count(count).to_string(),
             Self::Rate(count, interval_ns) => PerSecond { count, interval_ns }.to_string(),
             Self::Time(Some(ns)) => Time(ns).to_string(),
@@ -57,6 +61,7 @@ impl Value {
     const fn number(self) -> u64 {
         match self {
             Self::Count(count) | Self::Rate(count, _) => count,
+            Self::Unknown => 0,
             // What is not known is less than all that is.
             Self::Time(ns) => match ns {
                 Some(ns) => ns.saturating_add(1),
@@ -122,7 +127,13 @@ impl Service<'_> {
     fn state(&self, states: &[State]) -> Value {
         let known = self.total.states.iter();
         let wanted = known.filter(|(state, _)| states.contains(state));
-        Value::Count(wanted.map(|&(_, count)| count).sum())
+        let count = wanted.map(|&(_, count)| count).sum();
+        let is_known = count > 0 || states.iter().all(|&state| shows_none(self.origin, state));
+        if is_known {
+            Value::Count(count)
+        } else {
+            Value::Unknown
+        }
     }
 
     /// The connections that ended so, since the beginning.
@@ -178,6 +189,7 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
             Service {
                 name: name.join(" ").trim_end().to_owned(),
                 key: total.key,
+                origin: &snapshot.origin,
                 total: &total.figures,
                 now: now.get(&total.key).copied(),
                 interval_ns: interval.end_ns.saturating_sub(interval.start_ns),
@@ -205,15 +217,17 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
         .collect();
     let mut title = fitted("SERVICE", name_width, Align::Left);
     for (at, column) in &seen {
-        // The mark of the column that the rows are sorted by.
-        let mark = match (*at == order.by, order.is_turned) {
-            (false, _) => "",
-            (true, false) => "v",
-            (true, true) => "^",
+        // The mark of the column that the rows are sorted by, in front of all titles.
+        let mark = match (*at == order.by, order.is_turned, look.options.theme.unicode) {
+            (false, _, _) => " ",
+            (true, false, true) => "▼",
+            (true, true, true) => "▲",
+            (true, false, false) => "v",
+            (true, true, false) => "^",
         };
-        let text = format!("{}{mark}", column.title);
         title.push(' ');
-        title.push_str(&fitted(&text, COLUMN, Align::Right));
+        title.push_str(mark);
+        title.push_str(&fitted(column.title, COLUMN - 1, Align::Right));
     }
     let rows = services.iter().map(|service| {
         let mut line = fitted(&service.name, name_width, Align::Left);

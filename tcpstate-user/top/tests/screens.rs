@@ -416,6 +416,66 @@ fn a_word_of_a_filter_is_completed() {
 }
 
 #[test]
+fn a_filter_is_erased_as_in_a_shell_and_the_list_stays() {
+    let mut app = shown(&host(), options(UNICODE));
+    type_in(&mut app, "/dport 5432 and stat");
+    press(&mut app, KeyCode::Tab);
+    let text = frame(&mut app, (80, 24));
+    assert!(text.contains("/dport 5432 and stat"), "{text}");
+    press(&mut app, KeyCode::Char('x'));
+    press(&mut app, KeyCode::Tab);
+    let text = frame(&mut app, (80, 24));
+    assert!(
+        text.contains("no condition begins with \"statx\""),
+        "{text}"
+    );
+    let mut control = |letter| {
+        let key = KeyEvent::new(KeyCode::Char(letter), KeyModifiers::CONTROL);
+        let then = app.update(Input::Key(key));
+        (then, frame(&mut app, (80, 24)))
+    };
+    let (then, text) = control('w');
+    assert!(text.contains("/dport 5432 and _"), "{text}");
+    assert_eq!(then, Then::Draw);
+    let (_, text) = control('h');
+    assert!(text.contains("/dport 5432 and_"), "{text}");
+    assert_eq!(control('f'), (Then::Nothing, text));
+    let (_, text) = control('u');
+    assert!(text.contains("/_"), "{text}");
+}
+
+#[test]
+fn a_list_of_what_is_only_counted_says_so_and_leads_back() {
+    let mut app = shown(&host(), options(UNICODE));
+    // LISTEN is the first of the states, TIME_WAIT the eighth.
+    for (keys, says) in [
+        (
+            "1g\n",
+            "sockets in LISTEN are counted, not listed: tcpstate ls state listening",
+        ),
+        (
+            "1gjjjjjjj\n",
+            "sockets in TIME_WAIT are neither counted nor listed here: tcpstate ls state time-wait",
+        ),
+    ] {
+        type_in(&mut app, keys);
+        let text = frame(&mut app, (120, 40));
+        assert!(text.contains(says), "{text}");
+        assert!(text.contains("Esc back"), "{text}");
+        type_in(&mut app, "\x1b");
+        let text = frame(&mut app, (80, 24));
+        assert!(text.contains("[1 overview]"), "{text}");
+    }
+    // A filter that was typed in a list is left first.
+    type_in(&mut app, "2\n/dport 1\n\x1b");
+    let text = frame(&mut app, (80, 24));
+    assert!(text.contains(" of 443 server"), "{text}");
+    type_in(&mut app, "\x1b");
+    let text = frame(&mut app, (80, 24));
+    assert!(text.contains("[2 services]"), "{text}");
+}
+
+#[test]
 fn the_mouse_selects_and_opens() {
     let mut app = shown(&host(), options(UNICODE));
     frame(&mut app, (80, 24));
