@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+#[cfg(feature = "pcap")]
+use anyhow::anyhow;
 use tcpstate_core::source::EventSource;
 #[cfg(feature = "pcap")]
 use tcpstate_packets::{
@@ -40,16 +42,50 @@ fn from(
     let stream = Cursor::new(first).chain(stream);
     if is_packets {
         #[cfg(feature = "pcap")]
-        return Ok(Box::new(Capture::new(
-            stream,
-            name,
-            total_bytes,
-            Options::default(),
-        )?));
+        return match Capture::new(stream, name, total_bytes, Options::default()) {
+            Ok(capture) => Ok(Box::new(capture)),
+            Err(error) => Err(of_capture(error)),
+        };
         #[cfg(not(feature = "pcap"))]
         anyhow::bail!("{name} is a packet capture, and this build has no feature pcap");
     }
-    Ok(Box::new(Reader::new(stream, name, total_bytes)?))
+    match Reader::new(stream, name, total_bytes) {
+        Ok(recording) => Ok(Box::new(recording)),
+        Err(error) => Err(of_recording(error)),
+    }
+}
+
+/// The first bytes of a capture or of compressed data are there. So it is the contents that are no capture.
+#[cfg(feature = "pcap")]
+fn of_capture(error: tcpstate_packets::source::ReadError) -> anyhow::Error {
+    use tcpstate_packets::{format::FormatError, source::ReadError};
+    match error {
+        ReadError::NotReadable {
+            name,
+            reason: reason @ (FormatError::Empty | FormatError::Magic),
+        } => anyhow!("{name} is compressed, and what is inside {reason}"),
+        other => other.into(),
+    }
+}
+
+/// What is no recording is no capture either: it would have been taken for one.
+#[cfg(feature = "pcap")]
+fn of_recording(error: tcpstate_recording::ReadError) -> anyhow::Error {
+    use tcpstate_recording::{HeaderError, ReadError};
+    match error {
+        ReadError::NotReadable {
+            name,
+            reason: HeaderError::Foreign,
+        } => anyhow!(
+            "{name} is neither a recording of `tcpstate record` nor a packet capture (pcap, pcapng)"
+        ),
+        other => other.into(),
+    }
+}
+
+#[cfg(not(feature = "pcap"))]
+fn of_recording(error: tcpstate_recording::ReadError) -> anyhow::Error {
+    error.into()
 }
 
 fn first_bytes(stream: &mut impl Read) -> io::Result<Vec<u8>> {

@@ -160,3 +160,31 @@ fn a_cut_capture_is_shown_up_to_there_with_exit_status_3() {
     assert!(err.contains("cut: what begins at byte 5035"), "{err}");
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 5);
 }
+
+#[test]
+fn what_is_neither_capture_nor_recording_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let output = tcpstate(&["trace", "-r"]).arg(&path).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let message = String::from_utf8(output.stderr).unwrap();
+        let of_file = format!("tcpstate: {} ", path.display());
+        message.strip_prefix(&of_file).unwrap().to_owned()
+    };
+    let words = b"root:x:0:0:root:/root:/bin/bash\n";
+    assert_eq!(
+        refused("words", words),
+        "is neither a recording of `tcpstate record` nor a packet capture (pcap, pcapng)\n"
+    );
+    let compress = |bytes: &[u8]| zstd::bulk::compress(bytes, 1).unwrap();
+    assert_eq!(
+        refused("compressed", &compress(words)),
+        "is compressed, and what is inside is no packet capture (neither pcap nor pcapng)\n"
+    );
+    assert_eq!(
+        refused("nothing", &compress(b"")),
+        "is compressed, and what is inside is empty\n"
+    );
+}
