@@ -16,10 +16,15 @@ use tcpstate_packets::{
 };
 use tcpstate_recording::Reader;
 
-/// Opens a file, `-` for standard input, as a source.
-pub(crate) fn open(path: &Path) -> anyhow::Result<Box<dyn EventSource>> {
+/// Opens a file, `-` for standard input, as a source. Of a capture, so many connections are followed at a time.
+pub(crate) fn open(path: &Path, max_connections: usize) -> anyhow::Result<Box<dyn EventSource>> {
     if path.as_os_str() == "-" {
-        return from(io::stdin(), "standard input".to_owned(), None);
+        return from(
+            io::stdin(),
+            "standard input".to_owned(),
+            None,
+            max_connections,
+        );
     }
     let Ok(file) = File::open(path) else {
         // It says why.
@@ -27,7 +32,12 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Box<dyn EventSource>> {
     };
     let metadata = file.metadata().ok();
     let total_bytes = metadata.filter(Metadata::is_file).map(|it| it.len());
-    from(file, path.display().to_string(), total_bytes)
+    from(
+        file,
+        path.display().to_string(),
+        total_bytes,
+        max_connections,
+    )
 }
 
 /// The source that these bytes are of.
@@ -35,6 +45,11 @@ fn from(
     mut stream: impl Read + Send + 'static,
     name: String,
     total_bytes: Option<u64>,
+    #[cfg_attr(
+        not(feature = "pcap"),
+        expect(unused_variables, reason = "of captures")
+    )]
+    max_connections: usize,
 ) -> anyhow::Result<Box<dyn EventSource>> {
     // A failure comes again when it is read.
     let first = first_bytes(&mut stream).unwrap_or_default();
@@ -42,7 +57,7 @@ fn from(
     let stream = Cursor::new(first).chain(stream);
     if is_packets {
         #[cfg(feature = "pcap")]
-        return match Capture::new(stream, name, total_bytes, Options::default()) {
+        return match Capture::new(stream, name, total_bytes, Options { max_connections }) {
             Ok(capture) => Ok(Box::new(capture)),
             Err(error) => Err(of_capture(error)),
         };

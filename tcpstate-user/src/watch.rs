@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io::{self, Write as _},
+    path::Path,
     pin::Pin,
     process::ExitCode,
     task::{Context, Poll},
@@ -204,7 +205,8 @@ fn run_view_until(
     // The runtime would panic at the limit.
     descriptors::check()?;
     // Before signals are handled: opening a FIFO may take for ever, and until then there is nothing to end well.
-    let file = arguments.read.as_deref().map(input::open).transpose()?;
+    let open = |path: &Path| input::open(path, limits.max_connections);
+    let file = arguments.read.as_deref().map(open).transpose()?;
     let part = match (&file, &arguments.read) {
         (Some(file), Some(path)) => {
             part::choose(&arguments.part, path, file.origin(), &zone::system())?

@@ -188,3 +188,18 @@ fn what_is_neither_capture_nor_recording_is_told() {
         "is compressed, and what is inside is empty\n"
     );
 }
+
+/// It has six connections that are open at the same time.
+#[test]
+fn max_connections_bounds_those_whose_packets_are_followed() {
+    let path = capture("87-time-goes-back.pcap");
+    let forgotten = |bound: &str| {
+        let mut command = tcpstate(&["life", "--max-connections", bound, "-r"]);
+        let output = command.arg(&path).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        let told = text.contains(": 5 connections were forgotten because there were too many");
+        (told, output.status.code())
+    };
+    assert_eq!(forgotten("1"), (true, Some(3)));
+    assert_eq!(forgotten("100"), (false, Some(0)));
+}
