@@ -10,7 +10,10 @@
 mod pcap;
 mod pcapng;
 
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    time::Duration,
+};
 
 use tcpstate_core::source::Notice;
 
@@ -82,12 +85,45 @@ enum Next {
     Stop(String),
 }
 
+/// The steps back in time from one packet to the next.
+#[derive(Clone, Copy, Default)]
+struct StepsBack {
+    count: u64,
+    /// The number of the packet after the longest one.
+    longest_at: u64,
+    longest_ns: u64,
+}
+
+impl StepsBack {
+    #[cold]
+    fn take(&mut self, number: u64, by_ns: u64) {
+        self.count = self.count.saturating_add(1);
+        if by_ns > self.longest_ns {
+            (self.longest_at, self.longest_ns) = (number, by_ns);
+        }
+    }
+
+    fn notice(self) -> Option<Notice> {
+        let at = self.longest_at;
+        let by = Duration::from_nanos(self.longest_ns).as_secs_f64();
+        let text = match self.count {
+            0 => return None,
+            1 => format!("times go back at packet {at} by {by} s"),
+            count => {
+                format!("times go back at packet {at} by {by} s, the most of {count} such places")
+            }
+        };
+        Some(Notice::new(text))
+    }
+}
+
 /// The packets of a stream.
 pub struct Packets<R> {
     window: Window<R>,
     format: Format,
     number: u64,
     last_ns: u64,
+    steps_back: StepsBack,
     current: Option<Place>,
     notices: Vec<Notice>,
     damaged_places: u64,
@@ -159,6 +195,7 @@ impl<R: Read> Packets<R> {
             format,
             number: 0,
             last_ns: 0,
+            steps_back: StepsBack::default(),
             current: None,
             notices: Vec::new(),
             damaged_places: 0,
@@ -205,6 +242,10 @@ impl<R: Read> Packets<R> {
             match next {
                 Ok(Next::Packet(place)) => {
                     self.number = self.number.saturating_add(1);
+                    if place.time_ns < self.last_ns {
+                        let by_ns = self.last_ns - place.time_ns;
+                        self.steps_back.take(self.number, by_ns);
+                    }
                     self.last_ns = place.time_ns;
                     self.current = Some(place);
                     return Ok(true);
@@ -259,6 +300,7 @@ impl<R: Read> Packets<R> {
     fn end(&mut self, damage: Option<String>) {
         self.has_ended = true;
         self.notices.extend(damage.map(Notice::damage));
+        self.notices.extend(self.steps_back.notice());
         let more = self.damaged_places.saturating_sub(NAMED_PLACES);
         if more > 0 {
             let text = format!("{more} more damaged places are left out");
