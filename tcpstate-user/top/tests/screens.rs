@@ -476,6 +476,20 @@ fn a_list_of_what_is_only_counted_says_so_and_leads_back() {
 }
 
 #[test]
+fn the_lists_of_the_services_are_chosen_from_all_connections() {
+    let app = shown(&host(), options(UNICODE));
+    let number = |keys: &str| -> u64 {
+        let mut app = app.clone();
+        type_in(&mut app, keys);
+        let text = frame(&mut app, (120, 40));
+        let head = text.lines().nth(1).unwrap();
+        let word = head.split_whitespace().nth(2).unwrap();
+        word.replace(',', "").parse().unwrap()
+    };
+    assert_eq!(number("2\n") + number("2j\n"), number("3"));
+}
+
+#[test]
 fn the_mouse_selects_and_opens() {
     let mut app = shown(&host(), options(UNICODE));
     frame(&mut app, (80, 24));
