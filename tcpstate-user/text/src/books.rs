@@ -51,6 +51,14 @@ impl fmt::Display for Losses<'_> {
     }
 }
 
+/// The word for what a view follows: of packets it has both ends of a connection, each for itself.
+pub(crate) const fn noun(end: &End) -> &'static str {
+    match end.evidence {
+        Evidence::Kernel => "connection",
+        Evidence::Packets => "connection end",
+    }
+}
+
 /// Writes the rest of the end behind the words: what is missing and why and, if the user wants them or something is
 /// missing, the books in full.
 pub fn write_books(end: &End, connections: Option<&Books>, err: &mut dyn Write) -> io::Result<()> {

@@ -503,6 +503,8 @@ impl View for Diagnose {
             return self.write_json(&last, end, out);
         }
         self.write_text(&last, out)?;
+        // On a terminal its sentence comes last.
+        out.flush()?;
         self.write_end(&last, end, err)
     }
 

@@ -33,7 +33,7 @@ use tcpstate_core::{
 };
 
 use crate::{
-    books::Changes,
+    books::{Changes, noun},
     format::{
         text::{Cell, Column, Columns, Layout, push_endpoint},
         units::{Count, Counted, Span},
@@ -294,7 +294,7 @@ impl View for Life {
             },
         };
         let sentence = |err: &mut dyn Write| {
-            let connections = Counted(books.connections(), "connection");
+            let connections = Counted(books.connections(), noun(end));
             let changes = Changes(end, Some(&books));
             writeln!(err, "{connections}, {} shown; {changes}", Count(shown))?;
             if undecided > 0 {

@@ -19,6 +19,7 @@ use tcpstate_core::{
 };
 
 use crate::{
+    books::noun,
     format::{
         text::{Cell, Column, Columns, Layout, OrDash},
         units::{Counted, Span},
@@ -230,7 +231,7 @@ impl View for Trace {
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
         let books = self.tracker.books();
-        let connections = Counted(books.connections(), "connection");
+        let connections = Counted(books.connections(), noun(end));
         let words = if self.leaves_out {
             format!("{connections}, {} shown", Counted(self.shown, "line"))
         } else {
