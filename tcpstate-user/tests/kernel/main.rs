@@ -76,9 +76,11 @@ fn main() {
         maximum: None,
     };
     let _ = setrlimit(Resource::Memlock, unlimited);
-    // A shell that starts this in the background ignores it for all that it starts.
-    // SAFETY: the default action replaces no handler of this process, which has none.
-    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+    // A shell that starts this in the background ignores the first for all that it starts, and nohup the second.
+    for signal in [libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: the default action replaces no handler of this process, which has none.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     net::claim_ports();
     let mut arguments = Arguments::from_args();
     // One test at a time: a process that a test starts holds, until its `exec`, a copy of every socket of
