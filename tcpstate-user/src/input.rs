@@ -83,7 +83,7 @@ fn of_capture(error: tcpstate_packets::source::ReadError) -> anyhow::Error {
     }
 }
 
-/// What is no recording is no capture either: it would have been taken for one.
+/// A file that is no recording is no capture either: it would have been taken for one.
 #[cfg(feature = "pcap")]
 fn of_recording(error: tcpstate_recording::ReadError) -> anyhow::Error {
     use tcpstate_recording::{HeaderError, ReadError};

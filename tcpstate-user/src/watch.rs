@@ -255,7 +255,7 @@ fn run_view_until(
         let source = source.as_mut();
         let ended = if let (Some(inbox), Some(path)) = (ways.playing, &arguments.read) {
             let playing = Playing::new(inbox, input::end_of(path)?);
-            // What there is to say about the recording is said when the screen is gone.
+            // Messages about the recording come when the screen is gone.
             let mut held = Outlet::new(Vec::new(), false);
             let outputs = Outputs {
                 out: &mut out,

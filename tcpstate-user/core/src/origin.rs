@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// [`Origin::attach`] of a stream that was rebuilt from packets.
 pub const PACKETS: &str = "packets";
 
-/// What a stream of events rests on.
+/// The evidence that a stream of events rests on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Evidence {
     /// The kernel's own transitions.
@@ -50,7 +50,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// What the events rest on.
+    /// The evidence that the events rest on.
     pub fn evidence(&self) -> Evidence {
         if self.attach == PACKETS {
             Evidence::Packets

@@ -190,7 +190,7 @@ pub struct End {
     pub verbose: bool,
     /// The part of a recording that was asked for; `None`: all of it.
     pub part: Option<Part>,
-    /// What the events rest on.
+    /// The evidence that the events rest on.
     pub evidence: Evidence,
     /// The packets that they were rebuilt from, where the source has them.
     pub packets: Option<Packets>,

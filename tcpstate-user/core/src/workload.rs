@@ -106,7 +106,7 @@ fn decoded(component: &str) -> Option<&str> {
     Some(name).filter(|name| is_unit_name(name) && !is_slice(name))
 }
 
-/// What systemd puts before a name that would be a file of the kernel's.
+/// The character that systemd puts before a name that would be a file of the kernel's.
 fn unescaped(component: &str) -> &str {
     component.strip_prefix('_').unwrap_or(component)
 }
@@ -156,7 +156,7 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     text.strip_prefix(before)?.strip_suffix(after)
 }
 
-/// What stands before and after a container's id.
+/// The text before and after a container's id.
 const CONTAINERS: [(&str, &str); 9] = [
     ("", ""),
     ("docker-", ".scope"),

@@ -286,7 +286,7 @@ impl Rebuilding {
                 return Ok(false);
             }
             self.take(events);
-            // What there is goes first where the next packet may be long in coming.
+            // The events so far go first where the next packet may be long in coming.
             let waits = !events.is_empty() && !self.packets.has_more_at_hand();
             if waits || events.len() >= BATCH {
                 break;

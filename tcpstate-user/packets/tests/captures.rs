@@ -24,7 +24,7 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures")
 }
 
-/// What a capture shows.
+/// The ways that a capture shows.
 struct Shown {
     books: Books,
     connections: u64,

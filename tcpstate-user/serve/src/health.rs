@@ -33,7 +33,7 @@ pub(crate) enum Unwell {
     Ended,
 }
 
-/// What is known of the health of a run.
+/// The facts that decide about the health of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Health {
     /// When the latest snapshot came.

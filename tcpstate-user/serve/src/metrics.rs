@@ -108,7 +108,7 @@ impl Unit {
     }
 }
 
-/// What the metrics are read from.
+/// The source of the metrics.
 #[derive(Debug)]
 pub(crate) struct Exposed {
     pub(crate) snapshot: Arc<RunSnapshot>,

@@ -48,7 +48,7 @@ const MAX_HEADERS: usize = 64;
 /// there is room again.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// What is served, and where.
+/// The choices of a server.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The address to listen on.

@@ -41,7 +41,7 @@ fn exchange(server: &Server, request: &[u8]) -> String {
 fn read(stream: &mut TcpStream) -> io::Result<String> {
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
-        // What it sent before is there.
+        // The bytes that it sent before are there.
         Err(error) if error.kind() != ErrorKind::ConnectionReset => return Err(error),
         _ => {}
     }

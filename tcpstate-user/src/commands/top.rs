@@ -188,7 +188,7 @@ mod built_in {
         (columns > 0).then_some(columns)
     }
 
-    /// What the snapshots are for.
+    /// The use of the snapshots.
     enum Mode {
         /// A screen that is to be shown when the source has started: until then, errors are said as usual.
         Waiting(Box<App>),

@@ -358,7 +358,7 @@ fn units_containers_and_pods() -> Result<()> {
     }
     by_group(&rates.stop()?.json()?.0, &hist.stop()?.json()?.0, &places)?;
     record.stop()?.json()?;
-    // What is gone is named by the recording.
+    // The recording names what is gone.
     drop(files);
     for (filter, is_wanted) in &filters {
         let words = ["life", "--json", "-r", file];

@@ -287,7 +287,7 @@ fn keys() -> Result<()> {
         }
         top.press(" ")?;
         top.await_screen("it goes on", |screen| !screen.contains("FROZEN"))?;
-        // What is on the screen by mistake goes.
+        // A stray text on the screen goes.
         lock(&top).process(b"\x1b[2J");
         top.press("\x0c")?;
         top.await_text("CLOSE_WAIT")?;

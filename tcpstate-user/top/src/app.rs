@@ -439,7 +439,7 @@ impl App {
             .flat_map(|typing| typing.message.lines());
         let lines = message.flat_map(|line| {
             let line = Printable(line.as_bytes()).to_string();
-            // What the mistake is shown in stands as it is.
+            // The text with the mistake stays as it is.
             if line.starts_with(' ') {
                 vec![line]
             } else {

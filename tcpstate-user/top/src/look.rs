@@ -1,4 +1,4 @@
-//! What a person looks at: the snapshot, the screen with the texts over it, and the choices that were made.
+//! The view of a person: the snapshot, the screen with the texts over it, and the choices that were made.
 
 use std::{fmt, sync::Arc};
 
@@ -193,16 +193,16 @@ pub(crate) struct Only {
     pub(crate) group: Option<GroupKey>,
 }
 
-/// What a person looks at.
+/// The view of a person.
 #[derive(Clone, Debug)]
 pub(crate) struct Look {
     pub(crate) options: Options,
     pub(crate) screen: Screen,
     /// The texts over the screen, the one on top last, each with the part that is seen.
     pub(crate) pages: Vec<(Page, Cursor)>,
-    /// What comes in.
+    /// The latest that came in.
     latest: Present,
-    /// What is shown, where that is frozen.
+    /// The present that is shown, where it is frozen.
     frozen: Option<Present>,
     pub(crate) only: Only,
     /// The screen that opened the list of these; `None`: another one was shown since.
@@ -241,7 +241,7 @@ impl Look {
         }
     }
 
-    /// What is shown.
+    /// The present that is shown.
     pub(crate) const fn shown(&self) -> &Present {
         match &self.frozen {
             Some(frozen) => frozen,
@@ -261,7 +261,7 @@ impl Look {
             let interval = &snapshot.interval;
             interval.end_ns.saturating_sub(interval.start_ns)
         };
-        // What is left at the end of a run is no interval to compare with others.
+        // The rest at the end of a run is no interval to compare with others.
         let is_rest = snapshot.is_final && length_ns(&snapshot) < self.options.interval_ns / 2;
         match &self.latest.snapshot {
             Some(before) if is_rest => {

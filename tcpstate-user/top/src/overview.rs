@@ -46,7 +46,7 @@ fn rates(look: &Look, shown: &Present, width: usize) -> Vec<Row> {
     let line = |rate: Rate, width: usize| {
         let latest = history.latest(rate);
         let latest = latest.map(|(count, interval_ns)| PerSecond { count, interval_ns });
-        // What is not known has no unit.
+        // An unknown rate has no unit.
         let latest = latest.map_or_else(|| "-  ".to_owned(), |rate| format!("{rate}/s"));
         let bars = theme.sparkline(&history.rates(rate), width.saturating_sub(RATE));
         let name = fitted(rate.name(), 14, Align::Left);

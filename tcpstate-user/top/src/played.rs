@@ -37,7 +37,7 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What makes a finding the same at two checks.
+/// The identity of a finding, the same at two checks.
 type Identity = (&'static str, Place);
 
 /// A recording that is played.

@@ -87,7 +87,7 @@ impl Cursor {
         if place >= self.top + height {
             self.top = place + 1 - height.max(1);
         }
-        // What stands above the first item is seen with it.
+        // The lines above the first item are seen with it.
         let is_first = !rows.iter().take(place).any(|row| row.item.is_some());
         if is_first && place < height {
             self.top = 0;

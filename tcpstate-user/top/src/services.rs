@@ -24,7 +24,7 @@ use crate::{
     row::{Item, Row},
 };
 
-/// What is known of a service.
+/// The facts that are known of a service.
 struct Service<'a> {
     name: String,
     key: GroupKey,
@@ -62,7 +62,7 @@ impl Value {
         match self {
             Self::Count(count) | Self::Rate(count, _) => count,
             Self::Unknown => 0,
-            // What is not known is less than all that is.
+            // An unknown figure is less than all known ones.
             Self::Time(ns) => match ns {
                 Some(ns) => ns.saturating_add(1),
                 None => 0,

@@ -143,7 +143,7 @@ impl Drop for Guard {
     }
 }
 
-/// What the thread that draws waits for.
+/// The things that the thread that draws waits for.
 enum Message {
     Event(Event),
     /// There may be a snapshot, or the end.

@@ -40,7 +40,7 @@ impl Theme {
         })
     }
 
-    /// What is frozen, or missing.
+    /// The style of what is frozen, or missing.
     pub(crate) fn alert(self) -> Style {
         self.severity(Severity::Critical)
     }

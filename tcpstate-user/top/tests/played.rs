@@ -136,7 +136,7 @@ impl Player {
         self.app.update(Input::Key(key))
     }
 
-    /// What the last of these keys leads to.
+    /// The command that the last of these keys leads to.
     fn type_in(&mut self, keys: &str) -> Then {
         keys.chars().map(|key| self.press(key)).last().unwrap()
     }

@@ -13,7 +13,7 @@ use crate::{
 /// Length of the file's header.
 pub(super) const HEADER: usize = 24;
 
-/// What the magic says.
+/// The facts that the magic gives.
 #[derive(Clone, Copy)]
 pub(super) struct Layout {
     order: Order,

@@ -314,7 +314,7 @@ impl Connection {
         let (end, _) = pair(&mut self.ends, x);
         let before = end.states;
         let after = before.map(step);
-        // What contradicts all that was seen is not believed.
+        // A packet that contradicts all that was seen is not believed.
         if after.is_none() {
             return;
         }

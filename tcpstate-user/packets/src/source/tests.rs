@@ -7,7 +7,7 @@ use crate::{
 };
 use tcpstate_common::State;
 
-/// What a source hands out: its events, its messages, and its end.
+/// All that a source hands out: its events, its messages, and its end.
 async fn drain(capture: &mut Capture) -> (Vec<Event>, Vec<String>, Result<(), SourceError>) {
     let (mut events, mut messages) = (Vec::new(), Vec::new());
     let mut is_settled = false;

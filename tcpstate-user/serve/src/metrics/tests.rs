@@ -142,7 +142,7 @@ fn a_scrape_has_every_metric_with_its_labels() {
     ] {
         assert!(text.contains(&format!("\n{line}\n")), "no {line} in {text}");
     }
-    // What is not known is left out.
+    // An unknown figure is left out.
     for absent in [
         "reason=\"nested\"",
         "\nprocess_resident_memory_bytes ",

@@ -24,7 +24,7 @@ use super::{Driver, Gate, Intake, Playing, RunError, Supply};
 /// The loop wakes up no more often than this to show events that have become due.
 const FRAME: Duration = Duration::from_millis(20);
 
-/// What playing adds to a run.
+/// The part of a run that plays.
 pub(super) struct Player {
     inbox: Inbox,
     pace: Pace,

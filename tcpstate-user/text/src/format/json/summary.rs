@@ -49,7 +49,7 @@ pub struct Summary<'a, T> {
     kind: &'static str,
     /// Whether nothing is known to be missing.
     complete: bool,
-    /// What the changes rest on: `kernel` or `packets`.
+    /// The evidence that the changes rest on: `kernel` or `packets`.
     evidence: &'static str,
     /// The packets that they were rebuilt from.
     #[serde(skip_serializing_if = "Option::is_none")]
