@@ -110,10 +110,12 @@ fn causes(mode: &str, make: Ends) -> Result<()> {
     let port = unused_port();
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("recording");
-    let tcpstate = record(mode, port, &file)?;
-    // Counting in the kernel takes a BTF tracepoint.
-    let counting = (mode == "btf").then(|| count(port)).transpose()?;
     let netns = Netns::new()?;
+    let inode = netns.inode()?.to_string();
+    let here = ["-P", &port.to_string(), "--netns", &inode];
+    let tcpstate = record(mode, &here, &file)?;
+    // Counting in the kernel takes a BTF tracepoint.
+    let counting = (mode == "btf").then(|| count(&here)).transpose()?;
     let tcpdump = netns.run(|| Tcpdump::start(port))?;
     let ends = netns.run_until_quiet(|| make(port))?;
     let packets = netns.run(|| tcpdump.stop())?;
@@ -166,8 +168,11 @@ fn reset_reason(mode: &str, make: Ends, reason: &str) -> Result<()> {
     let port = unused_port();
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("recording");
-    let tcpstate = record(mode, port, &file)?;
-    Netns::new()?.run_until_quiet(|| make(port))?;
+    let netns = Netns::new()?;
+    let inode = netns.inode()?.to_string();
+    let here = ["-P", &port.to_string(), "--netns", &inode];
+    let tcpstate = record(mode, &here, &file)?;
+    netns.run_until_quiet(|| make(port))?;
     tcpstate.stop()?.json()?;
     // The first kernels with reasons had no name for some.
     let name = format!("SK_RST_REASON_{}", reason.to_uppercase());
@@ -189,10 +194,9 @@ fn reset_reason(mode: &str, make: Ends, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// Starts to count in the kernel.
-fn count(port: u16) -> Result<Tcpstate> {
-    let port = port.to_string();
-    Tcpstate::start(&["rates", "1h", "--json", "--in-kernel", "-P", &port])
+/// Starts to count these sockets in the kernel.
+fn count(sockets: &[&str]) -> Result<Tcpstate> {
+    Tcpstate::start(&[&["rates", "1h", "--json", "--in-kernel"], sockets].concat())
 }
 
 /// The number of connections that the kernel reset after their close, by the counters of this namespace.
@@ -209,12 +213,11 @@ fn aborts() -> Result<u64> {
         .sum()
 }
 
-fn record(mode: &str, port: u16, file: &Path) -> Result<Tcpstate> {
+/// Starts to record these sockets.
+fn record(mode: &str, sockets: &[&str], file: &Path) -> Result<Tcpstate> {
     let file = file.to_str().context("no text")?;
-    let port = port.to_string();
-    Tcpstate::start(&[
-        "record", "--json", "-w", file, "--attach", mode, "-P", &port,
-    ])
+    let fixed = ["record", "--json", "-w", file, "--attach", mode];
+    Tcpstate::start(&[&fixed, sockets].concat())
 }
 
 /// The cause of this end, found without `tcpstate`.
@@ -377,7 +380,7 @@ fn simultaneous_close(mode: &str) -> Result<()> {
     let port = unused_port();
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("recording");
-    let tcpstate = record(mode, port, &file)?;
+    let tcpstate = record(mode, &["-P", &port.to_string()], &file)?;
     let scenario = SCENARIOS
         .iter()
         .find(|scenario| scenario.name == "simultaneous_close");
