@@ -54,7 +54,7 @@ pub struct Ended {
     pub errors: String,
 }
 
-/// The figures of a process's BPF programs, summed.
+/// The figures of one BPF program, or the sums over those of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProgramRuns {
     pub run_ns: u64,
@@ -243,6 +243,17 @@ fn contents(file: &File) -> Result<String> {
 
 /// Sums the kernel's figures of the BPF programs that a process holds, each program once.
 pub fn program_runs(pid: u32) -> Result<ProgramRuns> {
+    let mut sum = ProgramRuns::default();
+    for runs in programs(pid)?.into_values() {
+        sum.run_ns += runs.run_ns;
+        sum.run_count += runs.run_count;
+        sum.recursion_misses += runs.recursion_misses;
+    }
+    Ok(sum)
+}
+
+/// The kernel's figures of each BPF program that a process holds, by the program's id.
+pub fn programs(pid: u32) -> Result<BTreeMap<u64, ProgramRuns>> {
     let mut programs = BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         // A descriptor may have just been closed.
@@ -254,15 +265,13 @@ pub fn program_runs(pid: u32) -> Result<ProgramRuns> {
         if let (Some(id), Some(run_ns), Some(run_count)) =
             (field("prog_id:"), field("run_time_ns:"), field("run_cnt:"))
         {
-            let misses = field("recursion_misses:").unwrap_or(0);
-            programs.insert(id, (run_ns, run_count, misses));
+            let runs = ProgramRuns {
+                run_ns,
+                run_count,
+                recursion_misses: field("recursion_misses:").unwrap_or(0),
+            };
+            programs.insert(id, runs);
         }
     }
-    let mut sum = ProgramRuns::default();
-    for (run_ns, run_count, misses) in programs.into_values() {
-        sum.run_ns += run_ns;
-        sum.run_count += run_count;
-        sum.recursion_misses += misses;
-    }
-    Ok(sum)
+    Ok(programs)
 }

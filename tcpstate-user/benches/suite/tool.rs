@@ -113,7 +113,28 @@ pub fn views() -> Vec<Tool> {
             PER_CONNECTION,
             count_passed,
         ),
+        ours(
+            "tcpstate diagnose --follow",
+            "diagnose --follow --json",
+            PER_CONNECTION,
+            count_passed,
+        ),
     ]
+}
+
+/// tcpstate's streaming views as they are used, without a filter.
+pub fn unfiltered() -> Vec<Tool> {
+    [
+        ("tcpstate rates", "rates --json"),
+        ("tcpstate trace --json", "trace --json"),
+        ("tcpstate record", "record --json -w /dev/null"),
+        (
+            "tcpstate rates --attach tracepoint",
+            "rates --json --attach tracepoint",
+        ),
+    ]
+    .map(|(name, arguments)| ours(name, arguments, PER_CONNECTION, count_passed))
+    .into()
 }
 
 /// Other tools that answer the same question.
