@@ -79,13 +79,17 @@ impl Judge {
 #[derive(Clone, Copy, Debug)]
 pub struct Printable<'a>(pub &'a [u8]);
 
-impl Printable<'_> {
-    fn write(self, f: &mut impl Write, and: &[char]) -> fmt::Result {
-        // Nearly all names are plain, and cheaper in one piece.
+impl<'a> Printable<'a> {
+    /// The text, if it is shown as it is: nearly all names are, and cheaper in one piece.
+    fn plain(self) -> Option<&'a str> {
         let is_plain = |&byte: &u8| matches!(byte, b' '..=b'~') && byte != b'\\';
+        self.0.iter().all(is_plain).then_some(self.0)?;
+        str::from_utf8(self.0).ok()
+    }
+
+    fn write(self, f: &mut impl Write, and: &[char]) -> fmt::Result {
         if and.is_empty()
-            && self.0.iter().all(is_plain)
-            && let Ok(text) = std::str::from_utf8(self.0)
+            && let Some(text) = self.plain()
         {
             return f.write_str(text);
         }
@@ -121,7 +125,12 @@ impl fmt::Display for Printable<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a>(pub &'a [u8]);
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    /// The text, if it is shown as it is.
+    pub fn plain(self) -> Option<&'a str> {
+        Printable(self.0).plain().filter(|_| !self.needs_quotes())
+    }
+
     fn needs_quotes(self) -> bool {
         let is_end = |byte: Option<&u8>, also: &[u8]| {
             byte.is_none_or(|byte| *byte == b' ' || also.contains(byte))

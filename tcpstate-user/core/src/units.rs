@@ -19,33 +19,46 @@ impl fmt::Display for Millis {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub u64);
 
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Span {
+    /// The text, which a view writes hundreds of thousands of times a second.
+    pub fn written(self) -> Written {
         const MINUTE: u64 = 60;
         const HOUR: u64 = 60 * MINUTE;
         const DAY: u64 = 24 * HOUR;
-        let seconds = self.0 / 1_000_000_000;
+        const SECOND_NS: u64 = 1_000_000_000;
+        let seconds = self.0 / SECOND_NS;
+        let mut text = Written::default();
         match seconds {
-            0..MINUTE => {
-                let (unit_ns, unit) = match self.0 {
-                    0..1_000 => return write!(f, "{} ns", self.0),
-                    1_000..1_000_000 => (1_000, "us"),
-                    1_000_000..1_000_000_000 => (1_000_000, "ms"),
-                    _ => (1_000_000_000, "s"),
-                };
-                write!(
-                    f,
-                    "{} {unit}",
-                    ThreeDigits {
-                        value: self.0,
-                        unit: unit_ns
-                    }
-                )
-            }
-            MINUTE..HOUR => write!(f, "{}m {:02}s", seconds / MINUTE, seconds % MINUTE),
-            HOUR..DAY => write!(f, "{}h {:02}m", seconds / HOUR, seconds % HOUR / MINUTE),
-            _ => write!(f, "{}d {:02}h", seconds / DAY, seconds % DAY / HOUR),
-        }
+            0..MINUTE => match self.0 {
+                0..1_000 => text.number(self.0).word(b" ns"),
+                // Constants, so that nothing is divided at run time.
+                1_000..1_000_000 => text.three_digits::<1_000>(self.0).word(b" us"),
+                1_000_000..SECOND_NS => text.three_digits::<1_000_000>(self.0).word(b" ms"),
+                _ => text.three_digits::<SECOND_NS>(self.0).word(b" s"),
+            },
+            MINUTE..HOUR => text
+                .number(seconds / MINUTE)
+                .word(b"m ")
+                .two_digits(seconds % MINUTE)
+                .word(b"s"),
+            HOUR..DAY => text
+                .number(seconds / HOUR)
+                .word(b"h ")
+                .two_digits(seconds % HOUR / MINUTE)
+                .word(b"m"),
+            _ => text
+                .number(seconds / DAY)
+                .word(b"d ")
+                .two_digits(seconds % DAY / HOUR)
+                .word(b"h"),
+        };
+        text
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.written().fmt(f)
     }
 }
 
@@ -53,42 +66,96 @@ impl fmt::Display for Span {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes(pub u64);
 
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (shift, unit) = match self.0 {
-            0..0x400 => return write!(f, "{} B", self.0),
-            0x400..0x10_0000 => (10, "KiB"),
-            0x10_0000..0x4000_0000 => (20, "MiB"),
-            0x4000_0000..0x100_0000_0000 => (30, "GiB"),
-            _ => (40, "TiB"),
+impl Bytes {
+    /// The text.
+    pub fn written(self) -> Written {
+        const KIB: u64 = 1 << 10;
+        const MIB: u64 = 1 << 20;
+        const GIB: u64 = 1 << 30;
+        const TIB: u64 = 1 << 40;
+        let mut text = Written::default();
+        match self.0 {
+            0..KIB => text.number(self.0).word(b" B"),
+            KIB..MIB => text.three_digits::<KIB>(self.0).word(b" KiB"),
+            MIB..GIB => text.three_digits::<MIB>(self.0).word(b" MiB"),
+            GIB..TIB => text.three_digits::<GIB>(self.0).word(b" GiB"),
+            TIB.. => text.three_digits::<TIB>(self.0).word(b" TiB"),
         };
-        write!(
-            f,
-            "{} {unit}",
-            ThreeDigits {
-                value: self.0,
-                unit: 1 << shift
-            }
-        )
+        text
     }
 }
 
-/// `value / unit` with three significant digits, truncated: rounding could turn 999.9 into 1000.
-struct ThreeDigits {
-    value: u64,
-    unit: u64,
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.written().fmt(f)
+    }
 }
 
-impl fmt::Display for ThreeDigits {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = self.value / self.unit;
-        let rest = u128::from(self.value % self.unit);
-        let decimals = |scale: u128| rest * scale / u128::from(self.unit);
-        match whole {
-            0..10 => write!(f, "{whole}.{:02}", decimals(100)),
-            10..100 => write!(f, "{whole}.{}", decimals(10)),
-            _ => write!(f, "{whole}"),
+/// A quantity as text, on the stack.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written {
+    /// As many as the largest number of bytes and the longest unit.
+    bytes: [u8; 28],
+    length: usize,
+}
+
+impl Written {
+    /// The text, in ASCII.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    fn digit(&mut self, digit: u64) {
+        if let Some(place) = self.bytes.get_mut(self.length) {
+            // Below 10.
+            *place = b'0' + (digit % 10) as u8;
+            self.length += 1;
         }
+    }
+
+    fn word(&mut self, word: &[u8]) -> &mut Self {
+        let end = self.length + word.len();
+        if let Some(place) = self.bytes.get_mut(self.length..end) {
+            place.copy_from_slice(word);
+            self.length = end;
+        }
+        self
+    }
+
+    fn number(&mut self, number: u64) -> &mut Self {
+        let mut scale = 1;
+        while number / scale >= 10 {
+            scale *= 10;
+        }
+        while scale > 0 {
+            self.digit(number / scale);
+            scale /= 10;
+        }
+        self
+    }
+
+    fn two_digits(&mut self, number: u64) -> &mut Self {
+        self.digit(number / 10);
+        self.digit(number);
+        self
+    }
+
+    /// `value / UNIT` with three significant digits, truncated: rounding could turn 999.9 into 1000.
+    fn three_digits<const UNIT: u64>(&mut self, value: u64) -> &mut Self {
+        // A unit is at most 2^40, so the products do not overflow.
+        let (whole, rest) = (value / UNIT, value % UNIT);
+        match whole {
+            0..10 => self.number(whole).word(b".").two_digits(rest * 100 / UNIT),
+            10..100 => self.number(whole).word(b".").number(rest * 10 / UNIT),
+            _ => self.number(whole),
+        }
+    }
+}
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Always ASCII.
+        f.write_str(str::from_utf8(self.as_bytes()).unwrap_or_default())
     }
 }
 

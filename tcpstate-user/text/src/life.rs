@@ -463,7 +463,7 @@ fn push_cause(row: &ConnectionRow, _room: usize, line: &mut Vec<u8>) -> io::Resu
 /// The states and the time in each; where there is no room for all, those that took longest, and `..`.
 fn push_states(row: &ConnectionRow, room: usize, line: &mut Vec<u8>) -> io::Result<()> {
     let start = line.len();
-    push_some_states(row, |_| true, true, line)?;
+    push_some_states(row, |_| true, true, line);
     if line.len() - start <= room {
         return Ok(());
     }
@@ -475,7 +475,7 @@ fn push_states(row: &ConnectionRow, room: usize, line: &mut Vec<u8>) -> io::Resu
     longest.sort_by_key(|&at| Reverse(time(at)));
     loop {
         line.truncate(start);
-        push_some_states(row, |at| longest.contains(&at), false, line)?;
+        push_some_states(row, |at| longest.contains(&at), false, line);
         line.extend_from_slice(b"..");
         if line.len() - start <= room || longest.len() <= 1 {
             return Ok(());
@@ -490,7 +490,7 @@ fn push_some_states(
     is_shown: impl Fn(usize) -> bool,
     with_rest: bool,
     line: &mut Vec<u8>,
-) -> io::Result<()> {
+) {
     let mut separator: &[u8] = b"";
     let last = row.states.len().saturating_sub(1);
     for (index, stay) in row.states.iter().enumerate() {
@@ -503,9 +503,12 @@ fn push_some_states(
         match (stay.dwell_ns, stay.at_least_ns) {
             (Some(dwell_ns), _) => {
                 line.extend_from_slice(if stay.sampled { b" ~" } else { b" " });
-                write!(line, "{}", Span(dwell_ns))?;
+                line.extend_from_slice(Span(dwell_ns).written().as_bytes());
             }
-            (None, Some(at_least_ns)) => write!(line, " >{}", Span(at_least_ns))?,
+            (None, Some(at_least_ns)) => {
+                line.extend_from_slice(b" >");
+                line.extend_from_slice(Span(at_least_ns).written().as_bytes());
+            }
             (None, None) => line.extend_from_slice(b" -"),
         }
         if row.is_open() && index == last {
@@ -513,7 +516,7 @@ fn push_some_states(
         }
     }
     if !with_rest {
-        return Ok(());
+        return;
     }
     if let Some(state) = row.goes_on {
         line.extend_from_slice(b", then ");
@@ -522,5 +525,4 @@ fn push_some_states(
     if row.truncated {
         line.extend_from_slice(b" (too many states: some are left out)");
     }
-    Ok(())
 }

@@ -21,7 +21,7 @@ use tcpstate_core::{
 use crate::{
     books::noun,
     format::{
-        text::{Cell, Column, Columns, Layout, OrDash},
+        text::{Cell, Column, Columns, Layout},
         units::{Counted, Span},
     },
     printer::RecordPrinter,
@@ -173,7 +173,10 @@ fn push_dwell(row: &TransitionRow, _room: usize, line: &mut Vec<u8>) -> io::Resu
     if row.dwell_interval_ns.is_some() {
         line.push(b'~');
     }
-    write!(line, "{}", OrDash(row.dwell_ns.map(Span)))
+    match row.dwell_ns {
+        Some(dwell_ns) => line.write_all(Span(dwell_ns).written().as_bytes()),
+        None => line.write_all(b"-"),
+    }
 }
 
 impl View for Trace {

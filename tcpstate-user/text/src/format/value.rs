@@ -7,6 +7,7 @@ use std::{
 };
 
 use tcpstate_common::State;
+use tcpstate_core::escape::Entry;
 
 /// All service ports beyond the bound together.
 pub(crate) const OTHER: &str = "other";
@@ -14,6 +15,25 @@ pub(crate) const OTHER: &str = "other";
 /// Appends a number.
 pub(crate) fn push_number(line: &mut Vec<u8>, number: u64) {
     line.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Appends a number in hexadecimal digits.
+pub(crate) fn push_hex(line: &mut Vec<u8>, number: u64) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let significant = 64 - (number | 1).leading_zeros();
+    for nibble in (0..significant.div_ceil(4)).rev() {
+        let digit = (number >> (4 * nibble)) & 15;
+        line.extend(DIGITS.get(digit as usize));
+    }
+}
+
+/// Appends a name that others chose.
+pub(crate) fn push_entry(line: &mut Vec<u8>, name: &[u8]) -> io::Result<()> {
+    let entry = Entry(name);
+    match entry.plain() {
+        Some(text) => line.write_all(text.as_bytes()),
+        None => write!(line, "{entry}"),
+    }
 }
 
 /// Appends an address.
@@ -46,6 +66,16 @@ mod tests {
 
     #[test]
     fn values_are_written_as_they_display() {
+        for number in [0, 1, 15, 16, 0xfff, 0x1000, u64::MAX] {
+            let mut line = Vec::new();
+            push_hex(&mut line, number);
+            assert_eq!(String::from_utf8(line).unwrap(), format!("{number:x}"));
+        }
+        for name in [&b"nginx"[..], b"", b"-", b" a", b"a\\b", b"a\x1bb", b"\xff"] {
+            let mut line = Vec::new();
+            push_entry(&mut line, name).unwrap();
+            assert_eq!(String::from_utf8(line).unwrap(), Entry(name).to_string());
+        }
         for address in [
             "0.0.0.0",
             "192.0.2.10",

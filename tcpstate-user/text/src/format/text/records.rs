@@ -18,7 +18,7 @@ use crate::{
     format::{
         time::{self, Local, Since},
         units::{Bytes, PerSecond, Span},
-        value::{OTHER, push_address, push_number, push_state},
+        value::{OTHER, push_address, push_entry, push_hex, push_number, push_state},
     },
     settings::Settings,
 };
@@ -176,7 +176,11 @@ fn push_content<R: AsRef<Common>>(
             write!(line, "{}", Since { ns, from_ns })
         }
         Content::Cookie => match row.as_ref().cookie {
-            Some(cookie) => write!(line, "sk:{cookie:x}"),
+            Some(cookie) => {
+                line.extend_from_slice(b"sk:");
+                push_hex(line, cookie);
+                Ok(())
+            }
             None => line.write_all(b"-"),
         },
         Content::Field(field) => push(line, field.kind, (field.get)(row)),
@@ -198,13 +202,13 @@ fn push(line: &mut Vec<u8>, kind: Kind, value: Value<'_>) -> io::Result<()> {
     match value {
         Value::Number(0) if kind == Kind::Port => line.push(b'-'),
         Value::Number(number) => match kind {
-            Kind::Nanoseconds => write!(line, "{}", Span(number))?,
-            Kind::Bytes => write!(line, "{}", Bytes(number))?,
+            Kind::Nanoseconds => line.extend_from_slice(Span(number).written().as_bytes()),
+            Kind::Bytes => line.extend_from_slice(Bytes(number).written().as_bytes()),
             _ => push_number(line, number),
         },
         Value::Bool(yes) => line.extend_from_slice(if yes { b"yes" } else { b"no" }),
         Value::Word(word) => line.extend_from_slice(word.as_bytes()),
-        Value::Name(name) => write!(line, "{}", Entry(name))?,
+        Value::Name(name) => push_entry(line, name)?,
         Value::Address(address) => push_address(line, address)?,
         Value::State(state) => push_state(line, state),
         Value::Cause(cause) => line.extend_from_slice(cause.name().as_bytes()),
