@@ -31,6 +31,7 @@ mod on_event;
 mod packed;
 mod pages;
 mod rates;
+mod regroup;
 mod slots;
 mod snapshot;
 mod state_exit;

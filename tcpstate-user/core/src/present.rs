@@ -16,14 +16,18 @@
 //!   or after a run that broke off without one, [`Subscriber::next`] gives `None`.
 //! - An event costs what the tracker costs. All else is done once a tick, and what it costs there is
 //!   the consumer's choice ([`Include`](crate::model::Include)).
+//! - The one thing that a consumer can ask for is another grouping ([`Asker`]). It gets a snapshot of that without
+//!   waiting for a tick, as soon as the driver asks the view ([`View::poll_asked`](crate::view::View::poll_asked)).
 //! - Whoever wants findings too ([`Publisher::diagnosing`]) pays for the counts of [`crate::diagnosis`] at each event.
 
+mod asked;
 mod channel;
 mod findings;
 mod publisher;
 mod snapshot;
 
 pub use self::{
+    asked::Asker,
     channel::Subscriber,
     publisher::{Options, Publisher},
     snapshot::RunSnapshot,

@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     io::{self, Write},
+    task::{Context, Poll},
 };
 
 use serde::Serialize;
@@ -64,6 +65,12 @@ pub trait View {
 
     /// Takes the counts of the source since the last call: instead of events, from a source that counts.
     fn tally(&mut self, _tally: &Tally) {}
+
+    /// Does one thing that was asked of the view from outside the stream. Pending, with the waker kept, where nothing
+    /// is asked. Never called in the middle of a jump.
+    fn poll_asked(&mut self, _cx: &Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 
     /// Whether the view uses samples: the minisockets and half-open connections that no transition shows.
     fn wants_samples(&self) -> bool {

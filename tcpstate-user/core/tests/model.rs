@@ -396,6 +396,54 @@ proptest! {
     }
 
     #[test]
+    fn groups_change_at_any_time_and_nothing_else(
+        inputs in inputs(200),
+        limits in limits(),
+        bys in vec(select(By::ALL.to_vec()), 1..5),
+    ) {
+        let new = || {
+            let mut tracker = Tracker::new(limits);
+            tracker.follow();
+            tracker
+        };
+        let (mut fixed, mut changing) = (new(), new());
+        let mut now_ns = 0;
+        for (at, input) in inputs.iter().enumerate() {
+            if at % 10 == 9 {
+                changing.group_by(bys[at / 10 % bys.len()]);
+            }
+            for tracker in [&mut fixed, &mut changing] {
+                match input {
+                    Input::Event(record) => {
+                        let event = Event::try_from(**record).expect("AF_INET");
+                        now_ns = now_ns.max(event.ts_ns());
+                        tracker.apply(&event);
+                    }
+                    Input::Census(census) => {
+                        now_ns = now_ns.max(census.begin_ns);
+                        tracker.census(census, |_| {});
+                    }
+                    Input::Tick => {}
+                }
+            }
+            if let Input::Tick = input {
+                let (one, other) = (fixed.tick(now_ns), changing.tick(now_ns));
+                prop_assert_eq!((one.all, one.dwell), (other.all, other.dwell));
+            }
+            let include = Include { connections: Connections::All, histograms: false };
+            let (one, other) = (fixed.snapshot_of(include), changing.snapshot_of(include));
+            prop_assert_eq!(&one.all, &other.all);
+            prop_assert_eq!((one.books, one.connections), (other.books, other.connections));
+            // Every socket is in a group.
+            let mut states = BTreeMap::new();
+            for &(state, count) in other.groups.iter().flat_map(|group| &group.figures.states) {
+                *states.entry(state).or_default() += count;
+            }
+            prop_assert_eq!(states.into_iter().collect::<Vec<_>>(), other.all.states);
+        }
+    }
+
+    #[test]
     fn quantiles_are_within_a_percent(
         durations in vec(
             // Of all sizes alike, from a microsecond to a day.

@@ -178,6 +178,59 @@ fn findings_are_those_of_half_a_minute_and_stay_for_another() {
     assert!(subscriber.latest().unwrap().findings.is_none());
 }
 
+#[test]
+fn another_grouping_is_published_when_it_is_asked_for() {
+    let mut publisher = started(Include::FIGURES, None);
+    let asker = publisher.asker();
+    let subscriber = publisher.subscribe();
+    let rings = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&rings));
+    let cx = Context::from_waker(&waker);
+    assert!(publisher.poll_asked(&cx).is_pending());
+    open(&mut publisher, 1);
+    tick(&mut publisher, 1);
+    open(&mut publisher, SECOND + 2);
+    asker.group_by(By::Netns);
+    asker.clone().group_by(By::Role);
+    assert_eq!(rings.0.load(Ordering::Relaxed), 1, "it has not looked yet");
+    assert!(publisher.poll_asked(&cx).is_ready());
+    assert!(publisher.poll_asked(&cx).is_pending());
+    let snapshot = subscriber.latest().unwrap();
+    let tracker = &snapshot.tracker;
+    assert_eq!((snapshot.number, tracker.by), (2, By::Role));
+    assert_eq!(tracker.by_since_ns, Some(SECOND + 2));
+    assert_eq!(tracker.all.opened, 2);
+    let [group] = tracker.groups.as_slice() else {
+        panic!("{:?}", tracker.groups);
+    };
+    assert_eq!(group.key, GroupKey::Role(Role::Client));
+    assert_eq!(group.figures.states, [(State::SYN_SENT, 2)]);
+    assert_eq!(group.figures.opened, 0, "both opened before");
+    // The interval that was published last, without groups.
+    assert_eq!(
+        (snapshot.interval.end_ns, snapshot.interval.all.opened),
+        (SECOND, 1)
+    );
+    assert!(snapshot.interval.groups.is_empty());
+    // The next one has what follows in groups, and all of it over all.
+    open(&mut publisher, SECOND + 3);
+    tick(&mut publisher, 2);
+    let snapshot = subscriber.latest().unwrap();
+    assert_eq!(snapshot.interval.all.opened, 2);
+    let opened: Vec<u64> = snapshot
+        .interval
+        .groups
+        .iter()
+        .map(|group| group.figures.opened)
+        .collect();
+    assert_eq!(opened, [1]);
+    // After the end nothing follows.
+    finish(&mut publisher, 3);
+    asker.group_by(By::Port);
+    assert!(publisher.poll_asked(&cx).is_ready());
+    assert!(subscriber.latest().unwrap().is_final);
+}
+
 struct Unpark(Thread);
 
 impl Wake for Unpark {

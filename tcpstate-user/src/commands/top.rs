@@ -17,6 +17,7 @@ mod built_in {
         io::{self, IsTerminal as _, Write},
         process::ExitCode,
         sync::Arc,
+        task::{Context, Poll},
     };
 
     use tcpstate::run::{signals, stdout};
@@ -39,7 +40,7 @@ mod built_in {
     use tcpstate_text::{books::write_books, settings::Settings};
     use tcpstate_top::{
         App, Input, LAYOUT, LookUp, Options, Theme, plain,
-        terminal::{self, Running},
+        terminal::{self, Run, Running},
     };
     use tokio::sync::Notify;
 
@@ -245,13 +246,17 @@ mod built_in {
                 publisher.start(origin, out)?;
             }
             signals::before_kill(terminal::leave_at_once);
-            let subscriber = self.subscriber.clone();
+            let Some(asker) = self.publisher.as_ref().map(Publisher::asker) else {
+                return Ok(());
+            };
+            let run = Run {
+                subscriber: self.subscriber.clone(),
+                asker,
+                controls: self.controls.take(),
+            };
             let quit = Arc::clone(&self.quit);
             let quit = move || quit.notify_one();
-            let controls = self.controls.take();
-            take_mut(&mut self.mode, |app| {
-                Running::start(app, subscriber, controls, quit)
-            })
+            take_mut(&mut self.mode, |app| Running::start(app, run, quit))
         }
 
         fn look_ahead(&self, events: &[Event]) {
@@ -285,6 +290,13 @@ mod built_in {
         fn tally(&mut self, tally: &Tally) {
             if let Some(publisher) = self.publisher() {
                 publisher.tally(tally);
+            }
+        }
+
+        fn poll_asked(&mut self, cx: &Context<'_>) -> Poll<()> {
+            match self.publisher() {
+                Some(publisher) => publisher.poll_asked(cx),
+                None => Poll::Pending,
             }
         }
 

@@ -278,6 +278,8 @@ impl<'a> Driver<'a> {
                 if let Poll::Ready(command) = self.poll_command(cx) {
                     return Poll::Ready(Wake::Command(command));
                 }
+                // Nothing is shown before the end of a jump.
+                while !self.passes_ticks() && self.view.poll_asked(cx).is_ready() {}
                 let is_due = armed_ns.is_some() && timer.as_mut().poll(cx).is_ready();
                 if is_due && self.waits_for_no_event() {
                     return Poll::Ready(Wake::Clock);

@@ -9,7 +9,7 @@ use ratatui::{Frame, text::Line};
 use tcpstate_core::{
     escape::Printable,
     expression::{Expression, Moment},
-    model::GroupKey,
+    model::{By, GroupKey},
     play::{Command, Position},
     present::RunSnapshot,
     service::ServicePort,
@@ -19,7 +19,9 @@ use crate::{
     connection, connections, dwell, finding, frame,
     help::{self, KEYS},
     look::{Filter, Look, Only, Options, Page, Screen, Subject, Typing},
-    machine, overview, played,
+    machine,
+    order::{grouping_before, grouping_beside},
+    overview, played,
     row::{Cursor, Item, Row},
     services,
 };
@@ -48,6 +50,8 @@ pub enum Then {
     Redraw,
     /// The player gets a command, and the frame has to be drawn.
     Play(Command),
+    /// The publisher is asked for this grouping, and the frame has to be drawn.
+    GroupBy(By),
     /// The shell gets the terminal until it continues the process.
     Suspend,
     /// The run ends.
@@ -192,6 +196,8 @@ impl App {
             KeyCode::Char('e') => return self.explain(),
             KeyCode::Char('s') => return self.sort(),
             KeyCode::Char('S') => return self.turn(),
+            KeyCode::Char('b') => return self.group_by(grouping_beside(self.look.by, 1)),
+            KeyCode::Char('B') => return self.group_by(grouping_before(self.look.by)),
             KeyCode::Right | KeyCode::Char('l') => return self.shift(1),
             KeyCode::Left | KeyCode::Char('h') => return self.shift(-1),
             _ => return Then::Nothing,
@@ -397,6 +403,17 @@ impl App {
             _ => return Then::Nothing,
         }
         Then::Draw
+    }
+
+    /// Groups the services in another way.
+    fn group_by(&mut self, by: By) -> Then {
+        if self.look.screen != Screen::Services || !self.look.pages.is_empty() {
+            return Then::Nothing;
+        }
+        self.look.by = by;
+        // There will be no such group.
+        self.look.only.group = None;
+        Then::GroupBy(by)
     }
 
     /// Shows other columns of the services, selects on the other side of the diagram, or shows the times of another

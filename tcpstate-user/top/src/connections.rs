@@ -186,7 +186,7 @@ fn about(look: &Look, shown: usize, snapshot: &RunSnapshot) -> String {
     of.extend(state.map(|state| format!("in {state}")));
     if let Some(key) = group {
         let group = tcpstate_core::catalogue::Group::new(key, &snapshot.names);
-        let name = tcpstate_text::group::cells(look.options.by, &group, 40).join(" ");
+        let name = tcpstate_text::group::cells(snapshot.tracker.by, &group, 40).join(" ");
         of.push(format!("of {name}"));
     }
     if !look.filter.text.is_empty() {

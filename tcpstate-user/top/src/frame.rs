@@ -219,7 +219,7 @@ fn foot_line(look: &Look, width: usize) -> Line<'static> {
     let more = match look.screen {
         _ if over.is_some() => "  Esc back",
         Screen::Overview | Screen::Machine => "  Enter open  e explain",
-        Screen::Services => "  Enter open  s sort  h l columns",
+        Screen::Services => "  b group  s sort  h l columns",
         Screen::Connections if look.shows_all() => "  Enter open  s sort",
         Screen::Connections if look.opened_from.is_some() => "  Enter open  Esc back",
         Screen::Connections => "  Enter open  Esc all",

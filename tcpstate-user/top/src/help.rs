@@ -24,6 +24,10 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("Space", "freeze, and go on"),
     ("s S", "sort by the next column, reverse the order"),
     (
+        "b B",
+        "group the services by the next property, or the one before: port, process name, unit, container, pod, remote address, ..",
+    ),
+    (
         "h l",
         "other columns of the services; left and right in the machine; the next state of dwell; so do the arrows",
     ),

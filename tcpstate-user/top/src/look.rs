@@ -32,7 +32,7 @@ pub struct Options {
     pub several_netns: bool,
     /// The columns of the list of connections.
     pub columns: Columns<ConnectionRow>,
-    /// The grouping of the services.
+    /// The grouping of the services at the start.
     pub by: By,
     /// The time from one snapshot to the next, nanoseconds.
     pub interval_ns: u64,
@@ -214,6 +214,8 @@ pub(crate) struct Look {
     pub(crate) is_right: bool,
     /// The place among the states of that whose times are shown.
     dwell_of: usize,
+    /// The grouping of the services that was asked for.
+    pub(crate) by: By,
     pub(crate) services: ServiceOrder,
     pub(crate) connections: ConnectionOrder,
     /// `None`: the source is no recording that is played.
@@ -225,6 +227,7 @@ impl Look {
     pub(crate) fn new(options: Options) -> Self {
         Self {
             played: options.is_played.then(Played::default),
+            by: options.by,
             options,
             screen: Screen::Overview,
             pages: Vec::new(),

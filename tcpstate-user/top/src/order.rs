@@ -1,4 +1,49 @@
-//! The order of rows.
+//! The grouping of the services, and the order of rows.
+
+use tcpstate_core::model::By as Grouping;
+
+/// The groupings of the services, in the order of their key.
+const GROUPINGS: [Grouping; 11] = [
+    Grouping::Port,
+    Grouping::Comm,
+    Grouping::Unit,
+    Grouping::Container,
+    Grouping::Pod,
+    Grouping::Raddr,
+    Grouping::Netns,
+    Grouping::Pid,
+    Grouping::Cgroup,
+    Grouping::Role,
+    Grouping::Cause,
+];
+
+/// The grouping so many places further.
+pub(crate) fn grouping_beside(by: Grouping, further: usize) -> Grouping {
+    let mut from_here = GROUPINGS.iter().cycle().skip_while(|&&one| one != by);
+    from_here.nth(further).copied().unwrap_or_default()
+}
+
+/// The grouping before this one.
+pub(crate) fn grouping_before(by: Grouping) -> Grouping {
+    grouping_beside(by, GROUPINGS.len() - 1)
+}
+
+/// The grouping in a few words.
+pub(crate) const fn grouping_name(by: Grouping) -> &'static str {
+    match by {
+        Grouping::Port => "port and role",
+        Grouping::Role => "role",
+        Grouping::Comm => "process name",
+        Grouping::Pid => "process",
+        Grouping::Cgroup => "cgroup",
+        Grouping::Unit => "unit",
+        Grouping::Container => "container",
+        Grouping::Pod => "pod",
+        Grouping::Netns => "netns",
+        Grouping::Raddr => "remote address",
+        Grouping::Cause => "cause",
+    }
+}
 
 /// The columns of the services behind the name.
 pub(crate) const SERVICE_COLUMNS: usize = 20;
@@ -84,5 +129,24 @@ impl ConnectionOrder {
 
     pub(crate) const fn turn(&mut self) {
         self.is_turned = !self.is_turned;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_grouping_is_reached_forwards_and_back() {
+        let mut by = Grouping::default();
+        let mut seen = Vec::new();
+        for _ in Grouping::ALL {
+            seen.push(by);
+            let next = grouping_beside(by, 1);
+            assert_eq!(grouping_before(next), by);
+            by = next;
+        }
+        assert_eq!(by, Grouping::default());
+        assert!(Grouping::ALL.iter().all(|by| seen.contains(by)));
     }
 }

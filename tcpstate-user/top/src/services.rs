@@ -9,18 +9,23 @@ use tcpstate_core::{
     cause::Cause,
     histogram::Histogram,
     model::{Figures, GroupKey, Of},
+    options::TimeForm,
     origin::Origin,
+    present::RunSnapshot,
     units::{Count, PerSecond, Span as Time},
 };
 use tcpstate_text::{
-    format::text::{Align, fitted},
+    format::{
+        text::{Align, fitted},
+        time::Local,
+    },
     group::cells,
 };
 
 use crate::{
     history::shows_none,
     look::Look,
-    order::SERVICE_COLUMNS,
+    order::{SERVICE_COLUMNS, grouping_name},
     row::{Item, Row},
 };
 
@@ -33,6 +38,7 @@ struct Service<'a> {
     total: &'a Figures,
     /// In the latest interval.
     now: Option<&'a Figures>,
+    /// The part of the interval in which there are these groups; 0: too little for a rate.
     interval_ns: u64,
     established: Option<&'a Histogram>,
     handshake: Option<&'a Histogram>,
@@ -121,7 +127,10 @@ static COLUMNS: [Column; SERVICE_COLUMNS] = [
 
 impl Service<'_> {
     fn rate(&self, count: fn(&Figures) -> u64) -> Value {
-        Value::Rate(self.now.map_or(0, count), self.interval_ns)
+        match self.interval_ns {
+            0 => Value::Unknown,
+            length_ns => Value::Rate(self.now.map_or(0, count), length_ns),
+        }
     }
 
     fn state(&self, states: &[State]) -> Value {
@@ -167,6 +176,19 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
         return Default::default();
     };
     let interval = &snapshot.interval;
+    let by = snapshot.tracker.by;
+    let since_ns = snapshot.tracker.by_since_ns;
+    let length_ns = interval.end_ns.saturating_sub(interval.start_ns);
+    let counted_ns = interval
+        .end_ns
+        .saturating_sub(since_ns.unwrap_or(0))
+        .min(length_ns);
+    // A rate over a moment says nothing.
+    let counted_ns = if counted_ns < length_ns / 2 {
+        0
+    } else {
+        counted_ns
+    };
     let name_width = name_width(width);
     // There can be a thousand groups.
     let now: HashMap<GroupKey, &Figures> = interval
@@ -185,23 +207,23 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
     let mut services: Vec<Service<'_>> = groups
         .map(|total| {
             let group = Group::new(total.key, &snapshot.names);
-            let name = cells(look.options.by, &group, name_width);
+            let name = cells(by, &group, name_width);
             Service {
                 name: name.join(" ").trim_end().to_owned(),
                 key: total.key,
                 origin: &snapshot.origin,
                 total: &total.figures,
                 now: now.get(&total.key).copied(),
-                interval_ns: interval.end_ns.saturating_sub(interval.start_ns),
+                interval_ns: counted_ns,
                 established: histogram(Of::Dwell(State::ESTABLISHED), total.key),
                 handshake: histogram(Of::Handshake, total.key),
             }
         })
         .collect();
     let order = look.services;
-    let by = COLUMNS.get(order.by);
+    let sorted_by = COLUMNS.get(order.by);
     services.sort_by_cached_key(|service| {
-        let number = by.map_or(0, |by| (by.value)(service).number());
+        let number = sorted_by.map_or(0, |by| (by.value)(service).number());
         let number = if order.is_turned {
             number
         } else {
@@ -215,20 +237,6 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
         .skip(order.shift)
         .take(room(width))
         .collect();
-    let mut title = fitted("SERVICE", name_width, Align::Left);
-    for (at, column) in &seen {
-        // The mark of the column that the rows are sorted by, in front of all titles.
-        let mark = match (*at == order.by, order.is_turned, look.options.theme.unicode) {
-            (false, _, _) => " ",
-            (true, false, true) => "▼",
-            (true, true, true) => "▲",
-            (true, false, false) => "v",
-            (true, true, false) => "^",
-        };
-        title.push(' ');
-        title.push_str(mark);
-        title.push_str(&fitted(column.title, COLUMN - 1, Align::Right));
-    }
     let rows = services.iter().map(|service| {
         let mut line = fitted(&service.name, name_width, Align::Left);
         for (_, column) in &seen {
@@ -241,6 +249,43 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
         }
         Row::item(Item::Group(service.key), line)
     });
+    let title = titles(look, name_width, &seen);
     let title = Line::styled(title, look.options.theme.title());
-    (vec![title], rows.collect())
+    let about = Line::raw(about(look, snapshot));
+    (vec![about, title], rows.collect())
+}
+
+/// The titles of these columns, with a mark at the one that the rows are sorted by.
+fn titles(look: &Look, name_width: usize, seen: &[(usize, &Column)]) -> String {
+    let order = look.services;
+    let mut title = fitted("SERVICE", name_width, Align::Left);
+    for (at, column) in seen {
+        // The mark of the column that the rows are sorted by, in front of all titles.
+        let mark = match (*at == order.by, order.is_turned, look.options.theme.unicode) {
+            (false, _, _) => " ",
+            (true, false, true) => "▼",
+            (true, true, true) => "▲",
+            (true, false, false) => "v",
+            (true, true, false) => "^",
+        };
+        title.push(' ');
+        title.push_str(mark);
+        title.push_str(&fitted(column.title, COLUMN - 1, Align::Right));
+    }
+    title
+}
+
+/// The grouping, and since when it is counted.
+fn about(look: &Look, snapshot: &RunSnapshot) -> String {
+    let tracker = &snapshot.tracker;
+    let origin = &snapshot.origin;
+    let since_ns = tracker.by_since_ns.unwrap_or(origin.started_ns);
+    let mut local = Local::new(look.options.zone.clone(), TimeForm::Seconds);
+    let since = local.at(origin.wall_ns(since_ns));
+    let asked = if look.by == tracker.by {
+        String::new()
+    } else {
+        format!("; next by {}", grouping_name(look.by))
+    };
+    format!("by {} since {since}{asked}", grouping_name(tracker.by))
 }

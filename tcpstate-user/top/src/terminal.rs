@@ -32,7 +32,10 @@ use signal_hook::{
     consts::{SIGCONT, SIGTSTP},
     low_level::emulate_default_handler,
 };
-use tcpstate_core::{play::Controls, present::Subscriber};
+use tcpstate_core::{
+    play::Controls,
+    present::{Asker, Subscriber},
+};
 
 use crate::app::{App, Input, Then};
 
@@ -166,6 +169,17 @@ impl Wake for Bell {
     }
 }
 
+/// The run that a screen shows.
+#[derive(Debug)]
+pub struct Run {
+    /// Its snapshots.
+    pub subscriber: Subscriber,
+    /// The way to other ones.
+    pub asker: Asker,
+    /// Those of a recording that is played.
+    pub controls: Option<Controls>,
+}
+
 /// The threads of a screen.
 #[derive(Debug)]
 pub struct Running {
@@ -173,17 +187,11 @@ pub struct Running {
 }
 
 impl Running {
-    /// Takes the terminal, and shows `app` with the snapshots of `subscriber` until they end. `quit` is called when
-    /// the user has seen enough, or the terminal is gone; the terminal is given back by then. `controls` are those of a
-    /// recording that is played.
+    /// Takes the terminal, and shows `app` with the snapshots of `run` until they end. `quit` is called when
+    /// the user has seen enough, or the terminal is gone; the terminal is given back by then.
     ///
     /// *Errors:* the terminal does not do what is needed, or there are no more threads.
-    pub fn start(
-        app: App,
-        subscriber: Subscriber,
-        controls: Option<Controls>,
-        quit: impl FnOnce() + Send + 'static,
-    ) -> io::Result<Self> {
+    pub fn start(app: App, run: Run, quit: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let suspended = Arc::new(AtomicBool::new(false));
         let continued = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGTSTP, Arc::clone(&suspended))?;
@@ -196,7 +204,7 @@ impl Running {
         let has_ended = Arc::new(AtomicBool::new(false));
         let keys = Keys {
             send: send.clone(),
-            asks: controls.is_some(),
+            asks: run.controls.is_some(),
             has_ended: Arc::clone(&has_ended),
             suspended,
             continued: Arc::clone(&continued),
@@ -204,8 +212,7 @@ impl Running {
         let screen = Screen {
             app,
             terminal,
-            subscriber,
-            controls,
+            run,
             bell: Waker::from(Arc::new(Bell(send))),
             continued,
         };
@@ -213,7 +220,7 @@ impl Running {
             .name("screen".to_owned())
             .spawn(move || {
                 let _guard = guard;
-                screen.run(&receive);
+                screen.show(&receive);
                 has_ended.store(true, Ordering::Release);
                 leave();
                 // Whoever does not wait has ended.
@@ -309,9 +316,7 @@ fn await_input() -> io::Result<()> {
 struct Screen {
     app: App,
     terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
-    subscriber: Subscriber,
-    /// `None`: nothing is played.
-    controls: Option<Controls>,
+    run: Run,
     bell: Waker,
     continued: Arc<AtomicBool>,
 }
@@ -320,7 +325,7 @@ struct Screen {
 struct Ended;
 
 impl Screen {
-    fn run(mut self, messages: &Receiver<Message>) {
+    fn show(mut self, messages: &Receiver<Message>) {
         // Whatever ends it ends it in the same way: a terminal that cannot be drawn on is gone.
         let _ = self.follow(messages);
     }
@@ -350,7 +355,7 @@ impl Screen {
     fn news(&mut self) -> Result<(), Ended> {
         loop {
             let mut context = Context::from_waker(&self.bell);
-            match self.subscriber.poll_next(&mut context) {
+            match self.run.subscriber.poll_next(&mut context) {
                 Poll::Ready(Some(snapshot)) => {
                     self.position()?;
                     self.input(Input::Snapshot(snapshot))?;
@@ -363,7 +368,7 @@ impl Screen {
 
     /// Takes the position of a recording that is played.
     fn position(&mut self) -> Result<(), Ended> {
-        match self.controls.as_ref().and_then(Controls::position) {
+        match self.run.controls.as_ref().and_then(Controls::position) {
             Some(position) => self.input(Input::Position(position)),
             None => Ok(()),
         }
@@ -375,9 +380,13 @@ impl Screen {
             Then::Draw => self.draw(),
             Then::Redraw => self.redraw(),
             Then::Play(command) => {
-                if let Some(controls) = &self.controls {
+                if let Some(controls) = &self.run.controls {
                     controls.send(command);
                 }
+                self.draw()
+            }
+            Then::GroupBy(by) => {
+                self.run.asker.group_by(by);
                 self.draw()
             }
             Then::Suspend => self.suspend(),

@@ -183,6 +183,15 @@ impl Services {
         }
     }
 
+    /// The number of a service in this role whose port is not known.
+    const fn unknown_of(role: Role) -> u16 {
+        match role {
+            Role::Unknown => Self::UNKNOWN,
+            Role::Client => 1,
+            Role::Server => 2,
+        }
+    }
+
     /// Gives no port outside this set a number of its own: its figures go to `other`.
     fn restrict(&mut self, ports: &PortSet) {
         for port in (0..=u16::MAX).filter(|&port| !ports.contains(port)) {
@@ -193,12 +202,14 @@ impl Services {
 
     /// The number of a service port in a role.
     pub(super) fn id(&mut self, port: Option<u16>, role: Role) -> u16 {
-        let (numbers, twin, unknown, other) = match role {
+        let (numbers, twin, other) = match role {
             Role::Unknown => return Self::UNKNOWN,
-            Role::Client => (&mut self.client, &self.server, 1, 3),
-            Role::Server => (&mut self.server, &self.client, 2, 4),
+            Role::Client => (&mut self.client, &self.server, 3),
+            Role::Server => (&mut self.server, &self.client, 4),
         };
-        let Some(port) = port else { return unknown };
+        let Some(port) = port else {
+            return Self::unknown_of(role);
+        };
         let number = &mut numbers[usize::from(port)];
         if *number != 0 {
             return *number;
@@ -322,6 +333,29 @@ impl Groups {
             services: Services::new(limits),
             registry: Registry::new(&[GroupKey::Other], limits.max_ports),
             workloads: Workloads::default(),
+        }
+    }
+
+    pub(super) const fn by(&self) -> By {
+        self.by
+    }
+
+    /// Groups by another property. The services keep their numbers; all others begin anew.
+    pub(super) fn group_by(&mut self, by: By, limits: &Limits) {
+        self.by = by;
+        self.registry = Registry::new(&[GroupKey::Other], limits.max_ports);
+        self.workloads = Workloads {
+            names: self.workloads.names.clone(),
+            ..Workloads::default()
+        };
+    }
+
+    /// The service of this group, as far as the group says it.
+    pub(super) fn service_of(&self, group: u16) -> u16 {
+        match self.key(group) {
+            GroupKey::Port(..) => group,
+            GroupKey::Role(role) => Services::unknown_of(role),
+            _ => Services::UNKNOWN,
         }
     }
 

@@ -440,6 +440,10 @@ impl Listeners {
         self.sockets.iter().map(|(&id, listener)| (id, listener))
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Listener> {
+        self.sockets.values_mut()
+    }
+
     pub(super) const fn refused(&self) -> u64 {
         self.refused
     }

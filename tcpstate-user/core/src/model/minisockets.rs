@@ -221,6 +221,28 @@ impl Minisockets {
         self.requests.is_empty()
     }
 
+    /// Gives all minisockets and half-open connections the group that follows from the one before and their namespace.
+    pub(super) fn regroup(&mut self, mut group: impl FnMut(u16, u32) -> u16) {
+        for mini in self.minis.values_mut() {
+            mini.group = group(mini.group, mini.netns);
+        }
+        for (&netns, counted) in &mut self.half_open {
+            for counted in counted {
+                counted.group = group(counted.group, netns);
+            }
+        }
+    }
+
+    /// Calls `count` with the group and the state of each minisocket and of all half-open connections, and their number.
+    pub(super) fn count(&mut self, mut count: impl FnMut(u16, State, u32)) {
+        for mini in self.minis.values_mut() {
+            count(mini.group, mini.state, 1);
+        }
+        for counted in self.half_open.values().flatten() {
+            count(counted.group, State::SYN_RECV, counted.count);
+        }
+    }
+
     /// Removes a half-open connection, which has become a socket or is gone.
     pub(super) fn take_request(&mut self, cookie: u64) -> Option<Embryonic> {
         self.requests.remove(cookie)

@@ -210,8 +210,8 @@ pub struct Interval {
     pub end_ns: u64,
     /// The figures over all.
     pub all: Figures,
-    /// The figures by group; their sums are `all`. Groups without a transition and without a socket
-    /// are left out.
+    /// The figures by group. Their sums are `all`, without what came before a
+    /// [`Tracker::group_by`](super::Tracker::group_by). Groups without a transition and without a socket are left out.
     pub groups: Vec<GroupFigures>,
     /// The time in each state that connections left, where it is known.
     pub dwell: Vec<(State, Histogram)>,
@@ -267,6 +267,8 @@ type Times = Box<[u64]>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
     groups: Vec<Group>,
+    /// The counts from before the groups were chosen: they are in the figures over all, and in those of no group.
+    earlier: Group,
     /// The times by state, over all groups; `None` where there are none.
     dwell: [Option<Times>; SLOTS],
 }
@@ -361,10 +363,18 @@ impl Rates {
         self.leave_all(group, state, 1);
     }
 
+    /// Begins with other groups, which have no sockets yet.
+    pub(super) fn begin_groups(&mut self) {
+        for group in std::mem::take(&mut self.groups) {
+            self.earlier.interval.add(&group.interval);
+            self.earlier.before.add(&group.before);
+        }
+    }
+
     /// The figures since the last call, over all and by group. Begins a new interval.
     pub(super) fn end_interval(&mut self, groups: &Groups) -> (Figures, Vec<GroupFigures>) {
         let shown = self.show(groups, |group| group.interval.clone());
-        for group in &mut self.groups {
+        for group in self.groups.iter_mut().chain([&mut self.earlier]) {
             let interval = std::mem::take(&mut group.interval);
             group.before.add(&interval);
         }
@@ -382,7 +392,7 @@ impl Rates {
         groups: &Groups,
         counts: impl Fn(&Group) -> Counts,
     ) -> (Figures, Vec<GroupFigures>) {
-        let (mut all, mut all_now) = (Counts::default(), [0; SLOTS]);
+        let (mut all, mut all_now) = (counts(&self.earlier), [0; SLOTS]);
         let mut shown = Vec::new();
         for (id, group) in (0u16..).zip(&self.groups) {
             let counts = counts(group);

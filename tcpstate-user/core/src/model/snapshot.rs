@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{
     connection::Connection,
+    group::By,
     histograms::Series,
     rates::{Figures, GroupFigures},
 };
@@ -57,9 +58,13 @@ pub struct Snapshot {
     pub books: Books,
     /// The figures since the beginning, over all.
     pub all: Figures,
-    /// The figures since the beginning, by group; their sums are `all`.
+    /// The property that the groups have in common.
+    pub by: By,
+    /// Monotonic time since when the figures and histograms are counted by group; `None`: since the beginning.
+    pub by_since_ns: Option<u64>,
+    /// The figures by group. Where they are counted since the beginning, their sums are `all`.
     pub groups: Vec<GroupFigures>,
-    /// The histograms, by port, role and kind.
+    /// The histograms, by group and kind.
     pub histograms: Vec<Series>,
     /// The open connections that are included, the oldest first; of [`Connections::Longest`], by state, those longest
     /// in it first.

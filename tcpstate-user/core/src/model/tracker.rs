@@ -66,6 +66,8 @@ pub struct Tracker {
     pub(super) now_ns: u64,
     /// The begin of the interval; `None` before the first event or tick.
     pub(super) interval_ns: Option<u64>,
+    /// The time since when there are these groups; `None`: since the beginning.
+    pub(super) by_since_ns: Option<u64>,
 }
 
 impl Tracker {
@@ -90,10 +92,12 @@ impl Tracker {
             notes_closers: false,
             now_ns: 0,
             interval_ns: None,
+            by_since_ns: None,
         }
     }
 
-    /// Groups rates and histograms in another way. Call it before the first event.
+    /// Groups rates and histograms in another way. Call it before the first event; later there is
+    /// [`Tracker::group_by`].
     #[must_use]
     pub fn by(mut self, by: By) -> Self {
         self.groups = Groups::new(by, &self.limits);
@@ -236,6 +240,8 @@ impl Tracker {
             now_ns: self.now_ns,
             books: self.books(),
             all,
+            by: self.groups.by(),
+            by_since_ns: self.by_since_ns,
             groups,
             ..Snapshot::default()
         };
@@ -324,15 +330,7 @@ impl Tracker {
     /// Takes a connection in this state from one group to that which follows from what is known of it now.
     #[cold]
     pub(super) fn regroup(&mut self, slot: u32, before: u16, state: State) {
-        let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
-        let after = self.groups.id(Traits {
-            service: hot.service,
-            role: hot.role(),
-            owner: cold.owner(hot),
-            cgroup: cold.cgroup(),
-            netns: Some(cold.netns()).filter(|&netns| netns != 0),
-            raddr: cold.raddr(),
-        });
+        let after = self.groups.id(self.traits(slot));
         self.table.cold_mut(slot).group = after;
         self.change_group(before, after, state);
     }

@@ -4,9 +4,11 @@ use std::{
     any::Any,
     io::{self, Write},
     sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use super::{
+    asked::{Asked, Asker},
     channel::{Sender, Subscriber},
     findings::Findings,
     snapshot::RunSnapshot,
@@ -31,7 +33,7 @@ use crate::{
 pub struct Options {
     /// The time from one snapshot to the next, nanoseconds.
     pub interval_ns: u64,
-    /// The grouping of rates.
+    /// The grouping of figures, until somebody asks for another one.
     pub by: By,
     /// The parts that cost more than figures.
     pub include: Include,
@@ -62,6 +64,7 @@ pub struct Publisher {
     /// Snapshots published.
     published: u64,
     sender: Sender,
+    asked: Asked,
 }
 
 /// The state of a [`Publisher`] that later events need.
@@ -99,6 +102,7 @@ impl Publisher {
             findings: None,
             published: 0,
             sender: Sender::default(),
+            asked: Asked::default(),
         }
     }
 
@@ -125,6 +129,27 @@ impl Publisher {
     /// A new consumer. Its first snapshot is the latest one, or the next where there is none yet.
     pub fn subscribe(&self) -> Subscriber {
         self.sender.subscribe()
+    }
+
+    /// Whoever has this can ask for another grouping.
+    pub fn asker(&self) -> Asker {
+        self.asked.asker()
+    }
+
+    /// Groups the figures in another way, and publishes them with the interval that was published last: its figures by
+    /// the new groups are not known.
+    fn group_by(&mut self, by: By) {
+        self.by = by;
+        self.tracker.group_by(by);
+        let Some(latest) = self.sender.latest().filter(|latest| !latest.is_final) else {
+            return;
+        };
+        let interval = Interval {
+            groups: Vec::new(),
+            ..latest.interval.clone()
+        };
+        let handshakes = latest.handshakes.clone().unwrap_or_default();
+        self.publish(interval, handshakes, latest.findings.clone(), false);
     }
 
     /// The findings at the end of an interval.
@@ -218,6 +243,12 @@ impl View for Publisher {
         }
     }
 
+    fn poll_asked(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let by = ready!(self.asked.poll(cx));
+        self.group_by(by);
+        Poll::Ready(())
+    }
+
     fn wants_samples(&self) -> bool {
         true
     }
@@ -281,6 +312,8 @@ impl Rewind for Publisher {
             return;
         };
         self.tracker.clone_from(&kept.tracker);
+        // It may be of a time before another grouping was asked for.
+        self.tracker.group_by(self.by);
         self.handshakes.clone_from(&kept.handshakes);
         self.forgotten = kept.forgotten;
         if let (Some(findings), Some(kept)) = (&mut self.findings, &kept.findings) {

@@ -72,6 +72,8 @@ impl Expected {
             now_ns,
             books,
             all,
+            by: _,
+            by_since_ns: _,
             groups,
             histograms,
             connections,

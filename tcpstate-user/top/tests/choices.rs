@@ -1,0 +1,269 @@
+//! The choices that a person makes while it runs: the grouping of the services.
+
+#[path = "../../tests/support/golden.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod support;
+
+use std::{
+    sync::Arc,
+    task::{Context, Waker},
+};
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use jiff::tz::TimeZone;
+use ratatui::{Terminal, backend::TestBackend};
+use tcpstate_common::{
+    Record, State,
+    record::{AF_INET, flags},
+};
+use tcpstate_core::{
+    event::Event,
+    expression::NoNames,
+    model::{By, Connections, Include, Limits},
+    origin::Origin,
+    present::{Options as Published, Publisher, Subscriber},
+    view::View as _,
+};
+use tcpstate_text::format::text::Columns;
+use tcpstate_top::{App, Input, LookUp, Options, Theme, Then};
+
+use self::support::{compare, names, origin};
+
+/// Columns and rows.
+const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (40, 12)];
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// A run, and the one who looks at it.
+struct Run {
+    app: App,
+    publisher: Publisher,
+    subscriber: Subscriber,
+    begin_ns: u64,
+    /// Intervals that have ended.
+    ticks: u64,
+}
+
+impl Run {
+    fn new() -> Self {
+        let publisher = Publisher::new(&Published {
+            interval_ns: SECOND_NS,
+            by: By::Port,
+            include: Include {
+                connections: Connections::Longest(50),
+                histograms: true,
+            },
+            in_kernel: false,
+            limits: Limits::default(),
+        });
+        let app = App::new(Options {
+            theme: Theme {
+                colour: true,
+                unicode: true,
+            },
+            zone: TimeZone::UTC,
+            several_netns: false,
+            columns: Columns::Usual,
+            by: By::Port,
+            interval_ns: SECOND_NS,
+            filter: String::new(),
+            longest: 50,
+            names: LookUp(Arc::new(NoNames)),
+            is_played: false,
+        });
+        let origin = Origin {
+            live: true,
+            ..origin()
+        };
+        let mut run = Self {
+            app,
+            subscriber: publisher.subscribe(),
+            publisher,
+            begin_ns: origin.started_ns,
+            ticks: 0,
+        };
+        run.publisher.set_names(names());
+        run.publisher.start(&origin, &mut Vec::new()).unwrap();
+        run
+    }
+
+    /// A second in which nginx gets two connections, each from an address of its own, one of which it closes, and curl
+    /// makes one that is refused.
+    fn second(&mut self) {
+        let at_ns = self.begin_ns + self.ticks * SECOND_NS;
+        let cookie = 1 + self.ticks * 10;
+        let nginx = (b"nginx\0", 80, (443, 40_000));
+        let curl = (b"curl\0\0", 90, (50_000, 5_432));
+        if self.ticks == 0 {
+            self.event(at_ns, 0, nginx, 0, (State::CLOSE, State::LISTEN), 0);
+        }
+        for number in 1..=2 {
+            let cookie = cookie + number;
+            let mut change = |after_ns, old, new| {
+                self.event(at_ns + after_ns, cookie, nginx, number, (old, new), 0);
+            };
+            change(1_000_000, State::LISTEN, State::SYN_RECV);
+            change(1_200_000, State::SYN_RECV, State::ESTABLISHED);
+            if number == 2 {
+                change(300_000_000, State::ESTABLISHED, State::FIN_WAIT1);
+            }
+        }
+        for (after_ns, old, new, error) in [
+            (500_000_000, State::CLOSE, State::SYN_SENT, 0),
+            (500_400_000, State::SYN_SENT, State::CLOSE, 111),
+        ] {
+            self.event(at_ns + after_ns, cookie + 3, curl, 7, (old, new), error);
+        }
+        self.ticks += 1;
+        let now_ns = self.begin_ns + self.ticks * SECOND_NS;
+        self.publisher.tick(now_ns, &mut Vec::new()).unwrap();
+        self.look();
+    }
+
+    fn event(
+        &mut self,
+        ts_ns: u64,
+        cookie: u64,
+        (name, pid, (lport, rport)): (&[u8; 6], u32, (u16, u16)),
+        from: u64,
+        (oldstate, newstate): (State, State),
+        error: u16,
+    ) {
+        let mut comm = [0; 16];
+        comm[..6].copy_from_slice(name);
+        let address = |last: u8| {
+            std::net::Ipv4Addr::new(10, 0, 0, last)
+                .to_ipv6_mapped()
+                .octets()
+        };
+        let event = Event::try_from(Record {
+            ts_ns,
+            cookie,
+            skaddr: 0xffff_8880_0000_0000 | cookie << 12,
+            laddr: address(200),
+            raddr: address(u8::try_from(from).unwrap()),
+            lport,
+            rport,
+            netns: 4_026_531_840,
+            family: AF_INET,
+            flags: flags::SOCKET | flags::COOKIE | flags::PROCESS,
+            pid,
+            comm,
+            error,
+            oldstate,
+            newstate,
+            ..Record::default()
+        });
+        self.publisher
+            .event(&event.unwrap(), &mut Vec::new())
+            .unwrap();
+    }
+
+    fn look(&mut self) {
+        self.app
+            .update(Input::Snapshot(self.subscriber.latest().unwrap()));
+    }
+
+    /// Presses keys, and does what follows from them.
+    fn press(&mut self, keys: &str) {
+        for key in keys.chars() {
+            self.frame((80, 24));
+            let code = match key {
+                '\n' => KeyCode::Enter,
+                '\x1b' => KeyCode::Esc,
+                letter => KeyCode::Char(letter),
+            };
+            let key = KeyEvent::new(code, KeyModifiers::NONE);
+            match self.app.update(Input::Key(key)) {
+                Then::GroupBy(by) => self.publisher.asker().group_by(by),
+                Then::Draw => continue,
+                then => panic!("{then:?}"),
+            }
+            self.answer();
+        }
+    }
+
+    /// Lets the publisher answer.
+    fn answer(&mut self) {
+        let cx = Context::from_waker(Waker::noop());
+        while self.publisher.poll_asked(&cx).is_ready() {}
+        self.look();
+    }
+
+    fn frame(&mut self, size: (u16, u16)) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(size.0, size.1)).unwrap();
+        terminal.draw(|frame| self.app.draw(frame)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let mut text = String::new();
+        for y in 0..size.1 {
+            let line: String = (0..size.0).map(|x| buffer[(x, y)].symbol()).collect();
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+
+    fn compare(&mut self, name: &str) {
+        for size in SIZES {
+            let text = self.frame(size);
+            compare(&format!("{name}-{}x{}.txt", size.0, size.1), &text);
+        }
+    }
+}
+
+#[test]
+fn the_services_are_grouped_anew_by_a_key() {
+    let mut run = Run::new();
+    for _ in 0..3 {
+        run.second();
+    }
+    run.press("2b");
+    run.compare("services-by-comm-at-once");
+    for _ in 0..2 {
+        run.second();
+    }
+    run.compare("services-by-comm");
+    // Back to the port, once around to the other side.
+    run.press("B");
+    let text = run.frame((80, 24));
+    assert!(text.contains("by port and role since "), "{text}");
+    assert!(text.contains("443 server"), "{text}");
+    run.press("BBBBBB");
+    run.second();
+    run.compare("services-by-raddr");
+}
+
+#[test]
+fn a_list_of_a_group_that_is_no_longer_there_is_left() {
+    let mut run = Run::new();
+    run.second();
+    run.press("2\n");
+    let text = run.frame((80, 24));
+    assert!(text.contains(" of 443 server"), "{text}");
+    run.press("2b3");
+    let text = run.frame((80, 24));
+    assert!(text.contains("2 of 2, by age"), "{text}");
+    // The list of a group of the new kind.
+    run.press("2\n");
+    let text = run.frame((80, 24));
+    assert!(text.contains(" of nginx"), "{text}");
+}
+
+#[test]
+fn a_grouping_that_was_asked_for_is_told_until_it_is_there() {
+    let mut run = Run::new();
+    run.second();
+    run.press("2");
+    let key = KeyEvent::new(KeyCode::Char('b'), KeyModifiers::NONE);
+    assert_eq!(run.app.update(Input::Key(key)), Then::GroupBy(By::Comm));
+    let text = run.frame((80, 24));
+    assert!(text.contains("; next by process name"), "{text}");
+    run.publisher.asker().group_by(By::Comm);
+    run.answer();
+    let text = run.frame((80, 24));
+    assert!(text.contains("by process name since"), "{text}");
+    assert!(!text.contains("next by"), "{text}");
+    // On other screens the key does nothing.
+    run.press("1");
+    assert_eq!(run.app.update(Input::Key(key)), Then::Nothing);
+}
