@@ -253,6 +253,30 @@ impl Hist {
     }
 }
 
+/// Writes histograms as `tcpstate hist --json` does, a line each. They are by `by`, and count what ended in the time of
+/// the stamp.
+pub fn write_json<'a>(
+    series: impl Iterator<Item = &'a Series>,
+    by: By,
+    names: &Names,
+    stamp: Stamp,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let mut json = Json::new(by);
+    for Series { of, key, histogram } in series {
+        let item = Item {
+            key: *key,
+            content: Content::Durations {
+                of: *of,
+                histogram: histogram.clone(),
+            },
+        };
+        let group = Group::new(*key, names);
+        json.write(item, HistogramHead { stamp, group }, out)?;
+    }
+    Ok(())
+}
+
 impl View for Hist {
     fn set_names(&mut self, names: Names) {
         self.tracker.set_names(names.clone());

@@ -24,6 +24,7 @@ use crate::{
     overview, played,
     row::{Cursor, Item, Row},
     services,
+    written::{self, Written},
 };
 
 /// An input.
@@ -37,6 +38,8 @@ pub enum Input {
     Snapshot(Arc<RunSnapshot>),
     /// Where the recording is that is played.
     Position(Position),
+    /// The file that was written, by its name, or why it was not.
+    Written(Result<String, String>),
 }
 
 /// The consequence of an input, beyond the state of the [`App`].
@@ -52,6 +55,8 @@ pub enum Then {
     Play(Command),
     /// The publisher is asked for this grouping, and the frame has to be drawn.
     GroupBy(By),
+    /// The content of the screen ([`App::written`]) is written to a file; that follows as an input.
+    Write,
     /// The shell gets the terminal until it continues the process.
     Suspend,
     /// The run ends.
@@ -99,8 +104,19 @@ impl App {
                     Then::Nothing
                 }
             }
+            Input::Written(result) => {
+                self.look.told = Some(result);
+                Then::Draw
+            }
             Input::Key(key) if key.kind == KeyEventKind::Release => Then::Nothing,
-            Input::Key(key) => self.key(key),
+            Input::Key(key) => {
+                let told = self.look.told.take();
+                match self.key(key) {
+                    // It is told until the next key.
+                    Then::Nothing if told.is_some() => Then::Draw,
+                    then => then,
+                }
+            }
             Input::Mouse(mouse) => self.mouse(mouse),
         }
     }
@@ -117,6 +133,11 @@ impl App {
         frame::draw(&self.look, &head, &rows, cursor, area, frame.buffer_mut());
         // The line of the host stands above all.
         (self.rows, self.above, self.height) = (rows, 1 + head.len(), height);
+    }
+
+    /// The content of what is on top, for a file; `None` where there is nothing to be written.
+    pub fn written(&self) -> Option<Written> {
+        written::written(&self.look)
     }
 
     /// The selection of what is on top.
@@ -196,6 +217,7 @@ impl App {
             KeyCode::Char('e') => return self.explain(),
             KeyCode::Char('s') => return self.sort(),
             KeyCode::Char('S') => return self.turn(),
+            KeyCode::Char('w') => return self.write(),
             KeyCode::Char('b') => return self.group_by(grouping_beside(self.look.by, 1)),
             KeyCode::Char('B') => return self.group_by(grouping_before(self.look.by)),
             KeyCode::Right | KeyCode::Char('l') => return self.shift(1),
@@ -403,6 +425,14 @@ impl App {
             _ => return Then::Nothing,
         }
         Then::Draw
+    }
+
+    fn write(&self) -> Then {
+        let is_help = matches!(self.look.pages.last(), Some((Page::Help, _)));
+        if is_help || self.look.shown().snapshot.is_none() {
+            return Then::Nothing;
+        }
+        Then::Write
     }
 
     /// Groups the services in another way.

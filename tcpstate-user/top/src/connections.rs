@@ -237,7 +237,7 @@ pub(crate) fn find(look: &Look, id: SocketId) -> Option<ConnectionRow> {
     Some(row(all.find(|one| one.id == id)?, snapshot))
 }
 
-fn row(one: &Connection, snapshot: &RunSnapshot) -> ConnectionRow {
+pub(crate) fn row(one: &Connection, snapshot: &RunSnapshot) -> ConnectionRow {
     let now_ns = snapshot.tracker.now_ns.max(snapshot.interval.end_ns);
     let mut row = ConnectionRow::open(one.clone(), now_ns);
     row.common.wall_ns = snapshot.origin.wall_ns(row.common.ts_ns);

@@ -194,6 +194,13 @@ fn foot_line(look: &Look, width: usize) -> Line<'static> {
         let seen: String = text.chars().skip(cut).collect();
         return Line::styled(seen, theme.title());
     }
+    match &look.told {
+        Some(Ok(name)) => return Line::styled(format!("{name} written"), theme.title()),
+        Some(Err(why)) => {
+            return Line::styled(format!("no file written: {why}"), theme.alert());
+        }
+        None => {}
+    }
     let over = match look.pages.last() {
         Some((Page::Help, _)) => Some("help"),
         Some((Page::State(_) | Page::Explained(_), _)) => Some("explanation"),

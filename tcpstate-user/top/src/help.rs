@@ -31,6 +31,10 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "h l",
         "other columns of the services; left and right in the machine; the next state of dwell; so do the arrows",
     ),
+    (
+        "w",
+        "write what is shown as JSON into a file here: a screen, a connection, a finding, an explanation",
+    ),
     ("Ctrl-L", "draw all again"),
     ("Ctrl-Z", "back to the shell, which continues it with `fg`"),
     ("Shift", "with the mouse selects text"),

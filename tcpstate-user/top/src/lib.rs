@@ -2,7 +2,7 @@
 //!
 //! It shows the snapshots that a [`Publisher`](tcpstate_core::present::Publisher) hands out, and asks nothing else: no
 //! kernel, no recording, no command line. Of a recording that is played it has the [`Controls`](tcpstate_core::play::Controls) too. [`App`] is the state of what a person looks at. It is pure:
-//! [`App::update`] takes a key or a snapshot, [`App::draw`] fills a frame. [`terminal`] has the terminal, the
+//! [`App::update`] takes a key or a snapshot, [`App::draw`] fills a frame, [`App::written`] is its content as JSON. [`terminal`] has the terminal, the
 //! thread that draws, and the signals that concern them; [`plain`] writes a frame as text.
 //!
 //! ```text
@@ -28,6 +28,7 @@ mod app;
 mod connection;
 mod connections;
 mod dwell;
+mod file;
 mod finding;
 mod frame;
 mod help;
@@ -42,10 +43,12 @@ mod row;
 mod services;
 pub mod terminal;
 mod theme;
+mod written;
 
 pub use self::{
     app::{App, Input, Then},
     connections::LAYOUT,
     look::{LookUp, Options},
     theme::Theme,
+    written::Written,
 };

@@ -218,6 +218,8 @@ pub(crate) struct Look {
     pub(crate) by: By,
     pub(crate) services: ServiceOrder,
     pub(crate) connections: ConnectionOrder,
+    /// The file that was written last, or why it was not, until a key is pressed.
+    pub(crate) told: Option<Result<String, String>>,
     /// `None`: the source is no recording that is played.
     pub(crate) played: Option<Played>,
 }
@@ -228,6 +230,7 @@ impl Look {
         Self {
             played: options.is_played.then(Played::default),
             by: options.by,
+            told: None,
             options,
             screen: Screen::Overview,
             pages: Vec::new(),

@@ -5,6 +5,7 @@ use ratatui::{
     text::{Line, Span},
 };
 use tcpstate_common::State;
+use tcpstate_core::present::RunSnapshot;
 use tcpstate_text::explain::{Counts, Edges, write_diagram};
 
 use crate::{
@@ -28,6 +29,14 @@ struct Place {
     state: State,
 }
 
+/// The sockets in each state.
+pub(crate) fn counts(snapshot: &RunSnapshot) -> Counts {
+    Counts {
+        by_state: snapshot.interval.all.states.clone(),
+        ..Counts::default()
+    }
+}
+
 /// The rows. Where two states stand beside each other, `is_right` says which of them can be selected; on a narrow
 /// terminal that side is seen.
 pub(crate) fn rows(look: &Look, is_right: bool, width: usize) -> Vec<Row> {
@@ -35,10 +44,7 @@ pub(crate) fn rows(look: &Look, is_right: bool, width: usize) -> Vec<Row> {
         return Vec::new();
     };
     let interval = &snapshot.interval;
-    let counts = Counts {
-        by_state: interval.all.states.clone(),
-        ..Counts::default()
-    };
+    let counts = counts(snapshot);
     let length_ns = interval.end_ns.saturating_sub(interval.start_ns);
     let edges = Edges::of(&interval.all, length_ns);
     let mut text = Vec::new();

@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufWriter, Stdout},
     panic,
+    path::Path,
     sync::{
         Arc, Once, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -37,7 +38,11 @@ use tcpstate_core::{
     present::{Asker, Subscriber},
 };
 
-use crate::app::{App, Input, Then};
+use crate::{
+    app::{App, Input, Then},
+    file,
+    written::Written,
+};
 
 /// The time after which the thread that reads keys looks whether there is something else to do.
 const LOOK: Timespec = Timespec {
@@ -389,6 +394,7 @@ impl Screen {
                 self.run.asker.group_by(by);
                 self.draw()
             }
+            Then::Write => self.write(),
             Then::Suspend => self.suspend(),
             Then::Quit => Err(Ended),
         }
@@ -398,6 +404,15 @@ impl Screen {
         let app = &mut self.app;
         let drawn = self.terminal.draw(|frame| app.draw(frame));
         drawn.map(|_| ()).map_err(|_| Ended)
+    }
+
+    /// Writes the content of the screen to a file in the current directory.
+    fn write(&mut self) -> Result<(), Ended> {
+        let Some(Written { stem, text }) = self.app.written() else {
+            return Ok(());
+        };
+        let created = file::create(Path::new("."), &stem, "json", &text);
+        self.input(Input::Written(created.map_err(|error| error.to_string())))
     }
 
     fn redraw(&mut self) -> Result<(), Ended> {

@@ -1,4 +1,4 @@
-//! The choices that a person makes while it runs: the grouping of the services.
+//! The choices that a person makes while it runs: the grouping of the services, and what is written to files.
 
 #[path = "../../tests/support/golden.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -266,4 +266,102 @@ fn a_grouping_that_was_asked_for_is_told_until_it_is_there() {
     // On other screens the key does nothing.
     run.press("1");
     assert_eq!(run.app.update(Input::Key(key)), Then::Nothing);
+}
+
+/// The lines of JSON that are written, each with its type.
+fn written(run: &mut Run, keys: &str) -> Vec<(String, serde_json::Value)> {
+    run.press(keys);
+    run.frame((80, 24));
+    let key = KeyEvent::new(KeyCode::Char('w'), KeyModifiers::NONE);
+    assert_eq!(run.app.update(Input::Key(key)), Then::Write, "{keys}");
+    let text = String::from_utf8(run.app.written().unwrap().text).unwrap();
+    let lines = text.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        (line["type"].as_str().unwrap().to_owned(), line)
+    });
+    lines.collect()
+}
+
+#[test]
+fn every_screen_is_written_as_the_commands_write_it() {
+    let mut run = Run::new();
+    for _ in 0..3 {
+        run.second();
+    }
+    let types = |lines: &[(String, serde_json::Value)]| -> Vec<String> {
+        let mut types: Vec<String> = lines.iter().map(|(of, _)| of.clone()).collect();
+        types.dedup();
+        types
+    };
+    let overview = written(&mut run, "1");
+    assert_eq!(types(&overview), ["rates"]);
+    assert_eq!(overview[0].1["opened"], 3);
+    let services = written(&mut run, "2");
+    assert_eq!(types(&services), ["rates", "histogram"]);
+    assert_eq!(services[0].1["ports"].as_array().unwrap().len(), 2);
+    let connections = written(&mut run, "3");
+    assert_eq!(types(&connections), ["connection"]);
+    let states: Vec<_> = connections
+        .iter()
+        .map(|(_, line)| line["states"].as_array().unwrap().last().unwrap()["state"].clone())
+        .collect();
+    // In the order of the screen: the oldest first.
+    assert_eq!(
+        states,
+        [
+            "ESTABLISHED",
+            "FIN_WAIT1",
+            "ESTABLISHED",
+            "FIN_WAIT1",
+            "ESTABLISHED",
+            "FIN_WAIT1"
+        ]
+    );
+    let machine = written(&mut run, "4");
+    assert_eq!(types(&machine), ["states"]);
+    let dwell = written(&mut run, "5");
+    assert_eq!(types(&dwell), ["histogram"]);
+    assert!(dwell.iter().all(|(_, line)| line["state"] == "ESTABLISHED"));
+    let connection = written(&mut run, "3\n");
+    assert_eq!(types(&connection), ["connection"]);
+    assert_eq!(connection.len(), 1);
+    assert_eq!(connection[0].1, connections[0].1);
+    let explanation = written(&mut run, "1jje");
+    assert_eq!(types(&explanation), ["explained_state"]);
+}
+
+#[test]
+fn the_name_of_a_file_is_told_until_the_next_key() {
+    let mut run = Run::new();
+    run.second();
+    run.press("2");
+    let stem = run.app.written().unwrap().stem;
+    let (name, at) = stem.split_at("tcpstate-services-".len());
+    assert_eq!(
+        (name, at.len()),
+        ("tcpstate-services-", "20260101-000000".len())
+    );
+    run.app.update(Input::Written(Ok(format!("{stem}.json"))));
+    let text = run.frame((40, 12));
+    let last = text.lines().last().unwrap();
+    assert!(last.starts_with(&format!("{stem}.json")), "{text}");
+    run.press("1");
+    let text = run.frame((80, 24));
+    assert!(!text.contains("json"), "{text}");
+    run.app.update(Input::Written(Err(
+        "Permission denied (os error 13)".to_owned()
+    )));
+    let text = run.frame((80, 24));
+    assert!(
+        text.contains("no file written: Permission denied"),
+        "{text}"
+    );
+    // A key that means nothing else takes it away.
+    run.press("x");
+    assert!(run.frame((80, 24)).contains("q quit"));
+    // Help is no content.
+    run.press("?");
+    let key = KeyEvent::new(KeyCode::Char('w'), KeyModifiers::NONE);
+    assert_eq!(run.app.update(Input::Key(key)), Then::Nothing);
+    assert!(run.app.written().is_none());
 }

@@ -1,0 +1,153 @@
+//! The content of the screen as JSON: lines of the command that has the same, with the fields of the catalogue.
+
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use tcpstate_core::{
+    catalogue::{CONNECTION, Stamp},
+    diagnosis::RULES,
+    explain::{self, Topic},
+    model::Of,
+    present::RunSnapshot,
+};
+use tcpstate_text::{
+    diagnose,
+    explain::{Edges, Here, write_diagram_json, write_json},
+    format::json::Records,
+    hist, rates,
+};
+
+use crate::{
+    connections,
+    look::{Look, Page, Screen},
+    machine,
+    row::{Content, Item},
+};
+
+/// A file to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Its name without an ending: the screen, and the time that it shows.
+    pub stem: String,
+    /// Lines of JSON.
+    pub text: Vec<u8>,
+}
+
+/// The content of what is on top; `None` where that is only help, or there is nothing yet.
+pub(crate) fn written(look: &Look) -> Option<Written> {
+    let snapshot = look.shown().snapshot.as_deref()?;
+    let name = match look.pages.last() {
+        None => look.screen.name(),
+        Some((Page::Help, _)) => return None,
+        Some((Page::State(_) | Page::Explained(_), _)) => "explanation",
+        Some((Page::Finding(_), _)) => "finding",
+        Some((Page::Connection(..), _)) => "connection",
+    };
+    let wall_ns = snapshot.origin.wall_ns(snapshot.interval.end_ns);
+    let at = Timestamp::from_nanosecond(wall_ns.into()).ok()?;
+    let at = at.to_zoned(look.options.zone.clone());
+    let mut text = Vec::new();
+    // Writing to memory does not fail.
+    let _ = write(look, snapshot, &mut text);
+    Some(Written {
+        stem: format!("tcpstate-{name}-{}", at.strftime("%Y%m%d-%H%M%S")),
+        text,
+    })
+}
+
+fn write(look: &Look, snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result<()> {
+    let findings = snapshot.findings.as_deref().unwrap_or_default();
+    let now_ns = snapshot.interval.end_ns;
+    match look.pages.last() {
+        None => {}
+        Some((Page::Help, _)) => return Ok(()),
+        Some((Page::State(state), _)) => {
+            let text = explain::of(*state).map(Topic::State);
+            return text.map_or(Ok(()), |topic| write_json(&topic, &Here::default(), out));
+        }
+        Some((Page::Explained(name), _)) => {
+            let rule = RULES.iter().find(|rule| rule.text.name == *name);
+            let topic = rule.map(|rule| Topic::Finding(&rule.text));
+            return topic.map_or(Ok(()), |topic| write_json(&topic, &Here::default(), out));
+        }
+        Some((Page::Finding(item), _)) => {
+            let mut findings = findings.iter();
+            let found = findings.find(|finding| {
+                let (name, place) = finding.identity();
+                Item::Finding(name, place) == *item
+            });
+            return found.map_or(Ok(()), |found| diagnose::write_json(found, now_ns, out));
+        }
+        Some((Page::Connection(known, id), _)) => {
+            let now = connections::find(look, *id);
+            let row = now.as_ref().unwrap_or(known);
+            return Records::lines(&CONNECTION).write(row, out);
+        }
+    }
+    match look.screen {
+        Screen::Overview => {
+            interval(snapshot, out)?;
+            let mut findings = findings.iter();
+            findings.try_for_each(|finding| diagnose::write_json(finding, now_ns, out))
+        }
+        Screen::Services => {
+            interval(snapshot, out)?;
+            histograms(snapshot, |_| true, out)
+        }
+        Screen::Connections => {
+            let (_, rows) = connections::table(look, 0);
+            let mut records = Records::lines(&CONNECTION);
+            for row in rows {
+                let Content::Connection(at) = row.content else {
+                    continue;
+                };
+                if let Some(one) = snapshot.tracker.connections.get(at) {
+                    records.write(&connections::row(one, snapshot), out)?;
+                }
+            }
+            Ok(())
+        }
+        Screen::Machine => {
+            let counts = machine::counts(snapshot);
+            let interval = &snapshot.interval;
+            let length_ns = interval.end_ns.saturating_sub(interval.start_ns);
+            let edges = Edges::of(&interval.all, length_ns);
+            write_diagram_json(Some(&counts), Some(&edges), out)
+        }
+        Screen::Dwell => {
+            let state = look.dwell_state();
+            histograms(snapshot, |of| of == Of::Dwell(state), out)
+        }
+    }
+}
+
+/// A line of `rates`.
+fn interval(snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result<()> {
+    rates::write_json(
+        &snapshot.interval,
+        snapshot.tracker.by,
+        &snapshot.names,
+        &snapshot.origin,
+        snapshot.handshakes.as_ref(),
+        out,
+    )
+}
+
+/// Lines of `hist`, of the time since when there are these groups.
+fn histograms(
+    snapshot: &RunSnapshot,
+    is_wanted: impl Fn(Of) -> bool,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let tracker = &snapshot.tracker;
+    let end_ns = snapshot.interval.end_ns;
+    let since_ns = tracker.by_since_ns.unwrap_or(snapshot.origin.started_ns);
+    let stamp = Stamp {
+        wall_ns: snapshot.origin.wall_ns(end_ns),
+        ts_ns: end_ns,
+        interval_ns: end_ns.saturating_sub(since_ns),
+    };
+    let series = tracker.histograms.iter();
+    let series = series.filter(|series| is_wanted(series.of));
+    hist::write_json(series, tracker.by, &snapshot.names, stamp, out)
+}
