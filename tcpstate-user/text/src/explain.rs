@@ -17,8 +17,8 @@ use tcpstate_core::{
 };
 
 pub use self::{
-    diagram::{Counts, write_diagram},
-    edges::Edges,
+    diagram::{Counts, Part, Place, Row, diagram, write_diagram, write_notes},
+    edges::{Edges, edge_of},
     json::{write_diagram_json, write_json},
 };
 use crate::format::{

@@ -18,6 +18,7 @@ use tcpstate_core::{
 use crate::{
     connection, connections, dwell, finding, frame,
     help::{self, KEYS},
+    kept::Kept,
     look::{Filter, Look, Only, Options, Page, Screen, Subject, Typing},
     machine,
     order::{grouping_before, grouping_beside},
@@ -71,7 +72,8 @@ pub struct App {
     /// The rows of the last frame, and the lines above them.
     rows: Vec<Row>,
     above: usize,
-    /// The rows that have room.
+    /// The columns of a row, and the rows that have room.
+    width: usize,
     height: usize,
 }
 
@@ -83,6 +85,7 @@ impl App {
             cursors: [Cursor::default(); Screen::ALL.len()],
             rows: Vec::new(),
             above: 0,
+            width: 1,
             height: 1,
         }
     }
@@ -132,7 +135,8 @@ impl App {
         let cursor = *self.cursor();
         frame::draw(&self.look, &head, &rows, cursor, area, frame.buffer_mut());
         // The line of the host stands above all.
-        (self.rows, self.above, self.height) = (rows, 1 + head.len(), height);
+        (self.rows, self.above) = (rows, 1 + head.len());
+        (self.width, self.height) = (width, height);
     }
 
     /// The content of what is on top, for a file; `None` where there is nothing to be written.
@@ -152,6 +156,11 @@ impl App {
         };
         let on_top = self.look.pages.last_mut();
         on_top.map_or(of_screen, |(_, cursor)| cursor)
+    }
+
+    const fn machine_cursor(&self) -> &Cursor {
+        let [_, _, _, machine, _] = &self.cursors;
+        machine
     }
 
     fn key(&mut self, key: KeyEvent) -> Then {
@@ -217,6 +226,7 @@ impl App {
             KeyCode::Char('e') => return self.explain(),
             KeyCode::Char('s') => return self.sort(),
             KeyCode::Char('S') => return self.turn(),
+            KeyCode::Char('o') => return self.keep(),
             KeyCode::Char('w') => return self.write(),
             KeyCode::Char('b') => return self.group_by(grouping_beside(self.look.by, 1)),
             KeyCode::Char('B') => return self.group_by(grouping_before(self.look.by)),
@@ -279,6 +289,12 @@ impl App {
                 let mut cursor = *self.cursor();
                 let before = cursor.item;
                 let row = cursor.top.saturating_add(below);
+                if self.look.screen == Screen::Machine && self.look.pages.is_empty() {
+                    // Of the parts in its line the nearest.
+                    let column = machine::column_at(&self.look, before, self.width, mouse.column);
+                    self.look.machine_column = column;
+                    self.rows = machine::rows(&self.look, None, self.width);
+                }
                 if below >= self.height || !cursor.point(&self.rows, row) {
                     return Then::Nothing;
                 }
@@ -333,6 +349,11 @@ impl App {
         match self.cursor().item {
             Some(Item::State(state)) => self.list(Only {
                 state: Some(state),
+                ..Only::default()
+            }),
+            Some(Item::Edge(from, to)) => self.list(Only {
+                state: Some(to),
+                from: Some(from),
                 group: None,
             }),
             // All that there was no room for are not known one by one.
@@ -340,8 +361,8 @@ impl App {
                 return Then::Nothing;
             }
             Some(Item::Group(key)) => self.list(Only {
-                state: None,
                 group: Some(key),
+                ..Only::default()
             }),
             Some(finding @ Item::Finding(..)) => self.push(Page::Finding(finding)),
             Some(Item::Connection(id)) => {
@@ -379,7 +400,23 @@ impl App {
             self.look.only = Only::default();
             return Then::Draw;
         }
+        if self.look.kept.take().is_some() {
+            return Then::Draw;
+        }
         Then::Nothing
+    }
+
+    /// Makes all screens be about what is selected.
+    fn keep(&mut self) -> Then {
+        let item = self.cursor().item;
+        let part = match item {
+            _ if !self.look.pages.is_empty() => return Then::Nothing,
+            Some(Item::State(state)) => Kept::State(state),
+            Some(Item::Edge(from, to)) => Kept::Edge(from, to),
+            _ => return Then::Nothing,
+        };
+        self.look.keep(part);
+        Then::Draw
     }
 
     /// Explains what is selected, or shown.
@@ -393,7 +430,7 @@ impl App {
             Some(_) => return Then::Nothing,
             None if self.look.screen == Screen::Dwell => Page::State(self.look.dwell_state()),
             None => match self.cursor().item {
-                Some(Item::State(state)) => Page::State(state),
+                Some(Item::State(state) | Item::Edge(state, _)) => Page::State(state),
                 Some(Item::Finding(name, _)) => Page::Explained(name),
                 Some(Item::Connection(id)) => {
                     let row = connections::find(&self.look, id);
@@ -451,7 +488,14 @@ impl App {
     fn shift(&mut self, by: isize) -> Then {
         match (self.look.screen, self.look.pages.is_empty()) {
             (Screen::Services, true) => self.look.services.shift(by),
-            (Screen::Machine, true) => self.look.is_right = by > 0,
+            (Screen::Machine, true) => {
+                let selected = self.cursor().item;
+                let Some((item, column)) = machine::beside(&self.look, selected, by) else {
+                    return Then::Nothing;
+                };
+                self.cursor().item = Some(item);
+                self.look.machine_column = column;
+            }
             (Screen::Dwell, true) => self.look.go_to_state(by),
             _ => return Then::Nothing,
         }
@@ -469,7 +513,7 @@ impl App {
                 Screen::Connections => connections::table(&self.look, width),
                 Screen::Machine => (
                     Vec::new(),
-                    machine::rows(&self.look, self.look.is_right, width),
+                    machine::rows(&self.look, self.machine_cursor().item, width),
                 ),
                 Screen::Dwell => dwell::table(&self.look, self.look.dwell_state(), width),
             },

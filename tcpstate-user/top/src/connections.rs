@@ -41,6 +41,10 @@ fn is_wanted(only: &Only, one: &Connection, names: &Names) -> bool {
         let present = one.states.last();
         present.is_some_and(|stay| stay.state == state)
     });
+    let has_before = only.from.is_none_or(|from| {
+        let before = one.states.iter().rev().nth(1);
+        before.is_some_and(|stay| stay.state == from)
+    });
     let has_group = only.group.is_none_or(|group| match group {
         GroupKey::Port(ServicePort::Port(port), role) => {
             (one.service_port, one.role) == (Some(port), role)
@@ -62,7 +66,7 @@ fn is_wanted(only: &Only, one: &Connection, names: &Names) -> bool {
         // Those that there was no room for are not known one by one, so that none of them is listed.
         GroupKey::Port(ServicePort::Other, _) | GroupKey::Other => false,
     });
-    has_state && has_group
+    has_state && has_before && has_group
 }
 
 /// The time at which it was in its state.
@@ -76,10 +80,11 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
         return Default::default();
     };
     let all = &snapshot.tracker.connections;
+    let only = look.listed();
     let mut wanted: Vec<(usize, &Connection)> = all
         .iter()
         .enumerate()
-        .filter(|(_, one)| is_wanted(&look.only, one, &snapshot.names))
+        .filter(|(_, one)| is_wanted(&only, one, &snapshot.names))
         .filter(|(_, one)| {
             let filter = &look.filter.expression;
             filter.wants_all() || filter.judge(&row(one, snapshot)) == Truth::Yes
@@ -103,7 +108,7 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
         content: Content::Connection(*at),
     });
     let mut rows: Vec<Row> = rows.collect();
-    let counted = look.only.state.and_then(|state| counted(state, snapshot));
+    let counted = only.state.and_then(|state| counted(state, snapshot));
     if let (Some(counted), true) = (counted, rows.is_empty()) {
         rows.extend(wrapped(&counted, width).into_iter().map(Row::text));
     }
@@ -138,6 +143,9 @@ fn kept_in(state: State, snapshot: &RunSnapshot) -> u64 {
 /// The reason why no socket in this state is listed; `None`: those that there are, are.
 fn counted(state: State, snapshot: &RunSnapshot) -> Option<String> {
     let (sockets, filter) = match state {
+        State::CLOSE => {
+            return Some("sockets that are not connected are not listed here".to_owned());
+        }
         State::TIME_WAIT => ("sockets in TIME_WAIT", "time-wait"),
         State::LISTEN => ("sockets in LISTEN", "listening"),
         State::SYN_RECV if kept_in(state, snapshot) == 0 => {
@@ -166,7 +174,12 @@ fn counted(state: State, snapshot: &RunSnapshot) -> Option<String> {
 /// The number of those that the list is chosen from.
 fn number(only: &Only, snapshot: &RunSnapshot) -> u64 {
     match (only.state, only.group) {
-        (Some(state), _) => count_in(state, &snapshot.interval.all),
+        (Some(state), None) => count_in(state, &snapshot.interval.all),
+        (Some(state), Some(key)) => {
+            let mut groups = snapshot.tracker.groups.iter();
+            let group = groups.find(|group| group.key == key);
+            group.map_or(0, |group| count_in(state, &group.figures))
+        }
         (None, Some(key)) => {
             let mut groups = snapshot.tracker.groups.iter();
             let states = groups.find(|group| group.key == key);
@@ -181,9 +194,11 @@ fn number(only: &Only, snapshot: &RunSnapshot) -> u64 {
 
 /// The connections that are shown, in words.
 fn about(look: &Look, shown: usize, snapshot: &RunSnapshot) -> String {
-    let Only { state, group } = look.only;
+    let only = look.listed();
+    let Only { state, from, group } = only;
     let mut of = Vec::new();
     of.extend(state.map(|state| format!("in {state}")));
+    of.extend(from.map(|from| format!("from {from}")));
     if let Some(key) = group {
         let group = tcpstate_core::catalogue::Group::new(key, &snapshot.names);
         let name = tcpstate_text::group::cells(snapshot.tracker.by, &group, 40).join(" ");
@@ -192,12 +207,9 @@ fn about(look: &Look, shown: usize, snapshot: &RunSnapshot) -> String {
     if !look.filter.text.is_empty() {
         of.push(Printable(look.filter.text.as_bytes()).to_string());
     }
-    let is_known = look
-        .only
-        .state
-        .is_none_or(|state| is_known(state, snapshot));
-    let all = number(&look.only, snapshot);
-    let is_cut = match look.only.state {
+    let is_known = only.state.is_none_or(|state| is_known(state, snapshot));
+    let all = number(&only, snapshot);
+    let is_cut = match only.state {
         Some(state) => counted(state, snapshot).is_none() && kept_in(state, snapshot) < all,
         None => (snapshot.tracker.connections.len() as u64) < snapshot.tracker.books.live,
     };

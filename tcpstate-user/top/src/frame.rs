@@ -127,6 +127,9 @@ pub(crate) fn head_line(look: &Look, width: usize) -> Line<'static> {
     }
     let played = look.played.as_ref();
     parts.extend(played.and_then(Played::words).map(Span::raw));
+    if let Some(kept) = look.kept {
+        parts.push(Span::styled(format!("only {kept}"), theme.title()));
+    }
     let findings = snapshot.findings.as_deref().unwrap_or_default();
     let count = |severity| {
         let count = findings
@@ -225,7 +228,8 @@ fn foot_line(look: &Look, width: usize) -> Line<'static> {
     }
     let more = match look.screen {
         _ if over.is_some() => "  Esc back",
-        Screen::Overview | Screen::Machine => "  Enter open  e explain",
+        Screen::Overview => "  Enter open  e explain",
+        Screen::Machine => "  h l beside  o only it",
         Screen::Services => "  b group  s sort  h l columns",
         Screen::Connections if look.shows_all() => "  Enter open  s sort",
         Screen::Connections if look.opened_from.is_some() => "  Enter open  Esc back",

@@ -32,6 +32,10 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "other columns of the services; left and right in the machine; the next state of dwell; so do the arrows",
     ),
     (
+        "o",
+        "in the overview and the machine: all screens show only the selected state or edge; again, or Esc: all",
+    ),
+    (
         "w",
         "write what is shown as JSON into a file here: a screen, a connection, a finding, an explanation",
     ),

@@ -1,13 +1,21 @@
 //! The figures of the last intervals, for the sparklines.
 
-use std::collections::VecDeque;
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, VecDeque},
+};
 
 use tcpstate_common::State;
 use tcpstate_core::{
     cause::Cause,
     origin::{Evidence, Origin},
     present::RunSnapshot,
+    transition::TransitionCount,
 };
+
+use tcpstate_text::explain::edge_of;
+
+use crate::kept::Kept;
 
 /// The intervals that are kept.
 const KEPT: usize = 600;
@@ -81,6 +89,7 @@ struct Point {
     rates: [Option<u64>; Rate::ALL.len()],
     states: [u64; STATES.len()],
     cpu_ns: u64,
+    transitions: Vec<TransitionCount>,
     /// The times in each state that connections left: the lower bound of each power of two, with its count.
     dwell: Vec<(State, Vec<(u64, u64)>)>,
 }
@@ -141,6 +150,7 @@ impl History {
             ],
             states: STATES.map(of),
             cpu_ns: snapshot.books.cost.cpu_ns,
+            transitions: figures.transitions.clone(),
             dwell: interval
                 .dwell
                 .iter()
@@ -168,13 +178,46 @@ impl History {
         let mut known = 0;
         let per_second = |point: &Point| {
             if let Some(count) = point.rates.get(rate as usize).copied().flatten() {
-                let thousandths = u128::from(count) * 1_000_000_000_000;
-                let rate = thousandths.checked_div(point.length_ns.into()).unwrap_or(0);
-                known = u64::try_from(rate).unwrap_or(u64::MAX);
+                known = thousandths(count, point.length_ns);
             }
             known
         };
         self.points.iter().map(per_second).collect()
+    }
+
+    /// The edges of this part of the diagram that were taken, by their count over all intervals, the most first.
+    pub(crate) fn edges(&self, part: Kept) -> Vec<(State, State)> {
+        if let Kept::Edge(from, to) = part {
+            return vec![(from, to)];
+        }
+        let mut counts = HashMap::<_, u64>::new();
+        for one in self.points.iter().flat_map(|point| &point.transitions) {
+            if part.has_transition(one.from, one.to) {
+                *counts.entry(edge_of(one.from, one.to)).or_default() += one.count;
+            }
+        }
+        let mut edges: Vec<_> = counts.into_iter().collect();
+        edges.sort_by_key(|&(edge, count)| (Reverse(count), edge));
+        edges.into_iter().map(|(edge, _)| edge).collect()
+    }
+
+    /// How often an edge was taken in the latest interval, with the length of that, nanoseconds; and in each interval, in
+    /// thousandths a second.
+    pub(crate) fn edge(&self, wanted: (State, State)) -> (Option<(u64, u64)>, Vec<u64>) {
+        let count = |point: &Point| -> u64 {
+            let taken = point.transitions.iter();
+            let taken = taken.filter(|one| edge_of(one.from, one.to) == wanted);
+            taken.map(|one| one.count).sum()
+        };
+        let latest = self.points.back();
+        let rates = self
+            .points
+            .iter()
+            .map(|point| thousandths(count(point), point.length_ns));
+        (
+            latest.map(|point| (count(point), point.length_ns)),
+            rates.collect(),
+        )
     }
 
     /// The sockets in a state at the end of each interval, by its place in [`STATES`].
@@ -205,6 +248,13 @@ impl History {
         #[expect(clippy::cast_precision_loss, reason = "a share needs few digits")]
         Some(now.cpu_ns.saturating_sub(before.cpu_ns) as f64 / now.length_ns as f64)
     }
+}
+
+/// A rate in thousandths a second.
+fn thousandths(count: u64, length_ns: u64) -> u64 {
+    let thousandths = u128::from(count) * 1_000_000_000_000;
+    let rate = thousandths.checked_div(length_ns.into()).unwrap_or(0);
+    u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ mod finding;
 mod frame;
 mod help;
 mod history;
+mod kept;
 mod look;
 mod machine;
 mod order;

@@ -15,6 +15,7 @@ use tcpstate_text::format::text::Columns;
 
 use crate::{
     history::{History, STATES},
+    kept::Kept,
     order::{ConnectionOrder, ServiceOrder},
     played::Played,
     row::{Cursor, Item},
@@ -190,6 +191,8 @@ impl Typing {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Only {
     pub(crate) state: Option<State>,
+    /// The state before that.
+    pub(crate) from: Option<State>,
     pub(crate) group: Option<GroupKey>,
 }
 
@@ -205,13 +208,15 @@ pub(crate) struct Look {
     /// The present that is shown, where it is frozen.
     frozen: Option<Present>,
     pub(crate) only: Only,
+    /// `None`: all of the diagram.
+    pub(crate) kept: Option<Kept>,
     /// The screen that opened the list of these; `None`: another one was shown since.
     pub(crate) opened_from: Option<Screen>,
     pub(crate) filter: Filter,
     /// `None`: keys are commands.
     pub(crate) typing: Option<Typing>,
-    /// Whether the right side of the diagram is selected.
-    pub(crate) is_right: bool,
+    /// The column of the diagram near which a line has its selection.
+    pub(crate) machine_column: usize,
     /// The place among the states of that whose times are shown.
     dwell_of: usize,
     /// The grouping of the services that was asked for.
@@ -237,10 +242,11 @@ impl Look {
             latest: Present::default(),
             frozen: None,
             only: Only::default(),
+            kept: None,
             opened_from: None,
             filter: Filter::default(),
             typing: None,
-            is_right: false,
+            machine_column: 0,
             dwell_of: ESTABLISHED,
             services: ServiceOrder::default(),
             connections: ConnectionOrder::default(),
@@ -282,6 +288,37 @@ impl Look {
                 self.latest.history.push(&snapshot);
                 self.latest.snapshot = Some(snapshot);
             }
+        }
+    }
+
+    /// The connections that are listed.
+    pub(crate) fn listed(&self) -> Only {
+        match self.kept {
+            Some(Kept::State(state)) if self.only.state.is_none() => Only {
+                state: Some(state),
+                ..self.only
+            },
+            Some(Kept::Edge(from, to)) if self.only.state.is_none() => Only {
+                state: Some(to),
+                from: Some(from),
+                ..self.only
+            },
+            _ => self.only,
+        }
+    }
+
+    /// Makes all screens be about this part of the diagram, or about all of it where that is what they are about.
+    pub(crate) fn keep(&mut self, part: Kept) {
+        self.kept = if self.kept == Some(part) {
+            None
+        } else {
+            Some(part)
+        };
+        self.only = Only::default();
+        if let Some(Kept::State(state) | Kept::Edge(state, _)) = self.kept
+            && let Some(place) = STATES.iter().position(|&one| one == state)
+        {
+            self.dwell_of = place;
         }
     }
 

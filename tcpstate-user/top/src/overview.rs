@@ -18,6 +18,7 @@ use crate::{
     finding::sentence,
     frame::wrapped,
     history::{Rate, STATES, shows_none},
+    kept::Kept,
     look::{Look, Present},
     row::{Item, Row},
 };
@@ -28,7 +29,10 @@ pub(crate) fn rows(look: &Look, width: usize, whole: bool) -> Vec<Row> {
     let Some(snapshot) = shown.snapshot.as_deref() else {
         return Vec::new();
     };
-    let mut rows = rates(look, shown, width);
+    let mut rows = match look.kept {
+        Some(part) => edges(look, part, width),
+        None => rates(look, shown, width),
+    };
     rows.push(Row::text(""));
     rows.extend(states(look, shown, snapshot, width));
     rows.push(Row::text(""));
@@ -64,6 +68,37 @@ fn rates(look: &Look, shown: &Present, width: usize) -> Vec<Row> {
         .collect()
 }
 
+/// The most edges that are shown.
+const EDGES: usize = 6;
+
+/// The rates on the edges of what is kept.
+fn edges(look: &Look, part: Kept, width: usize) -> Vec<Row> {
+    const NAME: usize = 26;
+    let history = &look.shown().history;
+    let edges = history.edges(part);
+    let rows = edges.iter().take(EDGES).map(|&(from, to)| {
+        let (latest, rates) = history.edge((from, to));
+        let latest = latest.map(|(count, interval_ns)| PerSecond { count, interval_ns });
+        let latest = latest.map_or_else(|| "-  ".to_owned(), |rate| format!("{rate}/s"));
+        let name = fitted(&Kept::Edge(from, to).to_string(), NAME, Align::Left);
+        let bars = look
+            .options
+            .theme
+            .sparkline(&rates, width.saturating_sub(NAME + 12));
+        Row::text(format!(
+            "{name} {} {bars}",
+            fitted(&latest, 10, Align::Right)
+        ))
+    });
+    let mut rows: Vec<Row> = rows.collect();
+    if rows.is_empty() {
+        rows.push(Row::text(format!(
+            "No connection has come to {part}, or left it, in the intervals that are kept."
+        )));
+    }
+    rows
+}
+
 /// The columns of the sockets in a state: their number, its change, and the time of the oldest.
 const fn widths(width: usize) -> (usize, usize, usize) {
     if width < 60 { (7, 6, 8) } else { (10, 9, 10) }
@@ -78,7 +113,11 @@ fn states(look: &Look, shown: &Present, snapshot: &RunSnapshot, width: usize) ->
         "NOW", "CHANGE", "OLDEST"
     );
     let mut rows = vec![Row::text(Line::styled(title, theme.title()))];
+    let is_kept = |state| look.kept.is_none_or(|kept| kept.has(state));
     for (place, state) in STATES.into_iter().enumerate() {
+        if !is_kept(state) {
+            continue;
+        }
         let counts = shown.history.state(place);
         let mut latest = counts.iter().rev();
         let count = latest.next().copied().unwrap_or(0);
@@ -167,8 +206,17 @@ fn findings(look: &Look, snapshot: &RunSnapshot, width: usize, whole: bool) -> V
     let Some(findings) = &snapshot.findings else {
         return Vec::new();
     };
+    let is_kept = |finding: &&Finding| {
+        let states = finding.text.states;
+        look.kept
+            .is_none_or(|kept| states.iter().any(|&state| kept.has(state)))
+    };
+    let findings: Vec<&Finding> = findings.iter().filter(is_kept).collect();
     if findings.is_empty() {
-        return vec![Row::text("Nothing found so far.")];
+        let about = look
+            .kept
+            .map_or_else(String::new, |kept| format!(" about {kept}"));
+        return vec![Row::text(format!("Nothing found{about} so far."))];
     }
     let mut rows = Vec::new();
     let row = |finding: &Finding, text: String, is_first: bool| {

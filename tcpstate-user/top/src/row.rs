@@ -8,6 +8,8 @@ use tcpstate_core::{diagnosis::Place, event::SocketId, model::GroupKey};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Item {
     State(State),
+    /// From one state to another.
+    Edge(State, State),
     Finding(&'static str, Place),
     Group(GroupKey),
     Connection(SocketId),

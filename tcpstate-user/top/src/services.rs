@@ -24,6 +24,7 @@ use tcpstate_text::{
 
 use crate::{
     history::shows_none,
+    kept::Kept,
     look::Look,
     order::{SERVICE_COLUMNS, grouping_name},
     row::{Item, Row},
@@ -204,7 +205,17 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
         .collect();
     let histogram = |of: Of, key: GroupKey| histograms.get(&(of, key)).copied();
     let groups = snapshot.tracker.groups.iter();
+    let is_kept = |figures: &Figures| {
+        look.kept.is_none_or(|kept| match kept {
+            Kept::State(state) => figures.states.iter().any(|(one, _)| *one == state),
+            Kept::Edge(..) => {
+                let mut transitions = figures.transitions.iter();
+                transitions.any(|one| kept.has_transition(one.from, one.to))
+            }
+        })
+    };
     let mut services: Vec<Service<'_>> = groups
+        .filter(|total| is_kept(&total.figures))
         .map(|total| {
             let group = Group::new(total.key, &snapshot.names);
             let name = cells(by, &group, name_width);

@@ -12,7 +12,7 @@ use tcpstate_core::{
 };
 use tcpstate_text::{
     diagnose,
-    explain::{Edges, Here, write_diagram_json, write_json},
+    explain::{Here, write_diagram_json, write_json},
     format::json::Records,
     hist, rates,
 };
@@ -108,10 +108,7 @@ fn write(look: &Look, snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result
             Ok(())
         }
         Screen::Machine => {
-            let counts = machine::counts(snapshot);
-            let interval = &snapshot.interval;
-            let length_ns = interval.end_ns.saturating_sub(interval.start_ns);
-            let edges = Edges::of(&interval.all, length_ns);
+            let (counts, edges) = (machine::counts(snapshot), machine::edges(snapshot));
             write_diagram_json(Some(&counts), Some(&edges), out)
         }
         Screen::Dwell => {

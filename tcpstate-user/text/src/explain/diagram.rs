@@ -1,13 +1,10 @@
 //! The state diagram.
 
-use std::{
-    fmt::Write as _,
-    io::{self, Write},
-};
+use std::io::{self, Write};
 
 use tcpstate_common::State;
 
-use super::edges::Edges;
+use super::edges::{Edges, edge};
 use crate::format::units::{Count, Counted};
 
 /// A name with a colon stands for a state and the number of its sockets, a letter in angle brackets for the rate of an
@@ -63,9 +60,111 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn of(&self, state: State) -> u64 {
+    /// The number in this state.
+    pub fn of(&self, state: State) -> u64 {
         let found = self.by_state.iter().find(|(of, _)| *of == state);
         found.map_or(0, |&(_, count)| count)
+    }
+}
+
+/// Something in the diagram that has a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A state, with the number of its sockets.
+    State(State),
+    /// An edge from one state to another, with its rate.
+    Edge(State, State),
+}
+
+/// The place of a part in its line, in columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The first column.
+    pub begin: usize,
+    /// The column behind the last one.
+    pub end: usize,
+    /// The part.
+    pub part: Part,
+}
+
+/// A line of the diagram: ASCII, with the places of its parts from left to right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// The line.
+    pub text: String,
+    /// The places.
+    pub places: Vec<Place>,
+}
+
+/// The lines of the diagram, without notes, in 80 columns unless a number is very long. `None`: without numbers, or
+/// without rates.
+pub fn diagram(counts: Option<&Counts>, edges: Option<&Edges>) -> Vec<Row> {
+    let lines = DIAGRAM.lines();
+    lines.map(|line| row(line, counts, edges)).collect()
+}
+
+/// A mark in a line of [`DIAGRAM`]: its length, and its part.
+fn mark(rest: &str) -> Option<(usize, Part)> {
+    if let Some(letter) = rest.strip_prefix('<') {
+        let (from, to) = edge(letter.chars().next()?)?;
+        return Some((rest.find('>')? + 1, Part::Edge(from, to)));
+    }
+    let (name, _) = rest.split_once(':')?;
+    let state = State::from_name(name)?;
+    Some((name.len() + 1, Part::State(state)))
+}
+
+/// Writes the numbers in the place of their marks. Text further right moves only where there is no room.
+fn row(line: &str, counts: Option<&Counts>, edges: Option<&Edges>) -> Row {
+    let mut row = Row::default();
+    let mut rest = line;
+    while let Some(next) = rest.chars().next() {
+        // No name is the end of another one: it begins where a word does.
+        let begins = !row
+            .text
+            .ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+        let Some((len, part)) = mark(rest).filter(|_| begins) else {
+            row.text.push(next);
+            rest = rest.get(next.len_utf8()..).unwrap_or_default();
+            continue;
+        };
+        rest = rest.get(len..).unwrap_or_default();
+        let text = match part {
+            Part::State(state) => {
+                let number = counts.map(|counts| Count(counts.of(state)).to_string());
+                format!("{state} {}", number.unwrap_or_default())
+            }
+            Part::Edge(from, to) => {
+                let rate = edges.and_then(|edges| edges.rate((from, to)));
+                rate.map(per_second).unwrap_or_default()
+            }
+        };
+        let begin = row.text.len();
+        let shown = text.trim_end();
+        let end = begin + shown.len();
+        if end > begin {
+            row.places.push(Place { begin, end, part });
+        }
+        row.text.push_str(shown);
+        row.text
+            .extend(std::iter::repeat_n(' ', len.saturating_sub(shown.len())));
+        // What is longer than its mark takes the place of the blanks behind it, but for one.
+        let blanks = rest.len() - rest.trim_start_matches(' ').len();
+        let more = shown.len().saturating_sub(len);
+        rest = rest
+            .get(more.min(blanks.saturating_sub(1))..)
+            .unwrap_or_default();
+    }
+    row.text.truncate(row.text.trim_end().len());
+    row
+}
+
+/// A rate in few columns.
+fn per_second(rate: u64) -> String {
+    match rate {
+        0..10_000 => format!("{}/s", Count(rate)),
+        10_000..10_000_000 => format!("{}k/s", Count(rate / 1_000)),
+        _ => "many/s".to_owned(),
     }
 }
 
@@ -75,14 +174,19 @@ pub fn write_diagram(
     edges: Option<&Edges>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    for line in DIAGRAM.lines() {
-        let mut line = with_rates(line, edges);
-        for state in State::ALL {
-            fill(&mut line, state, counts);
-        }
-        writeln!(out, "{}", line.trim_end())?;
+    for row in diagram(counts, edges) {
+        writeln!(out, "{}", row.text)?;
     }
     writeln!(out)?;
+    write_notes(counts, edges, out)
+}
+
+/// Writes what the diagram does not show.
+pub fn write_notes(
+    counts: Option<&Counts>,
+    edges: Option<&Edges>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     if let Some(counts) = counts.filter(|counts| counts.orphans > 0) {
         let (orphans, all) = (counts.orphans, counts.of(State::FIN_WAIT2));
         writeln!(
@@ -116,52 +220,4 @@ pub fn write_diagram(
         writeln!(out, "{line}")?;
     }
     Ok(())
-}
-
-/// Writes the rates in the place of their marks.
-fn with_rates(line: &str, edges: Option<&Edges>) -> String {
-    let mut text = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some((before, (mark, after))) = rest
-        .split_once('<')
-        .and_then(|(before, mark)| Some((before, mark.split_once('>')?)))
-        // The head of an arrow is none.
-        .filter(|(_, (mark, _))| mark.starts_with(|c: char| c.is_ascii_lowercase()))
-    {
-        let letter = mark.chars().next().unwrap_or_default();
-        let rate = edges
-            .and_then(|edges| edges.rate(letter))
-            .map_or_else(String::new, |rate| match rate {
-                0..10_000 => format!("{}/s", Count(rate)),
-                10_000..10_000_000 => format!("{}k/s", Count(rate / 1_000)),
-                _ => "many/s".to_owned(),
-            });
-        let width = mark.len() + 2;
-        text.push_str(before);
-        // Writing to a string does not fail.
-        let _ = write!(text, "{rate:width$}");
-        rest = after;
-    }
-    text.push_str(rest);
-    text
-}
-
-/// Writes a state's number behind its name. Text further right moves only if there is no room.
-fn fill(line: &mut String, state: State, counts: Option<&Counts>) {
-    let name = format!("{state}:");
-    let Some(at) = line.find(&name) else {
-        return;
-    };
-    let (before, rest) = line.split_at(at);
-    let rest = rest.get(name.len()..).unwrap_or_default();
-    let number = counts.map_or_else(String::new, |counts| Count(counts.of(state)).to_string());
-    let text = format!("{state} {number}");
-    // The number takes the place of the blanks behind the name, but for one.
-    let blanks = rest.len() - rest.trim_start_matches(' ').len();
-    let more = text.len().saturating_sub(name.len());
-    let rest = rest
-        .get(more.min(blanks.saturating_sub(1))..)
-        .unwrap_or_default();
-    let text = format!("{text:0$}", name.len());
-    *line = format!("{before}{text}{rest}");
 }

@@ -13,7 +13,7 @@ use tcpstate_core::{
 };
 
 /// An edge of the diagram: what leads from one state to another.
-type Edge = (State, State);
+pub(super) type Edge = (State, State);
 
 /// The edges, each with its mark in the diagram.
 const EDGES: [(char, Edge); 12] = [
@@ -30,6 +30,20 @@ const EDGES: [(char, Edge); 12] = [
     ('k', (State::CLOSING, State::TIME_WAIT)),
     ('l', (State::LAST_ACK, State::CLOSE)),
 ];
+
+/// The edge with this mark; `None`: there is none.
+pub(super) fn edge(mark: char) -> Option<Edge> {
+    let found = EDGES.iter().find(|&&(one, _)| one == mark);
+    found.map(|&(_, edge)| edge)
+}
+
+/// The edge that a transition takes, as figures have it: where it ends the socket, `TIME_WAIT` is left of the connection.
+pub const fn edge_of(from: State, to: State) -> (State, State) {
+    match (from, to) {
+        (State::FIN_WAIT2 | State::CLOSING, State::CLOSE) => (from, State::TIME_WAIT),
+        _ => (from, to),
+    }
+}
 
 /// The transitions of a while, by edge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,11 +66,7 @@ impl Edges {
             ..Self::default()
         };
         for &TransitionCount { from, to, count } in &figures.transitions {
-            let to = match (from, to) {
-                (State::FIN_WAIT2 | State::CLOSING, State::CLOSE) => State::TIME_WAIT,
-                _ => to,
-            };
-            edges.count((from, to), count);
+            edges.count(edge_of(from, to), count);
         }
         let orderly = figures.causes.iter();
         let orderly = orderly.filter(|(cause, _)| *cause == Cause::Fin);
@@ -71,9 +81,9 @@ impl Edges {
         Self { lasted_ns, ..self }
     }
 
-    /// The rate of an edge by its mark, a second, rounded; `None`: the diagram has no such edge.
-    pub(super) fn rate(&self, mark: char) -> Option<u64> {
-        let at = EDGES.iter().position(|&(one, _)| one == mark)?;
+    /// The rate of an edge, a second, rounded; `None`: the diagram has no such edge.
+    pub fn rate(&self, edge: (State, State)) -> Option<u64> {
+        let at = EDGES.iter().position(|&(_, one)| one == edge)?;
         Some(self.per_second(*self.counts.get(at)?))
     }
 
@@ -87,8 +97,8 @@ impl Edges {
         self.per_second(self.orphans)
     }
 
-    /// Each edge with its rate.
-    pub(super) fn rates(&self) -> impl Iterator<Item = (State, State, u64)> {
+    /// Each edge with its rate, a second, rounded.
+    pub fn rates(&self) -> impl Iterator<Item = (State, State, u64)> {
         let counts = EDGES.iter().zip(self.counts);
         counts.map(|(&(_, (from, to)), count)| (from, to, self.per_second(count)))
     }
