@@ -226,6 +226,8 @@ impl App {
             KeyCode::Char('e') => return self.explain(),
             KeyCode::Char('s') => return self.sort(),
             KeyCode::Char('S') => return self.turn(),
+            KeyCode::Char('p') => return self.dwell_of(1),
+            KeyCode::Char('P') => return self.dwell_of(-1),
             KeyCode::Char('o') => return self.keep(),
             KeyCode::Char('w') => return self.write(),
             KeyCode::Char('b') => return self.group_by(grouping_beside(self.look.by, 1)),
@@ -464,6 +466,15 @@ impl App {
         Then::Draw
     }
 
+    /// Shows the times of the service so many places further.
+    fn dwell_of(&mut self, by: isize) -> Then {
+        if self.look.screen != Screen::Dwell || !self.look.pages.is_empty() {
+            return Then::Nothing;
+        }
+        self.look.dwell_group = dwell::group_beside(&self.look, by);
+        Then::Draw
+    }
+
     fn write(&self) -> Then {
         let is_help = matches!(self.look.pages.last(), Some((Page::Help, _)));
         if is_help || self.look.shown().snapshot.is_none() {
@@ -480,6 +491,7 @@ impl App {
         self.look.by = by;
         // There will be no such group.
         self.look.only.group = None;
+        self.look.dwell_group = None;
         Then::GroupBy(by)
     }
 

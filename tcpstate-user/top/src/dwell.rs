@@ -2,13 +2,40 @@
 
 use ratatui::text::Line;
 use tcpstate_common::State;
-use tcpstate_core::units::{Count, Span as Time};
-use tcpstate_text::format::text::{Align, fitted};
+use tcpstate_core::{
+    catalogue::Group,
+    model::{GroupKey, Of},
+    units::{Count, Span as Time},
+};
+use tcpstate_text::{
+    format::text::{Align, fitted},
+    group::cells,
+};
 
-use crate::{look::Look, row::Row};
+use crate::{frame::wrapped, look::Look, row::Row};
 
 /// The columns of a time.
 const TIME: usize = 8;
+
+/// The columns of a name of a cgroup.
+const GROUP: usize = 20;
+
+/// The group of the services whose times in this state are shown so many places further: behind the last of them are all.
+pub(crate) fn group_beside(look: &Look, by: isize) -> Option<GroupKey> {
+    let snapshot = look.shown().snapshot.as_deref()?;
+    let of_state = |of| of == Of::Dwell(look.dwell_state());
+    let series = snapshot.tracker.histograms.iter();
+    let keys = series
+        .filter(|series| of_state(series.of))
+        .map(|series| series.key);
+    let choices: Vec<Option<GroupKey>> = std::iter::once(None).chain(keys.map(Some)).collect();
+    let at = choices
+        .iter()
+        .position(|&choice| choice == look.dwell_group);
+    let further = by.rem_euclid(isize::try_from(choices.len()).unwrap_or(1));
+    let to = at.unwrap_or(0) + further.unsigned_abs();
+    choices.get(to % choices.len()).copied().flatten()
+}
 
 /// The lines above, and the rows, for a state.
 pub(crate) fn table(look: &Look, state: State, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
@@ -16,18 +43,28 @@ pub(crate) fn table(look: &Look, state: State, width: usize) -> (Vec<Line<'stati
     let times = look
         .shown()
         .history
-        .dwell(state, width.saturating_sub(TIME + 1));
+        .dwell(state, look.dwell_group, width.saturating_sub(TIME + 1));
     let all: u64 = times
         .iter()
         .copied()
         .flatten()
         .map(|&(_, count)| count)
         .sum();
+    let snapshot = look.shown().snapshot.as_deref();
+    let group = look.dwell_group.zip(snapshot).map(|(key, snapshot)| {
+        let group = Group::new(key, &snapshot.names);
+        format!(
+            " of {}",
+            cells(snapshot.tracker.by, &group, GROUP).join(" ")
+        )
+    });
     let title = format!(
-        "time in {state}, {} ended; by interval, the latest on the right",
+        "time in {state}{}, {} ended; latest interval on the right",
+        group.unwrap_or_default(),
         Count(all)
     );
-    let head = vec![Line::styled(title, theme.title())];
+    let head = wrapped(&title, width).into_iter();
+    let head = head.map(|line| Line::styled(line, theme.title())).collect();
     let known = times
         .iter()
         .copied()

@@ -234,7 +234,7 @@ fn foot_line(look: &Look, width: usize) -> Line<'static> {
         Screen::Connections if look.shows_all() => "  Enter open  s sort",
         Screen::Connections if look.opened_from.is_some() => "  Enter open  Esc back",
         Screen::Connections => "  Enter open  Esc all",
-        Screen::Dwell => "  h l state  e explain",
+        Screen::Dwell => "  h l state  p service",
     };
     // The most telling ones, as far as there is room.
     let mut room = width.saturating_sub(spans.iter().map(Span::width).sum());

@@ -32,6 +32,10 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "other columns of the services; left and right in the machine; the next state of dwell; so do the arrows",
     ),
     (
+        "p P",
+        "in dwell: only the next service, or the one before; behind the last one all",
+    ),
+    (
         "o",
         "in the overview and the machine: all screens show only the selected state or edge; again, or Esc: all",
     ),

@@ -8,6 +8,7 @@ use std::{
 use tcpstate_common::State;
 use tcpstate_core::{
     cause::Cause,
+    model::GroupKey,
     origin::{Evidence, Origin},
     present::RunSnapshot,
     transition::TransitionCount,
@@ -15,7 +16,7 @@ use tcpstate_core::{
 
 use tcpstate_text::explain::edge_of;
 
-use crate::kept::Kept;
+use crate::{group_times::GroupTimes, kept::Kept};
 
 /// The intervals that are kept.
 const KEPT: usize = 600;
@@ -98,6 +99,8 @@ struct Point {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     points: VecDeque<Point>,
+    /// Of the same intervals.
+    by_group: GroupTimes,
 }
 
 impl History {
@@ -115,6 +118,7 @@ impl History {
             found.map_or(0, |&(_, count)| count)
         };
         let length_ns = interval.end_ns.saturating_sub(interval.start_ns);
+        let mut again = Vec::new();
         // A look at an interval that goes on is replaced by a later one; after a jump it is another time.
         if self
             .points
@@ -122,6 +126,7 @@ impl History {
             .is_some_and(|last| last.start_ns == interval.start_ns)
         {
             self.points.pop_back();
+            again = self.by_group.pop_back();
         }
         let end_ns = |last: &Point| last.start_ns.saturating_add(last.length_ns);
         if self
@@ -130,13 +135,16 @@ impl History {
             .is_some_and(|last| end_ns(last) != interval.start_ns)
         {
             self.points.clear();
+            self.by_group.clear();
         }
         if length_ns == 0 {
             return;
         }
         if self.points.len() == KEPT {
             self.points.pop_front();
+            self.by_group.pop_front();
         }
+        self.by_group.push(snapshot, again);
         self.points.push_back(Point {
             start_ns: interval.start_ns,
             length_ns,
@@ -226,9 +234,17 @@ impl History {
         self.points.iter().map(count).collect()
     }
 
-    /// The times in a state that ended in each of the last intervals: the lower bound of each power of two, nanoseconds,
+    /// The times in a state, of one group or of all, that ended in each of the last intervals: the lower bound of each power of two, nanoseconds,
     /// with its count.
-    pub(crate) fn dwell(&self, state: State, intervals: usize) -> Vec<&[(u64, u64)]> {
+    pub(crate) fn dwell(
+        &self,
+        state: State,
+        group: Option<GroupKey>,
+        intervals: usize,
+    ) -> Vec<&[(u64, u64)]> {
+        if let Some(group) = group {
+            return self.by_group.last(group, state, intervals);
+        }
         let first = self.points.len().saturating_sub(intervals);
         let last = self.points.range(first..);
         let times = last.map(|point| {

@@ -31,6 +31,7 @@ mod dwell;
 mod file;
 mod finding;
 mod frame;
+mod group_times;
 mod help;
 mod history;
 mod kept;

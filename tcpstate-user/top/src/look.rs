@@ -219,6 +219,8 @@ pub(crate) struct Look {
     pub(crate) machine_column: usize,
     /// The place among the states of that whose times are shown.
     dwell_of: usize,
+    /// The group of the services of that; `None`: all of them.
+    pub(crate) dwell_group: Option<GroupKey>,
     /// The grouping of the services that was asked for.
     pub(crate) by: By,
     pub(crate) services: ServiceOrder,
@@ -248,6 +250,7 @@ impl Look {
             typing: None,
             machine_column: 0,
             dwell_of: ESTABLISHED,
+            dwell_group: None,
             services: ServiceOrder::default(),
             connections: ConnectionOrder::default(),
         }

@@ -7,7 +7,7 @@ use tcpstate_core::{
     catalogue::{CONNECTION, Stamp},
     diagnosis::RULES,
     explain::{self, Topic},
-    model::Of,
+    model::{Of, Series},
     present::RunSnapshot,
 };
 use tcpstate_text::{
@@ -113,7 +113,11 @@ fn write(look: &Look, snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result
         }
         Screen::Dwell => {
             let state = look.dwell_state();
-            histograms(snapshot, |of| of == Of::Dwell(state), out)
+            let is_wanted = |series: &Series| {
+                let is_group = look.dwell_group.is_none_or(|group| group == series.key);
+                series.of == Of::Dwell(state) && is_group
+            };
+            histograms(snapshot, is_wanted, out)
         }
     }
 }
@@ -133,7 +137,7 @@ fn interval(snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result<()> {
 /// Lines of `hist`, of the time since when there are these groups.
 fn histograms(
     snapshot: &RunSnapshot,
-    is_wanted: impl Fn(Of) -> bool,
+    is_wanted: impl Fn(&Series) -> bool,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let tracker = &snapshot.tracker;
@@ -145,6 +149,6 @@ fn histograms(
         interval_ns: end_ns.saturating_sub(since_ns),
     };
     let series = tracker.histograms.iter();
-    let series = series.filter(|series| is_wanted(series.of));
+    let series = series.filter(|series| is_wanted(series));
     hist::write_json(series, tracker.by, &snapshot.names, stamp, out)
 }

@@ -515,3 +515,45 @@ fn the_mouse_selects_a_part_of_the_diagram_where_it_is() {
         }
     }
 }
+
+#[test]
+fn the_times_in_a_state_are_those_of_one_service() {
+    let mut run = Run::new();
+    for _ in 0..5 {
+        run.second();
+    }
+    // SYN_SENT ends at the client, SYN_RECV at the server.
+    let ended = |run: &mut Run| -> u64 {
+        let text = run.frame((120, 40));
+        let title = text.lines().nth(1).unwrap().to_owned();
+        let (before, _) = title.split_once(" ended").unwrap();
+        before.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    run.press("5");
+    assert_eq!(ended(&mut run), 5, "nginx closes one a second");
+    run.press("p");
+    run.compare("dwell-of-a-service");
+    assert_eq!(ended(&mut run), 5);
+    run.press("hh");
+    assert!(
+        run.frame((80, 24))
+            .contains("time in SYN_SENT of 443 server, 0 ended")
+    );
+    run.press("p");
+    let text = run.frame((80, 24));
+    assert!(
+        text.contains("time in SYN_SENT of 5432 client, 5 ended"),
+        "{text}"
+    );
+    let lines = written(&mut run, "");
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0].1["service_port"], 5432);
+    run.press("p");
+    assert!(run.frame((80, 24)).contains("time in SYN_SENT, 5 ended"));
+    // Of other groups it begins with them.
+    run.press("2b5");
+    run.second();
+    run.press("p");
+    let text = run.frame((80, 24));
+    assert!(text.contains("time in SYN_SENT of curl, 1 ended"), "{text}");
+}
