@@ -366,7 +366,9 @@ impl App {
                 group: Some(key),
                 ..Only::default()
             }),
-            Some(finding @ Item::Finding(..)) => self.push(Page::Finding(finding)),
+            Some(finding @ (Item::Finding(..) | Item::Findings(_))) => {
+                self.push(Page::Finding(finding));
+            }
             Some(Item::Connection(id)) => {
                 let Some(row) = connections::find(&self.look, id) else {
                     return Then::Nothing;
@@ -424,7 +426,9 @@ impl App {
     /// Explains what is selected, or shown.
     fn explain(&mut self) -> Then {
         let page = match self.look.pages.last() {
-            Some((Page::Finding(Item::Finding(name, _)), _)) => Page::Explained(name),
+            Some((Page::Finding(Item::Finding(name, _) | Item::Findings(name)), _)) => {
+                Page::Explained(name)
+            }
             Some((Page::Connection(row, _), _)) => match row.states.last() {
                 Some(stay) => Page::State(stay.state),
                 None => return Then::Nothing,
@@ -433,7 +437,7 @@ impl App {
             None if self.look.screen == Screen::Dwell => Page::State(self.look.dwell_state()),
             None => match self.cursor().item {
                 Some(Item::State(state) | Item::Edge(state, _)) => Page::State(state),
-                Some(Item::Finding(name, _)) => Page::Explained(name),
+                Some(Item::Finding(name, _) | Item::Findings(name)) => Page::Explained(name),
                 Some(Item::Connection(id)) => {
                     let row = connections::find(&self.look, id);
                     match row.and_then(|row| row.states.last().map(|stay| stay.state)) {
@@ -566,7 +570,7 @@ impl App {
             }
             Page::State(state) => finding::explain_state(*state, width),
             Page::Explained(name) => finding::explain(name, width),
-            Page::Finding(item) => finding::lines(&self.look, item, width),
+            Page::Finding(item) => finding::lines(&self.look, *item, width),
             Page::Connection(row, id) => connection::lines(&self.look, row, *id, width),
         };
         (Vec::new(), lines.into_iter().map(Row::text).collect())

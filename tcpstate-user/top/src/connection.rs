@@ -12,10 +12,11 @@ use tcpstate_core::{
     units::Span as Time,
 };
 
-use crate::{connections, frame::wrapped, look::Look};
-
-/// The columns of a label.
-const LABEL: usize = 10;
+use crate::{
+    connections,
+    frame::{labelled, wrapped},
+    look::Look,
+};
 
 /// The lines about a connection, which was `known` so when it was seen last.
 pub(crate) fn lines(
@@ -46,13 +47,7 @@ pub(crate) fn lines(
         .into_iter()
         .map(|line| Line::styled(line, theme.title()))
         .collect();
-    let mut entry = |label: &str, text: &str| {
-        let mut label = format!("{label:LABEL$}");
-        for part in wrapped(&text.replace('`', ""), width.saturating_sub(LABEL)) {
-            lines.push(Line::raw(label + &part));
-            label = " ".repeat(LABEL);
-        }
-    };
+    let mut entry = |label: &str, text: &str| lines.extend(labelled(label, text, width));
     if now.is_none() {
         entry(
             "",
@@ -125,11 +120,7 @@ fn explanation(row: &ConnectionRow, width: usize) -> Vec<Line<'static>> {
     };
     let mut lines = vec![Line::raw("")];
     for (label, text) in [("", text.is), ("Lasts", text.lasts), ("Many", text.many)] {
-        let mut label = format!("{label:LABEL$}");
-        for part in wrapped(&text.replace('`', ""), width.saturating_sub(LABEL)) {
-            lines.push(Line::raw(label + &part));
-            label = " ".repeat(LABEL);
-        }
+        lines.extend(labelled(label, text, width));
     }
     lines
 }

@@ -12,10 +12,15 @@ use tcpstate_core::{
 };
 use tcpstate_text::explain::{Here, write_text};
 
-use crate::{frame::wrapped, look::Look, row::Item};
+use crate::{frame::labelled, look::Look, row::Item};
 
-/// A finding in a sentence: its kind, whose it is, where it is, and what it is.
-pub(crate) fn sentence(finding: &Finding) -> String {
+/// A finding in a sentence: its kind, with the number of all of that kind if there are others, whose it is, where it is,
+/// and what it is.
+pub(crate) fn sentence(finding: &Finding, of_kind: usize) -> String {
+    let name = match of_kind {
+        0 | 1 => finding.text.name.to_owned(),
+        _ => format!("{} ({})", finding.text.name, Count(of_kind as u64)),
+    };
     let owners = owners(finding);
     let owners = if owners.is_empty() {
         owners
@@ -23,8 +28,7 @@ pub(crate) fn sentence(finding: &Finding) -> String {
         format!("{owners}, ")
     };
     format!(
-        "{}: {owners}{}: {}",
-        finding.text.name,
+        "{name}: {owners}{}: {}",
         place(finding.place),
         finding.summary
     )
@@ -51,27 +55,40 @@ fn place(place: Place) -> String {
     }
 }
 
-/// All that is known about a finding.
-pub(crate) fn lines(look: &Look, item: &Item, width: usize) -> Vec<Line<'static>> {
-    let theme = look.options.theme;
-    let snapshot = look.shown().snapshot.as_ref();
-    let findings = snapshot.and_then(|snapshot| snapshot.findings.as_deref());
-    let is_it = |finding: &&Finding| {
+/// The findings that an item stands for.
+pub(crate) fn of_item(item: Item, findings: &[Finding]) -> Vec<&Finding> {
+    let is_of_it = |finding: &&Finding| {
         let (name, place) = finding.identity();
-        Item::Finding(name, place) == *item
-    };
-    let Some(finding) = findings.unwrap_or_default().iter().find(is_it) else {
-        return vec![Line::raw("It is no longer found.")];
-    };
-    let heading = format!("{}: {}", finding.severity.name(), finding.text.title);
-    let mut lines = vec![Line::styled(heading, theme.severity(finding.severity))];
-    let mut entry = |label: &str, text: &str| {
-        let mut label = format!("{label:10}");
-        for part in wrapped(&text.replace('`', ""), width.saturating_sub(10)) {
-            lines.push(Line::raw(label + &part));
-            label = " ".repeat(10);
+        match item {
+            Item::Findings(wanted) => name == wanted,
+            item => item == Item::Finding(name, place),
         }
     };
+    findings.iter().filter(is_of_it).collect()
+}
+
+/// All that is known about the findings of an item.
+pub(crate) fn lines(look: &Look, item: Item, width: usize) -> Vec<Line<'static>> {
+    let snapshot = look.shown().snapshot.as_ref();
+    let findings = snapshot.and_then(|snapshot| snapshot.findings.as_deref());
+    let mut lines = Vec::new();
+    for finding in of_item(item, findings.unwrap_or_default()) {
+        if !lines.is_empty() {
+            lines.push(Line::raw(""));
+        }
+        lines.extend(lines_of(look, finding, width));
+    }
+    if lines.is_empty() {
+        lines.push(Line::raw("It is no longer found."));
+    }
+    lines
+}
+
+fn lines_of(look: &Look, finding: &Finding, width: usize) -> Vec<Line<'static>> {
+    let theme = look.options.theme;
+    let heading = format!("{}: {}", finding.severity.name(), finding.text.title);
+    let mut lines = vec![Line::styled(heading, theme.severity(finding.severity))];
+    let mut entry = |label: &str, text: &str| lines.extend(labelled(label, text, width));
     entry("", &finding.summary);
     let mut at = place(finding.place);
     if let Some(netns) = finding.place.netns.filter(|_| !at.starts_with("netns")) {

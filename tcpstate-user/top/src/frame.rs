@@ -249,6 +249,22 @@ fn foot_line(look: &Look, width: usize) -> Line<'static> {
     Line::from(spans)
 }
 
+/// The columns of a label.
+pub(crate) const LABEL: usize = 10;
+
+/// A text behind its label, in lines of at most so many columns.
+pub(crate) fn labelled(label: &str, text: &str, width: usize) -> Vec<Line<'static>> {
+    let mut label = format!("{label:LABEL$}");
+    // The tables are Markdown.
+    let parts = wrapped(&text.replace('`', ""), width.saturating_sub(LABEL));
+    let lines = parts.into_iter().map(|part| {
+        let line = Line::raw(format!("{label}{part}"));
+        label = " ".repeat(LABEL);
+        line
+    });
+    lines.collect()
+}
+
 /// A text in lines of at most so many columns, broken between words.
 pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);

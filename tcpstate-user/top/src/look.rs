@@ -98,7 +98,7 @@ pub(crate) enum Page {
     State(State),
     /// The explanation of the findings of this name.
     Explained(&'static str),
-    /// A finding.
+    /// A finding, or all of a kind.
     Finding(Item),
     /// A connection, as it was known last.
     Connection(Box<ConnectionRow>, SocketId),

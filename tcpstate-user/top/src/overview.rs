@@ -231,19 +231,34 @@ fn findings(look: &Look, snapshot: &RunSnapshot, width: usize, whole: bool) -> V
         );
         Line::from(vec![label, Span::raw(text)])
     };
-    for finding in findings {
-        let (name, place) = finding.identity();
-        let item = Item::Finding(name, place);
-        let room = width.saturating_sub(SEVERITY);
-        if !whole {
-            let text = fitted(&sentence(finding), room, Align::Left);
-            rows.push(Row::item(item, row(finding, text, true)));
-            continue;
+    let room = width.saturating_sub(SEVERITY);
+    if whole {
+        for finding in findings {
+            for (at, text) in wrapped(&sentence(finding, 1), room).into_iter().enumerate() {
+                rows.push(Row::text(row(finding, text, at == 0)));
+            }
         }
-        for (at, text) in wrapped(&sentence(finding), room).into_iter().enumerate() {
-            rows.push(Row::text(row(finding, text, at == 0)));
+        return rows;
+    }
+    // Of each kind the worst one: many of one kind leave room for others.
+    let mut kinds: Vec<(&Finding, usize)> = Vec::new();
+    for finding in findings {
+        let of_kind = |(first, _): &&mut (&Finding, usize)| first.text.name == finding.text.name;
+        match kinds.iter_mut().find(of_kind) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((finding, 1)),
         }
     }
+    let rows_of_kinds = kinds.iter().map(|&(finding, count)| {
+        let (name, place) = finding.identity();
+        let item = match count {
+            1 => Item::Finding(name, place),
+            _ => Item::Findings(name),
+        };
+        let text = fitted(&sentence(finding, count), room, Align::Left);
+        Row::item(item, row(finding, text, true))
+    });
+    rows.extend(rows_of_kinds);
     rows
 }
 

@@ -11,6 +11,8 @@ pub(crate) enum Item {
     /// From one state to another.
     Edge(State, State),
     Finding(&'static str, Place),
+    /// All findings of a kind, of which there are several.
+    Findings(&'static str),
     Group(GroupKey),
     Connection(SocketId),
 }

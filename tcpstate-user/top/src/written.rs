@@ -18,10 +18,10 @@ use tcpstate_text::{
 };
 
 use crate::{
-    connections,
+    connections, finding,
     look::{Look, Page, Screen},
     machine,
-    row::{Content, Item},
+    row::Content,
 };
 
 /// A file to be written.
@@ -71,12 +71,8 @@ fn write(look: &Look, snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result
             return topic.map_or(Ok(()), |topic| write_json(&topic, &Here::default(), out));
         }
         Some((Page::Finding(item), _)) => {
-            let mut findings = findings.iter();
-            let found = findings.find(|finding| {
-                let (name, place) = finding.identity();
-                Item::Finding(name, place) == *item
-            });
-            return found.map_or(Ok(()), |found| diagnose::write_json(found, now_ns, out));
+            let mut found = finding::of_item(*item, findings).into_iter();
+            return found.try_for_each(|found| diagnose::write_json(found, now_ns, out));
         }
         Some((Page::Connection(known, id), _)) => {
             let now = connections::find(look, *id);

@@ -17,11 +17,13 @@ use tcpstate_common::{
     record::{AF_INET, flags},
 };
 use tcpstate_core::{
+    diagnosis::{Finding, Place, RULES, Severity},
     event::Event,
     expression::NoNames,
     model::{By, Connections, Include, Limits},
     origin::Origin,
-    present::{Options as Published, Publisher, Subscriber},
+    present::{Options as Published, Publisher, RunSnapshot, Subscriber},
+    service::Role,
     view::View as _,
 };
 use tcpstate_text::format::text::Columns;
@@ -556,4 +558,53 @@ fn the_times_in_a_state_are_those_of_one_service() {
     run.press("p");
     let text = run.frame((80, 24));
     assert!(text.contains("time in SYN_SENT of curl, 1 ended"), "{text}");
+}
+
+#[test]
+fn findings_of_a_kind_take_one_line_and_open_together() {
+    let mut run = Run::new();
+    let findings = vec![
+        finding("close_wait_leak", Severity::Warning, 80),
+        finding("connects_fail", Severity::Note, 1),
+        finding("connects_fail", Severity::Note, 2),
+        finding("connects_fail", Severity::Note, 3),
+    ];
+    run.second();
+    let snapshot = RunSnapshot {
+        findings: Some(findings),
+        ..RunSnapshot::clone(&run.subscriber.latest().unwrap())
+    };
+    run.app.update(Input::Snapshot(Arc::new(snapshot)));
+    run.compare("overview-of-many-findings");
+    let text = run.frame((80, 24));
+    assert_eq!(text.matches("connects_fail").count(), 1, "{text}");
+    assert!(text.contains("connects_fail (3): client port 1"), "{text}");
+    // The last item of the overview stands for all three.
+    run.press("G\n");
+    let text = run.frame((120, 80));
+    for port in 1..=3 {
+        assert!(text.contains(&format!("client port {port}")), "{text}");
+    }
+    let lines = run.app.written().unwrap();
+    assert_eq!(String::from_utf8(lines.text).unwrap().lines().count(), 3);
+    run.press("e");
+    let text = run.frame((80, 24));
+    assert!(
+        text.starts_with("tcpstate top") && text.contains("connects_fail: "),
+        "{text}"
+    );
+}
+
+fn finding(name: &str, severity: Severity, port: u16) -> Finding {
+    let rule = RULES.iter().find(|rule| rule.text.name == name).unwrap();
+    Finding::new(
+        &rule.text,
+        severity,
+        Place {
+            role: Role::Client,
+            port: Some(port),
+            ..Place::default()
+        },
+        format!("{port} of them"),
+    )
 }
