@@ -5,10 +5,10 @@ use std::{path::PathBuf, pin::Pin, sync::Arc, task::Poll};
 use tcpstate_core::{
     census::{Census, Found, HalfOpen, Kind, ListenFigures, Scope},
     expression::NoNames,
-    model::{By, Include, Limits},
+    model::{By, GroupKey, Include, Limits},
     owner::Owner,
     play::{Command, Controls, Inbox, Position, Speed, controls},
-    present::{Options as PublisherOptions, Publisher, RunSnapshot, Subscriber},
+    present::{Asker, Options as PublisherOptions, Publisher, RunSnapshot, Subscriber},
     service::Role,
     source::EventSource,
     view::Part,
@@ -178,6 +178,7 @@ impl Interrupts for Stops {
 /// Whoever looks at the player.
 struct Viewer {
     controls: Controls,
+    asker: Asker,
     subscriber: Subscriber,
 }
 
@@ -219,10 +220,12 @@ async fn play_source<S: AsyncFnOnce(&mut Viewer)>(
 ) -> (Vec<Arc<RunSnapshot>>, String) {
     let publisher = publisher();
     let subscriber = publisher.subscribe();
+    let asker = publisher.asker();
     let mut view = Witness::new(publisher);
     let (controls, inbox) = controls();
     let mut viewer = Viewer {
         controls,
+        asker,
         subscriber,
     };
     let (stop, stops) = oneshot::channel();
@@ -524,6 +527,38 @@ async fn a_source_that_cannot_go_back_stays_where_it_is() {
         assert_eq!(ahead.tracker.books.events, 1);
         let back = viewer.after(Command::SeekTo(SECOND)).await;
         assert_same(&ahead, &back, "it cannot go back");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_grouping_comes_in_a_pause_and_stays_when_it_jumps_back() {
+    let recording = Recording::new(3_000, 1);
+    let (early_ns, late_ns) = (
+        recording.start_ns() + 3 * INTERVAL,
+        recording.start_ns() + 15 * INTERVAL,
+    );
+    play_file(&recording, &Options::default(), async |viewer| {
+        viewer.after(Command::Pause).await;
+        viewer.after(Command::SeekTo(early_ns)).await;
+        let before = viewer.after(Command::SeekTo(late_ns)).await;
+        assert_eq!(
+            (before.tracker.by, before.tracker.by_since_ns),
+            (By::Port, None)
+        );
+        viewer.asker.group_by(By::Comm);
+        let after = viewer.subscriber.next().await.unwrap();
+        assert_eq!(after.tracker.by, By::Comm);
+        assert!(after.tracker.by_since_ns.is_some_and(|ns| ns <= late_ns));
+        assert_eq!(after.tracker.all, before.tracker.all);
+        assert_eq!(after.interval.all, before.interval.all);
+        // The copy of the state there has the other grouping.
+        let back = viewer.after(Command::SeekTo(early_ns)).await;
+        assert_eq!(back.tracker.by, By::Comm);
+        assert!(back.tracker.by_since_ns.is_some_and(|ns| ns <= early_ns));
+        assert!(!back.interval.groups.is_empty());
+        let is_comm = |key| matches!(key, GroupKey::Comm(_) | GroupKey::Other);
+        assert!(back.tracker.groups.iter().all(|group| is_comm(group.key)));
     })
     .await;
 }

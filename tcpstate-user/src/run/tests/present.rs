@@ -1,6 +1,9 @@
 //! The publisher of the present, driven: its snapshots are what `rates` prints of the same stream.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use serde_json::Value;
 use tcpstate_core::{
@@ -62,6 +65,10 @@ impl View for Witness {
 
     fn recall(&mut self, recalled: &Recalled) -> io::Result<Flow> {
         self.publisher.recall(recalled)
+    }
+
+    fn poll_asked(&mut self, cx: &Context<'_>) -> Poll<()> {
+        self.publisher.poll_asked(cx)
     }
 
     fn rewind(&mut self) -> Option<&mut dyn Rewind> {
