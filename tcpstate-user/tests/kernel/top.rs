@@ -5,7 +5,11 @@ use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    },
+    path::Path,
     process::{self, Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
@@ -73,9 +77,10 @@ fn terminal() -> Result<(File, OwnedFd)> {
 }
 
 /// Starts it on this terminal.
-fn start_on(terminal: &OwnedFd, words: &[&str]) -> Result<Running> {
+fn start_on(terminal: &OwnedFd, directory: &Path, words: &[&str]) -> Result<Running> {
     let mut command = Command::new(BINARY);
     command
+        .current_dir(directory)
         .arg("top")
         .args(words)
         .env("TERM", "xterm")
@@ -88,9 +93,13 @@ fn start_on(terminal: &OwnedFd, words: &[&str]) -> Result<Running> {
 
 impl Top {
     fn start(words: &[&str]) -> Result<Self> {
+        Self::start_in(Path::new("/"), words)
+    }
+
+    fn start_in(directory: &Path, words: &[&str]) -> Result<Self> {
         let (keys, terminal) = terminal()?;
         let before = tcgetattr(&terminal)?;
-        let child = start_on(&terminal, words)?;
+        let child = start_on(&terminal, directory, words)?;
         let screen = Arc::new(Mutex::new(vt100::Parser::new(ROWS, COLUMNS, 0)));
         let (mut output, shared) = (keys.try_clone()?, Arc::clone(&screen));
         // Ends when nobody has the other side any more, with all that was written.
@@ -217,7 +226,9 @@ fn keys() -> Result<()> {
         let (leaked, _) = listener.accept()?;
         drop(half_closed);
         await_fin(&leaked)?;
-        let mut top = Top::start(&["--netns", "self", "--interval", "200ms"])?;
+        let directory = tempfile::tempdir()?;
+        let words = ["--netns", "self", "--interval", "200ms"];
+        let mut top = Top::start_in(directory.path(), &words)?;
         top.await_text("ESTABLISHED")?;
         for (state, count) in by_state(&oracle(&[])?) {
             let what = format!("{count} sockets in {state}");
@@ -235,8 +246,10 @@ fn keys() -> Result<()> {
         top.await_screen("two more", |_| {
             top.count(State::ESTABLISHED) == Some(listed + 2)
         })?;
+        // And a time in ESTABLISHED that ends.
+        drop(TcpStream::connect(address)?);
         let port = address.port().to_string();
-        let steps: [(&str, &str); 41] = [
+        let steps: [(&str, &str); 52] = [
             ("?", "this help, quit"),
             ("\x1b", "CHANGE"),
             ("2", "SERVICE "),
@@ -246,6 +259,8 @@ fn keys() -> Result<()> {
             ("h", "OPEN/S"),
             ("\x1b[C", "EST p99"),
             ("\x1b[D", "OPEN/S"),
+            ("b", "by process name since"),
+            ("B", "by port and role since"),
             ("\r", &port),
             ("\x1b", "SERVICE "),
             ("3", "by age"),
@@ -268,15 +283,24 @@ fn keys() -> Result<()> {
             ("\x1b[6~", ">CLOSE  "),
             ("\x1b[5~", ">LISTEN"),
             ("4", "[4 machine]"),
-            ("l", ">LISTEN 1"),
+            ("l", "listen()>"),
+            ("j", ">LISTEN 1"),
             ("h", ">SYN_SENT"),
-            ("j", ">SYN_RECV"),
-            ("j", ">ESTABLISHED"),
+            ("jj", ">SYN_RECV"),
+            ("jj", ">ESTABLISHED"),
             ("\r", "in ESTABLISHED"),
+            ("4o", "only ESTABLISHED"),
+            ("1", "only ESTABLISHED"),
+            ("2", "only ESTABLISHED"),
+            ("4", "[4 machine]"),
+            ("o", "[4 machine]"),
             ("5", "time in ESTABLISHED"),
+            ("p", "time in ESTABLISHED of "),
+            ("P", "time in ESTABLISHED, "),
             ("l", "time in FIN_WAIT1"),
             ("h", "time in ESTABLISHED"),
             ("1", ">LISTEN"),
+            ("w", ".json written"),
             (" ", "FROZEN at"),
         ];
         for (keys, shown) in steps {
@@ -285,6 +309,17 @@ fn keys() -> Result<()> {
             // An Esc must not be taken for the begin of the next key.
             thread::sleep(Duration::from_millis(if keys == "\x1b" { 300 } else { 0 }));
         }
+        let mut files = fs::read_dir(directory.path())?;
+        let file = files.next().context("nothing was written")??;
+        ensure!(files.next().is_none());
+        ensure!(file.metadata()?.permissions().mode() & 0o777 == 0o600);
+        let rates: serde_json::Value = serde_json::from_str(
+            fs::read_to_string(file.path())?
+                .lines()
+                .next()
+                .context("no line")?,
+        )?;
+        ensure!(rates["states"]["ESTABLISHED"] == listed + 2, "{rates}");
         top.press(" ")?;
         top.await_screen("it goes on", |screen| !screen.contains("FROZEN"))?;
         // A stray text on the screen goes.
@@ -346,7 +381,11 @@ fn signals() -> Result<()> {
         })?;
         top.ensure_modes_of_before()?;
         let (mut other_side, terminal) = terminal()?;
-        let mut child = start_on(&terminal, &["--netns", "self", "--interval", "200ms"])?;
+        let mut child = start_on(
+            &terminal,
+            Path::new("/"),
+            &["--netns", "self", "--interval", "200ms"],
+        )?;
         drop(terminal);
         // The first frame.
         other_side.read_exact(&mut [0; 64])?;
