@@ -1,5 +1,5 @@
 //! `tcpstate diagnose`: each finding is provoked for real, and named with its service port and its process; what looks
-//! alike is not taken for it.
+//! alike is not taken for it. `tcpstate top` runs beside it, and its frame has the same findings.
 
 #[path = "../support/situations.rs"]
 mod situations;
@@ -7,6 +7,7 @@ mod situations;
 mod closing;
 mod connects;
 mod ends;
+mod frame;
 mod healthy;
 mod opening;
 mod queues;
@@ -20,7 +21,10 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-use self::situations::SITUATIONS;
+use self::{
+    frame::{Frame, Watching},
+    situations::SITUATIONS,
+};
 use crate::process::{Output, Tcpstate, add_skipped, check_books, has_result, nested};
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -34,12 +38,14 @@ pub fn add(trials: &mut Vec<Trial>) {
     healthy::add(trials);
 }
 
-/// A run of `tcpstate diagnose --json` in the namespace of the calling thread.
+/// A run of `tcpstate diagnose --json` in the namespace of the calling thread, and one of `tcpstate top --once` that
+/// began a moment before and ended a moment after.
 pub struct Diagnosis {
     /// The findings, the worst first.
     pub findings: Vec<Value>,
     /// The last line.
     pub summary: Value,
+    frame: Frame,
 }
 
 impl Diagnosis {
@@ -50,19 +56,30 @@ impl Diagnosis {
         thresholds: &str,
         while_it_runs: impl FnOnce() -> Result<()>,
     ) -> Result<Self> {
-        let (started, _rules) = start(duration, thresholds, &["--json"])?;
-        while_it_runs()?;
-        Self::read(&started.finish()?)
+        Self::beside_top(duration, thresholds, while_it_runs, Tcpstate::finish)
     }
 
     /// The same until `while_it_runs` is done, however long that takes.
     pub fn during(thresholds: &str, while_it_runs: impl FnOnce() -> Result<()>) -> Result<Self> {
-        let (started, _rules) = start("1h", thresholds, &["--json"])?;
-        while_it_runs()?;
-        Self::read(&started.stop()?)
+        Self::beside_top("1h", thresholds, while_it_runs, Tcpstate::stop)
     }
 
-    fn read(output: &Output) -> Result<Self> {
+    fn beside_top(
+        duration: &str,
+        thresholds: &str,
+        while_they_run: impl FnOnce() -> Result<()>,
+        end: impl FnOnce(Tcpstate) -> Result<Output>,
+    ) -> Result<Self> {
+        let rules = rules(thresholds)?;
+        // It sees whatever `diagnose` sees.
+        let top = Watching::start(path(&rules)?)?;
+        let started = start(duration, &rules, &["--json"])?;
+        while_they_run()?;
+        let output = end(started)?;
+        Self::read(&output, top.stop()?)
+    }
+
+    fn read(output: &Output, frame: Frame) -> Result<Self> {
         ensure!(
             has_result(output.status),
             "{}: {}",
@@ -81,7 +98,11 @@ impl Diagnosis {
             "{}: {findings:?}",
             output.status
         );
-        Ok(Self { findings, summary })
+        Ok(Self {
+            findings,
+            summary,
+            frame,
+        })
     }
 
     /// The finding of this name at this service port.
@@ -115,7 +136,13 @@ impl Diagnosis {
         all.filter(|finding| finding["name"] == name).collect()
     }
 
-    /// That the findings are those of this situation, and no others.
+    /// That `top` shows the findings of this name too.
+    pub fn ensure_on_top(&self, name: &str) -> Result<()> {
+        let mut all = self.all(name).into_iter();
+        all.try_for_each(|finding| self.frame.ensure_shows(finding))
+    }
+
+    /// That the findings are those of this situation, and no others; and that `top` shows them, each with its owner.
     pub fn is(&self, name: &str) -> Result<()> {
         let mut all = SITUATIONS.iter();
         let situation = all.find(|situation| situation.name == name);
@@ -125,20 +152,23 @@ impl Diagnosis {
         let findings = self.findings.iter();
         let found: BTreeSet<(String, String)> = findings
             .map(|finding| (word(finding, "name"), word(finding, "severity")))
-            .filter(|(name, _)| !situation.may_be.contains(&name.as_str()))
             .collect();
         let expected = situation.found.iter();
         let expected: BTreeSet<_> = expected
             .map(|&(name, severity)| (name.to_owned(), severity.to_owned()))
             .collect();
-        ensure!(
-            found == expected,
-            "{} ({}): {}",
-            situation.name,
-            situation.words,
-            self.words()
-        );
-        Ok(())
+        for (by, mut found) in [("diagnose", found), ("top", self.frame.found())] {
+            found.retain(|(name, _)| !situation.may_be.contains(&name.as_str()));
+            ensure!(
+                found == expected,
+                "{} ({}): {by} has {found:?}: {}",
+                situation.name,
+                situation.words,
+                self.words()
+            );
+        }
+        let mut names = situation.found.iter();
+        names.try_for_each(|(name, _)| self.ensure_on_top(name))
     }
 
     /// The findings in short.
@@ -153,24 +183,27 @@ impl Diagnosis {
     }
 }
 
-/// Starts `tcpstate diagnose` in the namespace of the calling thread, for a time such as `2s`, with a file of thresholds
-/// that has these lines. The file is returned.
-fn start(
-    duration: &str,
-    thresholds: &str,
-    arguments: &[&str],
-) -> Result<(Tcpstate, NamedTempFile)> {
+/// A file of thresholds that has these lines.
+fn rules(thresholds: &str) -> Result<NamedTempFile> {
     let rules = NamedTempFile::new()?;
     fs::write(&rules, thresholds)?;
-    let path = rules.path().to_str().context("a path that is no text")?;
+    Ok(rules)
+}
+
+fn path(file: &NamedTempFile) -> Result<&str> {
+    file.path().to_str().context("a path that is no text")
+}
+
+/// Starts `tcpstate diagnose` in the namespace of the calling thread, for a time such as `2s`, with a file of thresholds.
+fn start(duration: &str, rules: &NamedTempFile, arguments: &[&str]) -> Result<Tcpstate> {
     let all = ["diagnose", "--netns", "self", "--duration", duration];
-    let started = Tcpstate::start(&[&all[..], &["--rules", path], arguments].concat())?;
-    Ok((started, rules))
+    Tcpstate::start(&[&all[..], &["--rules", path(rules)?], arguments].concat())
 }
 
 /// The first words of a run, in text: what it says before it has seen an event or a second look.
 pub fn first_words(thresholds: &str) -> Result<String> {
-    let (started, _rules) = start("1h", thresholds, &[])?;
+    let rules = rules(thresholds)?;
+    let started = start("1h", &rules, &[])?;
     let words = started.written()?;
     let output = started.stop()?;
     ensure!(

@@ -234,7 +234,9 @@ fn await_finding(thresholds: &str, name: &str, figure: &str, value: u64) -> Resu
         let diagnosis = Diagnosis::of("1s", thresholds, || Ok(()))?;
         let is_so = diagnosis
             .only(name)
-            .is_ok_and(|finding| finding["figures"][figure]["value"] == value);
+            .is_ok_and(|finding| finding["figures"][figure]["value"] == value)
+            // Its last look is another one.
+            && diagnosis.ensure_on_top(name).is_ok();
         last = Some(diagnosis);
         Ok(is_so)
     })?;

@@ -194,7 +194,7 @@ fn deferred_accept() -> Result<()> {
     Netns::new()?.run(|| {
         let port = unused_port();
         let listener = listen(port, 16)?;
-        set_defer_accept(&listener, 30)?;
+        set_defer_accept(&listener, 120)?;
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let connect = |last| -> Result<TcpStream> {
             let client = socket(AddressFamily::INET, None)?;

@@ -258,6 +258,7 @@ fn orphans_near_limit() -> Result<()> {
         finding["settings"]["net.ipv4.tcp_max_orphans"] == limit,
         "{finding}"
     );
+    diagnosis.ensure_on_top("orphans_near_limit")?;
     // The default.
     let diagnosis = Diagnosis::of("1s", "", || Ok(()))?;
     ensure!(
