@@ -1,7 +1,11 @@
 //! Looks at the host's sockets and counters, for the rules that find what is wrong.
 
 use std::{
-    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -13,6 +17,8 @@ use tcpstate_core::{
     diagnosis::{Look, Looks, Survey, Thresholds},
     expression::{Expression, Truth},
     filter::StateSet,
+    inventory::Inventory,
+    model::{Counters, Traffic},
     netns::NetnsSelector,
 };
 use tcpstate_text::ls::socket_row;
@@ -31,7 +37,8 @@ pub(crate) struct Looker {
 }
 
 impl Looker {
-    pub(crate) fn look(&self) -> Look {
+    /// A look, with the counters of the sockets of these cookies.
+    pub(crate) fn look(&self, counted: &[u64]) -> Look {
         let request = Request::of(StateSet::ALL).with_info();
         let mut look = Look {
             facts: facts::read(&self.namespaces).unwrap_or_default(),
@@ -40,6 +47,7 @@ impl Looker {
         match inventory::take(&self.namespaces, request, true) {
             Ok(mut inventory) => {
                 look.missing = inventory.messages();
+                look.counters = Arc::new(counters(&inventory, counted));
                 if !self.expression.wants_all() {
                     let rows = inventory.sockets.iter();
                     let is_wanted: Vec<bool> = rows
@@ -61,12 +69,41 @@ impl Looker {
     }
 }
 
+/// The counters of the sockets of these cookies.
+fn counters(inventory: &Inventory, cookies: &[u64]) -> Counters {
+    let cookies: HashSet<u64> = cookies.iter().copied().collect();
+    let sockets = inventory.sockets.iter();
+    let wanted = sockets.filter(|socket| !cookies.is_empty() && cookies.contains(&socket.cookie));
+    Counters {
+        ts_ns: inventory
+            .namespaces
+            .iter()
+            .map(|dumped| dumped.ts_ns)
+            .min()
+            .unwrap_or(0),
+        by_cookie: wanted
+            .filter_map(|socket| Some((socket.cookie, Traffic::of_info(socket.info.as_ref()?)?)))
+            .collect(),
+    }
+}
+
 /// Takes looks in a thread of its own: with many sockets one takes seconds, and the stream must not wait.
 pub(crate) struct Background {
     /// `None`: it has ended.
-    ask: Option<SyncSender<()>>,
+    ask: Option<SyncSender<Ask>>,
     looks: Receiver<Look>,
     last: Last,
+    /// The cookies of the sockets whose counters are wanted; `None`: nobody has asked yet.
+    counted: Arc<Mutex<Option<Vec<u64>>>>,
+}
+
+/// A look that does not wait for its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    /// The first one with counters.
+    Early,
+    /// The last one.
+    Last,
 }
 
 /// The last look of a run.
@@ -80,21 +117,25 @@ pub(crate) enum Last {
 
 impl Background {
     pub(crate) fn start(looker: Looker, last: Last) -> anyhow::Result<Self> {
-        let (ask, asked) = mpsc::sync_channel(1);
+        // Each is asked for once, and nobody waits for room.
+        let (ask, asked) = mpsc::sync_channel(2);
         let (send, looks) = mpsc::sync_channel(1);
+        let counted = Arc::new(Mutex::new(None));
+        let wanted = Arc::clone(&counted);
         let work = move || {
             let mut pause = INTERVAL;
             loop {
-                let is_asked = match asked.recv_timeout(pause) {
-                    Ok(()) => true,
+                let is_last = match asked.recv_timeout(pause) {
+                    Ok(ask) => ask == Ask::Last,
                     Err(RecvTimeoutError::Timeout) => false,
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
+                let counted = lock(&wanted).clone().unwrap_or_default();
                 let begin = Instant::now();
-                let look = looker.look();
+                let look = looker.look(&counted);
                 pause = INTERVAL.max(begin.elapsed().saturating_mul(SHARE));
                 // The view takes it at its next tick, and a last one that it asked for at once.
-                if send.send(look).is_err() || is_asked {
+                if send.send(look).is_err() || is_last {
                     return;
                 }
             }
@@ -107,8 +148,13 @@ impl Background {
             ask: Some(ask),
             looks,
             last,
+            counted,
         })
     }
+}
+
+fn lock(counted: &Mutex<Option<Vec<u64>>>) -> std::sync::MutexGuard<'_, Option<Vec<u64>>> {
+    counted.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Looks for Background {
@@ -122,7 +168,19 @@ impl Looks for Background {
         }
         let ask = self.ask.take()?;
         // One that is under way, or finished and not taken, comes first.
-        ask.send(()).ok()?;
+        ask.send(Ask::Last).ok()?;
         self.looks.iter().last()
+    }
+
+    fn ask_counters(&mut self, cookies: Vec<u64>) {
+        // Whoever wants a look at the end lists no connections.
+        if self.last == Last::Now {
+            return;
+        }
+        let is_first = lock(&self.counted).replace(cookies).is_none();
+        if let Some(ask) = self.ask.as_ref().filter(|_| is_first) {
+            // A thread that has ended takes no more looks.
+            let _ = ask.try_send(Ask::Early);
+        }
     }
 }

@@ -64,13 +64,13 @@ The overview (1) has the rates of the last intervals as lines of bars, the 11 st
 now, its change and the time that the oldest has been in it, and the findings of `diagnose`, the worst first. Enter \
 opens a finding, or lists the connections in a state. The services (2) are a table by service port, or by what --by \
 says: connections a second, sockets in each state, the time in ESTABLISHED (EST) and the length of handshakes (HS), \
-and failures by cause; `b` groups them by another property. The connections (3) are listed with those first that have been longest in their state; Enter \
-shows one. The machine (4) is the state diagram; `h` and `l` go to what stands beside, and `o` makes all screens show only the \
+and failures by cause; `b` groups them by another property. The connections (3) are listed with those first that have been longest in their state; `/` \
+takes an expression as of `ls` that says which, `c` chooses the columns, and Enter shows one. The machine (4) is the state diagram; `h` and `l` go to what stands beside, and `o` makes all screens show only the \
 selected state or edge. `?` lists all keys, `e` explains what is selected, and `w` writes what is shown as JSON into a \
 file in the current directory: in the lines of `rates`, `hist`, `life`, `diagnose` and `explain`.
 
 Findings come from the events of the last half minute, or minute, and from the kernel's lists of sockets, every five \
-seconds. Percentiles and causes count from the start of the run, or from when the services were grouped anew; the services \
+seconds; so do the bytes, retransmits and round trips of open connections. Percentiles and causes count from the start of the run, or from when the services were grouped anew; the services \
 say since when. TIME_WAIT sockets of before have no known owner, cgroup or address then.
 
 With -r a recording is played. Space pauses, `.` shows the next event and `,` the next interval, `<` and `>` jump 10 s, `t` \

@@ -51,6 +51,7 @@ pub use self::{
     facts::{Bounds, Facts, Field, Side, Wanted, WantedCgroup},
     lookup::{Lookup, NoNames},
     necessary::Necessary,
+    row::OpenConnection,
     stream::{Cgroups, EntryFacts, EventFacts},
     truth::Truth,
     words::{Moment, WORDS, Word},

@@ -40,7 +40,7 @@ mod tracker;
 
 pub use self::{
     applied::Applied,
-    connection::{Connection, Ended, Stay, Traffic},
+    connection::{Connection, Counters, Ended, Stay, Traffic},
     group::{By, GroupKey},
     histograms::{Of, Series},
     limits::Limits,

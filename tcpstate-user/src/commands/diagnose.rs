@@ -33,7 +33,7 @@ pub(crate) fn run(mut arguments: tcpstate_cli::Diagnose) -> anyhow::Result<ExitC
     };
     let is_live = arguments.watch.read.is_none() && !arguments.watch.explain_filter;
     let (first, looks) = if is_live {
-        let first = looker.look();
+        let first = looker.look(&[]);
         (
             first,
             Some(Box::new(Background::start(looker, Last::Now)?) as Box<dyn Looks>),

@@ -166,7 +166,7 @@ mod built_in {
             expression: selection.whole.clone(),
             thresholds: thresholds.clone(),
         };
-        let first = looker.look();
+        let first = looker.look(&[]);
         // On a screen nobody sees what a look at the end finds.
         let last = if once { Last::Now } else { Last::Latest };
         Ok((first, Some(Box::new(Background::start(looker, last)?))))

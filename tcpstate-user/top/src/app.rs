@@ -8,7 +8,6 @@ use crossterm::event::{
 use ratatui::{Frame, text::Line};
 use tcpstate_core::{
     escape::Printable,
-    expression::{Expression, Moment},
     model::{By, GroupKey},
     play::{Command, Position},
     present::RunSnapshot,
@@ -16,15 +15,17 @@ use tcpstate_core::{
 };
 
 use crate::{
-    connection, connections, dwell, finding, frame,
-    help::{self, KEYS},
+    connection, connections, dwell,
+    filter::Filter,
+    finding, frame, help,
     kept::Kept,
-    look::{Filter, Look, Only, Options, Page, Screen, Subject, Typing},
+    look::{Look, Only, Options, Page, Screen},
     machine,
     order::{grouping_before, grouping_beside},
-    overview, played,
+    overview,
     row::{Cursor, Item, Row},
     services,
+    typing::{Subject, Typing},
     written::{self, Written},
 };
 
@@ -190,10 +191,7 @@ impl App {
                 return Then::Play(command);
             }
             if key.code == KeyCode::Char('t') {
-                self.look.typing = Some(Typing {
-                    subject: Subject::Time,
-                    ..Typing::default()
-                });
+                self.look.typing = Some(Typing::new(Subject::Time, ""));
                 return Then::Draw;
             }
         }
@@ -218,10 +216,13 @@ impl App {
             KeyCode::Char('?') => self.push(Page::Help),
             KeyCode::Char('/') => {
                 self.show(Screen::Connections);
-                self.look.typing = Some(Typing {
-                    text: self.look.filter.text.clone(),
-                    ..Typing::default()
-                });
+                let text = &self.look.filter.text;
+                self.look.typing = Some(Typing::new(Subject::Filter, text));
+            }
+            KeyCode::Char('c') => {
+                self.show(Screen::Connections);
+                let names = connections::names_of(&self.look.columns);
+                self.look.typing = Some(Typing::new(Subject::Columns, &names));
             }
             KeyCode::Char('e') => return self.explain(),
             KeyCode::Char('s') => return self.sort(),
@@ -253,14 +254,20 @@ impl App {
                     None => return Then::Draw,
                 }
             }
+            KeyCode::Enter if typing.subject == Subject::Columns => {
+                match connections::columns(&typing.text) {
+                    Ok(columns) => {
+                        self.look.columns = columns;
+                        return Then::Draw;
+                    }
+                    Err(error) => typing.message = error.to_string(),
+                }
+            }
             KeyCode::Enter => {
                 let names = Arc::clone(&self.look.options.names.0);
-                match Expression::parse_for(Moment::Always, &typing.text, names.as_ref()) {
-                    Ok(expression) => {
-                        self.look.filter = Filter {
-                            text: typing.text,
-                            expression,
-                        };
+                match Filter::parse(&typing.text, names.as_ref()) {
+                    Ok(filter) => {
+                        self.look.filter = filter;
                         return Then::Draw;
                     }
                     Err(error) => typing.message = error.to_string(),
@@ -270,10 +277,7 @@ impl App {
             KeyCode::Backspace => {
                 typing.erase('h');
             }
-            KeyCode::Char(letter) => {
-                typing.text.push(letter);
-                typing.message.clear();
-            }
+            KeyCode::Char(letter) => typing.push(letter),
             _ => {}
         }
         self.look.typing = Some(typing);
@@ -520,30 +524,31 @@ impl App {
 
     /// The lines above the rows, and the rows, in so many columns.
     pub(crate) fn content(&self, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
-        match self.look.pages.last() {
-            Some((page, _)) => self.page(page, width),
-            None if self.look.typing.is_some() => self.with_message(width),
-            None => match self.look.screen {
-                Screen::Overview => (Vec::new(), overview::rows(&self.look, width, false)),
-                Screen::Services => services::table(&self.look, width),
-                Screen::Connections => connections::table(&self.look, width),
-                Screen::Machine => (
-                    Vec::new(),
-                    machine::rows(&self.look, self.machine_cursor().item, width),
-                ),
-                Screen::Dwell => dwell::table(&self.look, self.look.dwell_state(), width),
-            },
+        if let Some((page, _)) = self.look.pages.last() {
+            return self.page(page, width);
+        }
+        let (mut head, rows) = self.screen(width);
+        head.splice(0..0, self.message(width));
+        (head, rows)
+    }
+
+    fn screen(&self, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
+        match self.look.screen {
+            Screen::Overview => (Vec::new(), overview::rows(&self.look, width, false)),
+            Screen::Services => services::table(&self.look, width),
+            Screen::Connections => connections::table(&self.look, width),
+            Screen::Machine => (
+                Vec::new(),
+                machine::rows(&self.look, self.machine_cursor().item, width),
+            ),
+            Screen::Dwell => dwell::table(&self.look, self.look.dwell_state(), width),
         }
     }
 
-    /// The connections below what there is to say about the filter.
-    fn with_message(&self, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
-        let (mut head, rows) = connections::table(&self.look, width);
-        let message = self
-            .look
-            .typing
-            .iter()
-            .flat_map(|typing| typing.message.lines());
+    /// The lines about what is being typed in.
+    fn message(&self, width: usize) -> Vec<Line<'static>> {
+        let typing = self.look.typing.iter();
+        let message = typing.flat_map(|typing| typing.message.lines());
         let lines = message.flat_map(|line| {
             let line = Printable(line.as_bytes()).to_string();
             // The text with the mistake stays as it is.
@@ -553,20 +558,14 @@ impl App {
                 frame::wrapped(&line, width)
             }
         });
-        head.splice(0..0, lines.map(Line::from));
-        (head, rows)
+        lines.map(Line::from).collect()
     }
 
     fn page(&self, page: &Page, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
         let lines = match page {
             Page::Help => {
-                let theme = self.look.options.theme;
-                let mut lines = help::lines(KEYS, theme, width);
-                if self.look.played.is_some() {
-                    lines.retain(|line| !line.to_string().starts_with("Space "));
-                    lines.extend(help::lines(played::KEYS, theme, width));
-                }
-                lines
+                let is_played = self.look.played.is_some();
+                help::lines(is_played, self.look.options.theme, width)
             }
             Page::State(state) => finding::explain_state(*state, width),
             Page::Explained(name) => finding::explain(name, width),

@@ -9,7 +9,7 @@ use tcpstate_core::{
     model::Stay,
     owner::{Comm, Owner},
     service::Role,
-    units::Span as Time,
+    units::{Bytes, Counted, Span as Time},
 };
 
 use crate::{
@@ -87,6 +87,7 @@ pub(crate) fn lines(
     if let Some(ns) = row.handshake_ns {
         entry("Handshake", &Time(ns).to_string());
     }
+    entry("Traffic", &traffic(look, row));
     let lifetime = row.lifetime_ns.map_or_else(
         || "it was there before the capture".to_owned(),
         |ns| Time(ns).to_string(),
@@ -111,6 +112,24 @@ pub(crate) fn lines(
     }
     lines.extend(explanation(row, width));
     lines
+}
+
+/// Its counters, with the time since they were read.
+fn traffic(look: &Look, row: &ConnectionRow) -> String {
+    let (Some(traffic), Some(snapshot)) = (row.traffic, look.shown().snapshot.as_deref()) else {
+        return "not known".to_owned();
+    };
+    let round_trip = traffic.srtt_us.map_or_else(String::new, |us| {
+        format!(", round trip {}", Time(u64::from(us) * 1_000))
+    });
+    let now_ns = snapshot.tracker.now_ns.max(snapshot.interval.end_ns);
+    let ago = Time(now_ns.saturating_sub(snapshot.counters.ts_ns));
+    format!(
+        "{} sent, {} received, {} sent again{round_trip}; {ago} ago",
+        Bytes(traffic.bytes_sent),
+        Bytes(traffic.bytes_received),
+        Counted(traffic.retransmits.into(), "segment"),
+    )
 }
 
 /// The meaning of its present state.

@@ -1,6 +1,7 @@
 //! The connections, those longest in their state first.
 
 use std::{
+    cmp::Ordering,
     fmt,
     io::{self, Write as _},
 };
@@ -11,7 +12,6 @@ use tcpstate_core::{
     catalogue::{CONNECTION, ConnectionRow},
     escape::Printable,
     event::SocketId,
-    expression::Truth,
     model::{Connection, Figures, GroupKey},
     names::{Cgroup, Names},
     present::RunSnapshot,
@@ -19,7 +19,7 @@ use tcpstate_core::{
     units::{Count, Span as Time},
 };
 use tcpstate_text::{
-    format::text::{Cell, Column, Layout, Records},
+    format::text::{Cell, Column, Columns, ColumnsError, Layout, OrDash, Records},
     settings::Settings,
 };
 
@@ -74,6 +74,24 @@ fn in_state_ns(one: &Connection) -> u64 {
     one.last_ns.or(one.there_ns).unwrap_or(u64::MAX)
 }
 
+/// The order of two connections; those that are equal are ordered by their age.
+fn compare(by: By, one: &Connection, other: &Connection) -> Ordering {
+    fn keyed<'a, K: Ord>(
+        one: &'a Connection,
+        other: &'a Connection,
+        key: impl Fn(&'a Connection) -> K,
+    ) -> Ordering {
+        key(one).cmp(&key(other))
+    }
+    match by {
+        By::Age => Ordering::Equal,
+        By::State => keyed(one, other, |one| one.states.last().map(|stay| stay.state.0)),
+        By::Service => keyed(one, other, |one| (one.service_port, one.role)),
+        By::Process => keyed(one, other, |one| (one.owner.comm, one.owner.pid)),
+        By::Remote => keyed(one, other, |one| (one.raddr, one.rport)),
+    }
+}
+
 /// The lines above, and the rows.
 pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
     let Some(snapshot) = look.shown().snapshot.as_deref() else {
@@ -86,18 +104,15 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
         .enumerate()
         .filter(|(_, one)| is_wanted(&only, one, &snapshot.names))
         .filter(|(_, one)| {
-            let filter = &look.filter.expression;
-            filter.wants_all() || filter.judge(&row(one, snapshot)) == Truth::Yes
+            let filter = &look.filter;
+            filter.wants_all() || filter.matches(&row(one, snapshot))
         })
         .collect();
-    wanted.sort_by_key(|(_, one)| (in_state_ns(one), one.id));
-    match look.connections.by {
-        By::Age => {}
-        By::State => wanted.sort_by_key(|(_, one)| one.states.last().map(|stay| stay.state.0)),
-        By::Service => wanted.sort_by_key(|(_, one)| (one.service_port, one.role)),
-        By::Process => wanted.sort_by_key(|(_, one)| (one.owner.comm, one.owner.pid)),
-        By::Remote => wanted.sort_by_key(|(_, one)| (one.raddr, one.rport)),
-    }
+    let by = look.connections.by;
+    wanted.sort_unstable_by(|(_, one), (_, other)| {
+        let age = |one: &Connection| (in_state_ns(one), one.id);
+        compare(by, one, other).then_with(|| age(one).cmp(&age(other)))
+    });
     if look.connections.is_turned {
         wanted.reverse();
     }
@@ -254,7 +269,78 @@ pub(crate) fn row(one: &Connection, snapshot: &RunSnapshot) -> ConnectionRow {
     let mut row = ConnectionRow::open(one.clone(), now_ns);
     row.common.wall_ns = snapshot.origin.wall_ns(row.common.ts_ns);
     row.common.cgroup = snapshot.names.cgroup(row.common.cgroup_id);
+    let counters = &snapshot.counters.by_cookie;
+    row.traffic = row
+        .common
+        .cookie
+        .and_then(|cookie| counters.get(&cookie).copied());
     row
+}
+
+/// The columns of these names, with commas between them; of none, the usual ones.
+pub(crate) fn columns(names: &str) -> Result<Columns<ConnectionRow>, ColumnsError> {
+    let names = names.trim();
+    let words: Vec<String> = match names {
+        "" => Vec::new(),
+        names => names
+            .split(',')
+            .map(|name| name.trim().to_owned())
+            .collect(),
+    };
+    LAYOUT.columns(false, &words)
+}
+
+/// The names of these columns, in the same way.
+pub(crate) fn names_of(columns: &Columns<ConnectionRow>) -> String {
+    let Columns::These(cells) = columns else {
+        return String::new();
+    };
+    let known = LAYOUT.names();
+    let names = cells.iter().map(|cell| {
+        let (title, _) = cell.describe();
+        let mut known = known.iter().filter(|name| name.eq_ignore_ascii_case(title));
+        known.next().map_or(title, String::as_str)
+    });
+    names.collect::<Vec<_>>().join(",")
+}
+
+/// The columns; those of the counters get room after these that tell connections apart.
+macro_rules! layout {
+    ($($counters:expr),*) => {
+        Layout {
+            command: "top",
+            cells: &CELLS,
+            usual: &["STATE", "AGE", "ROLE", "LOCAL", "REMOTE", "PID", "COMM"],
+            steps: &[
+                // 40 columns.
+                ("STATE", 11),
+                ("AGE", 8),
+                ("REMOTE", 17),
+                // 80 columns.
+                ("REMOTE", 21),
+                ("COMM", 8),
+                ("PID", 7),
+                ("LOCAL", 16),
+                // More.
+                ("COMM", 12),
+                ("LOCAL", 21),
+                ("ROLE", 6),
+                $($counters,)*
+                ("HANDSHAKE", 9),
+                ("NETNS", 10),
+                ("LIFETIME", 8),
+                ("REMOTE", 34),
+                ("LOCAL", 34),
+                ("COMM", 15),
+                ("REMOTE", 47),
+                ("LOCAL", 47),
+                ("UID", 5),
+                ("COOKIE", 11),
+                ("CGROUP", 60),
+            ],
+            fields: &CONNECTION,
+        }
+    };
 }
 
 fn records(look: &Look, width: usize) -> Records<ConnectionRow> {
@@ -264,7 +350,12 @@ fn records(look: &Look, width: usize) -> Records<ConnectionRow> {
         zone: look.options.zone.clone(),
         ..Settings::plain(tcpstate_core::options::Format::Text)
     };
-    Records::new(&LAYOUT, &look.options.columns, &[], &settings)
+    let layout = if look.options.is_played {
+        &WITHOUT_COUNTERS
+    } else {
+        &LAYOUT
+    };
+    Records::on_screen(layout, &look.columns, &settings)
 }
 
 /// Writes the connections that are seen.
@@ -303,40 +394,13 @@ impl fmt::Debug for Lines<'_> {
 }
 
 /// The columns of the list of connections.
-pub static LAYOUT: Layout<ConnectionRow> = Layout {
-    command: "top",
-    cells: &CELLS,
-    usual: &["STATE", "AGE", "ROLE", "LOCAL", "REMOTE", "PID", "COMM"],
-    steps: &[
-        // 40 columns.
-        ("STATE", 11),
-        ("AGE", 8),
-        ("REMOTE", 17),
-        // 80 columns.
-        ("REMOTE", 21),
-        ("COMM", 8),
-        ("PID", 7),
-        ("LOCAL", 16),
-        // More.
-        ("COMM", 12),
-        ("LOCAL", 21),
-        ("ROLE", 6),
-        ("HANDSHAKE", 9),
-        ("NETNS", 10),
-        ("LIFETIME", 8),
-        ("REMOTE", 34),
-        ("LOCAL", 34),
-        ("COMM", 15),
-        ("REMOTE", 47),
-        ("LOCAL", 47),
-        ("UID", 5),
-        ("COOKIE", 11),
-        ("CGROUP", 60),
-    ],
-    fields: &CONNECTION,
-};
+pub static LAYOUT: Layout<ConnectionRow> =
+    layout!(("SENT", 8), ("RECEIVED", 8), ("RTT", 7), ("RETR", 4));
 
-static CELLS: [Cell<ConnectionRow>; 13] = [
+/// The same where nobody looks at the host's sockets, so that their counters are not known.
+static WITHOUT_COUNTERS: Layout<ConnectionRow> = layout!();
+
+static CELLS: [Cell<ConnectionRow>; 20] = [
     Cell::composed(
         Column::left("STATE", 11),
         "the last of `states`",
@@ -354,6 +418,13 @@ static CELLS: [Cell<ConnectionRow>; 13] = [
     Cell::REMOTE,
     Cell::field(Column::right("PID", 7), CONNECTION.column("owner.pid")),
     Cell::field(Column::left("COMM", 12), CONNECTION.column("owner.comm")),
+    Cell::field(Column::right("SENT", 8), CONNECTION.column("bytes_sent")),
+    Cell::field(
+        Column::right("RECEIVED", 8),
+        CONNECTION.column("bytes_received"),
+    ),
+    Cell::composed(Column::right("RTT", 7), "`srtt_us`", push_rtt),
+    Cell::field(Column::right("RETR", 4), CONNECTION.column("retransmits")),
     Cell::field(
         Column::right("HANDSHAKE", 9),
         CONNECTION.column("handshake_ns"),
@@ -364,6 +435,9 @@ static CELLS: [Cell<ConnectionRow>; 13] = [
     ),
     Cell::field(Column::right("UID", 5), CONNECTION.column("uid")),
     Cell::path(Column::left("CGROUP", 15), CONNECTION.column("cgroup")),
+    Cell::UNIT,
+    Cell::CONTAINER,
+    Cell::POD,
 ];
 
 fn push_state(row: &ConnectionRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
@@ -380,4 +454,10 @@ fn push_age(row: &ConnectionRow, _room: usize, line: &mut Vec<u8>) -> io::Result
         Some((None, Some(ns))) => write!(line, ">{}", Time(ns)),
         _ => line.write_all(b"-"),
     }
+}
+
+fn push_rtt(row: &ConnectionRow, _room: usize, line: &mut Vec<u8>) -> io::Result<()> {
+    let srtt_us = row.traffic.and_then(|traffic| traffic.srtt_us);
+    let srtt = srtt_us.map(|us| Time(u64::from(us) * 1_000));
+    write!(line, "{}", OrDash(srtt))
 }

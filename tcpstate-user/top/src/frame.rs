@@ -18,7 +18,7 @@ use tcpstate_text::format::{
 
 use crate::{
     connections::Lines,
-    look::{Look, Page, Screen, Subject},
+    look::{Look, Page, Screen},
     played::Played,
     row::{Content, Cursor, Row},
 };
@@ -187,15 +187,9 @@ fn interval(ns: u64) -> String {
 fn foot_line(look: &Look, width: usize) -> Line<'static> {
     let theme = look.options.theme;
     if let Some(typing) = &look.typing {
-        let begin = match typing.subject {
-            Subject::Filter => "/",
-            Subject::Time => "go to: ",
-        };
+        let begin = typing.subject.prompt();
         let text = format!("{begin}{}_", Printable(typing.text.as_bytes()));
-        // The end is where it goes on.
-        let cut = Span::raw(text.as_str()).width().saturating_sub(width);
-        let seen: String = text.chars().skip(cut).collect();
-        return Line::styled(seen, theme.title());
+        return Line::styled(end_of(&text, width).to_owned(), theme.title());
     }
     match &look.told {
         Some(Ok(name)) => return Line::styled(format!("{name} written"), theme.title()),
@@ -231,7 +225,7 @@ fn foot_line(look: &Look, width: usize) -> Line<'static> {
         Screen::Overview => "  Enter open  e explain",
         Screen::Machine => "  h l beside  o only it",
         Screen::Services => "  b group  s sort  h l columns",
-        Screen::Connections if look.shows_all() => "  Enter open  s sort",
+        Screen::Connections if look.shows_all() => "  Enter open  s sort  c columns",
         Screen::Connections if look.opened_from.is_some() => "  Enter open  Esc back",
         Screen::Connections => "  Enter open  Esc all",
         Screen::Dwell => "  h l state  p service",
@@ -263,6 +257,18 @@ pub(crate) fn labelled(label: &str, text: &str, width: usize) -> Vec<Line<'stati
         line
     });
     lines.collect()
+}
+
+/// The end of a text, where it goes on, in at most so many columns: a character can have two of them, or none.
+fn end_of(text: &str, width: usize) -> &str {
+    let mut used = 0;
+    let before = text.char_indices().rev().find(|&(_, one)| {
+        used += Span::raw(one.encode_utf8(&mut [0; 4]) as &str).width();
+        used > width
+    });
+    before.map_or(text, |(at, one)| {
+        text.get(at + one.len_utf8()..).unwrap_or_default()
+    })
 }
 
 /// A text in lines of at most so many columns, broken between words.

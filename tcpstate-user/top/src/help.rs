@@ -2,10 +2,14 @@
 
 use ratatui::text::{Line, Span};
 
-use crate::theme::Theme;
+use crate::{played, theme::Theme};
 
-/// The keys with what they do, as the page of help shows them.
-pub(crate) const KEYS: &[(&str, &str)] = &[
+/// A key with what it does.
+type Key = (&'static str, &'static str);
+
+/// The keys, as the page of help shows them.
+const KEYS: &[Key] = &[
+    ("? q", "this help, quit"),
     (
         "1 .. 5",
         "overview, services, connections, machine, dwell times",
@@ -19,7 +23,15 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("e", "explain what is selected"),
     (
         "/",
-        "only some connections: an expression as on the command line; Tab completes a word, Ctrl-W erases one, Ctrl-U all",
+        "only some connections: an expression as of `ls`; Tab completes",
+    ),
+    (
+        "c",
+        "the columns of the connections, with commas; none: the usual ones",
+    ),
+    (
+        "Ctrl-W",
+        "of a text that is typed in erases a word; Ctrl-U erases all",
     ),
     ("Space", "freeze, and go on"),
     ("s S", "sort by the next column, reverse the order"),
@@ -29,7 +41,7 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ),
     (
         "h l",
-        "other columns of the services; left and right in the machine; the next state of dwell; so do the arrows",
+        "columns of services, sides of the machine, states of dwell times",
     ),
     (
         "p P",
@@ -46,14 +58,22 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("Ctrl-L", "draw all again"),
     ("Ctrl-Z", "back to the shell, which continues it with `fg`"),
     ("Shift", "with the mouse selects text"),
-    ("? q", "this help, quit"),
 ];
 
+/// The keys, of a recording that is played or of a live capture.
+fn keys(is_played: bool) -> impl Iterator<Item = Key> {
+    let more = if is_played { played::KEYS } else { &[] };
+    // Some do something else there.
+    let is_other = move |key: &str| more.iter().any(|(other, _)| *other == key);
+    let usual = KEYS.iter().filter(move |(key, _)| !is_other(key));
+    usual.chain(more).copied()
+}
+
 /// The page of help.
-pub(crate) fn lines(keys: &[(&str, &str)], theme: Theme, width: usize) -> Vec<Line<'static>> {
+pub(crate) fn lines(is_played: bool, theme: Theme, width: usize) -> Vec<Line<'static>> {
     const KEY: usize = 10;
     let mut lines = Vec::new();
-    for (key, does) in keys {
+    for (key, does) in keys(is_played) {
         let mut label = Span::styled(format!("{key:KEY$} "), theme.title());
         for part in crate::frame::wrapped(does, width.saturating_sub(KEY + 1)) {
             lines.push(Line::from(vec![label, Span::raw(part)]));
@@ -61,4 +81,22 @@ pub(crate) fn lines(keys: &[(&str, &str)], theme: Theme, width: usize) -> Vec<Li
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_one_meaning() {
+        for is_played in [false, true] {
+            let mut seen: Vec<&str> = keys(is_played).map(|(key, _)| key).collect();
+            let all = seen.len();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen.len(), all, "{seen:?}");
+        }
+        let space = |is_played| keys(is_played).find(|(key, _)| *key == "Space");
+        assert_ne!(space(false), space(true));
+    }
 }

@@ -29,6 +29,7 @@ mod connection;
 mod connections;
 mod dwell;
 mod file;
+mod filter;
 mod finding;
 mod frame;
 mod group_times;
@@ -45,6 +46,7 @@ mod row;
 mod services;
 pub mod terminal;
 mod theme;
+mod typing;
 mod written;
 
 pub use self::{

@@ -7,19 +7,21 @@ use tcpstate_common::State;
 use tcpstate_core::{
     catalogue::ConnectionRow,
     event::SocketId,
-    expression::{Expression, Lookup, Moment, WORDS},
+    expression::Lookup,
     model::{By, GroupKey},
     present::RunSnapshot,
 };
 use tcpstate_text::format::text::Columns;
 
 use crate::{
+    filter::Filter,
     history::{History, STATES},
     kept::Kept,
     order::{ConnectionOrder, ServiceOrder},
     played::Played,
     row::{Cursor, Item},
     theme::Theme,
+    typing::Typing,
 };
 
 /// The choices that do not change while it runs.
@@ -31,7 +33,7 @@ pub struct Options {
     pub zone: TimeZone,
     /// Whether sockets of several network namespaces may be shown.
     pub several_netns: bool,
-    /// The columns of the list of connections.
+    /// The columns that the list of connections begins with.
     pub columns: Columns<ConnectionRow>,
     /// The grouping of the services at the start.
     pub by: By,
@@ -111,82 +113,6 @@ pub(crate) struct Present {
     pub(crate) history: History,
 }
 
-/// The subject of a text that is being typed in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Subject {
-    #[default]
-    Filter,
-    /// The time to go to in a recording.
-    Time,
-}
-
-/// A text that is being typed in.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Typing {
-    pub(crate) subject: Subject,
-    pub(crate) text: String,
-    /// The reason why it is no filter, or no time, or the words that it can go on with.
-    pub(crate) message: String,
-}
-
-/// A filter on the connections that are shown.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Filter {
-    pub(crate) text: String,
-    pub(crate) expression: Expression,
-}
-
-impl Typing {
-    /// Erases by a key with Ctrl, as a shell does: a character, a word, or all. `false`: the key is another one.
-    pub(crate) fn erase(&mut self, key: char) -> bool {
-        match key {
-            'h' => {
-                self.text.pop();
-            }
-            'u' => self.text.clear(),
-            'w' => {
-                let rest = self.text.trim_end_matches(' ');
-                let rest = rest.rfind(' ').map_or(0, |at| at + 1);
-                self.text.truncate(rest);
-            }
-            _ => return false,
-        }
-        self.message.clear();
-        true
-    }
-
-    /// Completes the last word, as far as the conditions that there are allow it.
-    pub(crate) fn complete(&mut self) {
-        if self.subject != Subject::Filter {
-            return;
-        }
-        let begin = self.text.rfind([' ', '(']).map_or(0, |at| at + 1);
-        let Some((before, word)) = self.text.split_at_checked(begin) else {
-            return;
-        };
-        let known = WORDS.iter().filter(|word| word.is_known(Moment::Always));
-        let known = known.map(|word| word.name).chain(["and", "or", "not"]);
-        let fitting: Vec<&str> = known.filter(|name| name.starts_with(word)).collect();
-        let common = fitting.iter().copied().reduce(|one, other| {
-            let mut pairs = one.char_indices().zip(other.chars());
-            let differ = pairs.find(|((_, a), b)| a != b).map(|((at, _), _)| at);
-            let end = differ.unwrap_or(one.len().min(other.len()));
-            one.get(..end).unwrap_or(one)
-        });
-        let Some(common) = common else {
-            self.message = format!("no condition begins with \"{word}\"");
-            return;
-        };
-        let end = if fitting.len() == 1 { " " } else { "" };
-        self.message = if fitting.len() == 1 {
-            String::new()
-        } else {
-            fitting.join(" ")
-        };
-        self.text = format!("{before}{common}{end}");
-    }
-}
-
 /// The connections that are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Only {
@@ -213,6 +139,8 @@ pub(crate) struct Look {
     /// The screen that opened the list of these; `None`: another one was shown since.
     pub(crate) opened_from: Option<Screen>,
     pub(crate) filter: Filter,
+    /// The columns of the list of connections.
+    pub(crate) columns: Columns<ConnectionRow>,
     /// `None`: keys are commands.
     pub(crate) typing: Option<Typing>,
     /// The column of the diagram near which a line has its selection.
@@ -238,6 +166,7 @@ impl Look {
             played: options.is_played.then(Played::default),
             by: options.by,
             told: None,
+            columns: options.columns.clone(),
             options,
             screen: Screen::Overview,
             pages: Vec::new(),

@@ -2,6 +2,8 @@
 //!
 //! `TCPSTATE_BLESS=1 cargo test -p tcpstate-top` writes these files anew; read the difference before you commit it.
 
+#[path = "support/screen.rs"]
+mod screen;
 #[path = "../../tests/support/stream.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod stream;
@@ -9,11 +11,8 @@ mod stream;
 #[expect(dead_code, reason = "other tests use the rest")]
 mod support;
 
-use std::sync::Arc;
-
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
-use jiff::tz::TimeZone;
-use ratatui::{Terminal, backend::TestBackend, style::Color};
+use ratatui::style::Color;
 use tcpstate_common::{
     Record, State,
     record::{AF_INET, flags},
@@ -22,43 +21,20 @@ use tcpstate_core::{
     books::{Accounting, Cost, RunBooks, Selection, Settled},
     diagnosis::{Look, Thresholds},
     event::Event,
-    expression::NoNames,
     model::{By, Connections, Include, Limits},
     origin::{Evidence, Origin},
     present::{Options as Published, Publisher},
     view::{End, View as _},
 };
-use tcpstate_text::format::text::Columns;
-use tcpstate_top::{App, Input, LookUp, Options, Theme, Then, plain};
+use tcpstate_top::{App, Input, Options, Then, plain};
 
-use self::support::{compare, names, origin};
+use self::{
+    screen::{LONGEST, PLAIN, SECOND_NS, UNICODE, frame, options, press, terminal, type_in},
+    support::{compare, names, origin},
+};
 
 /// Columns and rows.
 const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (40, 12)];
-
-const SECOND_NS: u64 = 1_000_000_000;
-
-const LONGEST: usize = 50;
-
-const UNICODE: Theme = Theme {
-    colour: true,
-    unicode: true,
-};
-
-fn options(theme: Theme) -> Options {
-    Options {
-        theme,
-        zone: TimeZone::UTC,
-        several_netns: false,
-        columns: Columns::Usual,
-        by: By::Port,
-        interval_ns: SECOND_NS,
-        filter: String::new(),
-        longest: LONGEST,
-        names: LookUp(Arc::new(NoNames)),
-        is_played: false,
-    }
-}
 
 /// Shows these events, a snapshot each second, up to the end of the last second but for the last one.
 fn shown(events: &[Event], options: Options) -> App {
@@ -226,49 +202,6 @@ fn host() -> Vec<Event> {
     events
 }
 
-fn terminal((columns, rows): (u16, u16)) -> Terminal<TestBackend> {
-    Terminal::new(TestBackend::new(columns, rows)).unwrap()
-}
-
-/// The frame as text, without the blanks at the ends of lines.
-fn frame(app: &mut App, size: (u16, u16)) -> String {
-    let mut terminal = terminal(size);
-    terminal.draw(|frame| app.draw(frame)).unwrap();
-    let buffer = terminal.backend().buffer();
-    let mut text = String::new();
-    for y in 0..size.1 {
-        let mut x = 0;
-        let mut line = String::new();
-        while x < size.0 {
-            let symbol = buffer[(x, y)].symbol();
-            line.push_str(symbol);
-            // A wide character takes the next cell too.
-            x += u16::try_from(ratatui::text::Span::raw(symbol).width().max(1)).unwrap();
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-fn press(app: &mut App, code: KeyCode) -> Then {
-    app.update(Input::Key(KeyEvent::new(code, KeyModifiers::NONE)))
-}
-
-/// Presses these keys: letters, `\n` for Enter, `\x1b` for Esc.
-fn type_in(app: &mut App, keys: &str) {
-    for key in keys.chars() {
-        let code = match key {
-            '\n' => KeyCode::Enter,
-            '\x1b' => KeyCode::Esc,
-            letter => KeyCode::Char(letter),
-        };
-        // Selections follow from what was drawn.
-        frame(app, (80, 24));
-        press(app, code);
-    }
-}
-
 /// The screens, with the keys that lead to each.
 const SCREENS: [(&str, &str); 15] = [
     ("overview", ""),
@@ -319,11 +252,7 @@ fn a_frame_as_text_has_all_findings_whole() {
 
 #[test]
 fn without_colours_and_beyond_ascii_there_is_nothing_in_a_plain_terminal() {
-    let theme = Theme {
-        colour: false,
-        unicode: false,
-    };
-    let app = shown(&web_server(), options(theme));
+    let app = shown(&web_server(), options(PLAIN));
     for (name, keys) in SCREENS {
         let mut app = app.clone();
         type_in(&mut app, keys);
@@ -397,11 +326,7 @@ fn a_frozen_frame_stays_and_says_since_when() {
 #[test]
 fn a_word_of_a_filter_is_completed() {
     let mut app = shown(&host(), options(UNICODE));
-    type_in(&mut app, "/dpo");
-    press(&mut app, KeyCode::Tab);
-    type_in(&mut app, "5432 an");
-    press(&mut app, KeyCode::Tab);
-    type_in(&mut app, "d");
+    type_in(&mut app, "/dpo\t5432 an\td");
     press(&mut app, KeyCode::Backspace);
     let text = frame(&mut app, (80, 24));
     assert!(text.contains("/dport 5432 and _"), "{text}");
@@ -422,11 +347,10 @@ fn a_filter_is_erased_as_in_a_shell_and_the_list_stays() {
     press(&mut app, KeyCode::Tab);
     let text = frame(&mut app, (80, 24));
     assert!(text.contains("/dport 5432 and stat"), "{text}");
-    press(&mut app, KeyCode::Char('x'));
-    press(&mut app, KeyCode::Tab);
+    type_in(&mut app, "x\t");
     let text = frame(&mut app, (80, 24));
     assert!(
-        text.contains("no condition begins with \"statx\""),
+        text.contains("no value of `state` begins with \"x\""),
         "{text}"
     );
     let mut control = |letter| {
@@ -435,10 +359,10 @@ fn a_filter_is_erased_as_in_a_shell_and_the_list_stays() {
         (then, frame(&mut app, (80, 24)))
     };
     let (then, text) = control('w');
-    assert!(text.contains("/dport 5432 and _"), "{text}");
+    assert!(text.contains("/dport 5432 and state _"), "{text}");
     assert_eq!(then, Then::Draw);
     let (_, text) = control('h');
-    assert!(text.contains("/dport 5432 and_"), "{text}");
+    assert!(text.contains("/dport 5432 and state_"), "{text}");
     assert_eq!(control('f'), (Then::Nothing, text));
     let (_, text) = control('u');
     assert!(text.contains("/_"), "{text}");

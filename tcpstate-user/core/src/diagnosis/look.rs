@@ -1,6 +1,9 @@
 //! A look at the host: its sockets, counters and settings at one moment.
 
+use std::sync::Arc;
+
 use super::{NetnsFacts, Survey};
+use crate::model::Counters;
 
 /// A host at one moment.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +14,8 @@ pub struct Look {
     pub facts: Vec<NetnsFacts>,
     /// Messages about what is missing.
     pub missing: Vec<String>,
+    /// The counters of the sockets that were asked for ([`Looks::ask_counters`]).
+    pub counters: Arc<Counters>,
 }
 
 /// Somebody who looks again and again, beside the stream.
@@ -20,4 +25,8 @@ pub trait Looks {
 
     /// A last look, taken now.
     fn last(&mut self) -> Option<Look>;
+
+    /// From now on the looks have the counters of these sockets, by their cookies, and no others. Whoever has none to
+    /// give leaves it out.
+    fn ask_counters(&mut self, _cookies: Vec<u64>) {}
 }

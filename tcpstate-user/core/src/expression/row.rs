@@ -1,6 +1,6 @@
 //! The facts of what is shown: of a socket that is listed, and of a connection.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::Deref};
 
 use tcpstate_common::State;
 
@@ -147,5 +147,139 @@ impl Facts for ConnectionRow {
 
     fn ended_by(&self, causes: &CauseSet) -> Truth {
         is_cause(self.cause, causes)
+    }
+}
+
+/// A connection that is open, as a list has it: in its present state, for so long.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenConnection<'a>(pub &'a ConnectionRow);
+
+impl Deref for OpenConnection<'_> {
+    type Target = ConnectionRow;
+
+    fn deref(&self) -> &ConnectionRow {
+        self.0
+    }
+}
+
+impl Facts for OpenConnection<'_> {
+    fn address(&self, side: Side) -> Option<IpAddr> {
+        self.0.address(side)
+    }
+
+    fn port(&self, side: Side) -> Option<u16> {
+        self.0.port(side)
+    }
+
+    facts_of_common!();
+
+    fn is_in(&self, states: StateSet) -> Truth {
+        let present = self.states.last();
+        Truth::of(present.map(|stay| states.contains(stay.state)))
+    }
+
+    fn number(&self, field: Field) -> Option<Bounds> {
+        if field != Field::Dwell {
+            return self.0.number(field);
+        }
+        let present = self.states.last()?;
+        let exactly = present.dwell_ns.map(Bounds::exactly);
+        exactly.or_else(|| {
+            Some(Bounds {
+                least: present.at_least_ns?,
+                most: u64::MAX,
+            })
+        })
+    }
+
+    fn has(&self, field: Field) -> bool {
+        self.0.has(field)
+    }
+
+    fn ended_by(&self, causes: &CauseSet) -> Truth {
+        self.0.ended_by(causes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::SocketId,
+        expression::{Expression, Moment, NoNames},
+        model::{Connection, Stay},
+        owner::Owner,
+    };
+
+    /// One that was established 10 s ago, and half-closed by its peer 4 s ago.
+    fn open(last_ns: Option<u64>, there_ns: Option<u64>) -> ConnectionRow {
+        let stay = |state| Stay {
+            state,
+            dwell_ns: None,
+            at_least_ns: None,
+            sampled: false,
+            interval_ns: None,
+        };
+        let connection = Connection {
+            id: SocketId::Cookie(1),
+            netns: None,
+            family: 2,
+            laddr: None,
+            lport: None,
+            raddr: None,
+            rport: None,
+            role: Role::Unknown,
+            service_port: None,
+            owner: Owner::UNKNOWN,
+            processes: None,
+            uid: None,
+            cgroup: None,
+            states: vec![stay(State::ESTABLISHED), stay(State::CLOSE_WAIT)],
+            truncated: false,
+            first_ns: 10_000_000_000,
+            opened: true,
+            last_ns,
+            there_ns,
+            handshake_ns: None,
+        };
+        ConnectionRow::open(connection, 20_000_000_000)
+    }
+
+    fn judge(text: &str, row: &ConnectionRow) -> Truth {
+        let expression = Expression::parse_for(Moment::List, text, &NoNames).unwrap();
+        expression.judge(&OpenConnection(row))
+    }
+
+    #[test]
+    fn an_open_connection_is_in_its_last_state_only() {
+        let row = open(Some(16_000_000_000), None);
+        for (text, truth) in [
+            ("state close-wait", Truth::Yes),
+            ("state established", Truth::No),
+            ("exclude established", Truth::Yes),
+            ("dwell = 4s", Truth::Yes),
+            ("dwell > 4s", Truth::No),
+            // Its counters are not known.
+            ("bytes_sent > 0", Truth::Unknown),
+            ("not srtt < 1s", Truth::Unknown),
+        ] {
+            assert_eq!(judge(text, &row), truth, "{text}");
+        }
+        // One that has ended was in all of them.
+        let state = Expression::parse("state established", &NoNames).unwrap();
+        assert_eq!(state.judge(&row), Truth::Yes);
+    }
+
+    #[test]
+    fn a_time_of_which_the_beginning_was_not_seen_is_a_bound() {
+        let row = open(None, Some(18_000_000_000));
+        for (text, truth) in [
+            ("dwell >= 2s", Truth::Yes),
+            ("dwell < 2s", Truth::No),
+            ("dwell > 3s", Truth::Unknown),
+        ] {
+            assert_eq!(judge(text, &row), truth, "{text}");
+        }
+        assert_eq!(judge("dwell > 0", &open(None, None)), Truth::Unknown);
     }
 }

@@ -18,7 +18,7 @@ pub struct Word {
 /// The moment at which a socket is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// In a list of the sockets that there are: `ls`.
+    /// In a list of the sockets that there are: `ls`, and that of `top`.
     List,
     /// At a transition: `trace`.
     Change,

@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
+use hashbrown::HashMap;
 use tcpstate_common::{State, record};
 
 use super::StateExit;
 use crate::{
     cause::{Cause, ResetReason},
     event::{Event, SocketId},
+    inventory::TcpInfo,
     owner::{Holders, Owner},
     service::Role,
 };
@@ -137,6 +139,25 @@ impl Traffic {
             srtt_us: (record.srtt_us != 0).then_some(record.srtt_us),
         })
     }
+
+    /// The counters of a socket in a dump; `None` where the kernel did not send them all.
+    pub fn of_info(info: &TcpInfo) -> Option<Self> {
+        Some(Self {
+            bytes_sent: info.bytes_sent?,
+            bytes_received: info.bytes_received?,
+            retransmits: info.retransmits?,
+            srtt_us: info.srtt_us,
+        })
+    }
+}
+
+/// The kernel's counters of open connections at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Monotonic time at which they were read, nanoseconds.
+    pub ts_ns: u64,
+    /// The counters, by the cookies of the sockets.
+    pub by_cookie: HashMap<u64, Traffic>,
 }
 
 /// A whole connection that has just ended.

@@ -4,10 +4,12 @@
 //! at the end of a window stays until the next one ends, so that a finding does not vanish because counting
 //! began anew.
 
+use std::sync::Arc;
+
 use crate::{
     diagnosis::{self, Finding, Look, Looks, Observed, Snapshot, Survey, Thresholds},
-    event::Event,
-    model::{Applied, Connections, Include, Tracker},
+    event::{Event, SocketId},
+    model::{Applied, Connection, Connections, Counters, Include, Tracker},
     origin::Origin,
 };
 
@@ -109,6 +111,26 @@ impl Findings {
             earlier_facts: latest.map_or(&[][..], |_| &self.first.facts),
             thresholds: &self.thresholds,
         })
+    }
+
+    /// The counters of connections at the latest look.
+    pub(super) fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.latest.as_ref().unwrap_or(&self.first).counters)
+    }
+
+    /// Asks for the counters of the connections that are shown.
+    pub(super) fn ask_counters(&mut self, shown: &[Connection]) {
+        let Some(looks) = &mut self.looks else {
+            return;
+        };
+        let cookies = shown.iter().filter_map(|one| match one.id {
+            SocketId::Cookie(cookie) => Some(cookie),
+            SocketId::Address(_) => None,
+        });
+        let cookies: Vec<u64> = cookies.collect();
+        if !cookies.is_empty() {
+            looks.ask_counters(cookies);
+        }
     }
 
     /// A copy, which looks at no host.

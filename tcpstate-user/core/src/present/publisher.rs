@@ -172,6 +172,10 @@ impl Publisher {
         self.published += 1;
         let mut tracker = self.tracker.snapshot_of(self.include);
         tracker.now_ns = tracker.now_ns.max(interval.end_ns);
+        let counters = self.findings.as_mut().map(|looking| {
+            looking.ask_counters(&tracker.connections);
+            looking.counters()
+        });
         self.sender.publish(RunSnapshot {
             number: self.published,
             is_final,
@@ -183,6 +187,7 @@ impl Publisher {
             books: self.books,
             memory: self.tracker.memory(),
             findings,
+            counters: counters.unwrap_or_default(),
             origin,
         });
     }

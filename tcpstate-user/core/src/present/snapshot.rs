@@ -6,7 +6,7 @@ use crate::{
     books::RunBooks,
     diagnosis::Finding,
     handshakes::Handshakes,
-    model::{Interval, Memory, Snapshot},
+    model::{Counters, Interval, Memory, Snapshot},
     names::Names,
     origin::Origin,
 };
@@ -48,4 +48,7 @@ pub struct RunSnapshot {
     pub memory: Memory,
     /// The findings, the worst first; `None` where nobody looks for any.
     pub findings: Option<Vec<Finding>>,
+    /// The kernel's counters of the connections in [`RunSnapshot::tracker`], as the latest look at the host's sockets
+    /// found them. It lacks those that were not shown yet when it was taken, and has none where nobody looks.
+    pub counters: Arc<Counters>,
 }

@@ -61,7 +61,7 @@ fn look(left_behind: u64) -> Look {
             name: "blue".into(),
             ..NetnsFacts::default()
         }],
-        missing: Vec::new(),
+        ..Look::default()
     }
 }
 

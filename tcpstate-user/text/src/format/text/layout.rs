@@ -10,6 +10,9 @@ use tcpstate_core::{
 
 use super::cell::Cell;
 
+/// The least width of a column on a screen, which most numbers with their unit fit in.
+const LEAST: usize = 8;
+
 /// The columns of a view.
 pub struct Layout<R: 'static> {
     /// The command.
@@ -174,5 +177,26 @@ impl<R> Layout<R> {
         }
         let cells = self.cells.iter().copied().zip(widths);
         cells.filter(|&(_, width)| width > 0).collect()
+    }
+
+    /// These cells for a screen of so many columns: each as wide as usual and, as far as there is room, as the steps say.
+    pub(super) fn spread(&self, cells: &[Cell<R>], room: usize) -> Vec<Cell<R>> {
+        let mut cells: Vec<Cell<R>> = cells
+            .iter()
+            .map(|cell| cell.of_width(cell.usual_width().max(LEAST)))
+            .collect();
+        let used: usize = cells.iter().map(|cell| cell.usual_width() + 1).sum();
+        // The first column has no blank before it.
+        let mut left = (room + 1).saturating_sub(used);
+        for (title, wanted) in self.steps {
+            for cell in cells.iter_mut().filter(|cell| cell.title() == *title) {
+                let more = wanted.saturating_sub(cell.usual_width());
+                if more > 0 && more <= left {
+                    *cell = cell.of_width(*wanted);
+                    left -= more;
+                }
+            }
+        }
+        cells
     }
 }

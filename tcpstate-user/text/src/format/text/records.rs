@@ -42,6 +42,20 @@ impl<R: AsRef<Common>> Records<R> {
         Self::fitting(layout, columns, asked, None, settings)
     }
 
+    /// The same for a screen, on which a column that was chosen keeps its place too, and what is longer is cut.
+    pub fn on_screen(layout: &Layout<R>, columns: &Columns<R>, settings: &Settings) -> Self {
+        let cells = match columns {
+            Columns::These(cells) => cells,
+            Columns::Wide => layout.cells,
+            Columns::Usual => return Self::new(layout, columns, &[], settings),
+        };
+        let cells = match settings.width {
+            Some(room) => layout.spread(cells, room),
+            None => cells.to_vec(),
+        };
+        Self::with(cells, settings.width, settings)
+    }
+
     /// The same for rows that are all known: on a terminal no column is wider than they need.
     pub fn of_rows(
         layout: &Layout<R>,
