@@ -1,5 +1,5 @@
-//! `tcpstate top`: real sockets on its screens, beside `ls` and `ss`; every key of its help; and the terminal as it was,
-//! whatever ends it.
+//! `tcpstate top`: real sockets on its screens, beside `ls` and `ss`; every key of its help, and the mouse; and the
+//! terminal as it was, whatever ends it.
 
 use std::{
     fs::{self, File},
@@ -10,7 +10,7 @@ use std::{
         unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     },
     path::Path,
-    process::{self, Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -28,7 +28,7 @@ use tcpstate_common::State;
 use crate::{
     need::{Need, trial},
     net::{Netns, await_fin, joined},
-    process::{BINARY, Running, Tcpstate, has_result, run},
+    process::{BINARY, Running, has_result, run},
     ss::{by_state, oracle},
 };
 
@@ -36,7 +36,6 @@ pub fn add(trials: &mut Vec<Trial>) {
     let needs = [Need::Btf, Need::Cookie];
     trials.push(trial("top::keys", &needs, keys));
     trials.push(trial("top::signals", &needs, signals));
-    trials.push(trial("top::finding", &needs, finding));
 }
 
 /// The time after which the screen will not change any more as it should.
@@ -132,6 +131,19 @@ impl Top {
     fn await_screen(&self, what: &str, is_so: impl Fn(&str) -> bool) -> Result<()> {
         let awaited = await_that(what, || Ok(is_so(&self.contents())));
         awaited.with_context(|| format!("the screen:\n{}", self.contents()))
+    }
+
+    /// The place of the first line with this text, from 1 on.
+    fn row(&self, text: &str) -> Result<usize> {
+        let emulator = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = emulator.screen().rows(0, COLUMNS);
+        let at = rows.position(|row| row.contains(text));
+        Ok(1 + at.with_context(|| format!("no line with {text}"))?)
+    }
+
+    /// Uses the mouse at this line: button 0 is the left one, 64 and 65 are the wheel.
+    fn mouse(&mut self, button: u8, row: usize) -> Result<()> {
+        self.press(&format!("\x1b[<{button};10;{row}M\x1b[<{button};10;{row}m"))
     }
 
     fn press(&mut self, keys: &str) -> Result<()> {
@@ -242,7 +254,7 @@ fn keys() -> Result<()> {
             ls.stdout
         );
         // A connection more is seen as it comes.
-        let _more = TcpStream::connect(address)?;
+        let mut more = TcpStream::connect(address)?;
         top.await_screen("two more", |_| {
             top.count(State::ESTABLISHED) == Some(listed + 2)
         })?;
@@ -322,6 +334,9 @@ fn keys() -> Result<()> {
         ensure!(rates["states"]["ESTABLISHED"] == listed + 2, "{rates}");
         top.press(" ")?;
         top.await_screen("it goes on", |screen| !screen.contains("FROZEN"))?;
+        filter(&mut top)?;
+        columns(&mut top, &mut more, address.port())?;
+        mouse(&mut top)?;
         // A stray text on the screen goes.
         lock(&top).process(b"\x1b[2J");
         top.press("\x0c")?;
@@ -341,6 +356,83 @@ fn keys() -> Result<()> {
         top.press("q")?;
         top.end()
     })
+}
+
+/// A filter that is typed in lists what `ls` lists with it; its words are completed, and a mistake is shown with its
+/// place.
+fn filter(top: &mut Top) -> Result<()> {
+    // The list of a state was opened before.
+    top.press("3")?;
+    top.await_text("in ESTABLISHED")?;
+    escape(top)?;
+    top.await_screen("all connections", |screen| {
+        screen.contains("by age") && !screen.contains("in ESTABLISHED")
+    })?;
+    for (keys, shown) in [
+        ("/", "/_"),
+        ("dpo\t", "/dport _"),
+        ("nowhere\r", "`nowhere` is no port"),
+        ("", "      ^^^^^^^"),
+        // Ctrl-U.
+        ("\x15", "/_"),
+        ("state close-w\t", "/state close-wait _"),
+        ("\r", "state close-wait, by age"),
+    ] {
+        top.press(keys)?;
+        top.await_text(shown).with_context(|| format!("{keys:?}"))?;
+    }
+    let ls = run(
+        BINARY,
+        &["ls", "--netns", "self", "--json", "state", "close-wait"],
+    )?;
+    let listed = ls.stdout.matches("\"state\":\"CLOSE_WAIT\"").count();
+    top.await_screen("as many as ls lists", |screen| {
+        screen.matches("CLOSE_WAIT").count() == listed && !screen.contains("ESTABLISHED")
+    })?;
+    escape(top)?;
+    top.await_text("ESTABLISHED")
+}
+
+/// Presses Esc, which must not be taken for the begin of the next key.
+fn escape(top: &mut Top) -> Result<()> {
+    top.press("\x1b")?;
+    thread::sleep(Duration::from_millis(300));
+    Ok(())
+}
+
+/// Columns are chosen while it runs, and the bytes in them are those that `ss` has.
+fn columns(top: &mut Top, client: &mut TcpStream, port: u16) -> Result<()> {
+    client.write_all(&[0; 3 << 10])?;
+    let filter = format!("dport = :{port}");
+    let local = client.local_addr()?.port();
+    let ss = run("ss", &["-Htin", "state", "established", &filter])?;
+    ensure!(ss.stdout.contains("bytes_sent:3072"), "{}", ss.stdout);
+    top.press("c")?;
+    top.await_text("columns: _")?;
+    top.press("local,st\t,bytes_sent\r")?;
+    let shown = |screen: &str| {
+        let mut lines = screen.lines();
+        let line = lines.find(|line| line.contains(&format!(":{local} ")));
+        line.is_some_and(|line| line.trim_end().ends_with("3.00 KiB"))
+    };
+    top.await_screen("the bytes of the connection", shown)?;
+    top.press("c\x15\r")?;
+    top.await_text("REMOTE")
+}
+
+/// A click selects, another one opens, and the wheel moves the selection.
+fn mouse(top: &mut Top) -> Result<()> {
+    top.press("1")?;
+    top.await_text(">LISTEN")?;
+    top.mouse(65, 10)?;
+    top.await_text(">ESTABLISHED")?;
+    top.mouse(64, 10)?;
+    top.await_text(">LISTEN")?;
+    let row = top.row("CLOSE_WAIT")?;
+    top.mouse(0, row)?;
+    top.await_text(">CLOSE_WAIT")?;
+    top.mouse(0, row)?;
+    top.await_text("in CLOSE_WAIT")
 }
 
 fn lock(top: &Top) -> std::sync::MutexGuard<'_, vt100::Parser> {
@@ -394,49 +486,5 @@ fn signals() -> Result<()> {
         ensure!(has_result(status), "after its terminal has gone: {status}");
         // The number of intervals ends it too.
         Top::start(&["--netns", "self", "--interval", "200ms", "--count", "2"])?.end()
-    })
-}
-
-/// A frame as text has a finding with its service and its process.
-fn finding() -> Result<()> {
-    Netns::new()?.run(|| {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = listener.local_addr()?.port();
-        let leaked = (0..5).map(|_| -> Result<TcpStream> {
-            let client = TcpStream::connect(listener.local_addr()?)?;
-            let (server, _) = listener.accept()?;
-            drop(client);
-            await_fin(&server)?;
-            Ok(server)
-        });
-        let _leaked = leaked.collect::<Result<Vec<_>>>()?;
-        thread::sleep(Duration::from_millis(1_500));
-        let rules = tempfile::NamedTempFile::new()?;
-        fs::write(&rules, "close_wait_age = \"1s\"")?;
-        let path = rules.path().to_str().context("a path that is no text")?;
-        let output = Tcpstate::start(&["top", "--once", "--netns", "self", "--rules", path])?;
-        let output = output.finish()?;
-        ensure!(
-            has_result(output.status),
-            "{}: {}",
-            output.status,
-            output.stderr
-        );
-        // It is broken between words.
-        let words: Vec<&str> = output.stdout.split_whitespace().collect();
-        let text = words.join(" ");
-        let name = fs::read_to_string("/proc/self/comm")?;
-        let whose = format!("{} {}, server port {port}:", name.trim(), process::id());
-        ensure!(
-            text.contains(&format!("close_wait_leak: {whose}")),
-            "{}",
-            output.stdout
-        );
-        let in_close_wait = words
-            .iter()
-            .skip_while(|word| **word != "CLOSE_WAIT")
-            .nth(1);
-        ensure!(in_close_wait == Some(&"5"), "{}", output.stdout);
-        Ok(())
     })
 }
