@@ -56,7 +56,7 @@ counters are for trace, life and ls.
 trace and ls. There are also:
 "
         }
-        Moment::Change | Moment::List => {
+        Moment::Change | Moment::List | Moment::Present => {
             "\
 `state` is true of a change from or to one of the states, and `dwell` is the
 time in the old one. There are also:

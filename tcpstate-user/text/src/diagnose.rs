@@ -39,6 +39,17 @@ use crate::{
 /// The time between two checks with [`Options::follow`].
 const INTERVAL_NS: u64 = 1_000_000_000;
 
+/// Writes a finding as a line of JSON, with the facts of the namespaces that it may be in.
+pub fn write_json(
+    finding: &Finding,
+    now_ns: u64,
+    facts: &[NetnsFacts],
+    lines: &mut Lines,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    json::write(finding, None, now_ns, facts, lines, out)
+}
+
 /// The options of the view.
 pub struct Options {
     /// The settings that all views share.

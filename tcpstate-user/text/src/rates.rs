@@ -15,6 +15,8 @@ mod text;
 
 use std::io::{self, Write};
 
+pub use self::lines::Intervals;
+
 use serde::Serialize;
 use tcpstate_common::State;
 use tcpstate_core::{

@@ -26,6 +26,8 @@ pub enum Moment {
     End,
     /// At every event, for all of the socket's: `hist`, `rates`, `record`.
     Always,
+    /// In a list of the connections that are open and followed: that of `serve`.
+    Present,
 }
 
 impl Moment {
@@ -35,7 +37,7 @@ impl Moment {
             Self::List => Some("ls"),
             Self::Change => Some("trace"),
             Self::End => Some("life"),
-            Self::Always => None,
+            Self::Always | Self::Present => None,
         }
     }
 }
@@ -84,7 +86,13 @@ const fn word(name: &'static str, form: &'static str, doc: &'static str, kind: K
         name,
         form,
         doc,
-        known: &[Moment::List, Moment::Change, Moment::End, Moment::Always],
+        known: &[
+            Moment::List,
+            Moment::Change,
+            Moment::End,
+            Moment::Always,
+            Moment::Present,
+        ],
         kind,
     }
 }
@@ -101,6 +109,8 @@ impl Word {
 }
 
 const ALL_BUT_ALWAYS: &[Moment] = &[Moment::List, Moment::Change, Moment::End];
+/// Those at which there is one state, or several that a condition may be about.
+const IN_STATES: &[Moment] = &[Moment::List, Moment::Change, Moment::End, Moment::Present];
 const ENDS: &[Moment] = &[Moment::Change, Moment::End];
 
 const HOST: &str = "[=] ADDRESS[/BITS][:PORT]";
@@ -154,8 +164,8 @@ pub const WORDS: &[Word] = &[
         "the states, or the groups all, connected, synchronized, bucket, big",
         Kind::State,
     )
-    .at(ALL_BUT_ALWAYS),
-    word("exclude", LIST, "all states but these", Kind::State).at(ALL_BUT_ALWAYS),
+    .at(IN_STATES),
+    word("exclude", LIST, "all states but these", Kind::State).at(IN_STATES),
     word(
         "oldstate",
         LIST,
@@ -233,7 +243,7 @@ pub const WORDS: &[Word] = &[
         "the time in the present state",
         Kind::Duration(super::Field::Dwell),
     )
-    .at(&[Moment::List, Moment::Change]),
+    .at(&[Moment::List, Moment::Change, Moment::Present]),
     word(
         "lifetime",
         DURATION,

@@ -20,6 +20,8 @@ struct State {
     waiting: Vec<(u64, Waker)>,
     /// Subscribers that there have been.
     subscribers: u64,
+    /// One of them wants the open connections in the next snapshot.
+    wants_connections: bool,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +54,11 @@ impl Sender {
     /// The latest snapshot.
     pub(super) fn latest(&self) -> Option<Arc<RunSnapshot>> {
         self.0.lock().latest.clone()
+    }
+
+    /// Whether a subscriber has asked for the open connections since the last call.
+    pub(super) fn take_wish(&self) -> bool {
+        std::mem::take(&mut self.0.lock().wants_connections)
     }
 
     /// A new subscriber, which has seen nothing yet.
@@ -103,6 +110,12 @@ impl Subscriber {
     /// The latest snapshot, whether seen before or not; `None` before the first tick.
     pub fn latest(&self) -> Option<Arc<RunSnapshot>> {
         self.shared.lock().latest.clone()
+    }
+
+    /// Asks for the open connections in the next snapshot, if the publisher has them
+    /// [on request](super::Publisher::with_connections_on_request). [`RunSnapshot::connections`] says whether one has them.
+    pub fn want_connections(&self) {
+        self.shared.lock().wants_connections = true;
     }
 
     /// The next snapshot: the latest one, as soon as it is newer than the one before. `None` at the end

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::{
-    diagnosis::{self, Finding, Look, Looks, Observed, Snapshot, Survey, Thresholds},
+    diagnosis::{self, Finding, Look, Looks, NetnsFacts, Observed, Snapshot, Survey, Thresholds},
     event::{Event, SocketId},
     model::{Applied, Connection, Connections, Counters, Include, Tracker},
     origin::Origin,
@@ -25,6 +25,8 @@ pub(super) struct Findings {
     first: Look,
     /// `None`: the first one is the latest.
     latest: Option<Look>,
+    /// The facts of the newest look.
+    facts: Arc<[NetnsFacts]>,
     window_began_ns: u64,
     /// The findings at the end of the window before.
     before: Vec<Finding>,
@@ -38,6 +40,7 @@ impl Findings {
             thresholds,
             observed: Observed::default(),
             looks,
+            facts: first.facts.as_slice().into(),
             first,
             latest: None,
             window_began_ns: 0,
@@ -73,6 +76,9 @@ impl Findings {
             } else {
                 looks.newest()
             };
+            if let Some(new) = &new {
+                self.facts = new.facts.as_slice().into();
+            }
             self.latest = new.or(self.latest.take());
             self.now = self.check(now_ns, None);
         } else if self.first.sockets.is_none() {
@@ -133,6 +139,11 @@ impl Findings {
         }
     }
 
+    /// The facts that the findings rest on.
+    pub(super) fn facts(&self) -> Arc<[NetnsFacts]> {
+        Arc::clone(&self.facts)
+    }
+
     /// A copy, which looks at no host.
     pub(super) fn keep(&self) -> Self {
         Self {
@@ -141,6 +152,7 @@ impl Findings {
             looks: None,
             first: self.first.clone(),
             latest: self.latest.clone(),
+            facts: Arc::clone(&self.facts),
             window_began_ns: self.window_began_ns,
             before: self.before.clone(),
             now: self.now.clone(),

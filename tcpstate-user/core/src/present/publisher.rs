@@ -20,7 +20,7 @@ use crate::{
     event::Event,
     filter::PortSet,
     handshakes::{Collector, Handshakes},
-    model::{Books, By, Include, Interval, Limits, Tracker},
+    model::{Applied, Books, By, Connections, Include, Interval, Limits, Tracker},
     names::{Early, Names},
     origin::Origin,
     recalled::Recalled,
@@ -49,6 +49,8 @@ pub struct Publisher {
     interval_ns: u64,
     by: By,
     include: Include,
+    /// The connections of each state that a snapshot has where a subscriber has asked for them.
+    on_request: Option<usize>,
     tracker: Tracker,
     handshakes: Collector,
     /// `None` where the source hands on events.
@@ -91,6 +93,7 @@ impl Publisher {
             interval_ns: options.interval_ns,
             by: options.by,
             include: options.include,
+            on_request: None,
             tracker,
             handshakes: Collector::default(),
             forgotten: options.in_kernel.then_some(0),
@@ -124,6 +127,28 @@ impl Publisher {
     pub fn with_ports(mut self, ports: &PortSet) -> Self {
         self.tracker = self.tracker.with_ports(ports);
         self
+    }
+
+    /// The same with the open connections in a snapshot after a subscriber
+    /// [asked for them](Subscriber::want_connections): of each state, those that have been in it longest, at most so many.
+    /// So they cost only while somebody looks at them.
+    #[must_use]
+    pub const fn with_connections_on_request(mut self, most: usize) -> Self {
+        self.on_request = Some(most);
+        self
+    }
+
+    /// Takes an event, as a view does, and hands on its meaning.
+    #[inline]
+    pub fn event_then(&mut self, event: &Event, then: impl FnOnce(&Applied<'_>)) {
+        let applied = self.tracker.apply(event);
+        if let Some(findings) = &mut self.findings {
+            findings.event(event, &applied);
+        }
+        then(&applied);
+        if self.by == By::Cgroup {
+            self.early.look_up(event.cgroup(), &self.names);
+        }
     }
 
     /// A new consumer. Its first snapshot is the latest one, or the next where there is none yet.
@@ -170,7 +195,11 @@ impl Publisher {
             return;
         };
         self.published += 1;
-        let mut tracker = self.tracker.snapshot_of(self.include);
+        let mut include = self.include;
+        if let Some(most) = self.on_request.filter(|_| self.sender.take_wish()) {
+            include.connections = Connections::Longest(most);
+        }
+        let mut tracker = self.tracker.snapshot_of(include);
         tracker.now_ns = tracker.now_ns.max(interval.end_ns);
         let counters = self.findings.as_mut().map(|looking| {
             looking.ask_counters(&tracker.connections);
@@ -182,12 +211,18 @@ impl Publisher {
             names: self.names.clone(),
             interval,
             tracker,
+            connections: include.connections,
             handshakes: origin.sample_interval_ns.map(|_| handshakes),
             forgotten: self.forgotten,
             books: self.books,
             memory: self.tracker.memory(),
             findings,
             counters: counters.unwrap_or_default(),
+            facts: self
+                .findings
+                .as_ref()
+                .map(Findings::facts)
+                .unwrap_or_default(),
             origin,
         });
     }
@@ -217,13 +252,7 @@ impl View for Publisher {
     }
 
     fn event(&mut self, event: &Event, _out: &mut dyn Write) -> io::Result<Flow> {
-        let applied = self.tracker.apply(event);
-        if let Some(findings) = &mut self.findings {
-            findings.event(event, &applied);
-        }
-        if self.by == By::Cgroup {
-            self.early.look_up(event.cgroup(), &self.names);
-        }
+        self.event_then(event, |_| {});
         Ok(Flow::Continue)
     }
 

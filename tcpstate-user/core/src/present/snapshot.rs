@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::{
     books::RunBooks,
-    diagnosis::Finding,
+    diagnosis::{Finding, NetnsFacts},
     handshakes::Handshakes,
-    model::{Counters, Interval, Memory, Snapshot},
+    model::{Connections, Counters, Interval, Memory, Snapshot},
     names::Names,
     origin::Origin,
 };
@@ -35,6 +35,8 @@ pub struct RunSnapshot {
     pub interval: Interval,
     /// Everything that the tracker knows: totals, histograms, connections, listeners and its own books.
     pub tracker: Snapshot,
+    /// The open connections that [`RunSnapshot::tracker`] has.
+    pub connections: Connections,
     /// Half-open connections and the listeners' counters; `None` where they are not sampled, so
     /// that they are unknown.
     pub handshakes: Option<Handshakes>,
@@ -51,4 +53,6 @@ pub struct RunSnapshot {
     /// The kernel's counters of the connections in [`RunSnapshot::tracker`], as the latest look at the host's sockets
     /// found them. It lacks those that were not shown yet when it was taken, and has none where nobody looks.
     pub counters: Arc<Counters>,
+    /// The counters and settings of each network namespace, as of the look that the findings rest on; empty where there was none.
+    pub facts: Arc<[NetnsFacts]>,
 }

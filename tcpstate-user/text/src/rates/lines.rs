@@ -10,9 +10,11 @@ use tcpstate_core::{
     },
     handshakes::Handshakes,
     model::{By, Figures, GroupFigures, Interval},
+    names::Names,
+    origin::Origin,
 };
 
-use super::groups::share;
+use super::groups::{busiest_first, length_ns, share};
 use crate::format::{csv, json};
 
 /// Lines of JSON.
@@ -72,6 +74,40 @@ impl Json {
             Ok(())
         };
         self.intervals.write_with(&row, list, out)
+    }
+}
+
+/// Intervals as JSON, outside of a run of `rates`.
+pub struct Intervals(Json);
+
+impl Intervals {
+    /// Intervals with these groups.
+    pub fn new(by: By) -> Self {
+        Self(Json::new(by))
+    }
+
+    /// Writes a line. `handshakes` are those of the interval, where they are sampled.
+    pub fn write(
+        &mut self,
+        interval: &Interval,
+        handshakes: Option<Handshakes>,
+        origin: &Origin,
+        names: &Names,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        let stamp = Stamp {
+            wall_ns: origin.wall_ns(interval.end_ns),
+            ts_ns: interval.end_ns,
+            interval_ns: length_ns(interval),
+        };
+        self.0.write(
+            interval,
+            busiest_first(&interval.groups, names),
+            handshakes.unwrap_or_default(),
+            origin.sample_interval_ns,
+            stamp,
+            out,
+        )
     }
 }
 
