@@ -23,11 +23,29 @@ use tcpstate_core::{
 };
 use tcpstate_text::ls::socket_row;
 
-/// The time from one look to the next, at least.
-const INTERVAL: Duration = Duration::from_secs(5);
+/// How often to look.
+#[derive(Clone, Copy)]
+pub(crate) struct Pace {
+    /// The time from one look to the next, at least.
+    interval: Duration,
+    /// A look may take this part of the time; where it takes long, the next one waits longer.
+    share: u32,
+}
 
-/// A look may take this part of the time; where it takes long, the next one waits longer.
-const SHARE: u32 = 20;
+impl Pace {
+    /// While somebody waits for what is found.
+    pub(crate) const WATCHED: Self = Self {
+        interval: Duration::from_secs(5),
+        share: 20,
+    };
+
+    /// Of what is left on.
+    #[cfg(feature = "serve")]
+    pub(crate) const LEFT_ON: Self = Self {
+        interval: Duration::from_secs(30),
+        share: 100,
+    };
+}
 
 /// Takes looks at the selected sockets.
 pub(crate) struct Looker {
@@ -116,14 +134,14 @@ pub(crate) enum Last {
 }
 
 impl Background {
-    pub(crate) fn start(looker: Looker, last: Last) -> anyhow::Result<Self> {
+    pub(crate) fn start(looker: Looker, last: Last, pace: Pace) -> anyhow::Result<Self> {
         // Each is asked for once, and nobody waits for room.
         let (ask, asked) = mpsc::sync_channel(2);
         let (send, looks) = mpsc::sync_channel(1);
         let counted = Arc::new(Mutex::new(None));
         let wanted = Arc::clone(&counted);
         let work = move || {
-            let mut pause = INTERVAL;
+            let mut pause = pace.interval;
             loop {
                 let is_last = match asked.recv_timeout(pause) {
                     Ok(ask) => ask == Ask::Last,
@@ -133,7 +151,9 @@ impl Background {
                 let counted = lock(&wanted).clone().unwrap_or_default();
                 let begin = Instant::now();
                 let look = looker.look(&counted);
-                pause = INTERVAL.max(begin.elapsed().saturating_mul(SHARE));
+                pause = pace
+                    .interval
+                    .max(begin.elapsed().saturating_mul(pace.share));
                 // The view takes it at its next tick, and a last one that it asked for at once.
                 if send.send(look).is_err() || is_last {
                     return;

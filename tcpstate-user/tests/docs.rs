@@ -1,8 +1,11 @@
 //! The documents agree with the code.
 //!
 //! `TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs` writes `docs/fields.md`, `docs/causes.md`, `docs/states.md`,
-//! `docs/diagnosis.md` and `docs/metrics.md` anew.
+//! `docs/diagnosis.md`, `docs/metrics.md` and `docs/api.md` anew.
 
+#[cfg(feature = "serve")]
+#[path = "support/api.rs"]
+mod api;
 #[path = "support/causes.rs"]
 mod causes;
 #[path = "support/fields.rs"]
@@ -279,6 +282,8 @@ fn every_field_cause_state_finding_and_metric_is_documented() {
         ("docs/diagnosis.md", findings::page()),
         #[cfg(feature = "serve")]
         ("docs/metrics.md", metrics::page()),
+        #[cfg(feature = "serve")]
+        ("docs/api.md", api::page()),
     ] {
         if std::env::var_os("TCPSTATE_BLESS").is_some() {
             let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -327,6 +332,7 @@ fn links_between_the_documents_resolve() {
         "docs/troubleshooting.md",
         "docs/diagnosis.md",
         "docs/metrics.md",
+        "docs/api.md",
     ] {
         let text = document(path);
         let folder = Path::new(path).parent().unwrap();

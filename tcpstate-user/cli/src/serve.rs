@@ -81,13 +81,15 @@ impl Serve {
 }
 
 pub(crate) const ABOUT: &str = "\
-Serves metrics for Prometheus over HTTP, for as long as it runs: state changes, the time in each state, sockets in each \
+Serves metrics for Prometheus and an API over HTTP, for as long as it runs: state changes, the time in each state, sockets in each \
 state, handshakes, ends by cause, by service port; and its own books, so that a loss is seen.
 
   /metrics   Prometheus text or OpenMetrics, as the client asks; docs/metrics.md has every metric
   /healthz   200, or 503 with the reason: events are not read, or some were lost in the last minute
   /readyz    200, or 503 with the reason: the sockets that exist are not known yet,
              or events are not read
+  /api/v1/snapshot, /api/v1/connections, /api/v1/findings
+             the last second, the open connections and what is wrong, as JSON; docs/api.md has the parameters
 
 Metrics are those of the last full second. Neither a scrape nor a slow client holds up the reading of events.
 

@@ -1,4 +1,4 @@
-//! The HTTP server of tcpstate: metrics for Prometheus, and the health of a run.
+//! The HTTP server of tcpstate: metrics for Prometheus, the health of a run, and an API.
 //!
 //! It is a consumer of the present ([`tcpstate_core::present`]): it shows the latest snapshot, in a thread of its own,
 //! and asks nothing of the run. So neither a scrape nor a slow client holds up the reader of the events.
@@ -8,13 +8,16 @@
 //!                                     └─> exposition    the text of a scrape, made once a snapshot
 //!                                             │
 //!                             metrics: the table of all metrics
+//! Subscriber ─> api: snapshots, connections and findings as JSON
 //! ```
 //!
 //! - [`metrics`]: each metric once: name, kind, unit, labels, meaning, and how to read it from a snapshot.
 //! - [`Buckets`]: the bounds of histograms.
+//! - [`api`]: what is known, as JSON, for programs.
 //! - `exposition`: the text of a snapshot, in either format; which of them a client asks for.
 //! - `health`: what `/healthz` and `/readyz` say.
-//! - `present`: the latest snapshot and when it came; `routes`: the paths; `server`: connections and their bounds.
+//! - `present`: the latest snapshot and when it came; `routes`: the paths; `answer`: the form of an answer;
+//!   `server`: connections and their bounds.
 //!
 //! Every request gets a connection of its own, and each has a deadline: see [`Server`].
 
@@ -32,6 +35,8 @@
     )
 )]
 
+mod answer;
+pub mod api;
 mod buckets;
 mod exposition;
 mod health;

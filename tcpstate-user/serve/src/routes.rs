@@ -5,31 +5,39 @@ use std::{fmt::Display, sync::Arc};
 use axum::{
     Router,
     extract::State,
-    http::{
-        HeaderMap, HeaderName, HeaderValue, StatusCode,
-        header::{ACCEPT, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
-    },
-    response::{IntoResponse, Response},
+    http::{HeaderMap, StatusCode, header::ACCEPT},
+    response::Response,
     routing::get,
 };
 
 use crate::{
+    answer::answer,
+    api::{Api, ENDPOINTS},
     exposition::Format,
     present::{NoText, Present},
 };
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-const INDEX: &str = concat!(
-    "tcpstate ",
-    env!("CARGO_PKG_VERSION"),
-    "\n\n/metrics\n/healthz\n/readyz\n"
-);
+/// The paths, a line each.
+fn index() -> String {
+    let mut index = concat!(
+        "tcpstate ",
+        env!("CARGO_PKG_VERSION"),
+        "\n\n/metrics\n/healthz\n/readyz\n"
+    )
+    .to_owned();
+    for endpoint in ENDPOINTS {
+        index.push_str(endpoint.path);
+        index.push('\n');
+    }
+    index
+}
 
 /// A service that answers from what is present.
-pub(crate) fn router(present: Arc<Present>) -> Router {
+pub(crate) fn router(present: Arc<Present>, api: Arc<Api>) -> Router {
     Router::new()
-        .route("/", get(async || answer(StatusCode::OK, TEXT, INDEX)))
+        .route("/", get(async || answer(StatusCode::OK, TEXT, index())))
         .route("/metrics", get(metrics))
         .route(
             "/healthz",
@@ -40,6 +48,7 @@ pub(crate) fn router(present: Arc<Present>) -> Router {
             get(async |State(present): State<Arc<Present>>| verdict(present.is_ready())),
         )
         .with_state(present)
+        .merge(api.router())
 }
 
 async fn metrics(State(present): State<Arc<Present>>, headers: HeaderMap) -> Response {
@@ -63,12 +72,4 @@ fn verdict(verdict: Result<(), impl Display>) -> Response {
 
 fn unavailable(why: impl Display) -> Response {
     answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n"))
-}
-
-fn answer(status: StatusCode, content_type: &'static str, body: impl IntoResponse) -> Response {
-    let headers: [(HeaderName, HeaderValue); 2] = [
-        (CONTENT_TYPE, HeaderValue::from_static(content_type)),
-        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    ];
-    (status, headers, body).into_response()
 }

@@ -24,7 +24,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{Buckets, present::Present, routes};
+use crate::{
+    Buckets,
+    api::{Api, Names},
+    present::Present,
+    routes,
+};
 
 /// The most connections at a time. One more, and the oldest is closed: it has had its time, and whoever comes new
 /// gets an answer, however many connect and ask nothing.
@@ -49,7 +54,7 @@ const MAX_HEADERS: usize = 64;
 const RETRY: Duration = Duration::from_millis(100);
 
 /// The choices of a server.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// The address to listen on.
     pub listen: SocketAddr,
@@ -57,6 +62,8 @@ pub struct Options {
     pub buckets: Buckets,
     /// The size of the ring buffer.
     pub ring_bytes: u32,
+    /// The meaning of names in the filters of requests.
+    pub names: Names,
 }
 
 /// Why nothing is served.
@@ -103,6 +110,8 @@ impl Server {
         })?;
         let runtime = Builder::new_current_thread()
             .enable_all()
+            // Requests that need much work take turns.
+            .max_blocking_threads(1)
             .build()
             .map_err(ServeError::Start)?;
         let listener = {
@@ -110,10 +119,16 @@ impl Server {
             TcpListener::from_std(listener).map_err(ServeError::Start)?
         };
         let present = Arc::new(Present::new(options.buckets.clone(), options.ring_bytes));
+        let api = Api::new(
+            Arc::clone(&present),
+            subscriber.clone(),
+            Arc::clone(&options.names),
+        );
+        let router = routes::router(Arc::clone(&present), Arc::new(api));
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("http".to_owned())
-            .spawn(move || run(&runtime, listener, present, subscriber, stopped))
+            .spawn(move || run(&runtime, &listener, &router, &present, subscriber, stopped))
             .map_err(ServeError::Start)?;
         Ok(Self {
             address,
@@ -140,17 +155,17 @@ impl Drop for Server {
 
 fn run(
     runtime: &Runtime,
-    listener: TcpListener,
-    present: Arc<Present>,
+    listener: &TcpListener,
+    router: &Router,
+    present: &Present,
     subscriber: Subscriber,
     stopped: oneshot::Receiver<()>,
 ) {
     runtime.block_on(async move {
-        let router = routes::router(Arc::clone(&present));
         tokio::select! {
             // The other end is dropped, and nothing is sent.
             _ = stopped => {}
-            () = accept(&listener, &router) => {}
+            () = accept(listener, router) => {}
             () = async {
                 present.follow(subscriber).await;
                 // Until it is told to stop, it says that the run has ended.

@@ -3,10 +3,11 @@
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
-use tcpstate_core::present::Publisher;
+use tcpstate_core::{expression::NoNames, present::Publisher};
 
 use crate::{
     Buckets, Options, ServeError, Server,
@@ -15,11 +16,12 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn serve(publisher: &Publisher) -> Server {
+pub(crate) fn serve(publisher: &Publisher) -> Server {
     let options = Options {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         buckets: Buckets::default(),
         ring_bytes: 4_096,
+        names: Arc::new(NoNames),
     };
     Server::start(&options, publisher.subscribe()).unwrap()
 }
@@ -48,7 +50,7 @@ fn read(stream: &mut TcpStream) -> io::Result<String> {
     Ok(String::from_utf8(answer).unwrap())
 }
 
-fn get(server: &Server, path: &str, accept: &str) -> String {
+pub(crate) fn get(server: &Server, path: &str, accept: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n");
     exchange(server, request.as_bytes())
 }
@@ -129,11 +131,21 @@ fn other_requests_are_refused() {
     let server = serve(&publisher);
     tick(&mut publisher, 1, 0);
     await_status(&server, "/readyz", "200");
-    assert!(get(&server, "/", "*/*").ends_with("/metrics\n/healthz\n/readyz\n"));
+    let index = get(&server, "/", "*/*");
+    assert!(index.contains("/metrics\n/healthz\n/readyz\n/api/v1/snapshot\n"));
     for (request, status) in [
         (&b"GET /debug HTTP/1.1\r\nHost: x\r\n\r\n"[..], "404"),
         (b"GET /metrics/../x HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
         (b"DELETE /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "405"),
+        (
+            b"POST /api/v1/connections HTTP/1.1\r\nHost: x\r\n\r\n",
+            "405",
+        ),
+        (
+            b"OPTIONS /api/v1/snapshot HTTP/1.1\r\nHost: x\r\nOrigin: http://y\r\n\r\n",
+            "405",
+        ),
+        (b"GET /api/v1/debug HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
         (
             b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
             "405",
@@ -215,6 +227,7 @@ fn an_address_in_use_is_refused_by_name() {
         listen: server.address(),
         buckets: Buckets::default(),
         ring_bytes: 4_096,
+        names: Arc::new(NoNames),
     };
     let error = Server::start(&options, publisher.subscribe()).unwrap_err();
     assert!(matches!(error, ServeError::Listen { .. }));

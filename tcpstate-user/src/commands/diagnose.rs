@@ -14,7 +14,7 @@ use tcpstate_text::diagnose::{Diagnose, Options};
 
 use crate::{
     INCOMPLETE,
-    looks::{Background, Last, Looker},
+    looks::{Background, Last, Looker, Pace},
     selection::Selection,
     watch::{settings, watch_or_not},
 };
@@ -36,7 +36,7 @@ pub(crate) fn run(mut arguments: tcpstate_cli::Diagnose) -> anyhow::Result<ExitC
         let first = looker.look(&[]);
         (
             first,
-            Some(Box::new(Background::start(looker, Last::Now)?) as Box<dyn Looks>),
+            Some(Box::new(Background::start(looker, Last::Now, Pace::WATCHED)?) as Box<dyn Looks>),
         )
     } else {
         (Look::default(), None)

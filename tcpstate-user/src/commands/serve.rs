@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write},
     process::ExitCode,
+    sync::Arc,
 };
 
 use serde::Serialize;
@@ -11,9 +12,10 @@ use tcpstate_cli::Cli;
 use tcpstate_core::{
     books::RunBooks,
     census::Census,
+    diagnosis::Thresholds,
     event::Event,
-    expression::Moment,
-    filter::PortSet,
+    expression::{Lookup, Moment, NoNames},
+    filter::{CgroupTree, PortSet},
     model::{Books, By, Connections, Include},
     names::Names,
     options::Format,
@@ -22,7 +24,7 @@ use tcpstate_core::{
     recalled::Recalled,
     view::{End, Flow, View},
 };
-use tcpstate_serve::{Buckets, Server};
+use tcpstate_serve::{Buckets, Server, api};
 use tcpstate_text::{
     books::Changes,
     format::units::Counted,
@@ -30,8 +32,9 @@ use tcpstate_text::{
 };
 
 use crate::{
+    looks::{Background, Last, Looker, Pace},
     message::note,
-    selection::Selection,
+    selection::{Selection, names},
     watch::{settings, watch_then},
 };
 
@@ -60,7 +63,8 @@ pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         },
         in_kernel: false,
         limits: settings.limits,
-    });
+    })
+    .with_connections_on_request(api::MOST_CONNECTIONS);
     match &arguments.ports {
         Some(ports) => publisher = publisher.with_ports(ports),
         None => {
@@ -69,10 +73,22 @@ pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
             }
         }
     }
+    if !watched.explain_filter {
+        let thresholds = Thresholds::default();
+        let looker = Looker {
+            namespaces: watched.sockets.netns.wanted.clone(),
+            expression: selection.whole.clone(),
+            thresholds: thresholds.clone(),
+        };
+        let first = looker.look();
+        let looks = Background::start(looker, Last::Latest, Pace::LEFT_ON)?;
+        publisher = publisher.diagnosing(thresholds, first, Some(Box::new(looks)));
+    }
     let options = tcpstate_serve::Options {
         listen: arguments.listen,
         buckets,
         ring_bytes: watched.capture.ring_bytes,
+        names: Arc::new(RequestNames),
     };
     let subscriber = publisher.subscribe();
     let mut view = Served::new(publisher, settings.format);
@@ -116,6 +132,27 @@ fn all_but(first: u16, last: u16) -> Option<PortSet> {
     let above = (last < u16::MAX).then(|| format!("{}-65535", last + 1));
     let parts: Vec<String> = below.into_iter().chain(above).collect();
     parts.join(",").parse().ok()
+}
+
+/// The meaning of names in the filters of requests: whoever asks makes this process look at no file but `/etc/services`.
+struct RequestNames;
+
+impl Lookup for RequestNames {
+    fn service(&self, name: &str) -> Option<u16> {
+        names(true).service(name)
+    }
+
+    fn user(&self, name: &str) -> Result<u32, String> {
+        NoNames.user(name)
+    }
+
+    fn netns(&self, name: &str) -> Result<u32, String> {
+        NoNames.netns(name)
+    }
+
+    fn cgroup(&self, path: &str) -> Result<CgroupTree, String> {
+        NoNames.cgroup(path)
+    }
 }
 
 /// A publisher that ends with a summary.

@@ -46,7 +46,7 @@ mod built_in {
 
     use crate::{
         commands::diagnose::thresholds,
-        looks::{Background, Last, Looker},
+        looks::{Background, Last, Looker, Pace},
         message::BadUsage,
         selection::{Selection, names},
         watch::{columns, settings, watch_until},
@@ -169,7 +169,8 @@ mod built_in {
         let first = looker.look(&[]);
         // On a screen nobody sees what a look at the end finds.
         let last = if once { Last::Now } else { Last::Latest };
-        Ok((first, Some(Box::new(Background::start(looker, last)?))))
+        let looks = Background::start(looker, last, Pace::WATCHED)?;
+        Ok((first, Some(Box::new(looks))))
     }
 
     fn theme(settings: &Settings) -> Theme {

@@ -1,0 +1,76 @@
+//! A request, read: pure.
+
+use tcpstate_common::State;
+use tcpstate_core::{
+    expression::{Lookup, Moment},
+    filter::{PortSet, StateSet},
+};
+
+use super::{
+    connections::{Cursor, Wanted},
+    endpoints::Endpoint,
+    query::{BadRequest, Query, shown},
+};
+
+/// A request to the API.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Request {
+    /// `/api/v1/snapshot`.
+    Snapshot,
+    /// `/api/v1/connections`, with the connections that are wanted.
+    Connections(Box<Wanted>),
+    /// `/api/v1/findings`.
+    Findings,
+}
+
+impl Request {
+    /// Reads a path and a query. `names` finds the numbers of names in a filter.
+    pub fn parse(path: &str, query: &str, names: &dyn Lookup) -> Result<Self, BadRequest> {
+        let endpoint = Endpoint::at(path);
+        let endpoint = endpoint
+            .ok_or_else(|| BadRequest::new(format!("`{}` is no path of the API", shown(path))))?;
+        let query = Query::parse(endpoint, query)?;
+        Ok(match endpoint.path {
+            "/api/v1/connections" => Self::Connections(Box::new(connections(&query, names)?)),
+            "/api/v1/findings" => Self::Findings,
+            _ => Self::Snapshot,
+        })
+    }
+}
+
+fn connections(query: &Query<'_>, names: &dyn Lookup) -> Result<Wanted, BadRequest> {
+    let states = query.read("state", |text| {
+        let states: StateSet = text.parse().map_err(|error| format!("{error}"))?;
+        match NOT_LISTED.iter().find(|(state, _)| states.contains(*state)) {
+            Some((state, why)) => Err(format!("sockets in {state} are not listed here: {why}")),
+            None => Ok(states),
+        }
+    })?;
+    Ok(Wanted {
+        expression: query.filter(Moment::Present, names)?,
+        states,
+        ports: query.read("port", |text| {
+            text.parse::<PortSet>().map_err(|error| error.to_string())
+        })?,
+        newest_first: query.word("order")? == 1,
+        limit: query.number("limit")?,
+        cursor: query.read("cursor", |text| {
+            let cursor = Cursor::parse(text);
+            cursor.ok_or_else(|| format!("`{}` is not the `next` of an answer", shown(text)))
+        })?,
+    })
+}
+
+/// The states whose sockets are no connections that are followed, with the reason.
+const NOT_LISTED: [(State, &str); 3] = [
+    (
+        State::LISTEN,
+        "listeners are no connections; `tcpstate ls` lists them",
+    ),
+    (
+        State::TIME_WAIT,
+        "they are counted (/api/v1/snapshot); `tcpstate ls` lists them",
+    ),
+    (State::CLOSE, "a closed socket is no connection any more"),
+];
