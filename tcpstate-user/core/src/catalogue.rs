@@ -32,7 +32,7 @@ pub use self::{
         histogram_table, histogram_transition_table, histogram_transitions_table,
     },
     rates::{
-        FiguresRow, GroupRow, GroupTransitionRow, RATES, RatesRow, group_table,
+        FiguresRow, GroupRow, GroupTransitionRow, PAST, RATES, RatesRow, group_table,
         group_transition_table,
     },
     socket::{SOCKET, SocketRow, TimerRow},
@@ -83,6 +83,7 @@ mod tests {
         check(&CONNECTION);
         check(&SOCKET);
         check(&RATES);
+        check(&PAST);
         for by in By::ALL {
             check(histogram_table(by));
             check(histogram_transitions_table(by));

@@ -109,6 +109,27 @@ impl Cause {
         }
     }
 
+    /// A number for it, which [`Cause::of_number`] reads: for whoever packs it.
+    pub const fn number(self) -> u32 {
+        match self.place() {
+            // There are few.
+            #[expect(clippy::cast_possible_truncation, reason = "below 9")]
+            Ok(place) => place as u32,
+            Err(errno) => Self::NAMED.len() as u32 + errno as u32,
+        }
+    }
+
+    /// The cause with this number; [`Cause::Unknown`] where there is none.
+    pub fn of_number(number: u32) -> Self {
+        let place = usize::try_from(number).unwrap_or(usize::MAX);
+        let errno = || {
+            let errno = place.checked_sub(Self::NAMED.len())?;
+            u16::try_from(errno).ok().map(Self::Errno)
+        };
+        let named = Self::NAMED.get(place).copied();
+        named.or_else(errno).unwrap_or(Self::Unknown)
+    }
+
     /// The cause of this name: in either case, with `-` or `_`.
     pub fn from_name(name: &str) -> Option<Self> {
         let name = name.replace('-', "_");

@@ -7,6 +7,7 @@
 
 mod connections;
 mod endpoints;
+mod history;
 mod query;
 mod request;
 #[cfg(test)]
@@ -14,18 +15,21 @@ mod tests;
 
 use std::{
     io,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use axum::{
     Router,
-    body::Bytes,
+    body::{Body, Bytes, HttpBody},
     extract::State,
     http::{StatusCode, Uri},
     response::Response,
     routing::get,
 };
+use http_body::Frame;
 use serde_json::json;
 use tcpstate_core::{
     expression::Lookup,
@@ -40,8 +44,10 @@ use tcpstate_text::{
 };
 use tokio::{task::spawn_blocking, time::timeout};
 
+use self::history::{History, Written};
 pub use self::{
     endpoints::{ENDPOINTS, Endpoint, Form, Parameter},
+    history::{Past, Resolution},
     query::BadRequest,
     request::Request,
 };
@@ -69,6 +75,7 @@ pub(crate) struct Api {
     names: Names,
     /// The texts of the latest snapshot that were asked for: any number of requests cost what one costs.
     texts: Mutex<Texts>,
+    history: Mutex<History>,
 }
 
 #[derive(Default)]
@@ -115,6 +122,7 @@ impl Api {
             subscriber,
             names,
             texts: Mutex::default(),
+            history: Mutex::default(),
         }
     }
 
@@ -128,6 +136,18 @@ impl Api {
         router.with_state(self)
     }
 
+    /// Keeps the intervals of all snapshots that come, until none follows.
+    pub(crate) async fn follow(&self, mut subscriber: Subscriber) {
+        while let Some(snapshot) = subscriber.next().await {
+            self.history().push(&snapshot);
+        }
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        // What was kept before is whole.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn respond(&self, uri: &Uri) -> Response {
         match self.body(uri).await {
             Ok(body) => answer(StatusCode::OK, JSON, body),
@@ -135,7 +155,7 @@ impl Api {
         }
     }
 
-    async fn body(&self, uri: &Uri) -> Result<Bytes, Refusal> {
+    async fn body(&self, uri: &Uri) -> Result<Body, Refusal> {
         let query = uri.query().unwrap_or_default();
         let request = Request::parse(uri.path(), query, self.names.as_ref())?;
         let unavailable = |why: &dyn std::fmt::Display| Refusal::Unavailable(why.to_string());
@@ -144,12 +164,14 @@ impl Api {
             Request::Snapshot => {
                 let snapshot = self.latest()?;
                 let mut texts = self.texts_of(&snapshot);
-                kept(&mut texts.snapshot, || write_snapshot(&snapshot))
+                let text = kept(&mut texts.snapshot, || write_snapshot(&snapshot))?;
+                Ok(text.into())
             }
             Request::Findings => {
                 let snapshot = self.latest()?;
                 let mut texts = self.texts_of(&snapshot);
-                kept(&mut texts.findings, || write_findings(&snapshot))
+                let text = kept(&mut texts.findings, || write_findings(&snapshot))?;
+                Ok(text.into())
             }
             Request::Connections(wanted) => {
                 let snapshot = self.with_connections().await?;
@@ -157,6 +179,10 @@ impl Api {
                 let written = spawn_blocking(work).await;
                 let text = written.map_err(|_| unavailable(&TOO_BUSY))??;
                 Ok(text.into())
+            }
+            Request::History(wanted) => {
+                let past = self.history().past(wanted, &*self.latest()?);
+                Ok(Body::new(Parts(past)))
             }
         }
     }
@@ -196,6 +222,22 @@ impl Api {
         timeout(PATIENCE, find)
             .await
             .unwrap_or_else(|_| Err(late()))
+    }
+}
+
+/// An answer that is written bit by bit, as the client reads it.
+struct Parts(Written);
+
+impl HttpBody for Parts {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let part = self.0.part().transpose();
+        Poll::Ready(part.map(|part| part.map(|text| Frame::data(text.into()))))
     }
 }
 

@@ -124,11 +124,21 @@ impl Server {
             subscriber.clone(),
             Arc::clone(&options.names),
         );
-        let router = routes::router(Arc::clone(&present), Arc::new(api));
+        let api = Arc::new(api);
+        let router = routes::router(Arc::clone(&present), Arc::clone(&api));
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("http".to_owned())
-            .spawn(move || run(&runtime, &listener, &router, &present, subscriber, stopped))
+            .spawn(move || {
+                run(
+                    &runtime,
+                    &listener,
+                    &router,
+                    (&present, &api),
+                    subscriber,
+                    stopped,
+                )
+            })
             .map_err(ServeError::Start)?;
         Ok(Self {
             address,
@@ -157,7 +167,7 @@ fn run(
     runtime: &Runtime,
     listener: &TcpListener,
     router: &Router,
-    present: &Present,
+    (present, api): (&Present, &Api),
     subscriber: Subscriber,
     stopped: oneshot::Receiver<()>,
 ) {
@@ -167,7 +177,7 @@ fn run(
             _ = stopped => {}
             () = accept(listener, router) => {}
             () = async {
-                present.follow(subscriber).await;
+                tokio::join!(present.follow(subscriber.clone()), api.follow(subscriber));
                 // Until it is told to stop, it says that the run has ended.
                 std::future::pending::<()>().await;
             } => {}

@@ -275,6 +275,13 @@ pub static RATES: Table<RatesRow> = Table {
     ],
 };
 
+/// The fields of an interval of the past: those of [`RATES`] that a history keeps.
+pub static PAST: Table<RatesRow> = Table {
+    name: "rates",
+    doc: "What happened in one interval of the past.",
+    sections: &[&stamp(), &figures()],
+};
+
 const fn share() -> [Column<GroupRow>; 1] {
     [Column::<GroupRow>::new(
         "share",

@@ -158,11 +158,19 @@ impl Figures {
         let mut causes: Vec<(Cause, u64)> = counts.causes.iter().collect();
         causes.sort_unstable();
         let states = now.iter().enumerate().filter(|&(_, &count)| count != 0);
+        let states = states.map(|(slot, &count)| (state_of(slot), count));
+        Self::of(transitions, causes, states.collect())
+    }
+
+    /// The figures with these counts, each once.
+    pub fn of(
+        transitions: Vec<TransitionCount>,
+        causes: Vec<(Cause, u64)>,
+        states: Vec<(State, u64)>,
+    ) -> Self {
         let mut figures = Self {
             causes,
-            states: states
-                .map(|(slot, &count)| (state_of(slot), count))
-                .collect(),
+            states,
             ..Self::default()
         };
         for &TransitionCount { from, to, count } in &transitions {
@@ -181,6 +189,27 @@ impl Figures {
         }
         figures.transitions = transitions;
         figures
+    }
+
+    /// Adds the figures of the time behind this one.
+    pub fn go_on(&mut self, next: &Self) {
+        let mut transitions: BTreeMap<(State, State), u64> = BTreeMap::new();
+        for &TransitionCount { from, to, count } in self.transitions.iter().chain(&next.transitions)
+        {
+            *transitions.entry((from, to)).or_default() += count;
+        }
+        let mut causes: BTreeMap<Cause, u64> = BTreeMap::new();
+        for &(cause, count) in self.causes.iter().chain(&next.causes) {
+            *causes.entry(cause).or_default() += count;
+        }
+        let transitions = transitions.into_iter();
+        *self = Self::of(
+            transitions
+                .map(|((from, to), count)| TransitionCount { from, to, count })
+                .collect(),
+            causes.into_iter().collect(),
+            next.states.clone(),
+        );
     }
 
     /// The sum of all transitions.

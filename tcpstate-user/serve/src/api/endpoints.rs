@@ -154,6 +154,36 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ),
         ],
     },
+    Endpoint {
+        path: "/api/v1/history",
+        doc: "The figures of the past: an hour by second, a day by minute",
+        parameters: &[
+            Parameter {
+                name: "resolution",
+                form: Form::Word(&["second", "minute"]),
+                doc: "the length of the intervals",
+            },
+            Parameter {
+                name: "last",
+                form: Form::Text,
+                doc: "only the last part of it, such as `10m`",
+            },
+            Parameter {
+                name: "port",
+                form: Form::Text,
+                doc: "the service ports whose own figures are in `ports`, such as `443,8000-8100`; without it, none",
+            },
+        ],
+        fields: &[
+            TYPE,
+            (
+                "intervals",
+                "a list, the oldest first, each as a line of `rates --json` without `sample_interval_ns`, `dwell`, `half_open` and \
+                 `listen`. Where `ts_ns` less `interval_ns` is not the `ts_ns` of the one before, the time between is \
+                 missing. Where there is not room for all (64 MiB), the oldest are missing",
+            ),
+        ],
+    },
 ];
 
 impl Endpoint {

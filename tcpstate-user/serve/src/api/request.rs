@@ -2,13 +2,16 @@
 
 use tcpstate_common::State;
 use tcpstate_core::{
+    duration::nanoseconds,
     expression::{Lookup, Moment},
     filter::{PortSet, StateSet},
+    quantity::parse_duration,
 };
 
 use super::{
     connections::{Cursor, Wanted},
     endpoints::Endpoint,
+    history::{Past, Resolution},
     query::{BadRequest, Query, shown},
 };
 
@@ -22,6 +25,8 @@ pub enum Request {
     Connections(Box<Wanted>),
     /// `/api/v1/findings`.
     Findings,
+    /// `/api/v1/history`, with the part that is wanted.
+    History(Past),
 }
 
 impl Request {
@@ -34,6 +39,7 @@ impl Request {
         Ok(match endpoint.path {
             "/api/v1/connections" => Self::Connections(Box::new(connections(&query, names)?)),
             "/api/v1/findings" => Self::Findings,
+            "/api/v1/history" => Self::History(history(&query)?),
             _ => Self::Snapshot,
         })
     }
@@ -50,15 +56,33 @@ fn connections(query: &Query<'_>, names: &dyn Lookup) -> Result<Wanted, BadReque
     Ok(Wanted {
         expression: query.filter(Moment::Present, names)?,
         states,
-        ports: query.read("port", |text| {
-            text.parse::<PortSet>().map_err(|error| error.to_string())
-        })?,
+        ports: ports(&query)?,
         newest_first: query.word("order")? == 1,
         limit: query.number("limit")?,
         cursor: query.read("cursor", |text| {
             let cursor = Cursor::parse(text);
             cursor.ok_or_else(|| format!("`{}` is not the `next` of an answer", shown(text)))
         })?,
+    })
+}
+
+fn history(query: &Query<'_>) -> Result<Past, BadRequest> {
+    Ok(Past {
+        resolution: match query.word("resolution")? {
+            0 => Resolution::Second,
+            _ => Resolution::Minute,
+        },
+        last_ns: query.read("last", |text| {
+            let last = parse_duration(text).map_err(|error| error.to_string())?;
+            Ok(nanoseconds(last))
+        })?,
+        ports: ports(query)?,
+    })
+}
+
+fn ports(query: &Query<'_>) -> Result<Option<PortSet>, BadRequest> {
+    query.read("port", |text| {
+        text.parse::<PortSet>().map_err(|error| error.to_string())
     })
 }
 

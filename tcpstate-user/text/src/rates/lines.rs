@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use tcpstate_core::{
     catalogue::{
-        FiguresRow, Group, GroupRow, GroupTransitionRow, RATES, RatesRow, Stamp, group_table,
+        FiguresRow, Group, GroupRow, GroupTransitionRow, PAST, RATES, RatesRow, Stamp, group_table,
         group_transition_table, plural,
     },
     handshakes::Handshakes,
@@ -84,6 +84,14 @@ impl Intervals {
     /// Intervals with these groups.
     pub fn new(by: By) -> Self {
         Self(Json::new(by))
+    }
+
+    /// Intervals of the past, of which less is known.
+    pub fn of_the_past(by: By) -> Self {
+        Self(Json {
+            intervals: json::Records::lines(&PAST),
+            ..Json::new(by)
+        })
     }
 
     /// Writes a line. `handshakes` are those of the interval, where they are sampled.
