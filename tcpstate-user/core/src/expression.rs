@@ -27,6 +27,7 @@
 //! - `cgroup` is true of the cgroups below it too.
 //! - `dev`, `fwmark` and `autobound` are refused.
 
+mod change;
 mod dump;
 mod error;
 mod facts;
@@ -46,6 +47,7 @@ use std::fmt;
 
 use self::term::Term;
 pub use self::{
+    change::{Change, ChangeFacts},
     dump::{DumpCondition, EndCondition},
     error::ExpressionError,
     facts::{Bounds, Facts, Field, Side, Wanted, WantedCgroup},
