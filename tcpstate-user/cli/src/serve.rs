@@ -88,9 +88,9 @@ state, handshakes, ends by cause, by service port; and its own books, so that a 
   /healthz   200, or 503 with the reason: events are not read, or some were lost in the last minute
   /readyz    200, or 503 with the reason: the sockets that exist are not known yet,
              or events are not read
-  /api/v1/snapshot, /api/v1/connections, /api/v1/findings, /api/v1/history
-             the last second, the open connections, what is wrong, and the last hour and day, as JSON;
-             docs/api.md has the parameters
+  /api/v1/snapshot, /api/v1/connections, /api/v1/findings, /api/v1/history, /api/v1/events
+             the last second, the open connections, what is wrong, the last hour and day, and each
+             change as it happens, as JSON; docs/api.md has the parameters
 
 Metrics are those of the last full second. Neither a scrape nor a slow client holds up the reading of events.
 

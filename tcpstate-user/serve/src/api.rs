@@ -7,6 +7,8 @@
 
 mod connections;
 mod endpoints;
+mod events;
+mod feed;
 mod history;
 mod query;
 mod request;
@@ -24,7 +26,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes, HttpBody},
-    extract::State,
+    extract::{Extension, State},
     http::{StatusCode, Uri},
     response::Response,
     routing::get,
@@ -42,16 +44,23 @@ use tcpstate_text::{
     format::json::{Lines, Summary},
     rates::Intervals,
 };
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 
-use self::history::{History, Written};
 pub use self::{
     endpoints::{ENDPOINTS, Endpoint, Form, Parameter},
+    feed::{Feed, MOST_STREAMS},
     history::{Past, Resolution},
     query::BadRequest,
     request::Request,
 };
-use crate::{answer::answer, present::Present};
+use self::{
+    events::Events,
+    history::{History, Written},
+};
+use crate::{answer::answer, lease::Lease, present::Present};
 
 /// The meaning of names in a filter.
 pub type Names = Arc<dyn Lookup + Send + Sync>;
@@ -65,6 +74,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 const JSON: &str = "application/json";
 
+const EVENTS: &str = "text/event-stream";
+
 const TOO_BUSY: &str = "too busy: ask again";
 
 /// The state of the API.
@@ -76,6 +87,7 @@ pub(crate) struct Api {
     /// The texts of the latest snapshot that were asked for: any number of requests cost what one costs.
     texts: Mutex<Texts>,
     history: Mutex<History>,
+    feed: Feed,
 }
 
 #[derive(Default)]
@@ -116,8 +128,14 @@ impl Refusal {
 }
 
 impl Api {
-    pub(crate) fn new(present: Arc<Present>, subscriber: Subscriber, names: Names) -> Self {
+    pub(crate) fn new(
+        present: Arc<Present>,
+        subscriber: Subscriber,
+        names: Names,
+        feed: Feed,
+    ) -> Self {
         Self {
+            feed,
             present,
             subscriber,
             names,
@@ -130,7 +148,9 @@ impl Api {
     pub(crate) fn router(self: Arc<Self>) -> Router {
         let mut router = Router::new();
         for endpoint in ENDPOINTS {
-            let asked = async |State(api): State<Arc<Self>>, uri: Uri| api.respond(&uri).await;
+            let asked = async |State(api): State<Arc<Self>>, lease: Extension<Lease>, uri: Uri| {
+                api.respond(&uri, &lease).await
+            };
             router = router.route(endpoint.path, get(asked));
         }
         router.with_state(self)
@@ -143,48 +163,70 @@ impl Api {
         }
     }
 
+    /// Waits until those that follow the events have got the last ones, at most so long.
+    pub(crate) async fn end(&self, most: Duration) {
+        let is_over = async {
+            while self.feed.is_wanted() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // Whoever has not read them by then misses them.
+        let _ = timeout(most, is_over).await;
+    }
+
     fn history(&self) -> MutexGuard<'_, History> {
         // What was kept before is whole.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn respond(&self, uri: &Uri) -> Response {
-        match self.body(uri).await {
-            Ok(body) => answer(StatusCode::OK, JSON, body),
+    async fn respond(&self, uri: &Uri, lease: &Lease) -> Response {
+        match self.body(uri, lease).await {
+            Ok((kind, body)) => answer(StatusCode::OK, kind, body),
             Err(refusal) => refusal.response(),
         }
     }
 
-    async fn body(&self, uri: &Uri) -> Result<Body, Refusal> {
+    /// The kind of the answer, and the answer.
+    async fn body(&self, uri: &Uri, lease: &Lease) -> Result<(&'static str, Body), Refusal> {
         let query = uri.query().unwrap_or_default();
         let request = Request::parse(uri.path(), query, self.names.as_ref())?;
         let unavailable = |why: &dyn std::fmt::Display| Refusal::Unavailable(why.to_string());
         self.present.is_ready().map_err(|why| unavailable(&why))?;
-        match request {
+        let json = match request {
             Request::Snapshot => {
                 let snapshot = self.latest()?;
                 let mut texts = self.texts_of(&snapshot);
                 let text = kept(&mut texts.snapshot, || write_snapshot(&snapshot))?;
-                Ok(text.into())
+                text.into()
             }
             Request::Findings => {
                 let snapshot = self.latest()?;
                 let mut texts = self.texts_of(&snapshot);
                 let text = kept(&mut texts.findings, || write_findings(&snapshot))?;
-                Ok(text.into())
+                text.into()
             }
             Request::Connections(wanted) => {
                 let snapshot = self.with_connections().await?;
                 let work = move || connections::write(&snapshot, &wanted);
                 let written = spawn_blocking(work).await;
                 let text = written.map_err(|_| unavailable(&TOO_BUSY))??;
-                Ok(text.into())
+                text.into()
             }
             Request::History(wanted) => {
                 let past = self.history().past(wanted, &*self.latest()?);
-                Ok(Body::new(Parts(past)))
+                Body::new(Parts(past))
             }
-        }
+            Request::Events(filter) => {
+                let follower = self.feed.follow().ok_or_else(|| {
+                    Refusal::Unavailable(format!(
+                        "{MOST_STREAMS} clients follow the events already, and there is room for no more"
+                    ))
+                })?;
+                let events = Events::new(follower, lease.clone(), *filter);
+                return Ok((EVENTS, Body::new(events)));
+            }
+        };
+        Ok((JSON, json))
     }
 
     fn latest(&self) -> Result<Arc<RunSnapshot>, Refusal> {

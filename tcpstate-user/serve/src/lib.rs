@@ -40,6 +40,7 @@ pub mod api;
 mod buckets;
 mod exposition;
 mod health;
+mod lease;
 pub mod metrics;
 mod own;
 mod present;
@@ -50,6 +51,7 @@ mod server;
 mod tests;
 
 pub use self::{
+    api::Feed,
     buckets::{Buckets, BucketsError},
     server::{Options, ServeError, Server},
 };

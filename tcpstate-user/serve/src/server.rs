@@ -10,10 +10,10 @@ use std::{
 };
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{Request, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+    service::{TowerToHyperService, TowerToHyperServiceFuture},
 };
 use tcpstate_core::present::Subscriber;
 use tokio::{
@@ -21,12 +21,13 @@ use tokio::{
     runtime::{Builder, Runtime},
     sync::oneshot,
     task::AbortHandle,
-    time::{sleep, timeout},
+    time::sleep,
 };
 
 use crate::{
     Buckets,
-    api::{Api, Names},
+    api::{Api, Feed, Names},
+    lease::Lease,
     present::Present,
     routes,
 };
@@ -38,10 +39,8 @@ const MAX_CONNECTIONS: usize = 64;
 /// The time for the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
-/// The time for a whole connection: a request, its answer, and the client's reading it. Prometheus waits as long by default.
-///
-/// It also bounds the memory: an answer that is not read stays that long, and there is a new one each second.
-const CONNECTION_TIME: Duration = Duration::from_secs(10);
+/// The time in which clients that follow the events get the last ones.
+const LAST_TIME: Duration = Duration::from_millis(500);
 
 /// The most bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -64,6 +63,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// The meaning of names in the filters of requests.
     pub names: Names,
+    /// The changes of the run.
+    pub feed: Feed,
 }
 
 /// Why nothing is served.
@@ -86,7 +87,8 @@ pub enum ServeError {
 /// A server that answers until it is dropped.
 ///
 /// A connection is for one request, and ends after 10 seconds, whatever the client does or does not do. There are at most
-/// 64 at a time; a further one takes the place of the oldest.
+/// 64 at a time; a further one takes the place of the oldest. Beside them at most 8 clients follow the events, each for as
+/// long as it reads.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -123,6 +125,7 @@ impl Server {
             Arc::clone(&present),
             subscriber.clone(),
             Arc::clone(&options.names),
+            options.feed.clone(),
         );
         let api = Arc::new(api);
         let router = routes::router(Arc::clone(&present), Arc::clone(&api));
@@ -174,7 +177,10 @@ fn run(
     runtime.block_on(async move {
         tokio::select! {
             // The other end is dropped, and nothing is sent.
-            _ = stopped => {}
+            _ = async {
+                let _ = stopped.await;
+                api.end(LAST_TIME).await;
+            } => {}
             () = accept(listener, router) => {}
             () = async {
                 tokio::join!(present.follow(subscriber.clone()), api.follow(subscriber));
@@ -187,32 +193,60 @@ fn run(
 
 /// Takes connections.
 async fn accept(listener: &TcpListener, router: &Router) {
-    let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(MAX_CONNECTIONS);
+    let mut open: VecDeque<(AbortHandle, Lease)> = VecDeque::with_capacity(MAX_CONNECTIONS);
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             sleep(RETRY).await;
             continue;
         };
-        open.retain(|connection| !connection.is_finished());
+        // Streams have a bound of their own.
+        open.retain(|(connection, lease)| !connection.is_finished() && !lease.is_stream());
         if open.len() >= MAX_CONNECTIONS
-            && let Some(oldest) = open.pop_front()
+            && let Some((oldest, _)) = open.pop_front()
         {
             oldest.abort();
         }
-        let answered = timeout(CONNECTION_TIME, answer(stream, router.clone()));
-        open.push_back(tokio::spawn(answered).abort_handle());
+        let lease = Lease::new();
+        let answered = answer(stream, router.clone(), lease.clone());
+        open.push_back((tokio::spawn(answered).abort_handle(), lease));
     }
 }
 
-/// Answers one request.
-async fn answer(stream: TcpStream, router: Router) {
+/// Answers one request, for as long as its time lasts.
+async fn answer(stream: TcpStream, router: Router, lease: Lease) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // A client that asks wrongly or goes away is its own affair.
-    let _ = connection.await;
+        .serve_connection(
+            TokioIo::new(stream),
+            Leased {
+                service: TowerToHyperService::new(router),
+                lease: lease.clone(),
+            },
+        );
+    tokio::select! {
+        // A client that asks wrongly or goes away is its own affair.
+        _ = connection => {}
+        () = lease.end() => {}
+    }
+}
+
+/// The paths, for a connection with this time: a stream renews it.
+struct Leased {
+    service: TowerToHyperService<Router>,
+    lease: Lease,
+}
+
+impl Service<Request<Incoming>> for Leased {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = TowerToHyperServiceFuture<Router, Request<Incoming>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.lease.clone());
+        self.service.call(request)
+    }
 }

@@ -10,23 +10,28 @@ use std::{
 use tcpstate_core::{expression::NoNames, present::Publisher};
 
 use crate::{
-    Buckets, Options, ServeError, Server,
+    Buckets, Feed, Options, ServeError, Server,
     metrics::tests::{publisher, tick, transition},
 };
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) fn serve(publisher: &Publisher) -> Server {
+    serve_feed(publisher, &Feed::default())
+}
+
+pub(crate) fn serve_feed(publisher: &Publisher, feed: &Feed) -> Server {
     let options = Options {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         buckets: Buckets::default(),
         ring_bytes: 4_096,
         names: Arc::new(NoNames),
+        feed: feed.clone(),
     };
     Server::start(&options, publisher.subscribe()).unwrap()
 }
 
-fn connect(server: &Server) -> TcpStream {
+pub(crate) fn connect(server: &Server) -> TcpStream {
     let stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
@@ -228,6 +233,7 @@ fn an_address_in_use_is_refused_by_name() {
         buckets: Buckets::default(),
         ring_bytes: 4_096,
         names: Arc::new(NoNames),
+        feed: Feed::default(),
     };
     let error = Server::start(&options, publisher.subscribe()).unwrap_err();
     assert!(matches!(error, ServeError::Listen { .. }));

@@ -14,7 +14,7 @@ use tcpstate_core::{
     census::Census,
     diagnosis::Thresholds,
     event::Event,
-    expression::{Lookup, Moment, NoNames},
+    expression::{Change, Lookup, Moment, NoNames},
     filter::{CgroupTree, PortSet},
     model::{Books, By, Connections, Include},
     names::Names,
@@ -24,7 +24,7 @@ use tcpstate_core::{
     recalled::Recalled,
     view::{End, Flow, View},
 };
-use tcpstate_serve::{Buckets, Server, api};
+use tcpstate_serve::{Buckets, Feed, Server, api};
 use tcpstate_text::{
     books::Changes,
     format::units::Counted,
@@ -89,9 +89,10 @@ pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         buckets,
         ring_bytes: watched.capture.ring_bytes,
         names: Arc::new(RequestNames),
+        feed: Feed::default(),
     };
     let subscriber = publisher.subscribe();
-    let mut view = Served::new(publisher, settings.format);
+    let mut view = Served::new(publisher, options.feed.clone(), settings.format);
     // Until the end of the run.
     let mut server = None;
     let listen = || {
@@ -160,14 +161,21 @@ struct Served {
     publisher: Publisher,
     /// For their number.
     latest: Subscriber,
+    /// For the clients that follow the events.
+    feed: Feed,
+    names: Names,
+    origin: Option<Origin>,
     printer: Printer<(), (), ()>,
 }
 
 impl Served {
-    fn new(publisher: Publisher, format: Format) -> Self {
+    fn new(publisher: Publisher, feed: Feed, format: Format) -> Self {
         Self {
             latest: publisher.subscribe(),
             publisher,
+            feed,
+            names: Names::default(),
+            origin: None,
             printer: match format {
                 Format::Json => Printer::Json(()),
                 Format::Text | Format::Csv => Printer::Text(()),
@@ -178,10 +186,12 @@ impl Served {
 
 impl View for Served {
     fn set_names(&mut self, names: Names) {
-        self.publisher.set_names(names);
+        self.publisher.set_names(names.clone());
+        self.names = names;
     }
 
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
+        self.origin = Some(origin.clone());
         self.publisher.start(origin, out)
     }
 
@@ -190,7 +200,16 @@ impl View for Served {
     }
 
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
-        self.publisher.event(event, out)
+        if !self.feed.is_wanted() {
+            return self.publisher.event(event, out);
+        }
+        let (feed, names, origin) = (&self.feed, &self.names, self.origin.as_ref());
+        self.publisher.event_then(event, |applied| {
+            let wall_ns = origin.map_or(0, |origin| origin.wall_ns(event.ts_ns()));
+            let cgroup = names.cgroup(event.cgroup());
+            feed.push(Change::new(event, applied, wall_ns, cgroup));
+        });
+        Ok(Flow::Continue)
     }
 
     fn census(&mut self, census: &Census, out: &mut dyn Write) -> io::Result<Flow> {
@@ -229,6 +248,7 @@ impl View for Served {
             connections: Option<Books>,
         }
         self.publisher.finish(end, out, err)?;
+        self.feed.end();
         let latest = self.latest.latest();
         let snapshots = latest.as_ref().map_or(0, |snapshot| snapshot.number);
         let connections = self.connections();

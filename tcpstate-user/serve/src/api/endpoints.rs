@@ -184,6 +184,23 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ),
         ],
     },
+    Endpoint {
+        path: "/api/v1/events",
+        doc: "Changes of state from now on, as server-sent events",
+        parameters: &[FILTER],
+        fields: &[
+            (
+                "transition",
+                "an event whose data is a line of `trace --json`, with the same filter",
+            ),
+            (
+                "missed",
+                "an event whose data says how many changes (`missed`), those that match or not, are lost to this client, \
+                 since it read too slowly; what follows is complete again",
+            ),
+            ("end", "an event at the end of the run; none follows"),
+        ],
+    },
 ];
 
 impl Endpoint {

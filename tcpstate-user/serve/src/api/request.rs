@@ -3,7 +3,7 @@
 use tcpstate_common::State;
 use tcpstate_core::{
     duration::nanoseconds,
-    expression::{Lookup, Moment},
+    expression::{Expression, Lookup, Moment},
     filter::{PortSet, StateSet},
     quantity::parse_duration,
 };
@@ -25,6 +25,8 @@ pub enum Request {
     Connections(Box<Wanted>),
     /// `/api/v1/findings`.
     Findings,
+    /// `/api/v1/events`, with the filter.
+    Events(Box<Expression>),
     /// `/api/v1/history`, with the part that is wanted.
     History(Past),
 }
@@ -39,6 +41,7 @@ impl Request {
         Ok(match endpoint.path {
             "/api/v1/connections" => Self::Connections(Box::new(connections(&query, names)?)),
             "/api/v1/findings" => Self::Findings,
+            "/api/v1/events" => Self::Events(Box::new(query.filter(Moment::Change, names)?)),
             "/api/v1/history" => Self::History(history(&query)?),
             _ => Self::Snapshot,
         })
