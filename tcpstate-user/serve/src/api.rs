@@ -10,6 +10,7 @@ mod endpoints;
 mod events;
 mod feed;
 mod history;
+mod openapi;
 mod query;
 mod request;
 #[cfg(test)]
@@ -191,8 +192,11 @@ impl Api {
         let query = uri.query().unwrap_or_default();
         let request = Request::parse(uri.path(), query, self.names.as_ref())?;
         let unavailable = |why: &dyn std::fmt::Display| Refusal::Unavailable(why.to_string());
-        self.present.is_ready().map_err(|why| unavailable(&why))?;
+        if !matches!(request, Request::OpenApi) {
+            self.present.is_ready().map_err(|why| unavailable(&why))?;
+        }
         let json = match request {
+            Request::OpenApi => openapi::DOCUMENT.into(),
             Request::Snapshot => {
                 let snapshot = self.latest()?;
                 let mut texts = self.texts_of(&snapshot);

@@ -29,6 +29,7 @@ while somebody asks for it. No request holds up the reading of events, and one t
 - A request that is wrong is answered with 400 and `{\"type\":\"error\",\"message\":...}`, with the `parameter` that is wrong; of a \
 filter, also the wrong part of it (`from`, `to`, in bytes) and the message as a terminal shows it, with carets below that part (`shown`).
 - While there is no full second, or if none has come for 10 seconds, the answer is 503 with the reason in the same form.
+- [openapi.json](../tcpstate-user/serve/openapi.json) describes all of it for programs, and is served too; a test checks answers against it.
 - The bounds are those of [every request](../SECURITY.md), under *Listening sockets*.
 ";
 

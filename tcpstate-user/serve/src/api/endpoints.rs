@@ -201,6 +201,19 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ("end", "an event at the end of the run; none follows"),
         ],
     },
+    Endpoint {
+        path: "/api/v1/openapi.json",
+        doc: "The description of this API, for programs: OpenAPI 3.1",
+        parameters: &[],
+        fields: &[
+            ("paths", "each path with its parameters"),
+            (
+                "components.schemas",
+                "the schema of each answer (JSON Schema 2020-12): no field is missing in it, and none is there that an \
+                 answer has not",
+            ),
+        ],
+    },
 ];
 
 impl Endpoint {

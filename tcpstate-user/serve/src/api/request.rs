@@ -25,6 +25,8 @@ pub enum Request {
     Connections(Box<Wanted>),
     /// `/api/v1/findings`.
     Findings,
+    /// `/api/v1/openapi.json`.
+    OpenApi,
     /// `/api/v1/events`, with the filter.
     Events(Box<Expression>),
     /// `/api/v1/history`, with the part that is wanted.
@@ -42,6 +44,7 @@ impl Request {
             "/api/v1/connections" => Self::Connections(Box::new(connections(&query, names)?)),
             "/api/v1/findings" => Self::Findings,
             "/api/v1/events" => Self::Events(Box::new(query.filter(Moment::Change, names)?)),
+            "/api/v1/openapi.json" => Self::OpenApi,
             "/api/v1/history" => Self::History(history(&query)?),
             _ => Self::Snapshot,
         })

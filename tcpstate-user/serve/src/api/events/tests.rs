@@ -14,6 +14,7 @@ use crate::{
     Feed, Server,
     api::{
         MOST_STREAMS,
+        openapi::tests::check,
         tests::{event, whole},
     },
     metrics::tests::tick,
@@ -122,7 +123,7 @@ fn changes_are_filtered_and_those_that_wait_for_a_port_come_in_order() {
         loop {
             match client.event() {
                 (kind, line) if kind == "transition" => {
-                    assert_eq!(line["type"], "transition");
+                    check("Transition", &line);
                     cookies.push(line["cookie"].as_u64().unwrap());
                 }
                 (kind, _) => {
@@ -152,7 +153,10 @@ fn one_that_does_not_read_is_told_what_it_missed_and_holds_nobody_up() {
     let (mut received, mut missed) = (0, 0);
     loop {
         match client.event() {
-            (kind, line) if kind == "missed" => missed += line["missed"].as_u64().unwrap(),
+            (kind, line) if kind == "missed" => {
+                check("Missed", &line);
+                missed += line["missed"].as_u64().unwrap();
+            }
             (kind, _) if kind == "transition" => received += 1,
             _ => break,
         }
