@@ -16,6 +16,7 @@ const TIME: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct State {
     until: Instant,
+    has_asked: bool,
     is_stream: bool,
 }
 
@@ -27,6 +28,7 @@ impl Lease {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
             until: Instant::now() + TIME,
+            has_asked: false,
             is_stream: false,
         })))
     }
@@ -34,6 +36,16 @@ impl Lease {
     fn state(&self) -> MutexGuard<'_, State> {
         // No holder of the lock can leave the state half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A whole request has come.
+    pub(crate) fn ask(&self) {
+        self.state().has_asked = true;
+    }
+
+    /// Whether a whole request has come.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.state().has_asked
     }
 
     /// Renews the time: the connection is a stream, whose client reads.

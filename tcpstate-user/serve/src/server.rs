@@ -32,8 +32,8 @@ use crate::{
     routes,
 };
 
-/// The most connections at a time. One more, and the oldest is closed: it has had its time, and whoever comes new
-/// gets an answer, however many connect and ask nothing.
+/// The most connections at a time. One more, and the oldest that has not asked is closed, or else the oldest: it has had
+/// its time, and whoever comes new gets an answer, however many connect and ask nothing.
 const MAX_CONNECTIONS: usize = 64;
 
 /// The time for the head of a request.
@@ -87,7 +87,7 @@ pub enum ServeError {
 /// A server that answers until it is dropped.
 ///
 /// A connection is for one request, and ends after 10 seconds, whatever the client does or does not do. There are at most
-/// 64 at a time; a further one takes the place of the oldest. Beside them at most 8 clients follow the events, each for as
+/// 64 at a time; a further one takes the place of the oldest that has not asked yet, or else of the oldest. Beside them at most 8 clients follow the events, each for as
 /// long as it reads.
 #[derive(Debug)]
 pub struct Server {
@@ -201,10 +201,12 @@ async fn accept(listener: &TcpListener, router: &Router) {
         };
         // Streams have a bound of their own.
         open.retain(|(connection, lease)| !connection.is_finished() && !lease.is_stream());
-        if open.len() >= MAX_CONNECTIONS
-            && let Some((oldest, _)) = open.pop_front()
-        {
-            oldest.abort();
+        if open.len() >= MAX_CONNECTIONS {
+            // Whoever has asked may be waiting for us.
+            let idle = open.iter().position(|(_, lease)| !lease.has_asked());
+            if let Some((oldest, _)) = open.remove(idle.unwrap_or(0)) {
+                oldest.abort();
+            }
         }
         let lease = Lease::new();
         let answered = answer(stream, router.clone(), lease.clone());
@@ -246,6 +248,7 @@ impl Service<Request<Incoming>> for Leased {
     type Future = TowerToHyperServiceFuture<Router, Request<Incoming>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.lease.ask();
         request.extensions_mut().insert(self.lease.clone());
         self.service.call(request)
     }
