@@ -7,6 +7,7 @@
 
 mod address_filters;
 mod ages;
+mod api;
 mod captures;
 mod causes;
 mod census;
@@ -111,6 +112,7 @@ fn main() {
     lore::add(&mut trials);
     diagnose::add(&mut trials);
     serve::add(&mut trials);
+    api::add(&mut trials);
     causes::add(&mut trials);
     census::add(&mut trials);
     names::add(&mut trials);

@@ -149,18 +149,18 @@ fn promtool() -> Result<()> {
 }
 
 /// A `tcpstate serve` in a namespace of its own.
-struct Served {
-    netns: Netns,
-    tcpstate: Tcpstate,
+pub struct Served {
+    pub netns: Netns,
+    pub tcpstate: Tcpstate,
     /// Its port.
-    http: u16,
+    pub http: u16,
     /// The port of the test's connections, which has a label.
-    port: u16,
+    pub port: u16,
 }
 
 impl Served {
     /// Starts it, and returns when it is ready.
-    fn start(arguments: &[&str]) -> Result<Self> {
+    pub fn start(arguments: &[&str]) -> Result<Self> {
         let (http, port) = (unused_port(), unused_port());
         let netns = Netns::new()?;
         let (listen, label) = (format!("127.0.0.1:{http}"), port.to_string());
@@ -182,11 +182,11 @@ impl Served {
     }
 
     /// The status and the body of an answer.
-    fn get(&self, path: &str) -> Result<(u16, String)> {
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
         self.netns.run(|| {
             let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.http))?;
             stream.set_read_timeout(Some(PATIENCE))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+            write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
             let (head, body) = answer
@@ -261,7 +261,7 @@ fn await_ends(served: &Served, wanted: u32) -> Result<Option<Scrape>> {
 }
 
 /// Makes connections that the client closes first, and one that is refused.
-fn connections(port: u16) -> Result<()> {
+pub fn connections(port: u16) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     for _ in 0..CONNECTIONS {
         let client = TcpStream::connect(listener.local_addr()?)?;
