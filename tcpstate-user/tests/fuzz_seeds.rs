@@ -96,6 +96,25 @@ fn the_seeds_of_expressions_are_valid() {
     }
 }
 
+#[cfg(feature = "serve")]
+#[test]
+fn the_seeds_of_requests_are_valid() {
+    use tcpstate_serve::api::{ENDPOINTS, Request};
+    let mut paths = BTreeSet::new();
+    for name in names(&fuzz().join("seeds/api_requests")) {
+        let text = seed(&format!("api_requests/{name}"));
+        let (path, query) = text.split_once('\n').expect("a path and a query");
+        let request = Request::parse(path, query, &NoNames);
+        assert_eq!(request.is_err(), name == "mistake", "{name}: {request:?}");
+        paths.insert(path.to_owned());
+    }
+    // The others take no parameters either.
+    let with_parameters = ENDPOINTS.iter().filter(|one| !one.parameters.is_empty());
+    for endpoint in with_parameters {
+        assert!(paths.contains(endpoint.path), "{}", endpoint.path);
+    }
+}
+
 #[test]
 fn the_seeds_of_the_kernels_texts_are_valid() {
     format::parse(&seed("tracepoint_format/linux-6.18")).expect("a layout");
