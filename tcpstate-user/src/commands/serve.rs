@@ -80,7 +80,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
             expression: selection.whole.clone(),
             thresholds: thresholds.clone(),
         };
-        let first = looker.look();
+        let first = looker.look(&[]);
         let looks = Background::start(looker, Last::Latest, Pace::LEFT_ON)?;
         publisher = publisher.diagnosing(thresholds, first, Some(Box::new(looks)));
     }

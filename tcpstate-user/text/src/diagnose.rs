@@ -67,11 +67,6 @@ pub struct Options {
     pub count: Option<u64>,
 }
 
-/// Writes a finding as `tcpstate diagnose --json` does. The settings of its namespace are unknown here.
-pub fn write_json(finding: &Finding, now_ns: u64, out: &mut dyn Write) -> io::Result<()> {
-    json::write(finding, None, now_ns, &[], &mut Lines::default(), out)
-}
-
 /// The view.
 pub struct Diagnose {
     options: Options,

@@ -23,7 +23,7 @@ use tcpstate_core::{
     catalogue::Stamp,
     census::Census,
     event::Event,
-    handshakes::{Collector, Handshakes},
+    handshakes::Collector,
     model::{Books, By, Include, Interval, Tracker},
     names::{Early, Names},
     options::Format,
@@ -131,33 +131,6 @@ impl Rates {
             Printer::Csv(csv) => csv.write(groups, stamp, out),
         }
     }
-}
-
-/// Writes an interval as `tcpstate rates --json` does, with its groups, which are by `by`. `handshakes`: those of the
-/// interval, where they are sampled.
-pub fn write_json(
-    interval: &Interval,
-    by: By,
-    names: &Names,
-    origin: &Origin,
-    handshakes: Option<&Handshakes>,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    let stamp = Stamp {
-        wall_ns: origin.wall_ns(interval.end_ns),
-        ts_ns: interval.end_ns,
-        interval_ns: length_ns(interval),
-    };
-    let groups = busiest_first(&interval.groups, names);
-    let handshakes = handshakes.cloned().unwrap_or_default();
-    Json::new(by).write(
-        interval,
-        groups,
-        handshakes,
-        origin.sample_interval_ns,
-        stamp,
-        out,
-    )
 }
 
 impl View for Rates {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use tcpstate_core::{
     catalogue::{CONNECTION, Stamp},
-    diagnosis::RULES,
+    diagnosis::{Finding, RULES},
     explain::{self, Topic},
     model::{Of, Series},
     present::RunSnapshot,
@@ -13,8 +13,9 @@ use tcpstate_core::{
 use tcpstate_text::{
     diagnose,
     explain::{Here, write_diagram_json, write_json},
-    format::json::Records,
-    hist, rates,
+    format::json::{Lines, Records},
+    hist,
+    rates::Intervals,
 };
 
 use crate::{
@@ -57,7 +58,6 @@ pub(crate) fn written(look: &Look) -> Option<Written> {
 
 fn write(look: &Look, snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result<()> {
     let findings = snapshot.findings.as_deref().unwrap_or_default();
-    let now_ns = snapshot.interval.end_ns;
     match look.pages.last() {
         None => {}
         Some((Page::Help, _)) => return Ok(()),
@@ -72,7 +72,7 @@ fn write(look: &Look, snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result
         }
         Some((Page::Finding(item), _)) => {
             let mut found = finding::of_item(*item, findings).into_iter();
-            return found.try_for_each(|found| diagnose::write_json(found, now_ns, out));
+            return found.try_for_each(&mut of_finding(snapshot, out));
         }
         Some((Page::Connection(known, id), _)) => {
             let now = connections::find(look, *id);
@@ -83,8 +83,7 @@ fn write(look: &Look, snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result
     match look.screen {
         Screen::Overview => {
             interval(snapshot, out)?;
-            let mut findings = findings.iter();
-            findings.try_for_each(|finding| diagnose::write_json(finding, now_ns, out))
+            findings.iter().try_for_each(of_finding(snapshot, out))
         }
         Screen::Services => {
             interval(snapshot, out)?;
@@ -118,14 +117,23 @@ fn write(look: &Look, snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result
     }
 }
 
+/// Lines of `diagnose`.
+fn of_finding(
+    snapshot: &RunSnapshot,
+    out: &mut dyn Write,
+) -> impl FnMut(&Finding) -> io::Result<()> {
+    let mut lines = Lines::default();
+    let now_ns = snapshot.interval.end_ns;
+    move |finding| diagnose::write_json(finding, now_ns, &snapshot.facts, &mut lines, out)
+}
+
 /// A line of `rates`.
 fn interval(snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result<()> {
-    rates::write_json(
+    Intervals::new(snapshot.tracker.by).write(
         &snapshot.interval,
-        snapshot.tracker.by,
-        &snapshot.names,
+        snapshot.handshakes.clone(),
         &snapshot.origin,
-        snapshot.handshakes.as_ref(),
+        &snapshot.names,
         out,
     )
 }
