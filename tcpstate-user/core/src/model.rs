@@ -32,6 +32,7 @@ mod packed;
 mod pages;
 mod rates;
 mod regroup;
+mod services;
 mod slots;
 mod snapshot;
 mod state_exit;

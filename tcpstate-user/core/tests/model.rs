@@ -233,6 +233,7 @@ fn limits() -> impl Strategy<Value = Limits> {
                     max_listeners,
                     max_embryos,
                     max_histogram_bytes,
+                    ..Limits::default()
                 }
             },
         )

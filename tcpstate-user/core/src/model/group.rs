@@ -13,7 +13,7 @@ use std::{
 
 use hashbrown::HashMap;
 
-use super::{Limits, address::from_wire};
+use super::{Limits, address::from_wire, services::Services};
 use crate::{
     cause::Cause,
     event::Event,
@@ -109,7 +109,7 @@ pub(super) struct Registry<K> {
 }
 
 /// The most numbers that a [`Registry`] gives out, far below the end of `u16`.
-const MAX_IDS: usize = 1 << 15;
+pub(super) const MAX_IDS: usize = 1 << 15;
 
 impl<K: Copy + Eq + Hash> Registry<K> {
     /// A registry with these keys, which do not count towards `max`.
@@ -143,117 +143,6 @@ impl<K: Copy + Eq + Hash> Registry<K> {
 
     fn memory(&self) -> usize {
         self.keys.capacity() * size_of::<K>() + self.ids.allocation_size()
-    }
-}
-
-/// The numbers of service ports with their roles.
-#[derive(Clone, Debug)]
-pub(super) struct Services {
-    keys: Vec<(ServicePort, Role)>,
-    /// The numbers of a client's and a server's ports, by port; 0 is none. Pages of these that are
-    /// never used are not resident.
-    client: Vec<u16>,
-    server: Vec<u16>,
-    /// Ports that have a number.
-    ports: usize,
-    max_ports: usize,
-}
-
-impl Services {
-    /// Nothing is known.
-    pub(super) const UNKNOWN: u16 = 0;
-    /// The first number of a single port.
-    pub(super) const FIRST_PORT: u16 = 5;
-    const RESERVED: [(ServicePort, Role); Self::FIRST_PORT as usize] = [
-        (ServicePort::Unknown, Role::Unknown),
-        (ServicePort::Unknown, Role::Client),
-        (ServicePort::Unknown, Role::Server),
-        (ServicePort::Other, Role::Client),
-        (ServicePort::Other, Role::Server),
-    ];
-
-    pub(super) fn new(limits: &Limits) -> Self {
-        Self {
-            keys: Self::RESERVED.to_vec(),
-            client: vec![0; 1 << 16],
-            server: vec![0; 1 << 16],
-            ports: 0,
-            // A port has at most two numbers, one for each known role.
-            max_ports: limits.max_ports.min(MAX_IDS / 2),
-        }
-    }
-
-    /// The number of a service in this role whose port is not known.
-    const fn unknown_of(role: Role) -> u16 {
-        match role {
-            Role::Unknown => Self::UNKNOWN,
-            Role::Client => 1,
-            Role::Server => 2,
-        }
-    }
-
-    /// Gives no port outside this set a number of its own: its figures go to `other`.
-    fn restrict(&mut self, ports: &PortSet) {
-        for port in (0..=u16::MAX).filter(|&port| !ports.contains(port)) {
-            self.client[usize::from(port)] = 3;
-            self.server[usize::from(port)] = 4;
-        }
-    }
-
-    /// The number of a service port in a role.
-    pub(super) fn id(&mut self, port: Option<u16>, role: Role) -> u16 {
-        let (numbers, twin, other) = match role {
-            Role::Unknown => return Self::UNKNOWN,
-            Role::Client => (&mut self.client, &self.server, 3),
-            Role::Server => (&mut self.server, &self.client, 4),
-        };
-        let Some(port) = port else {
-            return Self::unknown_of(role);
-        };
-        let number = &mut numbers[usize::from(port)];
-        if *number != 0 {
-            return *number;
-        }
-        if twin[usize::from(port)] == 0 {
-            if self.ports >= self.max_ports {
-                return other;
-            }
-            self.ports += 1;
-        }
-        // Below the sum of MAX_IDS and the reserved ones.
-        *number = u16::try_from(self.keys.len()).unwrap_or(other);
-        self.keys.push((ServicePort::Port(port), role));
-        *number
-    }
-
-    /// The number of a service of a tally, whose port may stand for several.
-    pub(super) fn number(&mut self, port: ServicePort, role: Role) -> u16 {
-        match port {
-            ServicePort::Port(port) => self.id(Some(port), role),
-            ServicePort::Unknown => self.id(None, role),
-            ServicePort::Other => {
-                let unknown = self.id(None, role);
-                self.other(unknown)
-            }
-        }
-    }
-
-    /// The number for the figures of a port that has no room of its own.
-    pub(super) fn other(&self, id: u16) -> u16 {
-        match self.key(id).1 {
-            Role::Unknown => Self::UNKNOWN,
-            Role::Client => 3,
-            Role::Server => 4,
-        }
-    }
-
-    pub(super) fn key(&self, id: u16) -> (ServicePort, Role) {
-        self.keys[usize::from(id)]
-    }
-
-    pub(super) fn memory(&self) -> usize {
-        self.keys.capacity() * size_of::<(ServicePort, Role)>()
-            + (self.client.capacity() + self.server.capacity()) * size_of::<u16>()
     }
 }
 

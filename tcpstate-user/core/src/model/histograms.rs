@@ -3,7 +3,8 @@
 //! Each has buckets only from the first to the last power of two that it has seen, because most only
 //! see a few. A histogram is admitted only while it and all admitted before would fit in the bound
 //! with every bucket in use. So an admitted one is never cut short, and all durations of one that is not
-//! admitted go to the group `other`.
+//! admitted go to the group `other`. The number of groups with histograms is bounded too: each makes a text longer
+//! that shows all of them.
 
 #![expect(
     clippy::indexing_slicing,
@@ -14,6 +15,7 @@ use hashbrown::HashMap;
 use tcpstate_common::State;
 
 use super::{
+    Limits,
     group::{GroupKey, Groups},
     slots::{SLOTS, slot_of, state_of},
 };
@@ -123,6 +125,19 @@ pub(super) struct Histograms {
     bucket_bytes: usize,
     /// Histograms of groups that may still be admitted.
     room: usize,
+    /// The bounds, for a copy without durations.
+    bounds: Bounds,
+    /// Groups that may still have their first histogram.
+    room_for_groups: usize,
+    /// Whether a group has histograms of its own.
+    has_own: Vec<bool>,
+}
+
+/// The bounds of all histograms.
+#[derive(Clone, Copy)]
+struct Bounds {
+    max_bytes: usize,
+    max_groups: usize,
 }
 
 /// Bytes of a histogram with every bucket in use.
@@ -132,9 +147,19 @@ impl Histograms {
     /// The bytes that the histograms of `other` and of unknown ports take at most, beside the bound.
     #[cfg(test)]
     const RESERVED_BYTES: usize =
-        super::group::Services::FIRST_PORT as usize * Of::KINDS * FULL_BYTES;
+        super::services::Services::FIRST_PORT as usize * Of::KINDS * FULL_BYTES;
 
-    pub(super) fn new(max_bytes: usize, only: Option<HistogramOf>) -> Self {
+    pub(super) fn new(limits: &Limits, only: Option<HistogramOf>) -> Self {
+        Self::within(
+            Bounds {
+                max_bytes: limits.max_histogram_bytes,
+                max_groups: limits.max_histogram_groups,
+            },
+            only,
+        )
+    }
+
+    fn within(bounds: Bounds, only: Option<HistogramOf>) -> Self {
         Self {
             only,
             pending: Vec::with_capacity(PENDING),
@@ -143,7 +168,10 @@ impl Histograms {
             outside: HashMap::default(),
             wraps: HashMap::default(),
             bucket_bytes: 0,
-            room: max_bytes / FULL_BYTES,
+            room: bounds.max_bytes / FULL_BYTES,
+            bounds,
+            room_for_groups: bounds.max_groups,
+            has_own: Vec::new(),
         }
     }
 
@@ -220,7 +248,7 @@ impl Histograms {
                 .resize(usize::from(group) + 1, [NONE; Of::KINDS]);
         }
         let is_reserved = groups.is_reserved(group);
-        let number = if !is_reserved && self.room == 0 {
+        let number = if !is_reserved && !self.has_room_for(group) {
             // Recursion ends here: `other` is reserved.
             let other = groups.other(group);
             match self.groups[usize::from(other)][kind] {
@@ -230,6 +258,9 @@ impl Histograms {
         } else {
             if !is_reserved {
                 self.room -= 1;
+                if !std::mem::replace(&mut self.has_own[usize::from(group)], true) {
+                    self.room_for_groups -= 1;
+                }
             }
             self.kept.push(Kept {
                 sum_ns: 0,
@@ -242,6 +273,15 @@ impl Histograms {
         };
         self.groups[usize::from(group)][kind] = number;
         number
+    }
+
+    /// Whether a further histogram of this group can be admitted.
+    fn has_room_for(&mut self, group: u16) -> bool {
+        let at = usize::from(group);
+        if self.has_own.len() <= at {
+            self.has_own.resize(at + 1, false);
+        }
+        self.room > 0 && (self.has_own[at] || self.room_for_groups > 0)
     }
 
     /// All histograms, in the order of group and kind. Nothing may be pending.
@@ -288,14 +328,15 @@ impl Histograms {
     }
 
     /// The same without any duration.
-    pub(super) fn emptied(&self, max_bytes: usize) -> Self {
-        Self::new(max_bytes, self.only)
+    pub(super) fn emptied(&self) -> Self {
+        Self::within(self.bounds, self.only)
     }
 
     /// Bytes held.
     pub(super) fn memory(&self) -> usize {
         PENDING * size_of::<Pending>()
             + self.groups.capacity() * size_of::<[u32; Of::KINDS]>()
+            + self.has_own.capacity()
             + self.kept.capacity() * size_of::<Kept>()
             + self.bucket_bytes
             + self.outside.allocation_size()
@@ -337,13 +378,20 @@ fn number_of(len: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::group::{By, Services},
+        super::{group::By, services::Services},
         *,
     };
-    use crate::{
-        model::Limits,
-        service::{Role, ServicePort},
-    };
+    use crate::service::{Role, ServicePort};
+
+    fn within(max_bytes: usize, max_groups: usize) -> Histograms {
+        Histograms::within(
+            Bounds {
+                max_bytes,
+                max_groups,
+            },
+            None,
+        )
+    }
 
     fn groups(max_ports: usize) -> Groups {
         let limits = Limits {
@@ -357,7 +405,7 @@ mod tests {
     fn the_bound_holds_and_nothing_is_lost() {
         let mut groups = groups(1_024);
         let max_bytes = 1 << 20;
-        let mut histograms = Histograms::new(max_bytes, None);
+        let mut histograms = within(max_bytes, usize::MAX);
         let mut expected = 0;
         for port in 1..=1_000 {
             for role in [Role::Client, Role::Server] {
@@ -402,10 +450,39 @@ mod tests {
         assert_eq!(of_port(ServicePort::Other).len(), 11);
     }
 
+    /// A group that has its first histogram has all others too, however late they come.
+    #[test]
+    fn so_many_groups_have_histograms_and_each_has_all() {
+        let mut groups = groups(1_024);
+        let mut histograms = within(1 << 30, 2);
+        let ids: Vec<u16> = (1..=3)
+            .map(|port| groups.services.id(Some(port), Role::Server))
+            .collect();
+        for of in [Of::Dwell(State::ESTABLISHED), Of::Lifetime, Of::Handshake] {
+            for &id in &ids {
+                histograms.record(of, id, &groups, 5_000);
+            }
+        }
+        let again = histograms.emptied();
+        histograms.flush(&groups);
+        let shown: Vec<(GroupKey, u64)> = histograms
+            .show(&groups)
+            .iter()
+            .map(|series| (series.key, series.histogram.count()))
+            .collect();
+        let of = |port| GroupKey::Port(port, Role::Server);
+        let (first, second) = (ServicePort::Port(1), ServicePort::Port(2));
+        let keys = [first, second, ServicePort::Other].map(of);
+        let expected: Vec<(GroupKey, u64)> =
+            keys.into_iter().flat_map(|key| [(key, 1); 3]).collect();
+        assert_eq!(shown, expected);
+        assert_eq!(again.room_for_groups, 2);
+    }
+
     #[test]
     fn a_bucket_that_wraps_keeps_counting() {
         let groups = groups(1);
-        let mut histograms = Histograms::new(0, None);
+        let mut histograms = within(0, usize::MAX);
         histograms.record(Of::Lifetime, Services::UNKNOWN, &groups, 5_000);
         histograms.flush(&groups);
         let (_, part) = bucket_of(5_000);

@@ -14,6 +14,9 @@ pub struct Limits {
     pub max_embryos: usize,
     /// Bytes of all histograms; later ports go into the histograms of `other`.
     pub max_histogram_bytes: usize,
+    /// Groups with histograms of their own, a port in two roles being two; later ones go into those of `other`. A group
+    /// has all of its histograms or none, as far as `max_histogram_bytes` allows.
+    pub max_histogram_groups: usize,
 }
 
 impl Default for Limits {
@@ -24,6 +27,7 @@ impl Default for Limits {
             max_listeners: 65_536,
             max_embryos: 16_384,
             max_histogram_bytes: 64 << 20,
+            max_histogram_groups: usize::MAX,
         }
     }
 }

@@ -156,7 +156,8 @@ impl Tracker {
         if self.listeners.get(event.id()).is_some() {
             return;
         }
-        let service = self.groups.services.id(Some(event.lport()), Role::Server);
+        let services = &mut self.groups.services;
+        let service = services.settle(Some(event.lport()), Role::Server);
         let traits = Traits::of(event, service, Role::Server, owner);
         let group = self.groups.id(traits);
         if self.listeners.open(event, owner, None, group)

@@ -11,11 +11,12 @@ use tcpstate_common::{
 use super::{
     Tracker,
     applied::{Applied, Subject},
-    group::{Services, Traits},
+    group::Traits,
     histograms::Of,
     minisockets::Mini,
     missing,
     packed::{Known, Opening},
+    services::{LASTING_NS, Services},
     table::may_be_embryo,
 };
 use crate::{
@@ -162,10 +163,13 @@ impl Tracker {
             self.books.evicted += 1;
             self.drop_connection(oldest);
         }
-        let service = self
-            .groups
-            .services
-            .id(role.service_port(event.lport(), event.rport()), role);
+        let port = role.service_port(event.lport(), event.rport());
+        let services = &mut self.groups.services;
+        let service = match known {
+            // A dump has it: it is no mere attempt.
+            Known::InState { .. } if state != State::SYN_SENT => services.settle(port, role),
+            _ => services.begin(port, role),
+        };
         let group = self.groups.id(Traits::of(event, service, role, owner));
         let opening = Opening {
             state,
@@ -292,6 +296,11 @@ impl Tracker {
         if self.notes_closers {
             self.table.cold_mut(slot).learn_closer(event);
         }
+        let services = &self.groups.services;
+        if services.is_on_probation(self.table.hot(slot).service) {
+            let has_lasted = old == State::ESTABLISHED && dwell_ns >= Some(LASTING_NS);
+            self.review_service(slot, event, held, has_lasted);
+        }
         let group = self.group_of(slot);
         if let Some(rates) = &mut self.rates {
             rates.leave(group, held);
@@ -315,6 +324,24 @@ impl Tracker {
         hot.set_role(Role::Unknown);
         hot.service = Services::UNKNOWN;
         self.regroup(slot, before, state);
+    }
+
+    /// Looks whether the port of a connection in this state has a place by now.
+    #[cold]
+    fn review_service(&mut self, slot: u32, event: &Event, state: State, has_lasted: bool) {
+        let before = self.group_of(slot);
+        let role = self.table.hot(slot).role();
+        let port = role.service_port(event.lport(), event.rport());
+        let services = &mut self.groups.services;
+        let service = if has_lasted {
+            services.settle(port, role)
+        } else {
+            services.id(port, role)
+        };
+        if service != self.table.hot(slot).service {
+            self.table.hot_mut(slot).service = service;
+            self.regroup(slot, before, state);
+        }
     }
 
     /// Learns the addresses of a connection in this state.

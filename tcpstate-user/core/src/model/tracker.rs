@@ -14,6 +14,7 @@ use super::{
     minisockets::Minisockets,
     missing,
     rates::Rates,
+    services::LASTING_NS,
     snapshot::{Books, ListenerInfo},
     table::Table,
 };
@@ -78,7 +79,7 @@ impl Tracker {
             listeners: Listeners::new(limits.max_listeners),
             groups: Groups::new(By::default(), &limits),
             rates: Some(Rates::default()),
-            histograms: Some(Histograms::new(limits.max_histogram_bytes, None)),
+            histograms: Some(Histograms::new(&limits, None)),
             lifetimes_of: None,
             follows: false,
             minisockets: Minisockets::new(limits.max_connections),
@@ -118,6 +119,16 @@ impl Tracker {
         self
     }
 
+    /// Gives a service port one of the places of [`Limits::max_ports`] only when it has lasted (a listener, or an established
+    /// connection, for a second, or found in a dump) or is frequent (eight connections within a minute or two). Until then
+    /// its figures are those of `other`, where they stay. A place is never taken back. Call it after [`Tracker::by`] and
+    /// before the first event.
+    #[must_use]
+    pub fn with_probation(mut self) -> Self {
+        self.groups.services.put_on_probation();
+        self
+    }
+
     /// Keeps no rates: [`Tracker::tick`] and the figures of the snapshot are empty.
     #[must_use]
     pub fn without_rates(mut self) -> Self {
@@ -147,8 +158,7 @@ impl Tracker {
     /// Keeps only histograms of this subject: there is room for more groups.
     #[must_use]
     pub fn with_histograms_of(mut self, subject: HistogramOf) -> Self {
-        let max_bytes = self.limits.max_histogram_bytes;
-        self.histograms = Some(Histograms::new(max_bytes, Some(subject)));
+        self.histograms = Some(Histograms::new(&self.limits, Some(subject)));
         self
     }
 
@@ -196,6 +206,9 @@ impl Tracker {
     /// Ends an interval and returns its figures.
     pub fn tick(&mut self, now_ns: u64) -> Interval {
         self.now_ns = self.now_ns.max(now_ns);
+        if self.groups.services.tick(now_ns) {
+            self.review_listeners(now_ns);
+        }
         let start_ns = self.interval_ns.replace(now_ns).unwrap_or(now_ns);
         let rates = self.rates.as_mut();
         figures(rates, &self.groups, start_ns, now_ns)
@@ -269,7 +282,7 @@ impl Tracker {
     /// Empties the histograms.
     pub fn clear_histograms(&mut self) {
         if let Some(histograms) = &mut self.histograms {
-            *histograms = histograms.emptied(self.limits.max_histogram_bytes);
+            *histograms = histograms.emptied();
         }
     }
 
@@ -351,6 +364,30 @@ impl Tracker {
         }
         self.table.remove(slot);
         self.table.release();
+    }
+
+    /// Gives a place to the ports of listeners that have lasted.
+    fn review_listeners(&mut self, now_ns: u64) {
+        if !self.groups.are_services() {
+            return;
+        }
+        for listener in self.listeners.iter_mut() {
+            let has_lasted = listener
+                .since_ns
+                .is_none_or(|since_ns| now_ns.saturating_sub(since_ns) >= LASTING_NS);
+            let before = listener.group;
+            let port = listener.port();
+            if port == 0 || !has_lasted || !self.groups.services.is_on_probation(before) {
+                continue;
+            }
+            listener.group = self.groups.services.settle(Some(port), Role::Server);
+            if let Some(rates) = &mut self.rates
+                && before != listener.group
+            {
+                rates.leave(before, State::LISTEN);
+                rates.enter(listener.group, State::LISTEN);
+            }
+        }
     }
 
     fn show_listeners(&self) -> Vec<ListenerInfo> {
