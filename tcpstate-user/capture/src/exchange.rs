@@ -9,7 +9,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -27,6 +27,8 @@ pub(super) struct Exchange {
     changed: Condvar,
     /// The reader saw a socket begin to listen.
     listened: AtomicBool,
+    /// CPU time that the sampler's thread has taken, nanoseconds.
+    pub(super) sampling_ns: AtomicU64,
 }
 
 #[derive(Default)]

@@ -14,7 +14,7 @@ use aya::{
 };
 use tcpstate_common::{Counters, PerCpu, State};
 use tcpstate_core::{
-    books::{Accounting, CaptureCost, FilteredByReason, LostByReason, RejectedByReason},
+    books::{Accounting, CaptureCost, FilteredByReason, Load, LostByReason, RejectedByReason},
     error::chain,
     event::Event,
     filter::{KernelFilter, StateSet},
@@ -116,6 +116,8 @@ pub struct Live {
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
     sampler: Option<JoinHandle<()>>,
+    /// Whether sockets are dumped.
+    has_census: bool,
     /// The kernel's figures about the program when it was detached.
     last_run: Option<ProgramRun>,
     /// Reads the counts made in the kernel, where nothing is streamed.
@@ -191,6 +193,7 @@ impl Live {
         };
         Ok(Self {
             sampler,
+            has_census,
             counters,
             loaded,
             _stats: stats,
@@ -593,6 +596,18 @@ impl EventSource for Live {
                 Some(_) => None,
                 None => Some(self.shared.ring_high_water_bytes.load(Ordering::Acquire)),
             },
+        }
+    }
+
+    fn load(&mut self) -> Load {
+        Load {
+            ring_fill_bytes: match self.tally {
+                Some(_) => None,
+                None => Some(self.shared.ring_fill_bytes.swap(0, Ordering::AcqRel)),
+            },
+            sampling_ns: self
+                .has_census
+                .then(|| self.shared.exchange.sampling_ns.load(Ordering::Acquire)),
         }
     }
 }

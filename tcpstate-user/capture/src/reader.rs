@@ -77,6 +77,8 @@ pub(super) struct Shared {
     pub(super) malformed: AtomicU64,
     pub(super) queue_full: AtomicU64,
     pub(super) ring_high_water_bytes: AtomicU64,
+    /// The most that has waited since somebody took this.
+    pub(super) ring_fill_bytes: AtomicU64,
     /// Records submitted before this time have been read and queued; monotonic nanoseconds.
     pub(super) read_until_ns: AtomicU64,
     /// The exchange in which the sampler publishes censuses.
@@ -139,6 +141,7 @@ pub(super) fn spawn(
         malformed: AtomicU64::new(0),
         queue_full: AtomicU64::new(0),
         ring_high_water_bytes: AtomicU64::new(0),
+        ring_fill_bytes: AtomicU64::new(0),
         read_until_ns: AtomicU64::new(0),
         exchange: Arc::new(if settles {
             Exchange::with_seed()
@@ -328,6 +331,9 @@ impl Reader {
         shared
             .ring_high_water_bytes
             .store(self.ring.high_water_bytes(), Ordering::Release);
+        shared
+            .ring_fill_bytes
+            .fetch_max(self.ring.found_bytes(), Ordering::AcqRel);
         shared.malformed.fetch_add(malformed, Ordering::AcqRel);
         if let Some(noted) = &mut self.noted {
             let events = self.ends.since(before).iter();

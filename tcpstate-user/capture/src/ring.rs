@@ -36,6 +36,8 @@ pub struct Ring {
     /// The position up to which we have read, published or not.
     position: u64,
     high_water_bytes: u64,
+    /// The same of the latest drain.
+    found_bytes: u64,
 }
 
 // SAFETY: the mappings belong to this value alone, and they may be used from any one thread.
@@ -55,6 +57,7 @@ impl Ring {
             bytes: ring_bytes as usize,
             position: 0,
             high_water_bytes: 0,
+            found_bytes: 0,
         };
         ring.position = ring.consumer_position().load(Ordering::Acquire);
         Ok(ring)
@@ -87,13 +90,17 @@ impl Ring {
         self.high_water_bytes
     }
 
+    /// The bytes that the latest [`Ring::drain`] has found waiting.
+    pub const fn found_bytes(&self) -> u64 {
+        self.found_bytes
+    }
+
     /// Calls `each` with the bytes of every finished record, `max` at most, and gives their room
     /// back to the kernel. Returns how many there were.
     pub fn drain(&mut self, max: usize, mut each: impl FnMut(&[u8])) -> usize {
         let producer = self.producer_position();
-        self.high_water_bytes = self
-            .high_water_bytes
-            .max(producer.wrapping_sub(self.position));
+        self.found_bytes = producer.wrapping_sub(self.position);
+        self.high_water_bytes = self.high_water_bytes.max(self.found_bytes);
         let start = self.position;
         // A reader that is behind frees space in steps, so that the kernel need not wait for a whole batch.
         let step = self.bytes as u64 / 8;

@@ -14,7 +14,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -146,6 +146,8 @@ impl Sampler {
         let mut resynced = Instant::now();
         let mut sample_at = self.plan.interval.map(|_| Instant::now());
         while self.exchange.wait_until_received() {
+            let spent = u64::try_from(thread_cpu_time().as_nanos()).unwrap_or(u64::MAX);
+            self.exchange.sampling_ns.store(spent, Ordering::Release);
             if self.plan.resolve_owners != ResolveOwners::No {
                 self.follow_holders();
             }

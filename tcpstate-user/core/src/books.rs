@@ -111,6 +111,15 @@ pub struct CaptureCost {
     pub ring_high_water_bytes: Option<u64>,
 }
 
+/// The load of a capture at one moment. No recording has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// The most bytes that have waited in the ring buffer at a time since this was asked for the last time.
+    pub ring_fill_bytes: Option<u64>,
+    /// CPU time of the thread that dumps sockets, from its start on, nanoseconds.
+    pub sampling_ns: Option<u64>,
+}
+
 /// The received events by what became of them: `received = passed + filtered + undecided + unread + earlier`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Selection {
@@ -151,6 +160,8 @@ pub struct RunBooks {
     pub selection: Selection,
     /// The cost of the run.
     pub cost: Cost,
+    /// The load of the capture; unknown at the end.
+    pub load: Load,
 }
 
 /// The cost of a run.

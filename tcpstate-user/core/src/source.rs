@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    books::{Accounting, CaptureCost, Packets},
+    books::{Accounting, CaptureCost, Load, Packets},
     census::Census,
     event::Event,
     names::Names,
@@ -72,6 +72,11 @@ pub trait EventSource {
     /// The cost of the capture itself, where it is known.
     fn cost(&mut self) -> CaptureCost {
         CaptureCost::default()
+    }
+
+    /// The load of the capture now, where it is known.
+    fn load(&mut self) -> Load {
+        Load::default()
     }
 
     /// The packets that the events were rebuilt from, exact after [`Step::End`]; `None` of a source without packets, and of

@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    books::{Accounting, Cost, Packets, RunBooks, Selection},
+    books::{Accounting, Cost, Load, Packets, RunBooks, Selection},
     census::Census,
     event::Event,
     model,
@@ -220,6 +220,10 @@ impl End {
             accounting: self.accounting,
             selection: self.selection,
             cost: self.cost,
+            load: Load {
+                ring_fill_bytes: None,
+                sampling_ns: None,
+            },
         }
     }
 }

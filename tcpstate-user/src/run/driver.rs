@@ -424,6 +424,7 @@ impl<'a> Driver<'a> {
             accounting: self.source.accounting()?,
             selection: self.selection(),
             cost: cost::read(self.source.cost()),
+            load: self.source.load(),
         })
     }
 
@@ -483,6 +484,7 @@ impl<'a> Driver<'a> {
             accounting,
             selection,
             cost,
+            ..
         } = match self.books() {
             Ok(books) => books,
             Err(error) => {

@@ -13,7 +13,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use rustix::termios::tcgetwinsize;
 use tcpstate_core::{
-    books::{Accounting, CaptureCost, Packets},
+    books::{Accounting, CaptureCost, Load, Packets},
     event::Event,
     names::Names,
     origin::Origin,
@@ -172,6 +172,10 @@ impl EventSource for WithProgress {
 
     fn cost(&mut self) -> CaptureCost {
         self.source.cost()
+    }
+
+    fn load(&mut self) -> Load {
+        self.source.load()
     }
 
     fn packets(&self) -> Option<Packets> {

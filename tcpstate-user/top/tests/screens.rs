@@ -64,6 +64,7 @@ fn shown(events: &[Event], options: Options) -> App {
         accounting,
         selection,
         cost,
+        ..
     } = books(received);
     let end = End {
         now_ns: tick_ns,
@@ -120,6 +121,7 @@ fn books(received: u64) -> RunBooks {
             max_rss_bytes: Some(21 << 20),
             ..Cost::default()
         },
+        ..RunBooks::default()
     }
 }
 

@@ -16,17 +16,33 @@ use crate::{
 /// The length of a window.
 const WINDOW_NS: u64 = 30_000_000_000;
 
+/// A look, as it is handed on to the snapshots.
+#[derive(Clone, Default)]
+struct Looked {
+    sockets: Option<Arc<Survey>>,
+    facts: Arc<[NetnsFacts]>,
+    counters: Arc<Counters>,
+}
+
+impl From<Look> for Looked {
+    fn from(look: Look) -> Self {
+        Self {
+            sockets: look.sockets.map(Arc::new),
+            facts: look.facts.into(),
+            counters: look.counters,
+        }
+    }
+}
+
 pub(super) struct Findings {
     thresholds: Thresholds,
     observed: Observed,
     /// `None`: there is no host to look at.
     looks: Option<Box<dyn Looks>>,
     /// The look at the beginning of the window.
-    first: Look,
+    first: Looked,
     /// `None`: the first one is the latest.
-    latest: Option<Look>,
-    /// The facts of the newest look.
-    facts: Arc<[NetnsFacts]>,
+    latest: Option<Looked>,
     window_began_ns: u64,
     /// The findings at the end of the window before.
     before: Vec<Finding>,
@@ -40,8 +56,7 @@ impl Findings {
             thresholds,
             observed: Observed::default(),
             looks,
-            facts: first.facts.as_slice().into(),
-            first,
+            first: first.into(),
             latest: None,
             window_began_ns: 0,
             before: Vec::new(),
@@ -58,7 +73,7 @@ impl Findings {
     pub(super) fn event(&mut self, event: &Event, applied: &Applied<'_>) {
         let latest = self.latest.as_ref().unwrap_or(&self.first);
         self.observed
-            .event(event, applied, latest.sockets.as_ref(), &self.thresholds);
+            .event(event, applied, latest.sockets.as_deref(), &self.thresholds);
     }
 
     /// The findings at the end of an interval, the worst first.
@@ -76,13 +91,10 @@ impl Findings {
             } else {
                 looks.newest()
             };
-            if let Some(new) = &new {
-                self.facts = new.facts.as_slice().into();
-            }
-            self.latest = new.or(self.latest.take());
+            self.latest = new.map(Looked::from).or(self.latest.take());
             self.now = self.check(now_ns, None);
         } else if self.first.sockets.is_none() {
-            self.first.sockets = Some(tracked(tracker, &self.thresholds));
+            self.first.sockets = Some(Arc::new(tracked(tracker, &self.thresholds)));
         } else if is_over || is_last {
             // It takes all connections one by one, which is too much for each interval.
             let sockets = tracked(tracker, &self.thresholds);
@@ -107,10 +119,10 @@ impl Findings {
         let latest = self.latest.as_ref();
         diagnosis::check(&Snapshot {
             now_ns,
-            sockets: tracked.or(latest.unwrap_or(&self.first).sockets.as_ref()),
+            sockets: tracked.or(self.looked().sockets.as_deref()),
             earlier: match tracked {
-                Some(_) => self.first.sockets.as_ref(),
-                None => latest.and(self.first.sockets.as_ref()),
+                Some(_) => self.first.sockets.as_deref(),
+                None => latest.and(self.first.sockets.as_deref()),
             },
             observed: &self.observed,
             facts: latest.map_or(&self.first.facts, |look| &look.facts),
@@ -119,9 +131,14 @@ impl Findings {
         })
     }
 
+    /// The latest look.
+    fn looked(&self) -> &Looked {
+        self.latest.as_ref().unwrap_or(&self.first)
+    }
+
     /// The counters of connections at the latest look.
     pub(super) fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.latest.as_ref().unwrap_or(&self.first).counters)
+        Arc::clone(&self.looked().counters)
     }
 
     /// Asks for the counters of the connections that are shown.
@@ -141,7 +158,13 @@ impl Findings {
 
     /// The facts that the findings rest on.
     pub(super) fn facts(&self) -> Arc<[NetnsFacts]> {
-        Arc::clone(&self.facts)
+        Arc::clone(&self.looked().facts)
+    }
+
+    /// The sockets at the latest look at the host; `None`: there is no host, or they could not be listed.
+    pub(super) fn survey(&self) -> Option<Arc<Survey>> {
+        self.looks.as_ref()?;
+        self.looked().sockets.clone()
     }
 
     /// A copy, which looks at no host.
@@ -152,7 +175,6 @@ impl Findings {
             looks: None,
             first: self.first.clone(),
             latest: self.latest.clone(),
-            facts: Arc::clone(&self.facts),
             window_began_ns: self.window_began_ns,
             before: self.before.clone(),
             now: self.now.clone(),

@@ -151,6 +151,14 @@ impl Publisher {
         }
     }
 
+    /// The same with figures by port only for service ports that have lasted or are frequent
+    /// ([`Tracker::with_probation`]).
+    #[must_use]
+    pub fn with_probation(mut self) -> Self {
+        self.tracker = self.tracker.with_probation();
+        self
+    }
+
     /// A new consumer. Its first snapshot is the latest one, or the next where there is none yet.
     pub fn subscribe(&self) -> Subscriber {
         self.sender.subscribe()
@@ -223,6 +231,7 @@ impl Publisher {
                 .as_ref()
                 .map(Findings::facts)
                 .unwrap_or_default(),
+            survey: self.findings.as_ref().and_then(Findings::survey),
             origin,
         });
     }

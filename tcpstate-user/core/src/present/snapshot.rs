@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     books::RunBooks,
-    diagnosis::{Finding, NetnsFacts},
+    diagnosis::{Finding, NetnsFacts, Survey},
     handshakes::Handshakes,
     model::{Connections, Counters, Interval, Memory, Snapshot},
     names::Names,
@@ -55,4 +55,6 @@ pub struct RunSnapshot {
     pub counters: Arc<Counters>,
     /// The counters and settings of each network namespace, as of the look that the findings rest on; empty where there was none.
     pub facts: Arc<[NetnsFacts]>,
+    /// The sockets at the latest look at the host; `None` where nobody looks, or where they could not be listed.
+    pub survey: Option<Arc<Survey>>,
 }

@@ -169,6 +169,7 @@ fn check_books(snapshot: &RunSnapshot) {
         accounting,
         selection,
         cost,
+        ..
     } = snapshot.books;
     assert_eq!(
         accounting.seen,
