@@ -42,7 +42,7 @@ impl Pace {
     /// Of what is left on.
     #[cfg(feature = "serve")]
     pub(crate) const LEFT_ON: Self = Self {
-        interval: Duration::from_secs(30),
+        interval: Duration::from_secs(10),
         share: 100,
     };
 }

@@ -254,7 +254,8 @@ pub enum Command {
         mut_args(change("json", |json| json.help("Write the summary as JSON on standard output"))),
         mut_args(change("max_ports", |max| {
             max.default_value("128").help(
-                "Label at most this many service ports, in the order in which they appear; the rest is `other`",
+                "Label at most this many service ports; the rest is `other`. Without --ports, a port gets its label when it has \
+                lasted or is frequent, and keeps it (docs/metrics.md)",
             )
         })),
         mut_args(serve::hide_others)

@@ -1,13 +1,17 @@
 //! Arguments of `tcpstate serve`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Arg, Args};
 use tcpstate_core::{expression::Moment, filter::PortSet};
 
 use crate::{
-    bounds::Bounds, conflict::Conflict, expression::language_of, headings::OUTPUT,
-    quantity::parse_duration, watch::Watch,
+    bounds::Bounds,
+    conflict::Conflict,
+    expression::language_of,
+    headings::{CAPTURE, MEMORY, OUTPUT},
+    quantity::parse_duration,
+    watch::Watch,
 };
 
 /// Arguments of `tcpstate serve`.
@@ -30,8 +34,8 @@ pub struct Serve {
     pub ports: Option<PortSet>,
     /// Upper bounds of the buckets of histograms, such as 100us,1ms,10ms,1s,65s
     ///
-    /// By default three a decade from 10us to 10s, then 30s, 65s, 5m and 1h. A bucket never has a longer duration; it may
-    /// lack some that are up to 1 % shorter.
+    /// By default 10us, 50us, 250us, 1ms, 5ms, 25ms, 100ms, 500ms, 2s, 10s, 30s, 65s, 5m and 1h. A bucket never has a longer
+    /// duration; it may lack some that are up to 1 % shorter.
     #[arg(
         long,
         value_name = "LIST",
@@ -40,8 +44,21 @@ pub struct Serve {
         help_heading = OUTPUT
     )]
     pub buckets: Vec<Duration>,
+    /// Change the figures that decide what is a finding: a file of lines such as `close_wait_age = "2m"`
+    #[arg(long, value_name = "FILE", help_heading = CAPTURE)]
+    pub rules: Option<PathBuf>,
     #[command(flatten)]
     pub bounds: Bounds,
+    /// Keep histograms of at most this many service ports, which make a scrape long; those of the rest are `other`. A port
+    /// counts once in each role
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(..=32_768),
+        help_heading = MEMORY
+    )]
+    pub histogram_ports: u32,
 }
 
 /// Options of other commands that watch which make no sense here.
@@ -82,7 +99,8 @@ impl Serve {
 
 pub(crate) const ABOUT: &str = "\
 Serves metrics for Prometheus and an API over HTTP, for as long as it runs: state changes, the time in each state, sockets in each \
-state, handshakes, ends by cause, by service port; and its own books, so that a loss is seen.
+state, handshakes, ends by cause, accept queues, ages, by service port; what `tcpstate diagnose` finds; and its own books, \
+so that a loss is seen.
 
   /metrics   Prometheus text or OpenMetrics, as the client asks; docs/metrics.md has every metric
   /healthz   200, or 503 with the reason: events are not read, or some were lost in the last minute
@@ -92,13 +110,14 @@ state, handshakes, ends by cause, by service port; and its own books, so that a 
              the last second, the open connections, what is wrong, the last hour and day, and each
              change as it happens, as JSON; docs/api.md has the parameters
 
-Metrics are those of the last full second. Neither a scrape nor a slow client holds up the reading of events.
+Metrics are those of the last full second; those of accept queues and ages, and findings, of the latest look at all sockets, \
+every 10 s or less often: looks take a hundredth of a core. Neither a scrape nor a slow client holds up the reading of events.
 
 Only this host can reach it unless --listen names another address. There is neither TLS nor a password: put a proxy \
 in front where others may reach it.
 
-Labels are bounded: a port is a service port of --ports, or one of the first --max-ports, or `other`; never a client's \
-port, an address or a process.
+Labels are bounded: a port is a service port of --ports, or one of the first --max-ports that last or are frequent, or \
+`other`; never a client's port, an address or a process. With the defaults, and with 1,000 ports, a scrape is below 4 MiB.
 
 SIGTERM or Ctrl-C ends it with the summary.";
 
@@ -138,6 +157,7 @@ mod tests {
         assert!(usual.listen.ip().is_loopback());
         assert_eq!(usual.bounds.max_ports, 128);
         assert!(usual.ports.is_none() && usual.buckets.is_empty());
+        assert_eq!(usual.histogram_ports, 256);
         let open = serve(&["--listen", "[::]:80", "--max-ports", "2"]).unwrap();
         assert!(open.listen.ip().is_unspecified());
         assert_eq!(open.bounds.max_ports, 2);

@@ -60,12 +60,14 @@ impl Buckets {
 }
 
 impl Default for Buckets {
-    /// From 10 us, a handshake on the loopback, over a minute in `TIME_WAIT`, to an hour.
+    /// From 10 us, a handshake on the loopback, over a minute in `TIME_WAIT`, to an hour. Few, since each is a line for each
+    /// histogram: up to seconds, one is four or five times the one before.
     fn default() -> Self {
-        let decades = [10, 100, 1_000, 10_000, 100_000, 1_000_000];
-        let steps = decades.map(|us| [us, us * 5 / 2, us * 5]);
-        let long = [10, 30, 65, 300, 3_600].map(|seconds: u64| seconds * 1_000_000);
-        let bounds = steps.into_iter().flatten().chain(long);
+        let us = [
+            10, 50, 250, 1_000, 5_000, 25_000, 100_000, 500_000, 2_000_000,
+        ];
+        let seconds = [10, 30, 65, 300, 3_600].map(|seconds: u64| seconds * 1_000_000);
+        let bounds = us.into_iter().chain(seconds);
         Self(bounds.map(|us| us * 1_000).collect())
     }
 }

@@ -6,6 +6,8 @@
 mod books;
 mod connections;
 mod cost;
+mod findings;
+mod looked;
 mod samples;
 
 use std::{fmt, sync::Arc};
@@ -13,7 +15,10 @@ use std::{fmt, sync::Arc};
 use prometheus_client::{metrics::MetricType, registry::Unit as ClientUnit};
 use tcpstate_core::present::RunSnapshot;
 
-pub(crate) use self::samples::Samples;
+pub(crate) use self::{
+    findings::Findings,
+    samples::{Ports, Samples},
+};
 use crate::Buckets;
 
 /// A metric.
@@ -52,6 +57,8 @@ pub enum Unit {
     Seconds,
     /// Bytes.
     Bytes,
+    /// A part of a whole, which is 1.
+    Ratio,
 }
 
 impl Metric {
@@ -60,6 +67,7 @@ impl Metric {
         let unit = self.unit.map_or("", |unit| match unit {
             Unit::Seconds => "_seconds",
             Unit::Bytes => "_bytes",
+            Unit::Ratio => "_ratio",
         });
         let suffix = match self.kind {
             Kind::Counter => "_total",
@@ -97,13 +105,15 @@ impl Unit {
         match self {
             Self::Seconds => "seconds",
             Self::Bytes => "bytes",
+            Self::Ratio => "ratio",
         }
     }
 
-    const fn for_client(self) -> ClientUnit {
+    fn for_client(self) -> ClientUnit {
         match self {
             Self::Seconds => ClientUnit::Seconds,
             Self::Bytes => ClientUnit::Bytes,
+            Self::Ratio => ClientUnit::Other("ratio".to_owned()),
         }
     }
 }
@@ -112,6 +122,9 @@ impl Unit {
 #[derive(Debug)]
 pub(crate) struct Exposed {
     pub(crate) snapshot: Arc<RunSnapshot>,
+    /// The ports with a label in this snapshot.
+    pub(crate) ports: Ports,
+    pub(crate) findings: Findings,
     pub(crate) buckets: Buckets,
     /// The size of the ring buffer.
     pub(crate) ring_bytes: u32,
@@ -142,6 +155,8 @@ impl prometheus_client::collector::Collector for Exposed {
 pub fn tables() -> impl Iterator<Item = &'static Metric> {
     connections::METRICS
         .iter()
+        .chain(looked::METRICS)
+        .chain(findings::METRICS)
         .chain(books::METRICS)
         .chain(cost::METRICS)
 }

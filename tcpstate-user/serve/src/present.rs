@@ -13,7 +13,7 @@ use crate::{
     Buckets,
     exposition::{self, Format},
     health::{Health, Unwell},
-    metrics::Exposed,
+    metrics::{Exposed, Findings, Ports},
     own,
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Present {
 struct State {
     latest: Option<Arc<RunSnapshot>>,
     health: Health,
+    /// The findings that there were.
+    findings: Findings,
     /// The texts of the latest snapshot that were asked for: any number of scrapes cost what one costs.
     texts: Vec<(Format, Bytes)>,
 }
@@ -61,6 +63,7 @@ impl Present {
             let mut state = self.state();
             let missed = snapshot.books.accounting.missed();
             state.health.take(missed, Instant::now());
+            state.findings.take(&snapshot, &Ports::of(&snapshot));
             state.latest = Some(snapshot);
             state.texts.clear();
         }
@@ -87,6 +90,8 @@ impl Present {
         }
         let snapshot = state.latest.clone().ok_or(Unwell::Starting)?;
         let exposed = Exposed {
+            ports: Ports::of(&snapshot),
+            findings: state.findings.clone(),
             snapshot,
             buckets: self.buckets.clone(),
             ring_bytes: self.ring_bytes,

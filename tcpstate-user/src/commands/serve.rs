@@ -12,11 +12,10 @@ use tcpstate_cli::Cli;
 use tcpstate_core::{
     books::RunBooks,
     census::Census,
-    diagnosis::Thresholds,
     event::Event,
     expression::{Change, Lookup, Moment, NoNames},
     filter::{CgroupTree, PortSet},
-    model::{Books, By, Connections, Include},
+    model::{Books, By, Connections, Include, Limits},
     names::Names,
     options::Format,
     origin::Origin,
@@ -32,6 +31,7 @@ use tcpstate_text::{
 };
 
 use crate::{
+    commands::diagnose::thresholds,
     looks::{Background, Last, Looker, Pace},
     message::note,
     selection::{Selection, names},
@@ -54,6 +54,11 @@ pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     };
     let selection = Selection::of("serve", Moment::Always, watched)?;
     let settings = settings(watched, arguments.bounds, None);
+    let limits = Limits {
+        // 32 bits fit on every machine that this runs on.
+        max_histogram_groups: usize::try_from(arguments.histogram_ports).unwrap_or(usize::MAX),
+        ..settings.limits
+    };
     let mut publisher = Publisher::new(&present::Options {
         interval_ns: INTERVAL_NS,
         by: By::Port,
@@ -62,19 +67,19 @@ pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
             histograms: true,
         },
         in_kernel: false,
-        limits: settings.limits,
+        limits,
     })
     .with_connections_on_request(api::MOST_CONNECTIONS);
-    match &arguments.ports {
-        Some(ports) => publisher = publisher.with_ports(ports),
-        None => {
-            if let Some(ports) = service_ports(arguments) {
-                publisher = publisher.with_ports(&ports);
-            }
+    if let Some(ports) = &arguments.ports {
+        publisher = publisher.with_ports(ports);
+    } else {
+        publisher = publisher.with_probation();
+        if let Some(ports) = service_ports(arguments) {
+            publisher = publisher.with_ports(&ports);
         }
     }
+    let thresholds = thresholds(arguments.rules.as_deref())?;
     if !watched.explain_filter {
-        let thresholds = Thresholds::default();
         let looker = Looker {
             namespaces: watched.sockets.netns.wanted.clone(),
             expression: selection.whole.clone(),
@@ -111,7 +116,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         server = Some(started);
         Ok(())
     };
-    watch_then(watched, &selection, settings.limits, &mut view, listen)
+    watch_then(watched, &selection, limits, &mut view, listen)
 }
 
 /// All ports but the ephemeral ones of this namespace; `None`: it is not known which these are.

@@ -90,6 +90,12 @@ pub(super) static METRICS: &[Metric] = &[
         "Connections that were forgotten because there were more than --max-connections",
         |exposed, samples| samples.counter(&[], exposed.snapshot.tracker.books.evicted),
     ),
+    counter(
+        "tcpstate_listeners_refused",
+        &[],
+        "Listeners that were not kept, or not with the processes that hold them, because there were too many",
+        |exposed, samples| samples.counter(&[], exposed.snapshot.tracker.books.listeners_refused),
+    ),
 ];
 
 fn accounting(exposed: &Exposed) -> &Accounting {

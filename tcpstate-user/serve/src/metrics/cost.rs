@@ -25,6 +25,27 @@ pub(super) static METRICS: &[Metric] = &[
         },
     },
     Metric {
+        stem: "tcpstate_ring_fill",
+        kind: Kind::Gauge,
+        unit: Some(Unit::Bytes),
+        labels: &[],
+        meaning: "The most that has waited in the ring buffer at a time in the last second",
+        read: |exposed, samples| match exposed.snapshot.books.load.ring_fill_bytes {
+            Some(bytes) => samples.gauge(&[], bytes),
+            None => Ok(()),
+        },
+    },
+    Metric {
+        stem: "tcpstate_sampling",
+        kind: Kind::Counter,
+        unit: Some(Unit::Seconds),
+        labels: &[],
+        meaning: "Processor time of the thread that samples sockets",
+        read: |exposed, samples| {
+            samples.known(&[], exposed.snapshot.books.load.sampling_ns.map(seconds))
+        },
+    },
+    Metric {
         stem: "tcpstate_bpf_run",
         kind: Kind::Counter,
         unit: Some(Unit::Seconds),

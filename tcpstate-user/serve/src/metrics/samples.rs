@@ -1,12 +1,15 @@
 //! The values of one metric, written to the client library.
 
-use std::fmt::{self, Display, Write as _};
+use std::{
+    collections::HashSet,
+    fmt::{self, Display, Write as _},
+};
 
 use prometheus_client::encoding::{
     EncodeCounterValue, EncodeGaugeValue, EncodeLabelKey, EncodeLabelSet, EncodeLabelValue,
     LabelSetEncoder, LabelValueEncoder, MetricEncoder, NoLabelSet,
 };
-use tcpstate_core::service::ServicePort;
+use tcpstate_core::{model::GroupKey, present::RunSnapshot, service::ServicePort};
 
 /// Takes the values of one metric.
 pub(crate) struct Samples<'a> {
@@ -119,8 +122,46 @@ impl EncodeLabelValue for Shown<'_> {
     }
 }
 
+/// The service ports that have figures of their own in a snapshot, and so a label.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ports(HashSet<u16>);
+
+impl Ports {
+    /// Those of this snapshot.
+    pub(crate) fn of(snapshot: &RunSnapshot) -> Self {
+        let groups = snapshot.tracker.groups.iter();
+        let ports = groups.filter_map(|group| match group.key {
+            GroupKey::Port(ServicePort::Port(port), _) => Some(port),
+            _ => None,
+        });
+        Self(ports.collect())
+    }
+
+    /// The label of a service port; `None`: it is not known.
+    pub(crate) fn label(&self, port: Option<u16>) -> PortLabel {
+        PortLabel(match port {
+            Some(port) if self.0.contains(&port) => ServicePort::Port(port),
+            Some(_) => ServicePort::Other,
+            None => ServicePort::Unknown,
+        })
+    }
+}
+
+/// The port that a finding is about, as the value of a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FindingPort(pub(crate) Option<PortLabel>);
+
+impl Display for FindingPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(port) => port.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
+
 /// A service port as the value of a label.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PortLabel(pub(crate) ServicePort);
 
 impl Display for PortLabel {

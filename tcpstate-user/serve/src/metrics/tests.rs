@@ -18,10 +18,21 @@ use tcpstate_core::{
 use super::*;
 use crate::exposition::{Format, write};
 
+mod looked;
+mod size;
+
 const SECOND: u64 = 1_000_000_000;
 
-/// A publisher whose run has started.
+/// A publisher whose run has started, with labels for two ports.
 pub(crate) fn publisher() -> Publisher {
+    with(Limits {
+        max_ports: 2,
+        ..Limits::default()
+    })
+}
+
+/// A publisher whose run has started.
+fn with(limits: Limits) -> Publisher {
     let ports = "1-30000".parse().unwrap();
     let mut publisher = Publisher::new(&Options {
         interval_ns: SECOND,
@@ -31,13 +42,15 @@ pub(crate) fn publisher() -> Publisher {
             histograms: true,
         },
         in_kernel: false,
-        limits: Limits {
-            max_ports: 2,
-            ..Limits::default()
-        },
+        limits,
     })
     .with_ports(&ports);
-    let origin = Origin {
+    publisher.start(&origin(), &mut io::sink()).unwrap();
+    publisher
+}
+
+fn origin() -> Origin {
+    Origin {
         host: "host".into(),
         kernel: "6.18".into(),
         attach: "btf".into(),
@@ -46,9 +59,7 @@ pub(crate) fn publisher() -> Publisher {
         filters: String::new(),
         live: true,
         sample_interval_ns: Some(SECOND),
-    };
-    publisher.start(&origin, &mut io::sink()).unwrap();
-    publisher
+    }
 }
 
 fn change(publisher: &mut Publisher, rport: u16, (cookie, ts_ns): (u64, u64), to: (State, State)) {
@@ -93,8 +104,18 @@ pub(crate) fn tick(publisher: &mut Publisher, second: u64, lost: u64) {
 }
 
 fn text(publisher: &Publisher, format: Format) -> String {
+    text_with(publisher, &mut Findings::default(), format)
+}
+
+/// The text, with these findings of before.
+fn text_with(publisher: &Publisher, findings: &mut Findings, format: Format) -> String {
+    let snapshot = publisher.subscribe().latest().unwrap();
+    let ports = Ports::of(&snapshot);
+    findings.take(&snapshot, &ports);
     let exposed = Exposed {
-        snapshot: publisher.subscribe().latest().unwrap(),
+        snapshot,
+        ports,
+        findings: findings.clone(),
         buckets: Buckets::default(),
         ring_bytes: 65_536,
         resident_bytes: None,
@@ -126,8 +147,8 @@ fn a_scrape_has_every_metric_with_its_labels() {
         "tcpstate_transitions_total{from=\"CLOSE\",to=\"SYN_SENT\",port=\"other\"} 2",
         "tcpstate_state_duration_seconds_count{state=\"SYN_SENT\",port=\"80\"} 2",
         "tcpstate_state_duration_seconds_sum{state=\"SYN_SENT\",port=\"80\"} 0.002",
-        "tcpstate_state_duration_seconds_bucket{state=\"SYN_SENT\",port=\"80\",le=\"0.0005\"} 0",
-        "tcpstate_state_duration_seconds_bucket{state=\"SYN_SENT\",port=\"80\",le=\"0.0025\"} 2",
+        "tcpstate_state_duration_seconds_bucket{state=\"SYN_SENT\",port=\"80\",le=\"0.00025\"} 0",
+        "tcpstate_state_duration_seconds_bucket{state=\"SYN_SENT\",port=\"80\",le=\"0.005\"} 2",
         "tcpstate_state_duration_seconds_bucket{state=\"SYN_SENT\",port=\"80\",le=\"+Inf\"} 2",
         "tcpstate_connection_duration_seconds_count{role=\"client\",port=\"other\"} 2",
         "tcpstate_connections{state=\"CLOSE_WAIT\"} 0",
