@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, ErrorKind, Write as _},
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -197,7 +197,7 @@ struct Stream(BufReader<TcpStream>);
 impl Stream {
     fn follow(served: &Served, query: &str) -> Result<Self> {
         served.netns.run(|| {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, served.http))?;
+            let mut stream = TcpStream::connect(served.http)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             write!(
                 stream,
@@ -342,7 +342,7 @@ fn broken_clients() -> Result<()> {
 }
 
 /// Keeps so many broken clients at the server: each that it closes comes again.
-fn annoy(http: u16, stop: &AtomicBool) -> Result<()> {
+fn annoy(http: SocketAddr, stop: &AtomicBool) -> Result<()> {
     const BEGINS: [&[u8]; 7] = [
         b"",
         b"GET /metrics HT",
@@ -353,7 +353,7 @@ fn annoy(http: u16, stop: &AtomicBool) -> Result<()> {
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ];
     let connect = |at: usize| -> Result<TcpStream> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, http))?;
+        let mut stream = TcpStream::connect(http)?;
         // The server may have closed it already, for a later one.
         let _ = stream.write_all(BEGINS[at % BEGINS.len()]);
         stream.set_nonblocking(true)?;

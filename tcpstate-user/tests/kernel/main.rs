@@ -39,6 +39,7 @@ mod parts;
 mod privileges;
 mod process;
 mod programs;
+mod prometheus;
 mod rates;
 mod restored;
 mod ring;
@@ -113,6 +114,7 @@ fn main() {
     diagnose::add(&mut trials);
     serve::add(&mut trials);
     api::add(&mut trials);
+    prometheus::add(&mut trials);
     causes::add(&mut trials);
     census::add(&mut trials);
     names::add(&mut trials);

@@ -199,6 +199,7 @@ pub fn missing_name(name: &[u8], meaning: &str) -> Option<String> {
 const REAL: &[&str] = &[
     "nginx",
     "haproxy",
+    "prometheus",
     "promtool",
     "python3",
     "redis-server",

@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
 };
 
@@ -152,8 +152,8 @@ fn promtool() -> Result<()> {
 pub struct Served {
     pub netns: Netns,
     pub tcpstate: Tcpstate,
-    /// Its port.
-    pub http: u16,
+    /// Its address.
+    pub http: SocketAddr,
     /// The port of the test's connections, which has a label.
     pub port: u16,
 }
@@ -161,9 +161,14 @@ pub struct Served {
 impl Served {
     /// Starts it, and returns when it is ready.
     pub fn start(arguments: &[&str]) -> Result<Self> {
-        let (http, port) = (unused_port(), unused_port());
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), arguments)
+    }
+
+    /// The same at another address.
+    pub fn start_at(address: IpAddr, arguments: &[&str]) -> Result<Self> {
+        let (http, port) = (SocketAddr::new(address, unused_port()), unused_port());
         let netns = Netns::new()?;
-        let (listen, label) = (format!("127.0.0.1:{http}"), port.to_string());
+        let (listen, label) = (http.to_string(), port.to_string());
         let own = [
             "serve", "--netns", "self", "--listen", &listen, "--ports", &label,
         ];
@@ -183,27 +188,31 @@ impl Served {
 
     /// The status and the body of an answer.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        self.netns.run(|| {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.http))?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            let (head, body) = answer
-                .split_once("\r\n\r\n")
-                .context("no end of the head")?;
-            let status = head.split(' ').nth(1).context("no status")?.parse()?;
-            Ok((status, body.to_owned()))
-        })
+        self.netns.run(|| get(self.http, path))
     }
 }
 
+/// The status and the body of an answer of an HTTP server in this namespace.
+pub fn get(server: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    // An answer without parts of its own.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("no end of the head")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((status, body.to_owned()))
+}
+
 /// The metrics of one scrape.
-struct Scrape(String);
+pub struct Scrape(pub String);
 
 impl Scrape {
     /// The sum of the values of this name that have all these labels.
-    fn sum(&self, name: &str, labels: &[&str]) -> u64 {
+    pub fn sum(&self, name: &str, labels: &[&str]) -> u64 {
         let values = self.0.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let (of, all) = series.split_once('{').unwrap_or((series, ""));
@@ -276,7 +285,7 @@ pub fn connections(port: u16) -> Result<()> {
 }
 
 /// Clients that the server cannot finish with, more than it keeps at a time.
-fn slow_clients(http: u16) -> Result<Vec<TcpStream>> {
+fn slow_clients(http: SocketAddr) -> Result<Vec<TcpStream>> {
     let begins = [
         &b""[..],
         b"GET /metrics HTTP/1.1\r\nHost: ",
@@ -284,7 +293,7 @@ fn slow_clients(http: u16) -> Result<Vec<TcpStream>> {
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ];
     let clients = (0..400).map(|at| {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, http))?;
+        let mut stream = TcpStream::connect(http)?;
         // The server may have closed it already, for a later one.
         let _ = stream.write_all(begins[at % begins.len()]);
         Ok(stream)

@@ -1,0 +1,192 @@
+//! `tcpstate serve` scraped by a Prometheus, each second, beside a churn of connections.
+//!
+//! The churn is IPv4, and only that is watched. Prometheus and the test itself speak IPv6, so that a scrape does not change
+//! what is counted, and the counters in Prometheus must be those of the tool's last line.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::Read as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    need::{Need, trial},
+    net::{Netns, PATIENCE, await_that, unused_port},
+    process::Running,
+    serve::{Scrape, Served, get},
+};
+
+/// The time of the churn.
+const CHURN: Duration = Duration::from_secs(20);
+
+/// Connections between two pauses.
+const BATCH: u64 = 50;
+
+pub fn add(trials: &mut Vec<Trial>) {
+    let needs = [Need::Btf, Need::Program("prometheus")];
+    trials.push(trial("prometheus::has_what_was_counted", &needs, scraped));
+}
+
+fn scraped() -> Result<()> {
+    let address = IpAddr::from(Ipv6Addr::LOCALHOST);
+    let served = Served::start_at(address, &["-4", "--json"])?;
+    let prometheus = Prometheus::start(&served.netns, served.http)?;
+    prometheus.await_value("up", 1.0)?;
+    let made = served.netns.run(|| churn(served.port))?;
+    // The last ones are shown a second later, and scraped another second later.
+    let mut counted = 0;
+    await_that("what was made is counted", || {
+        let (_, text) = served.get("/metrics")?;
+        let scrape = Scrape(text);
+        let ends = scrape.sum("tcpstate_connections_closed_total", &[]);
+        let missing = scrape.sum("tcpstate_events_lost_total", &[])
+            + scrape.sum("tcpstate_transitions_missing_total", &[]);
+        counted = scrape.sum("tcpstate_events_received_total", &[]);
+        // Each connection has two ends here.
+        Ok(ends == 2 * made || missing > 0)
+    })?;
+    #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+    let received = counted as f64;
+    prometheus.await_value("tcpstate_events_received_total", received)?;
+    prometheus.await_value("sum(tcpstate_transitions_total)", received)?;
+    prometheus.await_value("min_over_time(up[15s])", 1.0)?;
+    prometheus.await_value("count(tcpstate_connections)", 11.0)?;
+    prometheus.await_value("tcpstate_build_info", 1.0)?;
+    for query in [
+        "sum(rate(tcpstate_transitions_total[30s]))",
+        "histogram_quantile(0.5, sum by (le) (rate(tcpstate_state_duration_seconds_bucket{state=\"ESTABLISHED\"}[30s])))",
+        "histogram_quantile(0.99, sum by (le) (rate(tcpstate_connection_duration_seconds_bucket{role=\"client\"}[30s])))",
+        "sum(rate(tcpstate_handshake_duration_seconds_sum[30s])) / sum(rate(tcpstate_handshake_duration_seconds_count[30s]))",
+        "sum(rate(tcpstate_connections_closed_total{cause=\"fin\"}[30s]))",
+        "tcpstate_connections{state=\"TIME_WAIT\"}",
+        "tcpstate_ring_bytes",
+        "rate(process_cpu_seconds_total[30s])",
+    ] {
+        let value = prometheus.value(query)?;
+        ensure!(
+            value.is_some_and(|value| value > 0.0 && value.is_finite()),
+            "{query}: {value:?}"
+        );
+    }
+    kill_process(Pid::from_child(&served.tcpstate.child), Signal::TERM)?;
+    let (_, summary) = served.tcpstate.finish()?.json()?;
+    let last = summary["accounting"]["received"].as_u64();
+    ensure!(
+        last == Some(counted),
+        "received {last:?}, in Prometheus {counted}"
+    );
+    // Its absence shows too.
+    prometheus.await_value("up", 0.0)
+}
+
+/// Makes connections for some time. Returns their number.
+fn churn(port: u16) -> Result<u64> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    let (mut made, begin) = (0, Instant::now());
+    while begin.elapsed() < CHURN {
+        for _ in 0..BATCH {
+            let client = TcpStream::connect(listener.local_addr()?)?;
+            let (mut server, _) = listener.accept()?;
+            drop(client);
+            server.read_to_end(&mut Vec::new())?;
+        }
+        made += BATCH;
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(made)
+}
+
+/// A running Prometheus, with its data in a folder of its own.
+struct Prometheus<'a> {
+    netns: &'a Netns,
+    address: SocketAddr,
+    _running: Running,
+    folder: TempDir,
+}
+
+impl<'a> Prometheus<'a> {
+    /// Starts one that scrapes this server in its namespace, and returns when it answers.
+    fn start(netns: &'a Netns, scraped: SocketAddr) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let (config, data) = (
+            folder.path().join("prometheus.yml"),
+            folder.path().join("data"),
+        );
+        let text = format!(
+            "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\nscrape_configs:\n- job_name: tcpstate\n  \
+             static_configs:\n  - targets: ['{scraped}']\n"
+        );
+        fs::write(&config, text)?;
+        let address = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), unused_port());
+        let log = fs::File::create(folder.path().join("log"))?;
+        let mut command = Command::new("prometheus");
+        command
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", data.display()))
+            .arg(format!("--web.listen-address={address}"))
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let running = netns.run(|| Running::new(&mut command))?;
+        let this = Self {
+            netns,
+            address,
+            _running: running,
+            folder,
+        };
+        await_that("Prometheus is ready", || {
+            let answer = this.netns.run(|| get(address, "/-/ready"));
+            Ok(answer.is_ok_and(|(status, _)| status == 200))
+        })
+        .with_context(|| this.log())?;
+        Ok(this)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// The value of a query that has one; `None`: it has none yet.
+    fn value(&self, query: &str) -> Result<Option<f64>> {
+        let mut path = String::from("/api/v1/query?query=");
+        for byte in query.bytes() {
+            write!(path, "%{byte:02x}")?;
+        }
+        let (status, body) = self.netns.run(|| get(self.address, &path))?;
+        ensure!(status == 200, "{query}: {status}: {body}");
+        let answer: Value = serde_json::from_str(&body)?;
+        let values = answer["data"]["result"].as_array().context("no result")?;
+        ensure!(values.len() <= 1, "{query} has several values: {body}");
+        let Some(value) = values.first() else {
+            return Ok(None);
+        };
+        let text = value["value"][1].as_str().context("no value")?;
+        Ok(Some(text.parse()?))
+    }
+
+    /// Waits until a query has this value.
+    fn await_value(&self, query: &str, wanted: f64) -> Result<()> {
+        let mut last = None;
+        await_that(query, || {
+            last = self.value(query)?;
+            Ok(last.is_some_and(|value| (value - wanted).abs() < 0.5))
+        })
+        .with_context(|| {
+            format!(
+                "{wanted} wanted, {last:?} after {PATIENCE:?}; {}",
+                self.log()
+            )
+        })
+    }
+}
