@@ -110,12 +110,11 @@ impl Cause {
     }
 
     /// A number for it, which [`Cause::of_number`] reads: for whoever packs it.
-    pub const fn number(self) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "few have names")]
+    pub fn number(self) -> u32 {
         match self.place() {
-            // There are few.
-            #[expect(clippy::cast_possible_truncation, reason = "below 9")]
             Ok(place) => place as u32,
-            Err(errno) => Self::NAMED.len() as u32 + errno as u32,
+            Err(errno) => Self::NAMED.len() as u32 + u32::from(errno),
         }
     }
 

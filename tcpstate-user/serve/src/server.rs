@@ -140,7 +140,7 @@ impl Server {
                     (&present, &api),
                     subscriber,
                     stopped,
-                )
+                );
             })
             .map_err(ServeError::Start)?;
         Ok(Self {
@@ -177,7 +177,7 @@ fn run(
     runtime.block_on(async move {
         tokio::select! {
             // The other end is dropped, and nothing is sent.
-            _ = async {
+            () = async {
                 let _ = stopped.await;
                 api.end(LAST_TIME).await;
             } => {}

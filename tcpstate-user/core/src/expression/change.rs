@@ -59,6 +59,10 @@ pub struct ChangeFacts<'a> {
 
 impl ChangeFacts<'_> {
     /// Whether the kernel sets something only after the latest change that a filter may test.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method alone is of one lifetime only"
+    )]
     pub fn is_pending(&self) -> bool {
         self.of_events(|facts| facts.is_pending())
     }

@@ -93,14 +93,14 @@ fn judge(wanted: &Wanted, connection: &Connection, snapshot: &RunSnapshot) -> Tr
     };
     let by_state = wanted.states.as_ref().is_none_or(is_in).into();
     let by_port = wanted.ports.as_ref().map_or(Truth::Yes, is_at);
-    let judged = Truth::all([by_state, by_port].into_iter());
+    let judged = Truth::all([by_state, by_port]);
     if judged == Truth::No || wanted.expression.wants_all() {
         return judged;
     }
     let judged_row = wanted
         .expression
         .judge(&OpenConnection(&row(connection, snapshot)));
-    Truth::all([judged, judged_row].into_iter())
+    Truth::all([judged, judged_row])
 }
 
 fn row(connection: &Connection, snapshot: &RunSnapshot) -> ConnectionRow {

@@ -1,4 +1,4 @@
-//! The description of the API, OpenAPI 3.1: a committed file, which a test makes from the table of paths and from the
+//! The description of the API, `OpenAPI` 3.1: a committed file, which a test makes from the table of paths and from the
 //! catalogue, and checks answers against.
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ fn connections(query: &Query<'_>, names: &dyn Lookup) -> Result<Wanted, BadReque
     Ok(Wanted {
         expression: query.filter(Moment::Present, names)?,
         states,
-        ports: ports(&query)?,
+        ports: ports(query)?,
         newest_first: query.word("order")? == 1,
         limit: query.number("limit")?,
         cursor: query.read("cursor", |text| {

@@ -83,6 +83,7 @@ fn push_figures(figures: &Figures, bytes: &mut Vec<u8>) {
 }
 
 /// Seven bits a byte, the lowest first.
+#[expect(clippy::cast_possible_truncation, reason = "seven bits, or less")]
 fn push_number(mut number: u64, bytes: &mut Vec<u8>) {
     while number >= 0x80 {
         bytes.push((number & 0x7f) as u8 | 0x80);
