@@ -46,6 +46,7 @@ use tcpstate_text::{
     rates::Intervals,
 };
 use tokio::{
+    sync::Semaphore,
     task::spawn_blocking,
     time::{sleep, timeout},
 };
@@ -67,7 +68,7 @@ use crate::{answer::answer, lease::Lease, present::Present};
 pub type Names = Arc<dyn Lookup + Send + Sync>;
 
 /// The connections of each state that are listed, those that have been in it longest: a snapshot of them takes some
-/// 30 MiB at most, while a request is answered.
+/// 50 MiB at most, while a request is answered; there is one at a time.
 pub const MOST_CONNECTIONS: usize = 10_000;
 
 /// The time for a snapshot with connections: snapshots come once a second.
@@ -89,6 +90,8 @@ pub(crate) struct Api {
     texts: Mutex<Texts>,
     history: Mutex<History>,
     feed: Feed,
+    /// Lists of connections are made one after the other: each holds a snapshot.
+    turn: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -137,6 +140,7 @@ impl Api {
     ) -> Self {
         Self {
             feed,
+            turn: Arc::new(Semaphore::new(1)),
             present,
             subscriber,
             names,
@@ -210,8 +214,15 @@ impl Api {
                 text.into()
             }
             Request::Connections(wanted) => {
+                let turn = timeout(PATIENCE, Arc::clone(&self.turn).acquire_owned()).await;
+                let turn = turn.map_err(|_| unavailable(&TOO_BUSY))?;
                 let snapshot = self.with_connections().await?;
-                let work = move || connections::write(&snapshot, &wanted);
+                let work = move || {
+                    let text = connections::write(&snapshot, &wanted);
+                    // Whoever asked may have gone: then nobody else knows that it is over.
+                    drop((snapshot, turn));
+                    text
+                };
                 let written = spawn_blocking(work).await;
                 let text = written.map_err(|_| unavailable(&TOO_BUSY))??;
                 text.into()

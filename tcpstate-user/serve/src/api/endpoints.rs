@@ -186,7 +186,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/api/v1/events",
-        doc: "Changes of state from now on, as server-sent events",
+        doc: "Changes of state from now on, as server-sent events. Eight clients may follow at a time; one more gets 503",
         parameters: &[FILTER],
         fields: &[
             (

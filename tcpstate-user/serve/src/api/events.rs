@@ -18,7 +18,7 @@ use axum::body::{Bytes, HttpBody};
 use http_body::Frame;
 use tcpstate_core::{
     catalogue::{TRANSITION, TransitionRow},
-    event::SocketId,
+    event::Event,
     expression::{Change, ChangeFacts, Expression, Truth},
 };
 use tcpstate_text::format::json::Records;
@@ -144,8 +144,8 @@ impl HttpBody for Events {
 /// Passes the changes for which an expression is true, as the gate of a run does.
 struct Filter {
     expression: Expression,
-    /// By socket, the change that its next one decides.
-    held: HashMap<SocketId, Arc<Change>>,
+    /// By the address of the socket (the cookie where there is none), the change that its next one decides.
+    held: HashMap<u64, Arc<Change>>,
 }
 
 impl Filter {
@@ -154,9 +154,9 @@ impl Filter {
         if self.expression.wants_all() {
             return [None, Some(Arc::clone(change))];
         }
-        let id = change.event.id();
-        let held = self.held.remove(&id);
-        let held = held.filter(|held| held.event.newstate() == change.event.oldstate());
+        let key = key(&change.event);
+        let held = self.held.remove(&key);
+        let held = held.filter(|held| is_next(&held.event, &change.event));
         let held = held.filter(|held| {
             let facts = ChangeFacts {
                 change: held,
@@ -174,8 +174,25 @@ impl Filter {
                 // Their next ones were lost, or filtered in the kernel.
                 self.held.clear();
             }
-            self.held.insert(id, Arc::clone(change));
+            self.held.insert(key, Arc::clone(change));
         }
         [held, (judged == Truth::Yes).then(|| Arc::clone(change))]
     }
+}
+
+/// The child of a listener has no cookie before its second change, so that only its address is the same at both.
+const fn key(event: &Event) -> u64 {
+    let record = event.record();
+    if record.skaddr == 0 {
+        record.cookie
+    } else {
+        record.skaddr
+    }
+}
+
+/// Whether one event follows another of the same socket: the kernel uses an address again.
+fn is_next(one: &Event, next: &Event) -> bool {
+    let cookies = (one.record().cookie, next.record().cookie);
+    let is_same = cookies.0 == 0 || cookies.1 == 0 || cookies.0 == cookies.1;
+    is_same && one.newstate() == next.oldstate()
 }

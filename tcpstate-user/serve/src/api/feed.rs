@@ -17,6 +17,9 @@ use tcpstate_core::expression::Change;
 /// The changes that the ring holds: some 40 MiB, and half a second at 100,000 a second.
 const MOST_CHANGES: usize = 1 << 16;
 
+// A change, its counts of references, and the place in the ring; names of cgroups are shared.
+const _: () = assert!(MOST_CHANGES * (size_of::<Change>() + 3 * size_of::<usize>()) <= 40 << 20);
+
 /// The clients that may follow at a time.
 pub const MOST_STREAMS: usize = 8;
 

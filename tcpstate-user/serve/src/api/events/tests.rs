@@ -228,3 +228,38 @@ fn changes_that_nothing_decides_are_bounded() {
         assert!(filter.held.len() <= MOST_HELD);
     }
 }
+
+#[test]
+fn a_child_without_a_cookie_is_decided_by_its_next_change() {
+    let feed = Feed::default();
+    let mut publisher = whole();
+    let mut follower = feed.follow().unwrap();
+    let mut filter = Filter {
+        expression: Expression::parse("dport = :40000", &NoNames).unwrap(),
+        held: HashMap::new(),
+    };
+    let states = [
+        (State::LISTEN, State::SYN_RECV),
+        (State::SYN_RECV, State::ESTABLISHED),
+    ];
+    let mut passed = Vec::new();
+    for (at, states) in states.into_iter().enumerate() {
+        let mut record = *event((7, 1), 0, states).record();
+        record.skaddr = 0x1234;
+        if at == 0 {
+            // The kernel has copied neither yet.
+            (record.cookie, record.flags) = (0, 0);
+        } else {
+            record.rport = 40_000;
+        }
+        let event = Event::try_from(record).unwrap();
+        publisher.event_then(&event, |applied| {
+            feed.push(Change::new(&event, applied, 0, None));
+        });
+        for change in follower.take(AT_ONCE).changes {
+            passed.extend(filter.pass(&change).into_iter().flatten());
+        }
+    }
+    let passed: Vec<State> = passed.iter().map(|one| one.row.newstate).collect();
+    assert_eq!(passed, [State::SYN_RECV, State::ESTABLISHED]);
+}
