@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         Command::Diagnose(arguments) => diagnose::run(arguments),
         Command::Top(arguments) => top::run(arguments),
         #[cfg(feature = "serve")]
-        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Serve(arguments) => serve::run(arguments),
         #[cfg(not(feature = "serve"))]
         Command::Serve(_) => Err(anyhow::anyhow!(
             "this build of tcpstate has no `serve`: it was left out (feature `serve`)"

@@ -96,20 +96,37 @@ pub(crate) fn watch(
     watch_or_count(arguments, selection, limits, None, view)
 }
 
-/// The same; once the capture has started, `then` runs.
+/// What a run has that goes on in the background.
 #[cfg(feature = "serve")]
-pub(crate) fn watch_then(
+pub(crate) struct Service<'a, L> {
+    /// Called once the capture has started.
+    pub(crate) listen: L,
+    /// Called at each SIGHUP; without it, SIGHUP ends the run.
+    pub(crate) reload: Option<&'a mut dyn FnMut()>,
+}
+
+/// The same, as a service.
+#[cfg(feature = "serve")]
+pub(crate) fn watch_as_service<L>(
     arguments: &Watch,
     selection: &Selection,
     limits: Limits,
     view: &mut dyn View,
-    then: impl FnOnce() -> anyhow::Result<()>,
-) -> anyhow::Result<ExitCode> {
-    run_view(arguments, selection, limits, view, |view| {
+    service: Service<'_, L>,
+) -> anyhow::Result<ExitCode>
+where
+    L: FnOnce() -> anyhow::Result<()>,
+{
+    let live = |view: &dyn View| -> anyhow::Result<Box<dyn EventSource>> {
         let live = start(arguments, selection, None, view)?;
-        then()?;
+        (service.listen)()?;
         Ok(Box::new(live))
-    })
+    };
+    let ways = Ways {
+        reload: service.reload,
+        ..Ways::none()
+    };
+    run_view_until(arguments, selection, limits, view, live, ways)
 }
 
 /// The same; where the host cannot be watched, without events.
@@ -162,6 +179,7 @@ pub(crate) fn watch_until(
     let ways = Ways {
         playing,
         until: Box::pin(until),
+        reload: None,
     };
     run_view_until(arguments, selection, limits, view, live, ways)
 }
@@ -174,19 +192,27 @@ fn run_view(
     view: &mut dyn View,
     live: impl FnOnce(&dyn View) -> anyhow::Result<Box<dyn EventSource>>,
 ) -> anyhow::Result<ExitCode> {
-    let ways = Ways {
-        playing: None,
-        until: Box::pin(std::future::pending()),
-    };
-    run_view_until(arguments, selection, limits, view, live, ways)
+    run_view_until(arguments, selection, limits, view, live, Ways::none())
 }
 
 /// Somebody else's ways to a run.
-struct Ways {
+struct Ways<'a> {
     /// Commands, for a recording that is played.
     playing: Option<Inbox>,
     /// The end of the run.
     until: Pin<Box<dyn Future<Output = ()>>>,
+    /// Called at each SIGHUP; without it, SIGHUP ends the run.
+    reload: Option<&'a mut dyn FnMut()>,
+}
+
+impl Ways<'_> {
+    fn none() -> Self {
+        Self {
+            playing: None,
+            until: Box::pin(std::future::pending()),
+            reload: None,
+        }
+    }
 }
 
 /// The same, until the one who has these ways ends it.
@@ -196,7 +222,7 @@ fn run_view_until(
     limits: Limits,
     view: &mut dyn View,
     live: impl FnOnce(&dyn View) -> anyhow::Result<Box<dyn EventSource>>,
-    ways: Ways,
+    ways: Ways<'_>,
 ) -> anyhow::Result<ExitCode> {
     if arguments.explain_filter {
         explain(arguments, selection).context("cannot write the output")?;
@@ -229,10 +255,15 @@ fn run_view_until(
                 None => std::future::pending().await,
             }
         };
-        let mut interrupts = Until {
-            signals: signals::Process::install(view.takes_usr1(), reader_gone)
+        let signals = signals::Wanted {
+            usr1: view.takes_usr1(),
+            hangups: ways.reload.is_some(),
+        };
+        let mut interrupts = Combined {
+            signals: signals::Process::install(signals, reader_gone)
                 .context("cannot handle signals")?,
             until: Some(ways.until),
+            reload: ways.reload,
         };
         let options = run::Options {
             duration: arguments.duration,
@@ -282,20 +313,26 @@ fn run_view_until(
     })
 }
 
-/// The signals of the process, and somebody else who ends the run.
-struct Until {
+/// The signals of the process, and somebody else's ways to the run.
+struct Combined<'a> {
     signals: signals::Process,
     /// `None`: it has ended it.
     until: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    reload: Option<&'a mut dyn FnMut()>,
 }
 
-impl Interrupts for Until {
+impl Interrupts for Combined<'_> {
     fn poll_interrupt(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
         if let Some(until) = &mut self.until
             && until.as_mut().poll(cx).is_ready()
         {
             self.until = None;
             return Poll::Ready(Interrupt::Stop);
+        }
+        while self.signals.poll_hangup(cx).is_ready() {
+            if let Some(reload) = &mut self.reload {
+                reload();
+            }
         }
         self.signals.poll_interrupt(cx)
     }

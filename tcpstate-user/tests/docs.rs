@@ -326,6 +326,7 @@ fn links_between_the_documents_resolve() {
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "docs/captures.md",
+        "docs/deploy.md",
         "docs/overhead.md",
         "docs/overhead-notebook.md",
         "docs/reliability.md",

@@ -179,7 +179,11 @@ fn child(kind: &str) -> ExitCode {
         .build()
         .expect("a runtime");
     let result = runtime.block_on(async {
-        let mut interrupts = signals::Process::install(true, stdout::reader_gone()?)?;
+        let wanted = signals::Wanted {
+            usr1: true,
+            hangups: false,
+        };
+        let mut interrupts = signals::Process::install(wanted, stdout::reader_gone()?)?;
         let origin = Origin {
             host: String::new(),
             kernel: String::new(),

@@ -19,11 +19,21 @@ use crate::{
 pub struct Serve {
     #[command(flatten)]
     pub watch: Watch,
+    /// Take settings from this file: options without the dashes, such as `max-ports = 64`; an option that is given wins
+    #[arg(long, value_name = "FILE", help_heading = None::<&str>)]
+    pub config: Option<PathBuf>,
+    /// Say whether the file of --config is right, then end
+    #[arg(long, requires = "config", help_heading = None::<&str>)]
+    pub check_config: bool,
+    /// Print all settings with their origins, as a file for --config, then end
+    #[arg(long, conflicts_with = "check_config", help_heading = None::<&str>)]
+    pub print_config: bool,
     /// Listen on this address; there is neither TLS nor a password
     #[arg(
         long,
         value_name = "ADDRESS",
         default_value = "127.0.0.1:9716",
+        help_heading = None::<&str>,
         value_parser = parse_address
     )]
     pub listen: SocketAddr,
@@ -119,6 +129,9 @@ in front where others may reach it.
 Labels are bounded: a port is a service port of --ports, or one of the first --max-ports that last or are frequent, or \
 `other`; never a client's port, an address or a process. With the defaults, and with 1,000 ports, a scrape is below 4 MiB.
 
+--config takes the settings from a file, in which they have the names of the options; an option that is given wins. SIGHUP \
+reads the file again: what can change does, and the rest is named with the reason.
+
 SIGTERM or Ctrl-C ends it with the summary.";
 
 /// The language of filters, and examples.
@@ -132,7 +145,9 @@ Examples:
   tcpstate serve --ports 80,443,5432      labels for these ports only
   tcpstate serve --listen 10.0.0.5:9716   for the Prometheus of this network
   tcpstate serve --netns self not src 127.0.0.0/8    without containers and lo
-  tcpstate serve --buckets 1ms,10ms,100ms,1s    few buckets";
+  tcpstate serve --buckets 1ms,10ms,100ms,1s    few buckets
+  tcpstate serve --print-config > serve.toml    a file with all settings
+  tcpstate serve --config serve.toml            and with its changes";
 
 #[cfg(test)]
 mod tests {

@@ -18,14 +18,15 @@ use crate::{
 };
 
 /// The latest snapshot, its texts and the health of the run.
+#[derive(Debug)]
 pub(crate) struct Present {
-    buckets: Buckets,
     ring_bytes: u32,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
+    buckets: Buckets,
     latest: Option<Arc<RunSnapshot>>,
     health: Health,
     /// The findings that there were.
@@ -46,10 +47,19 @@ pub(crate) enum NoText {
 impl Present {
     pub(crate) fn new(buckets: Buckets, ring_bytes: u32) -> Self {
         Self {
-            buckets,
             ring_bytes,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                buckets,
+                ..State::default()
+            }),
         }
+    }
+
+    /// Changes the buckets of histograms: from the next scrape on.
+    pub(crate) fn set_buckets(&self, buckets: Buckets) {
+        let mut state = self.state();
+        state.buckets = buckets;
+        state.texts.clear();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -93,7 +103,7 @@ impl Present {
             ports: Ports::of(&snapshot),
             findings: state.findings.clone(),
             snapshot,
-            buckets: self.buckets.clone(),
+            buckets: state.buckets.clone(),
             ring_bytes: self.ring_bytes,
             resident_bytes: own::resident_bytes(),
         };

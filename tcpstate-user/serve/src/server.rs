@@ -92,6 +92,7 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    present: Arc<Present>,
     /// `None` once it is told to stop.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -130,6 +131,7 @@ impl Server {
         let api = Arc::new(api);
         let router = routes::router(Arc::clone(&present), Arc::clone(&api));
         let (stop, stopped) = oneshot::channel();
+        let seen = Arc::clone(&present);
         let thread = thread::Builder::new()
             .name("http".to_owned())
             .spawn(move || {
@@ -137,7 +139,7 @@ impl Server {
                     &runtime,
                     &listener,
                     &router,
-                    (&present, &api),
+                    (&seen, &api),
                     subscriber,
                     stopped,
                 );
@@ -145,6 +147,7 @@ impl Server {
             .map_err(ServeError::Start)?;
         Ok(Self {
             address,
+            present,
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -153,6 +156,13 @@ impl Server {
     /// The address that it listens on: with the port that the kernel chose, if 0 was asked for.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Changes the buckets of histograms, from the next scrape on.
+    ///
+    /// Nothing is counted anew: all buckets are made from the same finer ones.
+    pub fn set_buckets(&self, buckets: Buckets) {
+        self.present.set_buckets(buckets);
     }
 }
 

@@ -2,12 +2,16 @@
 
 use std::{fs, io, path::Path, process::ExitCode};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use tcpstate::run::stdout;
-use tcpstate_cli::quantity::parse_duration;
+use tcpstate_cli::{
+    quantity::parse_duration,
+    settings_file::{SettingsError, read_settings},
+};
 use tcpstate_core::{
     diagnosis::{Look, Looks, Thresholds, Unit},
     duration::nanoseconds,
+    error::chain,
     expression::Moment,
 };
 use tcpstate_text::diagnose::{Diagnose, Options};
@@ -79,15 +83,12 @@ pub(crate) fn thresholds(rules: Option<&Path>) -> anyhow::Result<Thresholds> {
 fn read_thresholds(path: &Path) -> anyhow::Result<Thresholds> {
     let read = || -> anyhow::Result<Thresholds> {
         let text = fs::read_to_string(path)?;
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            let at = error.span().map_or(0, |span| span.start);
-            let before = text.get(..at).unwrap_or_default();
-            let line = before.matches('\n').count() + 1;
-            anyhow!("line {line}: {}", error.message())
-        })?;
         let mut thresholds = Thresholds::default();
-        for (name, value) in &table {
-            thresholds.set(name, number(name, value)?)?;
+        for setting in read_settings(&text)? {
+            let name = &setting.name;
+            let set =
+                number(name, &setting.value).and_then(|value| Ok(thresholds.set(name, value)?));
+            set.map_err(|error| SettingsError::new(&setting, chain(error.as_ref())))?;
         }
         Ok(thresholds)
     };
@@ -141,21 +142,24 @@ mod tests {
     fn a_mistake_is_named_with_its_line() {
         for (text, message) in [
             ("\n[x", "line 2: unclosed table"),
-            ("x = 1", "`x` is no threshold"),
+            ("x = 1", "line 1: `x` is no threshold"),
             (
                 "backofs = 1",
-                "`backofs` is no threshold; `backoffs` is one",
+                "line 1: `backofs` is no threshold; `backoffs` is one",
             ),
             (
                 "close_wait_age = 5",
-                "`close_wait_age` is a time, such as \"30s\"",
+                "line 1: `close_wait_age` is a time, such as \"30s\"",
             ),
-            ("close_wait_age = \"5x\"", "`5x` is not a duration"),
+            (
+                "close_wait_age = \"5x\"",
+                "line 1: `close_wait_age`: `5x` is not a duration",
+            ),
             (
                 "backoffs = \"5\"",
-                "`backoffs` is a whole number, without quotes",
+                "line 1: `backoffs` is a whole number, without quotes",
             ),
-            ("backoffs = -5", "`backoffs` must not be negative"),
+            ("backoffs = -5", "line 1: `backoffs` must not be negative"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.starts_with(message), "{text}: {error}");

@@ -72,7 +72,8 @@ fn rates() -> Option<Edges> {
         .build()
         .ok()?;
     runtime.block_on(async {
-        let mut interrupts = signals::Process::install(false, std::future::pending()).ok()?;
+        let mut interrupts =
+            signals::Process::install(signals::Wanted::default(), std::future::pending()).ok()?;
         let mut live = Live::start(&tcpstate_capture::Options::events()).ok()?;
         let mut edges = Edges::default();
         let options = run::Options {

@@ -1,17 +1,22 @@
 //! `tcpstate serve`.
 
+mod configuration;
+
 use std::{
+    cell::OnceCell,
     io::{self, Write},
     process::ExitCode,
     sync::Arc,
 };
 
+use anyhow::Context as _;
 use serde::Serialize;
 use tcpstate_capture::procfs;
-use tcpstate_cli::Cli;
+use tcpstate_cli::Output;
 use tcpstate_core::{
     books::RunBooks,
     census::Census,
+    error::chain,
     event::Event,
     expression::{Change, Lookup, Moment, NoNames},
     filter::{CgroupTree, PortSet},
@@ -23,19 +28,20 @@ use tcpstate_core::{
     recalled::Recalled,
     view::{End, Flow, View},
 };
-use tcpstate_serve::{Buckets, Feed, Server, api};
+use tcpstate_serve::{Feed, Server, api};
 use tcpstate_text::{
     books::Changes,
     format::units::Counted,
     printer::{Finish, Printer},
 };
 
+use self::configuration::Configuration;
 use crate::{
     commands::diagnose::thresholds,
     looks::{Background, Last, Looker, Pace},
-    message::note,
+    message::{note, say},
     selection::{Selection, names},
-    watch::{settings, watch_then},
+    watch::{Service, settings, watch_as_service},
 };
 
 /// The time from one snapshot to the next.
@@ -44,14 +50,18 @@ const INTERVAL_NS: u64 = 1_000_000_000;
 /// Where Linux has its first ephemeral port. Below are those of services.
 const USUAL_FIRST_EPHEMERAL: u16 = 32_768;
 
-pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
+    let (mut configuration, read) = Configuration::of_process(given.config)?;
+    if given.check_config {
+        note(given.watch.output, "the configuration is right");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if given.print_config {
+        configuration.print().context("cannot write the output")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let arguments = &read.arguments;
     let watched = &arguments.watch;
-    let buckets = if arguments.buckets.is_empty() {
-        Buckets::default()
-    } else {
-        Buckets::new(&arguments.buckets)
-            .unwrap_or_else(|error| Cli::refuse("serve", &format!("--buckets: {error}")))
-    };
     let selection = Selection::of("serve", Moment::Always, watched)?;
     let settings = settings(watched, arguments.bounds, None);
     let limits = Limits {
@@ -91,7 +101,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     }
     let options = tcpstate_serve::Options {
         listen: arguments.listen,
-        buckets,
+        buckets: read.buckets,
         ring_bytes: watched.capture.ring_bytes,
         names: Arc::new(RequestNames),
         feed: Feed::default(),
@@ -99,7 +109,7 @@ pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     let subscriber = publisher.subscribe();
     let mut view = Served::new(publisher, options.feed.clone(), settings.format);
     // Until the end of the run.
-    let mut server = None;
+    let server = OnceCell::new();
     let listen = || {
         let started = Server::start(&options, subscriber)?;
         let address = started.address();
@@ -113,10 +123,42 @@ pub(crate) fn run(arguments: &tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
                 "other hosts may reach it: there is neither TLS nor a password",
             );
         }
-        server = Some(started);
+        // It is called once.
+        let _ = server.set(started);
         Ok(())
     };
-    watch_then(watched, &selection, limits, &mut view, listen)
+    let mut reload = || reload(&mut configuration, server.get(), watched.output);
+    let service = Service {
+        listen,
+        reload: arguments.config.is_some().then_some(&mut reload),
+    };
+    watch_as_service(watched, &selection, limits, &mut view, service)
+}
+
+/// Reads the configuration again. Whatever is in it, the run goes on.
+fn reload(configuration: &mut Configuration, server: Option<&Server>, output: Output) {
+    let reloaded = match configuration.reload() {
+        Ok(reloaded) => reloaded,
+        Err(error) => {
+            let error = chain(error.as_ref());
+            say(&format!("the configuration stays as it was: {error}"));
+            return;
+        }
+    };
+    if let Some(server) = server {
+        server.set_buckets(reloaded.buckets);
+    }
+    for (name, why) in &reloaded.refused {
+        say(&format!("`{name}` stays as it was until a restart: {why}"));
+    }
+    let changed = match reloaded.changed.as_slice() {
+        [] => "nothing has changed".to_owned(),
+        changed => format!("now in force: {}", changed.join(", ")),
+    };
+    note(
+        output,
+        &format!("the configuration was read again; {changed}"),
+    );
 }
 
 /// All ports but the ephemeral ones of this namespace; `None`: it is not known which these are.

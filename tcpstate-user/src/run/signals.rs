@@ -36,16 +36,26 @@ pub fn before_kill(last: fn()) {
     let _ = BEFORE_KILL.set(last);
 }
 
+/// Signals that some runs take.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// `SIGUSR1` does something.
+    pub usr1: bool,
+    /// `SIGHUP` does something else than to end the run.
+    pub hangups: bool,
+}
+
 /// The process's signals, and the reader of its output.
 pub struct Process {
     /// The signals that end a run.
     stops: Vec<Signal>,
     usr1: Option<Signal>,
+    hangup: Option<Signal>,
     reader_gone: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 impl Process {
-    /// Handles `SIGINT`, `SIGTERM` and `SIGHUP`, and `SIGUSR1` if the view takes it.
+    /// Handles `SIGINT`, `SIGTERM` and `SIGHUP`, and `SIGUSR1` if it is wanted.
     ///
     /// `reader_gone` completes when the reader of the output has closed it.
     ///
@@ -55,11 +65,12 @@ impl Process {
     ///
     /// *Errors:* the operating system refuses a handler, or the caller is not inside a runtime.
     pub fn install(
-        takes_usr1: bool,
+        wanted: Wanted,
         reader_gone: impl Future<Output = ()> + 'static,
     ) -> io::Result<Self> {
         let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
-        if !is_ignored(SignalKind::hangup()) {
+        let takes_hangup = !is_ignored(SignalKind::hangup());
+        if takes_hangup && !wanted.hangups {
             kinds.push(SignalKind::hangup());
         }
         let stops = kinds
@@ -80,11 +91,23 @@ impl Process {
         signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         Ok(Self {
             stops,
-            usr1: takes_usr1
+            usr1: wanted
+                .usr1
                 .then(|| signal(SignalKind::user_defined1()))
+                .transpose()?,
+            hangup: (takes_hangup && wanted.hangups)
+                .then(|| signal(SignalKind::hangup()))
                 .transpose()?,
             reader_gone: Box::pin(reader_gone),
         })
+    }
+
+    /// Ready at a `SIGHUP` that does not end the run.
+    pub fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.hangup.as_mut().map(|hangup| hangup.poll_recv(cx)) {
+            Some(Poll::Ready(_)) => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
     }
 }
 

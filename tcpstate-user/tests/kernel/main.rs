@@ -47,6 +47,7 @@ mod same_as_oracle;
 mod selections;
 mod serve;
 mod servers;
+mod service;
 mod slow_network;
 mod soak;
 mod ss;
@@ -115,6 +116,7 @@ fn main() {
     serve::add(&mut trials);
     api::add(&mut trials);
     prometheus::add(&mut trials);
+    service::add(&mut trials);
     causes::add(&mut trials);
     census::add(&mut trials);
     names::add(&mut trials);

@@ -186,6 +186,11 @@ impl Served {
         Ok(served)
     }
 
+    /// Makes connections at the port that has a label.
+    pub fn connect(&self) -> Result<()> {
+        self.netns.run(|| connections(self.port))
+    }
+
     /// The status and the body of an answer.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
         self.netns.run(|| get(self.http, path))
