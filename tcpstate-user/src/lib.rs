@@ -1,4 +1,4 @@
-//! The library behind the binary `tcpstate`: the driver, and the view that records.
+//! The library behind the binary `tcpstate`: the driver, the view that records, and the manners of a service.
 //!
 //! Everything else is in crates of its own: `tcpstate-core` (events, model, filters, contracts),
 //! `tcpstate-capture` (the kernel), `tcpstate-recording` (event files), `tcpstate-text` (line views),
@@ -28,3 +28,5 @@ pub mod run;
 #[cfg(test)]
 #[path = "../tests/support/stream.rs"]
 mod stream;
+#[cfg(feature = "serve")]
+pub mod systemd;

@@ -17,7 +17,7 @@
 //! - `exposition`: the text of a snapshot, in either format; which of them a client asks for.
 //! - `health`: what `/healthz` and `/readyz` say.
 //! - `present`: the latest snapshot and when it came; `routes`: the paths; `answer`: the form of an answer;
-//!   `server`: connections and their bounds.
+//!   `server`: connections and their bounds; [`Listener`]: the socket.
 //!
 //! Every request gets a connection of its own, and each has a deadline: see [`Server`].
 
@@ -41,6 +41,7 @@ mod buckets;
 mod exposition;
 mod health;
 mod lease;
+mod listener;
 pub mod metrics;
 mod own;
 mod present;
@@ -53,5 +54,6 @@ mod tests;
 pub use self::{
     api::Feed,
     buckets::{Buckets, BucketsError},
+    listener::Listener,
     server::{Options, ServeError, Server},
 };

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io,
-    net::{SocketAddr, TcpListener as StdListener},
+    net::SocketAddr,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    Buckets,
+    Buckets, Listener,
     api::{Api, Feed, Names},
     lease::Lease,
     present::Present,
@@ -55,8 +55,6 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The choices of a server.
 #[derive(Clone)]
 pub struct Options {
-    /// The address to listen on.
-    pub listen: SocketAddr,
     /// The buckets of histograms.
     pub buckets: Buckets,
     /// The size of the ring buffer.
@@ -100,17 +98,12 @@ pub struct Server {
 
 impl Server {
     /// Listens, and answers from the snapshots of this subscriber.
-    pub fn start(options: &Options, subscriber: Subscriber) -> Result<Self, ServeError> {
-        let listen = || {
-            let listener = StdListener::bind(options.listen)?;
-            listener.set_nonblocking(true)?;
-            let address = listener.local_addr()?;
-            Ok((listener, address))
-        };
-        let (listener, address) = listen().map_err(|source| ServeError::Listen {
-            address: options.listen,
-            source,
-        })?;
+    pub fn start(
+        options: &Options,
+        listener: Listener,
+        subscriber: Subscriber,
+    ) -> Result<Self, ServeError> {
+        let address = listener.address();
         let runtime = Builder::new_current_thread()
             .enable_all()
             // Requests that need much work take turns.
@@ -119,7 +112,7 @@ impl Server {
             .map_err(ServeError::Start)?;
         let listener = {
             let _inside = runtime.enter();
-            TcpListener::from_std(listener).map_err(ServeError::Start)?
+            listener.listen()?
         };
         let present = Arc::new(Present::new(options.buckets.clone(), options.ring_bytes));
         let api = Api::new(

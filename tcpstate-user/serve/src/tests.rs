@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, TcpStream},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     sync::Arc,
     time::Duration,
 };
@@ -10,25 +10,28 @@ use std::{
 use tcpstate_core::{expression::NoNames, present::Publisher};
 
 use crate::{
-    Buckets, Feed, Options, ServeError, Server,
+    Buckets, Feed, Listener, Options, ServeError, Server,
     metrics::tests::{publisher, tick, transition},
 };
 
 const PATIENCE: Duration = Duration::from_mins(1);
+
+fn options(feed: &Feed) -> Options {
+    Options {
+        buckets: Buckets::default(),
+        ring_bytes: 4_096,
+        names: Arc::new(NoNames),
+        feed: feed.clone(),
+    }
+}
 
 pub(crate) fn serve(publisher: &Publisher) -> Server {
     serve_feed(publisher, &Feed::default())
 }
 
 pub(crate) fn serve_feed(publisher: &Publisher, feed: &Feed) -> Server {
-    let options = Options {
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        buckets: Buckets::default(),
-        ring_bytes: 4_096,
-        names: Arc::new(NoNames),
-        feed: feed.clone(),
-    };
-    Server::start(&options, publisher.subscribe()).unwrap()
+    let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    Server::start(&options(feed), listener, publisher.subscribe()).unwrap()
 }
 
 pub(crate) fn connect(server: &Server) -> TcpStream {
@@ -228,19 +231,36 @@ fn a_client_that_sends_half_a_request_is_closed_after_a_while() {
 fn an_address_in_use_is_refused_by_name() {
     let publisher = publisher();
     let server = serve(&publisher);
-    let options = Options {
-        listen: server.address(),
-        buckets: Buckets::default(),
-        ring_bytes: 4_096,
-        names: Arc::new(NoNames),
-        feed: Feed::default(),
-    };
-    let error = Server::start(&options, publisher.subscribe()).unwrap_err();
+    let error = Listener::bind(server.address()).unwrap_err();
     assert!(matches!(error, ServeError::Listen { .. }));
     assert_eq!(
         error.to_string(),
         format!("cannot listen on {}", server.address())
     );
+}
+
+#[test]
+fn nobody_can_connect_before_it_listens() {
+    let publisher = publisher();
+    let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let error = TcpStream::connect(listener.address()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    let server = Server::start(&options(), listener, publisher.subscribe()).unwrap();
+    assert!(get(&server, "/", "*/*").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_socket_that_listens_already_is_taken() {
+    let publisher = publisher();
+    let passed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    // It waits in the backlog until there is a server.
+    let mut early = TcpStream::connect(passed.local_addr().unwrap()).unwrap();
+    early
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    let listener = Listener::passed(passed).unwrap();
+    let _server = Server::start(&options(), listener, publisher.subscribe()).unwrap();
+    assert!(read(&mut early).unwrap().starts_with("HTTP/1.1 200 "));
 }
 
 #[test]

@@ -6,11 +6,13 @@ use std::{
     cell::OnceCell,
     io::{self, Write},
     process::ExitCode,
+    rc::Rc,
     sync::Arc,
 };
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tcpstate::systemd::{self, Notify};
 use tcpstate_capture::procfs;
 use tcpstate_cli::Output;
 use tcpstate_core::{
@@ -28,10 +30,10 @@ use tcpstate_core::{
     recalled::Recalled,
     view::{End, Flow, View},
 };
-use tcpstate_serve::{Feed, Server, api};
+use tcpstate_serve::{Feed, Listener, Server, api};
 use tcpstate_text::{
     books::Changes,
-    format::units::Counted,
+    format::units::{Count, Counted},
     printer::{Finish, Printer},
 };
 
@@ -39,9 +41,9 @@ use self::configuration::Configuration;
 use crate::{
     commands::diagnose::thresholds,
     looks::{Background, Last, Looker, Pace},
-    message::{note, say},
+    message::{BadUsage, note, say},
     selection::{Selection, names},
-    watch::{Service, settings, watch_as_service},
+    watch::{Service, settings, watch, watch_as_service},
 };
 
 /// The time from one snapshot to the next.
@@ -88,35 +90,50 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
             publisher = publisher.with_ports(&ports);
         }
     }
-    let thresholds = thresholds(arguments.rules.as_deref())?;
-    if !watched.explain_filter {
-        let looker = Looker {
-            namespaces: watched.sockets.netns.wanted.clone(),
-            expression: selection.whole.clone(),
-            thresholds: thresholds.clone(),
-        };
-        let first = looker.look(&[]);
-        let looks = Background::start(looker, Last::Latest, Pace::LEFT_ON)?;
-        publisher = publisher.diagnosing(thresholds, first, Some(Box::new(looks)));
+    if watched.explain_filter {
+        let mut view = Served::new(publisher, Feed::default(), settings.format, Rc::default());
+        return watch(watched, &selection, limits, &mut view);
     }
+    let thresholds = thresholds(arguments.rules.as_deref())?;
+    let looker = Looker {
+        namespaces: watched.sockets.netns.wanted.clone(),
+        expression: selection.whole.clone(),
+        thresholds: thresholds.clone(),
+    };
+    let first = looker.look(&[]);
+    let looks = Background::start(looker, Last::Latest, Pace::LEFT_ON)?;
+    publisher = publisher.diagnosing(thresholds, first, Some(Box::new(looks)));
+    let notify =
+        Notify::of_process().context("cannot reach the service manager (NOTIFY_SOCKET)")?;
+    let notify = Rc::new(notify);
+    let listener = match systemd::passed_listener()? {
+        Some(_) if configuration.is_given("listen") => {
+            let why = "the service manager passed a socket (LISTEN_FDS), so leave --listen out";
+            return Err(BadUsage(why.to_owned()).into());
+        }
+        Some(listener) => Listener::passed(listener)?,
+        None => Listener::bind(arguments.listen)?,
+    };
+    let address = listener.address();
+    let serving = format!("serving on http://{address}/metrics");
     let options = tcpstate_serve::Options {
-        listen: arguments.listen,
         buckets: read.buckets,
         ring_bytes: watched.capture.ring_bytes,
         names: Arc::new(RequestNames),
         feed: Feed::default(),
     };
     let subscriber = publisher.subscribe();
-    let mut view = Served::new(publisher, options.feed.clone(), settings.format);
+    let mut view = Served::new(
+        publisher,
+        options.feed.clone(),
+        settings.format,
+        Rc::clone(&notify),
+    );
     // Until the end of the run.
     let server = OnceCell::new();
     let listen = || {
-        let started = Server::start(&options, subscriber)?;
-        let address = started.address();
-        note(
-            watched.output,
-            &format!("serving on http://{address}/metrics"),
-        );
+        let started = Server::start(&options, listener, subscriber)?;
+        note(watched.output, &serving);
         if !address.ip().is_loopback() {
             note(
                 watched.output,
@@ -125,9 +142,14 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         }
         // It is called once.
         let _ = server.set(started);
+        notify.ready(&serving);
         Ok(())
     };
-    let mut reload = || reload(&mut configuration, server.get(), watched.output);
+    let mut reload = || {
+        notify.reloading();
+        reload(&mut configuration, server.get(), watched.output);
+        notify.ready(&serving);
+    };
     let service = Service {
         listen,
         reload: arguments.config.is_some().then_some(&mut reload),
@@ -203,9 +225,14 @@ impl Lookup for RequestNames {
     }
 }
 
-/// A publisher that ends with a summary.
+/// The ticks from one status for the service manager to the next.
+const STATUS_TICKS: u64 = 10;
+
+/// A publisher that ends with a summary, and tells the service manager how it goes.
 struct Served {
     publisher: Publisher,
+    notify: Rc<Notify>,
+    ticks: u64,
     /// For their number.
     latest: Subscriber,
     /// For the clients that follow the events.
@@ -216,8 +243,10 @@ struct Served {
 }
 
 impl Served {
-    fn new(publisher: Publisher, feed: Feed, format: Format) -> Self {
+    fn new(publisher: Publisher, feed: Feed, format: Format, notify: Rc<Notify>) -> Self {
         Self {
+            notify,
+            ticks: 0,
             latest: publisher.subscribe(),
             publisher,
             feed,
@@ -284,7 +313,20 @@ impl View for Served {
     }
 
     fn tick(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<Flow> {
-        self.publisher.tick(now_ns, out)
+        let flow = self.publisher.tick(now_ns, out)?;
+        // Not from a thread of its own, which would go on where this one stands still.
+        self.notify.alive();
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(STATUS_TICKS)
+            && let Some(latest) = self.latest.latest()
+        {
+            let accounting = &latest.books.accounting;
+            let changes = Counted(accounting.received, "change");
+            let missed = accounting.missed();
+            self.notify
+                .status(&format!("{changes} read, {} missed", Count(missed)));
+        }
+        Ok(flow)
     }
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
@@ -294,6 +336,7 @@ impl View for Served {
             snapshots: u64,
             connections: Option<Books>,
         }
+        self.notify.stopping();
         self.publisher.finish(end, out, err)?;
         self.feed.end();
         let latest = self.latest.latest();

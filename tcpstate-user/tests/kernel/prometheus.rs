@@ -39,7 +39,7 @@ pub fn add(trials: &mut Vec<Trial>) {
 
 fn scraped() -> Result<()> {
     let address = IpAddr::from(Ipv6Addr::LOCALHOST);
-    let served = Served::start_at(address, &["-4", "--json"])?;
+    let served = Served::start_on(address, &["-4", "--json"])?;
     let prometheus = Prometheus::start(&served.netns, served.http)?;
     prometheus.await_value("up", 1.0)?;
     let made = served.netns.run(|| churn(served.port))?;

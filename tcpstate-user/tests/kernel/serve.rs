@@ -3,6 +3,7 @@
 //! The oracle is the test itself, which makes a known number of connections, and Prometheus' own `promtool`.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
@@ -15,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     need::{Need, trial},
     net::{Netns, PATIENCE, await_that, unused_port},
-    process::Tcpstate,
+    process::{BINARY, Tcpstate},
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -148,6 +149,13 @@ fn promtool() -> Result<()> {
     Ok(())
 }
 
+/// The command with these arguments.
+fn tcpstate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(arguments);
+    command
+}
+
 /// A `tcpstate serve` in a namespace of its own.
 pub struct Served {
     pub netns: Netns,
@@ -161,18 +169,45 @@ pub struct Served {
 impl Served {
     /// Starts it, and returns when it is ready.
     pub fn start(arguments: &[&str]) -> Result<Self> {
-        Self::start_at(Ipv4Addr::LOCALHOST.into(), arguments)
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), arguments, tcpstate)
     }
 
     /// The same at another address.
-    pub fn start_at(address: IpAddr, arguments: &[&str]) -> Result<Self> {
+    pub fn start_on(address: IpAddr, arguments: &[&str]) -> Result<Self> {
+        Self::start_at(address, arguments, tcpstate)
+    }
+
+    /// The same, by the command that is made of these arguments.
+    pub fn start_as(
+        arguments: &[&str],
+        command: impl FnOnce(&[&str]) -> Command + Send,
+    ) -> Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), arguments, command)
+    }
+
+    fn start_at(
+        address: IpAddr,
+        arguments: &[&str],
+        command: impl FnOnce(&[&str]) -> Command + Send,
+    ) -> Result<Self> {
         let (http, port) = (SocketAddr::new(address, unused_port()), unused_port());
         let netns = Netns::new()?;
         let (listen, label) = (http.to_string(), port.to_string());
         let own = [
             "serve", "--netns", "self", "--listen", &listen, "--ports", &label,
         ];
-        let tcpstate = netns.run(|| Tcpstate::start(&[&own, arguments].concat()))?;
+        let arguments = [&own, arguments].concat();
+        let tcpstate = netns.run(|| Tcpstate::start_command(command(&arguments)))?;
+        Self::await_ready(netns, tcpstate, http, port)
+    }
+
+    /// Returns when it is ready.
+    pub fn await_ready(
+        netns: Netns,
+        tcpstate: Tcpstate,
+        http: SocketAddr,
+        port: u16,
+    ) -> Result<Self> {
         let served = Self {
             netns,
             tcpstate,
@@ -189,6 +224,20 @@ impl Served {
     /// Makes connections at the port that has a label.
     pub fn connect(&self) -> Result<()> {
         self.netns.run(|| connections(self.port))
+    }
+
+    /// The ports at which somebody listens in its namespace.
+    pub fn listening_ports(&self) -> Result<Vec<u16>> {
+        let text = self
+            .netns
+            .run(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp")?))?;
+        // The state 0A is LISTEN. *Source:* `Documentation/networking/proc_net_tcp.rst`.
+        let listening = text.lines().filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (_, port) = fields.get(1)?.split_once(':')?;
+            (fields.get(3) == Some(&"0A")).then(|| u16::from_str_radix(port, 16))
+        });
+        Ok(listening.collect::<Result<_, _>>()?)
     }
 
     /// The status and the body of an answer.

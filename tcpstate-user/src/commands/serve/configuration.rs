@@ -135,6 +135,12 @@ impl Configuration {
         Ok(reloaded)
     }
 
+    /// Whether somebody has chosen this setting.
+    pub(super) fn is_given(&self, name: &str) -> bool {
+        let mut settings = self.settings.iter();
+        settings.any(|one| one.name == name && one.source != Source::Default)
+    }
+
     /// Prints what is in force, with the origin of each value; the text is a file for `--config`.
     pub(super) fn print(&self) -> io::Result<()> {
         let mut out = stdout::open();
