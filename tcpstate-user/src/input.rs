@@ -12,19 +12,37 @@ use tcpstate_core::source::EventSource;
 #[cfg(feature = "pcap")]
 use tcpstate_packets::{
     format::is_capture,
-    source::{Capture, Options},
+    source::{self, Capture},
 };
 use tcpstate_recording::Reader;
 
-/// Opens a file, `-` for standard input, as a source. Of a capture, so many connections are followed at a time.
-pub(crate) fn open(path: &Path, max_connections: usize) -> anyhow::Result<Box<dyn EventSource>> {
+/// What is wanted of a capture.
+#[derive(Clone, Copy)]
+pub(crate) struct Options {
+    /// Connections that are followed at a time.
+    #[cfg_attr(not(feature = "pcap"), expect(dead_code, reason = "of captures"))]
+    pub(crate) max_connections: usize,
+    /// Whether its packets come too.
+    pub(crate) packets: bool,
+    /// Whether packets with wrong checksums are left out.
+    pub(crate) verify_checksums: bool,
+}
+
+#[cfg(feature = "pcap")]
+impl Options {
+    const fn of_capture(self) -> source::Options {
+        source::Options {
+            max_connections: self.max_connections,
+            packets: self.packets,
+            verify_checksums: self.verify_checksums,
+        }
+    }
+}
+
+/// Opens a file, `-` for standard input, as a source.
+pub(crate) fn open(path: &Path, options: Options) -> anyhow::Result<Box<dyn EventSource>> {
     if path.as_os_str() == "-" {
-        return from(
-            io::stdin(),
-            "standard input".to_owned(),
-            None,
-            max_connections,
-        );
+        return from(io::stdin(), "standard input".to_owned(), None, options);
     }
     let Ok(file) = File::open(path) else {
         // It says why.
@@ -32,12 +50,7 @@ pub(crate) fn open(path: &Path, max_connections: usize) -> anyhow::Result<Box<dy
     };
     let metadata = file.metadata().ok();
     let total_bytes = metadata.filter(Metadata::is_file).map(|it| it.len());
-    from(
-        file,
-        path.display().to_string(),
-        total_bytes,
-        max_connections,
-    )
+    from(file, path.display().to_string(), total_bytes, options)
 }
 
 /// The source that these bytes are of.
@@ -45,11 +58,7 @@ fn from(
     mut stream: impl Read + Send + 'static,
     name: String,
     total_bytes: Option<u64>,
-    #[cfg_attr(
-        not(feature = "pcap"),
-        expect(unused_variables, reason = "of captures")
-    )]
-    max_connections: usize,
+    options: Options,
 ) -> anyhow::Result<Box<dyn EventSource>> {
     // A failure comes again when it is read.
     let first = first_bytes(&mut stream).unwrap_or_default();
@@ -57,14 +66,26 @@ fn from(
     let stream = Cursor::new(first).chain(stream);
     if is_packets {
         #[cfg(feature = "pcap")]
-        return match Capture::new(stream, name, total_bytes, Options { max_connections }) {
+        return match Capture::new(stream, name, total_bytes, options.of_capture()) {
             Ok(capture) => Ok(Box::new(capture)),
             Err(error) => Err(of_capture(error)),
         };
         #[cfg(not(feature = "pcap"))]
         anyhow::bail!("{name} is a packet capture, and this build has no feature pcap");
     }
-    match Reader::new(stream, name, total_bytes) {
+    let reader = Reader::new(stream, name.clone(), total_bytes);
+    let asked = [
+        (options.packets, "--packets"),
+        (options.verify_checksums, "--verify-checksums"),
+    ];
+    if let Some((_, option)) = asked.into_iter().find(|&(is_asked, _)| is_asked)
+        && reader.is_ok()
+    {
+        anyhow::bail!(
+            "{name} is a recording, which has no packets: {option} takes a packet capture (pcap, pcapng)"
+        );
+    }
+    match reader {
         Ok(recording) => Ok(Box::new(recording)),
         Err(error) => Err(of_recording(error)),
     }
@@ -109,11 +130,14 @@ fn first_bytes(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(first)
 }
 
+/// Whether it is a file, which has an end and can be read again.
+pub(crate) fn is_file(path: &Path) -> bool {
+    path.as_os_str() != "-" && std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+}
+
 /// Whether a file is a packet capture; not of a pipe, which can be read only once.
 fn is_packets(path: &Path) -> bool {
-    let is_file = || std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
-    path.as_os_str() != "-"
-        && is_file()
+    is_file(path)
         && File::open(path)
             .and_then(|mut file| first_bytes(&mut file))
             .is_ok_and(|first| is_capture(&first))

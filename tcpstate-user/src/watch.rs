@@ -21,6 +21,7 @@ use tcpstate_core::{
     model::Limits,
     netns::NetnsSelector,
     options::{ResolveOwners, TimeForm},
+    origin::Evidence,
     outlet::Outlet,
     play::Inbox,
     source::EventSource,
@@ -65,6 +66,8 @@ pub(crate) fn settings(watch: &Watch, bounds: Bounds, time: Option<TimeForm>) ->
                 }
             }
         },
+        // Views know it when they start.
+        evidence: Evidence::Kernel,
         zone: zone::system(),
         time_form: time.unwrap_or_default(),
     }
@@ -231,7 +234,12 @@ fn run_view_until(
     // The runtime would panic at the limit.
     descriptors::check()?;
     // Before signals are handled: opening a FIFO may take for ever, and until then there is nothing to end well.
-    let open = |path: &Path| input::open(path, limits.max_connections);
+    let options = input::Options {
+        max_connections: limits.max_connections,
+        packets: view.wants_packets(),
+        verify_checksums: arguments.capture.verify_checksums,
+    };
+    let open = |path: &Path| input::open(path, options);
     let file = arguments.read.as_deref().map(open).transpose()?;
     let part = match (&file, &arguments.read) {
         (Some(file), Some(path)) => {
@@ -361,6 +369,8 @@ fn start(
         resolve_owners,
         bpf_log,
         bpf_stats,
+        // Of packets.
+        verify_checksums: _,
     } = arguments.capture;
     if view.wants_samples() && sample_interval.is_zero() {
         note(arguments.output, NOT_SAMPLED);

@@ -72,6 +72,12 @@ fn trace_shows_both_ends_and_invents_nothing() {
         (&last["role"], &last["cause"]),
         (&"client".into(), &"fin".into())
     );
+    let packet = &last["packet"];
+    assert_eq!(packet["number"], 13, "{packet}");
+    assert_eq!(
+        (&packet["direction"], &packet["flags"], &packet["inferred"]),
+        (&"received".into(), &"ACK".into(), &false.into())
+    );
     let summary = lines.last().unwrap();
     assert_eq!(summary["evidence"], "packets");
     assert_eq!(summary["complete"], true);
@@ -111,9 +117,14 @@ fn a_capture_becomes_a_recording_that_says_so() {
         .arg(&path)
         .arg("-w")
         .arg(&recording));
+    let (of_capture, _) = run(tcpstate(&["trace", "--json", "-r"]).arg(&path));
     let (out, _) = run(tcpstate(&["trace", "--json", "-r"]).arg(&recording));
+    let of_capture = self::lines(&of_capture);
     let lines = lines(&out);
     assert_eq!(way(&lines, 53_595), CLOSING);
+    // With the packets of the events.
+    assert!(lines[0]["packet"]["number"].is_u64());
+    assert_eq!(lines[..10], of_capture[..10]);
     let summary = lines.last().unwrap();
     assert_eq!(summary["evidence"], "packets");
     assert!(summary.get("packets").is_none());
@@ -138,6 +149,155 @@ fn every_view_takes_a_capture() {
         assert!(all.len() > 1, "{view}");
         assert_eq!(all.last().unwrap()["evidence"], "packets", "{view}");
     }
+}
+
+#[test]
+fn packets_come_with_the_states_of_both_ends() {
+    let path = capture("03-simultaneous-close.pcap");
+    let (out, _) = run(tcpstate(&["trace", "--packets", "--json", "-r"]).arg(&path));
+    let lines = lines(&out);
+    assert_eq!(lines.len(), 14 + 1);
+    let states = |line: &Value| {
+        (
+            line["client"]["state"].clone(),
+            line["server"]["state"].clone(),
+        )
+    };
+    assert_eq!(states(&lines[0]), ("SYN_SENT".into(), Value::Null));
+    assert_eq!(states(&lines[13]), ("TIME_WAIT".into(), "TIME_WAIT".into()));
+    for (at, line) in lines[..14].iter().enumerate() {
+        assert_eq!(
+            (&line["type"], &line["number"]),
+            (&"packet".into(), &(at + 1).into())
+        );
+    }
+    let summary = &lines[14];
+    assert_eq!(
+        (&summary["type"], &summary["shown"]),
+        (&"summary".into(), &14.into())
+    );
+    assert_eq!(summary["complete"], true);
+}
+
+#[test]
+fn packets_of_a_pipe_are_interleaved_and_those_of_a_file_are_not() {
+    let path = capture("08-refused-then-open-null-v6.pcap");
+    let (of_file, _) = run(tcpstate(&["trace", "--packets", "-r"]).arg(&path));
+    let stdin = Stdio::from(File::open(&path).unwrap());
+    let (of_pipe, _) = run(tcpstate(&["trace", "--packets", "-r", "-"]).stdin(stdin));
+    let (interleaved, _) = run(tcpstate(&["trace", "--packets=interleaved", "-r"]).arg(&path));
+    assert_ne!(of_file, of_pipe);
+    assert_eq!(of_pipe, interleaved);
+    let mut numbers = interleaved.lines().filter_map(|line| {
+        let word = line.split_whitespace().next()?;
+        word.parse::<u64>().ok()
+    });
+    assert!((1..=28).all(|number| numbers.next() == Some(number)));
+}
+
+#[test]
+fn packets_are_chosen_by_filters_and_times() {
+    let path = capture("08-refused-then-open-null-v6.pcap");
+    let shown = |words: &[&str]| {
+        let arguments = ["trace", "--packets", "--json", "-r", path.to_str().unwrap()];
+        let (out, _) = run(&mut tcpstate(&[&arguments, words].concat()));
+        let mut lines = lines(&out);
+        lines.pop();
+        lines
+    };
+    assert_eq!(shown(&[]).len(), 28);
+    // By its ends, whatever its events.
+    let of_port = shown(&["port", "=", ":62283"]);
+    assert!(of_port.len() > 5);
+    assert!(of_port.iter().all(|line| line["client"]["port"] == 62_283));
+    // By what only its events tell, from the one on that does.
+    let refused = shown(&["cause", "refused"]);
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    assert!(
+        refused
+            .iter()
+            .all(|line| line["client"]["cause"] == "refused")
+    );
+    let last = shown(&["--last", "1ms"]);
+    assert!(!last.is_empty() && last.len() < 28);
+    // A connection as a whole, in text.
+    let (out, _) = run(tcpstate(&["trace", "--packets", "-r"])
+        .arg(&path)
+        .args(["cause", "refused"]));
+    let headings = out.lines().filter(|line| line.starts_with("connection "));
+    assert_eq!(headings.count(), 2, "{out}");
+    let syns = out.lines().filter(|line| line.contains(" SYN "));
+    assert_eq!(syns.count(), 2, "{out}");
+}
+
+#[test]
+fn packets_read_well_in_a_hundred_columns() {
+    let folder = capture("");
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "pcap" && extension != "pcapng")
+        {
+            continue;
+        }
+        for order in ["--packets=connection", "--packets=interleaved"] {
+            let output = tcpstate(&["trace", order, "-r"])
+                .arg(&path)
+                .output()
+                .unwrap();
+            let out = String::from_utf8(output.stdout).unwrap();
+            for line in out.lines().filter(|line| !line.starts_with("connection ")) {
+                assert!(line.len() <= 100, "{}: {line}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn packets_are_asked_of_captures_only() {
+    let path = capture("03-simultaneous-close.pcap");
+    let folder = tempfile::tempdir().unwrap();
+    let recording = folder.path().join("web.rec");
+    run(tcpstate(&["record", "-r"])
+        .arg(&path)
+        .arg("-w")
+        .arg(&recording));
+    for option in ["--packets", "--verify-checksums"] {
+        let output = tcpstate(&["trace", option, "-r"])
+            .arg(&recording)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let err = String::from_utf8(output.stderr).unwrap();
+        let expected = format!(
+            "web.rec is a recording, which has no packets: {option} takes a packet capture (pcap, pcapng)\n"
+        );
+        assert!(err.ends_with(&expected), "{err}");
+    }
+}
+
+#[test]
+fn wrong_checksums_are_left_out_where_that_is_asked_for() {
+    // It was made on the sending host, whose card makes checksums.
+    let path = capture("81-checksum-offload.pcap");
+    let (out, _) = run(tcpstate(&["trace", "--json", "-r"]).arg(&path));
+    let all = lines(&out).pop().unwrap()["packets"].clone();
+    assert_eq!(all["unreadable"], 0);
+    let output = tcpstate(&["trace", "--json", "--verify-checksums", "-r"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    let verified = lines(&out).pop().unwrap()["packets"].clone();
+    let wrong = verified["unreadable_by_reason"]["tcp_checksum"]
+        .as_u64()
+        .unwrap();
+    assert!(wrong > 0, "{verified}");
+    assert_eq!(
+        verified["tcp"].as_u64().unwrap() + wrong,
+        all["tcp"].as_u64().unwrap()
+    );
 }
 
 #[test]

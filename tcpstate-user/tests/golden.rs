@@ -204,7 +204,7 @@ fn trace_with_the_columns_that_are_named() {
 
     let error = columns("pid,remot").unwrap_err().to_string();
     let start =
-        "`remot` is not a column of trace; did you mean `remote`? columns: time, seconds, cookie, ";
+        "`remot` is not a column of trace; did you mean `remote`? columns: time, seconds, packet, ";
     assert!(error.starts_with(start), "{error}");
     let error = columns("help").unwrap_err().to_string();
     assert!(
@@ -505,7 +505,44 @@ fn csv_has_the_fields_of_json() {
             fields += 1;
         }
         let object = line.as_object().unwrap();
-        // CSV has no `type`, and has `owner` in three columns.
-        assert_eq!(fields, object.len() - 1 + 2);
+        // CSV has no `type`, and has `owner` in three columns and `packet` in seven.
+        assert_eq!(fields, object.len() - 1 + 2 + 6);
     }
+}
+
+/// The picture of packets and states, from real captures.
+#[cfg(feature = "pcap")]
+#[test]
+fn packets() {
+    let shown = |name: &str, order: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("packets/tests/captures")
+            .join(name);
+        let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+            .args(["trace", order, "-r"])
+            .arg(path)
+            .env("TZ", "UTC")
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (name, capture) in [
+        ("close", "02-clean-server-close.pcap"),
+        ("simultaneous-close", "03-simultaneous-close.pcap"),
+        ("half-close", "05-half-close-dns.pcap"),
+        ("refused", "08-refused-then-open-null-v6.pcap"),
+        ("fast-open", "15-tfo-3-conns.pcap"),
+        ("reset-injected", "22-rst-injection.pcap"),
+        ("retransmits", "23-retransmit-fast-snap.pcap"),
+        ("middle", "31-midstream-missing-syn.pcap"),
+        (
+            "simultaneous-open",
+            "92-real-linux-simultaneous-open-close.pcap",
+        ),
+    ] {
+        let text = shown(capture, "--packets");
+        compare(&format!("packets/{name}.txt"), &text);
+    }
+    let text = shown("08-refused-then-open-null-v6.pcap", "--packets=interleaved");
+    compare("packets/interleaved.txt", &text);
 }

@@ -14,7 +14,7 @@ use crate::{
     quantity::{parse_ring_bytes, parse_sample_interval},
 };
 
-/// How to capture. None of it applies to a recording.
+/// How to capture. Nothing but the last applies to a file.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = CAPTURE)]
 pub struct Capture {
@@ -73,6 +73,10 @@ pub struct Capture {
         conflicts_with = "read"
     )]
     pub bpf_stats: bool,
+    /// Of a packet capture, leave out packets with wrong checksums, and count them; not for captures of the sending host,
+    /// whose network card makes them
+    #[arg(long, requires = "read")]
+    pub verify_checksums: bool,
 }
 
 const ATTACH: Choices<Attach> = &[

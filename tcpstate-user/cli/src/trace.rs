@@ -1,10 +1,11 @@
 //! Arguments of `tcpstate trace`.
 
 use clap::Args;
-use tcpstate_core::{expression::Moment, filter::StateSet};
+use tcpstate_core::{expression::Moment, filter::StateSet, options::PacketOrder};
 
 use crate::{
     bounds::Bounds,
+    choice::{Choices, choice},
     column_args::ColumnArgs,
     expression::language_of,
     headings::{FILTERS, OUTPUT},
@@ -23,6 +24,19 @@ pub struct Trace {
     /// Add a column with the reason for which this kernel reset a connection (Linux 6.10)
     #[arg(long, conflicts_with_all = ["json", "csv"], help_heading = OUTPUT)]
     pub reset_reason: bool,
+    /// Show the packets of a capture, between the states of client and server
+    #[arg(
+        long,
+        value_name = "ORDER",
+        num_args = 0..=1,
+        require_equals = true,
+        value_parser = choice(ORDERS),
+        requires = "read",
+        conflicts_with_all = ["csv", "time", "timestamp", "reset_reason", "wide", "columns", "state", "count"],
+        help_heading = OUTPUT
+    )]
+    // Twice: with and without a value.
+    pub packets: Option<Option<PacketOrder>>,
     #[command(flatten)]
     pub columns: ColumnArgs,
     #[command(flatten)]
@@ -30,6 +44,19 @@ pub struct Trace {
     #[command(flatten)]
     pub bounds: Bounds,
 }
+
+const ORDERS: Choices<PacketOrder> = &[
+    (
+        PacketOrder::ByConnection,
+        "connection",
+        "one connection after the other; the default for a file",
+    ),
+    (
+        PacketOrder::Interleaved,
+        "interleaved",
+        "as they were captured; the default for a pipe",
+    ),
+];
 
 /// The states whose transitions are shown.
 // A group of its own, so that help lists it behind the other filters.
@@ -81,6 +108,7 @@ Examples:
                                         single changes
   tcpstate trace --count 10             ten transitions, then the summary
   tcpstate trace -r FILE --csv          a recording, as CSV
+  tcpstate trace -r FILE.pcap --packets each packet, and the states after it
   tcpstate trace -r FILE --from 14:02 --to 14:05
                                         three minutes of it";
 
@@ -89,7 +117,7 @@ mod tests {
     use clap::error::ErrorKind;
     use tcpstate_core::{
         mode::Attach,
-        options::{Format, TimeForm},
+        options::{Format, PacketOrder, TimeForm},
     };
 
     use crate::tests::trace;
@@ -119,6 +147,21 @@ mod tests {
             assert_eq!(times(words).unwrap().time, Some(form), "{words:?}");
         }
         assert!(times(&["-Tt"]).unwrap().timestamp);
+    }
+
+    #[test]
+    fn packets_have_an_order() {
+        let packets = |words: &[&str]| trace(words).map(|trace| trace.packets);
+        assert_eq!(packets(&[]).unwrap(), None);
+        assert_eq!(packets(&["-rx", "--packets"]).unwrap(), Some(None));
+        let interleaved = packets(&["--packets=interleaved", "-rx"]).unwrap();
+        assert_eq!(interleaved, Some(Some(PacketOrder::Interleaved)));
+        let missing = packets(&["--packets"]).unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::MissingRequiredArgument);
+        for other in ["--csv", "-T", "--wide", "--count=1", "--state=CLOSE"] {
+            let error = packets(&["-rx", "--packets", other]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{other}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod common;
 mod connection;
 mod group;
 mod histogram;
+mod packet;
 mod rates;
 mod socket;
 mod transition;
@@ -31,6 +32,7 @@ pub use self::{
         HistogramHead, HistogramRow, HistogramTransitionRow, HistogramTransitionsRow,
         histogram_table, histogram_transition_table, histogram_transitions_table,
     },
+    packet::{PACKET, PacketRow},
     rates::{
         FiguresRow, GroupRow, GroupTransitionRow, PAST, RATES, RatesRow, group_table,
         group_transition_table,
@@ -84,6 +86,7 @@ mod tests {
         check(&SOCKET);
         check(&RATES);
         check(&PAST);
+        check(&PACKET);
         for by in By::ALL {
             check(histogram_table(by));
             check(histogram_transitions_table(by));

@@ -3,10 +3,14 @@
 //! Pure and total: any bytes give an event or a [`DecodeError`], nothing panics, and an event is a
 //! copy that does not refer to the memory it came from.
 
+mod packet;
+
 use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use tcpstate_common::{Record, State, record, transition};
+
+pub use self::packet::{CONTROL_BITS, Packet};
 
 /// One transition of one TCP socket: a [`Record`] that has been checked.
 ///
@@ -137,7 +141,7 @@ impl Event {
     /// The owner's user id. The number that no user has (`INVALID_UID`) is that of a socket whose owner is not known: it was
     /// rebuilt from packets.
     pub const fn uid(&self) -> Option<u32> {
-        if self.has(record::flags::SOCKET) && self.0.uid != u32::MAX {
+        if self.has(record::flags::SOCKET) && self.0.uid != packet::NO_UID {
             Some(self.0.uid)
         } else {
             None
@@ -173,6 +177,16 @@ impl Event {
         if ends && record.flags & record::flags::PROCESS == 0 {
             record.pid |= facts;
         }
+    }
+
+    /// The packet that shows this transition, where it was rebuilt from packets.
+    pub const fn packet(&self) -> Option<Packet> {
+        Packet::of(&self.0)
+    }
+
+    /// Says which packet shows this transition. No effect on an event that the kernel made.
+    pub const fn set_packet(&mut self, packet: &Packet) {
+        packet.put(&mut self.0);
     }
 
     /// Whether all these bits of [`record::flags`] are set.

@@ -16,7 +16,7 @@
 //! - [`by_cookie`], `hash`, [`duration`], [`error`], [`escape`], [`outlet`]: helpers, which know none of the rest.
 //! - [`options`], [`mode`], [`netns`]: the choices that a command line offers.
 //! - [`census`], [`recalled`], [`handshakes`], [`tally`]: the parts of the stream that are no transitions.
-//! - [`books`], [`origin`], [`workload`], [`names`]: the facts that come with a stream.
+//! - [`books`], [`origin`], [`packet`], [`workload`], [`names`]: the facts that come with a stream.
 //! - [`filter`]: the choice of sockets, made on events.
 //! - [`inventory`], [`report`]: the sockets of one moment, and the abilities of a host.
 //! - [`model`]: connections, rates and histograms, from a stream.
@@ -66,6 +66,7 @@ pub mod options;
 pub mod origin;
 pub mod outlet;
 pub mod owner;
+pub mod packet;
 pub mod play;
 pub mod present;
 pub mod quantity;

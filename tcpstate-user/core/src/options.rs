@@ -38,6 +38,15 @@ pub enum Until {
     Gone,
 }
 
+/// The order in which packets are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketOrder {
+    /// One connection after the other.
+    ByConnection,
+    /// As they were captured.
+    Interleaved,
+}
+
 /// The subject of a histogram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HistogramOf {

@@ -16,6 +16,7 @@ use crate::{
     event::Event,
     names::Names,
     origin::Origin,
+    packet::ConnectionPacket,
     recalled::Recalled,
     tally::Tally,
 };
@@ -135,6 +136,8 @@ pub enum Step {
     Census(Box<Census>),
     /// A part of what was known when the stream begins. All parts come before its events.
     Recalled(Box<Recalled>),
+    /// TCP packets of connections, if they were asked for. The events that they show come before them.
+    Packets(Vec<ConnectionPacket>),
     /// Everything that was there at the start has been handed out. It comes once from every source; an
     /// interval that the clock closed before it would show that nothing is there.
     Settled,

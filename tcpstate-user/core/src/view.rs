@@ -15,6 +15,7 @@ use crate::{
     model,
     names::Names,
     origin::{Evidence, Origin},
+    packet::ConnectionPacket,
     recalled::Recalled,
     tally::Tally,
 };
@@ -57,6 +58,17 @@ pub trait View {
         Ok(Flow::Continue)
     }
 
+    /// Takes packets; the events that they show came before. `are_selected` says that the filter is true of all of them.
+    /// Otherwise it may be: it is true of the connections of which an event comes.
+    fn packets(
+        &mut self,
+        _packets: &[ConnectionPacket],
+        _are_selected: bool,
+        _out: &mut dyn Write,
+    ) -> io::Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
     /// Takes a part of what was known before the first event. It changes what the view knows, and shows and
     /// counts nothing. The filters have been applied.
     fn recall(&mut self, _recalled: &Recalled) -> io::Result<Flow> {
@@ -70,6 +82,11 @@ pub trait View {
     /// is asked. Never called in the middle of a jump.
     fn poll_asked(&mut self, _cx: &Context<'_>) -> Poll<()> {
         Poll::Pending
+    }
+
+    /// Whether the view uses the packets of a capture.
+    fn wants_packets(&self) -> bool {
+        false
     }
 
     /// Whether the view uses samples: the minisockets and half-open connections that no transition shows.

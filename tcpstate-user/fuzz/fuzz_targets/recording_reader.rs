@@ -37,7 +37,11 @@ fuzz_target!(|input: &[u8]| {
         match step {
             Step::End => break,
             Step::Notice(_) => notices += 1,
-            Step::Events | Step::Census(_) | Step::Recalled(_) | Step::Settled => {}
+            Step::Events
+            | Step::Census(_)
+            | Step::Recalled(_)
+            | Step::Packets(_)
+            | Step::Settled => {}
         }
     }
     let read = reader.progress().map(|progress| progress.read_bytes);

@@ -2,6 +2,7 @@
 //!
 //! Total: any bytes give a segment or the reason why there is none. Nothing is copied but the numbers.
 
+mod checksum;
 mod ip;
 mod link;
 mod tunnel;
@@ -46,6 +47,8 @@ struct Rest<'a> {
     is_tunnelled: bool,
     /// Whether it is the first of several fragments: the others have the rest of the payload.
     is_fragment: bool,
+    /// Whether checksums are verified.
+    verifies: bool,
 }
 
 impl<'a> Rest<'a> {
@@ -101,9 +104,20 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// The segment of a packet.
+/// The segment of a packet, whatever its checksums are: on the sending host they may still be made by the network card.
 #[inline]
 pub fn decode(packet: &Packet<'_>) -> Result<Decoded, Skip> {
+    decode_with(packet, false)
+}
+
+/// The segment of a packet, if the checksums of its IPv4 headers and of TCP are right. That of TCP is not verified where the capture
+/// has not all of the segment, where that is in fragments, and with routing headers or IPv4 options, which may hide its last address.
+pub fn decode_verified(packet: &Packet<'_>) -> Result<Decoded, Skip> {
+    decode_with(packet, true)
+}
+
+#[inline]
+fn decode_with(packet: &Packet<'_>, verifies: bool) -> Result<Decoded, Skip> {
     let rest = Rest {
         bytes: packet.bytes,
         wire: usize::try_from(packet.wire_len).unwrap_or(usize::MAX),
@@ -111,6 +125,7 @@ pub fn decode(packet: &Packet<'_>) -> Result<Decoded, Skip> {
         depth: 0,
         is_tunnelled: false,
         is_fragment: false,
+        verifies,
     };
     let mut decoded = link::decode(packet.link, rest)?;
     decoded.segment.number = packet.number;
@@ -123,6 +138,8 @@ pub fn decode(packet: &Packet<'_>) -> Result<Decoded, Skip> {
 struct Addresses {
     from: [u8; 16],
     to: [u8; 16],
+    /// Whether they are v4-mapped, of an IPv4 header.
+    is_v4: bool,
 }
 
 /// A TCP header. `length` is that of header and payload.
@@ -143,6 +160,13 @@ fn tcp(rest: Rest<'_>, addresses: Addresses, length: usize) -> Result<Decoded, S
     let header = usize::from(offset) * 4;
     if header < 20 || length < header && !rest.is_fragment {
         return Err(Skip::Unreadable(Unreadable::Malformed));
+    }
+    if rest.verifies
+        && !rest.is_fragment
+        && let Some(segment) = rest.bytes.get(..length)
+        && !checksum::is_segment_right(segment, &addresses)
+    {
+        return Err(Skip::Unreadable(Unreadable::TcpChecksum));
     }
     let side = |address, port| Side { address, port };
     Ok(Decoded {

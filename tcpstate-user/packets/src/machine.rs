@@ -2,6 +2,7 @@
 //!
 //! Pure: no input or output, and no clock but that of the segments.
 
+mod annotate;
 mod connection;
 mod sequence;
 mod states;
@@ -11,10 +12,11 @@ use tcpstate_common::{
     Record, State,
     record::{self, end, flags as known},
 };
-use tcpstate_core::event::Event;
+use tcpstate_core::event::{Event, Packet};
 
+pub use self::annotate::Annotator;
 use self::{
-    connection::{Change, Connection, How, Verdict},
+    connection::{Change, Connection, How, Verdict, relative},
     table::{Key, Table},
 };
 use crate::segment::{Segment, Side};
@@ -52,14 +54,15 @@ impl Machine {
         };
         slot.last_ns = segment.time_ns;
         let serial = slot.serial;
-        let mut emit = emitter(&key, serial, segment.time_ns, events);
+        let mut emit = emitter((&key, serial), segment, x, events);
         let verdict = slot.connection.take(segment, x, &mut emit);
         drop(emit);
         match verdict {
             Verdict::Taken => {}
             Verdict::Another => self.replace(segment, (hash, key, x), None, events),
-            Verdict::Answers(seq, time_ns) => {
-                self.replace(segment, (hash, key, x), Some((seq, time_ns)), events);
+            Verdict::Answers(syn) => {
+                let syn = syn.answered_by(segment);
+                self.replace(segment, (hash, key, x), Some(&syn), events);
             }
         }
     }
@@ -72,7 +75,7 @@ impl Machine {
         events: &mut Vec<Event>,
     ) {
         let serial = self.table.begun();
-        let mut emit = emitter(&key, serial, segment.time_ns, events);
+        let mut emit = emitter((&key, serial), segment, x, events);
         if let Some(connection) = Connection::begin(segment, x, &mut emit) {
             self.table.insert(hash, key, connection, segment.time_ns);
         }
@@ -84,19 +87,20 @@ impl Machine {
         &mut self,
         segment: &Segment,
         (hash, key, x): (u64, Key, usize),
-        answers: Option<(u32, u64)>,
+        answers: Option<&Segment>,
         events: &mut Vec<Event>,
     ) {
         let serial = self.table.renew();
-        let now_ns = segment.time_ns;
+        let id = (&key, serial);
         let new = match answers {
-            None => Connection::begin(segment, x, &mut emitter(&key, serial, now_ns, events)),
-            Some((seq, time_ns)) => {
-                let mut emit = emitter(&key, serial, time_ns, events);
-                let mut new = Connection::open(seq, seq.wrapping_add(1), 1 - x, &mut emit);
-                drop(emit);
-                new.take(segment, x, &mut emitter(&key, serial, now_ns, events));
-                Some(new)
+            None => Connection::begin(segment, x, &mut emitter(id, segment, x, events)),
+            Some(syn) => {
+                let y = 1 - x;
+                let mut new = Connection::begin(syn, y, &mut emitter(id, syn, y, events));
+                if let Some(new) = &mut new {
+                    new.take(segment, x, &mut emitter(id, segment, x, events));
+                }
+                new
             }
         };
         if let (Some(new), Some(slot)) = (new, self.table.find(hash, &key)) {
@@ -121,37 +125,56 @@ impl Machine {
     }
 }
 
-/// Appends the transitions of a connection as events.
+/// Appends the transitions that a segment of the end `x` shows as events.
 #[inline]
 fn emitter<'a>(
-    key: &'a Key,
-    serial: u64,
-    time_ns: u64,
+    id: (&'a Key, u64),
+    segment: &'a Segment,
+    x: usize,
     events: &'a mut Vec<Event>,
 ) -> impl FnMut(Change) + 'a {
-    move |change| events.extend(event(key, serial, time_ns, change))
+    move |change| events.extend(event(id, segment, x, change))
+}
+
+/// The cookie of the end's socket. Unlike a kernel's, it begins at 1: 0 is no cookie.
+const fn cookie(serial: u64, end: usize) -> u64 {
+    serial * 2 + end as u64 + 1
+}
+
+/// The segment of the end `x`, as the one that shows this transition.
+fn packet(segment: &Segment, x: usize, change: &Change) -> Packet {
+    let (seq, ack) = relative(segment, x, change.bases);
+    Packet {
+        number: segment.number,
+        is_sent: change.end == x,
+        flags: segment.flags,
+        seq,
+        ack,
+        len: segment.len,
+        is_inferred: change.is_concluded || change.how == How::Unseen,
+    }
 }
 
 /// A transition as the kernel would have shown it.
 ///
 /// The kernel's socket ends when `TIME_WAIT` begins: its transition is to CLOSE (`tcp_time_wait`), and what stays is no socket.
-fn event(key: &Key, serial: u64, time_ns: u64, change: Change) -> Option<Event> {
+fn event((key, serial): (&Key, u64), segment: &Segment, x: usize, change: Change) -> Option<Event> {
     let [first, second] = key.sides();
     let (local, remote): (&Side, &Side) = if change.end == 0 {
         (first, second)
     } else {
         (second, first)
     };
-    let mut flags = known::COOKIE | known::SOCKET;
+    let mut facts = known::COOKIE | known::SOCKET;
     let (fin_sent, fin_received) = change.fins;
     if fin_received {
-        flags |= known::DONE | known::RCV_SHUTDOWN;
+        facts |= known::DONE | known::RCV_SHUTDOWN;
     }
     if fin_sent {
-        flags |= known::SEND_SHUTDOWN;
+        facts |= known::SEND_SHUTDOWN;
     }
-    let (error, facts) = match change.how {
-        How::InOrder => (0, 0),
+    let (error, end_facts) = match change.how {
+        How::InOrder | How::Unseen => (0, 0),
         // An application that gives up connecting sends nothing: the RST answers what still comes.
         How::ResetSent if change.from == State::SYN_SENT => (0, end::SYN_SENT),
         How::ResetSent => (0, end::RESET_SENT),
@@ -167,9 +190,8 @@ fn event(key: &Key, serial: u64, time_ns: u64, change: Change) -> Option<Event> 
         record::AF_INET6
     };
     let record = Record {
-        ts_ns: time_ns,
-        // Unlike a kernel's, it begins at 1: 0 is no cookie.
-        cookie: serial * 2 + change.end as u64 + 1,
+        ts_ns: segment.time_ns,
+        cookie: cookie(serial, change.end),
         laddr: local.address,
         raddr: remote.address,
         uid: NO_UID,
@@ -179,11 +201,12 @@ fn event(key: &Key, serial: u64, time_ns: u64, change: Change) -> Option<Event> 
         oldstate: change.from,
         newstate,
         family,
-        flags,
+        flags: facts,
         ..Record::default()
     };
     let mut event = Event::try_from(record).ok()?;
-    event.add_end_facts(facts);
+    event.add_end_facts(end_facts);
+    event.set_packet(&packet(segment, x, &change));
     Some(event)
 }
 

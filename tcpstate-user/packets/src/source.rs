@@ -21,14 +21,15 @@ use tcpstate_core::{
     books::{Accounting, Packets as Books},
     event::Event,
     origin::{Origin, PACKETS},
+    packet::ConnectionPacket,
     source::{EventSource, Notice, Progress, SourceError, Step},
 };
 use tokio::sync::mpsc;
 
 use crate::{
-    decode::{Skip, decode},
+    decode::{Skip, decode, decode_verified},
     format::{FormatError, Packets},
-    machine::Machine,
+    machine::{Annotator, Machine},
 };
 
 /// Batches that are read ahead.
@@ -74,12 +75,18 @@ pub enum ReadError {
 pub struct Options {
     /// Connections that are followed at a time.
     pub max_connections: usize,
+    /// Whether the packets come too ([`Step::Packets`]).
+    pub packets: bool,
+    /// Whether packets with wrong checksums are left out and counted. On the host that sent them, many are not made yet.
+    pub verify_checksums: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             max_connections: 1_000_000,
+            packets: false,
+            verify_checksums: false,
         }
     }
 }
@@ -155,6 +162,7 @@ pub fn end_of(path: &Path) -> Result<Option<u64>, ReadError> {
 
 enum Message {
     Events(Vec<Event>),
+    Packets(Vec<ConnectionPacket>),
     Notice(Notice),
     End(Books, io::Result<()>),
 }
@@ -227,7 +235,12 @@ impl Capture {
 /// The work of the thread.
 struct Rebuilding {
     packets: Stream,
+    verify_checksums: bool,
     machine: Machine,
+    /// `None`: nobody wants the packets.
+    annotator: Option<Annotator>,
+    /// The packets of the batch.
+    shown: Vec<ConnectionPacket>,
     books: Books,
     /// Whether the packet that is there has not been taken yet.
     is_at_packet: bool,
@@ -239,6 +252,9 @@ impl Rebuilding {
             packets,
             is_at_packet,
             machine: Machine::new(options.max_connections),
+            verify_checksums: options.verify_checksums,
+            annotator: options.packets.then(Annotator::default),
+            shown: Vec::new(),
             books: Books::default(),
         }
     }
@@ -258,8 +274,11 @@ impl Rebuilding {
             }
             let notices = self.packets.take_notices().into_iter();
             // Empty ones too: they end the run if the source is gone.
-            let messages =
-                std::iter::once(Message::Events(events)).chain(notices.map(Message::Notice));
+            let packets = mem::take(&mut self.shown);
+            let packets = (!packets.is_empty()).then_some(Message::Packets(packets));
+            let messages = std::iter::once(Message::Events(events))
+                .chain(packets)
+                .chain(notices.map(Message::Notice));
             for message in messages {
                 if sender.blocking_send(message).is_err() {
                     return;
@@ -287,8 +306,9 @@ impl Rebuilding {
             }
             self.take(events);
             // The events so far go first where the next packet may be long in coming.
-            let waits = !events.is_empty() && !self.packets.has_more_at_hand();
-            if waits || events.len() >= BATCH {
+            let has_some = !events.is_empty() || !self.shown.is_empty();
+            let waits = has_some && !self.packets.has_more_at_hand();
+            if waits || events.len().max(self.shown.len()) >= BATCH {
                 break;
             }
         }
@@ -302,11 +322,22 @@ impl Rebuilding {
             return;
         };
         self.books.seen += 1;
-        match decode(&packet) {
+        let decoded = if self.verify_checksums {
+            decode_verified(&packet)
+        } else {
+            decode(&packet)
+        };
+        match decoded {
             Ok(decoded) => {
                 self.books.tcp += 1;
                 self.books.tunnelled += u64::from(decoded.is_tunnelled);
-                self.machine.take(&decoded.segment, events);
+                match &mut self.annotator {
+                    None => self.machine.take(&decoded.segment, events),
+                    Some(annotator) => {
+                        let machine = &mut self.machine;
+                        annotator.take(machine, &decoded.segment, events, &mut self.shown);
+                    }
+                }
             }
             Err(Skip::NotTcp(kind)) => self.books.count_not_tcp(kind),
             Err(Skip::Unreadable(reason)) => self.books.count_unreadable(reason),
@@ -340,6 +371,7 @@ impl EventSource for Capture {
                 let _ = self.used.send(events);
                 Poll::Ready(Ok(Step::Events))
             }
+            Some(Message::Packets(packets)) => Poll::Ready(Ok(Step::Packets(packets))),
             Some(Message::Notice(notice)) => {
                 let text = format!("{}: {}", self.name, notice.text);
                 Poll::Ready(Ok(Step::Notice(Notice { text, ..notice })))

@@ -386,6 +386,7 @@ impl<'a> Driver<'a> {
                 return self.show();
             }
             Ok(Step::Recalled(recalled)) => return self.recall(*recalled),
+            Ok(Step::Packets(packets)) => return self.show_packets(packets),
             Ok(Step::Settled) => self.settled = true,
             Ok(Step::Notice(notice)) => {
                 self.damaged |= notice.is_damage;

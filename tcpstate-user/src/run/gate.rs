@@ -15,6 +15,7 @@ use tcpstate_core::{
     filter::{Held, Waiting},
     model::{Applied, Limits, StateExit, Tracker},
     names::Names,
+    packet::ConnectionPacket,
 };
 
 /// The stage before a view, if there is a filter.
@@ -212,6 +213,21 @@ impl Gate {
             self.going_on.insert(cookie);
         }
         passed
+    }
+
+    /// Removes the packets of connections of which neither socket can be wanted. Returns whether the others are wanted; otherwise
+    /// only events decide.
+    pub(super) fn packets(&self, packets: &mut Vec<ConnectionPacket>) -> bool {
+        let selection = &self.selection;
+        let are_sure = selection.shown.is_none() && !selection.lasting.needs_history();
+        let may_be_wanted = |event: &Event| {
+            let truth = selection
+                .lasting
+                .judge(&selection.facts(event, event, None));
+            truth == Truth::Yes || truth == Truth::Unknown && !are_sure
+        };
+        packets.retain(|packet| packet.as_events().any(|event| may_be_wanted(&event)));
+        are_sure
     }
 
     /// The decisions so far, without the events that are held.

@@ -130,7 +130,9 @@ impl EventSource for WithProgress {
     ) -> Poll<Result<Step, SourceError>> {
         let polled = self.source.poll_step(cx, batch);
         match &polled {
-            Poll::Ready(Ok(Step::Events | Step::Census(_) | Step::Recalled(_))) => {
+            Poll::Ready(Ok(
+                Step::Events | Step::Census(_) | Step::Recalled(_) | Step::Packets(_),
+            )) => {
                 if self.bar.is_finished() {
                     self.bar.reset();
                 }

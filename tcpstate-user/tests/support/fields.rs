@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use tcpstate_core::{
     catalogue::{
-        CONNECTION, Column, Formats, Kind, RATES, SOCKET, TRANSITION, group_table,
+        CONNECTION, Column, Formats, Kind, PACKET, RATES, SOCKET, TRANSITION, group_table,
         group_transition_table, histogram_table, histogram_transition_table,
         histogram_transitions_table, plural,
     },
@@ -61,6 +61,13 @@ pub fn page() -> String {
             .filter(|one| !names.contains(&one.name)),
     );
     text(&mut page, trace::LAYOUT.cells.iter().map(Cell::describe));
+
+    heading(
+        &mut page,
+        "`trace --packets`: packets of a capture",
+        PACKET.doc,
+    );
+    fields(&mut page, PACKET.columns());
 
     heading(&mut page, "`life`: connections", CONNECTION.doc);
     paragraph(&mut page, more);

@@ -191,6 +191,8 @@ fn write_packets(end: &End, in_full: bool, err: &mut dyn Write) -> io::Result<()
         ("cut before the TCP header", reasons.cut),
         ("malformed", reasons.malformed),
         ("unknown link type", reasons.link_type),
+        ("wrong IP checksum", reasons.ip_checksum),
+        ("wrong TCP checksum", reasons.tcp_checksum),
     ];
     if packets.unreadable > 0 {
         writeln!(err, "unreadable: {}", Counts(&unreadable))?;

@@ -1,4 +1,4 @@
-//! The line views: the output of `trace`, `life`, `rates`, `hist`, `ls`, `explain`, `diagnose` and `doctor`, as text, JSON or CSV.
+//! The line views: the output of `trace` and its packets, `life`, `rates`, `hist`, `ls`, `explain`, `diagnose` and `doctor`, as text, JSON or CSV.
 //!
 //! A view takes events, or a listing, and writes; it knows neither the kernel nor the command line. The
 //! fields of its records come from [`tcpstate_core::catalogue`]. [`mod@format`] writes values, [`books`] the
@@ -28,6 +28,7 @@ pub mod hist;
 pub mod life;
 pub mod ls;
 mod order;
+pub mod packets;
 pub mod printer;
 pub mod rates;
 pub mod settings;

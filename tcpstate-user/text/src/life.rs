@@ -27,7 +27,7 @@ use tcpstate_core::{
     model::{Books, Connections, Ended, Include, StateExit, Tracker},
     names::Names,
     options::Until,
-    origin::Origin,
+    origin::{Evidence, Origin},
     recalled::Recalled,
     view::{End, Flow, View},
 };
@@ -75,6 +75,7 @@ pub struct Options {
 
 /// The view.
 pub struct Life {
+    options: Options,
     filter: Filter,
     live: bool,
     until: Until,
@@ -94,16 +95,8 @@ pub struct Life {
 impl Life {
     /// A view with these options.
     pub fn new(options: &Options) -> Self {
-        let settings = &options.settings;
-        let asked: Vec<&str> = [
-            (options.time, "TIME"),
-            (options.timestamp, "SECONDS"),
-            (options.reset_reason, "RESET_REASON"),
-        ]
-        .into_iter()
-        .filter_map(|(is_asked, title)| is_asked.then_some(title))
-        .collect();
         Self {
+            options: options.clone(),
             filter: Filter {
                 expression: options.expression.clone(),
                 states: options.states,
@@ -114,8 +107,8 @@ impl Life {
             until: options.until,
             waiting: ByCookie::default(),
             count: options.count,
-            printer: RecordPrinter::records(settings, &LAYOUT, &options.columns, &asked),
-            tracker: Tracker::new(settings.limits)
+            printer: printer(options, Evidence::Kernel),
+            tracker: Tracker::new(options.settings.limits)
                 .without_rates()
                 .without_histograms()
                 .with_closers(),
@@ -189,6 +182,9 @@ impl View for Life {
             self.tracker.follow();
         } else {
             self.until = Until::Close;
+        }
+        if origin.evidence() == Evidence::Packets {
+            self.printer = printer(&self.options, Evidence::Packets);
         }
         self.printer.titles(origin.started_ns, out)
     }
@@ -368,6 +364,20 @@ impl Filter {
             }
         }
     }
+}
+
+/// Prints what these options choose of connections with this evidence.
+fn printer(options: &Options, evidence: Evidence) -> RecordPrinter<ConnectionRow> {
+    let asked: Vec<&str> = [
+        (options.time, "TIME"),
+        (options.timestamp, "SECONDS"),
+        (options.reset_reason, "RESET_REASON"),
+    ]
+    .into_iter()
+    .filter_map(|(is_asked, title)| is_asked.then_some(title))
+    .collect();
+    let settings = options.settings.resting_on(evidence);
+    RecordPrinter::records(&settings, &LAYOUT, &options.columns, &asked)
 }
 
 /// The columns of the lines for people.

@@ -4,6 +4,7 @@ use jiff::tz::TimeZone;
 use tcpstate_core::{
     model::Limits,
     options::{Format, TimeForm},
+    origin::Evidence,
 };
 
 /// The settings that all views share.
@@ -19,6 +20,8 @@ pub struct Settings {
     pub width: Option<usize>,
     /// Whether sockets of several network namespaces may be shown: then text says which, where it has room.
     pub several_netns: bool,
+    /// The evidence that the events rest on: text has no columns, unless they are asked for, of what it never tells.
+    pub evidence: Evidence,
     /// The time zone of local times.
     pub zone: TimeZone,
     /// Their form.
@@ -26,6 +29,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The same for events that rest on this evidence.
+    pub(crate) fn resting_on(&self, evidence: Evidence) -> Self {
+        Self {
+            evidence,
+            ..self.clone()
+        }
+    }
+
     /// This format with the usual bounds, no terminal, and local time in UTC.
     pub fn plain(format: Format) -> Self {
         Self {
@@ -34,6 +45,7 @@ impl Settings {
             colour: false,
             width: None,
             several_netns: false,
+            evidence: Evidence::Kernel,
             zone: TimeZone::UTC,
             time_form: TimeForm::default(),
         }

@@ -13,7 +13,7 @@ use tcpstate_core::{
     filter::StateSet,
     model::{Books, Tracker},
     names::Names,
-    origin::Origin,
+    origin::{Evidence, Origin},
     recalled::Recalled,
     view::{End, Flow, View},
 };
@@ -49,6 +49,7 @@ pub struct Options {
 
 /// The view.
 pub struct Trace {
+    options: Options,
     states: Option<StateSet>,
     count: Option<u64>,
     printer: RecordPrinter<TransitionRow>,
@@ -66,23 +67,15 @@ pub struct Trace {
 impl Trace {
     /// A trace with these options.
     pub fn new(options: &Options) -> Self {
-        let settings = &options.settings;
-        let asked: Vec<&str> = [
-            (options.time, "TIME"),
-            (options.timestamp, "SECONDS"),
-            (options.reset_reason, "RESET_REASON"),
-        ]
-        .into_iter()
-        .filter_map(|(is_asked, title)| is_asked.then_some(title))
-        .collect();
-        let printer = RecordPrinter::records(settings, &LAYOUT, &options.columns, &asked);
+        let printer = printer(options, Evidence::Kernel);
         Self {
+            options: options.clone(),
             states: options.states,
             shows_cgroups: printer.shows_cgroups(),
             leaves_out: options.states.is_some(),
             count: options.count,
             printer,
-            tracker: Tracker::new(settings.limits)
+            tracker: Tracker::new(options.settings.limits)
                 .without_rates()
                 .without_histograms(),
             names: Names::default(),
@@ -90,6 +83,21 @@ impl Trace {
             origin: None,
         }
     }
+}
+
+/// Prints what these options choose of events with this evidence.
+fn printer(options: &Options, evidence: Evidence) -> RecordPrinter<TransitionRow> {
+    let asked: Vec<&str> = [
+        (options.time, "TIME"),
+        (options.timestamp, "SECONDS"),
+        (options.reset_reason, "RESET_REASON"),
+        (evidence == Evidence::Packets, "PACKET"),
+    ]
+    .into_iter()
+    .filter_map(|(is_asked, title)| is_asked.then_some(title))
+    .collect();
+    let settings = options.settings.resting_on(evidence);
+    RecordPrinter::records(&settings, &LAYOUT, &options.columns, &asked)
 }
 
 /// The columns of the lines for people.
@@ -128,9 +136,13 @@ pub static LAYOUT: Layout<TransitionRow> = Layout {
     fields: &TRANSITION,
 };
 
-static CELLS: [Cell<TransitionRow>; 20] = [
+static CELLS: [Cell<TransitionRow>; 21] = [
     Cell::TIME,
     Cell::SINCE_START,
+    Cell::field(
+        Column::right("PACKET", 6),
+        TRANSITION.column("packet.number"),
+    ),
     Cell::COOKIE,
     Cell::field(Column::right("NETNS", 10), TRANSITION.column("netns")),
     Cell::field(Column::right("PID", 7), TRANSITION.column("owner.pid")),
@@ -186,6 +198,10 @@ impl View for Trace {
 
     fn start(&mut self, origin: &Origin, out: &mut dyn Write) -> io::Result<()> {
         self.origin = Some(origin.clone());
+        if origin.evidence() == Evidence::Packets {
+            self.printer = printer(&self.options, Evidence::Packets);
+            self.shows_cgroups = self.printer.shows_cgroups();
+        }
         self.printer.titles(origin.started_ns, out)
     }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::is_zero;
+
 /// The kind of a packet that is no TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotTcp {
@@ -28,6 +30,10 @@ pub enum Unreadable {
     Malformed,
     /// Its first header is of a kind that is not known here.
     LinkType,
+    /// The checksum of its IPv4 header is wrong, where checksums are verified.
+    IpChecksum,
+    /// The checksum of its TCP segment is wrong, where checksums are verified.
+    TcpChecksum,
 }
 
 /// The packets of a capture: `seen = tcp + not_tcp + unreadable`.
@@ -68,6 +74,10 @@ pub struct UnreadableByReason {
     pub cut: u64,
     pub malformed: u64,
     pub link_type: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ip_checksum: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tcp_checksum: u64,
 }
 
 impl Packets {
@@ -93,6 +103,8 @@ impl Packets {
             Unreadable::Cut => &mut reasons.cut,
             Unreadable::Malformed => &mut reasons.malformed,
             Unreadable::LinkType => &mut reasons.link_type,
+            Unreadable::IpChecksum => &mut reasons.ip_checksum,
+            Unreadable::TcpChecksum => &mut reasons.tcp_checksum,
         } += 1;
     }
 }

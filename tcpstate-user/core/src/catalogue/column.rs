@@ -8,7 +8,7 @@ use tcpstate_common::State;
 
 use crate::{
     cause::Cause, handshakes::HalfOpenAt, histogram::Histogram, model::Stay, owner::Holder,
-    service::ServicePort, transition::TransitionCount,
+    packet::Notes, service::ServicePort, transition::TransitionCount,
 };
 
 /// The columns of one kind of record.
@@ -155,6 +155,8 @@ pub enum Kind {
     Name,
     /// Yes or no.
     Bool,
+    /// The control bits of a TCP header.
+    ControlBits,
     /// A list or a map; the text names its elements.
     Nested(&'static str),
 }
@@ -175,9 +177,13 @@ impl Kind {
     /// The JSON type.
     pub const fn type_name(self) -> &'static str {
         match self {
-            Self::Time | Self::Address | Self::State | Self::Cause | Self::Word(_) | Self::Name => {
-                "string"
-            }
+            Self::Time
+            | Self::Address
+            | Self::State
+            | Self::Cause
+            | Self::Word(_)
+            | Self::Name
+            | Self::ControlBits => "string",
             Self::Nanoseconds
             | Self::Microseconds
             | Self::Milliseconds
@@ -205,6 +211,7 @@ impl Kind {
             Self::Cause => "cause",
             Self::Address => "IP address",
             Self::Port => "port",
+            Self::ControlBits => "control bits",
             Self::Count
             | Self::Share
             | Self::Number
@@ -233,6 +240,10 @@ pub enum Value<'a> {
     Name(&'a [u8]),
     /// Wall-clock nanoseconds since 1970.
     Time(i64),
+    /// The control bits of a TCP header, named by [`CONTROL_BITS`](crate::event::CONTROL_BITS).
+    ControlBits(u8),
+    /// The notes about a packet.
+    Notes(Notes),
     /// An address.
     Address(IpAddr),
     /// A state.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cause::{Cause, RESET_REASONS, ResetReason, goes_on},
-    event::Event,
+    event::{Event, Packet},
     model::{Applied, Traffic},
     names::Cgroup,
     owner::{How, Owner},
@@ -45,6 +45,8 @@ pub struct TransitionRow {
     pub goes_on: Option<State>,
     /// At -> ESTABLISHED, how long the handshake took.
     pub handshake_ns: Option<u64>,
+    /// The packet that shows it, where it was rebuilt from packets.
+    pub packet: Option<Packet>,
 }
 
 /// The flags of a socket.
@@ -109,6 +111,7 @@ impl TransitionRow {
             traffic: Traffic::of(event),
             goes_on: goes_on(event),
             handshake_ns: applied.handshake_ns(),
+            packet: event.packet(),
         }
     }
 }
@@ -184,6 +187,73 @@ pub(super) const fn traffic<R: Counted>() -> [Column<R>; 4] {
             "Smoothed round-trip time",
         )
         .unknown("no round trip has been measured, or the capture cannot read the socket"),
+    ]
+}
+
+/// A field of the packet, which is absent as a whole where there is none.
+fn of_packet<'a>(row: &'a TransitionRow, field: impl FnOnce(&'a Packet) -> Value<'a>) -> Value<'a> {
+    row.packet.as_ref().map_or(Value::Absent, field)
+}
+
+/// The columns of the packet.
+const fn packet() -> [Column<TransitionRow>; 7] {
+    const NONE: &str = "the kernel showed the transition";
+    [
+        Column::<TransitionRow>::new(
+            "packet.number",
+            Kind::Number,
+            |row| of_packet(row, |packet| packet.number.into()),
+            "The packet that shows the transition, by its number in the capture, from 1 on. `ts` is its time",
+        )
+        .unknown(NONE),
+        Column::<TransitionRow>::new(
+            "packet.direction",
+            Kind::Word(&["sent", "received"]),
+            |row| {
+                of_packet(row, |packet| {
+                    Value::Word(if packet.is_sent { "sent" } else { "received" })
+                })
+            },
+            "Whether the socket sent it, or its peer",
+        )
+        .unknown(NONE),
+        Column::<TransitionRow>::new(
+            "packet.flags",
+            Kind::ControlBits,
+            |row| of_packet(row, |packet| Value::ControlBits(packet.flags)),
+            "Its control bits, with a space between them: `SYN ACK`",
+        )
+        .unknown(NONE),
+        Column::<TransitionRow>::new(
+            "packet.seq",
+            Kind::Number,
+            |row| of_packet(row, |packet| packet.seq.into()),
+            "Its sequence number, relative to its sender's SYN, which has 0. Where that is not in the capture, the first \
+             number seen is 1",
+        )
+        .unknown(NONE),
+        Column::<TransitionRow>::new(
+            "packet.ack",
+            Kind::Number,
+            |row| of_packet(row, |packet| packet.ack.into()),
+            "The number that it acknowledges, relative to the receiver's SYN in the same way",
+        )
+        .unknown("it acknowledges nothing, or the kernel showed the transition"),
+        Column::<TransitionRow>::new(
+            "packet.len",
+            Kind::Bytes,
+            |row| of_packet(row, |packet| packet.len.into()),
+            "Its payload, as sent",
+        )
+        .unknown(NONE),
+        Column::<TransitionRow>::new(
+            "packet.inferred",
+            Kind::Bool,
+            |row| of_packet(row, |packet| packet.is_inferred.into()),
+            "Whether the transition is inferred: it was made by another packet, which is not in the capture or which nothing \
+             acknowledged; or no packet shows the beginning of `oldstate`",
+        )
+        .unknown(NONE),
     ]
 }
 
@@ -284,5 +354,6 @@ pub static TRANSITION: Table<TransitionRow> = Table {
             .unknown("no handshake ends here, or its beginning was not seen"),
             reset_reason(),
         ],
+        &packet(),
     ],
 };

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, str::FromStr};
 
 use super::{STATES, StateText};
 use crate::{
-    catalogue::{CONNECTION, Kind, RATES, SOCKET, TRANSITION, Table, histogram_table},
+    catalogue::{CONNECTION, Kind, PACKET, RATES, SOCKET, TRANSITION, Table, histogram_table},
     cause::{EXPLAINED, Explained},
     diagnosis::{FindingText, RULES},
     filter::StateSet,
@@ -114,6 +114,7 @@ fn findings() -> impl Iterator<Item = &'static FindingText> {
 fn fields() -> Vec<FieldText> {
     let mut all = Vec::new();
     add(&TRANSITION, &mut all);
+    add(&PACKET, &mut all);
     add(&CONNECTION, &mut all);
     add(&SOCKET, &mut all);
     add(histogram_table(By::Port), &mut all);

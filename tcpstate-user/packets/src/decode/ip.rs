@@ -4,13 +4,16 @@
 
 use tcpstate_core::books::{NotTcp, Unreadable};
 
-use super::{Addresses, Decoded, Rest, Skip, tcp, tunnel};
+use super::{Addresses, Decoded, Rest, Skip, checksum, tcp, tunnel};
 use crate::bytes::{array, be16, be32, byte};
 
 /// Extension headers of a packet that are followed.
 const MAX_EXTENSIONS: usize = 16;
 
-const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
+
+/// The routing header.
+const ROUTING: u8 = 43;
 
 /// A packet of either version.
 #[inline]
@@ -46,15 +49,28 @@ fn v4(rest: Rest<'_>) -> Result<Decoded, Skip> {
     if header < 20 || total < header {
         return Err(Skip::Unreadable(Unreadable::Malformed));
     }
+    if rest.verifies
+        && !rest
+            .bytes
+            .get(..header)
+            .is_some_and(checksum::is_header_right)
+    {
+        return Err(match rest.bytes.get(..header) {
+            Some(_) => Skip::Unreadable(Unreadable::IpChecksum),
+            None => rest.too_short(header),
+        });
+    }
     if fragment & 0x1fff != 0 {
         return Err(Skip::NotTcp(NotTcp::Fragment));
     }
     let addresses = Addresses {
         from: mapped(from),
         to: mapped(to),
+        is_v4: true,
     };
     let rest = Rest {
         is_fragment: fragment & 0x2000 != 0,
+        verifies: rest.verifies && header == 20,
         ..rest.behind(header)?
     };
     by_protocol(protocol, rest, addresses, total - header)
@@ -69,7 +85,11 @@ fn v6(rest: Rest<'_>) -> Result<Decoded, Skip> {
             array(bytes, 24)?,
         ))
     })?;
-    let addresses = Addresses { from, to };
+    let addresses = Addresses {
+        from,
+        to,
+        is_v4: false,
+    };
     let mut rest = rest.behind(40)?;
     // Of a jumbogram, and with segmentation offload.
     let mut left = if length == 0 {
@@ -80,7 +100,7 @@ fn v6(rest: Rest<'_>) -> Result<Decoded, Skip> {
     for _ in 0..MAX_EXTENSIONS {
         let extension = match next {
             // Hop-by-hop, routing, destination options, mobility, HIP, shim6.
-            0 | 43 | 60 | 135 | 139 | 140 => {
+            0 | ROUTING | 60 | 135 | 139 | 140 => {
                 let units = rest.read(8, |bytes| byte(bytes, 1))?;
                 (usize::from(units) + 1) * 8
             }
@@ -104,6 +124,7 @@ fn v6(rest: Rest<'_>) -> Result<Decoded, Skip> {
         {
             left = jumbo;
         }
+        rest.verifies &= next != ROUTING;
         next = rest.read(1, |bytes| byte(bytes, 0))?;
         rest = rest.behind(extension)?;
         left = left.saturating_sub(extension);

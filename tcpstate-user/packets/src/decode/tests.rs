@@ -296,3 +296,87 @@ proptest! {
         let _ = of_cut(1, &good, wire.max(good.len()));
     }
 }
+
+/// The checksum of these bytes, of which its own are 0.
+fn checksum_of(bytes: &[u8]) -> [u8; 2] {
+    let mut sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |&low| low.into()))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!u16::try_from(sum).unwrap()).to_be_bytes()
+}
+
+/// A segment over IP with right checksums; its TCP header begins at the second value.
+fn right(is_v4: bool, len: usize) -> (Vec<u8>, usize) {
+    let segment = tcp(SYN, 77, 88, len);
+    let (mut packet, at) = if is_v4 {
+        (v4(6, &segment), 20)
+    } else {
+        (v6(6, &segment), 40)
+    };
+    let (addresses, length) = if is_v4 {
+        (packet[12..20].to_vec(), segment.len())
+    } else {
+        (packet[8..40].to_vec(), segment.len())
+    };
+    let pseudo = [
+        addresses,
+        vec![0, 6],
+        u16::try_from(length).unwrap().to_be_bytes().to_vec(),
+        segment,
+    ];
+    let checksum = checksum_of(&pseudo.concat());
+    packet[at + 16..at + 18].copy_from_slice(&checksum);
+    if is_v4 {
+        let checksum = checksum_of(&packet[..20]);
+        packet[10..12].copy_from_slice(&checksum);
+    }
+    (packet, at)
+}
+
+fn verified(bytes: &[u8], wire: usize) -> Result<Decoded, Skip> {
+    decode_verified(&Packet {
+        number: 1,
+        time_ns: 1,
+        link: 101,
+        wire_len: u32::try_from(wire).unwrap(),
+        bytes,
+    })
+}
+
+#[test]
+fn wrong_checksums_are_found_where_they_are_verified() {
+    for (is_v4, len) in [(true, 0), (true, 5), (false, 0), (false, 6)] {
+        let (packet, at) = right(is_v4, len);
+        assert!(verified(&packet, packet.len()).is_ok(), "{is_v4} {len}");
+        for wrong_at in [at + 4, packet.len() - 1] {
+            let mut wrong = packet.clone();
+            wrong[wrong_at] ^= 1;
+            let skip = Skip::Unreadable(Unreadable::TcpChecksum);
+            assert_eq!(verified(&wrong, wrong.len()), Err(skip), "{is_v4} {len}");
+            // The usual way does not mind.
+            assert!(of(101, &wrong).is_ok());
+        }
+    }
+    let (mut packet, _) = right(true, 5);
+    packet[8] = 63;
+    let skip = Skip::Unreadable(Unreadable::IpChecksum);
+    assert_eq!(verified(&packet, packet.len()), Err(skip));
+}
+
+#[test]
+fn checksums_that_cannot_be_verified_are_not_wrong() {
+    let (packet, _) = right(true, 50);
+    assert!(verified(&packet[..50], packet.len()).is_ok(), "cut");
+    // The first fragment, with the rest of the payload elsewhere.
+    let mut fragment = packet.clone();
+    fragment[6] = 0x20;
+    fragment[10..12].fill(0);
+    let checksum = checksum_of(&fragment[..20]);
+    fragment[10..12].copy_from_slice(&checksum);
+    fragment[25] ^= 1;
+    assert!(verified(&fragment, fragment.len()).is_ok());
+}

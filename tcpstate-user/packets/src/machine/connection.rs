@@ -63,6 +63,8 @@ const SYN_RECV: States = States::only(State::SYN_RECV);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
     InOrder,
+    /// In order, by a packet that was not seen, or that nothing acknowledged.
+    Unseen,
     /// The end sent a RST.
     ResetSent,
     /// It received one; with the error that the kernel gives the socket.
@@ -79,34 +81,28 @@ pub(crate) struct Change {
     pub(crate) how: How,
     /// Whether the end has sent and received a FIN.
     pub(crate) fins: (bool, bool),
-}
-
-/// The first transition of an end that connects.
-const CONNECTS: Change = Change {
-    end: 0,
-    from: State::CLOSE,
-    to: State::SYN_SENT,
-    how: How::InOrder,
-    fins: (false, false),
-};
-
-impl Change {
-    /// The same of the end `x`.
-    const fn of(self, x: usize) -> Self {
-        Self { end: x, ..self }
-    }
+    /// Whether the state before was concluded: no packet showed its beginning.
+    pub(crate) is_concluded: bool,
+    /// The numbers from which those of both ends count, as far as they are known.
+    pub(crate) bases: [Option<u32>; 2],
 }
 
 /// The facts that are known of an [`End`].
 mod known {
-    pub(super) const NEXT: u8 = 1 << 0;
-    pub(super) const ACKED: u8 = 1 << 1;
-    pub(super) const FIRST: u8 = 1 << 2;
-    pub(super) const FIN_SENT: u8 = 1 << 3;
-    pub(super) const FIN_RECEIVED: u8 = 1 << 4;
-    pub(super) const FIN_ACKED: u8 = 1 << 5;
+    pub(super) const NEXT: u16 = 1 << 0;
+    pub(super) const ACKED: u16 = 1 << 1;
+    pub(super) const FIRST: u16 = 1 << 2;
+    pub(super) const FIN_SENT: u16 = 1 << 3;
+    pub(super) const FIN_RECEIVED: u16 = 1 << 4;
+    pub(super) const FIN_ACKED: u16 = 1 << 5;
     /// `next` is what the peer acknowledged; not all up to there was seen.
-    pub(super) const UNSEEN: u8 = 1 << 6;
+    pub(super) const UNSEEN: u16 = 1 << 6;
+    /// `first` is only the number before the first one that was seen: for people, who count from there.
+    pub(super) const BASE: u16 = 1 << 7;
+    /// The beginning of its state was not seen.
+    pub(super) const CONCLUDED: u16 = 1 << 8;
+    /// It connected, and no other end before it.
+    pub(super) const CLIENT: u16 = 1 << 9;
 }
 
 /// One end. The numbers are valid only with their bit in `known`.
@@ -116,12 +112,12 @@ pub(crate) struct End {
     next: u32,
     /// The highest acknowledgement that it sent.
     acked: u32,
-    /// The number of its SYN.
+    /// The number of its SYN; or, with `BASE`, no more than the one from which to count.
     first: u32,
     /// The number behind its FIN.
     fin: u32,
     pub(crate) states: States,
-    known: u8,
+    known: u16,
 }
 
 impl End {
@@ -136,8 +132,26 @@ impl End {
         }
     }
 
+    /// In the middle of its connection. The first of its numbers that was seen is this one.
+    const fn middle(seen: u32) -> Self {
+        Self {
+            first: seen.wrapping_sub(1),
+            known: known::BASE | known::CONCLUDED,
+            ..Self::new(MIDDLE)
+        }
+    }
+
+    /// The number from which its numbers count.
+    const fn base(&self) -> Option<u32> {
+        if self.known & (known::FIRST | known::BASE) != 0 {
+            Some(self.first)
+        } else {
+            None
+        }
+    }
+
     #[inline]
-    const fn knows(&self, bits: u8) -> bool {
+    const fn knows(&self, bits: u16) -> bool {
         self.known & bits == bits
     }
 
@@ -182,16 +196,60 @@ pub(crate) enum Verdict {
     Taken,
     /// It begins another connection.
     Another,
-    /// It answers a SYN that begins another connection: the SYN of this number, sent at this time, nanoseconds since 1970.
-    Answers(u32, u64),
+    /// It answers this SYN, which begins another connection.
+    Answers(Stray),
 }
 
 /// A SYN that does not fit its connection: of another one, or an old duplicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stray {
-    end: u8,
-    seq: u32,
+pub(crate) struct Stray {
+    number: u64,
     time_ns: u64,
+    seq: u32,
+    len: u32,
+    flags: u8,
+    is_second: bool,
+}
+
+impl Stray {
+    const fn of(segment: &Segment, x: usize) -> Self {
+        Self {
+            number: segment.number,
+            time_ns: segment.time_ns,
+            seq: segment.seq,
+            len: segment.len,
+            flags: segment.flags,
+            is_second: x == 1,
+        }
+    }
+
+    /// The SYN itself, which this one answers.
+    pub(crate) const fn answered_by(&self, answer: &Segment) -> Segment {
+        Segment {
+            number: self.number,
+            time_ns: self.time_ns,
+            from: answer.to,
+            to: answer.from,
+            seq: self.seq,
+            ack: 0,
+            len: self.len,
+            flags: self.flags,
+            ..*answer
+        }
+    }
+}
+
+/// The sequence number of a segment of the end `x`, and the one that it acknowledges, relative to the bases of both ends.
+pub(crate) fn relative(segment: &Segment, x: usize, bases: [Option<u32>; 2]) -> (u32, Option<u32>) {
+    let [first, second] = bases;
+    let (from, to) = if x == 0 {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    let count = |number: u32, base: Option<u32>| number.wrapping_sub(base.unwrap_or(number));
+    let ack = segment.has(flags::ACK).then(|| count(segment.ack, to));
+    (count(segment.seq, from), ack)
 }
 
 /// A connection.
@@ -221,7 +279,12 @@ impl Connection {
             return None;
         }
         if has(flags::SYN) && !has(flags::ACK) {
-            return Some(Self::open(segment.seq, segment.end(), x, emit));
+            let mut new = Self {
+                ends: [End::new(States::NONE); 2],
+                stray: None,
+            };
+            new.connect(segment, x, emit);
+            return Some(new);
         }
         let mut new = Self {
             ends: [End::new(States::NONE); 2],
@@ -236,11 +299,12 @@ impl Connection {
                 *receiver = End::new(SYN_SENT);
                 receiver.first = segment.ack.wrapping_sub(1);
                 receiver.next = segment.ack;
-                receiver.known = known::FIRST | known::NEXT;
+                receiver.known = known::FIRST | known::NEXT | known::CONCLUDED | known::CLIENT;
+                sender.known |= known::CONCLUDED;
             }
             (false, true) => {
-                *sender = End::new(MIDDLE);
-                *receiver = End::new(MIDDLE);
+                *sender = End::middle(segment.seq);
+                *receiver = End::middle(segment.ack);
                 receiver.sent(segment.ack);
                 new.plain(segment, x, emit);
             }
@@ -249,16 +313,44 @@ impl Connection {
         Some(new)
     }
 
-    /// The connection that a SYN of the end `x` begins. It has the number `seq`; `end` is the one behind the segment's last.
-    pub(crate) fn open(seq: u32, end: u32, x: usize, emit: &mut impl FnMut(Change)) -> Self {
-        let mut new = Self {
-            ends: [End::new(States::NONE); 2],
-            stray: None,
-        };
-        let (sender, _) = pair(&mut new.ends, x);
-        sender.connect(seq, end);
-        emit(CONNECTS.of(x));
-        new
+    /// The end `x` connects, with this SYN.
+    fn connect(&mut self, syn: &Segment, x: usize, emit: &mut impl FnMut(Change)) {
+        let (sender, receiver) = pair(&mut self.ends, x);
+        sender.connect(syn.seq, syn.end());
+        if !receiver.knows(known::CLIENT) {
+            sender.known |= known::CLIENT;
+        }
+        emit(self.change(x, State::CLOSE, State::SYN_SENT, How::InOrder));
+    }
+
+    /// The end that has connected first, if that is known: the client.
+    pub(crate) fn client(&self) -> Option<usize> {
+        self.ends.iter().position(|end| end.knows(known::CLIENT))
+    }
+
+    fn bases(&self) -> [Option<u32>; 2] {
+        let [first, second] = &self.ends;
+        [first.base(), second.base()]
+    }
+
+    /// The numbers of a segment of the end `x`, relative to those from which people count.
+    pub(crate) fn relative(&self, segment: &Segment, x: usize) -> (u32, Option<u32>) {
+        relative(segment, x, self.bases())
+    }
+
+    /// This transition of the end `x`.
+    fn change(&self, x: usize, from: State, to: State, how: How) -> Change {
+        let [first, second] = &self.ends;
+        let end = if x == 0 { first } else { second };
+        Change {
+            end: x,
+            from,
+            to,
+            how,
+            fins: (end.knows(known::FIN_SENT), end.knows(known::FIN_RECEIVED)),
+            is_concluded: end.knows(known::CONCLUDED),
+            bases: self.bases(),
+        }
     }
 
     /// Whether both ends have ended, as far as they are known to have begun.
@@ -319,16 +411,14 @@ impl Connection {
             return;
         }
         end.states = after;
-        if let (Some(from), Some(to)) = (before.known(), after.known())
-            && from != to
-        {
-            emit(Change {
-                end: x,
-                from,
-                to,
-                how,
-                fins: (end.knows(known::FIN_SENT), end.knows(known::FIN_RECEIVED)),
-            });
+        match (before.known(), after.known()) {
+            (Some(from), Some(to)) if from != to => {
+                let change = self.change(x, from, to, how);
+                pair(&mut self.ends, x).0.known &= !known::CONCLUDED;
+                emit(change);
+            }
+            (None, Some(_)) => end.known |= known::CONCLUDED,
+            _ => {}
         }
     }
 
@@ -347,8 +437,7 @@ impl Connection {
             }
             if sender.states.is_none() && receiver.states == SYN_SENT {
                 // Both connect at once, or a peer that answers like that.
-                sender.connect(segment.seq, segment.end());
-                emit(CONNECTS.of(x));
+                self.connect(segment, x, emit);
                 return Verdict::Taken;
             }
             let gave_up = sender.states == SYN_SENT
@@ -357,21 +446,17 @@ impl Connection {
             if gave_up || sender.states.are_among(OVER) || sender.states.is_none() {
                 return Verdict::Another;
             }
-            self.stray = Some(Stray {
-                end: u8::from(x == 1),
-                seq: segment.seq,
-                time_ns: segment.time_ns,
-            });
+            self.stray = Some(Stray::of(segment, x));
             return Verdict::Taken;
         }
         if !receiver.is_answered_by(segment.ack) {
             return match stray {
                 Some(stray)
-                    if usize::from(stray.end) == y
+                    if usize::from(stray.is_second) == y
                         && receiver.states != SYN_SENT
                         && segment.ack == stray.seq.wrapping_add(1) =>
                 {
-                    Verdict::Answers(stray.seq, stray.time_ns)
+                    Verdict::Answers(stray)
                 }
                 _ => Verdict::Taken,
             };
@@ -391,13 +476,9 @@ impl Connection {
             sender.acknowledged(segment.ack);
         }
         if let Some(from) = began {
-            emit(Change {
-                from,
-                to: State::SYN_RECV,
-                ..CONNECTS.of(x)
-            });
+            emit(self.change(x, from, State::SYN_RECV, How::InOrder));
         }
-        if receiver.states == SYN_RECV {
+        if pair(&mut self.ends, x).1.states == SYN_RECV {
             self.step(y, How::InOrder, emit, |_| Some(State::ESTABLISHED));
         }
         Verdict::Taken

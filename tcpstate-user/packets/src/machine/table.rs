@@ -115,6 +115,14 @@ impl Table {
         Some(slot)
     }
 
+    /// The same, with its place in the table.
+    pub(crate) fn place(&self, hash: u64, key: &Key) -> Option<(usize, &Slot)> {
+        let slots = &self.slots;
+        let is_it = |&at: &u32| slots.get(at as usize).is_some_and(|slot| slot.key == *key);
+        let at = *self.index.find(hash, is_it)? as usize;
+        Some((at, slots.get(at)?))
+    }
+
     /// Adds a connection. There is none of this key.
     pub(crate) fn insert(
         &mut self,

@@ -471,6 +471,83 @@ fn what_is_over_is_forgotten_in_time() {
     assert_eq!(machine.connections(), 1000);
 }
 
+/// The packets of the events since the last call, one a word: end, number and direction, flags, sequence and acknowledged
+/// number, and `?` where the transition is inferred.
+fn packets(talk: &mut Talk) -> String {
+    let words = talk.events.drain(..).map(|event| {
+        let packet = event.packet().unwrap();
+        let end = if event.lport() == 80 { 's' } else { 'c' };
+        let direction = if packet.is_sent { '>' } else { '<' };
+        let ack = packet
+            .ack
+            .map_or_else(|| "-".to_owned(), |ack| ack.to_string());
+        assert_eq!(packet.number, event.ts_ns(), "the test numbers them so");
+        let inferred = if packet.is_inferred { "?" } else { "" };
+        let (number, flags, seq) = (packet.number, packet.flags, packet.seq);
+        format!("{end}{direction}{number}:{flags:x}:{seq}:{ack}{inferred}")
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn an_event_has_the_packet_that_shows_it() {
+    let mut talk = Talk::new();
+    talk.handshake();
+    assert_eq!(
+        packets(&mut talk),
+        "c>1:2:0:- s>2:12:0:1 c>3:10:1:1 s<3:10:1:1"
+    );
+    talk.c(FIN | ACK, 1, 1, 9).s(ACK, 1, 11, 0);
+    assert_eq!(packets(&mut talk), "c>4:11:1:1 s>5:10:1:11 c<5:10:1:11");
+    talk.s(RST | ACK, 1, 11, 0);
+    assert_eq!(packets(&mut talk), "s>6:14:1:11 c<6:14:1:11");
+}
+
+#[test]
+fn an_event_says_what_is_inferred() {
+    // Nothing acknowledges the server's FIN, and the client has to have received it before its own was acknowledged.
+    let mut talk = Talk::new();
+    talk.handshake();
+    talk.events.clear();
+    talk.c(FIN | ACK, 1, 1, 0).s(FIN | ACK, 1, 1, 0);
+    packets(&mut talk);
+    talk.s(ACK, 2, 2, 0);
+    let closing = packets(&mut talk);
+    assert_eq!(closing, "s>6:10:2:2 c<6:10:2:2? c<6:10:2:2");
+    // The SYN-ACK is missing.
+    let mut talk = Talk::new();
+    talk.c(SYN, 0, 0, 0).c(ACK, 1, 1, 0);
+    assert_eq!(packets(&mut talk), "c>1:2:0:- c>2:10:1:1?");
+    // The beginning is missing: numbers count from the first ones seen.
+    let mut talk = Talk::new();
+    talk.c(ACK, 50, 50, 10)
+        .s(ACK, 50, 60, 10)
+        .c(ACK, 60, 60, 10);
+    talk.s(FIN | ACK, 60, 70, 0).c(ACK, 70, 61, 0);
+    assert_eq!(
+        packets(&mut talk),
+        "s>4:11:11:21? c>5:10:21:12? s<5:10:21:12"
+    );
+    // The SYN is missing.
+    let mut talk = Talk::new();
+    talk.s(SYN | ACK, 0, 1, 0).c(ACK, 1, 1, 0);
+    assert_eq!(packets(&mut talk), "c>2:10:1:1? s<2:10:1:1?");
+}
+
+#[test]
+fn an_answered_syn_is_the_packet_of_its_event() {
+    let mut talk = Talk::new();
+    talk.handshake();
+    talk.segment(true, SYN, C + 9000, 0, 4);
+    let number = talk.time_ns;
+    talk.events.clear();
+    talk.segment(false, SYN | ACK, 7, C + 9001, 0);
+    let first = talk.events[0].packet().unwrap();
+    assert_eq!((first.number, first.flags, first.len), (number, SYN, 4));
+    assert_eq!((first.seq, first.ack, first.is_sent), (0, None, true));
+    assert_eq!(talk.events[1].packet().unwrap().number, number + 1);
+}
+
 #[test]
 fn an_event_has_two_sockets_and_no_owner() {
     let mut talk = Talk::new();

@@ -122,7 +122,10 @@ async fn connections_that_find_no_room_are_told() {
         bytes[29] = host;
         bytes
     });
-    let options = Options { max_connections: 4 };
+    let options = Options {
+        max_connections: 4,
+        ..Options::default()
+    };
     let mut capture = open(file(packets.collect()), options);
     let (events, messages, _) = drain(&mut capture).await;
     assert_eq!(events.len(), 10);

@@ -61,7 +61,11 @@ fn read_unbalanced(file: &[u8]) -> Vec<String> {
         match crate::whole::next(&mut reader, &mut batch) {
             Step::End => break,
             Step::Notice(notice) => notices.push(notice.text),
-            Step::Events | Step::Census(_) | Step::Recalled(_) | Step::Settled => {}
+            Step::Events
+            | Step::Census(_)
+            | Step::Recalled(_)
+            | Step::Packets(_)
+            | Step::Settled => {}
         }
     }
     assert_eq!(batch.len(), 10);

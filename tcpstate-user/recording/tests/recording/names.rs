@@ -161,7 +161,11 @@ fn names_are_read_with_the_events() {
         match next(&mut reader, &mut batch) {
             Step::End => break,
             Step::Notice(notice) => panic!("{}", notice.text),
-            Step::Events | Step::Census(_) | Step::Recalled(_) | Step::Settled => {}
+            Step::Events
+            | Step::Census(_)
+            | Step::Recalled(_)
+            | Step::Packets(_)
+            | Step::Settled => {}
         }
         for event in batch.drain(..) {
             let id = event.cgroup().unwrap();
@@ -218,7 +222,11 @@ fn the_cgroups_of_a_census_are_named_before_it() {
             match next(&mut reader, &mut Vec::new()) {
                 Step::Census(census) => break *census,
                 Step::End => panic!("no census in {}", file.display()),
-                Step::Events | Step::Recalled(_) | Step::Settled | Step::Notice(_) => {}
+                Step::Events
+                | Step::Recalled(_)
+                | Step::Packets(_)
+                | Step::Settled
+                | Step::Notice(_) => {}
             }
         };
         assert_eq!(read, census);

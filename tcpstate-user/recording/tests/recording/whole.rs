@@ -91,7 +91,11 @@ pub fn drain(mut reader: Reader) -> Read {
         match next(&mut reader, &mut batch) {
             Step::End => break,
             Step::Notice(notice) => notices.push(notice.text),
-            Step::Events | Step::Census(_) | Step::Recalled(_) | Step::Settled => {}
+            Step::Events
+            | Step::Census(_)
+            | Step::Recalled(_)
+            | Step::Packets(_)
+            | Step::Settled => {}
         }
         assert!(batch.len() <= MAX_BLOCK_RECORDS, "a batch is bounded");
         all.append(&mut batch);

@@ -2,7 +2,7 @@
 
 use std::{io, mem};
 
-use tcpstate_core::{event::Event, recalled::Recalled, view::Flow};
+use tcpstate_core::{event::Event, packet::ConnectionPacket, recalled::Recalled, view::Flow};
 
 use super::{Driver, Intake, LOOK_AHEAD, TICKS_AT_ONCE};
 
@@ -162,6 +162,26 @@ impl Driver<'_> {
             gate.census(&mut census);
         }
         self.view.census(&census, self.out)
+    }
+
+    /// Passes packets to the view, without those that the filters exclude and those outside the part that was asked for.
+    pub(super) fn show_packets(&mut self, mut packets: Vec<ConnectionPacket>) -> io::Result<Flow> {
+        if self.intake == Intake::Nothing {
+            return Ok(Flow::Continue);
+        }
+        let part = self.part.as_ref();
+        let from_ns = part.and_then(|part| part.from_ns).unwrap_or(0);
+        let limit_ns = self.limit_ns.unwrap_or(u64::MAX);
+        packets.retain(|packet| (from_ns..limit_ns).contains(&packet.ts_ns));
+        let are_selected = self
+            .gate
+            .as_ref()
+            .is_none_or(|gate| gate.packets(&mut packets));
+        let flow = self.view.packets(&packets, are_selected, self.out)?;
+        if self.flush_each_batch {
+            self.out.flush()?;
+        }
+        Ok(flow)
     }
 
     /// Passes the event at `index` of the batch to the view, if the filter lets it through.

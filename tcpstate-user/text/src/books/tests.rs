@@ -409,9 +409,12 @@ fn what_was_rebuilt_from_packets_says_so() {
     packets.count_not_tcp(NotTcp::Arp);
     packets.count_not_tcp(NotTcp::Fragment);
     packets.count_unreadable(Unreadable::Cut);
+    packets.count_unreadable(Unreadable::IpChecksum);
+    packets.count_unreadable(Unreadable::TcpChecksum);
     end.packets = Some(packets);
-    let short = "rebuilt from packets: 3,000 = TCP 2,997 + not TCP 2 + unreadable 1\n";
-    let reason = "unreadable: cut before the TCP header 1\n";
+    let short = "rebuilt from packets: 3,000 = TCP 2,997 + not TCP 2 + unreadable 3\n";
+    let reason =
+        "unreadable: cut before the TCP header 1, wrong IP checksum 1, wrong TCP checksum 1\n";
     assert_eq!(written(&end), [short, reason].concat());
     end.verbose = true;
     let full = written(&end);

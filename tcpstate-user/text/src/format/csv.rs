@@ -12,7 +12,7 @@ use tcpstate_core::{
 use super::{
     time::Utc,
     units::PerSecond,
-    value::{OTHER, push_address, push_number, push_state},
+    value::{OTHER, push_address, push_control_bits, push_number, push_state},
 };
 
 /// Writes the records of one kind.
@@ -73,13 +73,15 @@ fn push(line: &mut Vec<u8>, utc: &mut Utc, value: Value<'_>) -> io::Result<()> {
         | Value::Dwell(_)
         | Value::Buckets(_)
         | Value::HalfOpen(_)
-        | Value::Processes(_) => {}
+        | Value::Processes(_)
+        | Value::Notes(_) => {}
         Value::Number(number) => push_number(line, number),
         Value::Bool(true) => line.extend_from_slice(b"true"),
         Value::Bool(false) => line.extend_from_slice(b"false"),
         Value::Word(word) => line.extend_from_slice(word.as_bytes()),
         Value::Name(name) => push_name(line, name)?,
         Value::Time(wall_ns) => utc.push(wall_ns, line),
+        Value::ControlBits(bits) => push_control_bits(line, bits),
         Value::Address(address) => push_address(line, address)?,
         Value::State(state) => push_state(line, state),
         Value::Cause(cause) => line.extend_from_slice(cause.name().as_bytes()),

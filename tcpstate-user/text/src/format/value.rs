@@ -7,7 +7,7 @@ use std::{
 };
 
 use tcpstate_common::State;
-use tcpstate_core::escape::Entry;
+use tcpstate_core::{escape::Entry, event::CONTROL_BITS};
 
 /// All service ports beyond the bound together.
 pub(crate) const OTHER: &str = "other";
@@ -60,9 +60,38 @@ pub(crate) fn push_state(line: &mut Vec<u8>, state: State) {
     }
 }
 
+/// Appends control bits by name.
+pub(crate) fn push_control_bits(line: &mut Vec<u8>, bits: u8) {
+    let is_set = |&(bit, _): &(usize, &str)| bits & 1 << bit != 0;
+    for (index, (_, name)) in CONTROL_BITS
+        .into_iter()
+        .enumerate()
+        .filter(is_set)
+        .enumerate()
+    {
+        if index > 0 {
+            line.push(b' ');
+        }
+        line.extend_from_slice(name.as_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_bits_have_their_names() {
+        let written = |bits| {
+            let mut line = Vec::new();
+            push_control_bits(&mut line, bits);
+            String::from_utf8(line).unwrap()
+        };
+        assert_eq!(written(0), "");
+        assert_eq!(written(0x12), "SYN ACK");
+        assert_eq!(written(0x19), "FIN PSH ACK");
+        assert_eq!(written(0xff), "FIN SYN RST PSH ACK URG ECE CWR");
+    }
 
     #[test]
     fn values_are_written_as_they_display() {

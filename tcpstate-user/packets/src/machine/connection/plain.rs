@@ -43,9 +43,9 @@ impl Connection {
             if !receiver.is_answered_by(segment.ack) {
                 return;
             }
-            *sender = End::new(MIDDLE);
+            *sender = End::middle(segment.seq);
         } else if receiver.states.is_none() {
-            *receiver = End::new(MIDDLE);
+            *receiver = End::middle(segment.ack);
         }
         if sender.knows(known::NEXT) && behind(segment.end(), sender.next).unsigned_abs() >= FAR {
             return;
@@ -53,13 +53,18 @@ impl Connection {
         let fin_before = sender.knows(known::FIN_SENT).then_some(sender.fin);
         self.leave_syn_recv(segment, x, emit);
         let acknowledges = self.is_acknowledgement(segment, x);
-        let (sender, _) = pair(&mut self.ends, x);
+        let (sender, receiver) = pair(&mut self.ends, x);
         if acknowledges && sender.states == SYN_SENT && is_behind(segment.seq, sender.first) {
-            self.step(x, How::InOrder, emit, |_| Some(State::ESTABLISHED));
+            let how = if receiver.knows(known::FIRST) {
+                How::InOrder
+            } else {
+                How::Unseen
+            };
+            self.step(x, how, emit, |_| Some(State::ESTABLISHED));
         }
         self.data(segment, x, emit);
         if acknowledges {
-            self.receive_fin(segment.ack, x, emit);
+            self.receive_fin(segment.ack, x, How::InOrder, emit);
         }
         if segment.has(flags::FIN) {
             self.send_fin(segment, x, emit);
@@ -82,7 +87,7 @@ impl Connection {
             && receiver.states.may_be(FIN_WAIT1)
         {
             // The FIN came before this, and did not acknowledge as much.
-            self.receive_fin(fin, y, emit);
+            self.receive_fin(fin, y, How::Unseen, emit);
         }
         self.acknowledge_fin(segment.ack, y, emit);
     }
@@ -100,7 +105,8 @@ impl Connection {
             receiver.knows(known::FIRST) && sender.knows(known::ACKED) && sender.acked == syn_end;
         let has_more = segment.end() != segment.seq || is_behind(segment.ack, syn_end);
         if is_acked || had_only_syn && has_more && segment.seq != sender.first {
-            self.step(x, How::InOrder, emit, |_| Some(State::ESTABLISHED));
+            let how = if is_acked { How::InOrder } else { How::Unseen };
+            self.step(x, how, emit, |_| Some(State::ESTABLISHED));
         }
     }
 
@@ -158,7 +164,7 @@ impl Connection {
     }
 
     /// The end `x` has received all up to `ack`, perhaps the peer's FIN.
-    fn receive_fin(&mut self, ack: u32, x: usize, emit: &mut impl FnMut(Change)) {
+    fn receive_fin(&mut self, ack: u32, x: usize, how: How, emit: &mut impl FnMut(Change)) {
         let (end, peer) = pair(&mut self.ends, x);
         if !peer.knows(known::FIN_SENT)
             || end.knows(known::FIN_RECEIVED)
@@ -167,9 +173,7 @@ impl Connection {
             return;
         }
         end.known |= known::FIN_RECEIVED;
-        self.step(x, How::InOrder, emit, |state| {
-            Some(received(state).unwrap_or(state))
-        });
+        self.step(x, how, emit, |state| Some(received(state).unwrap_or(state)));
     }
 
     /// The end `x` sends a FIN, perhaps again.
@@ -190,7 +194,7 @@ impl Connection {
             Some(sent(state).unwrap_or(state))
         });
         if let Some(ack) = acked {
-            self.receive_fin(ack, 1 - x, emit);
+            self.receive_fin(ack, 1 - x, How::InOrder, emit);
             self.acknowledge_fin(ack, x, emit);
         }
     }

@@ -5,7 +5,8 @@ use std::io;
 use serde::Serialize;
 use tcpstate_common::State;
 use tcpstate_core::{
-    cause::Cause, histogram::Histogram, model::Stay, owner::Holder, transition::TransitionCount,
+    cause::Cause, histogram::Histogram, model::Stay, owner::Holder, packet::Notes,
+    transition::TransitionCount,
 };
 
 use super::write::{push_name, push_word};
@@ -175,6 +176,14 @@ pub(super) fn push_causes(line: &mut Vec<u8>, causes: &[(Cause, u64)]) -> io::Re
         line,
         causes.iter().map(|&(cause, count)| (cause.name(), count)),
     )
+}
+
+/// The notes about a packet.
+pub(super) fn push_notes(line: &mut Vec<u8>, notes: Notes) -> io::Result<()> {
+    push_list(line, notes.iter(), |line, note| {
+        push_word(line, note.name());
+        Ok(())
+    })
 }
 
 /// The count and the quantiles of the times in each state.

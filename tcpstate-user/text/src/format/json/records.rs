@@ -14,7 +14,7 @@ use super::{
 use crate::format::{
     time::Utc,
     units::PerSecond,
-    value::{OTHER, push_address, push_number},
+    value::{OTHER, push_address, push_control_bits, push_number},
 };
 
 /// Writes the records of one kind.
@@ -179,6 +179,11 @@ impl Values {
                 push_address(line, address)?;
                 line.push(b'"');
             }
+            Value::ControlBits(bits) => {
+                line.push(b'"');
+                push_control_bits(line, bits);
+                line.push(b'"');
+            }
             Value::State(state) => nested::push_state(line, state),
             Value::Cause(cause) => push_word(line, &cause.name()),
             Value::ServicePort(ServicePort::Port(port)) => push_number(line, port.into()),
@@ -199,6 +204,7 @@ impl Values {
             Value::Causes(causes) => nested::push_causes(line, causes)?,
             Value::Dwell(dwell) => nested::push_dwell(line, dwell)?,
             Value::Buckets(histogram) => nested::push_buckets(line, histogram)?,
+            Value::Notes(notes) => nested::push_notes(line, notes)?,
             Value::HalfOpen(places) => serde_json::to_writer(line, places)?,
             Value::Processes(processes) => nested::push_processes(line, processes)?,
         }

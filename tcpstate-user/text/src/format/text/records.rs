@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use tcpstate_core::{
     catalogue::{Common, Kind, Value},
     escape::Entry,
+    origin::Evidence,
     service::ServicePort,
 };
 
@@ -18,7 +19,9 @@ use crate::{
     format::{
         time::{self, Local, Since},
         units::{Bytes, PerSecond, Span},
-        value::{OTHER, push_address, push_entry, push_hex, push_number, push_state},
+        value::{
+            OTHER, push_address, push_control_bits, push_entry, push_hex, push_number, push_state,
+        },
     },
     settings::Settings,
 };
@@ -79,28 +82,31 @@ impl<R: AsRef<Common>> Records<R> {
         natural: Option<&[usize]>,
         settings: &Settings,
     ) -> Self {
+        let hidden = hidden(settings);
         let fit = settings.width.filter(|_| matches!(columns, Columns::Usual));
         let cells: Vec<Cell<R>> = match (columns, fit) {
             (Columns::Usual, Some(room)) => {
-                let hidden: &[&str] = if settings.several_netns {
-                    &[]
-                } else {
-                    &["NETNS"]
-                };
                 let time_width = time::width(settings.time_form);
                 let cells = layout
-                    .fit(asked, time_width, hidden, room, natural)
+                    .fit(asked, time_width, &hidden, room, natural)
                     .into_iter();
                 cells.map(|(cell, width)| cell.of_width(width)).collect()
             }
             (Columns::Usual, None) => {
                 let is_shown = |cell: &&Cell<R>| {
                     let title = cell.title();
-                    layout.usual.contains(&title) || asked.contains(&title)
+                    layout.usual.contains(&title) && !hidden.contains(&title)
+                        || asked.contains(&title)
                 };
                 layout.cells.iter().filter(is_shown).copied().collect()
             }
-            (Columns::Wide, _) => layout.cells.to_vec(),
+            (Columns::Wide, _) => {
+                // Without packets none has a number.
+                let is_there = |cell: &&Cell<R>| {
+                    settings.evidence == Evidence::Packets || cell.title() != "PACKET"
+                };
+                layout.cells.iter().filter(is_there).copied().collect()
+            }
             (Columns::These(cells), _) => cells.clone(),
         };
         Self::with(cells, fit, settings)
@@ -149,6 +155,19 @@ impl<R: AsRef<Common>> Records<R> {
         }
         self.table.end(out)
     }
+}
+
+/// The titles of columns that are not shown by themselves.
+fn hidden(settings: &Settings) -> Vec<&'static str> {
+    let mut hidden = Vec::new();
+    if !settings.several_netns {
+        hidden.push("NETNS");
+    }
+    if settings.evidence == Evidence::Packets {
+        // No packet tells whose a socket is, and what the kernel counted.
+        hidden.extend(["NETNS", "PID", "COMM", "UID", "CGROUP", "SENT", "RECEIVED"]);
+    }
+    hidden
 }
 
 /// The widest content of each cell, or its title where that is wider.
@@ -223,6 +242,7 @@ fn push(line: &mut Vec<u8>, kind: Kind, value: Value<'_>) -> io::Result<()> {
         Value::Bool(yes) => line.extend_from_slice(if yes { b"yes" } else { b"no" }),
         Value::Word(word) => line.extend_from_slice(word.as_bytes()),
         Value::Name(name) => push_entry(line, name)?,
+        Value::ControlBits(bits) => push_control_bits(line, bits),
         Value::Address(address) => push_address(line, address)?,
         Value::State(state) => push_state(line, state),
         Value::Cause(cause) => line.extend_from_slice(cause.name().as_bytes()),
@@ -245,7 +265,8 @@ fn push(line: &mut Vec<u8>, kind: Kind, value: Value<'_>) -> io::Result<()> {
         | Value::Dwell(_)
         | Value::Buckets(_)
         | Value::HalfOpen(_)
-        | Value::Processes(_) => {}
+        | Value::Processes(_)
+        | Value::Notes(_) => {}
     }
     Ok(())
 }
