@@ -18,6 +18,7 @@ use tcpstate::run::{
 use tcpstate_capture::{self, Live, netns};
 use tcpstate_cli::{Bounds, Capture, Cli, ColumnArgs, Watch};
 use tcpstate_core::{
+    escape::Printable,
     model::Limits,
     netns::NetnsSelector,
     options::{ResolveOwners, TimeForm},
@@ -38,7 +39,7 @@ use tcpstate_text::{
 
 use crate::{
     INCOMPLETE, input,
-    message::{note, say},
+    message::{BadUsage, note, say},
     part,
     selection::Selection,
     unwatched::Unwatched,
@@ -243,6 +244,7 @@ fn run_view_until(
     let file = arguments.read.as_deref().map(open).transpose()?;
     let part = match (&file, &arguments.read) {
         (Some(file), Some(path)) => {
+            refuse_unknown(file.as_ref(), path, selection)?;
             part::choose(&arguments.part, path, file.origin(), &zone::system())?
         }
         _ => None,
@@ -319,6 +321,24 @@ fn run_view_until(
             Outcome::Incomplete => Ok(ExitCode::from(INCOMPLETE)),
         }
     })
+}
+
+/// Refuses a filter on a field that the file can never have: nothing would be shown, as if nothing matched.
+fn refuse_unknown(
+    file: &dyn EventSource,
+    path: &Path,
+    selection: &Selection,
+) -> anyhow::Result<()> {
+    match selection.whole.only_in_kernel() {
+        Some(field) if file.origin().evidence() == Evidence::Packets => {
+            let name = Printable(path.as_os_str().as_encoded_bytes());
+            Err(BadUsage(format!(
+                "`{field}` cannot be a filter of {name}: it was made from packets, and they do not tell it"
+            ))
+            .into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The signals of the process, and somebody else's ways to the run.

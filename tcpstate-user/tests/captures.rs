@@ -301,6 +301,32 @@ fn wrong_checksums_are_left_out_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_filter_on_what_packets_do_not_tell_is_refused() {
+    let path = capture("03-simultaneous-close.pcap");
+    for (words, field) in [
+        (&["--pid", "1"][..], "pid"),
+        (&["--comm", "curl"], "comm"),
+        (&["not", "uid", "0"], "uid"),
+        (
+            &["port", "=", ":80", "or", "retransmits", ">", "1"],
+            "retransmits",
+        ),
+    ] {
+        let output = tcpstate(&["trace", "-r"])
+            .arg(&path)
+            .args(words)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            err.contains(&format!("`{field}` cannot be a filter of ")),
+            "{err}"
+        );
+    }
+}
+
+#[test]
 fn a_part_of_a_capture_is_chosen_by_time() {
     // Its two connections close within a second of each other.
     let path = capture("40-ipv6-refused-and-closed.pcap");

@@ -128,6 +128,11 @@ impl Expression {
         self.has(&Term::needs_info)
     }
 
+    /// The word of a field that it asks for and that no packet tells, if there is one: of sockets rebuilt from packets it is never known.
+    pub fn only_in_kernel(&self) -> Option<&'static str> {
+        self.0.as_ref().and_then(Node::only_in_kernel)
+    }
+
     fn has(&self, is_wanted: &impl Fn(&Term) -> bool) -> bool {
         self.0.as_ref().is_some_and(|node| node.has(is_wanted))
     }
@@ -167,6 +172,14 @@ impl Node {
             Self::Not(node) => node.judge(facts).not(),
             Self::And(nodes) => Truth::all(nodes.iter().map(|node| node.judge(facts))),
             Self::Or(nodes) => Truth::any(nodes.iter().map(|node| node.judge(facts))),
+        }
+    }
+
+    fn only_in_kernel(&self) -> Option<&'static str> {
+        match self {
+            Self::Term(term) => term.only_in_kernel(),
+            Self::Not(node) => node.only_in_kernel(),
+            Self::And(nodes) | Self::Or(nodes) => nodes.iter().find_map(Self::only_in_kernel),
         }
     }
 

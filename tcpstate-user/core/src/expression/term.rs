@@ -153,6 +153,36 @@ impl Term {
         )
     }
 
+    /// The word of its field, if no packet tells it: it is the kernel's alone.
+    pub(super) const fn only_in_kernel(&self) -> Option<&'static str> {
+        match self {
+            Self::Netns(_) => Some("netns"),
+            Self::Uid(_) => Some("uid"),
+            Self::Cgroup(_) => Some("cgroup"),
+            Self::Unit(_) => Some("unit"),
+            Self::Container(_) => Some("container"),
+            Self::Pod(_) => Some("pod"),
+            Self::Pid(..) => Some("pid"),
+            Self::Comm(_) | Self::Name(_) => Some("comm"),
+            Self::Number(Field::BytesSent, ..) => Some("bytes_sent"),
+            Self::Number(Field::BytesReceived, ..) => Some("bytes_received"),
+            Self::Number(Field::Retransmits, ..) => Some("retransmits"),
+            Self::Number(Field::Srtt, ..) => Some("srtt"),
+            Self::Host { .. }
+            | Self::Port(..)
+            | Self::Ports(..)
+            | Self::PortRange(..)
+            | Self::Service(..)
+            | Self::Family(_)
+            | Self::State(_)
+            | Self::OldState(_)
+            | Self::NewState(_)
+            | Self::Cause(_)
+            | Self::Role(_)
+            | Self::Number(Field::Dwell | Field::Lifetime | Field::Handshake, ..) => None,
+        }
+    }
+
     pub(super) const fn needs_process(&self) -> bool {
         matches!(self, Self::Pid(..) | Self::Comm(_) | Self::Name(_))
     }
