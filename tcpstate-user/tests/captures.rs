@@ -327,6 +327,16 @@ fn a_filter_on_what_packets_do_not_tell_is_refused() {
 }
 
 #[test]
+fn a_capture_of_milliseconds_has_no_rates_of_seconds() {
+    let path = capture("03-simultaneous-close.pcap");
+    let (out, _) = run(tcpstate(&["rates", "--json", "-r"]).arg(&path));
+    let interval = &lines(&out)[0];
+    assert_eq!(interval["interval_ns"], 1_000_000_000);
+    let rate = interval["per_second"]["opened"].as_f64();
+    assert_eq!(rate, interval["opened"].as_f64(), "{interval}");
+}
+
+#[test]
 fn a_part_of_a_capture_is_chosen_by_time() {
     // Its two connections close within a second of each other.
     let path = capture("40-ipv6-refused-and-closed.pcap");

@@ -27,7 +27,7 @@ use tcpstate_core::{
     model::{Books, By, Include, Interval, Tracker},
     names::{Early, Names},
     options::Format,
-    origin::Origin,
+    origin::{Evidence, Origin},
     recalled::Recalled,
     tally::Tally,
     view::{End, Flow, View},
@@ -200,7 +200,13 @@ impl View for Rates {
     }
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
-        let rest = self.tracker.tick(end.now_ns);
+        let mut rest = self.tracker.tick(end.now_ns);
+        if end.evidence == Evidence::Packets {
+            // A capture ends with its last packet, often after milliseconds: no more is known of a second than that.
+            rest.end_ns = rest
+                .end_ns
+                .max(rest.start_ns.saturating_add(self.interval_ns));
+        }
         // A census at the end can know better than the interval before it.
         let has_news = self.shown == 0 || rest.all.states != self.last_states;
         if rest.all.total() > 0 || (has_news && length_ns(&rest) > 0) {
