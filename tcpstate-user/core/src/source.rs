@@ -5,7 +5,8 @@
 use std::{
     any::Any,
     error::Error,
-    fmt,
+    fmt, io,
+    path::PathBuf,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -178,6 +179,35 @@ impl Notice {
 pub trait Counting {
     /// The transitions counted since the last call; after [`EventSource::stop`], all that are left.
     fn take_tally(&mut self) -> Result<Tally, SourceError>;
+}
+
+/// A failure to read a file as a source: a recording, or a packet capture. `R` is the reason why it cannot be one.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError<R> {
+    /// It cannot be opened.
+    #[error("cannot open {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Reading failed.
+    #[error("cannot read {name}: {source}")]
+    Read {
+        /// The file, or `standard input`.
+        name: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// It is no file of this kind, or not one that can be read here.
+    #[error("{name} {reason}")]
+    NotReadable {
+        /// The file, or `standard input`.
+        name: String,
+        /// The reason.
+        reason: R,
+    },
 }
 
 /// The failure of a source: an error of the source's own type.

@@ -7,7 +7,7 @@ use std::{
     fs::File,
     io::{self, Read},
     mem,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -22,7 +22,7 @@ use tcpstate_core::{
     event::Event,
     origin::{Origin, PACKETS},
     packet::ConnectionPacket,
-    source::{EventSource, Notice, Progress, SourceError, Step},
+    source::{self, EventSource, Notice, Progress, SourceError, Step},
 };
 use tokio::sync::mpsc;
 
@@ -42,33 +42,7 @@ const BATCH: usize = 4096;
 const PACKETS_AT_ONCE: u32 = 1 << 16;
 
 /// A failure to read a capture.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// It cannot be opened.
-    #[error("cannot open {}: {source}", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// Reading failed.
-    #[error("cannot read {name}: {source}")]
-    Read {
-        /// The file, or `standard input`.
-        name: String,
-        /// The cause.
-        source: io::Error,
-    },
-    /// It is no capture.
-    #[error("{name} {reason}")]
-    NotReadable {
-        /// The file, or `standard input`.
-        name: String,
-        /// The reason.
-        reason: FormatError,
-    },
-}
+pub type ReadError = source::ReadError<FormatError>;
 
 /// The terms of rebuilding.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@ use std::{
     fs::File,
     io::{self, Read},
     mem,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -27,7 +27,7 @@ use tcpstate_core::{
     names::{NameBook, Names},
     origin::Origin,
     recalled::Recalled,
-    source::{EventSource, Mark, Notice, Progress, Seeking, SourceError, Step},
+    source::{self, EventSource, Mark, Notice, Progress, Seeking, SourceError, Step},
 };
 use tokio::sync::mpsc;
 
@@ -42,33 +42,7 @@ use crate::{
 const BLOCKS_AHEAD: usize = 2;
 
 /// A failure to read a recording.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// It cannot be opened.
-    #[error("cannot open {}: {source}", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// Reading failed.
-    #[error("cannot read {name}: {source}")]
-    Read {
-        /// The file, or `standard input`.
-        name: String,
-        /// The cause.
-        source: io::Error,
-    },
-    /// It is no recording, or not one that can be read here.
-    #[error("{name} {reason}")]
-    NotReadable {
-        /// The file, or `standard input`.
-        name: String,
-        /// The reason.
-        reason: HeaderError,
-    },
-}
+pub type ReadError = source::ReadError<HeaderError>;
 
 /// The body of the thread that reads.
 type Work = Box<dyn FnOnce() + Send>;
