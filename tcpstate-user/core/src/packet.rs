@@ -174,7 +174,7 @@ impl Note {
             Self::Gap => "gap before it",
             Self::AcknowledgesUnseen => "acks unseen",
             Self::KeepAlive => "keep-alive",
-            Self::KeepAliveAnswer => "keep-alive answer",
+            Self::KeepAliveAnswer => "keep-alive ack",
             Self::ZeroWindow => "zero window",
             Self::WindowProbe => "window probe",
             Self::WindowOpens => "window opens",

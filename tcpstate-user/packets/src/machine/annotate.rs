@@ -25,8 +25,8 @@ const FAR: u32 = 1 << 30;
 struct Flow {
     /// The number behind the last one that it sent.
     next: Option<u32>,
-    /// The number of its SYN.
-    syn: Option<u32>,
+    /// The number of its last SYN, and whether that had an acknowledgement.
+    syn: Option<(u32, bool)>,
     /// The last hole in what was seen of it: from, to.
     hole: Option<(u32, u32)>,
     ack: Option<u32>,
@@ -44,14 +44,17 @@ impl Flow {
             return;
         }
         if has(flags::SYN) {
+            let syn = (seq, has(flags::ACK));
             match self.syn {
-                Some(syn) if syn == seq => notes.add(Note::Retransmission),
+                // Where SYNs cross, each end sends its own again, with the acknowledgement.
+                Some((before, false)) if before == seq && has(flags::ACK) => self.syn = Some(syn),
+                Some((before, _)) if before == seq => notes.add(Note::Retransmission),
                 Some(_) => {
                     notes.add(Note::OtherSyn);
                     return;
                 }
                 None => {
-                    self.syn = Some(seq);
+                    self.syn = Some(syn);
                     if segment.len > 0 && !has(flags::ACK) {
                         notes.add(Note::DataOnSyn);
                     }
@@ -70,6 +73,11 @@ impl Flow {
         let is_plain = !has(flags::FIN);
         let is_read = peer.ack.is_none_or(|ack| behind(ack, next) >= 0);
         if ahead == -1 && is_plain && (segment.len == 0 || segment.len == 1 && is_read) {
+            // Most systems ask for room in the same way.
+            if peer.window == Some(0) {
+                notes.add(Note::WindowProbe);
+                return;
+            }
             notes.add(Note::KeepAlive);
             self.is_probing = true;
             return;
@@ -102,7 +110,8 @@ impl Flow {
         if has(flags::RST) || !has(flags::ACK) {
             return;
         }
-        let is_pure = segment.end() == segment.seq && !notes.has(Note::KeepAlive);
+        let is_probe = notes.has(Note::KeepAlive) || notes.has(Note::WindowProbe);
+        let is_pure = segment.end() == segment.seq && !is_probe;
         if let Some(next) = peer.next {
             let beyond = behind(segment.ack, next);
             if beyond > 0 && beyond.unsigned_abs() < FAR {

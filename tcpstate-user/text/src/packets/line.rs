@@ -300,7 +300,8 @@ impl Lines {
             // One more for the comma behind it.
             if used + comma.len() + note.len() + 1 > self.width {
                 writeln!(out, "{}{}", line.trim_end(), comma.trim_end())?;
-                line = " ".repeat(widths.before_notes());
+                let room = self.width.saturating_sub(note.len());
+                line = " ".repeat(widths.before_notes().min(room));
                 line.push_str(note);
             } else {
                 line.push_str(comma);

@@ -12,6 +12,7 @@ struct Talk {
     packets: Vec<ConnectionPacket>,
     number: u64,
     window: u16,
+    last: Option<Segment>,
 }
 
 impl Talk {
@@ -23,6 +24,7 @@ impl Talk {
             packets: Vec::new(),
             number: 0,
             window: 100,
+            last: None,
         }
     }
 
@@ -51,6 +53,7 @@ impl Talk {
             window: self.window,
             flags,
         };
+        self.last = Some(segment);
         self.annotator.take(
             &mut self.machine,
             &segment,
@@ -148,6 +151,14 @@ fn what_was_sent_before_is_a_retransmission() {
     talk.c(SYN, 0, 0, 0).c(SYN, 0, 0, 0).s(SYN | ACK, 0, 1, 0);
     talk.s(SYN | ACK, 0, 1, 0).c(ACK, 1, 1, 0);
     assert_eq!(talk.notes(), "- retransmission - retransmission -");
+    // SYNs that cross come again with an acknowledgement.
+    let mut crossing = Talk::new();
+    crossing
+        .c(SYN, 0, 0, 0)
+        .s(SYN, 0, 0, 0)
+        .c(SYN | ACK, 0, 1, 0);
+    crossing.c(SYN | ACK, 0, 1, 0);
+    assert_eq!(crossing.notes(), "- - - retransmission");
     talk.c(ACK, 1, 1, 10).c(ACK, 1, 1, 10).c(ACK, 6, 1, 10);
     assert_eq!(talk.notes(), "- retransmission retransmission");
     talk.c(FIN | ACK, 16, 1, 0).c(FIN | ACK, 16, 1, 0);
@@ -190,6 +201,11 @@ fn windows_that_close_and_open_are_named() {
         talk.notes(),
         "zero_window window_probe zero_window+duplicate_ack window_opens -"
     );
+    // Linux asks without data, one number back.
+    talk.window(0).s(ACK, 1, 12, 0);
+    talk.window(100).c(ACK, 11, 1, 0);
+    talk.window(0).s(ACK, 1, 12, 0);
+    assert_eq!(talk.notes(), "zero_window window_probe zero_window");
 }
 
 #[test]
@@ -255,4 +271,31 @@ fn packets_of_no_connection_are_none() {
     let ports = talk.packets[1].ends.map(|end| end.port);
     assert_eq!(ports, [40_000, 80]);
     assert_eq!(talk.packets[1].seq, 1);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() })]
+
+    /// Looking at the packets changes nothing of the events, and no packet is shown twice.
+    #[test]
+    fn looking_changes_nothing(
+        packets in proptest::collection::vec(
+            (proptest::prelude::any::<bool>(), proptest::prelude::any::<u8>(), 0..6_u32, 0..6_u32, 0..3_u32, 0..2_u16),
+            0..40,
+        )
+    ) {
+        let mut talk = Talk::new();
+        let mut alone = Machine::new(8);
+        let mut events = Vec::new();
+        let mut seen = 0;
+        for (is_client, flags, seq, ack, len, window) in packets {
+            talk.window(window);
+            let (seq, ack) = if is_client { (1000 + seq, 5000 + ack) } else { (5000 + seq, 1000 + ack) };
+            talk.packet(is_client, flags, seq, ack, len);
+            alone.take(&talk.last.unwrap(), &mut events);
+            proptest::prop_assert!(talk.packets.len() <= seen + 1);
+            seen = talk.packets.len();
+        }
+        proptest::prop_assert_eq!(&talk.events, &events);
+    }
 }
