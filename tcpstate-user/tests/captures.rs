@@ -133,8 +133,12 @@ fn a_capture_becomes_a_recording_that_says_so() {
 #[test]
 fn every_view_takes_a_capture() {
     let path = capture("16-tfo-sll.pcap");
-    let (out, _) = run(tcpstate(&["life", "--json", "--role", "server", "-r"]).arg(&path));
-    let lives = lines(&out);
+    let ends = |end: &str| {
+        let arguments = ["life", "--json", "--end", end, "-r"];
+        lines(&run(tcpstate(&arguments).arg(&path)).0)
+    };
+    assert_eq!(ends("both").len(), 2 * 2 + 1);
+    let lives = ends("server");
     assert_eq!(lives.len(), 2 + 1);
     for life in &lives[..2] {
         assert_eq!(

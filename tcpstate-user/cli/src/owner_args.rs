@@ -32,10 +32,21 @@ pub struct OwnerArgs {
     /// Only sockets in this cgroup or below it: a path as in /proc/PID/cgroup, or its directory
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<PathBuf>,
-    /// Only connections in this role
-    #[arg(long, value_name = "ROLE", value_parser = choice(ROLES))]
-    pub role: Option<Role>,
+    /// Only connections in this role; of a packet capture, this end of each connection
+    #[arg(
+        long,
+        visible_alias = "end",
+        value_name = "ROLE",
+        default_value = "both",
+        hide_default_value = true,
+        value_parser = choice(ROLES)
+    )]
+    pub role: RoleArg,
 }
+
+/// The role that is asked for; `None`: either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoleArg(pub Option<Role>);
 
 impl OwnerArgs {
     /// The filter that these arguments make, with the cgroup found at [`OwnerArgs::cgroup`].
@@ -45,7 +56,7 @@ impl OwnerArgs {
             comms: self.comm.iter().map(|one| one.comm).collect(),
             uids: self.uid.clone(),
             cgroup,
-            role: self.role,
+            role: self.role.0,
         }
     }
 
@@ -57,7 +68,10 @@ impl OwnerArgs {
 
     /// Whether any of these arguments is given.
     pub fn is_given(&self) -> bool {
-        self.needs_process() || !self.uid.is_empty() || self.cgroup.is_some() || self.role.is_some()
+        self.needs_process()
+            || !self.uid.is_empty()
+            || self.cgroup.is_some()
+            || self.role.0.is_some()
     }
 
     /// Whether the selection depends on the process that a socket belongs to.
@@ -75,13 +89,14 @@ pub struct CommArg {
     pub is_truncated: bool,
 }
 
-const ROLES: Choices<Role> = &[
-    (Role::Client, "client", "This side connected"),
+const ROLES: Choices<RoleArg> = &[
+    (RoleArg(Some(Role::Client)), "client", "This side connected"),
     (
-        Role::Server,
+        RoleArg(Some(Role::Server)),
         "server",
         "This side was connected to, or listens",
     ),
+    (RoleArg(None), "both", "Either, as without it"),
 ];
 
 /// Reads the number of a process.
@@ -204,7 +219,7 @@ mod tests {
                 "`no such` is not a user in /etc/passwd",
             ),
             (["--uid", "-1"], "unexpected argument"),
-            (["--role", "both"], "possible values: client, server"),
+            (["--role", "peer"], "possible values: client, server"),
         ] {
             let error = owner_args(&arguments).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{arguments:?}");
