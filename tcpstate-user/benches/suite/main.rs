@@ -16,6 +16,7 @@
     reason = "figures of this size fit"
 )]
 
+mod captures;
 mod churn;
 mod diagnose;
 mod docs;
@@ -59,6 +60,8 @@ pub enum Which {
     Diagnose,
     /// Recordings: bytes per event, time to write and to read
     Recording,
+    /// Packets per second of captures, beside tshark and tcptrace, and bytes per connection
+    Captures,
     /// Jumps in a recording of ten million events that is played
     Play,
     /// Time from exec to the first line, with few and many existing sockets
@@ -80,6 +83,7 @@ impl Which {
             Self::Ingest => "ingest",
             Self::Diagnose => "diagnose",
             Self::Recording => "recording",
+            Self::Captures => "captures",
             Self::Play => "play",
             Self::Start => "start",
             Self::List => "list",
@@ -96,6 +100,7 @@ impl Which {
             Self::Ingest => ingest::run(options),
             Self::Diagnose => Ok(diagnose::run(options)),
             Self::Recording => recording::run(options),
+            Self::Captures => captures::run(options),
             Self::Play => play::run(options),
             Self::Start => start::run(options),
             Self::List => list::run(options),
@@ -107,7 +112,7 @@ impl Which {
     const fn needs_the_kernel(self) -> bool {
         !matches!(
             self,
-            Self::Ingest | Self::Diagnose | Self::Recording | Self::Play
+            Self::Ingest | Self::Diagnose | Self::Recording | Self::Captures | Self::Play
         )
     }
 }
@@ -169,7 +174,10 @@ fn main() -> Result<()> {
     };
     let mut head = machine::head()?;
     if which.iter().any(|which| which.needs_the_kernel()) {
-        head.versions.extend(tool::versions());
+        head.versions.extend(tool::versions(&tool::PACKAGES));
+    }
+    if which.contains(&Which::Captures) {
+        head.versions.extend(tool::versions(&captures::PACKAGES));
     }
     let mut report = Report::new(head, options.quick);
     for which in which {

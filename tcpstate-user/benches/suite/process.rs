@@ -7,8 +7,8 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     net::TcpListener,
-    os::unix::fs::FileExt as _,
-    process::{Child, Command, Stdio},
+    os::unix::{fs::FileExt as _, process::ExitStatusExt as _},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -198,21 +198,12 @@ impl Running {
                 kill_process(Pid::from_child(&self.child), Signal::INT)?;
                 interrupted += 1;
             }
-            let mut status = 0;
-            // SAFETY: all bytes zero is a `struct rusage`.
-            let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-            let pid = libc::pid_t::try_from(self.id())?;
-            // SAFETY: `wait4` writes to both pointers, and both are to variables of the right type.
-            let reaped =
-                unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) };
-            if reaped == pid {
+            if let Some((_, cpu)) = reaped(&self.child, libc::WNOHANG)
+                .with_context(|| format!("wait for {}", self.name))?
+            {
                 self.ended = true;
-                let of = |time: libc::timeval| {
-                    Duration::new(time.tv_sec.cast_unsigned(), 1_000 * time.tv_usec as u32)
-                };
-                return Ok(of(usage.ru_utime) + of(usage.ru_stime));
+                return Ok(cpu);
             }
-            ensure!(reaped == 0, "wait for {}", self.name);
             ensure!(
                 start.elapsed() < PATIENCE,
                 "{} does not end at SIGINT",
@@ -231,6 +222,56 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The results of a process that ran to its end.
+pub struct Ran {
+    /// CPU time of all its threads, user and system.
+    pub cpu: Duration,
+    pub output: String,
+    pub errors: String,
+}
+
+/// Runs a process to its end, with its output in unnamed files: neither waits for the other.
+///
+/// *Errors:* it fails.
+pub fn run_to_end(mut command: Command) -> Result<Ran> {
+    let (output, errors) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    command
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(errors.try_clone()?);
+    let child = command
+        .spawn()
+        .with_context(|| format!("start {command:?}"))?;
+    let ended = reaped(&child, 0).with_context(|| format!("wait for {command:?}"))?;
+    let (status, cpu) = ended.context("no process")?;
+    let (output, errors) = (contents(&output)?, contents(&errors)?);
+    ensure!(status.success(), "{command:?}: {status}: {errors}");
+    Ok(Ran {
+        cpu,
+        output,
+        errors,
+    })
+}
+
+/// The status and the CPU time of a process that has ended; `None` if it has not, with `WNOHANG`.
+fn reaped(child: &Child, options: libc::c_int) -> Result<Option<(ExitStatus, Duration)>> {
+    let mut status = 0;
+    // SAFETY: all bytes zero is a `struct rusage`.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let pid = libc::pid_t::try_from(child.id())?;
+    // SAFETY: `wait4` writes to both pointers, and both are to variables of the right type.
+    let reaped = unsafe { libc::wait4(pid, &raw mut status, options, &raw mut usage) };
+    if reaped == 0 {
+        return Ok(None);
+    }
+    ensure!(reaped == pid, "{}", std::io::Error::last_os_error());
+    let of = |time: libc::timeval| {
+        Duration::new(time.tv_sec.cast_unsigned(), 1_000 * time.tv_usec as u32)
+    };
+    let cpu = of(usage.ru_utime) + of(usage.ru_stime);
+    Ok(Some((ExitStatus::from_raw(status), cpu)))
 }
 
 /// Returns all output up to now. Reads by position, because the process writes at the position that it

@@ -220,9 +220,11 @@ pub fn peers() -> Vec<Tool> {
 /// The tool that counts in the kernel and loses nothing: its count also checks the generator's.
 pub const BPFTRACE_COUNT: &str = "bpftrace, count() in the kernel";
 
-/// The name and version of each peer.
-pub fn versions() -> Vec<(String, String)> {
-    let packages = ["libbpf-tools", "bpftrace", "tcpdump", "iproute2"];
+/// The packages of the peers that watch the kernel.
+pub const PACKAGES: [&str; 4] = ["libbpf-tools", "bpftrace", "tcpdump", "iproute2"];
+
+/// The version of each of these packages of Debian.
+pub fn versions(packages: &[&str]) -> Vec<(String, String)> {
     let query = |package: &str| {
         let output = Command::new("dpkg-query")
             .args(["--show", "--showformat=${Version}", package])
@@ -232,11 +234,12 @@ pub fn versions() -> Vec<(String, String)> {
         Some(String::from_utf8_lossy(&output.stdout).into_owned())
     };
     packages
-        .map(|package| {
+        .iter()
+        .map(|&package| {
             let version = query(package).unwrap_or_else(|| "not installed".to_owned());
             (package.to_owned(), version)
         })
-        .to_vec()
+        .collect()
 }
 
 /// Counts a line per event after the header; the summary is on standard error.
