@@ -1,61 +1,96 @@
 //! The states that are rebuilt from a capture are the kernel's: `trace` watches a namespace while tcpdump captures the
 //! same traffic.
 
+mod loopback;
+mod wire;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::OwnedFd,
+    io::{BufRead as _, BufReader},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     process::{Command, Stdio},
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use rustix::net::{AddressFamily, bind, connect, sockopt};
 use serde_json::Value;
-use tcpstate_common::State;
 
 use crate::{
     need::{Need, trial},
-    net::{
-        Connection, Netns, await_fin, await_state, await_that, joined, reset, shutdown_write,
-        socket, unused_port,
-    },
+    net::{Netns, await_that, unused_port},
     process::{BINARY, Running, Tcpstate, await_exit, interrupt, run},
+    wire::Wire,
 };
 
+/// Has the figures of these tests in a table.
+const DOCUMENT: &str = include_str!("../../../docs/captures.md");
+
 pub fn add(trials: &mut Vec<Trial>) {
-    trials.push(trial(
-        "packets::live_truth",
-        &[Need::Cookie, Need::Program("tcpdump")],
-        live_truth,
-    ));
+    let needs = [Need::Cookie, Need::Program("tcpdump")];
+    trials.push(trial("packets::live_truth", &needs, live_truth));
+    let needs = [&needs[..], &[Need::Tun]].concat();
+    trials.push(trial("packets::live_truth_on_a_wire", &needs, on_a_wire));
 }
 
-/// Threads that connect at a time, and connections of each.
-const THREADS: u8 = 20;
-const EACH: u8 = 25;
+/// Traffic of one kind.
+struct Situation<F> {
+    /// Its name in the document.
+    name: &'static str,
+    /// Makes it, to a server at a port.
+    run: F,
+    /// Whether packets leave the order open in which the server's end sent and received what closes a connection.
+    leaves_order: bool,
+}
+
+impl<F> Situation<F> {
+    /// Packets tell all of it.
+    const fn new(name: &'static str, run: F) -> Self {
+        let leaves_order = false;
+        Self {
+            name,
+            run,
+            leaves_order,
+        }
+    }
+
+    const fn seen(&self, port: u16) -> Seen {
+        Seen {
+            name: self.name,
+            port,
+            leaves_order: self.leaves_order,
+        }
+    }
+}
+
+/// A situation that was made, with the port of its server.
+struct Seen {
+    name: &'static str,
+    port: u16,
+    leaves_order: bool,
+}
 
 /// The last packet of a capture.
 const BELL: &[u8] = b"this is the last packet of the capture";
 
-/// tcpdump that writes what is on the loopback of the calling thread's namespace to a file.
+/// tcpdump that writes what is on a device of the calling thread's namespace to a file.
 struct Writing {
     child: Running,
     bell: UdpSocket,
+    /// An address to which packets go by that device.
+    to: SocketAddr,
 }
 
 impl Writing {
     /// Returns when it captures.
-    fn start(path: &Path) -> Result<Self> {
-        let bell = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    fn start(device: &str, to: Ipv4Addr, path: &Path) -> Result<Self> {
+        let (bell, to) = (UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?, (to, 9).into());
         let mut command = Command::new("tcpdump");
         command
-            .args(["-i", "lo", "-s", "96", "-B", "16384", "-U", "-Z", "root"])
+            .args(["-i", device, "-s", "96", "-B", "16384", "-U", "-Z", "root"])
             .args(["--immediate-mode", "-w"])
             .arg(path)
             .stdin(Stdio::null())
@@ -70,12 +105,12 @@ impl Writing {
         {}
         // Drains the rest of its messages, so that it never blocks.
         thread::spawn(move || messages.by_ref().for_each(drop));
-        Ok(Self { child, bell })
+        Ok(Self { child, bell, to })
     }
 
     /// Ends it when it has written all packets up to now.
     fn stop(mut self, path: &Path) -> Result<()> {
-        self.bell.send_to(BELL, self.bell.local_addr()?)?;
+        self.bell.send_to(BELL, self.to)?;
         await_that("tcpdump writes the last packet", || {
             let file = fs::read(path)?;
             Ok(file.windows(BELL.len()).any(|bytes| bytes == BELL))
@@ -125,160 +160,138 @@ fn step(line: &Value) -> String {
     format!("{old} {new} {}", line["cause"])
 }
 
+/// Without what an end does from its FIN or its peer's on.
+fn without_close(ways: &[Way]) -> Vec<Way> {
+    let is_open = |step: &&String| {
+        let opens = ["\"CLOSE\"", "\"LISTEN\"", "\"SYN_"];
+        opens.iter().any(|state| step.starts_with(state))
+    };
+    let open = |way: &Way| way.iter().filter(is_open).cloned().collect();
+    ways.iter().map(open).collect()
+}
+
+/// The sockets of situations, as the kernel shows them and as a capture does.
+struct Truth<'a> {
+    kernel: &'a [Value],
+    path: &'a Path,
+    situations: Vec<Seen>,
+}
+
+impl Truth<'_> {
+    /// Checks that all ways that are rebuilt are the kernel's, and that the document has their numbers.
+    fn check(&self) -> Result<()> {
+        let path = self.path.to_str().context("a path in UTF-8")?;
+        let output = run(BINARY, &["trace", "--json", "-r", path])?;
+        let rebuilt = output.stdout.lines().map(serde_json::from_str);
+        let mut rebuilt = rebuilt.collect::<Result<Vec<Value>, _>>()?;
+        let summary = rebuilt.pop().context("no output")?;
+        ensure!(summary["evidence"] == "packets", "{summary}");
+        ensure!(summary["complete"] == true, "{summary}");
+
+        let (kernel, packets) = (ways(self.kernel), ways(&rebuilt));
+        let mut different = String::new();
+        let all: BTreeSet<_> = kernel.keys().chain(packets.keys()).collect();
+        for ports in all {
+            let of_server = |seen: &&Seen| seen.leaves_order && ports.0 == u64::from(seen.port);
+            let leaves_order = self.situations.iter().any(|seen| of_server(&seen));
+            let [kernel, packets] = [&kernel, &packets].map(|ways| {
+                let ways = ways.get(ports).cloned().unwrap_or_default();
+                if leaves_order {
+                    without_close(&ways)
+                } else {
+                    ways
+                }
+            });
+            if kernel != packets {
+                writeln!(
+                    different,
+                    "{ports:?}\nkernel  {kernel:#?}\npackets {packets:#?}"
+                )?;
+            }
+        }
+        ensure!(different.is_empty(), "{different}");
+        self.situations
+            .iter()
+            .try_for_each(|seen| seen.check_row(&kernel))
+    }
+}
+
+impl Seen {
+    /// Checks that the document has the numbers of sockets and transitions that were compared.
+    fn check_row(&self, kernel: &BTreeMap<(u64, u64), Vec<Way>>) -> Result<()> {
+        let port = u64::from(self.port);
+        let is_compared =
+            |ports: &(u64, u64)| ports.1 == port || ports.0 == port && !self.leaves_order;
+        let ways = kernel.iter().filter(|(ports, _)| is_compared(ports));
+        let ways: Vec<&Way> = ways.flat_map(|(_, ways)| ways).collect();
+        let steps: usize = ways.iter().map(|way| way.len()).sum();
+        let row = format!("| {} | {} | {steps} |", self.name, ways.len());
+        ensure!(
+            DOCUMENT.lines().any(|line| line == row),
+            "docs/captures.md has not: {row}"
+        );
+        Ok(())
+    }
+}
+
 fn live_truth() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("lo.pcap");
     let netns = Netns::new()?;
-    let tcpdump = netns.run(|| Writing::start(&path))?;
+    let tcpdump = netns.run(|| Writing::start("lo", Ipv4Addr::LOCALHOST, &path))?;
     let inode = netns.inode()?.to_string();
     let trace = Tcpstate::start(&["trace", "--json", "--netns", &inode])?;
-    netns.run_until_quiet(traffic)?;
-    let (live, _) = trace.stop()?.transitions()?;
+    let mut situations = Vec::new();
+    for situation in loopback::ALL {
+        let port = unused_port();
+        netns
+            .run_until_quiet(|| (situation.run)(port))
+            .context(situation.name)?;
+        situations.push(situation.seen(port));
+    }
+    let (kernel, _) = trace.stop()?.transitions()?;
     netns.run(|| tcpdump.stop(&path))?;
-
-    let path = path.to_str().context("a path in UTF-8")?;
-    let output = run(BINARY, &["trace", "--json", "-r", path])?;
-    let rebuilt = output.stdout.lines().map(serde_json::from_str);
-    let mut rebuilt = rebuilt.collect::<Result<Vec<Value>, _>>()?;
-    let summary = rebuilt.pop().context("no output")?;
-    ensure!(summary["evidence"] == "packets", "{summary}");
-    ensure!(summary["complete"] == true, "{summary}");
-
-    let (live, rebuilt) = (ways(&live), ways(&rebuilt));
-    let count: usize = live.values().map(Vec::len).sum();
-    ensure!(
-        count > 2 * usize::from(THREADS) * usize::from(EACH),
-        "only {count} sockets"
-    );
-    for ports in live.keys().chain(rebuilt.keys()) {
-        let (kernel, packets) = (live.get(ports), rebuilt.get(ports));
-        ensure!(
-            kernel == packets,
-            "{ports:?}\nkernel  {kernel:#?}\npackets {packets:#?}"
-        );
+    Truth {
+        kernel: &kernel,
+        path: &path,
+        situations,
     }
-    Ok(())
+    .check()
 }
 
-/// All ways to open and close a connection that the loopback can show.
-fn traffic() -> Result<()> {
-    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let open = || Connection::new(local(unused_port()));
-
-    // The client closes first; the server does.
-    for client_first in [true, false] {
-        let Connection { client, server, .. } = open()?;
-        let (first, mut second) = if client_first {
-            (client, server)
-        } else {
-            (server, client)
-        };
-        drop(first);
-        ensure!(second.read(&mut [0])? == 0);
-    }
-
-    // Half closed: data still comes.
-    let Connection {
-        mut client,
-        mut server,
-        ..
-    } = open()?;
-    shutdown_write(&client)?;
-    await_fin(&server)?;
-    server.write_all(&[7; 5000])?;
-    client.read_exact(&mut [0; 5000])?;
-    drop(server);
-    await_fin(&client)?;
-    drop(client);
-
-    // Refused.
-    ensure!(TcpStream::connect(local(unused_port())).is_err());
-
-    // Reset by either side, before and after a FIN of the other.
-    for is_half_closed in [false, true] {
-        for by_client in [true, false] {
-            let Connection { client, server, .. } = open()?;
-            let (first, second) = if by_client {
-                (client, server)
-            } else {
-                (server, client)
-            };
-            if is_half_closed {
-                shutdown_write(&second)?;
-                await_fin(&first)?;
-                await_state(&second, State::FIN_WAIT2)?;
-            }
-            reset(first)?;
-            await_state(&second, State::CLOSE)?;
-        }
-    }
-
-    // Data that nobody read.
-    let Connection {
-        mut client, server, ..
-    } = open()?;
-    client.write_all(b"unread")?;
-    server.peek(&mut [0])?;
-    drop(server);
-    await_state(&client, State::CLOSE)?;
-
-    // Data after the close.
-    let Connection {
-        client, mut server, ..
-    } = open()?;
-    drop(client);
-    await_fin(&server)?;
-    server.write_all(b"late")?;
-    await_state(&server, State::CLOSE)?;
-
-    // A connection that nobody accepts.
-    let port = unused_port();
-    let listener = TcpListener::bind(local(port))?;
-    let client = TcpStream::connect(local(port))?;
-    drop(listener);
-    await_state(&client, State::CLOSE)?;
-
-    // The same port again and again: the server closes first, so that the client's is free at once.
-    let (port, from) = (unused_port(), unused_port());
-    let listener = TcpListener::bind(local(port))?;
-    for _ in 0..3 {
-        let client: OwnedFd = socket(AddressFamily::INET, None)?;
-        sockopt::set_socket_reuseaddr(&client, true)?;
-        bind(&client, &local(from))?;
-        connect(&client, &local(port))?;
-        let (server, _) = listener.accept()?;
-        drop(server);
-        await_fin(&client)?;
-    }
-    crowd()
-}
-
-/// Many connections at a time, which close in any order.
-fn crowd() -> Result<()> {
-    let address = |thread: u8| SocketAddr::from((Ipv4Addr::new(127, 0, 0, thread + 1), 7000));
-    let one = |thread: u8| -> Result<()> {
-        let listener = TcpListener::bind(address(thread))?;
-        for at in 0..EACH {
-            let mut client = TcpStream::connect(address(thread))?;
-            let (mut server, _) = listener.accept()?;
-            client.write_all(&[at])?;
-            server.read_exact(&mut [0])?;
-            if at % 2 == 0 {
-                drop((client, server));
-            } else {
-                drop((server, client));
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+/// One end captures; both are compared.
+fn on_a_wire() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("wire.pcap");
+    let (near, far) = (Netns::new()?, Netns::new()?);
+    let traces = [&near, &far].map(|netns| {
+        let inode = netns.inode()?.to_string();
+        Tcpstate::start(&["trace", "--json", "--netns", &inode])
+    });
+    let wire = Wire::new(&near, &far)?;
+    let tcpdump = near.run(|| Writing::start("wire", Wire::SECOND, &path))?;
+    let place = wire::Place {
+        near: &near,
+        far: &far,
+        wire: &wire,
     };
-    thread::scope(|scope| {
-        let one = &one;
-        let threads: Vec<_> = (0..THREADS)
-            .map(|thread| scope.spawn(move || one(thread)))
-            .collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| joined(thread.join()))
-    })
+    let mut situations = Vec::new();
+    for situation in wire::ALL {
+        let port = unused_port();
+        far.run_until_quiet(|| near.run_until_quiet(|| (situation.run)(&place, port)))
+            .context(situation.name)?;
+        situations.push(situation.seen(port));
+    }
+    wire.impair(None);
+    let mut kernel = Vec::new();
+    for trace in traces {
+        kernel.extend(trace?.stop()?.transitions()?.0);
+    }
+    near.run(|| tcpdump.stop(&path))?;
+    Truth {
+        kernel: &kernel,
+        path: &path,
+        situations,
+    }
+    .check()
 }

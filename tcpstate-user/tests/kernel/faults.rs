@@ -130,10 +130,10 @@ fn write_recording(
 }
 
 /// Pseudo-random numbers from a seed (xorshift64*), so that a failure can be reproduced.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
@@ -145,7 +145,7 @@ impl Random {
     }
 
     /// A number below `bound`, which must not be 0.
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }

@@ -1,22 +1,28 @@
 //! A wire between two network namespaces, controlled by the test.
 //!
 //! It consists of two TUN devices, and a thread that carries packets from one to the other unless it holds
-//! them back. So the test, and not the scheduler, decides which segments cross, are late or are lost.
+//! them back. So the test, and not the scheduler, decides which segments cross, are late or are lost. Or it is as bad as a
+//! network can be: packets are lost, late, and overtake each other, as many as the test says.
 
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
     fs::{File, OpenOptions},
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use crate::net::{Interface, Netns, await_that, joined};
+use crate::{
+    faults::Random,
+    net::{Interface, Netns, await_that, joined},
+};
 
 /// A TCP segment on the wire, with the fields by which tests select.
 #[derive(Clone, Copy, Debug)]
@@ -49,10 +55,51 @@ impl Segment {
 /// A rule that selects the segments to hold back.
 type Rule = Box<dyn Fn(Segment) -> bool + Send>;
 
+/// The faults of a bad network.
+#[derive(Clone, Copy, Debug)]
+pub struct Impairment {
+    /// Packets of a hundred that are lost.
+    pub lost_percent: u64,
+    /// Each packet is late, by up to this; so they overtake each other.
+    pub latest: Duration,
+}
+
+/// A packet that is late: when it is due, its number, whether it goes from the first namespace to the second.
+type Late = (Instant, u64, bool, Vec<u8>);
+
 #[derive(Default)]
 struct Hands {
     rule: Option<Rule>,
     held: VecDeque<(Segment, Vec<u8>)>,
+    impairment: Option<(Impairment, Random)>,
+    late: BinaryHeap<Reverse<Late>>,
+    number: u64,
+}
+
+impl Hands {
+    /// Takes a packet out of the hands of the carrier, if it is lost or late.
+    fn takes(&mut self, forth: bool, packet: &[u8]) -> bool {
+        let Some((impairment, random)) = &mut self.impairment else {
+            return false;
+        };
+        if random.below(100) >= impairment.lost_percent {
+            let thousandth = impairment.latest / 1_000;
+            let delay = thousandth * u32::try_from(random.below(1_001)).unwrap_or(0);
+            self.number += 1;
+            let late = (Instant::now() + delay, self.number, forth, packet.to_vec());
+            self.late.push(Reverse(late));
+        }
+        true
+    }
+
+    /// The next late packet that is due.
+    fn due(&mut self) -> Option<Late> {
+        let Reverse((due, ..)) = self.late.peek()?;
+        if *due > Instant::now() {
+            return None;
+        }
+        self.late.pop().map(|Reverse(late)| late)
+    }
 }
 
 /// The wire, which is cut when this is dropped.
@@ -112,6 +159,11 @@ impl Wire {
                 .collect();
             Ok(enough(&segments))
         })
+    }
+
+    /// Loses and delays packets from now on, the same way for the same packets; `None`: none.
+    pub fn impair(&self, impairment: Option<Impairment>) {
+        self.hands().impairment = impairment.map(|it| (it, Random::new(1)));
     }
 
     /// Delivers the held segments, and then all others.
@@ -180,13 +232,24 @@ fn carry(ends: &[File; 2], hands: &Mutex<Hands>, stop: &OwnedFd) -> Result<()> {
             PollFd::new(&ends[1], PollFlags::IN),
             PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
         ];
-        match poll(&mut fds, None) {
+        let due = {
+            let hands = hands.lock().unwrap_or_else(PoisonError::into_inner);
+            hands.late.peek().map(|Reverse((due, ..))| *due)
+        };
+        let wait = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let wait = wait.map(Timespec::try_from).transpose()?;
+        match poll(&mut fds, wait.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("poll"),
         }
         if !fds[2].revents().is_empty() {
             return Ok(());
         }
+        let mut late = hands.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((_, _, forth, packet)) = late.due() {
+            deliver(ends, forth, &packet)?;
+        }
+        drop(late);
         for forth in [true, false] {
             let mut from = &ends[usize::from(!forth)];
             let len = match from.read(&mut packet) {
@@ -200,6 +263,7 @@ fn carry(ends: &[File; 2], hands: &Mutex<Hands>, stop: &OwnedFd) -> Result<()> {
                 Some(segment) if hands.rule.as_ref().is_some_and(|rule| rule(segment)) => {
                     hands.held.push_back((segment, packet[..len].to_vec()));
                 }
+                Some(_) if hands.takes(forth, &packet[..len]) => {}
                 _ => deliver(ends, forth, &packet[..len])?,
             }
         }
