@@ -19,8 +19,6 @@ use crate::{
     report::{Row, ratios},
 };
 
-/// Connections that are open at a time.
-const LIVE: usize = 10_000;
 const FIGURE: &str = "packets/s of CPU time";
 /// The case to which the other programs are compared.
 const LIFE: &str = "tcpstate life";
@@ -89,7 +87,7 @@ fn speed(options: &Options, size: Size) -> Result<Vec<Row>> {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let path = dir.path().join("bench.pcap");
     eprintln!("captures: writing {bytes} bytes, {}", size.name());
-    let (all, first) = traffic::write(&path, size, options.pick(LIVE, 100), bytes, first)?;
+    let (all, first) = traffic::write(&path, size, options.pick(size.live(), 100), bytes, first)?;
     let mut per_second = CASES.map(|_| Vec::new());
     let missing = CASES.map(|case| case.missing());
     let rounds = options.rounds(5);

@@ -41,6 +41,14 @@ impl Size {
         }
     }
 
+    /// Connections that are open at a time. All have to end, so there are less of those that have much to send.
+    pub const fn live(self) -> usize {
+        match self {
+            Self::Small => 10_000,
+            Self::Large => 1_000,
+        }
+    }
+
     /// Segments of a response.
     const fn segments(self) -> u8 {
         match self {
