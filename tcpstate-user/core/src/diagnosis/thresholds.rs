@@ -191,6 +191,9 @@ thresholds! {
     short_rate: PerSecond = 50,
         "The number of connections that begin a second at a service port from which on a use again is worth it.",
         "At 50 a second 3,000 are in TIME_WAIT all the time (60 s each).";
+    short_time: Time = 5 * S,
+        "The time for which we must have watched before anything is said about short connections.",
+        "A client that opens its pool opens many within a second, and none after that.";
     short_share: Percent = 80,
         "The part of the connections that must be short for it.",
         "Below that, most connections are used for some time.";
@@ -206,9 +209,9 @@ thresholds! {
     time_wait_count: Count = 1_000,
         "The number of sockets in `TIME_WAIT` at a service port from which on it is worth saying who closes first.",
         "Fewer cost nothing: a socket in TIME_WAIT is a few hundred bytes.";
-    closes_first_share: Percent = 10,
+    closes_first_share: Percent = 50,
         "The part of a service's connections that this side must close first for it.",
-        "Below that, the sockets in TIME_WAIT are exceptions: errors, time-outs, ends of processes.";
+        "Below that, the peers close first as a rule; those in TIME_WAIT are exceptions: time-outs, limits of requests, ends of processes.";
     deploy_time: Time = 10 * S,
         "The time around the end and the beginning of a listener in which resets count as its work.",
         "Process managers stop a process within this time, or kill it.";

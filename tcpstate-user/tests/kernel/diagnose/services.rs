@@ -47,7 +47,8 @@ fn short_connections() -> Result<()> {
     Netns::new()?.run(|| {
         let nginx = Server::nginx(PORT, "keepalive_timeout 0;")?;
         // However slow this machine is.
-        let thresholds = "short_rate = 5\nshort_life = \"1s\"\ntime_wait_count = 20";
+        let thresholds =
+            "short_time = \"1s\"\nshort_rate = 5\nshort_life = \"1s\"\ntime_wait_count = 20";
         let diagnosis = Diagnosis::during(thresholds, || wrk(PORT, "2s"))?;
         let is_of = |name: &str, role: &str| {
             let mut found = diagnosis.findings.iter();
@@ -80,7 +81,8 @@ fn take_ports() -> Result<()> {
         sysctl("ipv4/ip_local_port_range", "40000 40019")?;
         sysctl("ipv4/tcp_tw_reuse", "0")?;
         let listener = TcpListener::bind(SERVER)?;
-        let thresholds = "short_rate = 0\nshort_life = \"10m\"\ntime_wait_count = 10";
+        let thresholds =
+            "short_time = \"1s\"\nshort_rate = 0\nshort_life = \"10m\"\ntime_wait_count = 10";
         let diagnosis = Diagnosis::of("2s", thresholds, || {
             for _ in 0..17 {
                 let client = TcpStream::connect(SERVER)?;

@@ -20,7 +20,8 @@ pub(super) static RULE: Rule = Rule {
         is: "The side that closes a connection first keeps it in TIME_WAIT for 60 s. Here that is this side.",
         why: "On a server it is harmless: such a socket takes some 256 bytes and no port. On a client each holds a local port, and \
              ports run out.",
-        signal: "More than `time_wait_count` sockets in TIME_WAIT at a service port.",
+        signal: "`time_wait_count` sockets in TIME_WAIT at a service port, or more; where we saw who closes first, this side does in \
+                 `closes_first_share`.",
         advice: &[
             "Connections that are used again end seldom: keep-alive, or a pool.",
             "On a client with scarce ports, let the server close first, or set `tcp_tw_reuse` to 1. On a server it has no effect: \
@@ -145,6 +146,20 @@ mod tests {
                 "1,000 sockets in TIME_WAIT; this side closes 100 % of the connections first"
             );
             assert_eq!((finding.place.role, finding.place.port), (role, Some(80)));
+        }
+    }
+
+    #[test]
+    fn where_the_peer_closes_first_as_a_rule_nothing_is_said() {
+        for (of_peer, count) in [(1, 1), (2, 0)] {
+            let mut host = host(Role::Server, 1_280);
+            let life = host.accepted(80, peer(1));
+            host.closes_first(life, MS);
+            for _ in 0..of_peer {
+                let life = host.accepted(80, peer(1));
+                host.closes_second(life, MS);
+            }
+            assert_eq!(host.check(&RULE).len(), count, "{of_peer}");
         }
     }
 

@@ -12,9 +12,6 @@ use crate::{
     units::{Count, PerSecond},
 };
 
-/// The shortest run that has a rate, nanoseconds.
-const SHORTEST_RUN_NS: u64 = 1_000_000_000;
-
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
         name: "short_connections",
@@ -23,7 +20,7 @@ pub(super) static RULE: Rule = Rule {
         is: "Connections are opened all the time, and nearly all end after a fraction of a second: each carries one request.",
         why: "Each request waits for a handshake (one round trip, with TLS two or three), and each connection takes a local port \
               of the client for a minute if the client closes first. Harmless until ports run out.",
-        signal: "More than `short_rate` connections a second, most of which live shorter than `short_life`.",
+        signal: "`short_rate` connections a second or more, for `short_time` or longer, most of which live shorter than `short_life`.",
         advice: &[
             "Let the client keep connections: HTTP keep-alive, a pool, one session object for all requests instead of one a \
              request.",
@@ -60,12 +57,14 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
         count: service.established,
         interval_ns: snapshot.observed.length_ns(),
     };
+    // A pool that was opened just now has closed hardly any: those that live on are not short.
     let short = Share {
         part: service.short_lived,
-        whole: service.closed,
+        whole: service.closed.max(service.established),
     };
     let least = u128::from(thresholds.short_rate) * u128::from(rate.interval_ns);
-    if rate.interval_ns < SHORTEST_RUN_NS
+    if rate.interval_ns == 0
+        || rate.interval_ns < thresholds.short_time
         || u128::from(rate.count) * 1_000_000_000 < least
         || !short.is_at_least(thresholds.short_share)
     {
@@ -190,11 +189,46 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_that_is_opened_is_not_short() {
+        let mut host = Host::new();
+        // The first connection only tries.
+        let life = host.connected(peer(1), 80);
+        host.closes_first(life, MS);
+        for _ in 0..1_000 {
+            host.connected(peer(1), 80);
+        }
+        host.wait(6 * S);
+        assert!(host.check(&RULE).is_empty());
+    }
+
+    #[test]
+    fn a_burst_at_the_start_is_no_rate() {
+        let mut host = host(500, 10 * MS);
+        host.observed.restart(host.now_ns);
+        for _ in 0..100 {
+            let life = host.connected(peer(1), 80);
+            host.closes_first(life, MS);
+        }
+        assert!(host.check(&RULE).is_empty());
+        host.wait(4 * S);
+        assert!(host.check(&RULE).is_empty());
+        // As many a second, for longer.
+        for _ in 0..400 {
+            let life = host.connected(peer(1), 80);
+            host.closes_first(life, MS);
+        }
+        host.wait(2 * S);
+        only(host.check(&RULE), Severity::Note);
+    }
+
+    #[test]
     fn a_run_without_length_has_no_rate() {
         let mut host = Host::new();
         let life = host.connected(peer(1), 80);
         host.closes_first(life, MS);
         host.thresholds.short_rate = 0;
+        host.thresholds.short_time = 0;
+        host.observed.restart(host.now_ns);
         assert!(host.check(&RULE).is_empty());
     }
 }
