@@ -135,10 +135,12 @@ fn not_found(findings: &[Finding], unchecked: &[(&'static Rule, Input)]) -> Vec<
     rules.collect()
 }
 
-/// Whether a finding is shown with all that is known about its kind: not a note, which asks for nothing, and not the
-/// same words twice.
+/// Whether a finding is shown with all that is known about its kind: not a note, which asks for nothing, not one that
+/// another one explains, and not the same words twice.
 fn is_in_full(finding: &Finding, explained: &mut BTreeSet<&'static str>) -> bool {
-    finding.severity > Severity::Note && explained.insert(finding.text.name)
+    finding.severity > Severity::Note
+        && finding.see.is_empty()
+        && explained.insert(finding.text.name)
 }
 
 impl Diagnose {

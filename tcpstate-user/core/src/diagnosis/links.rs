@@ -75,6 +75,21 @@ pub static LINKS: &[Link] = &[
         holds: always,
     },
     Link {
+        finding: "silent_peer",
+        because_of: "accept_queue_full",
+        condition: "the server is in the same network namespace: it drops the last ACK of handshakes, and only the client \
+                    takes the connection for established",
+        at: At::Server,
+        holds: always,
+    },
+    Link {
+        finding: "stale_pool",
+        because_of: "deploy",
+        condition: "the server is in the same network namespace, and its process was replaced meanwhile",
+        at: At::Server,
+        holds: always,
+    },
+    Link {
         finding: "ports_exhausted",
         because_of: "close_wait_leak",
         condition: "sockets left behind hold half of the ports or more",
@@ -246,8 +261,22 @@ mod tests {
     }
 
     #[test]
+    fn a_deploy_explains_the_pool_of_its_clients() {
+        for (is_to_here, expected) in [(true, &["deploy"][..]), (false, &[])] {
+            let pool = Finding {
+                is_to_here,
+                ..finding("stale_pool", Role::Client, 80, &[])
+            };
+            assert_eq!(
+                seen(pool, finding("deploy", Role::Server, 80, &[])),
+                expected
+            );
+        }
+    }
+
+    #[test]
     fn a_full_queue_explains_the_clients_of_this_very_server() {
-        for name in ["connect_hangs", "connects_fail", "syn_loss"] {
+        for name in ["connect_hangs", "connects_fail", "syn_loss", "silent_peer"] {
             let client = |is_to_here| Finding {
                 is_to_here,
                 ..finding(name, Role::Client, 80, &[])

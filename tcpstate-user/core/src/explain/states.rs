@@ -45,11 +45,11 @@ pub static STATES: [StateText; 11] = [
             ),
             setting(
                 "net/ipv4/tcp_syncookies",
-                "1: answer without memory where half-open connections are too many",
+                "with 1, the kernel answers without memory where half-open connections are too many",
             ),
             setting(
                 "net/ipv4/tcp_abort_on_overflow",
-                "1: refuse with a RST, instead of dropping, when the queue is full",
+                "with 1, a client whose handshake ends when the queue is full gets a RST; SYNs that come later are dropped all the same",
             ),
         ],
         many: "Many are normal. Watch their queue instead: RECV-Q is the number of connections that wait for \
@@ -144,7 +144,7 @@ pub static STATES: [StateText; 11] = [
             ),
             setting(
                 "net/ipv4/tcp_syncookies",
-                "1: answer without memory where they are too many",
+                "with 1, the kernel answers without memory where they are too many",
             ),
         ],
         many: "From many sources: a SYN flood. From few: the way back loses SYN-ACKs. With a full accept queue \
@@ -292,7 +292,7 @@ pub static STATES: [StateText; 11] = [
         settings: &[
             setting(
                 "net/ipv4/tcp_tw_reuse",
-                "whether connect() may take its port again after a second: 0 no, 1 yes, 2 on loopback",
+                "whether connect() may take its port again after a second (from Linux 6.14 on, after tcp_tw_reuse_delay): 0 no, 1 yes, 2 on loopback",
             ),
             setting(
                 "net/ipv4/tcp_max_tw_buckets",

@@ -130,7 +130,7 @@ fn a_finding_says_what_where_whose_and_what_to_do() {
         "So far, from the kernel's lists; watching for 30.0 s more:",
         "warning  close_wait_leak: server port 8080, netns 7 (blue): 5 sockets left behind in CLOSE_WAIT",
         "CRITICAL close_wait_leak: sockets left behind in CLOSE_WAIT",
-        "          8 sockets left behind in CLOSE_WAIT, 3 more than at the first look",
+        "          8 sockets left behind in CLOSE_WAIT; 3 more are in that state than at",
         "Where     server port 8080, netns 7 (blue)",
         "Peers     10.0.0.9 (1)",
         r"Whose     a\u{1b}[1m web 42 (1)",
@@ -252,6 +252,8 @@ fn a_finding_points_to_the_one_that_explains_it() {
     let (out, ..) = run(Format::Text, None, with_full_queue(look(5)), later.clone());
     let because = "Because   of accept_queue_full: read that first.";
     assert!(out.lines().any(|line| line == because), "{out}");
+    // It is not explained as if it were another trouble.
+    assert!(!out.contains("To end it now, restart the process"), "{out}");
     let in_short =
         "8080, netns 7 (blue): 5 sockets left behind in CLOSE_WAIT; because of accept_queue_full";
     assert!(out.lines().any(|line| line.ends_with(in_short)), "{out}");

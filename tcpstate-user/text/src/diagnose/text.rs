@@ -81,6 +81,7 @@ pub(super) fn write(
         let bound = if since.is_exact { "" } else { "more than " };
         page.entry("Since", &format!("{bound}{}", Span(since.at_least_ns)))?;
     }
+    page.reasons(finding, facts)?;
     if !in_full {
         let mut label = "Do";
         for line in &finding.here {
@@ -95,7 +96,7 @@ pub(super) fn write(
             writeln!(page.out, "{label:INDENT$}{line}")?;
             label = "";
         }
-        return page.reasons(finding, facts);
+        return Ok(());
     }
     page.entry("Meaning", text.is)?;
     page.entry("Matters", text.why)?;
@@ -118,6 +119,10 @@ pub(super) fn write(
         )?;
         label = "";
     }
+    if !text.settings.is_empty() {
+        let set = finding.command("sysctl -w NAME=VALUE", netns_name);
+        writeln!(page.out, "{:INDENT$}to set one: {set}", "")?;
+    }
     let mut label = "See";
     for command in text.commands {
         let command = finding.command(command, netns_name);
@@ -129,8 +134,7 @@ pub(super) fn write(
         page.entry(label, other)?;
         label = "";
     }
-    page.entry("Known by", &known(finding))?;
-    page.reasons(finding, facts)
+    page.entry("Known by", &known(finding))
 }
 
 /// Writes what was not found, and what could not be looked for.

@@ -3,9 +3,17 @@
 use tcpstate_common::State;
 
 use super::super::{
-    Evidence, Figure, Finding, FindingText, Input, Place, Rule, Severity, Snapshot, Survey,
+    Evidence, Figure, Finding, FindingText, Input, ListenerNow, Place, Rule, ServiceKey, Severity,
+    Snapshot, Survey,
 };
-use crate::{service::Role, setting::Setting, units::Count};
+use crate::{
+    service::Role,
+    setting::Setting,
+    units::{Count, PerSecond, Span},
+};
+
+/// The shortest time that tells a process that accepts slowly from one that hangs, nanoseconds.
+const WATCHED_NS: u64 = 5_000_000_000;
 
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
@@ -28,8 +36,7 @@ pub(super) static RULE: Rule = Rule {
             },
             Setting {
                 path: "net/ipv4/tcp_abort_on_overflow",
-                effect: "1: refuse with a RST instead of dropping; clients that \
-                are connected already are refused",
+                effect: "with 1, a client whose handshake ends when the queue is full gets a RST; SYNs that come later are dropped all the same",
             },
         ],
         commands: &[
@@ -94,6 +101,7 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         finding
             .figures
             .extend(overflows.map(|count| Figure::count("overflows", count, Evidence::Counted)));
+        finding.here.extend(speed(snapshot, listener));
         if snapshot.setting(listener.netns, "net/core/somaxconn") == Some(u64::from(backlog)) {
             finding.here.push(format!(
                 "The backlog is limited by somaxconn, which is {backlog} here."
@@ -110,6 +118,41 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The pace of `accept()`, where the queue was full at both looks: those that were established in between, and those that
+/// waited and do not any more, were accepted.
+fn speed(snapshot: &Snapshot<'_>, listener: &ListenerNow) -> Option<String> {
+    let full = |listener: &ListenerNow| {
+        let queue = listener.waiting.zip(listener.backlog);
+        let full = queue.filter(|(waiting, backlog)| waiting >= backlog);
+        full.map(|(waiting, _)| u64::from(waiting))
+    };
+    let is_it = |one: &&ListenerNow| {
+        (one.netns, one.laddr, one.port) == (listener.netns, listener.laddr, listener.port)
+    };
+    let earlier = snapshot.earlier?.listeners.iter().find(is_it)?;
+    let interval_ns = snapshot.observed.length_ns();
+    let (earlier, now) = (full(earlier)?, full(listener)?);
+    if interval_ns < WATCHED_NS {
+        return None;
+    }
+    let service = snapshot.observed.service(&ServiceKey {
+        netns: Some(listener.netns),
+        port: Some(listener.port),
+        role: Role::Server,
+    });
+    let came = service.map_or(0, |service| service.established);
+    let count = came.saturating_add(earlier).saturating_sub(now);
+    Some(if count == 0 {
+        format!(
+            "Nothing was accepted for {}: the process hangs, or waits that long for something else.",
+            Span(interval_ns)
+        )
+    } else {
+        let rate = PerSecond { count, interval_ns };
+        format!("It accepts about {rate} a second, and more come.")
+    })
 }
 
 /// A queue was full, and is not any more: the kernel counts it for the namespace, so that only a lonely listener can be
@@ -131,4 +174,49 @@ fn overflowed(sockets: &Survey, netns: u32, overflows: u64) -> Finding {
     finding.owners = owner.map(|owner| (owner, overflows)).into_iter().collect();
     finding.figures = vec![Figure::count("overflows", overflows, Evidence::Counted)];
     finding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::observed::tests::{Host, S, listener, peer},
+        *,
+    };
+
+    #[test]
+    fn a_process_that_hangs_is_told_from_a_slow_one() {
+        let full = |waiting| {
+            let mut full = listener(80);
+            (full.waiting, full.backlog) = (Some(waiting), Some(4));
+            let mut sockets = Survey {
+                has_queues: true,
+                ..Survey::default()
+            };
+            sockets.listeners.push(full);
+            Some(sockets)
+        };
+        let mut host = Host::new();
+        (host.earlier, host.sockets) = (full(5), full(5));
+        host.wait(4 * S);
+        assert!(host.check(&RULE)[0].here.is_empty());
+        host.wait(S);
+        let here = &host.check(&RULE)[0].here;
+        assert!(
+            here[0].starts_with("Nothing was accepted for 5.0"),
+            "{here:?}"
+        );
+        for _ in 0..10 {
+            host.accepted(80, peer(1));
+        }
+        let here = &host.check(&RULE)[0].here;
+        assert!(here[0].starts_with("It accepts about 2"), "{here:?}");
+        let mut host = Host::new();
+        (host.earlier, host.sockets) = (full(5), full(4));
+        host.wait(10 * S);
+        let here = &host.check(&RULE)[0].here;
+        assert!(here[0].starts_with("It accepts about 0.1"), "{here:?}");
+        // What came at first had room.
+        host.earlier = full(3);
+        assert!(host.check(&RULE)[0].here.is_empty());
+    }
 }

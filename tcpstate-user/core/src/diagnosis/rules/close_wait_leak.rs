@@ -72,7 +72,10 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             Counted(left_behind, "socket"),
             match risen {
                 Some(0) | None => String::new(),
-                Some(risen) => format!(", {} more than at the first look", Count(risen)),
+                Some(risen) => format!(
+                    "; {} more are in that state than at the first look",
+                    Count(risen)
+                ),
             }
         );
         let mut finding = Finding::new(&RULE.text, severity, place, summary)

@@ -5,8 +5,8 @@ use std::{fmt::Write as _, net::IpAddr};
 use tcpstate_common::State;
 
 use super::super::{
-    Evidence, Figure, Finding, FindingText, GroupKey, Input, Place, Rule, ServiceKey, Severity,
-    Snapshot, Survey,
+    Evidence, Figure, Finding, FindingText, GroupKey, Input, ListenerNow, Place, Rule, ServiceKey,
+    Severity, Snapshot, Survey,
 };
 use crate::{
     cause::Cause,
@@ -25,8 +25,8 @@ pub(super) static RULE: Rule = Rule {
         why: "The application waits in connect() until it gives up, or `tcp_syn_retries` ends it with ETIMEDOUT.",
         signal: "Sockets in SYN_SENT for `syn_sent_age`, and connects that ended with a time-out while we watched.",
         advice: &[
-            "Run tcpdump on the server. If the SYN comes and nothing is answered, the server's accept queue is full \
-             (`tcpstate diagnose` says so there), or its own firewall drops it.",
+            "Run the tcpdump below on the server. If the SYN comes (`Flags [S]`) and nothing is answered (`[S.]`), the server's \
+             accept queue is full (`tcpstate diagnose` says so there), or its own firewall drops it (`nft list ruleset`).",
             "If the SYN does not come, a firewall, a security group or a route on the way drops it. If the SYN-ACK leaves and \
              does not arrive here, it is the way back.",
             "Give connect() a time-out of a few seconds in the application, and try another server then.",
@@ -116,7 +116,10 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
         let ends = group.example.map(|one| (one.local.0, one.remote.0));
         finding.is_to_here =
             ends.is_some_and(|(local, remote)| is_here(sockets, key, local, remote));
-        finding.here.extend(full_listener(sockets, key, ends));
+        finding.here.extend(
+            full_listener(sockets, key, ends)
+                .or_else(|| (finding.is_to_here && has_room(sockets, key)).then(firewall_here)),
+        );
         findings.push(finding);
     }
     findings
@@ -124,11 +127,29 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
 
 /// Whether the remote address is one of the clients' own network namespace: the kernel connects from the same address
 /// then, unless the client has chosen another one.
-fn is_here(sockets: &Survey, key: &GroupKey, local: IpAddr, remote: IpAddr) -> bool {
+pub(super) fn is_here(sockets: &Survey, key: &GroupKey, local: IpAddr, remote: IpAddr) -> bool {
     let mut listeners = sockets.listeners.iter();
     remote.is_loopback()
         || local == remote
         || listeners.any(|listener| (listener.netns, listener.laddr) == (key.netns, remote))
+}
+
+/// Whether every listener at this port has room for what comes, so that it would answer.
+fn has_room(sockets: &Survey, key: &GroupKey) -> bool {
+    let at_port =
+        |listener: &&ListenerNow| (listener.netns, Some(listener.port)) == (key.netns, key.port);
+    let mut listeners = sockets.listeners.iter().filter(at_port);
+    sockets.has_queues
+        && listeners.all(|listener| {
+            let half = u64::from(listener.backlog.unwrap_or(0) / 2);
+            listener.half_open < half && u64::from(listener.waiting.unwrap_or(u32::MAX)) <= half
+        })
+}
+
+fn firewall_here() -> String {
+    "The server is this host, and has room for more: most likely a firewall of this host drops the packets (nft list ruleset, \
+     iptables -S)."
+        .to_owned()
 }
 
 /// A listener of this host with a full queue to which these may go.
@@ -138,7 +159,7 @@ fn full_listener(
     ends: Option<(IpAddr, IpAddr)>,
 ) -> Option<String> {
     let port = key.port?;
-    let full = |listener: &&super::super::ListenerNow| {
+    let full = |listener: &&ListenerNow| {
         listener.port == port
             && listener
                 .waiting
@@ -231,5 +252,20 @@ mod tests {
         full.waiting = Some(4);
         let with_room = hanging(1, [192, 0, 2, 0]).with_listener(full);
         assert!(with_room.found(&RULE)[0].here.is_empty());
+    }
+
+    #[test]
+    fn a_server_of_this_host_with_room_is_behind_a_firewall() {
+        let here = |to, half_open, waiting| {
+            let mut one = listener(8);
+            (one.half_open, one.waiting) = (half_open, Some(waiting));
+            let found = hanging(1, to).with_listener(one).found(&RULE);
+            found[0].here.iter().any(|line| line.contains("firewall"))
+        };
+        assert!(here([127, 0, 0, 1], 3, 4));
+        // Too much is under way, or waits, for the listener to answer.
+        assert!(!here([127, 0, 0, 1], 4, 0));
+        assert!(!here([127, 0, 0, 1], 0, 5));
+        assert!(!here([192, 0, 2, 0], 0, 0));
     }
 }

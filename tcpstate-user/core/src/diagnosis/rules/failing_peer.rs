@@ -1,15 +1,21 @@
 //! One address that makes most of the failures of a service.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use tcpstate_common::State;
 
 use super::super::{
     Evidence, Figure, Finding, FindingText, Input, Place, Rule, Service, ServiceKey, Severity,
     Snapshot, share::Share,
 };
+use super::health_checks::period;
 use crate::{
     service::Role,
-    units::{Count, Counted},
+    units::{Count, Counted, Span},
 };
+
+/// The shortest distance of a balancer's checks, nanoseconds.
+const SHORTEST_NS: u64 = 1_000_000_000;
 
 /// The fewest addresses of which one can be said to stand out.
 const ADDRESSES: usize = 3;
@@ -75,8 +81,9 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
     {
         return None;
     }
-    // A server can do nothing about a client that fails.
-    let severity = if key.role == Role::Server {
+    let checks_ns = checks(service, peer, of_failures, of_all);
+    // A server can do nothing about a client that fails, and a balancer goes on checking what it has taken out.
+    let severity = if key.role == Role::Server || checks_ns.is_some() {
         Severity::Note
     } else {
         Severity::Warning
@@ -96,7 +103,28 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
         of_all.figure("connections_share", Evidence::Seen),
         Figure::count("addresses", service.peers.keys() as u64, Evidence::Seen),
     ];
+    finding.here.extend(checks_ns.map(|period_ns| {
+        format!(
+            "They are few, and one every {}: checks of a balancer that has taken this address out. It goes on until the host is \
+             back.",
+            Span(period_ns)
+        )
+    }));
     Some(finding)
+}
+
+/// The distance of the failed connects to this address, nanoseconds, if they are the checks of a balancer that sends nothing
+/// else there: regular, of one process, and at most half of what an equal part of the connections would be.
+fn checks(service: &Service, peer: IpAddr, failures: Share, connections: Share) -> Option<u64> {
+    let endings = service.endings.iter().filter(|one| one.peer == peer);
+    let connects = endings.filter(|one| one.state == State::SYN_SENT);
+    let (times, owners): (Vec<u64>, BTreeSet<_>) =
+        connects.map(|one| (one.at_ns, one.owner)).unzip();
+    let addresses = service.peers.keys() as u64;
+    let twice_each = connections.part.saturating_mul(2).saturating_mul(addresses);
+    let are_few = twice_each <= connections.whole;
+    let are_all = times.len() as u64 == failures.part;
+    period(&times).filter(|&ns| are_few && are_all && owners.len() == 1 && ns >= SHORTEST_NS)
 }
 
 #[cfg(test)]
@@ -130,6 +158,30 @@ mod tests {
             "10.0.0.4 has 5 of 5 failures, but 40 % of the connections"
         );
         assert!(host(5, 4).check(&RULE).is_empty());
+    }
+
+    #[test]
+    fn checks_of_what_was_taken_out_are_a_note() {
+        let with = |distance_ns: &dyn Fn(u64) -> u64, good| {
+            let mut host = host(0, 0);
+            for _ in 0..good {
+                for number in 1..=3 {
+                    let life = host.connected(peer(number), 80);
+                    host.closes_first(life, MS);
+                }
+            }
+            for number in 0..5 {
+                host.wait(distance_ns(number));
+                host.fails(peer(4), 80, 111);
+            }
+            host.check(&RULE)
+        };
+        let finding = only(with(&|_| 2 * S, 20), Severity::Note);
+        assert!(finding.here[0].contains("one every 2.0"), "{finding:?}");
+        // As many as the others have; not regular; too often.
+        only(with(&|_| 2 * S, 5), Severity::Warning);
+        only(with(&|number| (1 + number) * S, 20), Severity::Warning);
+        only(with(&|_| 500 * MS, 20), Severity::Warning);
     }
 
     #[test]

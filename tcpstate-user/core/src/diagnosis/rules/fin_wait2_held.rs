@@ -75,7 +75,10 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             Counted(group.stale, "socket"),
             match risen {
                 Some(0) | None => String::new(),
-                Some(risen) => format!(", {} more than at the first look", Count(risen)),
+                Some(risen) => format!(
+                    "; {} more are in that state than at the first look",
+                    Count(risen)
+                ),
             }
         );
         let mut finding = Finding::new(&RULE.text, severity, place, summary)
@@ -142,7 +145,7 @@ mod tests {
         let sample = held(9).after(held(4));
         assert_eq!(
             sample.found(&RULE)[0].summary,
-            "9 sockets held in FIN_WAIT2, 5 more than at the first look"
+            "9 sockets held in FIN_WAIT2; 5 more are in that state than at the first look"
         );
     }
 }

@@ -95,7 +95,7 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Vec<Fin
 }
 
 /// The usual distance of these times, if they are regular.
-fn period(times: &[u64]) -> Option<u64> {
+pub(super) fn period(times: &[u64]) -> Option<u64> {
     let pairs = times.iter().zip(times.iter().skip(1));
     let mut distances: Vec<u64> = pairs.map(|(one, next)| next.saturating_sub(*one)).collect();
     distances.sort_unstable();

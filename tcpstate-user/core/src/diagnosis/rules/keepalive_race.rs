@@ -25,8 +25,8 @@ pub(super) static RULE: Rule = Rule {
             "The idle time-out of the server must be longer than that of the proxy in front of it, so that always the proxy \
              closes first: node: server.keepAliveTimeout (5 s by default); gunicorn: keepalive (2 s); nginx: \
              keepalive_timeout (75 s). A load balancer often has 60 s.",
-            "Where the server's cannot be changed, shorten the proxy's (nginx: keepalive_timeout in upstream; haproxy: \
-             pool-purge-delay, or http-reuse never).",
+            "Where the server's cannot be changed, shorten the proxy's (nginx: keepalive_timeout in upstream), or let it \
+             open a connection for each request (haproxy: option http-server-close).",
         ],
         settings: &[],
         commands: &[

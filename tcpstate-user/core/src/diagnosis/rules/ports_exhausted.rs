@@ -24,7 +24,8 @@ pub(super) static RULE: Rule = Rule {
         signal: "SYN_SENT that goes back to CLOSE without an error: local port 0, none is free; another one, this very \
                  connection exists already. One is enough.",
         advice: &[
-            "Use connections again: keep-alive, or a pool. That alone takes the cause away.",
+            "Use connections again: keep-alive, or a pool. That alone takes the cause away; it takes a minute to help, as long as ports \
+             stay in TIME_WAIT.",
             "More pairs of addresses have more ports: several addresses of the server, or of this host. An application \
              that binds its address first should set IP_BIND_ADDRESS_NO_PORT.",
             "Widen `ip_local_port_range`. It takes effect at once.",
@@ -38,7 +39,8 @@ pub(super) static RULE: Rule = Rule {
             },
             Setting {
                 path: "net/ipv4/tcp_tw_reuse",
-                effect: "1: a port in TIME_WAIT can be used again after 1 s; 2: on the loopback interface only; 0: never",
+                effect: "with 1, a port in TIME_WAIT can be used again after 1 s (from Linux 6.14 on, after tcp_tw_reuse_delay); with 2, on \
+                         loopback only; with 0, never",
             },
         ],
         commands: &[

@@ -39,7 +39,8 @@ pub(super) static RULE: Rule = Rule {
             },
             Setting {
                 path: "net/ipv4/tcp_tw_reuse",
-                effect: "1: ports in TIME_WAIT are used again after 1 s; 2: only on loopback; 0: never",
+                effect: "with 1, ports in TIME_WAIT are used again after 1 s (from Linux 6.14 on, after tcp_tw_reuse_delay); with 2, only on \
+                         loopback; with 0, never",
             },
         ],
         commands: &[

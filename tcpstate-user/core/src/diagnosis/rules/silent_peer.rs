@@ -4,6 +4,7 @@ use tcpstate_common::State;
 
 use super::{
     super::{Finding, FindingText, Input, Rule, Severity, Snapshot, share::Share},
+    connect_hangs::is_here,
     waiting::Waiting,
 };
 use crate::{service::Role, setting::Setting};
@@ -78,6 +79,9 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
             owners: &group.owners,
         };
         let mut finding = waiting.finding(&RULE.text, severity, key, group);
+        let example = group.example.filter(|_| key.role == Role::Client);
+        finding.is_to_here =
+            example.is_some_and(|one| is_here(sockets, key, one.local.0, one.remote.0));
         if finding.place.peer.is_some() && silent > 1 {
             finding
                 .here
@@ -134,5 +138,26 @@ mod tests {
     #[test]
     fn answered_connections_are_nothing() {
         assert!(silent(Role::Client, 0, 10, 0).is_empty());
+    }
+
+    #[test]
+    fn a_client_of_this_host_is_known() {
+        let example = |remote: [u8; 4]| crate::diagnosis::Example {
+            local: ([127, 0, 0, 1].into(), 40_000),
+            remote: (remote.into(), 443),
+        };
+        for (role, remote, expected) in [
+            (Role::Client, [127, 0, 0, 1], true),
+            (Role::Client, [192, 0, 2, 0], false),
+            (Role::Server, [127, 0, 0, 1], false),
+        ] {
+            let group = Group {
+                retransmitting: 1,
+                example: Some(example(remote)),
+                ..group(1)
+            };
+            let sample = Sample::default().with(key(443, role, State::ESTABLISHED), group);
+            assert_eq!(sample.found(&RULE)[0].is_to_here, expected);
+        }
     }
 }

@@ -6,7 +6,10 @@ use super::super::{
     Evidence, Figure, Finding, FindingText, Input, Place, Rule, Service, ServiceKey, Severity,
     Snapshot, Trouble, share::Share,
 };
-use crate::{service::Role, units::Counted};
+use crate::{
+    service::Role,
+    units::{Counted, Span},
+};
 
 pub(super) static RULE: Rule = Rule {
     text: FindingText {
@@ -75,6 +78,15 @@ fn find(snapshot: &Snapshot<'_>, key: &ServiceKey, service: &Service) -> Option<
         Figure::count("reset", reused.count, Evidence::Seen),
         share.figure("reset_share", Evidence::Seen),
     ];
+    finding.is_to_here = reused.here.saturating_mul(2) > reused.count;
+    let took_ns = reused.last_ns.saturating_sub(reused.first_ns);
+    if severity > Severity::Note && took_ns < snapshot.thresholds.idle_timeout_least {
+        finding.here.push(format!(
+            "All within {}: the server ended or was reloaded then, and no idle time-out closed them. An idle limit does not \
+             help against that; a test before use does.",
+            Span(took_ns)
+        ));
+    }
     Some(finding)
 }
 

@@ -22,7 +22,7 @@ pub(super) static RULE: Rule = Rule {
         signal: "Half-open connections near the listener's backlog, from `flood_sources` addresses or more, while its accept \
                  queue is nearly empty; `TCPReqQFullDoCookies`, `TCPReqQFullDrop` or `ListenDrops` rises.",
         advice: &[
-            "Set `tcp_syncookies` to 1, so that SYNs are answered without keeping anything.",
+            "`tcp_syncookies` must be 1, so that SYNs are answered without keeping anything.",
             "Raise the backlog in listen(), with `somaxconn` and `tcp_max_syn_backlog`. Lower `tcp_synack_retries` to 2: \
              half-open connections then end after 7 s.",
             "Have the flood dropped before it arrives: at the provider, the load balancer, or a firewall in front (SYNPROXY).",
@@ -30,7 +30,7 @@ pub(super) static RULE: Rule = Rule {
         settings: &[
             Setting {
                 path: "net/ipv4/tcp_syncookies",
-                effect: "1: answers with cookies when the backlog is full; 0: drops",
+                effect: "with 1, the kernel answers with cookies when the backlog is full; with 0, it drops",
             },
             Setting {
                 path: "net/ipv4/tcp_max_syn_backlog",
@@ -120,12 +120,13 @@ fn check(snapshot: &Snapshot<'_>) -> Vec<Finding> {
                 .figures
                 .extend(count.map(|count| Figure::count(name, count, Evidence::Counted)));
         }
-        if snapshot.setting(listener.netns, "net/ipv4/tcp_syncookies") == Some(0) {
-            finding.here.push(
-                "tcp_syncookies is 0 here: SYNs of real clients are dropped. Set it to 1 now."
-                    .to_owned(),
-            );
-        }
+        let cookies = snapshot.setting(listener.netns, "net/ipv4/tcp_syncookies");
+        finding.here.extend(cookies.map(|cookies| match cookies {
+            0 => "tcp_syncookies is 0 here: SYNs of real clients are dropped.".to_owned(),
+            _ => format!(
+                "tcp_syncookies is {cookies} here already: real clients connect. This ends when the flood does."
+            ),
+        }));
         findings.push(finding);
     }
     findings
@@ -172,9 +173,9 @@ mod tests {
             found[0].summary,
             "64 half-open connections from 40 addresses or more, the backlog is 64, 7 SYNs dropped"
         );
-        assert_eq!(found[0].here.len(), 1);
+        assert!(found[0].here[0].starts_with("tcp_syncookies is 0 here:"));
         let found = flooded("1", [(DROPS, 5), (COOKIES, 9)]).found(&RULE);
         assert_eq!(found[0].severity, Severity::Warning);
-        assert!(found[0].here.is_empty());
+        assert!(found[0].here[0].starts_with("tcp_syncookies is 1 here already:"));
     }
 }
