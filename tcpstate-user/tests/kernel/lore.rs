@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd as _},
     sync::atomic::{AtomicBool, Ordering},
@@ -18,8 +19,8 @@ use tcpstate_common::State;
 use crate::{
     need::{Need, trial},
     net::{
-        Connection, Netns, await_fin, await_state, await_that, drop_incoming, joined, socket,
-        unused_port,
+        Connection, Netns, await_fin, await_state, await_that, counter, drop_incoming, ip, joined,
+        socket, state_of, unused_port,
     },
     process::{BINARY, run},
 };
@@ -31,6 +32,15 @@ pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("lore::fin_wait1", &[ss, nft], fin_wait1));
     trials.push(trial("lore::close_wait", &[nft], close_wait));
     trials.push(trial("lore::port_in_time_wait", &[ss], port_in_time_wait));
+    trials.push(trial("lore::closing_held", &[ss, nft], closing_held));
+    trials.push(trial("lore::syn_retries", &[nft], syn_retries));
+    trials.push(trial("lore::synack_retries", &[ss, nft], synack_retries));
+    trials.push(trial(
+        "lore::port_used_again",
+        &[Need::Program("ip")],
+        port_used_again,
+    ));
+    trials.push(trial("lore::overflow", &[ss, nft], overflow));
     trials.push(trial("explain::rates", &[], rates_of_the_diagram));
 }
 
@@ -38,6 +48,13 @@ pub fn add(trials: &mut Vec<Trial>) {
 fn set(setting: &str, value: &str) -> Result<()> {
     let path = format!("/proc/sys/net/ipv4/{setting}");
     fs::write(&path, value).with_context(|| path)
+}
+
+/// A setting of the calling thread's namespace.
+fn get(setting: &str) -> Result<String> {
+    let path = format!("/proc/sys/net/ipv4/{setting}");
+    let text = fs::read_to_string(&path).with_context(|| path)?;
+    Ok(text.trim().to_owned())
 }
 
 /// A new connection over loopback.
@@ -212,6 +229,174 @@ fn port_in_time_wait() -> Result<()> {
         await_that("the old one is forgotten", || {
             Ok(ss("time-wait")?.is_empty())
         })
+    })
+}
+
+/// `tcp_orphan_retries` ends what is closed, and `tcp_retries2` what a process holds; each leaves the other. 0 repetitions of
+/// an orphan's FIN are not none.
+fn closing_held() -> Result<()> {
+    Netns::new()?.run(|| {
+        ensure!(get("tcp_orphan_retries")? == "0", "not the default");
+        let (held, orphan) = (connection()?, connection()?);
+        let port_of_held = held.client.local_addr()?.port();
+        let ports = [&held, &orphan].map(|one| one.listener.local_addr());
+        let [first, second] = ports;
+        drop_incoming(&[&format!(
+            "tcp dport {{ {}, {} }}",
+            first?.port(),
+            second?.port()
+        )])?;
+        crate::net::shutdown_write(&held.client)?;
+        drop(orphan.client);
+        // The last number of the timer is that of the repetitions.
+        let repeated = |line: &String| -> Option<u64> {
+            let (_, timer) = line.split_once("timer:(")?;
+            timer.split_once(')')?.0.rsplit(',').next()?.parse().ok()
+        };
+        await_that("both FINs were repeated, and repeated again", || {
+            let lines = ss("fin-wait-1")?;
+            Ok(lines.len() == 2 && lines.iter().all(|line| repeated(line) >= Some(2)))
+        })?;
+        set("tcp_orphan_retries", "1")?;
+        await_that("tcp_orphan_retries ends the orphan", || {
+            Ok(ss("fin-wait-1")?.len() < 2)
+        })?;
+        let (line, ..) = only("fin-wait-1")?;
+        ensure!(line.contains(&format!(":{port_of_held} ")), "{line}");
+        set("tcp_retries2", "1")?;
+        await_state(&held.client, State::CLOSE)?;
+        let error = sockopt::socket_error(&held.client)?;
+        ensure!(error == Err(rustix::io::Errno::TIMEDOUT), "{error:?}");
+        Ok(())
+    })
+}
+
+/// A connect without an answer fails after `tcp_syn_retries` repetitions, and `tcp_syn_linear_timeouts` more where the kernel
+/// has it (Linux 6.5).
+fn syn_retries() -> Result<()> {
+    const LINEAR: &str = "tcp_syn_linear_timeouts";
+    Netns::new()?.run(|| {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, unused_port()));
+        drop_incoming(&[&format!("tcp dport {}", address.port())])?;
+        set("tcp_syn_retries", "1")?;
+        let repeated = || -> Result<u64> {
+            let before = counter("TCPSynRetrans")?;
+            let error = TcpStream::connect(address).err().context("it connects")?;
+            ensure!(error.kind() == ErrorKind::TimedOut, "{error}");
+            Ok(counter("TCPSynRetrans")? - before)
+        };
+        if get(LINEAR).is_err() {
+            ensure!(repeated()? == 1, "not tcp_syn_retries");
+            return Ok(());
+        }
+        for (linear, expected) in [("0", 1), ("1", 2)] {
+            set(LINEAR, linear)?;
+            let count = repeated()?;
+            ensure!(count == expected, "{linear}: {count}");
+        }
+        Ok(())
+    })
+}
+
+/// A half-open connection ends after `tcp_synack_retries` repetitions of its SYN-ACK.
+fn synack_retries() -> Result<()> {
+    for retries in [0, 2] {
+        Netns::new()?.run(|| {
+            set("tcp_synack_retries", &retries.to_string())?;
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, unused_port()))?;
+            let address = listener.local_addr()?;
+            // The handshake's last packet.
+            let ack = "tcp flags & (syn | ack) == ack";
+            drop_incoming(&[&format!("tcp dport {} {ack}", address.port())])?;
+            let _client = TcpStream::connect(address)?;
+            ensure!(ss("syn-recv")?.len() == 1, "not half-open");
+            await_that("the half-open connection ends", || {
+                Ok(ss("syn-recv")?.is_empty())
+            })?;
+            let repeated = counter("TCPSynRetrans")?;
+            ensure!(repeated == retries, "{repeated} of {retries}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// A client takes its port out of `TIME_WAIT` where `tcp_tw_reuse` is 1, on loopback also where it is 2, and not before
+/// `tcp_tw_reuse_delay` where the kernel has it (Linux 6.14), a second else.
+fn port_used_again() -> Result<()> {
+    const DELAY: &str = "tcp_tw_reuse_delay";
+    const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
+    Netns::new()?.run(|| {
+        ip(&["addr", "add", &format!("{ELSEWHERE}/32"), "dev", "lo"])?;
+        set("ip_local_port_range", "40000 40000")?;
+        set("tcp_tw_reuse", "0")?;
+        let has_delay = get(DELAY).is_ok();
+        if has_delay {
+            set(DELAY, "60000")?;
+        }
+        let listeners =
+            [Ipv4Addr::LOCALHOST, ELSEWHERE].map(|at| TcpListener::bind((at, unused_port())));
+        let [on_loopback, elsewhere] = listeners;
+        let [on_loopback, elsewhere] = [on_loopback?, elsewhere?];
+        for listener in [&on_loopback, &elsewhere] {
+            let client = TcpStream::connect(listener.local_addr()?)?;
+            let (server, _) = listener.accept()?;
+            drop(client);
+            await_fin(&server)?;
+        }
+        let has_port = |listener: &TcpListener| match TcpStream::connect(listener.local_addr()?) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Ok(false),
+            Err(error) => Err(error.into()),
+        };
+        ensure!(!has_port(&on_loopback)?, "0 uses it again");
+        set("tcp_tw_reuse", "2")?;
+        if has_delay {
+            ensure!(!has_port(&on_loopback)?, "it comes before its time");
+            set(DELAY, "1")?;
+        }
+        await_that("2 uses it again on loopback", || has_port(&on_loopback))?;
+        ensure!(!has_port(&elsewhere)?, "2 uses it again elsewhere");
+        set("tcp_tw_reuse", "1")?;
+        await_that("1 uses it again elsewhere", || has_port(&elsewhere))
+    })
+}
+
+/// With `tcp_abort_on_overflow`, a full accept queue refuses a client whose handshake is under way. A SYN that comes when it
+/// is full is dropped all the same.
+fn overflow() -> Result<()> {
+    Netns::new()?.run(|| {
+        set("tcp_abort_on_overflow", "1")?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, unused_port()));
+        let listener = socket(AddressFamily::INET, None)?;
+        rustix::net::bind(&listener, &address)?;
+        // There is room for three.
+        rustix::net::listen(&listener, 2)?;
+        let _waiting = [TcpStream::connect(address)?, TcpStream::connect(address)?];
+        // The last packets of these handshakes wait until the SYN-ACKs are repeated.
+        let ack = "tcp flags & (syn | ack) == ack";
+        drop_incoming(&[&format!("tcp dport {} {ack}", address.port())])?;
+        let clients = [TcpStream::connect(address)?, TcpStream::connect(address)?];
+        ensure!(ss("syn-recv")?.len() == 2, "not half-open");
+        run("nft", &["flush", "ruleset"])?;
+        let is_refused = |client: &TcpStream| Ok(state_of(client.as_fd())? == State::CLOSE);
+        await_that("one is refused", || {
+            let [first, second] = &clients;
+            Ok(is_refused(first)? || is_refused(second)?)
+        })?;
+        let refused = clients.iter().map(is_refused).collect::<Result<Vec<_>>>()?;
+        ensure!(refused.contains(&false), "both are");
+        ensure!(ss("syn-recv")?.is_empty(), "one is left");
+        let late = socket(AddressFamily::INET, None)?;
+        rustix::io::ioctl_fionbio(&late, true)?;
+        let begun = rustix::net::connect(&late, &address);
+        ensure!(begun == Err(rustix::io::Errno::INPROGRESS), "{begun:?}");
+        let before = counter("TCPSynRetrans")?;
+        await_that("its SYN is sent again", || {
+            Ok(counter("TCPSynRetrans")? > before)
+        })?;
+        ensure!(state_of(late.as_fd())? == State::SYN_SENT, "it is answered");
+        Ok(())
     })
 }
 
