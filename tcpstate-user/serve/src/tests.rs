@@ -245,7 +245,8 @@ fn nobody_can_connect_before_it_listens() {
     let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let error = TcpStream::connect(listener.address()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-    let server = Server::start(&options(), listener, publisher.subscribe()).unwrap();
+    let server =
+        Server::start(&options(&Feed::default()), listener, publisher.subscribe()).unwrap();
     assert!(get(&server, "/", "*/*").starts_with("HTTP/1.1 200 "));
 }
 
@@ -259,7 +260,8 @@ fn a_socket_that_listens_already_is_taken() {
         .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         .unwrap();
     let listener = Listener::passed(passed).unwrap();
-    let _server = Server::start(&options(), listener, publisher.subscribe()).unwrap();
+    let _server =
+        Server::start(&options(&Feed::default()), listener, publisher.subscribe()).unwrap();
     assert!(read(&mut early).unwrap().starts_with("HTTP/1.1 200 "));
 }
 

@@ -333,6 +333,11 @@ impl<'a> Driver<'a> {
                 Wake::End => break,
             };
         }
+        self.outcome()
+    }
+
+    /// Ends the view, and says how the run went.
+    fn outcome(mut self) -> Result<Outcome, RunError> {
         match self.finish() {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::ReaderGone),
             result => match (self.failure, result) {

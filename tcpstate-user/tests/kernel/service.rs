@@ -161,7 +161,7 @@ fn passed_socket() -> Result<()> {
     );
     let listeners = served.listening_ports()?;
     ensure!(
-        listeners == [http],
+        listeners == [http.port()],
         "it listens at {listeners:?}, and was passed {http}"
     );
     let output = served.tcpstate.stop()?;

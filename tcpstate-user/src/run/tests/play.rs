@@ -235,14 +235,14 @@ async fn play_source<S: AsyncFnOnce(&mut Viewer)>(
         out: &mut out,
         err: &mut err,
     };
-    let played = play(
+    let played = Box::pin(play(
         source,
         &mut view,
         outputs,
         &mut interrupts,
         options,
         playing(inbox),
-    );
+    ));
     let script = async {
         script(&mut viewer).await;
         let _ = stop.send(());

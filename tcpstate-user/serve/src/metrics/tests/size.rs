@@ -138,7 +138,7 @@ fn a_scrape_of_a_thousand_ports_is_bounded() {
             let counts: Vec<u64> = lines
                 .map(|line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
                 .collect();
-            assert_eq!(counts.iter().sum::<u64>(), PORTS.into(), "{state}");
+            assert_eq!(counts.iter().sum::<u64>(), u64::from(PORTS), "{state}");
             assert_eq!(counts.len(), 129, "{state}");
         }
         assert!(text.len() <= MOST, "{}", text.len());
