@@ -40,6 +40,7 @@ pub fn add(trials: &mut Vec<Trial>) {
         &[Need::Program("ip")],
         port_used_again,
     ));
+    trials.push(trial("lore::keepalive_interval", &[ss], keepalive_interval));
     trials.push(trial("lore::overflow", &[ss, nft], overflow));
     trials.push(trial("explain::rates", &[], rates_of_the_diagram));
 }
@@ -359,6 +360,33 @@ fn port_used_again() -> Result<()> {
         ensure!(!has_port(&elsewhere)?, "2 uses it again elsewhere");
         set("tcp_tw_reuse", "1")?;
         await_that("1 uses it again elsewhere", || has_port(&elsewhere))
+    })
+}
+
+/// After the first keepalive probe the next one comes after `TCP_KEEPINTVL`, although the peer has answered: a short
+/// `TCP_KEEPIDLE` alone does not keep a connection alive in what is between.
+fn keepalive_interval() -> Result<()> {
+    Netns::new()?.run(|| {
+        let Connection { client, server, .. } = &connection()?;
+        sockopt::set_tcp_keepidle(client, Duration::from_secs(1))?;
+        sockopt::set_tcp_keepintvl(client, Duration::from_secs(100))?;
+        sockopt::set_socket_keepalive(client, true)?;
+        let port = server.local_addr()?.port();
+        let timer = || -> Result<Duration> {
+            let lines = ss("established")?;
+            let mut lines = lines.iter();
+            let line = lines.find(|line| line.contains("timer:(keepalive,"));
+            let line = line.with_context(|| format!("no timer to {port}"))?;
+            let (_, rest) = line.split_once("keepalive,").context("no time")?;
+            let (rest, probes) = rest.split_once(',').context("no probes")?;
+            ensure!(probes.starts_with("0)"), "not answered: {line}");
+            time(rest).with_context(|| line.clone())
+        };
+        ensure!(timer()? <= Duration::from_secs(1), "it begins late");
+        await_that("the next probe is far away", || {
+            // Between a probe and its answer there is one that is not answered.
+            Ok(timer().is_ok_and(|rest| rest > Duration::from_secs(50)))
+        })
     })
 }
 

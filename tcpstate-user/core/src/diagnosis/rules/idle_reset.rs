@@ -29,7 +29,8 @@ pub(super) static RULE: Rule = Rule {
         signal: "ESTABLISHED that ends by a RST or ETIMEDOUT after more than `idle_time` without a packet, at \
                  `idle_resets` different moments.",
         advice: &[
-            "Send something sooner: SO_KEEPALIVE with TCP_KEEPIDLE below the time-out, or a ping of the protocol.",
+            "Send something sooner: SO_KEEPALIVE with both TCP_KEEPIDLE and TCP_KEEPINTVL below the time-out (the second probe comes \
+             after the interval, 75 s by default), or a ping of the protocol.",
             "Or close before: an idle limit of the pool below the time-out.",
             "TCP_USER_TIMEOUT limits how long a request hangs where the answer to a forgotten connection is silence.",
             "Ask who runs the network for the idle time-out of what is between: the shortest idle time here is an upper bound \

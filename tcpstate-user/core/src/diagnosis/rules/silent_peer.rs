@@ -20,7 +20,7 @@ pub(super) static RULE: Rule = Rule {
         signal: "The retransmit timer of an established connection has expired `backoffs` times without any answer.",
         advice: &[
             "Try a new connection to the peer. If it works, something on the way forgets idle connections: set SO_KEEPALIVE with \
-             TCP_KEEPIDLE below that time. If not, the peer or the path is down.",
+             TCP_KEEPIDLE and TCP_KEEPINTVL below that time. If not, the peer or the path is down.",
             "Set TCP_USER_TIMEOUT in the application: it ends such a connection after that time (30 s, say), and the \
              application can open another one.",
         ],
