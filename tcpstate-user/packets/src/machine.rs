@@ -17,7 +17,7 @@ use tcpstate_core::event::{Event, Packet};
 pub use self::annotate::Annotator;
 use self::{
     connection::{Change, Connection, How, Verdict, relative},
-    table::{Key, Table},
+    table::{Digest, Key, Table},
 };
 use crate::segment::{Segment, Side};
 
@@ -47,9 +47,9 @@ impl Machine {
     pub fn take(&mut self, segment: &Segment, events: &mut Vec<Event>) {
         let (key, is_second) = Key::of(segment);
         let x = usize::from(is_second);
-        let hash = self.table.hash(&key);
-        let Some(slot) = self.table.find(hash, &key) else {
-            self.begin(segment, (hash, key, x), events);
+        let digest = self.table.digest(&key);
+        let Some(slot) = self.table.find(digest) else {
+            self.begin(segment, (digest, key, x), events);
             return;
         };
         slot.last_ns = segment.time_ns;
@@ -59,25 +59,32 @@ impl Machine {
         drop(emit);
         match verdict {
             Verdict::Taken => {}
-            Verdict::Another => self.replace(segment, (hash, key, x), None, events),
+            Verdict::Another => self.replace(segment, (digest, key, x), None, events),
             Verdict::Answers(syn) => {
                 let syn = syn.answered_by(segment);
-                self.replace(segment, (hash, key, x), Some(&syn), events);
+                self.replace(segment, (digest, key, x), Some(&syn), events);
             }
         }
+    }
+
+    /// Prepares for taking these segments, and changes nothing: where there are many connections, most of the time that one
+    /// takes is waiting for memory.
+    #[inline]
+    pub fn look_ahead(&self, segments: &[Segment]) {
+        self.table.look_ahead(segments);
     }
 
     #[cold]
     fn begin(
         &mut self,
         segment: &Segment,
-        (hash, key, x): (u64, Key, usize),
+        (digest, key, x): (Digest, Key, usize),
         events: &mut Vec<Event>,
     ) {
         let serial = self.table.begun();
         let mut emit = emitter((&key, serial), segment, x, events);
         if let Some(connection) = Connection::begin(segment, x, &mut emit) {
-            self.table.insert(hash, key, connection, segment.time_ns);
+            self.table.insert(digest, connection, segment.time_ns);
         }
     }
 
@@ -86,7 +93,7 @@ impl Machine {
     fn replace(
         &mut self,
         segment: &Segment,
-        (hash, key, x): (u64, Key, usize),
+        (digest, key, x): (Digest, Key, usize),
         answers: Option<&Segment>,
         events: &mut Vec<Event>,
     ) {
@@ -103,7 +110,7 @@ impl Machine {
                 new
             }
         };
-        if let (Some(new), Some(slot)) = (new, self.table.find(hash, &key)) {
+        if let (Some(new), Some(slot)) = (new, self.table.find(digest)) {
             slot.connection = new;
             slot.serial = serial;
         }

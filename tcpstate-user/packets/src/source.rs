@@ -30,6 +30,7 @@ use crate::{
     decode::{Skip, decode, decode_verified},
     format::{FormatError, Packets},
     machine::{Annotator, Machine},
+    segment::Segment,
 };
 
 /// Batches that are read ahead.
@@ -38,8 +39,11 @@ const BATCHES_AHEAD: usize = 2;
 /// Events in a batch.
 const BATCH: usize = 4096;
 
-/// Packets in a batch that has no events, so that the progress is seen.
-const PACKETS_AT_ONCE: u32 = 1 << 16;
+/// Packets that are decoded before the first of them is taken.
+const LOOK_AHEAD: usize = 32;
+
+/// As many times packets are decoded for a batch that has no events, so that the progress is seen.
+const ROUNDS: u32 = 1 << 11;
 
 /// A failure to read a capture.
 pub type ReadError = source::ReadError<FormatError>;
@@ -211,6 +215,8 @@ struct Rebuilding {
     packets: Stream,
     verify_checksums: bool,
     machine: Machine,
+    /// Decoded, and not taken yet.
+    ahead: Vec<Segment>,
     /// `None`: nobody wants the packets.
     annotator: Option<Annotator>,
     /// The packets of the batch.
@@ -226,6 +232,7 @@ impl Rebuilding {
             packets,
             is_at_packet,
             machine: Machine::new(options.max_connections),
+            ahead: Vec::with_capacity(LOOK_AHEAD),
             verify_checksums: options.verify_checksums,
             annotator: options.packets.then(Annotator::default),
             shown: Vec::new(),
@@ -274,11 +281,20 @@ impl Rebuilding {
 
     /// Takes packets until there are enough events, or the next packet has to be waited for. Returns whether there may be more.
     fn batch(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
-        for _ in 0..PACKETS_AT_ONCE {
-            if !mem::take(&mut self.is_at_packet) && !self.packets.advance()? {
+        for _ in 0..ROUNDS {
+            let has_more = self.read_ahead();
+            self.machine.look_ahead(&self.ahead);
+            for segment in self.ahead.drain(..) {
+                match &mut self.annotator {
+                    None => self.machine.take(&segment, events),
+                    Some(annotator) => {
+                        annotator.take(&mut self.machine, &segment, events, &mut self.shown);
+                    }
+                }
+            }
+            if !has_more? {
                 return Ok(false);
             }
-            self.take(events);
             // The events so far go first where the next packet may be long in coming.
             let has_some = !events.is_empty() || !self.shown.is_empty();
             let waits = has_some && !self.packets.has_more_at_hand();
@@ -289,9 +305,23 @@ impl Rebuilding {
         Ok(true)
     }
 
-    /// Takes the packet that is there.
+    /// Decodes the next packet, and those behind it that need not be waited for. Returns whether there may be more.
     #[inline]
-    fn take(&mut self, events: &mut Vec<Event>) {
+    fn read_ahead(&mut self) -> io::Result<bool> {
+        loop {
+            if !mem::take(&mut self.is_at_packet) && !self.packets.advance()? {
+                return Ok(false);
+            }
+            self.decode();
+            if self.ahead.len() >= LOOK_AHEAD || !self.packets.has_more_at_hand() {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Decodes the packet that is there.
+    #[inline]
+    fn decode(&mut self) {
         let Some(packet) = self.packets.packet() else {
             return;
         };
@@ -305,13 +335,7 @@ impl Rebuilding {
             Ok(decoded) => {
                 self.books.tcp += 1;
                 self.books.tunnelled += u64::from(decoded.is_tunnelled);
-                match &mut self.annotator {
-                    None => self.machine.take(&decoded.segment, events),
-                    Some(annotator) => {
-                        let machine = &mut self.machine;
-                        annotator.take(machine, &decoded.segment, events, &mut self.shown);
-                    }
-                }
+                self.ahead.push(decoded.segment);
             }
             Err(Skip::NotTcp(kind)) => self.books.count_not_tcp(kind),
             Err(Skip::Unreadable(reason)) => self.books.count_unreadable(reason),

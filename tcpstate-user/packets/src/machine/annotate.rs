@@ -165,14 +165,14 @@ impl Annotator {
         let (key, is_second) = Key::of(segment);
         let x = usize::from(is_second);
         let states_of = |slot: &Slot| slot.connection.ends.map(|end| end.states.known());
-        let hash = machine.table.hash(&key);
+        let digest = machine.table.digest(&key);
         let before = machine
             .table
-            .find(hash, &key)
+            .find(digest)
             .map(|slot| (slot.serial, states_of(slot)));
         let first_event = events.len();
         machine.take(segment, events);
-        let Some((place, slot)) = machine.table.place(hash, &key) else {
+        let Some((place, slot)) = machine.table.place(digest) else {
             return false;
         };
         let states = states_of(slot);
