@@ -253,10 +253,11 @@ pub(crate) fn relative(segment: &Segment, x: usize, bases: [Option<u32>; 2]) -> 
 }
 
 /// A connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Connection {
     pub(crate) ends: [End; 2],
-    stray: Option<Stray>,
+    /// Few have one, and there are many connections.
+    stray: Option<Box<Stray>>,
 }
 
 /// The end and its peer.
@@ -429,7 +430,7 @@ impl Connection {
         if segment.has(flags::FIN) {
             return Verdict::Taken;
         }
-        let stray = self.stray;
+        let stray = self.stray.as_deref().copied();
         let (sender, receiver) = pair(&mut self.ends, x);
         if !segment.has(flags::ACK) {
             if sender.knows(known::FIRST) && sender.first == segment.seq {
@@ -446,7 +447,7 @@ impl Connection {
             if gave_up || sender.states.are_among(OVER) || sender.states.is_none() {
                 return Verdict::Another;
             }
-            self.stray = Some(Stray::of(segment, x));
+            self.stray = Some(Box::new(Stray::of(segment, x)));
             return Verdict::Taken;
         }
         if !receiver.is_answered_by(segment.ack) {

@@ -83,7 +83,7 @@ impl Key {
 }
 
 /// A connection with what its place in the table needs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Slot {
     digest: Digest,
     pub(crate) connection: Connection,
