@@ -21,6 +21,9 @@ const LOOKED_AT: usize = 2;
 /// Connections from which on the table is not in the caches of a processor.
 const LOOK_AHEAD_FROM: usize = 1_000;
 
+/// Segments that are looked up at a time.
+const AT_ONCE: usize = 32;
+
 /// The addresses of a connection, the same for both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
@@ -178,18 +181,22 @@ impl Table {
         if self.index.len() < LOOK_AHEAD_FROM {
             return;
         }
-        for segment in segments {
-            let (key, _) = Key::of(segment);
-            let digest = self.digest(&key);
-            let slots = &self.slots;
-            let is_it = |&at: &u32| {
-                slots.get(at as usize).is_some_and(|slot| {
-                    // At its other end.
-                    black_box(slot.last_ns);
-                    slot.digest == digest
-                })
-            };
-            black_box(self.index.find(digest.hash(), is_it));
+        // The digests first: the less there is to do for each, the more the processor looks up at a time.
+        let mut digests = [Digest([0; 2]); AT_ONCE];
+        for segments in segments.chunks(AT_ONCE) {
+            for (digest, segment) in digests.iter_mut().zip(segments) {
+                *digest = self.digest(&Key::of(segment).0);
+            }
+            for digest in digests.iter().take(segments.len()) {
+                let is_it = |&at: &u32| {
+                    self.slots.get(at as usize).is_some_and(|slot| {
+                        // At its other end.
+                        black_box(slot.last_ns);
+                        slot.digest == *digest
+                    })
+                };
+                black_box(self.index.find(digest.hash(), is_it));
+            }
         }
     }
 

@@ -3,6 +3,7 @@ use tcpstate_core::cause::Cause;
 use super::*;
 use crate::segment::flags::{ACK, FIN, PSH, RST, SYN};
 
+mod ahead;
 mod any_order;
 
 /// The first sequence numbers of client and server.
