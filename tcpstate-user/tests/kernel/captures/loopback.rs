@@ -21,8 +21,10 @@ use crate::net::{
 const THREADS: u8 = 20;
 const EACH: u8 = 25;
 
+type Run = fn(u16) -> Result<()>;
+
 /// All ways to open and close a connection that the loopback can show.
-pub const ALL: &[Situation<fn(u16) -> Result<()>>] = &[
+pub const ALL: &[Situation<Run>] = &[
     Situation::new("the client closes first", |port| orderly(port, true)),
     Situation::new("the server closes first", |port| orderly(port, false)),
     Situation::new("half closed, and data still comes", half_closed),

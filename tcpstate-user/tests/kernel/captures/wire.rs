@@ -17,8 +17,10 @@ use crate::{
     wire::{Impairment, Wire},
 };
 
+type Run = fn(&Place, u16) -> Result<()>;
+
 /// The ways to open and close a connection that only a network shows.
-pub const ALL: &[Situation<fn(&Place, u16) -> Result<()>>] = &[
+pub const ALL: &[Situation<Run>] = &[
     Situation::new("opens that cross", crossing_opens),
     Situation::new("closes that cross", crossing_closes),
     Situation::new(
