@@ -212,6 +212,16 @@ const DIFFERENCES: &[(&str, &[&str], &str)] = &[
         "tshark takes the same addresses in two overlays and outside for one connection",
     ),
     (
+        "76-stealth-scans.pcap",
+        &[
+            "4 connections, 7 in tshark",
+            "3390 62971: [], [36] in tshark",
+            "3391 57916: [], [36] in tshark",
+            "3392 63243: [], [36] in tshark",
+        ],
+        "scans without SYN and without ACK, and the RST that answers each, are of no connection",
+    ),
+    (
         "87-time-goes-back.pcap",
         &["0 0: [7], [1] in tshark"],
         "the client acknowledges a SYN-ACK that is not in the capture",
