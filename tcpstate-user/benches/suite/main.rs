@@ -34,6 +34,8 @@ mod process;
 mod recording;
 mod report;
 mod second;
+#[cfg(feature = "serve")]
+mod serve;
 mod start;
 mod storm;
 mod tool;
@@ -64,6 +66,9 @@ pub enum Which {
     Captures,
     /// Jumps in a recording of ten million events that is played
     Play,
+    /// A scrape of a thousand service ports: bytes and time
+    #[cfg(feature = "serve")]
+    Serve,
     /// Time from exec to the first line, with few and many existing sockets
     Start,
     /// Time of a list, with a filter that the kernel decides and one that it does not
@@ -85,6 +90,8 @@ impl Which {
             Self::Recording => "recording",
             Self::Captures => "captures",
             Self::Play => "play",
+            #[cfg(feature = "serve")]
+            Self::Serve => "serve",
             Self::Start => "start",
             Self::List => "list",
             Self::Idle => "idle",
@@ -102,6 +109,8 @@ impl Which {
             Self::Recording => recording::run(options),
             Self::Captures => captures::run(options),
             Self::Play => play::run(options),
+            #[cfg(feature = "serve")]
+            Self::Serve => serve::run(options),
             Self::Start => start::run(options),
             Self::List => list::run(options),
             Self::Idle => idle::run(options),
@@ -110,10 +119,12 @@ impl Which {
     }
 
     const fn needs_the_kernel(self) -> bool {
-        !matches!(
-            self,
-            Self::Ingest | Self::Diagnose | Self::Recording | Self::Captures | Self::Play
-        )
+        match self {
+            Self::Ingest | Self::Diagnose | Self::Recording | Self::Captures | Self::Play => false,
+            #[cfg(feature = "serve")]
+            Self::Serve => false,
+            _ => true,
+        }
     }
 }
 
