@@ -513,6 +513,12 @@ fn a_field_that_is_not_known_is_refused_with_the_command_that_knows_it() {
             "state",
             "`tcpstate ls`, `tcpstate trace`, `tcpstate life`",
         ),
+        (
+            Moment::Present,
+            "state close-wait lifetime > 1s",
+            "lifetime",
+            "`tcpstate trace`, `tcpstate life`",
+        ),
     ] {
         let (at, message) = refused(moment, text);
         assert_eq!(at, marked, "{text}");
@@ -523,7 +529,7 @@ fn a_field_that_is_not_known_is_refused_with_the_command_that_knows_it() {
         assert!(!word.known.is_empty());
         assert_eq!(
             word.is_known(Moment::Always),
-            word.known.len() == 4,
+            word.known.len() == 5,
             "{}",
             word.name
         );
