@@ -143,7 +143,12 @@ impl Top {
 
     /// Uses the mouse at this line: button 0 is the left one, 64 and 65 are the wheel.
     fn mouse(&mut self, button: u8, row: usize) -> Result<()> {
-        self.press(&format!("\x1b[<{button};10;{row}M\x1b[<{button};10;{row}m"))
+        self.press(&format!("\x1b[<{button};10;{row}M"))?;
+        // A wheel is not released: that would be a second turn.
+        if button < 64 {
+            self.press(&format!("\x1b[<{button};10;{row}m"))?;
+        }
+        Ok(())
     }
 
     fn press(&mut self, keys: &str) -> Result<()> {
@@ -224,6 +229,68 @@ fn is_stopped(pid: u32) -> Result<bool> {
     Ok(rest.starts_with('T'))
 }
 
+/// Keys, each with what is shown then; `PORT` is that of the listener.
+const STEPS: [(&str, &str); 56] = [
+    ("?", "the next screen"),
+    ("G", "this help, quit"),
+    ("\x1b", "CHANGE"),
+    ("2", "SERVICE "),
+    ("s", "▼CLOSE/S"),
+    ("S", "▲CLOSE/S"),
+    ("l", "EST p99"),
+    ("h", "OPEN/S"),
+    ("\x1b[C", "EST p99"),
+    ("\x1b[D", "OPEN/S"),
+    ("\r", "PORT"),
+    ("\x1b", "SERVICE "),
+    ("3", "by age"),
+    ("s", "by state"),
+    ("S", "by state, reversed"),
+    ("ssss", "by age"),
+    ("\r", "[connection]"),
+    ("e", "[explanation]"),
+    ("\x1b", "[connection]"),
+    ("\x1b", "LOCAL"),
+    ("\t", "[4 machine]"),
+    ("\x1b[Z", "[3 connections]"),
+    ("1", ">LISTEN"),
+    ("j", ">SYN_SENT"),
+    ("k", ">LISTEN"),
+    ("G", ">CLOSE  "),
+    ("g", ">LISTEN"),
+    ("\x1b[B", ">SYN_SENT"),
+    ("\x1b[A", ">LISTEN"),
+    ("\x1b[6~", ">CLOSE  "),
+    ("\x1b[5~", ">LISTEN"),
+    ("4", "[4 machine]"),
+    ("l", "listen()>"),
+    ("j", ">LISTEN 1"),
+    ("h", ">SYN_SENT"),
+    ("jj", ">SYN_RECV"),
+    ("jj", ">ESTABLISHED"),
+    ("\r", "in ESTABLISHED"),
+    ("4o", "only ESTABLISHED"),
+    ("1", "only ESTABLISHED"),
+    ("2", "only ESTABLISHED"),
+    ("4", "[4 machine]"),
+    ("o", "[4 machine]"),
+    // What is kept replaces the list that was opened.
+    ("\r", "in ESTABLISHED"),
+    ("5", "time in ESTABLISHED"),
+    ("p", "time in ESTABLISHED of "),
+    ("P", "time in ESTABLISHED, "),
+    ("l", "time in FIN_WAIT1"),
+    ("h", "time in ESTABLISHED"),
+    // The histograms of another grouping begin anew.
+    ("2", "SERVICE "),
+    ("b", "by process name since"),
+    ("B", "by port and role since"),
+    ("1", "CHANGE"),
+    ("g", ">LISTEN"),
+    ("w", ".json written"),
+    (" ", "FROZEN at"),
+];
+
 /// Every key of the help has its effect, and the numbers are those of `ss` and of `ls`.
 fn keys() -> Result<()> {
     Netns::new()?.run(|| {
@@ -261,63 +328,10 @@ fn keys() -> Result<()> {
         // And a time in ESTABLISHED that ends.
         drop(TcpStream::connect(address)?);
         let port = address.port().to_string();
-        let steps: [(&str, &str); 52] = [
-            ("?", "this help, quit"),
-            ("\x1b", "CHANGE"),
-            ("2", "SERVICE "),
-            ("s", "▼CLOSE/S"),
-            ("S", "▲CLOSE/S"),
-            ("l", "EST p99"),
-            ("h", "OPEN/S"),
-            ("\x1b[C", "EST p99"),
-            ("\x1b[D", "OPEN/S"),
-            ("b", "by process name since"),
-            ("B", "by port and role since"),
-            ("\r", &port),
-            ("\x1b", "SERVICE "),
-            ("3", "by age"),
-            ("s", "by state"),
-            ("S", "by state, reversed"),
-            ("ssss", "by age"),
-            ("\r", "[connection]"),
-            ("e", "[explanation]"),
-            ("\x1b", "[connection]"),
-            ("\x1b", "LOCAL"),
-            ("\t", "[4 machine]"),
-            ("\x1b[Z", "[3 connections]"),
-            ("1", ">LISTEN"),
-            ("j", ">SYN_SENT"),
-            ("k", ">LISTEN"),
-            ("G", ">CLOSE  "),
-            ("g", ">LISTEN"),
-            ("\x1b[B", ">SYN_SENT"),
-            ("\x1b[A", ">LISTEN"),
-            ("\x1b[6~", ">CLOSE  "),
-            ("\x1b[5~", ">LISTEN"),
-            ("4", "[4 machine]"),
-            ("l", "listen()>"),
-            ("j", ">LISTEN 1"),
-            ("h", ">SYN_SENT"),
-            ("jj", ">SYN_RECV"),
-            ("jj", ">ESTABLISHED"),
-            ("\r", "in ESTABLISHED"),
-            ("4o", "only ESTABLISHED"),
-            ("1", "only ESTABLISHED"),
-            ("2", "only ESTABLISHED"),
-            ("4", "[4 machine]"),
-            ("o", "[4 machine]"),
-            ("5", "time in ESTABLISHED"),
-            ("p", "time in ESTABLISHED of "),
-            ("P", "time in ESTABLISHED, "),
-            ("l", "time in FIN_WAIT1"),
-            ("h", "time in ESTABLISHED"),
-            ("1", ">LISTEN"),
-            ("w", ".json written"),
-            (" ", "FROZEN at"),
-        ];
-        for (keys, shown) in steps {
+        for (keys, shown) in STEPS {
             top.press(keys)?;
-            top.await_text(shown).with_context(|| format!("{keys:?}"))?;
+            top.await_text(&shown.replace("PORT", &port))
+                .with_context(|| format!("{keys:?}"))?;
             // An Esc must not be taken for the begin of the next key.
             thread::sleep(Duration::from_millis(if keys == "\x1b" { 300 } else { 0 }));
         }
