@@ -25,6 +25,8 @@
 
 pub mod recorder;
 pub mod run;
+#[cfg(feature = "serve")]
+pub mod sandbox;
 #[cfg(test)]
 #[path = "../tests/support/stream.rs"]
 mod stream;

@@ -135,6 +135,17 @@ pub(crate) enum Last {
 
 impl Background {
     pub(crate) fn start(looker: Looker, last: Last, pace: Pace) -> anyhow::Result<Self> {
+        let (this, start) = Self::waiting(looker, last, pace);
+        start()?;
+        Ok(this)
+    }
+
+    /// One whose thread waits for the call that starts it: in a sandbox, a thread has what its parent has at that time.
+    pub(crate) fn waiting(
+        looker: Looker,
+        last: Last,
+        pace: Pace,
+    ) -> (Self, impl FnOnce() -> anyhow::Result<()>) {
         // Each is asked for once, and nobody waits for room.
         let (ask, asked) = mpsc::sync_channel(2);
         let (send, looks) = mpsc::sync_channel(1);
@@ -160,16 +171,20 @@ impl Background {
                 }
             }
         };
-        thread::Builder::new()
-            .name("looks".to_owned())
-            .spawn(work)
-            .context("cannot start a thread")?;
-        Ok(Self {
+        let start = || {
+            thread::Builder::new()
+                .name("looks".to_owned())
+                .spawn(work)
+                .context("cannot start a thread")?;
+            Ok(())
+        };
+        let this = Self {
             ask: Some(ask),
             looks,
             last,
             counted,
-        })
+        };
+        (this, start)
     }
 }
 

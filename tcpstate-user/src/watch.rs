@@ -102,7 +102,9 @@ pub(crate) fn watch(
 
 /// What a run has that goes on in the background.
 #[cfg(feature = "serve")]
-pub(crate) struct Service<'a, L> {
+pub(crate) struct Service<'a, E, L> {
+    /// Called when everything is attached, and before there is a second thread: to give up privileges.
+    pub(crate) enter: E,
     /// Called once the capture has started.
     pub(crate) listen: L,
     /// Called at each SIGHUP; without it, SIGHUP ends the run.
@@ -111,18 +113,19 @@ pub(crate) struct Service<'a, L> {
 
 /// The same, as a service.
 #[cfg(feature = "serve")]
-pub(crate) fn watch_as_service<L>(
+pub(crate) fn watch_as_service<E, L>(
     arguments: &Watch,
     selection: &Selection,
     limits: Limits,
     view: &mut dyn View,
-    service: Service<'_, L>,
+    service: Service<'_, E, L>,
 ) -> anyhow::Result<ExitCode>
 where
+    E: FnOnce() -> io::Result<()>,
     L: FnOnce() -> anyhow::Result<()>,
 {
     let live = |view: &dyn View| -> anyhow::Result<Box<dyn EventSource>> {
-        let live = start(arguments, selection, None, view)?;
+        let live = start_inside(arguments, selection, None, view, service.enter)?;
         (service.listen)()?;
         Ok(Box::new(live))
     };
@@ -382,20 +385,40 @@ fn start(
     tally: Option<TallySize>,
     view: &dyn View,
 ) -> anyhow::Result<Live> {
+    start_inside(arguments, selection, tally, view, || Ok(()))
+}
+
+/// Whether it is looked up which processes hold sockets.
+pub(crate) fn resolves_owners(arguments: &Watch, selection: &Selection) -> ResolveOwners {
+    match arguments.capture.resolve_owners {
+        // Without it, no older socket and no connection to an older listener would match.
+        ResolveOwners::Auto if selection.whole.needs_process() => ResolveOwners::Yes,
+        chosen => chosen,
+    }
+}
+
+/// Starts the capture; when everything is attached, and before there is a second thread, `enter` may give up privileges.
+fn start_inside(
+    arguments: &Watch,
+    selection: &Selection,
+    tally: Option<TallySize>,
+    view: &dyn View,
+    enter: impl FnOnce() -> io::Result<()>,
+) -> anyhow::Result<Live> {
     let Capture {
         attach,
         ring_bytes,
         sample_interval,
-        resolve_owners,
         bpf_log,
         bpf_stats,
         // Of packets.
         verify_checksums: _,
+        resolve_owners: _,
     } = arguments.capture;
     if view.wants_samples() && sample_interval.is_zero() {
         note(arguments.output, NOT_SAMPLED);
     }
-    let live = Live::start(&tcpstate_capture::Options {
+    let options = tcpstate_capture::Options {
         attach,
         ring_bytes,
         namespaces: arguments.sockets.netns.wanted.clone(),
@@ -404,18 +427,17 @@ fn start(
         sample_interval: Some(sample_interval)
             .filter(|interval| view.wants_half_open() && !interval.is_zero()),
         half_open_only: !view.wants_samples(),
-        resolve_owners: match resolve_owners {
+        resolve_owners: match tally {
             // Counts made in the kernel have no owners.
-            _ if tally.is_some() => ResolveOwners::No,
-            // Without it, no older socket and no connection to an older listener would match.
-            ResolveOwners::Auto if selection.whole.needs_process() => ResolveOwners::Yes,
-            chosen => chosen,
+            Some(_) => ResolveOwners::No,
+            None => resolves_owners(arguments, selection),
         },
         verbose: arguments.verbose,
         bpf_log,
         bpf_stats,
         tally,
-    })?;
+    };
+    let live = Live::start_inside(&options, enter)?;
     if let Some(duration) = arguments.duration {
         ending::end_after(duration);
     }

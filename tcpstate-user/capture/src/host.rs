@@ -192,6 +192,18 @@ pub fn capabilities() -> Result<CapabilitySet, io::Error> {
     Ok(rustix::thread::capabilities(None)?.effective)
 }
 
+/// Whether `CAP_BPF` is needed to read a BPF map that is open: before Linux 5.19, where unprivileged users may not use BPF.
+///
+/// *Source:* `__sys_bpf` in `kernel/bpf/syscall.c`, changed by commit `c8644cd0efe7`.
+pub fn maps_take_bpf() -> bool {
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let is_new = parse_version(&release).is_some_and(|version| version >= (5, 19));
+    !is_new && sysctl("kernel/unprivileged_bpf_disabled") != Some(0)
+}
+
 /// The text of a setting below `/proc/sys`; `None` where it is not, or may not be read.
 pub fn setting(name: &str) -> Option<String> {
     let text = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;

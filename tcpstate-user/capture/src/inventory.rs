@@ -129,7 +129,10 @@ fn who_sees() -> Option<&'static str> {
 }
 
 fn sees(is_root: bool, is_hosts: bool, has: Option<CapabilitySet>) -> Option<&'static str> {
+    const SEES_ALL: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
     match has {
+        // A user who has what root sees them by.
+        Some(has) if is_hosts && has.contains(SEES_ALL) => None,
         _ if !is_root => Some("root sees them"),
         _ if !is_hosts => Some("root outside of this user namespace sees them"),
         Some(has) if has.contains(CapabilitySet::SYS_PTRACE) => None,
@@ -159,5 +162,8 @@ mod tests {
             assert!(said.contains(words), "{said}");
         }
         assert_eq!(sees(true, true, all), None);
+        assert_eq!(sees(false, true, all), None);
+        let some = Some(CapabilitySet::SYS_PTRACE);
+        assert_eq!(sees(false, true, some), Some("root sees them"));
     }
 }

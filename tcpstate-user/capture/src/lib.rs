@@ -59,3 +59,4 @@ mod workloads;
 
 pub use error::CaptureError;
 pub use live::{Live, Options};
+pub use workloads::WORKLOADS;

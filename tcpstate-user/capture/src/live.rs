@@ -1,6 +1,7 @@
 //! The live kernel as an event source: attach, hand on what the reader thread queues, keep the books.
 
 use std::{
+    io,
     os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -112,6 +113,7 @@ pub struct Live {
     origin: Origin,
     names: Names,
     notes: Vec<String>,
+    instructions: Option<u32>,
     queue: mpsc::UnboundedReceiver<Item>,
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
@@ -131,6 +133,15 @@ pub struct Live {
 impl Live {
     /// Loads, attaches and starts to read.
     pub fn start(options: &Options<'_>) -> Result<Self, CaptureError> {
+        Self::start_inside(options, || Ok(()))
+    }
+
+    /// The same. When everything is loaded and attached, and before the first thread of the capture, it calls `enter`, which may
+    /// give up privileges. Its error ends the start.
+    pub fn start_inside(
+        options: &Options<'_>,
+        enter: impl FnOnce() -> io::Result<()>,
+    ) -> Result<Self, CaptureError> {
         clock::offset_ns().map_err(|source| CaptureError::System {
             what: "tell the time of this time namespace from the host's",
             source,
@@ -176,9 +187,20 @@ impl Live {
         };
 
         let counters = Arc::new(loaded.take_counters()?);
+        let synack = has_census
+            .then(|| take_synack_retransmits(&mut loaded, options, &mut notes))
+            .flatten();
+        let instructions = instructions(&loaded);
+        // If cgroup2 is not mounted, there are no names, and no socket is in one of its cgroups.
+        let names = Cgroups::of_host()
+            .map(|cgroups| Names::new(Arc::new(cgroups)))
+            .unwrap_or_default();
+        enter().map_err(|source| CaptureError::System {
+            what: "give up privileges",
+            source,
+        })?;
         let (reader, shared, queue) = reader::spawn(&mut loaded, options.bpf_log, has_census)?;
         let sampler = if has_census {
-            let synack = take_synack_retransmits(&mut loaded, options, &mut notes);
             let program = loaded.program_fd()?;
             let mut options = options.clone();
             if options.resolve_owners != ResolveOwners::No && !namespaces::has_hosts_pids() {
@@ -198,11 +220,9 @@ impl Live {
             loaded,
             _stats: stats,
             origin,
-            // If cgroup2 is not mounted, there are no names, and no socket is in one of its cgroups.
-            names: Cgroups::of_host()
-                .map(|cgroups| Names::new(Arc::new(cgroups)))
-                .unwrap_or_default(),
+            names,
             notes,
+            instructions,
             queue,
             shared,
             reader: Some(reader),
@@ -224,13 +244,8 @@ impl Live {
     }
 
     /// Number of instructions of the loaded program, after the verifier has removed the dead branches.
-    pub fn program_instructions(&self) -> Option<u32> {
-        // An instruction is eight bytes long.
-        self.loaded
-            .info()
-            .ok()?
-            .size_translated()
-            .map(|bytes| bytes / 8)
+    pub const fn program_instructions(&self) -> Option<u32> {
+        self.instructions
     }
 
     fn program_run(&self) -> Option<ProgramRun> {
@@ -305,6 +320,12 @@ impl Live {
         self.shared.stop();
         Ok(())
     }
+}
+
+/// The kernel says it only to those who may load programs.
+fn instructions(loaded: &Loaded) -> Option<u32> {
+    // An instruction is eight bytes long.
+    loaded.info().ok()?.size_translated().map(|bytes| bytes / 8)
 }
 
 /// Why no owners are looked up.

@@ -22,6 +22,9 @@ use tcpstate_core::names::{Cgroup, Pod};
 const POD_LOGS: &str = "/var/log/pods";
 const DOCKER: &str = "/var/lib/docker/containers";
 
+/// The folders that have the names of pods and containers.
+pub const WORKLOADS: [&str; 2] = [POD_LOGS, DOCKER];
+
 /// The folders that are looked at: a node has some hundred pods.
 const MAX_PODS: usize = 1 << 14;
 /// Bytes of a configuration that are read.

@@ -80,7 +80,7 @@ pub use self::{
     part_args::{Moment, PartArgs},
     rates::Rates,
     record::Record,
-    serve::Serve,
+    serve::{Serve, UserArg},
     sockets::{EndpointArgs, NetnsArg, Sockets},
     time_args::TimeArgs,
     top::Top,

@@ -1,6 +1,6 @@
 //! Arguments of `tcpstate serve`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Arg, Args};
 use tcpstate_core::{expression::Moment, filter::PortSet};
@@ -37,6 +37,12 @@ pub struct Serve {
         value_parser = parse_address
     )]
     pub listen: SocketAddr,
+    /// Become this user once everything is attached: a name in /etc/passwd, or UID:GID
+    ///
+    /// With or without it, capabilities that the run does not take are dropped, and system calls that it does not make are
+    /// forbidden; SECURITY.md has the list.
+    #[arg(long, value_name = "USER", value_parser = parse_user, help_heading = None::<&str>)]
+    pub user: Option<UserArg>,
     /// Label only these service ports, such as 80,443,8000-8100; the rest is `other`
     ///
     /// By default all but the ephemeral ports of this host.
@@ -80,6 +86,46 @@ pub(crate) fn hide_others(argument: Arg) -> Arg {
         argument.hide(true)
     } else {
         argument
+    }
+}
+
+/// A user and its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserArg {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+/// Reads the name of a user, or two numbers. It must not be root, which would keep its files.
+fn parse_user(text: &str) -> Result<UserArg, String> {
+    let numbers = |uid: &str, gid: &str| {
+        Some(UserArg {
+            uid: uid.parse().ok()?,
+            gid: gid.parse().ok()?,
+        })
+    };
+    let user = if let Some((uid, gid)) = text.split_once(':') {
+        numbers(uid, gid)
+    } else {
+        // Not getpwnam: it would load shared libraries into a program that is meant to be one file.
+        let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        users.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            match fields.as_slice() {
+                [name, _, uid, gid, ..] if *name == text => numbers(uid, gid),
+                _ => None,
+            }
+        })
+    };
+    match user {
+        Some(user) if user.uid == 0 => Err("root is no user to become".to_owned()),
+        // -1 stands for no change.
+        Some(user) if user.uid != u32::MAX && user.gid != u32::MAX => Ok(user),
+        _ => Err(format!(
+            "`{text}` is neither a user in /etc/passwd nor two numbers, such as 65534:65534"
+        )),
     }
 }
 
@@ -179,6 +225,14 @@ mod tests {
     }
 
     #[test]
+    fn a_user_has_a_group() {
+        let user = |text| serve(&["--user", text]).map(|serve| serve.user.unwrap());
+        assert_eq!(user("7:8").unwrap(), UserArg { uid: 7, gid: 8 });
+        // Linux has it, with a group of its own in some distributions.
+        assert_eq!(user("nobody").unwrap().uid, 65_534);
+    }
+
+    #[test]
     fn what_it_cannot_do_is_refused() {
         for (arguments, reason) in [
             (&["-r", "x"][..], "serve does not take -r"),
@@ -190,6 +244,14 @@ mod tests {
             ),
             (&["--listen", "9716"], "not an address and a port"),
             (&["--listen", "localhost:9716"], "not an address and a port"),
+            (&["--user", "root"], "root is no user to become"),
+            (&["--user", "0:0"], "root is no user to become"),
+            (
+                &["--user", "1:"],
+                "`1:` is neither a user in /etc/passwd nor",
+            ),
+            (&["--user", "no such"], "`no such` is neither"),
+            (&["--user", "4294967295:1"], "is neither a user"),
             (&["--ports", "http"], "`http` is not a port"),
             (&["--buckets", "1ms,soon"], "`soon` is not a duration"),
         ] {

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -98,10 +98,13 @@ pub struct Server {
 
 impl Server {
     /// Listens, and answers from the snapshots of this subscriber.
+    ///
+    /// The thread that serves calls `enter` first, which may give up privileges; if it fails, nothing is served.
     pub fn start(
         options: &Options,
         listener: Listener,
         subscriber: Subscriber,
+        enter: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> Result<Self, ServeError> {
         let address = listener.address();
         let runtime = Builder::new_current_thread()
@@ -110,10 +113,6 @@ impl Server {
             .max_blocking_threads(1)
             .build()
             .map_err(ServeError::Start)?;
-        let listener = {
-            let _inside = runtime.enter();
-            listener.listen()?
-        };
         let present = Arc::new(Present::new(options.buckets.clone(), options.ring_bytes));
         let api = Api::new(
             Arc::clone(&present),
@@ -125,19 +124,37 @@ impl Server {
         let router = routes::router(Arc::clone(&present), Arc::clone(&api));
         let (stop, stopped) = oneshot::channel();
         let seen = Arc::clone(&present);
+        let (started, is_started) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("http".to_owned())
             .spawn(move || {
-                run(
-                    &runtime,
-                    &listener,
-                    &router,
-                    (&seen, &api),
-                    subscriber,
-                    stopped,
-                );
+                let listen = || {
+                    enter().map_err(ServeError::Start)?;
+                    let _inside = runtime.enter();
+                    listener.listen()
+                };
+                match listen() {
+                    Ok(listener) => {
+                        // Whoever started it waits for this.
+                        let _ = started.send(Ok(()));
+                        run(
+                            &runtime,
+                            &listener,
+                            &router,
+                            (&seen, &api),
+                            subscriber,
+                            stopped,
+                        );
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                    }
+                }
             })
             .map_err(ServeError::Start)?;
+        is_started
+            .recv()
+            .unwrap_or_else(|error| Err(ServeError::Start(io::Error::other(error))))?;
         Ok(Self {
             address,
             present,

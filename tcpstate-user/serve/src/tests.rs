@@ -31,7 +31,7 @@ pub(crate) fn serve(publisher: &Publisher) -> Server {
 
 pub(crate) fn serve_feed(publisher: &Publisher, feed: &Feed) -> Server {
     let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    Server::start(&options(feed), listener, publisher.subscribe()).unwrap()
+    Server::start(&options(feed), listener, publisher.subscribe(), || Ok(())).unwrap()
 }
 
 pub(crate) fn connect(server: &Server) -> TcpStream {
@@ -240,13 +240,36 @@ fn an_address_in_use_is_refused_by_name() {
 }
 
 #[test]
+fn nothing_is_served_with_privileges_that_were_to_go() {
+    let publisher = publisher();
+    let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = listener.address();
+    let refused = || Err(io::Error::other("no"));
+    let error = Server::start(
+        &options(&Feed::default()),
+        listener,
+        publisher.subscribe(),
+        refused,
+    )
+    .unwrap_err();
+    assert!(matches!(error, ServeError::Start(_)));
+    let error = TcpStream::connect(address).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
 fn nobody_can_connect_before_it_listens() {
     let publisher = publisher();
     let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let error = TcpStream::connect(listener.address()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-    let server =
-        Server::start(&options(&Feed::default()), listener, publisher.subscribe()).unwrap();
+    let server = Server::start(
+        &options(&Feed::default()),
+        listener,
+        publisher.subscribe(),
+        || Ok(()),
+    )
+    .unwrap();
     assert!(get(&server, "/", "*/*").starts_with("HTTP/1.1 200 "));
 }
 
@@ -260,8 +283,13 @@ fn a_socket_that_listens_already_is_taken() {
         .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         .unwrap();
     let listener = Listener::passed(passed).unwrap();
-    let _server =
-        Server::start(&options(&Feed::default()), listener, publisher.subscribe()).unwrap();
+    let _server = Server::start(
+        &options(&Feed::default()),
+        listener,
+        publisher.subscribe(),
+        || Ok(()),
+    )
+    .unwrap();
     assert!(read(&mut early).unwrap().starts_with("HTTP/1.1 200 "));
 }
 

@@ -1,10 +1,12 @@
 //! `tcpstate serve`.
 
 mod configuration;
+mod privileges;
 
 use std::{
     cell::OnceCell,
     io::{self, Write},
+    net::SocketAddr,
     process::ExitCode,
     rc::Rc,
     sync::Arc,
@@ -12,7 +14,10 @@ use std::{
 
 use anyhow::Context as _;
 use serde::Serialize;
-use tcpstate::systemd::{self, Notify};
+use tcpstate::{
+    sandbox,
+    systemd::{self, Notify},
+};
 use tcpstate_capture::procfs;
 use tcpstate_cli::Output;
 use tcpstate_core::{
@@ -37,7 +42,7 @@ use tcpstate_text::{
     printer::{Finish, Printer},
 };
 
-use self::configuration::Configuration;
+use self::{configuration::Configuration, privileges::Privileges};
 use crate::{
     commands::diagnose::thresholds,
     looks::{Background, Last, Looker, Pace},
@@ -101,7 +106,7 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         thresholds: thresholds.clone(),
     };
     let first = looker.look(&[]);
-    let looks = Background::start(looker, Last::Latest, Pace::LEFT_ON)?;
+    let (looks, look) = Background::waiting(looker, Last::Latest, Pace::LEFT_ON);
     publisher = publisher.diagnosing(thresholds, first, Some(Box::new(looks)));
     let notify =
         Notify::of_process().context("cannot reach the service manager (NOTIFY_SOCKET)")?;
@@ -131,15 +136,15 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     );
     // Until the end of the run.
     let server = OnceCell::new();
+    let privileges = Privileges::of(arguments, &selection);
+    // The order is that of `sandbox`.
+    let enter = || privileges.enter();
     let listen = || {
-        let started = Server::start(&options, listener, subscriber)?;
-        note(watched.output, &serving);
-        if !address.ip().is_loopback() {
-            note(
-                watched.output,
-                "other hosts may reach it: there is neither TLS nor a password",
-            );
-        }
+        // Its thread looks at other processes.
+        look()?;
+        privileges.confine()?;
+        let started = Server::start(&options, listener, subscriber, sandbox::drop_capabilities)?;
+        say_where(watched.output, &serving, address);
         // It is called once.
         let _ = server.set(started);
         notify.ready(&serving);
@@ -151,10 +156,21 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         notify.ready(&serving);
     };
     let service = Service {
+        enter,
         listen,
         reload: arguments.config.is_some().then_some(&mut reload),
     };
     watch_as_service(watched, &selection, limits, &mut view, service)
+}
+
+fn say_where(output: Output, serving: &str, address: SocketAddr) {
+    note(output, serving);
+    if !address.ip().is_loopback() {
+        note(
+            output,
+            "other hosts may reach it: there is neither TLS nor a password",
+        );
+    }
 }
 
 /// Reads the configuration again. Whatever is in it, the run goes on.

@@ -44,6 +44,7 @@ mod rates;
 mod restored;
 mod ring;
 mod same_as_oracle;
+mod sandbox;
 mod selections;
 mod serve;
 mod servers;
@@ -117,6 +118,7 @@ fn main() {
     api::add(&mut trials);
     prometheus::add(&mut trials);
     service::add(&mut trials);
+    sandbox::add(&mut trials);
     causes::add(&mut trials);
     census::add(&mut trials);
     names::add(&mut trials);

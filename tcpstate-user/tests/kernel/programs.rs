@@ -29,6 +29,7 @@ use crate::{
     faults::forgery::{FORGER, forge},
     net::{PATIENCE, await_fin, joined, mptcp_protocol, socket},
     process::{Running, await_exit},
+    sandbox::{SANDBOXED, attempt},
 };
 
 /// The variable that selects the program.
@@ -71,6 +72,9 @@ pub fn run_if_asked() -> Result<bool> {
     // The caller has chosen its user and namespaces.
     if program == FORGER {
         return forge().map(|()| true);
+    }
+    if program == SANDBOXED {
+        return attempt().map(|()| true);
     }
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [comm, uid, cgroup, address, port, count] = &arguments[..] else {

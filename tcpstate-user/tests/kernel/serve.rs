@@ -193,10 +193,13 @@ impl Served {
         let (http, port) = (SocketAddr::new(address, unused_port()), unused_port());
         let netns = Netns::new()?;
         let (listen, label) = (http.to_string(), port.to_string());
-        let own = [
-            "serve", "--netns", "self", "--listen", &listen, "--ports", &label,
-        ];
-        let arguments = [&own, arguments].concat();
+        let own = ["serve", "--listen", &listen, "--ports", &label];
+        let own_netns: &[&str] = if arguments.contains(&"--netns") {
+            &[]
+        } else {
+            &["--netns", "self"]
+        };
+        let arguments = [&own, own_netns, arguments].concat();
         let tcpstate = netns.run(|| Tcpstate::start_command(command(&arguments)))?;
         Self::await_ready(netns, tcpstate, http, port)
     }

@@ -173,6 +173,7 @@ fn why_not(name: &str) -> Option<&'static str> {
     Some(match name {
         "buckets" => return None,
         "listen" => "the socket was opened at the start",
+        "user" => "privileges do not come back",
         "attach" | "ring-bytes" | "bpf-log" | "bpf-stats" => "the BPF programs are loaded with it",
         "filter" | "ipv4" | "ipv6" | "lport" | "rport" | "port" | "netns" | "pid" | "comm"
         | "uid" | "cgroup" | "role" => "what is counted so far is of other sockets",

@@ -1,0 +1,24 @@
+//! The files that a thread may read: by Landlock.
+
+use std::path::PathBuf;
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, path_beneath_rules,
+};
+
+/// Lets this thread, and those that it starts, only read files, and only those below these folders. Returns whether the kernel forbids
+/// anything.
+pub(super) fn confine(folders: &[PathBuf]) -> Result<bool, RulesetError> {
+    /// The newest that this was written for.
+    const KNOWN: ABI = ABI::V5;
+    let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(KNOWN))?
+        .handle_access(AccessNet::from_all(KNOWN))?
+        .create()?
+        .add_rules(path_beneath_rules(folders, read))?
+        .restrict_self()?;
+    Ok(status.ruleset != RulesetStatus::NotEnforced)
+}

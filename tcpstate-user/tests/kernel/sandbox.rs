@@ -1,0 +1,352 @@
+//! The privileges that `tcpstate serve` gives up: those that are left, and what is refused inside.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    fs::{self, File},
+    io,
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    os::{fd::AsRawFd as _, unix::process::parent_id},
+    path::Path,
+    process::Command,
+    ptr, thread,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use libtest_mimic::Trial;
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::CapabilitySet,
+};
+use tcpstate::sandbox::{self, Sampling, User};
+
+use crate::{
+    need::{Need, trial},
+    net::await_that,
+    process::{Running, await_exit, bpf_ids, has_result},
+    programs::VARIABLE,
+    serve::Served,
+};
+
+/// The program that tries what is forbidden.
+pub const SANDBOXED: &str = "sandboxed";
+
+/// `nobody`.
+const USER: &str = "65534:65534";
+
+pub fn add(trials: &mut Vec<Trial>) {
+    trials.push(trial("sandbox::privileges", &[Need::Btf], privileges));
+    trials.push(trial("sandbox::forbids", &[Need::Root], forbids));
+    trials.push(trial("sandbox::killed", &[Need::Btf], killed));
+}
+
+/// Each thread has the capabilities that SECURITY.md states, and it works with them.
+fn privileges() -> Result<()> {
+    for (arguments, columns) in [
+        (&["--resolve-owners=no"][..], &["always"][..]),
+        (&[], &["always", "owners"]),
+        (
+            &["--netns", "all"],
+            &["always", "owners", "other namespaces"],
+        ),
+    ] {
+        let served = Served::start(&[arguments, &["--user", USER]].concat())?;
+        served.connect()?;
+        let states = threads(served.tcpstate.id())?;
+        for thread in [
+            "tcpstate",
+            "tcpstate-ring",
+            "tcpstate-sample",
+            "looks",
+            "http",
+        ] {
+            let state = states
+                .get(thread)
+                .with_context(|| format!("no {thread}: {states:?}"))?;
+            let expected = stated(thread, columns)?;
+            let of = |key: &str| state.get(key).map_or("", String::as_str);
+            let set = |key: &str| u64::from_str_radix(of(key), 16).context(key.to_owned());
+            ensure!(
+                set("CapEff")? == expected && set("CapPrm")? == expected,
+                "{arguments:?}: {thread} should have {expected:x}: {state:?}"
+            );
+            for key in ["CapInh", "CapBnd", "CapAmb"] {
+                ensure!(set(key)? == 0, "{thread}: {state:?}");
+            }
+            for (key, expected) in [
+                ("Uid", "65534 65534 65534 65534"),
+                ("Gid", "65534 65534 65534 65534"),
+                ("Groups", ""),
+                ("NoNewPrivs", "1"),
+                ("Seccomp", "2"),
+            ] {
+                let found: Vec<&str> = of(key).split_whitespace().collect();
+                ensure!(found.join(" ") == expected, "{thread}: {key}: {state:?}");
+            }
+        }
+        kill_process(Pid::from_child(&served.tcpstate.child), Signal::TERM)?;
+        let output = served.tcpstate.finish()?;
+        ensure!(has_result(output.status), "{output:?}");
+        for refusal in [
+            "cannot enter",
+            "hidden",
+            "not permitted",
+            "ermission denied",
+        ] {
+            ensure!(
+                !output.stderr.contains(refusal),
+                "{arguments:?}: {output:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The fields of `/proc/PID/task/TID/status` of each thread, by its name.
+fn threads(pid: u32) -> Result<BTreeMap<String, BTreeMap<String, String>>> {
+    let mut threads = BTreeMap::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // Those that enter a namespace end soon.
+        let Ok(status) = fs::read_to_string(thread?.path().join("status")) else {
+            continue;
+        };
+        let fields = status.lines().filter_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            Some((key.to_owned(), value.trim().to_owned()))
+        });
+        let fields: BTreeMap<_, _> = fields.collect();
+        let name = fields.get("Name").cloned().unwrap_or_default();
+        threads.insert(name, fields);
+    }
+    Ok(threads)
+}
+
+/// The capabilities of a thread in the table of SECURITY.md, in these columns and what this kernel takes besides.
+fn stated(thread: &str, columns: &[&str]) -> Result<u64> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../SECURITY.md"))?;
+    let cells = |line: &str| -> Vec<String> {
+        let line = line.trim().trim_matches('|');
+        line.split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let mut lines = page
+        .lines()
+        .skip_while(|line| !line.starts_with("| thread |"));
+    let head = cells(lines.next().context("no table of threads")?);
+    let name = format!("`{thread}`");
+    let row = lines
+        .take_while(|line| line.starts_with('|'))
+        .map(cells)
+        .find(|row| row[0].split(", ").any(|one| one == name))
+        .with_context(|| format!("no {thread} in the table"))?;
+    let mut columns = columns.to_vec();
+    if tcpstate_capture::host::maps_take_bpf() {
+        columns.push("Linux before 5.19");
+    }
+    let mut stated = CapabilitySet::empty();
+    for column in columns {
+        let at = head.iter().position(|cell| cell == column);
+        let cell = &row[at.with_context(|| format!("no column {column}"))?];
+        for name in cell.split(", ").filter(|name| !name.is_empty()) {
+            let name = name.strip_prefix("CAP_").context("no capability")?;
+            stated |= CapabilitySet::from_name(name).with_context(|| name.to_owned())?;
+        }
+    }
+    Ok(stated.bits())
+}
+
+fn forbids() -> Result<()> {
+    let mut command = Command::new("/proc/self/exe");
+    command.env(VARIABLE, SANDBOXED);
+    let mut child = Running::new(&mut command)?;
+    let status = await_exit(&mut child)?;
+    ensure!(status.success(), "{status}: its reason is above");
+    Ok(())
+}
+
+/// After SIGKILL nothing of a sandboxed run is left in the kernel.
+fn killed() -> Result<()> {
+    let mut served = Served::start(&["--user", USER])?;
+    let programs = bpf_ids(served.tcpstate.id(), "prog_id:")?;
+    ensure!(!programs.is_empty(), "it is attached, but holds no program");
+    served.tcpstate.child.kill()?;
+    served.tcpstate.child.wait()?;
+    await_that("the programs are gone", || {
+        let ids = aya::programs::loaded_programs();
+        let ids: BTreeSet<String> = ids
+            .filter_map(|program| Some(program.ok()?.id().to_string()))
+            .collect();
+        Ok(ids.is_disjoint(&programs))
+    })
+}
+
+/// A system call, and whether it did its work.
+type Attempt = (&'static str, Box<dyn Fn() -> io::Result<()>>);
+
+/// System calls that do no harm here. Each works, or fails for a reason of its own.
+fn attempts() -> Result<Vec<Attempt>> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let namespace = File::open("/proc/self/ns/uts")?;
+    Ok(vec![
+        (
+            "exec",
+            Box::new(|| Command::new("/bin/true").status().map(drop)),
+        ),
+        (
+            "connect",
+            Box::new(move || TcpStream::connect(listener.local_addr()?).map(drop)),
+        ),
+        (
+            "a datagram",
+            Box::new(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map(drop)),
+        ),
+        (
+            "write a file",
+            Box::new(|| File::options().write(true).open("/dev/null").map(drop)),
+        ),
+        (
+            "setns",
+            Box::new(move || {
+                // SAFETY: the descriptor is open, and it is the namespace that this process is in.
+                done(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWUTS) }.into())
+            }),
+        ),
+        (
+            "unshare",
+            Box::new(|| {
+                // SAFETY: nothing is separated.
+                done(unsafe { libc::unshare(0) }.into())
+            }),
+        ),
+        (
+            "setuid",
+            Box::new(|| {
+                // SAFETY: this user, which it is already.
+                let uid = unsafe { libc::getuid() };
+                // SAFETY: the same.
+                done(unsafe { libc::syscall(libc::SYS_setuid, uid) })
+            }),
+        ),
+        ("make memory executable", Box::new(executable)),
+        ("make a BPF map", Box::new(bpf_map)),
+        (
+            "mount",
+            Box::new(|| {
+                let nothing: *const libc::c_char = ptr::null();
+                // SAFETY: the strings end with a NUL, and null is allowed for the others.
+                let mounted =
+                    unsafe { libc::mount(nothing, c"/".as_ptr(), nothing, 0, ptr::null()) };
+                expected(done(mounted.into()), libc::EINVAL)
+            }),
+        ),
+        (
+            "ptrace",
+            Box::new(|| {
+                // SAFETY: it reads nothing: there is no process of that number.
+                let traced = unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, -1, 0, 0) };
+                expected(done(traced), libc::ESRCH)
+            }),
+        ),
+    ])
+}
+
+/// Tries what is forbidden inside, in this process, which is the caller's own. Before, nothing of it is.
+pub fn attempt() -> Result<()> {
+    let attempts = attempts()?;
+    for (name, attempt) in &attempts {
+        attempt().with_context(|| format!("{name}, before"))?;
+    }
+    let parent = parent_id();
+    let sampling = Sampling {
+        other_netns: true,
+        owners: true,
+        maps_take_bpf: true,
+    };
+    let user = User {
+        uid: 65_534,
+        gid: 65_534,
+    };
+    ensure!(
+        sandbox::enter(Some(user), sampling.capabilities())?,
+        "this kernel has no seccomp"
+    );
+    let all_are_refused = |place: &str| {
+        for (name, attempt) in &attempts {
+            match attempt() {
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+                other => bail!("{name} {place}: {other:?}"),
+            }
+        }
+        Ok(())
+    };
+    all_are_refused("inside")?;
+    // Sampling goes on: it looks at the process that started this one.
+    let of_parent = format!("/proc/{parent}/ns/net");
+    fs::metadata(&of_parent).context("the namespace of another process, inside")?;
+    fs::read_dir(format!("/proc/{parent}/fd")).context("its files, inside")?;
+    File::open("/etc/passwd").context("a file, inside")?;
+    thread::spawn(|| ()).join().ok().context("a thread")?;
+
+    if sandbox::confine(sampling, &["/proc".into()])? {
+        for path in ["/etc/passwd", "/etc/shadow", &of_parent] {
+            let opened = File::open(path);
+            let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+            ensure!(opened.as_ref().is_err_and(is_denied), "{path}: {opened:?}");
+        }
+        fs::read_to_string("/proc/self/status").context("what it reads itself")?;
+    }
+    all_are_refused("confined")?;
+    let refused = sandbox::enter(Some(user), CapabilitySet::empty());
+    ensure!(refused.is_err(), "it entered twice");
+    sandbox::drop_capabilities()?;
+    let left = rustix::thread::capabilities(None)?;
+    ensure!(
+        left.permitted.is_empty() && left.effective.is_empty(),
+        "{left:?}"
+    );
+    Ok(())
+}
+
+/// The result of a system call.
+fn done(result: libc::c_long) -> io::Result<()> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// An error that shows that the call was made.
+fn expected(result: io::Result<()>, errno: i32) -> io::Result<()> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(errno) => Ok(()),
+        other => other,
+    }
+}
+
+fn executable() -> io::Result<()> {
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_EXEC,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: new memory, which nothing refers to.
+    let memory = unsafe { libc::mmap(ptr::null_mut(), 4_096, protection, flags, -1, 0) };
+    if memory == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: that memory.
+    done(unsafe { libc::munmap(memory, 4_096) }.into())
+}
+
+/// Makes an array of one number, and closes it.
+fn bpf_map() -> io::Result<()> {
+    /// *Source:* `enum bpf_cmd`.
+    const MAP_CREATE: libc::c_long = 0;
+    // The type, the sizes of a key and a value, and their number. *Source:* `union bpf_attr`.
+    let attributes: [u32; 4] = [2, 4, 4, 1];
+    let length = size_of_val(&attributes);
+    // SAFETY: the kernel reads that many bytes there.
+    let map = unsafe { libc::syscall(libc::SYS_bpf, MAP_CREATE, attributes.as_ptr(), length) };
+    done(map)?;
+    // SAFETY: the descriptor was just opened, and nothing else has it.
+    done(unsafe { libc::syscall(libc::SYS_close, map) })
+}
