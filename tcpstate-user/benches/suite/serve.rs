@@ -72,7 +72,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         names: Arc::new(NoNames),
         feed: Feed::default(),
     };
-    let server = Server::start(&choices, listener, publisher.subscribe())?;
+    let server = Server::start(&choices, listener, publisher.subscribe(), || Ok(()))?;
     let (mut bytes, mut times, mut ticks) = (Vec::new(), Vec::new(), Vec::new());
     for second in 1..=options.rounds(21) as u64 {
         publisher.books(&RunBooks {
