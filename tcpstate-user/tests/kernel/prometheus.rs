@@ -63,14 +63,14 @@ fn scraped() -> Result<()> {
     prometheus.await_value("count(tcpstate_connections)", 11.0)?;
     prometheus.await_value("tcpstate_build_info", 1.0)?;
     for query in [
-        "sum(rate(tcpstate_transitions_total[30s]))",
-        "histogram_quantile(0.5, sum by (le) (rate(tcpstate_state_duration_seconds_bucket{state=\"ESTABLISHED\"}[30s])))",
-        "histogram_quantile(0.99, sum by (le) (rate(tcpstate_connection_duration_seconds_bucket{role=\"client\"}[30s])))",
-        "sum(rate(tcpstate_handshake_duration_seconds_sum[30s])) / sum(rate(tcpstate_handshake_duration_seconds_count[30s]))",
-        "sum(rate(tcpstate_connections_closed_total{cause=\"fin\"}[30s]))",
+        "sum(rate(tcpstate_transitions_total[5m]))",
+        "histogram_quantile(0.5, sum by (le) (rate(tcpstate_state_duration_seconds_bucket{state=\"ESTABLISHED\"}[5m])))",
+        "histogram_quantile(0.99, sum by (le) (rate(tcpstate_connection_duration_seconds_bucket{role=\"client\"}[5m])))",
+        "sum(rate(tcpstate_handshake_duration_seconds_sum[5m])) / sum(rate(tcpstate_handshake_duration_seconds_count[5m]))",
+        "sum(rate(tcpstate_connections_closed_total{cause=\"fin\"}[5m]))",
         "tcpstate_connections{state=\"TIME_WAIT\"}",
         "tcpstate_ring_bytes",
-        "rate(process_cpu_seconds_total[30s])",
+        "rate(process_cpu_seconds_total[5m])",
     ] {
         let value = prometheus.value(query)?;
         ensure!(
