@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use tcpstate_capture::{facts, inventory, sockdiag::Request};
+use tcpstate_cli::Watch;
 use tcpstate_common::State;
 use tcpstate_core::{
     diagnosis::{Look, Looks, Survey, Thresholds},
@@ -20,8 +21,11 @@ use tcpstate_core::{
     inventory::Inventory,
     model::{Counters, Traffic},
     netns::NetnsSelector,
+    options::ResolveOwners,
 };
 use tcpstate_text::ls::socket_row;
+
+use crate::{selection::Selection, watch::resolves_owners};
 
 /// How often to look.
 #[derive(Clone, Copy)]
@@ -49,12 +53,22 @@ impl Pace {
 
 /// Takes looks at the selected sockets.
 pub(crate) struct Looker {
-    pub(crate) namespaces: NetnsSelector,
-    pub(crate) expression: Expression,
-    pub(crate) thresholds: Thresholds,
+    namespaces: NetnsSelector,
+    resolve_owners: bool,
+    expression: Expression,
+    thresholds: Thresholds,
 }
 
 impl Looker {
+    pub(crate) fn new(watch: &Watch, selection: &Selection, thresholds: &Thresholds) -> Self {
+        Self {
+            namespaces: watch.sockets.netns.wanted.clone(),
+            resolve_owners: resolves_owners(watch, selection) != ResolveOwners::No,
+            expression: selection.whole.clone(),
+            thresholds: thresholds.clone(),
+        }
+    }
+
     /// A look, with the counters of the sockets of these cookies.
     pub(crate) fn look(&self, counted: &[u64]) -> Look {
         let request = Request::of(StateSet::ALL).with_info();
@@ -62,7 +76,7 @@ impl Looker {
             facts: facts::read(&self.namespaces).unwrap_or_default(),
             ..Look::default()
         };
-        match inventory::take(&self.namespaces, request, true) {
+        match inventory::take(&self.namespaces, request, self.resolve_owners) {
             Ok(mut inventory) => {
                 look.missing = inventory.messages();
                 look.counters = Arc::new(counters(&inventory, counted));

@@ -30,11 +30,7 @@ pub(crate) fn run(mut arguments: tcpstate_cli::Diagnose) -> anyhow::Result<ExitC
     }
     let thresholds = thresholds(arguments.rules.as_deref())?;
     let selection = Selection::of("diagnose", Moment::Always, &arguments.watch)?;
-    let looker = Looker {
-        namespaces: arguments.watch.sockets.netns.wanted.clone(),
-        expression: selection.whole.clone(),
-        thresholds: thresholds.clone(),
-    };
+    let looker = Looker::new(&arguments.watch, &selection, &thresholds);
     let is_live = arguments.watch.read.is_none() && !arguments.watch.explain_filter;
     let (first, looks) = if is_live {
         let first = looker.look(&[]);

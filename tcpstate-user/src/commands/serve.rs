@@ -100,11 +100,7 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         return watch(watched, &selection, limits, &mut view);
     }
     let thresholds = thresholds(arguments.rules.as_deref())?;
-    let looker = Looker {
-        namespaces: watched.sockets.netns.wanted.clone(),
-        expression: selection.whole.clone(),
-        thresholds: thresholds.clone(),
-    };
+    let looker = Looker::new(watched, &selection, &thresholds);
     let first = looker.look(&[]);
     let (looks, look) = Background::waiting(looker, Last::Latest, Pace::LEFT_ON);
     publisher = publisher.diagnosing(thresholds, first, Some(Box::new(looks)));

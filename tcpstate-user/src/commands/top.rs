@@ -161,11 +161,7 @@ mod built_in {
         thresholds: &Thresholds,
         once: bool,
     ) -> anyhow::Result<(Look, Option<Box<dyn Looks>>)> {
-        let looker = Looker {
-            namespaces: arguments.watch.sockets.netns.wanted.clone(),
-            expression: selection.whole.clone(),
-            thresholds: thresholds.clone(),
-        };
+        let looker = Looker::new(&arguments.watch, selection, thresholds);
         let first = looker.look(&[]);
         // On a screen nobody sees what a look at the end finds.
         let last = if once { Last::Now } else { Last::Latest };
