@@ -109,8 +109,9 @@ impl Server {
         let address = listener.address();
         let runtime = Builder::new_current_thread()
             .enable_all()
-            // Requests that need much work take turns.
+            // Requests that need much work take turns. The thread starts in the one that serves, so it has no more privileges.
             .max_blocking_threads(1)
+            .thread_name("api")
             .build()
             .map_err(ServeError::Start)?;
         let present = Arc::new(Present::new(options.buckets.clone(), options.ring_bytes));

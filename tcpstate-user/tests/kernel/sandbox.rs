@@ -22,10 +22,10 @@ use tcpstate::sandbox::{self, Sampling, User};
 
 use crate::{
     need::{Need, trial},
-    net::await_that,
+    net::{Netns, await_that},
     process::{Running, await_exit, bpf_ids, has_result},
     programs::VARIABLE,
-    serve::Served,
+    serve::{Scrape, Served},
 };
 
 /// The program that tries what is forbidden.
@@ -52,6 +52,7 @@ fn privileges() -> Result<()> {
     ] {
         let served = Served::start(&[arguments, &["--user", USER]].concat())?;
         served.connect()?;
+        looks(&served, columns.contains(&"other namespaces"))?;
         let states = threads(served.tcpstate.id())?;
         for thread in [
             "tcpstate",
@@ -59,6 +60,7 @@ fn privileges() -> Result<()> {
             "tcpstate-sample",
             "looks",
             "http",
+            "api",
         ] {
             let state = states
                 .get(thread)
@@ -100,6 +102,33 @@ fn privileges() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Inside, the API answers, and later looks at the host find a listener that was not there before.
+fn looks(served: &Served, elsewhere: bool) -> Result<()> {
+    let other = Netns::new()?;
+    let netns = if elsewhere { &other } else { &served.netns };
+    // Namespaces are found by their processes.
+    let (_process, _listener, _client) = netns.run(|| {
+        let process = Running::new(Command::new("sleep").arg("infinity"))?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, served.port))?;
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        Ok((process, listener, client))
+    })?;
+    // A name takes /etc/services, where there is one.
+    let filter = if Path::new("/etc/services").exists() {
+        "?filter=not%20sport%20=%20:https"
+    } else {
+        ""
+    };
+    let port = format!("port=\"{}\"", served.port);
+    await_that("a look found the listener", || {
+        // Whoever asks for connections has them looked at.
+        let (status, body) = served.get(&format!("/api/v1/connections{filter}"))?;
+        ensure!(status == 200, "{status}: {body}");
+        let (_, metrics) = served.get("/metrics")?;
+        Ok(Scrape(metrics).sum("tcpstate_accept_queue_limit", &[&port]) > 0)
+    })
 }
 
 /// The fields of `/proc/PID/task/TID/status` of each thread, by its name.
