@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
 };
@@ -18,6 +18,7 @@ use tcpstate_core::{
     diagnosis::{Look, Thresholds},
     event::Event,
     expression::NoNames,
+    names::{Cgroup, Names, Naming},
     present::{Publisher, RunSnapshot},
     view::View as _,
 };
@@ -58,6 +59,10 @@ pub(crate) fn event(
     rport: u16,
     (oldstate, newstate): (State, State),
 ) -> Event {
+    Event::try_from(record((cookie, ts_ns), rport, (oldstate, newstate))).expect("AF_INET")
+}
+
+fn record((cookie, ts_ns): (u64, u64), rport: u16, (oldstate, newstate): (State, State)) -> Record {
     let mapped = |last| {
         let mut address = [0; 16];
         address[10..12].fill(0xff);
@@ -69,7 +74,7 @@ pub(crate) fn event(
     } else {
         u16::try_from(cookie).unwrap()
     };
-    let event = Event::try_from(Record {
+    Record {
         ts_ns,
         cookie,
         skaddr: cookie,
@@ -82,8 +87,7 @@ pub(crate) fn event(
         family: AF_INET,
         flags: flags::COOKIE,
         ..Record::default()
-    });
-    event.expect("AF_INET")
+    }
 }
 
 /// Opens connections, each a second after the one before. Those with an even cookie go on to `CLOSE_WAIT` in the
@@ -117,6 +121,36 @@ fn connections(snapshot: &RunSnapshot, query: &str) -> Value {
     };
     let text = connections::write(snapshot, &wanted).unwrap();
     serde_json::from_slice(&text).unwrap()
+}
+
+/// Names whose lookups are counted.
+#[derive(Default)]
+struct Counting(AtomicU64);
+
+impl Naming for Counting {
+    fn cgroup(&self, id: u64) -> Option<Arc<Cgroup>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Some(Arc::new(Cgroup::of(format!("/{id}"))))
+    }
+}
+
+/// The thread that answers may not be allowed to look for them.
+#[test]
+fn names_are_looked_up_before_a_request_is_answered() {
+    let names = Arc::new(Counting::default());
+    let mut publisher = whole();
+    publisher.set_names(Names::new(names.clone()));
+    for cookie in 1..=2 {
+        let opens = (State::CLOSE, State::SYN_SENT);
+        let mut record = record((cookie, cookie * SECOND), 443, opens);
+        record.cgroup = cookie;
+        let event = Event::try_from(record).expect("AF_INET");
+        publisher.event(&event, &mut io::sink()).unwrap();
+    }
+    let snapshot = snapshot(&mut publisher, 3);
+    assert_eq!(names.0.load(Ordering::Relaxed), 2);
+    let answer = connections(&snapshot, "");
+    assert_eq!(answer["connections"][0]["cgroup"], "/1");
 }
 
 fn cookies(answer: &Value) -> Vec<u64> {
