@@ -71,40 +71,35 @@ impl Events {
         }
     }
 
-    /// The text of what there is; empty: nothing.
-    fn text(&mut self) -> io::Result<Vec<u8>> {
+    /// The text of what there is, and whether that is all; of many changes only the first are judged, since other clients wait
+    /// meanwhile.
+    fn text(&mut self) -> io::Result<(Vec<u8>, bool)> {
         let mut text = Vec::new();
         if !std::mem::replace(&mut self.has_begun, true) {
             // The client knows that it follows from here on.
             push(&mut text, ": from now on\n\n");
         }
-        loop {
-            let Taken {
-                missed,
-                changes,
-                has_ended,
-            } = self.follower.take(AT_ONCE);
-            if missed > 0 {
-                let line = format!("{{\"type\":\"missed\",\"missed\":{missed}}}");
-                push(&mut text, &format!("event: missed\ndata: {line}\n\n"));
-            }
-            let is_all = changes.len() < AT_ONCE;
-            for change in &changes {
-                for shown in self.filter.pass(change).into_iter().flatten() {
-                    push(&mut text, "event: transition\ndata: ");
-                    self.records.push(&shown.row, &mut text)?;
-                    push(&mut text, "\n\n");
-                }
-            }
-            if has_ended {
-                self.has_ended = true;
-                push(&mut text, "event: end\ndata: {\"type\":\"end\"}\n\n");
-                return Ok(text);
-            }
-            if is_all || !text.is_empty() {
-                return Ok(text);
+        let Taken {
+            missed,
+            changes,
+            has_ended,
+        } = self.follower.take(AT_ONCE);
+        if missed > 0 {
+            let line = format!("{{\"type\":\"missed\",\"missed\":{missed}}}");
+            push(&mut text, &format!("event: missed\ndata: {line}\n\n"));
+        }
+        for change in &changes {
+            for shown in self.filter.pass(change).into_iter().flatten() {
+                push(&mut text, "event: transition\ndata: ");
+                self.records.push(&shown.row, &mut text)?;
+                push(&mut text, "\n\n");
             }
         }
+        if has_ended {
+            self.has_ended = true;
+            push(&mut text, "event: end\ndata: {\"type\":\"end\"}\n\n");
+        }
+        Ok((text, changes.len() < AT_ONCE))
     }
 }
 
@@ -123,7 +118,7 @@ impl HttpBody for Events {
         }
         loop {
             this.lease.extend();
-            let mut text = match this.text() {
+            let (mut text, is_all) = match this.text() {
                 Ok(text) => text,
                 Err(error) => return Poll::Ready(Some(Err(error))),
             };
@@ -134,6 +129,10 @@ impl HttpBody for Events {
             if !text.is_empty() {
                 this.sent_at = now;
                 return Poll::Ready(Some(Ok(Frame::data(text.into()))));
+            }
+            if !is_all {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             ready!(this.timer.as_mut().poll(cx));
             this.timer.as_mut().reset(now + PAUSE);
