@@ -6,7 +6,7 @@
 mod line;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io::{self, Write},
 };
 
@@ -55,8 +55,8 @@ pub struct Packets {
     /// does not go by addresses alone.
     selected: HashMap<u64, u64>,
     max_selected: usize,
-    /// No connection behind this one has been shown.
-    begun: u64,
+    /// The connections of which something has been shown.
+    begun: HashSet<u64>,
     shown: u64,
     connections: u64,
     /// Whether there was no room for a connection in `selected`.
@@ -123,7 +123,7 @@ impl Packets {
             rows: 0,
             selected: HashMap::new(),
             max_selected: settings.limits.max_connections,
-            begun: 0,
+            begun: HashSet::new(),
             shown: 0,
             connections: 0,
             left_out: false,
@@ -138,9 +138,7 @@ impl Packets {
     /// Shows a packet now.
     fn show(&mut self, packet: &ConnectionPacket, out: &mut dyn Write) -> io::Result<()> {
         let wall_ns = self.wall_ns(packet);
-        let begins = packet.connection > self.begun;
-        self.begun = self.begun.max(packet.connection);
-        self.connections += u64::from(begins);
+        let begins = self.begin(packet.connection);
         self.shown += 1;
         match &mut self.printer {
             Printer::Text(lines) => lines.interleaved(packet, begins, out),
@@ -157,16 +155,28 @@ impl Packets {
         origin.map_or(0, |origin| origin.wall_ns(packet.ts_ns))
     }
 
-    /// Prints the connections that are held.
-    fn print(&mut self, out: &mut dyn Write) -> io::Result<()> {
+    /// Counts a connection if it is a new one. Returns whether it is.
+    fn begin(&mut self, connection: u64) -> bool {
+        if self.begun.len() >= self.max_selected && !self.begun.contains(&connection) {
+            self.left_out = true;
+            return false;
+        }
+        let is_new = self.begun.insert(connection);
+        self.connections += u64::from(is_new);
+        is_new
+    }
+
+    /// Prints the connections that are held. `is_end`: no events come that may still select one.
+    fn print(&mut self, is_end: bool, out: &mut dyn Write) -> io::Result<()> {
         self.rows = 0;
         for (connection, held) in std::mem::take(&mut self.held) {
             if !held.is_selected && !self.selected.contains_key(&connection) {
+                self.left_out |= !is_end;
                 continue;
             }
             let rows = held.rows;
             // The first packets of some were printed when there was no more room.
-            let goes_on = connection <= self.begun;
+            let goes_on = !self.begin(connection);
             if let Printer::Text(lines) = &mut self.printer {
                 let counts = (connection, held.packets);
                 let wall_ns = match (&self.origin, rows.first()) {
@@ -176,8 +186,6 @@ impl Packets {
                 lines.connection(counts, &rows, goes_on, wall_ns, out)?;
             }
             self.shown += held.packets;
-            self.connections += u64::from(!goes_on);
-            self.begun = self.begun.max(connection);
         }
         Ok(())
     }
@@ -231,7 +239,7 @@ impl View for Packets {
             held.is_selected |= are_selected;
             self.rows = self.rows.saturating_add_signed(held.add(packet));
             if self.rows > MAX_ROWS {
-                self.print(out)?;
+                self.print(false, out)?;
             }
         }
         Ok(Flow::Continue)
@@ -250,7 +258,7 @@ impl View for Packets {
     }
 
     fn finish(&mut self, end: &End, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
-        self.print(out)?;
+        self.print(true, out)?;
         let packets = Counted(self.shown, "packet");
         let connections = Counted(self.connections, "connection");
         let words = format!("{packets} of {connections}");

@@ -75,7 +75,7 @@ fn packets_that_say_nothing_of_states_are_folded() {
     packets.extend([packet(1, 7), packet(1, 8)]);
     view.packets(&packets, true, &mut out).unwrap();
     assert!(out.is_empty(), "it waits for the end");
-    view.print(&mut out).unwrap();
+    view.print(true, &mut out).unwrap();
     let text = text(out);
     assert!(text.contains("8 packets from "), "{text}");
     assert!(text.contains("5 more packets: -> 500 B, <- 0 B"), "{text}");
@@ -92,7 +92,7 @@ fn connections_come_one_after_the_other_or_as_they_were_captured() {
         let mut view = view(Format::Text, order);
         let mut out = Vec::new();
         view.packets(&packets, true, &mut out).unwrap();
-        view.print(&mut out).unwrap();
+        view.print(true, &mut out).unwrap();
         let text = text(out);
         let numbers = text.lines().filter_map(|line| {
             let word = line.split_whitespace().next()?;
@@ -113,7 +113,7 @@ fn only_connections_with_a_wanted_event_are_shown_where_only_that_decides() {
         view.event(&event(2, 4), &mut out).unwrap();
         let packets = [packet(1, 1), packet(2, 2), packet(1, 3), packet(2, 4)];
         view.packets(&packets, false, &mut out).unwrap();
-        view.print(&mut out).unwrap();
+        view.print(true, &mut out).unwrap();
         let text = text(out);
         assert!(!text.contains("connection 1"), "{text}");
         assert!(text.contains("connection 2"), "{text}");
@@ -172,7 +172,7 @@ fn a_great_many_packets_are_printed_before_the_end() {
     out.clear();
     view.packets(&[packet(1, 9_999_999)], true, &mut out)
         .unwrap();
-    view.print(&mut out).unwrap();
+    view.print(true, &mut out).unwrap();
     let text = text(out);
     assert!(
         text.contains("1 packet from 1970-01-01 00:00:00.000000, continued\n"),
