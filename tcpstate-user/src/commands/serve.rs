@@ -104,8 +104,12 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     let first = looker.look(&[]);
     let (looks, look) = Background::waiting(looker, Last::Latest, Pace::LEFT_ON);
     publisher = publisher.diagnosing(thresholds, first, Some(Box::new(looks)));
-    let notify =
-        Notify::of_process().context("cannot reach the service manager (NOTIFY_SOCKET)")?;
+    let notify = Notify::of_process().unwrap_or_else(|error| {
+        say(&format!(
+            "cannot reach the service manager (NOTIFY_SOCKET): {error}"
+        ));
+        Notify::default()
+    });
     let notify = Rc::new(notify);
     let listener = match systemd::passed_listener()? {
         Some(_) if configuration.is_given("listen") => {
