@@ -215,7 +215,10 @@ impl Publisher {
             early.look_up(connection.cgroup, &self.names);
         }
         let counters = self.findings.as_mut().map(|looking| {
-            looking.ask_counters(&tracker.connections);
+            // Whoever asks for connections once has no use for counters of the next look.
+            if self.on_request.is_none() {
+                looking.ask_counters(&tracker.connections);
+            }
             looking.counters()
         });
         self.sender.publish(RunSnapshot {
