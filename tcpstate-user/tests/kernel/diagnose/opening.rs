@@ -3,7 +3,9 @@
 use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     os::fd::OwnedFd,
-    process, thread,
+    process,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -14,7 +16,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use super::{Diagnosis, closing::await_timers, ensure_at, ensure_owner, set};
 use crate::{
     need::{Need, trial},
-    net::{Netns, await_that, drop_incoming, socket, unused_port},
+    net::{Netns, await_that, drop_incoming, joined, socket, unused_port},
     process::run,
     traffic::start_connecting,
 };
@@ -178,7 +180,21 @@ fn syn_flood(cookies: &str, situation: &str) -> Result<()> {
         };
         flood(0..100)?;
         await_timers("syn-recv", "on", 40, 1)?;
-        let diagnosis = Diagnosis::of("2s", "", || flood(100..200))?;
+        // Until the end: the kernel thins out what is left of a flood that is over.
+        let is_over = AtomicBool::new(false);
+        let diagnosis = thread::scope(|scope| {
+            let goes_on = scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    flood(100..200)?;
+                    thread::sleep(Duration::from_millis(100));
+                }
+                anyhow::Ok(())
+            });
+            let diagnosis = Diagnosis::of("2s", "", || Ok(()));
+            is_over.store(true, Ordering::Relaxed);
+            joined(goes_on.join())?;
+            diagnosis
+        })?;
         let finding = diagnosis.only("syn_flood")?;
         ensure_at(finding, "server", port)?;
         ensure_owner(finding, process::id())?;
