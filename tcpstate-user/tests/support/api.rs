@@ -22,12 +22,13 @@ $ curl -sG http://127.0.0.1:9716/api/v1/connections --data-urlencode 'filter=dst
 3
 ```
 
-- Only GET is answered (and HEAD, as GET without the body); everything else is 405. There are no cookies, and no page of \
-another origin can read an answer (no CORS).
+- Only GET is answered (and HEAD, as GET without the body); everything else is 405. There are no cookies and no CORS: \
+a page of another origin cannot read an answer, unless its name is made to lead to this address (DNS rebinding).
 - An answer shows the last full second. A request for connections waits for the next one, a second at most: the list costs only \
 while somebody asks for it. No request holds up the reading of events, and one that takes long delays no scrape.
 - A request that is wrong is answered with 400 and `{\"type\":\"error\",\"message\":...}`, with the `parameter` that is wrong; of a \
-filter, also the wrong part of it (`from`, `to`, in bytes) and the message as a terminal shows it, with carets below that part (`shown`).
+filter, also the wrong part of it (`from`, `to`, in bytes) and the message as a terminal shows it, with carets below that part (`shown`). A path that does not exist \
+is answered with 404, without a body.
 - While there is no full second, or if none has come for 10 seconds, the answer is 503 with the reason in the same form.
 - [openapi.json](../tcpstate-user/serve/openapi.json) describes all of it for programs, and is served too; a test checks answers against it.
 - The bounds are those of [every request](../SECURITY.md), under *Listening sockets*.
