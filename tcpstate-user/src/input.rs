@@ -16,7 +16,7 @@ use tcpstate_packets::{
 };
 use tcpstate_recording::Reader;
 
-/// What is wanted of a capture.
+/// The wanted parts of a capture.
 #[derive(Clone, Copy)]
 pub(crate) struct Options {
     /// Connections that are followed at a time.

@@ -27,7 +27,7 @@ use tcpstate_text::ls::socket_row;
 
 use crate::{selection::Selection, watch::resolves_owners};
 
-/// How often to look.
+/// The pace of looks.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
     /// The time from one look to the next, at least.

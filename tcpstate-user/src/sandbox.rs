@@ -38,7 +38,7 @@ use rustix::{
 
 pub use self::user::User;
 
-/// What sampling looks at.
+/// The objects that sampling looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampling {
     /// Other network namespaces.

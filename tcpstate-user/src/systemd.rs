@@ -86,7 +86,7 @@ impl Notify {
         self.send("STOPPING=1");
     }
 
-    /// What it does now, in a line.
+    /// Its present work, in a line.
     pub fn status(&self, status: &str) {
         self.send(&format!("STATUS={status}"));
     }

@@ -100,7 +100,7 @@ pub(crate) fn watch(
     watch_or_count(arguments, selection, limits, None, view)
 }
 
-/// What a run has that goes on in the background.
+/// The parts of a run that go on in the background.
 #[cfg(feature = "serve")]
 pub(crate) struct Service<'a, E, L> {
     /// Called when everything is attached, and before there is a second thread: to give up privileges.

@@ -224,7 +224,7 @@ impl Case {
     }
 }
 
-/// What the program did in between that took the most time: the second one of tcpstate does nothing at most
+/// The runs in between of the program that took the most time: the second one of tcpstate does nothing at most
 /// transitions (see `second` for its cost), and others are for other events.
 fn busiest(
     before: &BTreeMap<u64, ProgramRuns>,

@@ -14,7 +14,7 @@ use crate::{
     quantity::{parse_ring_bytes, parse_sample_interval},
 };
 
-/// How to capture. Nothing but the last applies to a file.
+/// The options of a capture. Only the last applies to a file.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = CAPTURE)]
 pub struct Capture {

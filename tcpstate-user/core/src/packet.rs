@@ -58,7 +58,7 @@ pub struct ConnectionPacket {
     pub len: u32,
     /// Window, as it is in the header: not scaled.
     pub window: u16,
-    /// What it is, beyond its numbers.
+    /// Remarks, beyond its numbers.
     pub notes: Notes,
 }
 
@@ -94,14 +94,14 @@ impl ConnectionPacket {
     }
 }
 
-/// What a packet is, beyond its numbers.
+/// A remark about a packet, beyond its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
     /// It was sent before, all or a part of it.
     Retransmission,
     /// It comes behind what was sent later: out of order, or sent again where the first one is not in the capture.
     OutOfOrder,
-    /// What its sender sent before it is not in the capture.
+    /// Bytes that its sender sent before it are not in the capture.
     Gap,
     /// It acknowledges what is not in the capture.
     AcknowledgesUnseen,

@@ -24,7 +24,7 @@ const ACK: u8 = 4;
 const FIN: u8 = 16;
 const RST: u8 = 32;
 
-/// What a capture has: its connections, and the bits of those that have any, by their ports.
+/// The content of a capture: its connections, and the bits of those that have any, by their ports.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
     connections: usize,

@@ -299,7 +299,7 @@ fn resident(pid: u32) -> Result<u64> {
     Ok(number * 1_024)
 }
 
-/// What the server may take for all of them: eight answers of a megabyte, the ring of events, and the heads.
+/// The memory that the server may take for all of them: eight answers of a megabyte, the ring of events, and the heads.
 const ROOM: u64 = 64 << 20;
 
 fn broken_clients() -> Result<()> {

@@ -209,7 +209,7 @@ impl History {
         edges.into_iter().map(|(edge, _)| edge).collect()
     }
 
-    /// How often an edge was taken in the latest interval, with the length of that, nanoseconds; and in each interval, in
+    /// The number of times that an edge was taken in the latest interval, with the length of that, nanoseconds; and in each interval, in
     /// thousandths a second.
     pub(crate) fn edge(&self, wanted: (State, State)) -> (Option<(u64, u64)>, Vec<u64>) {
         let count = |point: &Point| -> u64 {

@@ -170,7 +170,7 @@ pub static PACKET: Table<PacketRow> = Table {
                 "notes",
                 Kind::Nested("list of words"),
                 |row| Value::Notes(row.packet.notes),
-                "What it is beyond its numbers: `retransmission`, `out_of_order`, `gap` (what its sender sent before it is not in \
+                "Remarks beyond its numbers: `retransmission`, `out_of_order`, `gap` (what its sender sent before it is not in \
                  the capture), `acknowledges_unseen`, `keep_alive`, `keep_alive_answer`, `zero_window`, `window_probe`, \
                  `window_opens`, `duplicate_ack`, `data_on_syn` (TCP Fast Open), `other_syn` (of another connection, or an old \
                  duplicate), `reset_ignored` (its numbers are not those that its receiver takes), `inferred` (a change of \

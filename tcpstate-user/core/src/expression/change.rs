@@ -67,7 +67,7 @@ impl ChangeFacts<'_> {
         self.of_events(|facts| facts.is_pending())
     }
 
-    /// What the events alone say.
+    /// The facts of the events alone.
     fn of_events<T>(&self, read: impl FnOnce(&EventFacts<'_>) -> T) -> T {
         read(&EventFacts {
             event: &self.change.event,

@@ -53,8 +53,8 @@ const fn is_behind(a: &Side, b: &Side) -> bool {
     x > y || x == y && a.port > b.port
 }
 
-/// Stands for a key, in less memory: two hashes of it, with random seeds. That two keys of a capture have the same is as unlikely
-/// as to guess 128 bits.
+/// Stands for a key, in less memory: two hashes of it, with random seeds, 128 bits together. Two keys of a capture
+/// do not have the same by chance; the hash is not a cryptographic one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Digest([u64; 2]);
 

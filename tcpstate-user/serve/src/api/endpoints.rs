@@ -5,7 +5,7 @@
 pub struct Endpoint {
     /// The path.
     pub path: &'static str,
-    /// What is there, in one sentence.
+    /// The content, in one sentence.
     pub doc: &'static str,
     /// The parameters of its query. All may be left out.
     pub parameters: &'static [Parameter],

@@ -24,7 +24,7 @@ pub(super) struct Configuration {
     /// The command line.
     words: Vec<OsString>,
     file: Option<PathBuf>,
-    /// What is in force: after a reload, also the values that were refused are those of before.
+    /// The settings in force: after a reload, also the values that were refused are those of before.
     settings: Vec<InForce>,
 }
 

@@ -11,7 +11,7 @@ use tcpstate_core::{netns::NetnsSelector, options::ResolveOwners};
 
 use crate::{message::note, selection::Selection, watch::resolves_owners};
 
-/// What a run takes.
+/// All that a run takes.
 pub(super) struct Privileges<'a> {
     arguments: &'a tcpstate_cli::Serve,
     sampling: Sampling,

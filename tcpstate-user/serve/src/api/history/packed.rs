@@ -92,7 +92,7 @@ fn push_number(mut number: u64, bytes: &mut Vec<u8>) {
     bytes.push(number as u8);
 }
 
-/// What was packed here. At the end it is all zeros.
+/// The packed bytes that are left. Beyond the end all are zeros.
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {

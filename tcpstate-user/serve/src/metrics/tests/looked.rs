@@ -1,4 +1,4 @@
-//! What looks at the host's sockets show, and what they find.
+//! The metrics of looks at the host's sockets: what they show, and what they find.
 
 use std::collections::VecDeque;
 
