@@ -78,7 +78,15 @@ pub struct Serve {
 }
 
 /// Options of other commands that watch which make no sense here.
-const OTHERS: [&str; 6] = ["read", "from", "to", "last", "count", "csv"];
+const OTHERS: [&str; 7] = [
+    "read",
+    "from",
+    "to",
+    "last",
+    "count",
+    "csv",
+    "verify_checksums",
+];
 
 /// Hides the options that [`Serve::check`] refuses.
 pub(crate) fn hide_others(argument: Arg) -> Arg {

@@ -141,7 +141,7 @@ fn changes_are_filtered_and_those_that_wait_for_a_port_come_in_order() {
 
 #[test]
 fn one_that_does_not_read_is_told_what_it_missed_and_holds_nobody_up() {
-    const CHANGES: u64 = 300_000;
+    const CHANGES: u64 = 120_000;
     let (mut publisher, feed) = (whole(), Feed::default());
     let server = serve_feed(&publisher, &feed);
     ready(&mut publisher, &server);
