@@ -105,7 +105,7 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
         .filter(|(_, one)| is_wanted(&only, one, &snapshot.names))
         .filter(|(_, one)| {
             let filter = &look.filter;
-            filter.wants_all() || filter.matches(&row(one, snapshot))
+            filter.wants_all() || filter.matches(&ConnectionRow::of_snapshot(one, snapshot))
         })
         .collect();
     let by = look.connections.by;
@@ -261,20 +261,8 @@ fn about(look: &Look, shown: usize, snapshot: &RunSnapshot) -> String {
 pub(crate) fn find(look: &Look, id: SocketId) -> Option<ConnectionRow> {
     let snapshot = look.shown().snapshot.as_deref()?;
     let mut all = snapshot.tracker.connections.iter();
-    Some(row(all.find(|one| one.id == id)?, snapshot))
-}
-
-pub(crate) fn row(one: &Connection, snapshot: &RunSnapshot) -> ConnectionRow {
-    let now_ns = snapshot.tracker.now_ns.max(snapshot.interval.end_ns);
-    let mut row = ConnectionRow::open(one.clone(), now_ns);
-    row.common.wall_ns = snapshot.origin.wall_ns(row.common.ts_ns);
-    row.common.cgroup = snapshot.names.cgroup(row.common.cgroup_id);
-    let counters = &snapshot.counters.by_cookie;
-    row.traffic = row
-        .common
-        .cookie
-        .and_then(|cookie| counters.get(&cookie).copied());
-    row
+    let one = all.find(|one| one.id == id)?;
+    Some(ConnectionRow::of_snapshot(one, snapshot))
 }
 
 /// The columns of these names, with commas between them; of none, the usual ones.
@@ -382,7 +370,9 @@ impl<'a> Lines<'a> {
         };
         let mut text = Vec::new();
         // Writing to memory does not fail.
-        let _ = self.records.write(&row(one, snapshot), &mut text);
+        let _ = self
+            .records
+            .write(&ConnectionRow::of_snapshot(one, snapshot), &mut text);
         Line::raw(String::from_utf8_lossy(&text).trim_end().to_owned())
     }
 }

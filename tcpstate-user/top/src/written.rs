@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use tcpstate_core::{
-    catalogue::{CONNECTION, Stamp},
+    catalogue::{CONNECTION, ConnectionRow, Stamp},
     diagnosis::{Finding, RULES},
     explain::{self, Topic},
     model::{Of, Series},
@@ -97,7 +97,7 @@ fn write(look: &Look, snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result
                     continue;
                 };
                 if let Some(one) = snapshot.tracker.connections.get(at) {
-                    records.write(&connections::row(one, snapshot), out)?;
+                    records.write(&ConnectionRow::of_snapshot(one, snapshot), out)?;
                 }
             }
             Ok(())

@@ -14,6 +14,7 @@ use crate::{
     event::SocketId,
     model::{Connection, Ended, Stay, Traffic},
     owner::Holders,
+    present::RunSnapshot,
 };
 
 /// One connection that has ended, or is open: then its times are those so far.
@@ -63,6 +64,19 @@ impl ConnectionRow {
             traffic: ended.traffic,
             ..Self::new(ended.connection, ts_ns)
         }
+    }
+
+    /// The row of an open connection of a snapshot, with all that the snapshot knows of it.
+    pub fn of_snapshot(connection: &Connection, snapshot: &RunSnapshot) -> Self {
+        let mut row = Self::open(connection.clone(), snapshot.tracker.now_ns);
+        let common = &mut row.common;
+        common.wall_ns = snapshot.origin.wall_ns(common.ts_ns);
+        common.cgroup = snapshot.names.cgroup(common.cgroup_id);
+        let counters = &snapshot.counters.by_cookie;
+        row.traffic = common
+            .cookie
+            .and_then(|cookie| counters.get(&cookie).copied());
+        row
     }
 
     /// The row of a connection that is open at `now_ns`, in the same way.

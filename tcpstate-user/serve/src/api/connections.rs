@@ -99,15 +99,10 @@ fn judge(wanted: &Wanted, connection: &Connection, snapshot: &RunSnapshot) -> Tr
     }
     let judged_row = wanted
         .expression
-        .judge(&OpenConnection(&row(connection, snapshot)));
+        .judge(&OpenConnection(&ConnectionRow::of_snapshot(
+            connection, snapshot,
+        )));
     Truth::all([judged, judged_row])
-}
-
-fn row(connection: &Connection, snapshot: &RunSnapshot) -> ConnectionRow {
-    let mut row = ConnectionRow::open(connection.clone(), snapshot.tracker.now_ns);
-    row.common.cgroup = snapshot.names.cgroup(row.common.cgroup_id);
-    row.common.wall_ns = snapshot.origin.wall_ns(row.common.ts_ns);
-    row
 }
 
 /// Writes the answer.
@@ -143,7 +138,7 @@ pub(super) fn write(snapshot: &RunSnapshot, wanted: &Wanted) -> io::Result<Vec<u
         if at > 0 {
             text.push(b',');
         }
-        records.push(&row(connection, snapshot), &mut text)?;
+        records.push(&ConnectionRow::of_snapshot(connection, snapshot), &mut text)?;
     }
     let next = page.last().filter(|_| page.len() < rest.len());
     let next = next.map(|&((since_ns, id), _)| Cursor {
