@@ -2,7 +2,7 @@
 //!
 //! A snapshot has them from the beginning on, so that those of an interval are the difference of two snapshots.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tcpstate_common::State;
 use tcpstate_core::{
@@ -43,7 +43,7 @@ impl GroupTimes {
         // Else the times of earlier intervals are among them.
         let is_known = !is_counted_anew || since_ns >= snapshot.interval.start_ns;
         self.since_ns = Some(since_ns);
-        let mut times = again;
+        let mut times: BTreeMap<Key, Octaves> = again.into_iter().collect();
         for series in &tracker.histograms {
             let Of::Dwell(state) = series.of else {
                 continue;
@@ -56,10 +56,13 @@ impl GroupTimes {
                 .collect();
             let before = self.before.insert(key, now.clone()).unwrap_or_default();
             if is_known {
-                add(&mut times, key, difference(now, &before));
+                let more = difference(now, &before);
+                if !more.is_empty() {
+                    add(times.entry(key).or_default(), more);
+                }
             }
         }
-        times.sort_by_key(|&(key, _)| key);
+        let times: Vec<_> = times.into_iter().collect();
         self.counts += count(&times);
         self.intervals.push_back(times);
         self.thin_out();
@@ -126,15 +129,8 @@ fn difference(mut now: Octaves, before: &Octaves) -> Octaves {
     now
 }
 
-/// Adds counts to those of a key.
-fn add(times: &mut Vec<(Key, Octaves)>, key: Key, more: Octaves) {
-    if more.is_empty() {
-        return;
-    }
-    let Some((_, octaves)) = times.iter_mut().find(|(known, _)| *known == key) else {
-        times.push((key, more));
-        return;
-    };
+/// Adds counts to others.
+fn add(octaves: &mut Octaves, more: Octaves) {
     for (lower_ns, count) in more {
         match octaves.iter_mut().find(|(lower, _)| *lower == lower_ns) {
             Some((_, known)) => *known += count,
