@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tcpstate::run::stdout;
 use tcpstate_cli::{
     Cli,
@@ -110,6 +110,14 @@ impl Configuration {
     ///
     /// *Errors:* the file cannot be read, or is wrong. Then nothing has changed.
     pub(super) fn reload(&mut self) -> anyhow::Result<Reloaded> {
+        // The run must not wait for whoever writes to a pipe, and one that was read at the start is empty now.
+        if let Some(path) = &self.file {
+            ensure!(
+                path.is_file(),
+                "cannot read the configuration {} again: it is not a regular file",
+                path.display()
+            );
+        }
         let read = self.read()?;
         let mut reloaded = Reloaded {
             changed: Vec::new(),
