@@ -36,17 +36,17 @@ pub enum Request {
 impl Request {
     /// Reads a path and a query. `names` finds the numbers of names in a filter.
     pub fn parse(path: &str, query: &str, names: &dyn Lookup) -> Result<Self, BadRequest> {
-        let endpoint = Endpoint::at(path);
-        let endpoint = endpoint
-            .ok_or_else(|| BadRequest::new(format!("`{}` is no path of the API", shown(path))))?;
+        let unknown = || BadRequest::new(format!("`{}` is no path of the API", shown(path)));
+        let endpoint = Endpoint::at(path).ok_or_else(unknown)?;
         let query = Query::parse(endpoint, query)?;
         Ok(match endpoint.path {
+            "/api/v1/snapshot" => Self::Snapshot,
             "/api/v1/connections" => Self::Connections(Box::new(connections(&query, names)?)),
             "/api/v1/findings" => Self::Findings,
             "/api/v1/events" => Self::Events(Box::new(query.filter(Moment::Change, names)?)),
             "/api/v1/openapi.json" => Self::OpenApi,
             "/api/v1/history" => Self::History(history(&query)?),
-            _ => Self::Snapshot,
+            _ => return Err(unknown()),
         })
     }
 }

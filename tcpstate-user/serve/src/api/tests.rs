@@ -277,6 +277,14 @@ fn pages_without_cookies_show_no_address_and_miss_nothing() {
 }
 
 #[test]
+fn every_path_that_is_listed_is_known() {
+    for endpoint in ENDPOINTS {
+        assert!(Request::parse(endpoint.path, "", &NoNames).is_ok());
+    }
+    assert!(Request::parse("/api/v1/other", "", &NoNames).is_err());
+}
+
+#[test]
 fn mistakes_are_said_with_their_place() {
     let path = "/api/v1/connections";
     let error = mistake(path, "filter=state%20close-wiat&limit=5");
