@@ -15,7 +15,7 @@ Every metric of `tcpstate serve`, as `/metrics` has it. Counters count from the 
 of those of `--ports` that appear have a label of their own; the rest is `other`. It is `unknown` where the role is, as for a connection from \
 before the start.
 - Without `--ports`, a port that is not ephemeral gets a label when it has lasted: something has listened at it, or a connection was established, \
-for a second, or it was in use at the start; or when it is frequent: eight connections to it began within a minute or two. So those that \
+for a second, or it was in use at the start; or when it is frequent: eight connections to it began within a minute or two (four, where both ends are on this host). So those that \
 somebody scanned, or that only opened and closed, take none of the `--max-ports` labels. Until then a port counts at `other`, and what \
 was counted there stays there. A port keeps its label until the end of the run, so that no counter goes back and no series vanishes.
 - `state`, `from` and `to` are [states](states.md), `cause` is a [cause](causes.md), `role` is `client`, `server` or `unknown`.

@@ -120,7 +120,7 @@ impl Tracker {
     }
 
     /// Gives a service port one of the places of [`Limits::max_ports`] only when it has lasted (a listener, or an established
-    /// connection, for a second, or found in a dump) or is frequent (eight connections within a minute or two). Until then
+    /// connection, for a second, or found in a dump) or is frequent (eight ends of connections began within a minute or two). Until then
     /// its figures are those of `other`, where they stay. A place is never taken back. Call it after [`Tracker::by`] and
     /// before the first event.
     #[must_use]
