@@ -137,7 +137,10 @@ impl Drop for Follower {
         if before == 1 {
             // Nobody is left who wants them.
             ring.first += ring.changes.len() as u64;
-            ring.changes = VecDeque::new();
+            let changes = std::mem::take(&mut ring.changes);
+            // To free them takes a while, and the reader of events must not wait for it.
+            drop(ring);
+            drop(changes);
         }
     }
 }
