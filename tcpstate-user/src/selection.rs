@@ -102,7 +102,7 @@ impl fmt::Display for Selection {
 
 /// The meaning of names: on this host, or of a recording from another.
 pub(crate) fn names(is_here: bool) -> impl Lookup {
-    HostNames(move |path: &str| {
+    HostNames::new(move |path: &str| {
         find_cgroup(Path::new(path), is_here).map_err(|error| error.to_string())
     })
 }

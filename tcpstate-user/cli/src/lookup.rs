@@ -1,19 +1,34 @@
 //! The meaning of the names in a filter expression on this host.
 
-use std::fs;
+use std::{fs, sync::OnceLock};
 
 use tcpstate_core::{expression::Lookup, filter::CgroupTree};
 
 use crate::{owner_args::parse_uid, sockets::parse_netns};
 
 /// The names of this host: services, users and network namespaces by their files, cgroups by the given function.
-pub struct HostNames<F>(pub F);
+///
+/// `/etc/services` is read once, when the first name of a service comes.
+pub struct HostNames<F> {
+    cgroup: F,
+    services: OnceLock<String>,
+}
+
+impl<F: Fn(&str) -> Result<CgroupTree, String>> HostNames<F> {
+    /// The names of this host, with this function for cgroups.
+    pub const fn new(cgroup: F) -> Self {
+        Self {
+            cgroup,
+            services: OnceLock::new(),
+        }
+    }
+}
 
 impl<F: Fn(&str) -> Result<CgroupTree, String>> Lookup for HostNames<F> {
     fn service(&self, name: &str) -> Option<u16> {
         // Not getservbyname: it would load shared libraries into a program that is meant to be one file.
-        let services = fs::read_to_string("/etc/services").unwrap_or_default();
-        find_service(&services, name)
+        let read = || fs::read_to_string("/etc/services").unwrap_or_default();
+        find_service(self.services.get_or_init(read), name)
     }
 
     fn user(&self, name: &str) -> Result<u32, String> {
@@ -26,7 +41,7 @@ impl<F: Fn(&str) -> Result<CgroupTree, String>> Lookup for HostNames<F> {
     }
 
     fn cgroup(&self, path: &str) -> Result<CgroupTree, String> {
-        self.0(path)
+        (self.cgroup)(path)
     }
 }
 

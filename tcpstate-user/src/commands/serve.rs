@@ -124,7 +124,7 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     let options = tcpstate_serve::Options {
         buckets: read.buckets,
         ring_bytes: watched.capture.ring_bytes,
-        names: Arc::new(RequestNames),
+        names: Arc::new(RequestNames(names(true))),
         feed: Feed::default(),
     };
     let subscriber = publisher.subscribe();
@@ -221,11 +221,11 @@ fn all_but(first: u16, last: u16) -> Option<PortSet> {
 }
 
 /// The meaning of names in the filters of requests: whoever asks makes this process look at no file but `/etc/services`.
-struct RequestNames;
+struct RequestNames<L>(L);
 
-impl Lookup for RequestNames {
+impl<L: Lookup> Lookup for RequestNames<L> {
     fn service(&self, name: &str) -> Option<u16> {
-        names(true).service(name)
+        self.0.service(name)
     }
 
     fn user(&self, name: &str) -> Result<u32, String> {
