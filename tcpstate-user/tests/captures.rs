@@ -108,15 +108,21 @@ fn a_capture_is_read_from_standard_input_and_compressed() {
     );
 }
 
+/// The recording of a capture, in this folder.
+fn recorded(capture: &Path, folder: &Path) -> PathBuf {
+    let recording = folder.join("web.rec");
+    run(tcpstate(&["record", "-r"])
+        .arg(capture)
+        .arg("-w")
+        .arg(&recording));
+    recording
+}
+
 #[test]
 fn a_capture_becomes_a_recording_that_says_so() {
     let path = capture("03-simultaneous-close.pcap");
     let folder = tempfile::tempdir().unwrap();
-    let recording = folder.path().join("web.rec");
-    run(tcpstate(&["record", "-r"])
-        .arg(&path)
-        .arg("-w")
-        .arg(&recording));
+    let recording = recorded(&path, folder.path());
     let (of_capture, _) = run(tcpstate(&["trace", "--json", "-r"]).arg(&path));
     let (out, _) = run(tcpstate(&["trace", "--json", "-r"]).arg(&recording));
     let of_capture = self::lines(&of_capture);
@@ -262,11 +268,7 @@ fn packets_read_well_in_a_hundred_columns() {
 fn packets_are_asked_of_captures_only() {
     let path = capture("03-simultaneous-close.pcap");
     let folder = tempfile::tempdir().unwrap();
-    let recording = folder.path().join("web.rec");
-    run(tcpstate(&["record", "-r"])
-        .arg(&path)
-        .arg("-w")
-        .arg(&recording));
+    let recording = recorded(&path, folder.path());
     for option in ["--packets", "--verify-checksums"] {
         let output = tcpstate(&["trace", option, "-r"])
             .arg(&recording)
