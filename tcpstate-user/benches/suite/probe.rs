@@ -2,8 +2,8 @@
 //! tracepoint.
 //!
 //! The kernel measures (`BPF_ENABLE_STATS`); the floor includes the cost of measuring. This process loads
-//! tcpstate's programs, with a ring that holds everything, so that no reader interferes: what the program itself does. What a
-//! user pays is more, since a process reads what it writes: so tcpstate also runs as processes, as the other tools do.
+//! tcpstate's programs, with a ring that holds everything, so that no reader interferes: the work of the program itself. A
+//! user pays more, since a process reads what it writes: so tcpstate also runs as processes, as the other tools do.
 //! There are two loads: a storm without the network, and a churn of connections.
 
 use std::collections::BTreeMap;

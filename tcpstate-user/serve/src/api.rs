@@ -180,7 +180,7 @@ impl Api {
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
-        // What was kept before is whole.
+        // All that was kept before is whole.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

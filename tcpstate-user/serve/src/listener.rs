@@ -37,7 +37,7 @@ impl Listener {
             socket.bind(address)?;
             // With the port that the kernel chose, if 0 was asked for.
             let address = socket.local_addr()?;
-            // Another one may have bound it too, thanks to the option above. Who listens first has it.
+            // Another one may have bound it too, thanks to the option above. The first that listens has it.
             Ok(Self {
                 address,
                 socket: Socket::Bound(socket),

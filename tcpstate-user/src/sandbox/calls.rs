@@ -108,7 +108,7 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_clock_nanosleep,
     libc::SYS_gettimeofday,
     libc::SYS_nanosleep,
-    // What is open.
+    // Descriptors that are open.
     libc::SYS_close,
     libc::SYS_dup,
     libc::SYS_epoll_create1,

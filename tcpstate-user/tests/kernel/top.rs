@@ -274,7 +274,7 @@ const STEPS: [(&str, &str); 56] = [
     ("2", "only ESTABLISHED"),
     ("4", "[4 machine]"),
     ("o", "[4 machine]"),
-    // What is kept replaces the list that was opened.
+    // The state that is kept replaces the list that was opened.
     ("\r", "in ESTABLISHED"),
     ("5", "time in ESTABLISHED"),
     ("p", "time in ESTABLISHED of "),

@@ -180,7 +180,7 @@ mod tests {
                 (port(5_432, Role::Client), curl)
             ]
         );
-        // What begins and ends now is counted there.
+        // Connections that begin and end now are counted there.
         apply(
             &mut tracker,
             4,

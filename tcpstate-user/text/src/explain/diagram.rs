@@ -148,7 +148,7 @@ fn row(line: &str, counts: Option<&Counts>, edges: Option<&Edges>) -> Row {
         row.text.push_str(shown);
         row.text
             .extend(std::iter::repeat_n(' ', len.saturating_sub(shown.len())));
-        // What is longer than its mark takes the place of the blanks behind it, but for one.
+        // A label longer than its mark takes the place of the blanks behind it, but for one.
         let blanks = rest.len() - rest.trim_start_matches(' ').len();
         let more = shown.len().saturating_sub(len);
         rest = rest

@@ -215,7 +215,7 @@ mod tests {
         host.wait(10 * S);
         let here = &host.check(&RULE)[0].here;
         assert!(here[0].starts_with("It accepts about 0.1"), "{here:?}");
-        // What came at first had room.
+        // There was room for all that came at first.
         host.earlier = full(3);
         assert!(host.check(&RULE)[0].here.is_empty());
     }

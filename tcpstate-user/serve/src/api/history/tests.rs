@@ -63,7 +63,7 @@ fn bytes(history: &History) -> usize {
     let of = |series: &Series| {
         let kept: usize = series.kept.iter().map(Kept::bytes).sum();
         assert_eq!(kept, series.bytes);
-        // What the list has room for, beyond what is in it.
+        // The room of the list, beyond its content.
         kept + (series.kept.capacity() - series.kept.len()) * size_of::<Kept>()
     };
     of(&history.seconds) + of(&history.minutes)

@@ -126,7 +126,7 @@ fn queues_ages_and_findings_are_those_of_the_latest_look() {
     for absent in ["state=\"ESTABLISHED\",port=\"80\"} 1.0", "9999"] {
         assert!(!text.contains(absent), "{absent} in {text}");
     }
-    // What was found stays, as 0; what was not there never was.
+    // Findings of before stay, as 0; others never appear.
     tick(&mut publisher, 40, 0);
     tick(&mut publisher, 80, 0);
     let text = text_with(&publisher, &mut found, Format::Prometheus);

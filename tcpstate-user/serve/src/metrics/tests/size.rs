@@ -76,7 +76,7 @@ fn sample(publisher: &mut Publisher, begin_ns: u64, found: Vec<Found>, gone: Vec
 
 #[test]
 fn a_scrape_of_a_thousand_ports_is_bounded() {
-    // What `tcpstate serve --max-ports 1000` has.
+    // The limits of `tcpstate serve --max-ports 1000`.
     let mut publisher = with(Limits {
         max_ports: PORTS.into(),
         max_histogram_groups: 256,
