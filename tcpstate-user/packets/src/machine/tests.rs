@@ -10,6 +10,38 @@ mod any_order;
 const C: u32 = 1000;
 const S: u32 = 0xffff_fffb;
 
+/// A segment of this number, at so many nanoseconds, between a client (host 1, port 40000) and a server (host 2, port 80): flags, sequence number,
+/// acknowledgement, length.
+pub(super) fn segment(
+    number: u64,
+    is_client: bool,
+    (flags, seq, ack, len): (u8, u32, u32, u32),
+) -> Segment {
+    let side = |host: u8, port| {
+        let mut address = [0; 16];
+        address[15] = host;
+        Side { address, port }
+    };
+    let (client, server) = (side(1, 40_000), side(2, 80));
+    let (from, to) = if is_client {
+        (client, server)
+    } else {
+        (server, client)
+    };
+    Segment {
+        number,
+        time_ns: number,
+        from,
+        to,
+        domain: 0,
+        seq,
+        ack,
+        len,
+        window: 0,
+        flags,
+    }
+}
+
 /// A conversation between a client (port 40000) and a server (port 80), with sequence numbers relative to `C` and `S`.
 struct Talk {
     machine: Machine,
@@ -27,29 +59,10 @@ impl Talk {
     }
 
     fn segment(&mut self, is_client: bool, flags: u8, seq: u32, ack: u32, len: u32) -> &mut Self {
-        let side = |host: u8, port| {
-            let mut address = [0; 16];
-            address[15] = host;
-            Side { address, port }
-        };
-        let (client, server) = (side(1, 40_000), side(2, 80));
         self.time_ns += 1;
-        let (from, to) = if is_client {
-            (client, server)
-        } else {
-            (server, client)
-        };
         let segment = Segment {
-            number: self.time_ns,
-            time_ns: self.time_ns,
-            from,
-            to,
-            domain: 0,
-            seq,
-            ack,
-            len,
             window: 1000,
-            flags,
+            ..segment(self.time_ns, is_client, (flags, seq, ack, len))
         };
         self.machine.take(&segment, &mut self.events);
         self

@@ -1,7 +1,7 @@
 use super::*;
-use crate::segment::{
-    Side,
-    flags::{ACK, FIN, PSH, RST, SYN},
+use crate::{
+    machine::tests::segment,
+    segment::flags::{ACK, FIN, PSH, RST, SYN},
 };
 
 /// A conversation of a client (port 40000) and a server (port 80), whose numbers begin at 1000 and at 5000.
@@ -29,29 +29,10 @@ impl Talk {
     }
 
     fn packet(&mut self, is_client: bool, flags: u8, seq: u32, ack: u32, len: u32) -> &mut Self {
-        let side = |host: u8, port| {
-            let mut address = [0; 16];
-            address[15] = host;
-            Side { address, port }
-        };
-        let (client, server) = (side(1, 40_000), side(2, 80));
         self.number += 1;
-        let (from, to) = if is_client {
-            (client, server)
-        } else {
-            (server, client)
-        };
         let segment = Segment {
-            number: self.number,
-            time_ns: self.number,
-            from,
-            to,
-            domain: 0,
-            seq,
-            ack,
-            len,
             window: self.window,
-            flags,
+            ..segment(self.number, is_client, (flags, seq, ack, len))
         };
         self.last = Some(segment);
         self.annotator.take(
