@@ -20,6 +20,7 @@ mod faults;
 mod fields;
 mod filters;
 mod ftrace;
+mod halves;
 mod holders;
 mod lifecycle;
 mod lore;
@@ -87,8 +88,8 @@ fn main() {
     }
     net::claim_ports();
     let mut arguments = Arguments::from_args();
-    // One test at a time: a process that a test starts holds, until its `exec`, a copy of every socket of
-    // concurrent tests, whose sockets would then close too late.
+    // One test at a time in each process: a program that a test starts holds, until its `exec`, a copy of every
+    // socket of concurrent tests, whose sockets would then close too late.
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
     same_as_oracle::add(&mut trials);
@@ -131,5 +132,11 @@ fn main() {
     synack::add(&mut trials);
     tally::add(&mut trials);
     nested::add(&mut trials);
-    libtest_mimic::run(&arguments, trials).exit();
+    match halves::run(&arguments, trials) {
+        Ok(conclusion) => conclusion.exit(),
+        Err(error) => {
+            eprintln!("{error:#}");
+            std::process::exit(101);
+        }
+    }
 }
