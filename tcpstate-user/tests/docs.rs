@@ -325,6 +325,7 @@ fn links_between_the_documents_resolve() {
         "README.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
+        "docs/alerts.md",
         "docs/captures.md",
         "docs/deploy.md",
         "docs/overhead.md",
@@ -342,14 +343,32 @@ fn links_between_the_documents_resolve() {
             .skip(1)
             .filter_map(|rest| rest.split(')').next())
         {
-            if !link.starts_with("http") && !link.starts_with('#') {
-                assert!(
-                    root.join(folder).join(link).exists(),
-                    "{path} links to {link}"
-                );
+            if link.starts_with("http") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => root.join(path),
+                file => root.join(folder).join(file),
+            };
+            assert!(target.exists(), "{path} links to {link}");
+            if !anchor.is_empty() {
+                let text = std::fs::read_to_string(target).unwrap();
+                assert!(has_anchor(&text, anchor), "{path} links to {link}");
             }
         }
     }
+}
+
+/// Whether a heading of a page has this anchor, as forges make them.
+fn has_anchor(page: &str, anchor: &str) -> bool {
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    let mut anchors = headings.map(|line| {
+        let heading = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.replace(' ', "-");
+        kept.replace(|c: char| !c.is_alphanumeric() && c != '-' && c != '_', "")
+    });
+    anchors.any(|found| found == anchor)
 }
 
 /// Each situation of `docs/diagnosis.md` is one that a kernel test checks; together they have all findings.
