@@ -310,6 +310,15 @@ fn claim_block() -> (u16, Option<UnixListener>) {
         .unwrap_or((first, None))
 }
 
+/// A listener at the loopback with this backlog.
+pub fn listen(port: u16, backlog: i32) -> Result<TcpListener> {
+    let listener = socket(AddressFamily::INET, None)?;
+    sockopt::set_socket_reuseaddr(&listener, true)?;
+    rustix::net::bind(&listener, &SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+    rustix::net::listen(&listener, backlog)?;
+    Ok(listener.into())
+}
+
 /// A listener and the two ends of one connection to it.
 pub struct Connection {
     pub listener: TcpListener,

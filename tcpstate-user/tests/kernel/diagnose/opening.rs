@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use super::{Diagnosis, closing::await_timers, ensure_at, ensure_owner, set};
 use crate::{
     need::{Need, trial},
-    net::{Netns, await_that, drop_incoming, joined, socket, unused_port},
+    net::{Netns, await_that, drop_incoming, joined, listen, socket, unused_port},
     process::run,
     traffic::start_connecting,
 };
@@ -49,15 +49,6 @@ pub fn add(trials: &mut Vec<Trial>) {
 
 /// A test.
 type Test = fn() -> Result<()>;
-
-/// A listener at loopback.
-fn listen(port: u16, backlog: i32) -> Result<TcpListener> {
-    let listener = socket(AddressFamily::INET, None)?;
-    rustix::net::sockopt::set_socket_reuseaddr(&listener, true)?;
-    rustix::net::bind(&listener, &SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
-    rustix::net::listen(&listener, backlog)?;
-    Ok(listener.into())
-}
 
 /// SYNs are dropped on the way.
 fn connect_hangs() -> Result<()> {
