@@ -71,7 +71,7 @@ impl Looker {
 
     /// A look, with the counters of the sockets of these cookies.
     pub(crate) fn look(&self, counted: &[u64]) -> Look {
-        let request = Request::of(StateSet::ALL).with_info();
+        let request = Request::of(StateSet::ALL).with_info().with_drops();
         let mut look = Look {
             facts: facts::read(&self.namespaces).unwrap_or_default(),
             ..Look::default()

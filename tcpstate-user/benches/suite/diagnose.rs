@@ -160,6 +160,7 @@ fn socket(number: u32, state: State, lport: u16, rport: u16) -> Socket {
         cgroup: None,
         shutdown: None,
         v6only: None,
+        drops: None,
         info: (!is_minisocket).then_some(TcpInfo {
             last_sent_ms: Some(100_000),
             last_received_ms: Some(100_000),

@@ -145,6 +145,7 @@ mod tests {
                 cgroup: None,
                 shutdown: None,
                 v6only: None,
+                drops: None,
                 info: None,
             }],
             holders: Some([(7, by.iter().map(process).collect())].into()),

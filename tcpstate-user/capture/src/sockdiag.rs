@@ -27,7 +27,10 @@ use rustix::net::{
     netlink::{self, SocketAddrNetlink},
     sockopt,
 };
-use tcpstate_common::record::{AF_INET, AF_INET6};
+use tcpstate_common::{
+    State,
+    record::{AF_INET, AF_INET6},
+};
 
 pub use self::wire::MalformedError;
 use tcpstate_core::{
@@ -55,6 +58,8 @@ pub struct Request<'a> {
     pub ends: Option<&'a EndCondition>,
     /// With [`Socket::info`], which makes the dump several times as expensive.
     pub with_info: bool,
+    /// With [`Socket::drops`] of listeners.
+    pub with_drops: bool,
 }
 
 impl Request<'_> {
@@ -65,6 +70,7 @@ impl Request<'_> {
             ipv6_only: false,
             ends: None,
             with_info: false,
+            with_drops: false,
         }
     }
 
@@ -75,6 +81,37 @@ impl Request<'_> {
             with_info: true,
             ..self
         }
+    }
+
+    /// The same, with [`Socket::drops`].
+    #[must_use]
+    pub const fn with_drops(self) -> Self {
+        Self {
+            with_drops: true,
+            ..self
+        }
+    }
+
+    /// What the kernel is asked for one after the other. It would add the drops to every socket, so listeners are a part of
+    /// their own; it walks through no table twice.
+    fn parts(self) -> impl Iterator<Item = Self> {
+        const LISTENERS: StateSet = StateSet::of(State::LISTEN);
+        let listeners = Self {
+            states: self.states.within(StateMask::of(LISTENERS)),
+            ..self
+        };
+        let others = Self {
+            states: self.states.within(StateMask::outside(LISTENERS)),
+            with_drops: false,
+            ..self
+        };
+        let parts = if self.with_drops {
+            [Some(listeners), Some(others)]
+        } else {
+            [Some(self), None]
+        };
+        let is_any = |part: &Self| part.states.bits() != 0;
+        parts.into_iter().flatten().filter(is_any)
     }
 
     fn families(self) -> &'static [u8] {
@@ -93,6 +130,7 @@ impl<'a> From<&'a DumpCondition> for Request<'a> {
             ipv6_only: condition.ipv6_only,
             ends: Some(&condition.ends),
             with_info: false,
+            with_drops: false,
         }
     }
 }
@@ -264,7 +302,11 @@ impl Query<'_> {
         match self {
             Self::Family(family, request, program) => {
                 let states = request.states.bits();
-                wire::request(family, states, request.with_info, program, sequence)
+                let extensions = wire::Extensions {
+                    info: request.with_info,
+                    memory: request.with_drops,
+                };
+                wire::request(family, states, extensions, program, sequence)
             }
             Self::BothFamilies(states) => {
                 wire::request_of_both_families(u32::from(states.bits()), sequence).to_vec()
@@ -377,7 +419,9 @@ impl<L: Link> Dumper<'_, L> {
         let before = sockets.len();
         let mut dump = DumpStats::default();
         let mut program = request.ends.and_then(bytecode::compile);
-        for &family in request.families() {
+        let families = request.families().iter();
+        let parts = families.flat_map(|&family| request.parts().map(move |part| (family, part)));
+        for (family, request) in parts {
             let mut sink = Append {
                 start: sockets.len(),
                 sockets,

@@ -6,18 +6,20 @@
 mod books;
 mod connections;
 mod cost;
+mod drops;
 mod findings;
 mod looked;
 mod samples;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use prometheus_client::{metrics::MetricType, registry::Unit as ClientUnit};
 use tcpstate_core::present::RunSnapshot;
 
 pub(crate) use self::{
+    drops::Drops,
     findings::Findings,
-    samples::{Ports, Samples},
+    samples::{PortLabel, Ports, Samples},
 };
 use crate::Buckets;
 
@@ -125,6 +127,8 @@ pub(crate) struct Exposed {
     /// The ports with a label in this snapshot.
     pub(crate) ports: Ports,
     pub(crate) findings: Findings,
+    /// What listeners have dropped, by port.
+    pub(crate) drops: BTreeMap<PortLabel, u64>,
     pub(crate) buckets: Buckets,
     /// The size of the ring buffer.
     pub(crate) ring_bytes: u32,
@@ -156,6 +160,7 @@ pub fn tables() -> impl Iterator<Item = &'static Metric> {
     connections::METRICS
         .iter()
         .chain(looked::METRICS)
+        .chain(drops::METRICS)
         .chain(findings::METRICS)
         .chain(books::METRICS)
         .chain(cost::METRICS)

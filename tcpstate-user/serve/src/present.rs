@@ -13,7 +13,7 @@ use crate::{
     Buckets,
     exposition::{self, Format},
     health::{Health, Unwell},
-    metrics::{Exposed, Findings, Ports},
+    metrics::{Drops, Exposed, Findings, Ports},
     own,
 };
 
@@ -31,6 +31,8 @@ struct State {
     health: Health,
     /// The findings that there were.
     findings: Findings,
+    /// What listeners have dropped.
+    drops: Drops,
     /// The texts of the latest snapshot that were asked for: any number of scrapes cost what one costs.
     texts: Vec<(Format, Bytes)>,
 }
@@ -73,7 +75,9 @@ impl Present {
             let mut state = self.state();
             let missed = snapshot.books.accounting.missed();
             state.health.take(missed, Instant::now());
-            state.findings.take(&snapshot, &Ports::of(&snapshot));
+            let ports = Ports::of(&snapshot);
+            state.findings.take(&snapshot, &ports);
+            state.drops.take(&snapshot, &ports);
             state.latest = Some(snapshot);
             state.texts.clear();
         }
@@ -102,6 +106,7 @@ impl Present {
         let exposed = Exposed {
             ports: Ports::of(&snapshot),
             findings: state.findings.clone(),
+            drops: state.drops.counts.clone(),
             snapshot,
             buckets: state.buckets.clone(),
             ring_bytes: self.ring_bytes,

@@ -7,6 +7,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -15,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     need::{Need, trial},
-    net::{Netns, PATIENCE, await_that, unused_port},
+    net::{Netns, PATIENCE, await_that, listen, unused_port},
     process::{BINARY, Tcpstate},
 };
 
@@ -31,6 +32,11 @@ pub fn add(trials: &mut Vec<Trial>) {
         "serve::promtool",
         &[Need::Btf, Need::Program("promtool")],
         promtool,
+    ));
+    trials.push(trial(
+        "serve::drops_by_listener",
+        &[Need::Btf, Need::Program("ss")],
+        drops_by_listener,
     ));
 }
 
@@ -147,6 +153,54 @@ fn promtool() -> Result<()> {
     );
     served.tcpstate.stop()?;
     Ok(())
+}
+
+/// SYNs that find no room in an accept queue, as `ss -m` has them.
+fn drops_by_listener() -> Result<()> {
+    let served = Served::start(&[])?;
+    let (full, _waiting) = served.netns.run(|| {
+        let full = listen(served.port, 1)?;
+        let address = full.local_addr()?;
+        let waiting = [TcpStream::connect(address)?, TcpStream::connect(address)?];
+        for _ in 0..3 {
+            let refused = TcpStream::connect_timeout(&address, Duration::from_millis(100));
+            ensure!(refused.is_err(), "the queue has room");
+        }
+        Ok((full, waiting))
+    })?;
+    // The clients have given up, so it stays so.
+    let dropped = served.netns.run(|| dropped_by_ss(served.port))?;
+    ensure!(dropped >= 3, "{dropped}");
+    let port = format!("port=\"{}\"", served.port);
+    let counted = || -> Result<u64> {
+        let scrape = Scrape(served.get("/metrics")?.1);
+        Ok(scrape.sum("tcpstate_listener_drops_total", &[&port]))
+    };
+    await_that("the drops are counted", || Ok(counted()? >= dropped))?;
+    ensure!(counted()? == dropped, "{} for {dropped}", counted()?);
+    // They stay when the listener is gone.
+    drop(full);
+    let length = format!("tcpstate_accept_queue_length{{{port}}} ");
+    await_that("a look without the listener", || {
+        Ok(!served.get("/metrics")?.1.contains(&length))
+    })?;
+    ensure!(counted()? == dropped, "{} for {dropped}", counted()?);
+    served.tcpstate.stop()?;
+    Ok(())
+}
+
+/// What the listener at this port has dropped.
+fn dropped_by_ss(port: u16) -> Result<u64> {
+    let output = Command::new("ss")
+        .args(["-Htlnm", &format!("sport = :{port}")])
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    // skmem:(r0,rb131072,t0,tb16384,f0,w0,o0,bl0,d3)
+    let memory = text.split_once("skmem:(").context("no skmem")?.1;
+    let memory = memory.split_once(')').context("no end")?.0;
+    let mut figures = memory.split(',');
+    let drops = figures.find_map(|figure| figure.strip_prefix('d'));
+    Ok(drops.with_context(|| text.clone())?.parse()?)
 }
 
 /// The command with these arguments.

@@ -287,11 +287,12 @@ fn a_dump_of_the_kernel_has_our_own_listener() {
     let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
     let local = listener.local_addr().unwrap();
     let mut link = SockDiag::open(Namespace::own().unwrap()).unwrap();
-    for with_info in [false, true] {
+    for with_more in [false, true] {
         let mut sockets = Vec::new();
         let request = Request {
             states: StateMask::of("listen".parse().unwrap()),
-            with_info,
+            with_info: with_more,
+            with_drops: with_more,
             ..V6
         };
         let dump = link.dump(request, &mut sockets).unwrap();
@@ -304,8 +305,30 @@ fn a_dump_of_the_kernel_has_our_own_listener() {
         assert_eq!(ours[0].state, State::LISTEN);
         assert_eq!(ours[0].netns, link.namespace().inode());
         assert!(ours[0].inode.is_some() && ours[0].uid.is_some());
-        assert_eq!(ours[0].info.is_some(), with_info);
+        assert_eq!(ours[0].info.is_some(), with_more);
+        assert_eq!(ours[0].drops, with_more.then_some(0));
     }
+}
+
+/// Each is listed once, and only listeners with what they have dropped.
+#[test]
+fn drops_take_a_request_of_their_own() {
+    let parts = |request: Request<'_>| -> Vec<(u32, bool, bool)> {
+        let parts = request.parts();
+        parts
+            .map(|part| (part.states.bits(), part.with_info, part.with_drops))
+            .collect()
+    };
+    let listen = 1 << 10;
+    let all = Request::of(StateSet::ALL).with_info();
+    assert_eq!(parts(all), [(u32::MAX, true, false)]);
+    assert_eq!(
+        parts(all.with_drops()),
+        [(listen, true, true), (!listen, true, false)]
+    );
+    let of = |list: &str| parts(Request::of(list.parse().unwrap()).with_drops());
+    assert_eq!(of("listen"), [(listen, false, true)]);
+    assert_eq!(of("established"), [(1 << 1, false, false)]);
 }
 
 #[test]

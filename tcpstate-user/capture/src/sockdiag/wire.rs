@@ -44,10 +44,23 @@ const ATTRIBUTE: usize = 4;
 /// The attributes that are read.
 mod attribute {
     pub const INFO: u16 = 2;
+    pub const SKMEMINFO: u16 = 7;
     pub const SHUTDOWN: u16 = 8;
     pub const SKV6ONLY: u16 = 11;
     /// *Since:* Linux 5.9.
     pub const CGROUP_ID: u16 = 21;
+}
+
+/// The place of `SK_MEMINFO_DROPS` in the attribute `SKMEMINFO`, an array of 32-bit numbers.
+const DROPS: usize = 8;
+
+/// Attributes that the kernel adds to a socket only where they are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// `TCP_INFO`, for [`Socket::info`].
+    pub info: bool,
+    /// Memory and drops, for [`Socket::drops`].
+    pub memory: bool,
 }
 
 /// A request for the TCP sockets of a family that are in one of these states (a bit for each) and that the program accepts;
@@ -59,7 +72,7 @@ mod attribute {
 pub fn request(
     family: u8,
     states: u32,
-    with_info: bool,
+    extensions: Extensions,
     program: Option<&[u8]>,
     sequence: u32,
 ) -> Vec<u8> {
@@ -82,7 +95,8 @@ pub fn request(
     put(4, &SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     put(6, &(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
     put(8, &sequence.to_ne_bytes());
-    let extensions = u8::from(with_info) << (attribute::INFO - 1);
+    let extensions = u8::from(extensions.info) << (attribute::INFO - 1)
+        | u8::from(extensions.memory) << (attribute::SKMEMINFO - 1);
     #[expect(clippy::cast_possible_truncation, reason = "6")]
     put(HEADER, &[family, libc::IPPROTO_TCP as u8, extensions, 0]);
     put(HEADER + 4, &states.to_ne_bytes());
@@ -286,6 +300,7 @@ pub fn socket(bytes: &[u8], netns: u32) -> Result<Socket, MalformedError> {
         cgroup: None,
         shutdown: None,
         v6only: None,
+        drops: None,
         info: None,
     };
     for attribute in Attributes(attributes) {
@@ -298,6 +313,11 @@ pub fn socket(bytes: &[u8], netns: u32) -> Result<Socket, MalformedError> {
             attribute::CGROUP_ID => {
                 let id = value.first_chunk().ok_or(cut)?;
                 socket.cgroup = Some(u64::from_ne_bytes(*id)).filter(|&id| id != 0);
+            }
+            attribute::SKMEMINFO => {
+                let at = DROPS * size_of::<u32>();
+                let drops = value.get(at..).and_then(<[u8]>::first_chunk);
+                socket.drops = drops.map(|drops| u32::from_ne_bytes(*drops));
             }
             // It has only ever grown; older kernels send less.
             attribute::INFO => socket.info = Some(tcp_info(value, socket.state)),

@@ -117,11 +117,13 @@ pub(super) const fn key(port: u16, role: Role, state: State) -> GroupKey {
 /// A listener at port 443 with nothing in its queues.
 pub(super) fn listener(backlog: u32) -> ListenerNow {
     ListenerNow {
+        cookie: 0,
         netns: NETNS,
         laddr: [0, 0, 0, 0].into(),
         port: 443,
         waiting: Some(0),
         backlog: Some(backlog),
+        drops: None,
         half_open: 0,
         half_open_peers: Top::default(),
         resent: 0,

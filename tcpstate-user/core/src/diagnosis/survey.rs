@@ -108,6 +108,8 @@ pub struct Group {
 /// A listener.
 #[derive(Clone, Debug)]
 pub struct ListenerNow {
+    /// The cookie of its socket; 0 is unknown.
+    pub cookie: u64,
     /// Inode number of the network namespace; 0 is unknown.
     pub netns: u32,
     /// The address that it listens on; unspecified is any.
@@ -118,6 +120,8 @@ pub struct ListenerNow {
     pub waiting: Option<u32>,
     /// Its backlog: the most that may wait; `None` is unknown.
     pub backlog: Option<u32>,
+    /// The packets that it has dropped since it was made ([`Socket::drops`](crate::inventory::Socket::drops)); `None` is unknown.
+    pub drops: Option<u32>,
     /// Connections whose handshake is under way.
     pub half_open: u64,
     /// The remote addresses of these.

@@ -146,7 +146,7 @@ impl StateMask {
     }
 
     /// The states in which a socket may be said to be in none of the set.
-    pub(crate) const fn outside(set: StateSet) -> Self {
+    pub const fn outside(set: StateSet) -> Self {
         let mut bits = !(set.0 as u32);
         if set.contains(State::CLOSE) || set.contains(State::BOUND_INACTIVE) {
             bits &= !(1 << State::CLOSE.0 | 1 << State::BOUND_INACTIVE.0);

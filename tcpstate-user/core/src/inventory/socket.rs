@@ -51,6 +51,11 @@ pub struct Socket {
     pub shutdown: Option<u8>,
     /// `IPV6_V6ONLY`: a socket of `AF_INET6` does not take IPv4.
     pub v6only: Option<bool>,
+    /// Of a listener, where it was requested: the packets that it has dropped since it was made, such as SYNs and last packets of
+    /// handshakes (`sk_drops`, which goes round at 2^32).
+    ///
+    /// *Source:* `tcp_listendrop` in `include/net/tcp.h`.
+    pub drops: Option<u32>,
     /// `TCP_INFO`, where it was requested and the socket has it.
     pub info: Option<TcpInfo>,
 }

@@ -104,18 +104,24 @@ pub(crate) fn tick(publisher: &mut Publisher, second: u64, lost: u64) {
 }
 
 fn text(publisher: &Publisher, format: Format) -> String {
-    text_with(publisher, &mut Findings::default(), format)
+    text_with(publisher, &mut Default::default(), format)
 }
 
-/// The text, with these findings of before.
-fn text_with(publisher: &Publisher, findings: &mut Findings, format: Format) -> String {
+/// The text, with these findings and drops of before.
+fn text_with(
+    publisher: &Publisher,
+    (findings, drops): &mut (Findings, Drops),
+    format: Format,
+) -> String {
     let snapshot = publisher.subscribe().latest().unwrap();
     let ports = Ports::of(&snapshot);
     findings.take(&snapshot, &ports);
+    drops.take(&snapshot, &ports);
     let exposed = Exposed {
         snapshot,
         ports,
         findings: findings.clone(),
+        drops: drops.counts.clone(),
         buckets: Buckets::default(),
         ring_bytes: 65_536,
         resident_bytes: None,

@@ -266,7 +266,15 @@ pub static ROWS: &[(&str, &[Panel])] = &[
                 )],
             ),
             lines(
-                "Drops and retransmissions",
+                "Dropped by listeners",
+                PER_SECOND,
+                &[Query(
+                    "sum by (port) (rate(tcpstate_listener_drops_total{@port}[$__rate_interval]))",
+                    "{{port}}",
+                )],
+            ),
+            lines(
+                "Drops and retransmissions of the host",
                 PER_SECOND,
                 &[
                     Query(

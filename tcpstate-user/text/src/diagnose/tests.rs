@@ -231,11 +231,13 @@ fn with_full_queue(mut look: Look) -> Look {
         group.unaccepted = group.stale;
     }
     sockets.listeners.push(ListenerNow {
+        cookie: 0,
         netns: 7,
         laddr: [0, 0, 0, 0].into(),
         port: 8080,
         waiting: Some(9),
         backlog: Some(8),
+        drops: None,
         half_open: 0,
         half_open_peers: Top::default(),
         resent: 0,

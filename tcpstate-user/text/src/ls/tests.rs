@@ -34,6 +34,7 @@ fn socket(cookie: u64, state: State, local: &str, remote: &str) -> Socket {
         cgroup: None,
         shutdown: None,
         v6only: None,
+        drops: None,
         info: None,
     }
 }

@@ -22,7 +22,11 @@ fn with(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 
 #[test]
 fn a_request_has_the_kernels_layout() {
-    let bytes = request(AF_INET6, 0x2345, true, None, 7);
+    let info = Extensions {
+        info: true,
+        memory: false,
+    };
+    let bytes = request(AF_INET6, 0x2345, info, None, 7);
     let (header, _) = message(&bytes).unwrap();
     assert_eq!(header.sequence, 7);
     assert_eq!(u32_at(bytes.first_chunk::<4>().unwrap(), 0), 72);
@@ -31,8 +35,13 @@ fn a_request_has_the_kernels_layout() {
     assert_eq!(bytes[16..20], [AF_INET6, 6, 2, 0]);
     assert_eq!(bytes[20..24], 0x2345u32.to_ne_bytes());
     assert!(bytes[24..].iter().all(|&byte| byte == 0));
-    assert_eq!(request(AF_INET, 1, false, None, 1)[18], 0);
-    let with_program = request(AF_INET6, 0x2345, true, Some(&[1, 4, 8, 0]), 7);
+    assert_eq!(request(AF_INET, 1, Extensions::default(), None, 1)[18], 0);
+    let memory = Extensions {
+        info: false,
+        memory: true,
+    };
+    assert_eq!(request(AF_INET, 1, memory, None, 1)[18], 1 << 6);
+    let with_program = request(AF_INET6, 0x2345, info, Some(&[1, 4, 8, 0]), 7);
     assert_eq!(with_program[..4], 80u32.to_ne_bytes());
     assert_eq!(with_program[4..72], bytes[4..]);
     assert_eq!(with_program[72..74], 8u16.to_ne_bytes());
@@ -67,6 +76,7 @@ fn a_minisocket_keeps_its_timer_and_has_no_user() {
             cgroup: None,
             shutdown: None,
             v6only: None,
+            drops: None,
             info: None,
         }
     );
@@ -130,7 +140,9 @@ fn attributes_are_read_where_they_are_and_skipped_where_unknown() {
     info[100..104].copy_from_slice(&2u32.to_ne_bytes());
     info[128..136].copy_from_slice(&5_000u64.to_ne_bytes());
     info[200..208].copy_from_slice(&7_000u64.to_ne_bytes());
+    let memory = [0, 131_072, 0, 16_384, 0, 0, 0, 0, 7].map(u32::to_ne_bytes);
     let bytes = with(|bytes| {
+        bytes.extend(attribute(7, &memory.concat()));
         bytes.extend(attribute(8, &[3]));
         bytes.extend(attribute(99, b"whatever"));
         bytes.extend(attribute(11, &[1]));
@@ -142,6 +154,9 @@ fn attributes_are_read_where_they_are_and_skipped_where_unknown() {
     assert_eq!(whole.shutdown, Some(3));
     assert_eq!(whole.v6only, Some(true));
     assert_eq!(whole.cgroup, Some(77));
+    assert_eq!(whole.drops, Some(7));
+    let shorter = with(|bytes| bytes.extend(attribute(7, &memory[..8].concat())));
+    assert_eq!(socket(&shorter, 1).unwrap().drops, None);
     assert_eq!(
         whole.info,
         Some(TcpInfo {

@@ -261,11 +261,13 @@ pub fn only(findings: Vec<Finding>, severity: Severity) -> Finding {
 /// A listener on any address.
 pub fn listener(port: u16) -> ListenerNow {
     ListenerNow {
+        cookie: 0,
         netns: NETNS,
         laddr: Ipv4Addr::UNSPECIFIED.into(),
         port,
         waiting: Some(0),
         backlog: Some(128),
+        drops: None,
         half_open: 0,
         half_open_peers: Top::default(),
         resent: 0,

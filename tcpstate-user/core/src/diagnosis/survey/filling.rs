@@ -14,7 +14,7 @@ use super::{
     Example, Group, GroupKey, ListenerNow, RouteKey, Survey,
 };
 use crate::{
-    event::Process,
+    event::{Process, SocketId},
     hash::BuildMixer,
     inventory::{Age, Inventory, Socket, TimerKind},
     model::{self, Connection},
@@ -115,11 +115,16 @@ impl Survey {
         this.groups = groups.into_map();
         for listener in &tracked.listeners {
             this.listeners.push(ListenerNow {
+                cookie: match listener.id {
+                    SocketId::Cookie(cookie) => cookie,
+                    SocketId::Address(_) => 0,
+                },
                 netns: listener.netns.unwrap_or(0),
                 laddr: listener.laddr.unwrap_or(IpAddr::from([0_u8; 16])),
                 port: listener.lport,
                 waiting: None,
                 backlog: None,
+                drops: None,
                 half_open: 0,
                 half_open_peers: Top::default(),
                 resent: 0,
@@ -163,11 +168,13 @@ impl Survey {
 /// A listener, without its half-open connections.
 fn listener(socket: &Socket, inventory: &Inventory) -> ListenerNow {
     ListenerNow {
+        cookie: socket.cookie,
         netns: socket.netns,
         laddr: socket.laddr,
         port: socket.lport,
         waiting: Some(socket.rqueue),
         backlog: Some(socket.wqueue),
+        drops: socket.drops,
         half_open: inventory.listening.half_open(socket).count,
         half_open_peers: Top::default(),
         resent: 0,

@@ -31,6 +31,7 @@ fn socket(state: State, local: &str, remote: &str) -> Socket {
         cgroup: None,
         shutdown: None,
         v6only: None,
+        drops: None,
         info: None,
     }
 }

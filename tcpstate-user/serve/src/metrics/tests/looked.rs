@@ -26,11 +26,13 @@ impl Looks for Given {
 
 fn listener(port: u16, waiting: u32, backlog: u32) -> ListenerNow {
     ListenerNow {
+        cookie: 0,
         netns: 1,
         laddr: [0, 0, 0, 0].into(),
         port,
         waiting: Some(waiting),
         backlog: Some(backlog),
+        drops: None,
         half_open: 0,
         half_open_peers: Top::default(),
         resent: 0,
@@ -103,9 +105,9 @@ fn queues_ages_and_findings_are_those_of_the_latest_look() {
         ..Census::default()
     };
     publisher.census(&census, &mut io::sink()).unwrap();
-    let mut found = Findings::default();
+    let mut before = <(Findings, Drops)>::default();
     tick(&mut publisher, 11, 0);
-    let text = text_with(&publisher, &mut found, Format::Prometheus);
+    let text = text_with(&publisher, &mut before, Format::Prometheus);
     for line in [
         "tcpstate_half_open_connections{port=\"443\"} 2",
         "tcpstate_half_open_connections{port=\"80\"} 0",
@@ -129,7 +131,7 @@ fn queues_ages_and_findings_are_those_of_the_latest_look() {
     // Findings of before stay, as 0; others never appear.
     tick(&mut publisher, 40, 0);
     tick(&mut publisher, 80, 0);
-    let text = text_with(&publisher, &mut found, Format::Prometheus);
+    let text = text_with(&publisher, &mut before, Format::Prometheus);
     let line = "tcpstate_finding{name=\"accept_queue_full\",severity=\"critical\",port=\"80\"} 0";
     assert!(text.contains(&format!("\n{line}\n")), "no {line} in {text}");
     assert!(!text.contains("name=\"accept_queue_full\",severity=\"warning\",port=\"80\""));
@@ -137,12 +139,54 @@ fn queues_ages_and_findings_are_those_of_the_latest_look() {
     assert!(!text.contains("tcpstate_stale_connections{"), "{text}");
 }
 
+/// What listeners have dropped since the run began, whatever became of them.
+#[test]
+fn drops_are_counted_from_look_to_look() {
+    // Each listener: its cookie, its port, and its drops.
+    let looks = [
+        // Those of before the start do not count.
+        (&[(1, 80, 100), (2, 9_999, u32::MAX)][..], 0, 0),
+        (&[(1, 80, 103), (2, 9_999, 4)], 3, 5),
+        // One that came, and two that are not there.
+        (&[(3, 80, 10)], 13, 5),
+        // One of them was only not listed.
+        (&[(3, 80, 10), (1, 80, 104)], 14, 5),
+        (&[], 14, 5),
+    ];
+    let look = |(second, listeners): (u64, &[(u64, u16, u32)])| {
+        let listeners = listeners.iter().map(|&(cookie, port, drops)| ListenerNow {
+            cookie,
+            drops: Some(drops),
+            ..listener(port, 0, 128)
+        });
+        look(second * SECOND, listeners.collect(), &[])
+    };
+    let all = (1..).zip(looks.map(|(listeners, ..)| listeners));
+    let given = Given(all.map(look).collect());
+    // The first tick has the first of them.
+    let (thresholds, none) = (Thresholds::default(), Look::default());
+    let mut publisher = publisher().diagnosing(thresholds, none, Some(Box::new(given)));
+    publisher.start(&origin(), &mut io::sink()).unwrap();
+    refused(&mut publisher, [80]);
+    let mut before = <(Findings, Drops)>::default();
+    for (second, (_, of_port, of_others)) in (11..).zip(looks) {
+        tick(&mut publisher, second, 0);
+        let text = text_with(&publisher, &mut before, Format::Prometheus);
+        for (port, count) in [("80", of_port), ("other", of_others)] {
+            let line = format!("\ntcpstate_listener_drops_total{{port=\"{port}\"}} {count}\n");
+            assert!(text.contains(&line), "no {line} at {second} in {text}");
+        }
+        // A look counts once.
+        text_with(&publisher, &mut before, Format::Prometheus);
+    }
+}
+
 #[test]
 fn without_looks_nothing_is_said_of_them() {
     let mut publisher = publisher();
     tick(&mut publisher, 1, 0);
     let text = text(&publisher, Format::Prometheus);
-    for name in ["finding", "accept_queue", "oldest", "stale", "look_age"] {
+    for name in ["finding", "listener_drops", "accept_queue", "oldest", "stale", "look_age"] {
         let begin = format!("\ntcpstate_{name}");
         assert!(!text.contains(&begin), "{name} in {text}");
     }

@@ -24,6 +24,7 @@ fn socket(number: u32, state: State, lport: u16, rport: u16) -> Socket {
         cgroup: None,
         shutdown: None,
         v6only: None,
+        drops: None,
         info: None,
     }
 }
