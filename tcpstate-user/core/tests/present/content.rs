@@ -1,22 +1,10 @@
-//! The contract of the present: consumers in other threads, slow ones, absent ones, and the end.
-
-#![allow(
-    clippy::disallowed_methods,
-    reason = "consumers are threads; the core has none"
-)]
+//! What the snapshots have in them.
 
 use std::{
-    future::Future,
     io,
     net::IpAddr,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
-    task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Waker},
 };
 
 use tcpstate_common::{
@@ -24,128 +12,17 @@ use tcpstate_common::{
     record::{AF_INET, flags},
 };
 use tcpstate_core::{
-    books::{Accounting, Cost, RunBooks, Selection},
     census::{Census, Found, HalfOpen, Kind, ListenFigures, Scope},
     diagnosis::{Look, Thresholds},
     event::Event,
     model::{By, Connections, GroupKey, Include, Limits},
-    origin::{Evidence, Origin},
     owner::Owner,
     present::{Options, Publisher, RunSnapshot, Subscriber},
     service::{Role, ServicePort},
-    view::{End, View as _},
+    view::View as _,
 };
 
-const SECOND: u64 = 1_000_000_000;
-
-fn options(include: Include) -> Options {
-    Options {
-        interval_ns: SECOND,
-        by: By::Port,
-        include,
-        in_kernel: false,
-        limits: Limits::default(),
-    }
-}
-
-fn started(include: Include, sample_interval_ns: Option<u64>) -> Publisher {
-    start(&options(include), sample_interval_ns)
-}
-
-fn origin(sample_interval_ns: Option<u64>) -> Origin {
-    Origin {
-        host: "host".into(),
-        kernel: "6.18".into(),
-        attach: "btf".into(),
-        wall_at_monotonic_zero_ns: 0,
-        started_ns: 0,
-        filters: String::new(),
-        live: true,
-        sample_interval_ns,
-    }
-}
-
-fn start(options: &Options, sample_interval_ns: Option<u64>) -> Publisher {
-    let mut publisher = Publisher::new(options);
-    let origin = origin(sample_interval_ns);
-    publisher.start(&origin, &mut io::sink()).unwrap();
-    publisher
-}
-
-/// A connection to port 80 opens.
-fn open(publisher: &mut Publisher, cookie: u64) {
-    let event = Event::try_from(Record {
-        ts_ns: cookie,
-        cookie,
-        rport: 80,
-        oldstate: State::CLOSE,
-        newstate: State::SYN_SENT,
-        family: AF_INET,
-        flags: flags::COOKIE,
-        ..Record::default()
-    });
-    publisher
-        .event(&event.expect("AF_INET"), &mut io::sink())
-        .unwrap();
-}
-
-fn accounting(received: u64) -> Accounting {
-    Accounting {
-        seen: received,
-        submitted: received,
-        received,
-        ..Accounting::default()
-    }
-}
-
-fn tick(publisher: &mut Publisher, second: u64) {
-    publisher.books(&RunBooks {
-        accounting: accounting(second),
-        ..RunBooks::default()
-    });
-    publisher.tick(second * SECOND, &mut io::sink()).unwrap();
-}
-
-fn finish(publisher: &mut Publisher, second: u64) {
-    let end = End {
-        now_ns: second * SECOND,
-        accounting: accounting(second),
-        selection: Selection::default(),
-        cost: Cost::default(),
-        damaged: false,
-        verbose: false,
-        part: None,
-        evidence: Evidence::Kernel,
-        packets: None,
-    };
-    publisher
-        .finish(&end, &mut io::sink(), &mut io::sink())
-        .unwrap();
-}
-
-/// A connection to port 80 is refused, this long after the start.
-fn refused(publisher: &mut Publisher, cookie: u64, ts_ns: u64) {
-    for (after_ns, oldstate, newstate, error) in [
-        (0, State::CLOSE, State::SYN_SENT, 0),
-        (9, State::SYN_SENT, State::CLOSE, 111),
-    ] {
-        let event = Event::try_from(Record {
-            ts_ns: ts_ns + after_ns,
-            cookie,
-            rport: 80,
-            oldstate,
-            newstate,
-            error,
-            family: AF_INET,
-            netns: 1,
-            flags: flags::COOKIE | flags::SOCKET,
-            ..Record::default()
-        });
-        publisher
-            .event(&event.expect("AF_INET"), &mut io::sink())
-            .unwrap();
-    }
-}
+use crate::{Count, SECOND, finish, open, options, origin, refused, start, started, tick};
 
 #[test]
 fn findings_are_those_of_half_a_minute_and_stay_for_another() {
@@ -231,163 +108,6 @@ fn another_grouping_is_published_when_it_is_asked_for() {
     assert!(subscriber.latest().unwrap().is_final);
 }
 
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Waits in this thread, as a consumer without a runtime does.
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
-
-/// A waker that counts.
-#[derive(Default)]
-struct Count(AtomicUsize);
-
-impl Wake for Count {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn ready(subscriber: &mut Subscriber) -> Option<Arc<RunSnapshot>> {
-    match subscriber.poll_next(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(next) => next,
-        Poll::Pending => panic!("there is a snapshot or an end"),
-    }
-}
-
-fn is_pending(subscriber: &mut Subscriber) -> bool {
-    subscriber
-        .poll_next(&mut Context::from_waker(Waker::noop()))
-        .is_pending()
-}
-
-#[test]
-fn consumers_in_threads_get_the_end_and_whatever_they_have_time_for() {
-    const TICKS: u64 = 200;
-    let mut publisher = started(Include::ALL, None);
-    // Never asked: it holds nothing up.
-    let absent = publisher.subscribe();
-    let eager: Vec<_> = (0..3)
-        .map(|_| {
-            let mut subscriber = publisher.subscribe();
-            thread::spawn(move || {
-                let mut all = Vec::new();
-                while let Some(snapshot) = block_on(subscriber.next()) {
-                    all.push(snapshot);
-                }
-                all
-            })
-        })
-        .collect();
-    let (go_on, wait) = mpsc::channel::<()>();
-    let (has_first, first) = mpsc::channel();
-    let mut subscriber = publisher.subscribe();
-    let slow = thread::spawn(move || {
-        let before = block_on(subscriber.next()).expect("a first one");
-        has_first.send(()).expect("the test waits for it");
-        // Draws for as long as all the rest takes.
-        wait.recv().expect("the test lets it go on");
-        let after = block_on(subscriber.next()).expect("the last one");
-        assert!(block_on(subscriber.next()).is_none());
-        (before, after)
-    });
-    for second in 1..=TICKS {
-        open(&mut publisher, second);
-        tick(&mut publisher, second);
-        if second == 1 {
-            first.recv().expect("the slow one has its first");
-        }
-    }
-    finish(&mut publisher, TICKS + 1);
-    go_on.send(()).expect("the slow one waits for it");
-
-    for consumer in eager {
-        let all = consumer.join().unwrap();
-        assert!(
-            all.is_sorted_by(|one, next| one.number < next.number),
-            "none comes twice"
-        );
-        let last = all.last().unwrap();
-        assert!(last.is_final && last.number == TICKS + 1);
-        assert_eq!(last.books.accounting.received, TICKS + 1);
-        for snapshot in &all {
-            // Each is whole, and of its own tick.
-            let opened = snapshot.number.min(TICKS);
-            assert_eq!(snapshot.tracker.all.opened, opened);
-            assert_eq!(snapshot.tracker.connections.len() as u64, opened);
-            assert_eq!(snapshot.interval.end_ns, snapshot.number * SECOND);
-        }
-    }
-    let (before, after) = slow.join().unwrap();
-    assert_eq!((before.number, after.number), (1, TICKS + 1));
-    // The snapshot that it held all the time has not changed.
-    assert_eq!(before.tracker.connections.len(), 1);
-    assert_eq!(absent.latest().unwrap().number, TICKS + 1);
-}
-
-#[test]
-fn a_consumer_gets_the_latest_and_its_number_says_how_many_it_skipped() {
-    let mut publisher = started(Include::FIGURES, None);
-    let mut subscriber = publisher.subscribe();
-    assert!(subscriber.latest().is_none() && is_pending(&mut subscriber));
-    open(&mut publisher, 1);
-    tick(&mut publisher, 1);
-    assert_eq!(ready(&mut subscriber).unwrap().number, 1);
-    assert!(
-        is_pending(&mut subscriber),
-        "the same one does not come again"
-    );
-    assert_eq!(subscriber.latest().unwrap().number, 1, "but it can be had");
-    for second in 2..=5 {
-        open(&mut publisher, second);
-        tick(&mut publisher, second);
-    }
-    let mut clone = subscriber.clone();
-    let snapshot = ready(&mut subscriber).unwrap();
-    assert_eq!(snapshot.number, 5);
-    // The rates are those of its own interval, the totals of all.
-    let opened = (snapshot.interval.all.opened, snapshot.tracker.all.opened);
-    assert_eq!(opened, (1, 5));
-    assert_eq!(ready(&mut clone).unwrap().number, 5, "each for itself");
-    let mut late = publisher.subscribe();
-    assert_eq!(ready(&mut late).unwrap().number, 5);
-}
-
-#[test]
-fn one_who_waits_is_woken_once_a_tick_however_often_it_asked() {
-    let mut publisher = started(Include::FIGURES, None);
-    let count = Arc::new(Count::default());
-    let waker = Waker::from(Arc::clone(&count));
-    let mut cx = Context::from_waker(&waker);
-    let mut subscriber = publisher.subscribe();
-    let mut gone = publisher.subscribe();
-    for _ in 0..10 {
-        assert!(subscriber.poll_next(&mut cx).is_pending());
-        assert!(gone.poll_next(&mut cx).is_pending());
-    }
-    drop(gone);
-    tick(&mut publisher, 1);
-    tick(&mut publisher, 2);
-    assert_eq!(count.0.load(Ordering::Relaxed), 1, "it has not asked again");
-    assert!(subscriber.poll_next(&mut cx).is_ready());
-    assert!(subscriber.poll_next(&mut cx).is_pending());
-    drop(publisher);
-    assert_eq!(count.0.load(Ordering::Relaxed), 2, "of the end too");
-}
-
 #[test]
 fn ports_that_are_not_wanted_are_counted_as_other() {
     let figures = |ports: &str| {
@@ -421,17 +141,6 @@ fn the_books_of_connections_are_of_now_and_not_of_the_last_tick() {
         ..options(Include::FIGURES)
     };
     assert_eq!(start(&in_kernel, None).connections(), None);
-}
-
-#[test]
-fn a_run_that_breaks_off_ends_without_a_final_snapshot() {
-    let mut publisher = started(Include::FIGURES, None);
-    let mut subscriber = publisher.subscribe();
-    tick(&mut publisher, 1);
-    drop(publisher);
-    assert!(!ready(&mut subscriber).unwrap().is_final);
-    assert!(ready(&mut subscriber).is_none() && ready(&mut subscriber).is_none());
-    assert_eq!(subscriber.latest().unwrap().number, 1);
 }
 
 #[test]
