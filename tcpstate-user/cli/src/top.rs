@@ -67,7 +67,9 @@ says: connections a second, sockets in each state, the time in ESTABLISHED (EST)
 and failures by cause; `b` groups them by another property. The connections (3) are listed with those first that have been longest in their state; `/` \
 takes an expression as of `ls` that says which, `c` chooses the columns, and Enter shows one. The machine (4) is the state diagram; `h` and `l` go to what stands beside, and `o` makes all screens show only the \
 selected state or edge. `?` lists all keys, `e` explains what is selected, and `w` writes what is shown as JSON into a \
-file in the current directory: in the lines of `rates`, `hist`, `life`, `diagnose` and `explain`.
+file in the current directory: in the lines of `rates`, `hist`, `life`, `diagnose` and `explain`. `W` writes the events of the last \
+five minutes there, as a recording that -r reads: they are kept in memory, compressed, in 16 MiB at most, so that on a busy \
+host they are fewer; the message says of how long they are. Such a file begins with what is known of the sockets that were there.
 
 Findings come from the events of the last half minute, or minute, and from the kernel's lists of sockets, every five \
 seconds; so do the bytes, retransmits and round trips of open connections. Percentiles and causes count from the start of the run, or from when the services were grouped anew; the services \

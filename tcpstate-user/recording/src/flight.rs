@@ -76,6 +76,8 @@ pub struct FlightRing {
     /// The events of a block that is dropped.
     unpacked: Vec<Event>,
     newest_ns: u64,
+    /// The time of the latest event.
+    event_ns: u64,
     /// The time of the latest tick: when a dump ends. A census may have begun later.
     ticked_ns: Option<u64>,
 }
@@ -130,6 +132,7 @@ impl FlightRing {
             decoder: Decoder::new().map_err(WriteError::Compress)?,
             unpacked: Vec::new(),
             newest_ns: 0,
+            event_ns: 0,
             ticked_ns: None,
         })
     }
@@ -150,6 +153,7 @@ impl FlightRing {
     pub fn append(&mut self, events: &[Event]) -> Result<(), WriteError> {
         for event in events {
             self.pending.push(*event);
+            self.event_ns = self.event_ns.max(event.ts_ns());
             self.newest_ns = self.newest_ns.max(event.ts_ns());
             if self.pending.len() == self.options.block_records || self.pending_is_old() {
                 self.seal()?;
@@ -269,6 +273,19 @@ impl FlightRing {
             + self.pending.len() as u64
     }
 
+    /// Monotonic time at which the events begin that it holds: the begin of the capture, until older ones were dropped.
+    pub fn begin_ns(&self) -> u64 {
+        let started_ns = self.origin.started_ns;
+        self.dropped_ns
+            .map_or(started_ns, |dropped_ns| dropped_ns.max(started_ns))
+    }
+
+    /// Monotonic time at which they end: that of the latest event or tick.
+    pub fn end_ns(&self) -> u64 {
+        let ticked_ns = self.ticked_ns.unwrap_or(self.origin.started_ns);
+        self.event_ns.max(ticked_ns)
+    }
+
     /// The number of events that it has dropped.
     pub const fn dropped(&self) -> u64 {
         self.dropped
@@ -302,15 +319,22 @@ impl FlightRing {
     /// This is a snapshot of a capture that continues: [`FlightRing::finish`] is for its end.
     pub fn dump(&mut self, path: &Path) -> Result<Written, WriteError> {
         let dumped = self.write_whole(path, None, None);
-        dumped.map_err(|error| match error {
-            WriteError::Write { source, .. } | WriteError::Create { source, .. } => {
-                WriteError::Dump {
-                    path: path.to_owned(),
-                    source,
-                }
-            }
-            other => other,
-        })
+        dumped.map_err(|error| still_held(error, path))
+    }
+
+    /// As [`FlightRing::dump`], to a new file. Whatever exists is not touched, and no link is followed. It ends with the
+    /// latest event, which may be later than the latest tick. A file that could not be written whole is removed.
+    ///
+    /// *Errors:* there is something of this name ([`AlreadyExists`](std::io::ErrorKind::AlreadyExists)), or as of [`FlightRing::dump`].
+    pub fn dump_new(&mut self, path: &Path) -> Result<Written, WriteError> {
+        self.ticked_ns = Some(self.end_ns());
+        let written = self.seal().and_then(|()| {
+            let output = Output::create_new(path, None)?;
+            self.write(output, None, None).inspect_err(|_| {
+                let _ = fs::remove_file(path);
+            })
+        });
+        written.map_err(|error| still_held(error, path))
     }
 
     /// Writes the events at the end of the capture, with its books. If there is no room for all, as many of the newest
@@ -401,9 +425,8 @@ impl FlightRing {
     ) -> Result<Written, WriteError> {
         let beginning = self.memory.encode(room).map_err(WriteError::Compress)?;
         let mut metadata = Metadata::new(&self.origin, 0, self.dropped);
-        if let Some(dropped_ns) = self.dropped_ns {
-            let begin_ns = dropped_ns.max(self.origin.started_ns);
-            metadata = metadata.beginning_at(begin_ns, beginning.left_out);
+        if self.dropped_ns.is_some() {
+            metadata = metadata.beginning_at(self.begin_ns(), beginning.left_out);
         }
         let mut file = RecordingFile::begin(output, &metadata)?;
         self.namer.forget();
@@ -435,6 +458,17 @@ impl FlightRing {
             file.sync()?;
         }
         Ok(file.add_to(Written::default()))
+    }
+}
+
+/// The error of a dump: the events are still there.
+fn still_held(error: WriteError, path: &Path) -> WriteError {
+    match error {
+        WriteError::Write { source, .. } | WriteError::Create { source, .. } => WriteError::Dump {
+            path: path.to_owned(),
+            source,
+        },
+        other => other,
     }
 }
 

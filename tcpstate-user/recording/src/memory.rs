@@ -50,7 +50,7 @@ pub(crate) struct Memory {
     samples: HashMap<u32, (u64, Census)>,
     /// The half-open connections of each namespace that samples have found, by cookie.
     requests: HashMap<u32, HashMap<u64, Request>>,
-    /// The cookies of the dump that comes in, part by part.
+    /// The cookies of the dump that comes in, part by part, as far as these sockets are here.
     listed: HashSet<u64>,
     /// The addresses of open sockets by cookie, while a dump comes in.
     addresses: Option<HashMap<u64, u64>>,
@@ -366,7 +366,7 @@ impl Memory {
         self.held(census, position);
         self.requests(census);
         if census.scope == Scope::All {
-            self.listed.extend(&census.known);
+            self.list(&census.known);
         }
         for gone in &census.gone {
             if self
@@ -447,19 +447,23 @@ impl Memory {
         }
     }
 
+    /// Notes that a dump has these sockets. Of those that are not here there may be a million.
+    fn list(&mut self, cookies: &[u64]) {
+        let (addresses, others) = (addresses(&mut self.addresses, &self.open), &self.others);
+        let is_here =
+            |cookie: &&u64| addresses.contains_key(*cookie) || others.contains_key(*cookie);
+        self.listed.extend(cookies.iter().filter(is_here));
+    }
+
     fn found_socket(&mut self, found: &Found, census: &Census, position: u64) {
-        self.listed.insert(found.cookie);
+        self.list(&[found.cookie]);
         let life = match found.state {
             // The model takes none of these.
             State::CLOSE | State::BOUND_INACTIVE | State::SYN_RECV | State::NEW_SYN_RECV => return,
             State::LISTEN => Life::Listener,
             _ => Life::Connection,
         };
-        let open = &self.open;
-        let addresses = self.addresses.get_or_insert_with(|| {
-            let by_cookie = |(&address, entry): (&u64, &Entry)| Some((entry.cookie()?, address));
-            open.iter().filter_map(by_cookie).collect()
-        });
+        let addresses = addresses(&mut self.addresses, &self.open);
         let known = match addresses.get(&found.cookie) {
             Some(address) => self.open.get_mut(address),
             None => self.others.get_mut(&found.cookie),
@@ -470,6 +474,7 @@ impl Memory {
             }
         } else if self.has_room_for(life) {
             self.put_other(Item::of_census(found, census, position), found.cookie, life);
+            self.listed.insert(found.cookie);
         } else {
             self.left_out += 1;
         }
@@ -553,6 +558,17 @@ impl Memory {
         self.bytes = self.bytes.saturating_sub(freed);
         self.retain_others(|entry| stays(entry));
     }
+}
+
+/// The addresses of open sockets by cookie, which are looked up once for a dump.
+fn addresses<'a>(
+    known: &'a mut Option<HashMap<u64, u64>>,
+    open: &HashMap<u64, Entry>,
+) -> &'a HashMap<u64, u64> {
+    known.get_or_insert_with(|| {
+        let by_cookie = |(&address, entry): (&u64, &Entry)| Some((entry.cookie()?, address));
+        open.iter().filter_map(by_cookie).collect()
+    })
 }
 
 /// The states of an event, where a request socket counts as `SYN_RECV`.

@@ -8,6 +8,9 @@ pub(crate) fn run(_arguments: tcpstate_cli::Top) -> anyhow::Result<std::process:
 }
 
 #[cfg(feature = "top")]
+mod last_minutes;
+
+#[cfg(feature = "top")]
 pub(crate) use self::built_in::run;
 
 #[cfg(feature = "top")]
@@ -40,10 +43,11 @@ mod built_in {
     use tcpstate_text::{books::write_books, settings::Settings};
     use tcpstate_top::{
         App, Input, LAYOUT, LookUp, Options, Theme, plain,
-        terminal::{self, Run, Running},
+        terminal::{self, Keeper, Run, Running},
     };
     use tokio::sync::Notify;
 
+    use super::last_minutes::LastMinutes;
     use crate::{
         commands::diagnose::thresholds,
         looks::{Background, Last, Looker, Pace},
@@ -111,6 +115,13 @@ mod built_in {
         } else {
             (Some(controls), Some(inbox))
         };
+        // What is read from a file is in a file, and of one frame nobody asks for more.
+        let (last_minutes, keeper) = if is_live && !once {
+            let (last_minutes, keeper) = LastMinutes::new();
+            (Some(last_minutes), Some(keeper))
+        } else {
+            (None, None)
+        };
         let quit = Arc::new(Notify::new());
         let mut view = Top {
             subscriber: publisher.subscribe(),
@@ -124,6 +135,8 @@ mod built_in {
                 Mode::Waiting(Box::new(app))
             },
             controls,
+            last_minutes,
+            keeper,
             quit: Arc::clone(&quit),
         };
         let until = async move { quit.notified().await };
@@ -206,6 +219,10 @@ mod built_in {
         mode: Mode,
         /// Those of a recording that is played.
         controls: Option<Controls>,
+        /// Of a live run with a screen.
+        last_minutes: Option<LastMinutes>,
+        /// The way to them, for the screen.
+        keeper: Option<Box<dyn Keeper>>,
         quit: Arc<Notify>,
     }
 
@@ -233,6 +250,9 @@ mod built_in {
 
     impl View for Top {
         fn set_names(&mut self, names: Names) {
+            if let Some(last_minutes) = &mut self.last_minutes {
+                last_minutes.set_names(names.clone());
+            }
             if let Some(publisher) = self.publisher() {
                 publisher.set_names(names);
             }
@@ -242,6 +262,9 @@ mod built_in {
             if let Some(publisher) = self.publisher() {
                 publisher.start(origin, out)?;
             }
+            if let Some(last_minutes) = &mut self.last_minutes {
+                last_minutes.start(origin);
+            }
             signals::before_kill(terminal::leave_at_once);
             let Some(asker) = self.publisher.as_ref().map(Publisher::asker) else {
                 return Ok(());
@@ -250,6 +273,7 @@ mod built_in {
                 subscriber: self.subscriber.clone(),
                 asker,
                 controls: self.controls.take(),
+                keeper: self.keeper.take(),
             };
             let quit = Arc::clone(&self.quit);
             let quit = move || quit.notify_one();
@@ -264,6 +288,9 @@ mod built_in {
 
         #[inline]
         fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
+            if let Some(last_minutes) = &mut self.last_minutes {
+                last_minutes.event(event);
+            }
             match self.publisher() {
                 Some(publisher) => publisher.event(event, out),
                 None => Ok(Flow::Done),
@@ -271,6 +298,9 @@ mod built_in {
         }
 
         fn census(&mut self, census: &Census, out: &mut dyn Write) -> io::Result<Flow> {
+            if let Some(last_minutes) = &mut self.last_minutes {
+                last_minutes.census(census);
+            }
             match self.publisher() {
                 Some(publisher) => publisher.census(census, out),
                 None => Ok(Flow::Done),
@@ -291,6 +321,11 @@ mod built_in {
         }
 
         fn poll_asked(&mut self, cx: &Context<'_>) -> Poll<()> {
+            if let Some(last_minutes) = &mut self.last_minutes
+                && last_minutes.poll_wish(cx).is_ready()
+            {
+                return Poll::Ready(());
+            }
             match self.publisher() {
                 Some(publisher) => publisher.poll_asked(cx),
                 None => Poll::Pending,
@@ -316,6 +351,9 @@ mod built_in {
         }
 
         fn tick(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<Flow> {
+            if let Some(last_minutes) = &mut self.last_minutes {
+                last_minutes.tick(now_ns);
+            }
             if let Some(publisher) = self.publisher() {
                 publisher.tick(now_ns, out)?;
             }

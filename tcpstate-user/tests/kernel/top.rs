@@ -230,7 +230,7 @@ fn is_stopped(pid: u32) -> Result<bool> {
 }
 
 /// Keys, each with what is shown then; `PORT` is that of the listener.
-const STEPS: [(&str, &str); 56] = [
+const STEPS: [(&str, &str); 57] = [
     ("?", "the next screen"),
     ("G", "this help, quit"),
     ("\x1b", "CHANGE"),
@@ -287,7 +287,8 @@ const STEPS: [(&str, &str); 56] = [
     ("B", "by port and role since"),
     ("1", "CHANGE"),
     ("g", ">LISTEN"),
-    ("w", ".json written"),
+    ("w", ".json written: "),
+    ("W", ".rec written: "),
     (" ", "FROZEN at"),
 ];
 
@@ -335,17 +336,7 @@ fn keys() -> Result<()> {
             // An Esc must not be taken for the begin of the next key.
             thread::sleep(Duration::from_millis(if keys == "\x1b" { 300 } else { 0 }));
         }
-        let mut files = fs::read_dir(directory.path())?;
-        let file = files.next().context("nothing was written")??;
-        ensure!(files.next().is_none());
-        ensure!(file.metadata()?.permissions().mode() & 0o777 == 0o600);
-        let rates: serde_json::Value = serde_json::from_str(
-            fs::read_to_string(file.path())?
-                .lines()
-                .next()
-                .context("no line")?,
-        )?;
-        ensure!(rates["states"]["ESTABLISHED"] == listed + 2, "{rates}");
+        written(directory.path(), &port, listed + 2)?;
         top.press(" ")?;
         top.await_screen("it goes on", |screen| !screen.contains("FROZEN"))?;
         filter(&mut top)?;
@@ -367,9 +358,50 @@ fn keys() -> Result<()> {
             Ok(lock(&top).screen().alternate_screen())
         })?;
         top.await_text("CLOSE_WAIT")?;
+        // The directory in which it was started is gone.
+        directory.close()?;
+        for key in ["w", "W"] {
+            top.press(key)?;
+            top.await_text("no file written: No such file or directory")?;
+            top.press("1")?;
+            top.await_text("q quit")?;
+        }
         top.press("q")?;
         top.end()
     })
+}
+
+/// There are two files that are nobody else's to read: the overview as JSON, and a recording of the last minutes, in which the run
+/// is as it was.
+fn written(directory: &Path, port: &str, established: usize) -> Result<()> {
+    let files = fs::read_dir(directory)?;
+    let mut files = files
+        .map(|file| Ok(file?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    for file in &files {
+        ensure!(file.metadata()?.permissions().mode() & 0o777 == 0o600);
+    }
+    files.sort_by_key(|file| file.extension().map(ToOwned::to_owned));
+    let [json, recording] = &files[..] else {
+        anyhow::bail!("not two files: {files:?}");
+    };
+    let text = fs::read_to_string(json)?;
+    let rates: serde_json::Value = serde_json::from_str(text.lines().next().context("no line")?)?;
+    ensure!(rates["states"]["ESTABLISHED"] == established, "{rates}");
+    let recording = recording.to_str().context("its name")?;
+    let rates = run(BINARY, &["rates", "--json", "-r", recording])?;
+    let mut lines = rates
+        .stdout
+        .lines()
+        .filter(|line| line.contains("\"states\""));
+    let last: serde_json::Value = serde_json::from_str(lines.next_back().context("no line")?)?;
+    ensure!(last["states"]["ESTABLISHED"] == established, "{last}");
+    // The connection that came and went while it ran.
+    let life = run(BINARY, &["life", "--json", "-r", recording, "-P", port])?;
+    let mut lines = life.stdout.lines();
+    let has_ended = lines.any(|line| line.contains("\"ended\":true"));
+    ensure!(has_ended, "{}", life.stdout);
+    Ok(())
 }
 
 /// A filter that is typed in lists what `ls` lists with it; its words are completed, and a mistake is shown with its

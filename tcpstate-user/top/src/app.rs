@@ -40,7 +40,7 @@ pub enum Input {
     Snapshot(Arc<RunSnapshot>),
     /// Where the recording is that is played.
     Position(Position),
-    /// The file that was written, by its name, or why it was not.
+    /// The file that was written, by its name and with what it holds, or why it was not.
     Written(Result<String, String>),
 }
 
@@ -59,6 +59,8 @@ pub enum Then {
     GroupBy(By),
     /// The content of the screen ([`App::written`]) is written to a file; that follows as an input.
     Write,
+    /// The last minutes of the run are written to a file ([`App::stem_of_recording`]); that follows as an input.
+    Record,
     /// The shell gets the terminal until it continues the process.
     Suspend,
     /// The run ends.
@@ -143,6 +145,12 @@ impl App {
     /// The content of what is on top, for a file; `None` where there is nothing to be written.
     pub fn written(&self) -> Option<Written> {
         written::written(&self.look)
+    }
+
+    /// The name of a recording of the last minutes, without an ending: it has the time of the latest snapshot. `None` before
+    /// the first one.
+    pub fn stem_of_recording(&self) -> Option<String> {
+        written::stem_of_recording(&self.look)
     }
 
     /// The selection of what is on top.
@@ -231,6 +239,7 @@ impl App {
             KeyCode::Char('P') => return self.dwell_of(-1),
             KeyCode::Char('o') => return self.keep(),
             KeyCode::Char('w') => return self.write(),
+            KeyCode::Char('W') => return self.record(),
             KeyCode::Char('b') => return self.group_by(grouping_beside(self.look.by, 1)),
             KeyCode::Char('B') => return self.group_by(grouping_before(self.look.by)),
             KeyCode::Right | KeyCode::Char('l') => return self.shift(1),
@@ -489,6 +498,14 @@ impl App {
             return Then::Nothing;
         }
         Then::Write
+    }
+
+    fn record(&self) -> Then {
+        // What is played is in a file.
+        if self.look.played.is_some() || self.look.latest().snapshot.is_none() {
+            return Then::Nothing;
+        }
+        Then::Record
     }
 
     /// Groups the services in another way.

@@ -10,38 +10,40 @@ use std::{
 /// The most files of the same time.
 const SAME: usize = 99;
 
-/// Creates a file in a directory, with this name or, where that is taken, with a number behind it. Returns its name.
+/// Creates a file in a directory, with this name or, where that is taken, with a number behind it. `create` is given the
+/// path, and has to touch nothing that exists. Returns the name, with what `create` returned.
 ///
-/// *Errors:* it cannot be created, or not be written to the end; then there is no file.
-pub(crate) fn create(
+/// *Errors:* those of `create`; [`io::ErrorKind::AlreadyExists`] where too many names are taken.
+pub fn create<T>(
     directory: &Path,
     stem: &str,
     ending: &str,
-    content: &[u8],
-) -> io::Result<String> {
+    mut create: impl FnMut(&Path) -> io::Result<T>,
+) -> io::Result<(String, T)> {
     let numbers = (2..=SAME).map(|number| format!("{stem}-{number}.{ending}"));
-    let mut names = std::iter::once(format!("{stem}.{ending}")).chain(numbers);
-    loop {
-        let Some(name) = names.next() else {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        };
-        let path = directory.join(&name);
-        let created = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path);
-        let mut file = match created {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-            created => created?,
-        };
-        if let Err(error) = file.write_all(content) {
-            // Half of it would look like all.
-            let _ = fs::remove_file(&path);
-            return Err(error);
+    let names = std::iter::once(format!("{stem}.{ending}")).chain(numbers);
+    for name in names {
+        match create(&directory.join(&name)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => return created.map(|created| (name, created)),
         }
-        return Ok(name);
     }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// Writes a new file.
+///
+/// *Errors:* there is something of this name; or it cannot be created, or not be written to the end. Then there is no file.
+pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content).inspect_err(|_| {
+        // Half of it would look like all.
+        let _ = fs::remove_file(path);
+    })
 }
 
 #[cfg(test)]
@@ -57,7 +59,7 @@ mod tests {
         fs::write(path("a.json"), "before").unwrap();
         // Whatever a link leads to is not ours.
         symlink(path("elsewhere"), path("a-2.json")).unwrap();
-        let name = create(directory.path(), "a", "json", b"new").unwrap();
+        let (name, ()) = create(directory.path(), "a", "json", |path| write(path, b"new")).unwrap();
         assert_eq!(name, "a-3.json");
         assert_eq!(fs::read(path("a.json")).unwrap(), b"before");
         assert!(!path("elsewhere").exists());
@@ -70,9 +72,10 @@ mod tests {
     fn there_are_not_too_many_of_one_time() {
         let directory = tempfile::tempdir().unwrap();
         for _ in 0..SAME {
-            create(directory.path(), "a", "json", b"").unwrap();
+            create(directory.path(), "a", "json", |path| write(path, b"")).unwrap();
         }
-        let error = create(directory.path(), "a", "json", b"").unwrap_err();
+        let created = create(directory.path(), "a", "json", |path| write(path, b""));
+        let error = created.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     }
 }

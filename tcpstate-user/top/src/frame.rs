@@ -192,7 +192,7 @@ fn foot_line(look: &Look, width: usize) -> Line<'static> {
         return Line::styled(end_of(&text, width).to_owned(), theme.title());
     }
     match &look.told {
-        Some(Ok(name)) => return Line::styled(format!("{name} written"), theme.title()),
+        Some(Ok(text)) => return Line::styled(text.clone(), theme.title()),
         Some(Err(why)) => {
             return Line::styled(format!("no file written: {why}"), theme.alert());
         }

@@ -55,16 +55,25 @@ const KEYS: &[Key] = &[
         "w",
         "write what is shown as JSON into a file here: a screen, a connection, a finding, an explanation",
     ),
+    RECORD,
     ("Ctrl-L", "draw all again"),
     ("Ctrl-Z", "back to the shell, which continues it with `fg`"),
     ("Shift", "with the mouse selects text"),
 ];
 
+/// What is played is in a file already.
+const RECORD: Key = (
+    "W",
+    "write the last minutes into a file here, a recording, which -r plays",
+);
+
 /// The keys, of a recording that is played or of a live capture.
 fn keys(is_played: bool) -> impl Iterator<Item = Key> {
     let more = if is_played { played::KEYS } else { &[] };
-    // Some do something else there.
-    let is_other = move |key: &str| more.iter().any(|(other, _)| *other == key);
+    // Some do something else there, or nothing.
+    let is_other = move |key: &str| {
+        is_played && key == RECORD.0 || more.iter().any(|(other, _)| *other == key)
+    };
     let usual = KEYS.iter().filter(move |(key, _)| !is_other(key));
     usual.chain(more).copied()
 }

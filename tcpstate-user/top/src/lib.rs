@@ -28,7 +28,7 @@ mod app;
 mod connection;
 mod connections;
 mod dwell;
-mod file;
+pub mod file;
 mod filter;
 mod finding;
 mod frame;

@@ -153,7 +153,7 @@ pub(crate) struct Look {
     pub(crate) by: By,
     pub(crate) services: ServiceOrder,
     pub(crate) connections: ConnectionOrder,
-    /// The file that was written last, or why it was not, until a key is pressed.
+    /// The file that was written last, with what it holds, or why it was not, until a key is pressed.
     pub(crate) told: Option<Result<String, String>>,
     /// `None`: the source is no recording that is played.
     pub(crate) played: Option<Played>,
@@ -183,6 +183,11 @@ impl Look {
             services: ServiceOrder::default(),
             connections: ConnectionOrder::default(),
         }
+    }
+
+    /// The latest present that came in.
+    pub(crate) const fn latest(&self) -> &Present {
+        &self.latest
     }
 
     /// The present that is shown.

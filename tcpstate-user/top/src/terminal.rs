@@ -1,6 +1,7 @@
 //! The terminal: the thread that draws, the thread that reads keys, and the way back to what was there before.
 
 use std::{
+    fmt,
     io::{self, BufWriter, Stdout},
     panic,
     path::Path,
@@ -36,6 +37,7 @@ use signal_hook::{
 use tcpstate_core::{
     play::Controls,
     present::{Asker, Subscriber},
+    units::Counted,
 };
 
 use crate::{
@@ -160,6 +162,8 @@ enum Message {
     Suspend,
     /// It has been continued by somebody else than us.
     Continued,
+    /// The recording that was asked for is there, or cannot be.
+    Recorded(Result<String, String>),
     /// The keys cannot be read any more.
     Gone,
 }
@@ -174,6 +178,26 @@ impl Wake for Bell {
     }
 }
 
+/// A wish for a recording of the last minutes.
+pub struct Wish {
+    /// The name of the file, without an ending.
+    pub stem: String,
+    /// Takes the answer: the name of the file and what it holds, or why there is none.
+    pub answer: Box<dyn FnOnce(Result<String, String>) + Send>,
+}
+
+impl fmt::Debug for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Wish").field(&self.stem).finish()
+    }
+}
+
+/// Keeps the last minutes of a run.
+pub trait Keeper: fmt::Debug + Send {
+    /// Asks for a recording of them in the current directory. It returns at once.
+    fn record(&self, wish: Wish);
+}
+
 /// The run that a screen shows.
 #[derive(Debug)]
 pub struct Run {
@@ -183,6 +207,8 @@ pub struct Run {
     pub asker: Asker,
     /// Those of a recording that is played.
     pub controls: Option<Controls>,
+    /// The one who has the last minutes of it; `None`: nobody keeps them.
+    pub keeper: Option<Box<dyn Keeper>>,
 }
 
 /// The threads of a screen.
@@ -218,7 +244,8 @@ impl Running {
             app,
             terminal,
             run,
-            bell: Waker::from(Arc::new(Bell(send))),
+            bell: Waker::from(Arc::new(Bell(send.clone()))),
+            send,
             continued,
         };
         thread::Builder::new()
@@ -323,6 +350,7 @@ struct Screen {
     terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
     run: Run,
     bell: Waker,
+    send: Sender<Message>,
     continued: Arc<AtomicBool>,
 }
 
@@ -350,6 +378,7 @@ impl Screen {
                     enter().map_err(|_| Ended)?;
                     self.redraw()?;
                 }
+                Message::Recorded(result) => self.input(Input::Written(result))?,
                 Message::Gone => return Err(Ended),
             }
         }
@@ -395,6 +424,11 @@ impl Screen {
                 self.draw()
             }
             Then::Write => self.write(),
+            Then::Record => {
+                self.record();
+                // What was told before is gone.
+                self.draw()
+            }
             Then::Suspend => self.suspend(),
             Then::Quit => Err(Ended),
         }
@@ -411,8 +445,27 @@ impl Screen {
         let Some(Written { stem, text }) = self.app.written() else {
             return Ok(());
         };
-        let created = file::create(Path::new("."), &stem, "json", &text);
-        self.input(Input::Written(created.map_err(|error| error.to_string())))
+        let created = file::create(Path::new("."), &stem, "json", |path| {
+            file::write(path, &text)
+        });
+        let lines = text.split(|&byte| byte == b'\n').skip(1).count() as u64;
+        let told = match created {
+            Ok((name, ())) => Ok(format!("{name} written: {}", Counted(lines, "line"))),
+            Err(error) => Err(error.to_string()),
+        };
+        self.input(Input::Written(told))
+    }
+
+    /// Asks for a recording of the last minutes.
+    fn record(&self) {
+        if let (Some(keeper), Some(stem)) = (&self.run.keeper, self.app.stem_of_recording()) {
+            let send = self.send.clone();
+            let answer = Box::new(move |result| {
+                // Whoever does not listen any more has ended.
+                let _ = send.send(Message::Recorded(result));
+            });
+            keeper.record(Wish { stem, answer });
+        }
     }
 
     fn redraw(&mut self) -> Result<(), Ended> {

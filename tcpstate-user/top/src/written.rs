@@ -44,16 +44,27 @@ pub(crate) fn written(look: &Look) -> Option<Written> {
         Some((Page::Finding(_), _)) => "finding",
         Some((Page::Connection(..), _)) => "connection",
     };
-    let wall_ns = snapshot.origin.wall_ns(snapshot.interval.end_ns);
-    let at = Timestamp::from_nanosecond(wall_ns.into()).ok()?;
-    let at = at.to_zoned(look.options.zone.clone());
     let mut text = Vec::new();
     // Writing to memory does not fail.
     let _ = write(look, snapshot, &mut text);
     Some(Written {
-        stem: format!("tcpstate-{name}-{}", at.strftime("%Y%m%d-%H%M%S")),
+        stem: format!("tcpstate-{name}-{}", time(look, snapshot)?),
         text,
     })
+}
+
+/// The name of a recording of the last minutes.
+pub(crate) fn stem_of_recording(look: &Look) -> Option<String> {
+    let snapshot = look.latest().snapshot.as_deref()?;
+    Some(format!("tcpstate-{}", time(look, snapshot)?))
+}
+
+/// The time of a snapshot, as a part of a name.
+fn time(look: &Look, snapshot: &RunSnapshot) -> Option<String> {
+    let wall_ns = snapshot.origin.wall_ns(snapshot.interval.end_ns);
+    let at = Timestamp::from_nanosecond(wall_ns.into()).ok()?;
+    let at = at.to_zoned(look.options.zone.clone());
+    Some(at.strftime("%Y%m%d-%H%M%S").to_string())
 }
 
 fn write(look: &Look, snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result<()> {

@@ -171,3 +171,34 @@ fn a_disk_without_any_room_at_the_end_loses_what_the_error_says() {
         "the one before is as it was"
     );
 }
+
+/// A dump to a new file touches nothing that is there, and leaves nothing that is not whole.
+#[test]
+fn a_dump_to_a_new_file_touches_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let events = events(Traffic::Noise, 3_000, 57);
+    let mut ring = FlightRing::new(&origin(), FlightOptions::default()).unwrap();
+    ring.append(&events).unwrap();
+    ring.dump_new(&path("a.rec")).unwrap();
+    assert_eq!(mode(&path("a.rec")), 0o600);
+    let started_ns = origin().started_ns;
+    let times = events.iter().map(tcpstate_core::event::Event::ts_ns);
+    assert_eq!(ring.begin_ns(), started_ns);
+    assert_eq!(Some(ring.end_ns()), times.chain([started_ns]).max());
+    assert!(read_file(&path("a.rec")).events == events);
+    fs::write(path("there"), "left").unwrap();
+    symlink(path("none"), path("link")).unwrap();
+    for name in ["there", "link"] {
+        let error = ring.dump_new(&path(name)).unwrap_err().into_io();
+        assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{name}");
+    }
+    assert_eq!(fs::read_to_string(path("there")).unwrap(), "left");
+    assert!(!path("none").exists());
+    let Some(disk) = Tmpfs::mount("4k") else {
+        return;
+    };
+    let error = ring.dump_new(&disk.path().join("a.rec")).unwrap_err();
+    assert!(error.to_string().contains("still in memory"), "{error}");
+    assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 0);
+}
