@@ -29,13 +29,15 @@ pub const TO_INSTALL: &str = "there is no cargo-deb: cargo install --locked carg
 const REVISION: &str = "1";
 /// The maintainer of the package.
 const MAINTAINER: &str = "The tcpstate developers <developers@tcpstate.invalid>";
+/// A shell without libraries: busybox is one by the name of its file.
+const SHELL: &str = "/bin/busybox";
 /// The oldest release of Debian that still gets updates.
 const SUITE: &str = "bookworm";
 
 /// The root for trying the installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Root {
-    /// An empty root, because the package has no dependencies
+    /// A root with only a shell, because the package has no dependencies
     Empty,
     /// A minimal Debian, fetched by mmdebstrap
     Debian,
@@ -146,6 +148,10 @@ impl Root {
                     fs::create_dir_all(database.join(part))?;
                 }
                 fs::write(database.join("status"), "")?;
+                // For the scripts of the package.
+                fs::create_dir(root.join("bin"))?;
+                fs::copy(SHELL, root.join("bin/sh"))
+                    .with_context(|| format!("{SHELL}: install the package busybox-static"))?;
                 Ok(())
             }
             Self::Debian => {
@@ -207,6 +213,9 @@ fn try_in(root: &Path, package: &Path) -> Result<()> {
 fn expected() -> Result<Vec<String>> {
     let mut expected = vec![
         "usr/bin/tcpstate".to_owned(),
+        "usr/lib/systemd/system/tcpstate.service".to_owned(),
+        "usr/lib/systemd/system/tcpstate.socket".to_owned(),
+        "etc/tcpstate/serve.toml".to_owned(),
         "usr/share/bash-completion/completions/tcpstate".to_owned(),
         "usr/share/zsh/vendor-completions/_tcpstate".to_owned(),
         "usr/share/fish/vendor_completions.d/tcpstate.fish".to_owned(),
