@@ -57,6 +57,11 @@ impl<V> ByCookie<V> {
         self.find(cookie).map(|at| &mut self.entries[at].1)
     }
 
+    /// All cookies and their values.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &V)> {
+        self.entries.iter().map(|(cookie, value)| (*cookie, value))
+    }
+
     /// All values, mutable.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.entries.iter_mut().map(|(_, value)| value)

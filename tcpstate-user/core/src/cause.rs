@@ -280,10 +280,20 @@ impl ResetReason {
     /// The reason that the kernel gave for resetting the connection that this transition ends; `None` where it did
     /// not reset it, or gave none.
     pub fn of(event: &Event) -> Option<Self> {
-        let code = usize::from(end::reason(event.record().end_facts()));
+        Self::of_code(end::reason(event.record().end_facts()))
+    }
+
+    /// The reason with this code, as in records; `None` for 0, and for one that is not known here.
+    pub(crate) fn of_code(code: u8) -> Option<Self> {
         RESET_REASONS
-            .get(code.checked_sub(1)?)
+            .get(usize::from(code).checked_sub(1)?)
             .map(|name| Self(name))
+    }
+
+    /// Its code.
+    pub(crate) fn code(self) -> u8 {
+        let at = RESET_REASONS.iter().position(|name| *name == self.0);
+        at.and_then(|at| u8::try_from(at + 1).ok()).unwrap_or(0)
     }
 
     /// The name in JSON and text.

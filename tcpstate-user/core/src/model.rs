@@ -21,6 +21,7 @@ mod address;
 mod applied;
 mod connection;
 mod group;
+mod held_back;
 mod histograms;
 mod limits;
 mod listeners;

@@ -10,21 +10,19 @@
 use std::{
     cmp::Reverse,
     io::{self, Write},
-    mem::take,
     time::Duration,
 };
 
 use serde::Serialize;
 use tcpstate_core::{
-    by_cookie::ByCookie,
     catalogue::{CONNECTION, ConnectionRow},
     cause::Cause,
     census::Census,
     duration::nanoseconds,
-    event::{Event, SocketId},
+    event::Event,
     expression::{Expression, Truth},
     filter::{CauseSet, StateSet},
-    model::{Books, Connections, Ended, Include, StateExit, Tracker},
+    model::{Books, Connections, Ended, Include, Tracker},
     names::Names,
     options::Until,
     origin::{Evidence, Origin},
@@ -79,9 +77,6 @@ pub struct Life {
     filter: Filter,
     live: bool,
     until: Until,
-    /// Connections beyond their transition to CLOSE that are not gone: the tracker follows them, which bounds
-    /// them.
-    waiting: ByCookie<Ended>,
     count: Option<u64>,
     printer: RecordPrinter<ConnectionRow>,
     tracker: Tracker,
@@ -105,7 +100,6 @@ impl Life {
             },
             live: options.live,
             until: options.until,
-            waiting: ByCookie::default(),
             count: options.count,
             printer: printer(options, Evidence::Kernel),
             tracker: Tracker::new(options.settings.limits)
@@ -141,18 +135,10 @@ impl Life {
 
     /// Holds a connection back until it is gone; returns one that can be shown now.
     fn hold_back(&mut self, ended: Ended) -> Option<Ended> {
-        match ended.connection.id {
-            // The socket may have had another connection before, which waits by the same cookie.
-            SocketId::Cookie(cookie)
-                if self.until == Until::Gone
-                    && ended.goes_on.is_some()
-                    && self.waiting.get(cookie).is_none()
-                    && self.tracker.is_followed(cookie) =>
-            {
-                self.waiting.get_or_insert_with(cookie, || ended);
-                None
-            }
-            _ => Some(ended),
+        if self.until == Until::Gone && ended.goes_on.is_some() {
+            self.tracker.hold_back(ended)
+        } else {
+            Some(ended)
         }
     }
 
@@ -204,9 +190,9 @@ impl View for Life {
 
     fn census(&mut self, census: &Census, out: &mut dyn Write) -> io::Result<Flow> {
         let mut gone = Vec::new();
-        let waiting = &mut self.waiting;
-        self.tracker
-            .census(census, |exit| gone.extend(leave(waiting, exit)));
+        self.tracker.census_with_ends(census, |exit, ended| {
+            gone.extend(ended.map(|ended| (exit.at_ns, ended)));
+        });
         gone.sort_by_key(|&(at_ns, _)| at_ns);
         for (at_ns, ended) in gone {
             self.show(ConnectionRow::ended(ended, at_ns), out)?;
@@ -227,11 +213,7 @@ impl View for Life {
                     }
                 }
             }
-            Recalled::Census(census) => {
-                let waiting = &mut self.waiting;
-                self.tracker
-                    .recall_census(census, |exit| drop(leave(waiting, exit)));
-            }
+            Recalled::Census(census) => self.tracker.recall_census(census, |_| {}),
         }
         Ok(Flow::Continue)
     }
@@ -256,13 +238,14 @@ impl View for Life {
             connections: Books,
         }
         let books = self.tracker.books();
-        let not_gone = self.waiting.len() as u64;
-        let mut waiting: Vec<Ended> = take(&mut self.waiting).into_values().collect();
-        waiting.sort_by_key(|ended| (ended.connection.last_ns, ended.connection.id));
-        for ended in waiting {
+        let not_gone = self.tracker.count_held_back() as u64;
+        for cookie in self.tracker.held_back() {
             if self.is_full() {
                 break;
             }
+            let Some(ended) = self.tracker.take_held_back(cookie) else {
+                continue;
+            };
             let ts_ns = ended.connection.last_ns.unwrap_or(end.now_ns);
             self.show(ConnectionRow::ended(ended, ts_ns), out)?;
         }
@@ -312,16 +295,6 @@ impl View for Life {
     fn connections(&self) -> Option<Books> {
         Some(self.tracker.books())
     }
-}
-
-/// Adds the end of a state to a connection that waits. Returns one that is gone, with the time of its end.
-fn leave(waiting: &mut ByCookie<Ended>, exit: &StateExit) -> Option<(u64, Ended)> {
-    waiting.get_mut(exit.cookie)?.add_exit(exit);
-    if exit.then.is_some() {
-        return None;
-    }
-    let ended = waiting.remove(exit.cookie)?;
-    Some((exit.at_ns, ended))
 }
 
 /// The filter on whole connections.

@@ -9,6 +9,11 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 use tcpstate_common::State;
 
+use super::{
+    connection::Ended,
+    held_back::{Handle, HeldBack},
+    state_exit::StateExit,
+};
 use crate::{by_cookie::ByCookie, census::Request, hash::BuildMixer};
 
 /// The time after which a minisocket is forgotten that no dump has had: its namespace cannot be dumped.
@@ -25,20 +30,27 @@ const MAX_COUNTED: usize = 65_536;
 /// A minisocket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mini {
-    /// The time at which the connection entered this state.
-    pub(super) since_ns: Option<u64>,
+    /// The time at which the connection entered this state; [`Mini::NO_TIME`] where it is not known.
+    since_ns: u64,
     /// The time at which the minisocket was made, or first dumped: the connection can have been in its
     /// state as a socket long before.
     pub(super) there_ns: u64,
     pub(super) netns: u32,
+    /// The connection, where a view holds it back.
+    held: Handle,
     pub(super) group: u16,
     pub(super) state: State,
     /// Dumps that should have had it and did not; [`Mini::FOUND`] once one has.
     misses: u8,
 }
 
+// With the cookie 40 bytes: there can be a million.
+const _: () = assert!(size_of::<Mini>() == 32);
+
 impl Mini {
     const FOUND: u8 = u8::MAX;
+    /// No time of an event: that would be after 584 years.
+    const NO_TIME: u64 = u64::MAX;
 
     pub(super) const fn new(
         state: State,
@@ -47,14 +59,39 @@ impl Mini {
         netns: u32,
         group: u16,
     ) -> Self {
+        let since_ns = match since_ns {
+            Some(since_ns) => since_ns,
+            None => Self::NO_TIME,
+        };
         Self {
             since_ns,
             there_ns,
             netns,
+            held: Handle::NONE,
             group,
             state,
             misses: 0,
         }
+    }
+
+    /// The time at which the connection entered this state.
+    pub(super) const fn since_ns(&self) -> Option<u64> {
+        if self.since_ns == Self::NO_TIME {
+            None
+        } else {
+            Some(self.since_ns)
+        }
+    }
+
+    /// The connection entered this state at that time.
+    pub(super) const fn enter(&mut self, state: State, since_ns: u64) {
+        self.state = state;
+        self.since_ns = since_ns;
+    }
+
+    /// It is not known when the connection entered this state.
+    pub(super) const fn forget_since(&mut self) {
+        self.since_ns = Self::NO_TIME;
     }
 
     /// Whether it counts as gone because samples were without it, and none ever had it.
@@ -85,10 +122,21 @@ pub(super) struct Counted {
     pub(super) count: u32,
 }
 
+/// The result of a dump for the minisockets that it should have had, by cookie.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Judged {
+    /// Two dumps were without them.
+    pub(super) gone: Vec<u64>,
+    /// Their namespace cannot be dumped.
+    pub(super) forgotten: Vec<u64>,
+}
+
 /// The minisockets, by cookie, and the numbers of half-open connections.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Minisockets {
     minis: ByCookie<Mini>,
+    /// Connections that are shown when they are gone.
+    held: HeldBack,
     /// Those that no dump had when they were put here, by namespace, the oldest first.
     awaited: HashMap<u32, VecDeque<u64>, BuildMixer>,
     half_open: HashMap<u32, Vec<Counted>, BuildMixer>,
@@ -134,27 +182,82 @@ impl Minisockets {
         is_new
     }
 
-    pub(super) fn contains(&self, cookie: u64) -> bool {
-        self.minis.get(cookie).is_some()
-    }
-
     pub(super) fn get_mut(&mut self, cookie: u64) -> Option<&mut Mini> {
         self.minis.get_mut(cookie)
     }
 
+    /// Removes a minisocket. A connection that is held back for it has to be taken, by [`Minisockets::exit`], before
+    /// another one is removed.
     pub(super) fn remove(&mut self, cookie: u64) -> Option<Mini> {
         self.minis.remove(cookie)
     }
 
-    /// Removes the minisockets that this dump and one before should have had and did not (`gone`), and
-    /// those whose namespace cannot be dumped (`forgotten`).
-    pub(super) fn judge(
-        &mut self,
-        netns: u32,
-        begin_ns: u64,
-        mut gone: impl FnMut(u64, Mini),
-        mut forgotten: impl FnMut(u64, Mini),
-    ) {
+    /// Holds a connection back until its minisocket is gone. `false`: it has none, another connection is held back
+    /// for that one, or there is no room.
+    pub(super) fn hold_back(&mut self, cookie: u64, ended: &Ended) -> bool {
+        let Some(mini) = self.minis.get_mut(cookie) else {
+            return false;
+        };
+        if mini.held != Handle::NONE {
+            return false;
+        }
+        let Some(held) = self.held.put(cookie, ended) else {
+            return false;
+        };
+        mini.held = held;
+        true
+    }
+
+    /// The connections that are held back, by cookie, in the order of their last transitions.
+    pub(super) fn held_back(&self) -> Vec<u64> {
+        self.held.by_end()
+    }
+
+    /// The number of connections that are held back.
+    pub(super) fn count_held_back(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Takes the connection that is held back for this minisocket.
+    pub(super) fn take_held_back(&mut self, cookie: u64) -> Option<Ended> {
+        let mini = self.minis.get_mut(cookie)?;
+        let held = std::mem::replace(&mut mini.held, Handle::NONE);
+        self.take(held)
+    }
+
+    fn take(&mut self, held: Handle) -> Option<Ended> {
+        if held == Handle::NONE {
+            return None;
+        }
+        let taken = self.held.take(held)?;
+        let moved = taken.moved.and_then(|cookie| self.minis.get_mut(cookie));
+        if let Some(moved) = moved {
+            moved.held = held;
+        }
+        Some(taken.ended)
+    }
+
+    /// Adds this exit to the connection that is held back for the minisocket as it was before. Returns a connection
+    /// that is gone.
+    pub(super) fn exit(&mut self, before: &Mini, exit: &StateExit) -> Option<Ended> {
+        if before.held == Handle::NONE {
+            return None;
+        }
+        if let Some(mini) = self.minis.get_mut(exit.cookie) {
+            mini.held = Handle::NONE;
+        }
+        let mut ended = self.take(before.held)?;
+        ended.add_exit(exit);
+        if exit.then.is_some() && self.hold_back(exit.cookie, &ended) {
+            return None;
+        }
+        Some(ended)
+    }
+
+    /// The minisockets that this dump and one before should have had and did not, and those whose namespace cannot
+    /// be dumped. The caller removes them.
+    pub(super) fn judge(&mut self, netns: u32, begin_ns: u64) -> Judged {
+        let mut judged = Judged::default();
         let minis = &mut self.minis;
         if let Some(awaited) = self.awaited.get_mut(&netns) {
             awaited.retain(|&cookie| {
@@ -172,9 +275,7 @@ impl Minisockets {
                 if mini.misses < MISSES {
                     return true;
                 }
-                let mini = *mini;
-                minis.remove(cookie);
-                gone(cookie, mini);
+                judged.gone.push(cookie);
                 false
             });
         }
@@ -187,15 +288,16 @@ impl Minisockets {
                     break;
                 }
                 awaited.pop_front();
-                if let Some(mini) = minis.get(cookie).copied()
-                    && mini.misses != Mini::FOUND
+                if minis
+                    .get(cookie)
+                    .is_some_and(|mini| mini.misses != Mini::FOUND)
                 {
-                    minis.remove(cookie);
-                    forgotten(cookie, mini);
+                    judged.forgotten.push(cookie);
                 }
             }
         }
         self.awaited.retain(|_, awaited| !awaited.is_empty());
+        judged
     }
 
     /// Notes a half-open connection, or what is known of it now. Where there is no room, as under a flood, its time in
@@ -248,17 +350,12 @@ impl Minisockets {
         self.requests.remove(cookie)
     }
 
-    /// Removes all minisockets and half-open connections of a namespace.
-    pub(super) fn vanish(&mut self, netns: u32, mut gone: impl FnMut(u64, Mini)) {
+    /// Removes all half-open connections of a namespace. Returns its minisockets, by cookie, which the caller removes.
+    pub(super) fn vanish(&mut self, netns: u32) -> Vec<u64> {
         self.requests.retain(|_, request| request.netns != netns);
         self.awaited.remove(&netns);
-        self.minis.retain(|cookie, mini| {
-            let is_there = mini.netns != netns;
-            if !is_there {
-                gone(cookie, *mini);
-            }
-            is_there
-        });
+        let here = self.minis.iter().filter(|(_, mini)| mini.netns == netns);
+        here.map(|(cookie, _)| cookie).collect()
     }
 
     /// Removes the half-open connections of a namespace, and returns them.
@@ -292,6 +389,7 @@ impl Minisockets {
             .values()
             .map(|counted| counted.capacity() * size_of::<Counted>());
         self.minis.memory()
+            + self.held.memory()
             + self.requests.memory()
             + self.awaited.allocation_size()
             + self.half_open.allocation_size()
@@ -311,13 +409,10 @@ mod tests {
     }
 
     fn judged(minisockets: &mut Minisockets, netns: u32, begin_ns: u64) -> (Vec<u64>, Vec<u64>) {
-        let (mut gone, mut forgotten) = (Vec::new(), Vec::new());
-        minisockets.judge(
-            netns,
-            begin_ns,
-            |cookie, _| gone.push(cookie),
-            |cookie, _| forgotten.push(cookie),
-        );
+        let Judged { gone, forgotten } = minisockets.judge(netns, begin_ns);
+        for &cookie in gone.iter().chain(&forgotten) {
+            assert!(minisockets.remove(cookie).is_some());
+        }
         (gone, forgotten)
     }
 
@@ -372,8 +467,7 @@ mod tests {
         assert!(minisockets.await_found(1, mini(1)));
         assert!(!minisockets.await_found(2, mini(1)));
         assert!(!minisockets.insert(1, mini(1)), "it is there already");
-        let mut gone = Vec::new();
-        minisockets.vanish(1, |cookie, _| gone.push(cookie));
-        assert_eq!((gone, minisockets.len()), (vec![1], 0));
+        assert!(minisockets.vanish(2).is_empty());
+        assert_eq!(minisockets.vanish(1), [1]);
     }
 }

@@ -11,12 +11,12 @@ use tcpstate_common::{
 };
 
 use super::{
-    Limits, StateExit, Tracker,
+    Ended, Limits, StateExit, Tracker,
     address::to_wire,
     group::Traits,
     histograms::Of,
     listeners::{Handover, Place},
-    minisockets::{Counted, Mini},
+    minisockets::{Counted, Judged, Mini},
     missing,
     packed::Known,
 };
@@ -32,6 +32,16 @@ impl Tracker {
     /// Takes a census, or a part of one. Calls `on_exit` for each state that a connection left without
     /// an event.
     pub fn census(&mut self, census: &Census, mut on_exit: impl FnMut(&StateExit)) {
+        self.census_with_ends(census, |exit, _| on_exit(exit));
+    }
+
+    /// As [`Tracker::census`]; `on_exit` also gets each connection that was held back ([`Tracker::hold_back`]) and is
+    /// gone with this exit.
+    pub fn census_with_ends(
+        &mut self,
+        census: &Census,
+        mut on_exit: impl FnMut(&StateExit, Option<Ended>),
+    ) {
         self.table.release();
         self.now_ns = self.now_ns.max(census.begin_ns);
         for found in &census.found {
@@ -113,14 +123,18 @@ impl Tracker {
         self.after_recall(&before);
     }
 
-    fn end_all_minisockets(&mut self, census: &Census, on_exit: &mut impl FnMut(&StateExit)) {
-        let mut all = Vec::new();
-        self.minisockets
-            .vanish(census.netns, |cookie, mini| all.push((cookie, mini)));
-        for (cookie, mut mini) in all {
+    fn end_all_minisockets(
+        &mut self,
+        census: &Census,
+        on_exit: &mut impl FnMut(&StateExit, Option<Ended>),
+    ) {
+        for cookie in self.minisockets.vanish(census.netns) {
+            let Some(mut mini) = self.minisockets.remove(cookie) else {
+                continue;
+            };
             if census.scope == Scope::OutOfReach {
                 self.books.unfollowed += 1;
-                mini.since_ns = None;
+                mini.forget_since();
             }
             self.leave(cookie, mini, census.begin_ns, census, on_exit);
         }
@@ -276,7 +290,7 @@ impl Tracker {
         &mut self,
         found: &Found,
         census: &Census,
-        on_exit: &mut impl FnMut(&StateExit),
+        on_exit: &mut impl FnMut(&StateExit, Option<Ended>),
     ) {
         if let Some(mini) = self.minisockets.get_mut(found.cookie) {
             mini.mark_found();
@@ -288,10 +302,9 @@ impl Tracker {
             let at_ns = found
                 .since_ns
                 .unwrap_or(census.begin_ns)
-                .max(before.since_ns.unwrap_or(0))
+                .max(before.since_ns().unwrap_or(0))
                 .min(census.begin_ns);
-            mini.state = found.state;
-            mini.since_ns = Some(at_ns);
+            mini.enter(found.state, at_ns);
             if let Some(rates) = &mut self.rates {
                 rates.enter(before.group, found.state);
             }
@@ -346,7 +359,7 @@ impl Tracker {
         mini: Mini,
         at_ns: u64,
         census: &Census,
-        on_exit: &mut impl FnMut(&StateExit),
+        on_exit: &mut impl FnMut(&StateExit, Option<Ended>),
     ) {
         self.exit_state(cookie, mini, at_ns, None, census, on_exit);
     }
@@ -358,7 +371,7 @@ impl Tracker {
         at_ns: u64,
         then: Option<State>,
         census: &Census,
-        on_exit: &mut impl FnMut(&StateExit),
+        on_exit: &mut impl FnMut(&StateExit, Option<Ended>),
     ) {
         if let Some(rates) = &mut self.rates {
             rates.leave(mini.group, mini.state);
@@ -366,7 +379,7 @@ impl Tracker {
         let never_found = mini.is_never_found();
         // A state that no sample found, and no event, is none.
         let was_in_it = !never_found || mini.state == State::FIN_WAIT2;
-        let since_ns = mini.since_ns.filter(|_| was_in_it);
+        let since_ns = mini.since_ns().filter(|_| was_in_it);
         let dwell_ns = since_ns.map(|since_ns| at_ns.saturating_sub(since_ns));
         if let (Some(rates), Some(dwell_ns), false) = (&mut self.rates, dwell_ns, self.recalls) {
             rates.dwelt(mini.state, dwell_ns);
@@ -374,7 +387,7 @@ impl Tracker {
         if let (Some(histograms), Some(dwell_ns)) = (&mut self.histograms, dwell_ns) {
             histograms.record(Of::Dwell(mini.state), mini.group, &self.groups, dwell_ns);
         }
-        on_exit(&StateExit {
+        let exit = StateExit {
             cookie,
             state: mini.state,
             dwell_ns,
@@ -382,27 +395,32 @@ impl Tracker {
             at_ns,
             never_found,
             interval_ns: census.interval_ns(),
-        });
+        };
+        let ended = self.minisockets.exit(&mini, &exit);
+        on_exit(&exit, ended);
     }
 
-    fn judge_minisockets(&mut self, census: &Census, on_exit: &mut impl FnMut(&StateExit)) {
-        let (mut gone, mut forgotten) = (Vec::new(), Vec::new());
-        self.minisockets.judge(
-            census.netns,
-            census.begin_ns,
-            |cookie, mini| gone.push((cookie, mini)),
-            |cookie, mini| forgotten.push((cookie, mini)),
-        );
-        for (cookie, mini) in gone {
+    fn judge_minisockets(
+        &mut self,
+        census: &Census,
+        on_exit: &mut impl FnMut(&StateExit, Option<Ended>),
+    ) {
+        let Judged { gone, forgotten } = self.minisockets.judge(census.netns, census.begin_ns);
+        for cookie in gone {
+            let Some(mini) = self.minisockets.remove(cookie) else {
+                continue;
+            };
             // No sample had it: if the kernel kept anything of it, then for less than an interval. Only its
             // end as a socket is certain.
             self.leave(cookie, mini, mini.there_ns, census, on_exit);
         }
-        for (cookie, mini) in forgotten {
+        for cookie in forgotten {
+            let Some(mut mini) = self.minisockets.remove(cookie) else {
+                continue;
+            };
             self.books.unfollowed += 1;
-            let mut unknown = mini;
-            unknown.since_ns = None;
-            self.leave(cookie, unknown, census.begin_ns, census, on_exit);
+            mini.forget_since();
+            self.leave(cookie, mini, census.begin_ns, census, on_exit);
         }
     }
 

@@ -6,7 +6,7 @@ use hashbrown::HashSet;
 use tcpstate_common::State;
 
 use super::{
-    By, Connection, Connections, Include, Interval, Limits, Memory, Snapshot,
+    By, Connection, Connections, Ended, Include, Interval, Limits, Memory, Snapshot,
     address::from_wire,
     group::{Groups, Traits},
     histograms::Histograms,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     cause::Cause,
-    event::Event,
+    event::{Event, SocketId},
     filter::PortSet,
     hash::BuildMixer,
     names::Names,
@@ -286,10 +286,29 @@ impl Tracker {
         }
     }
 
-    /// Whether the connection with this cookie continues as a minisocket, so that a [`super::StateExit`]
-    /// will follow.
-    pub fn is_followed(&self, cookie: u64) -> bool {
-        self.minisockets.contains(cookie)
+    /// Holds back a connection that continues as a minisocket until [`Tracker::census_with_ends`] hands it out: it
+    /// is kept in few bytes, since there can be a million. Returns one that cannot be held back: it has no minisocket,
+    /// an earlier connection of its socket is held back, or there is no room.
+    pub fn hold_back(&mut self, ended: Ended) -> Option<Ended> {
+        match ended.connection.id {
+            SocketId::Cookie(cookie) if self.minisockets.hold_back(cookie, &ended) => None,
+            _ => Some(ended),
+        }
+    }
+
+    /// The number of connections that are held back.
+    pub fn count_held_back(&self) -> usize {
+        self.minisockets.count_held_back()
+    }
+
+    /// The connections that are held back, by cookie, in the order of their last transitions.
+    pub fn held_back(&self) -> Vec<u64> {
+        self.minisockets.held_back()
+    }
+
+    /// Hands out a connection that is held back, before it is gone.
+    pub fn take_held_back(&mut self, cookie: u64) -> Option<Ended> {
+        self.minisockets.take_held_back(cookie)
     }
 
     /// The tracker's own books.
