@@ -20,7 +20,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
     sync::oneshot,
-    task::AbortHandle,
+    task::{AbortHandle, yield_now},
     time::sleep,
 };
 
@@ -146,6 +146,8 @@ impl Server {
                             subscriber,
                             stopped,
                         );
+                        // Work for a client that is gone is not waited for: the run ends.
+                        runtime.shutdown_background();
                     }
                     Err(error) => {
                         let _ = started.send(Err(error));
@@ -232,6 +234,8 @@ async fn accept(listener: &TcpListener, router: &Router) {
         let lease = Lease::new();
         let answered = answer(stream, router.clone(), lease.clone());
         open.push_back((tokio::spawn(answered).abort_handle(), lease));
+        // What has come with it is read before another one may take its place, however many wait.
+        yield_now().await;
     }
 }
 

@@ -20,9 +20,9 @@ use tcpstate_common::State;
 use crate::{
     ls::list,
     need::{Need, trial},
-    net::{PATIENCE, await_that, joined},
+    net::{PATIENCE, allow_open_files, await_that, joined},
     process::Tcpstate,
-    serve::{Served, connections},
+    serve::{ENDS, Scrape, Served, connections},
     views::sockets,
 };
 
@@ -285,7 +285,10 @@ fn without_times(line: &mut Value) -> Result<()> {
 }
 
 /// Clients that break off, or never end, or do not read, or do not speak HTTP.
-const BROKEN: usize = 100;
+const BROKEN: usize = 10_000;
+
+/// Those that are looked after between two pauses.
+const AT_ONCE: usize = 50;
 
 /// Resident memory, bytes.
 fn resident(pid: u32) -> Result<u64> {
@@ -299,37 +302,16 @@ fn resident(pid: u32) -> Result<u64> {
     Ok(number * 1_024)
 }
 
-/// The memory that the server may take for all of them: eight answers of a megabyte, the ring of events, and the heads.
-const ROOM: u64 = 64 << 20;
+/// The memory that it may take beside them: eight answers of a megabyte, the ring of events, the heads, and what is known of their
+/// connections, which are watched as all others.
+const ROOM: u64 = 128 << 20;
+
+/// The files that it may have open: 64 connections, eight streams, and its own.
+const FILES: usize = 200;
 
 fn broken_clients() -> Result<()> {
     let served = Served::start(&["--json"])?;
-    let before = resident(served.tcpstate.id())?;
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let broken = scope.spawn(|| served.netns.run(|| annoy(served.http, &stop)));
-        let work = || -> Result<()> {
-            served.netns.run(|| connections(served.port))?;
-            let query = format!("/api/v1/connections?port={}", served.port);
-            await_that("it answers beside them", || {
-                // One too many may close this one as well; it asks again, as a client does.
-                let is_answered = |path: &str| {
-                    let answer = served.get(path);
-                    answer.is_ok_and(|(status, _)| status == 200)
-                };
-                Ok(is_answered(&query) && is_answered("/metrics"))
-            })?;
-            let after = resident(served.tcpstate.id())?;
-            ensure!(
-                after < before + ROOM,
-                "{before} bytes before, {after} after"
-            );
-            Ok(())
-        };
-        let worked = work();
-        stop.store(true, Ordering::Relaxed);
-        joined(broken.join()).and(worked)
-    })?;
+    beside(&served, &BEGINS, |path| served.get(path))?;
     kill_process(Pid::from_child(&served.tcpstate.child), Signal::TERM)?;
     // The books balance, and nothing is lost.
     let (_, summary) = served.tcpstate.finish()?.json()?;
@@ -341,27 +323,106 @@ fn broken_clients() -> Result<()> {
     Ok(())
 }
 
+/// Beside broken clients that begin like this, connections are counted, a good client is answered, and memory is bounded.
+pub fn beside(
+    served: &Served,
+    begins: &[&[u8]],
+    get: impl Fn(&str) -> Result<(u16, String)>,
+) -> Result<()> {
+    // Each has a descriptor here.
+    allow_open_files(BROKEN as u64 + 1_000)?;
+    let id = served.tcpstate.id();
+    let before = resident(id)?;
+    let (all_are_there, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let annoy = || {
+            served
+                .netns
+                .run(|| annoy(served.http, begins, (&all_are_there, &stop)))
+        };
+        let broken = scope.spawn(annoy);
+        let work = || -> Result<()> {
+            await_that("all broken clients are there", || {
+                // Whatever ended them, it is reported below.
+                Ok(all_are_there.load(Ordering::Relaxed) || broken.is_finished())
+            })?;
+            served.connect()?;
+            await_counted(served, &get)?;
+            let query = format!("/api/v1/connections?port={}", served.port);
+            await_that("it answers beside them", || {
+                // One too many may close this one as well; it asks again, as a client does.
+                Ok(get(&query).is_ok_and(|(status, _)| status == 200))
+            })?;
+            let after = resident(id)?;
+            ensure!(
+                after < before + ROOM,
+                "{before} bytes before, {after} after"
+            );
+            let files = fs::read_dir(format!("/proc/{id}/fd"))?.count();
+            ensure!(files < FILES, "{files} files are open");
+            Ok(())
+        };
+        let worked = work();
+        stop.store(true, Ordering::Relaxed);
+        joined(broken.join()).and(worked)
+    })
+}
+
+/// Scrapes until the ends of the connections of the test are counted.
+fn await_counted(served: &Served, get: impl Fn(&str) -> Result<(u16, String)>) -> Result<()> {
+    let port = format!("port=\"{}\"", served.port);
+    let (mut counted, mut misses) = (0, false);
+    await_that("what was made is counted beside them", || {
+        // The same.
+        let Ok((200, text)) = get("/metrics") else {
+            return Ok(false);
+        };
+        let scrape = Scrape(text);
+        counted = scrape.sum("tcpstate_connections_closed_total", &[&port]);
+        misses = scrape.sum("tcpstate_events_lost_total", &[])
+            + scrape.sum("tcpstate_transitions_missing_total", &[])
+            > 0;
+        Ok(counted >= ENDS || misses)
+    })?;
+    // A transition that was not shown to the program makes another attempt.
+    ensure!(
+        counted == ENDS,
+        "{counted} ends are counted, {ENDS} were made"
+    );
+    Ok(())
+}
+
+/// The beginnings of broken clients.
+const BEGINS: [&[u8]; 8] = [
+    b"",
+    b"GET /metrics HT",
+    b"GET /api/v1/snapshot HTTP/1.1\r\nA: ",
+    b"GET /api/v1/connections?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /api/v1/history HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    // A head that is longer than any.
+    &[b'A'; 64 << 10],
+];
+
 /// Keeps so many broken clients at the server: each that it closes comes again.
-fn annoy(http: SocketAddr, stop: &AtomicBool) -> Result<()> {
-    const BEGINS: [&[u8]; 7] = [
-        b"",
-        b"GET /metrics HT",
-        b"GET /api/v1/snapshot HTTP/1.1\r\nA: ",
-        b"GET /api/v1/connections?limit=1000 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /api/v1/history HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    ];
+fn annoy(
+    http: SocketAddr,
+    begins: &[&[u8]],
+    (all_are_there, stop): (&AtomicBool, &AtomicBool),
+) -> Result<()> {
     let connect = |at: usize| -> Result<TcpStream> {
         let mut stream = TcpStream::connect(http)?;
-        // The server may have closed it already, for a later one.
-        let _ = stream.write_all(BEGINS[at % BEGINS.len()]);
         stream.set_nonblocking(true)?;
+        // The server may have closed it already, for a later one, or not read yet.
+        let _ = stream.write(begins[at % begins.len()]);
         Ok(stream)
     };
     let mut clients: Vec<TcpStream> = (0..BROKEN).map(connect).collect::<Result<_>>()?;
-    while !stop.load(Ordering::Relaxed) {
-        for (at, client) in clients.iter_mut().enumerate() {
+    all_are_there.store(true, Ordering::Relaxed);
+    let chunks = (0..BROKEN).step_by(AT_ONCE).cycle();
+    for first in chunks.take_while(|_| !stop.load(Ordering::Relaxed)) {
+        for (at, client) in clients.iter_mut().enumerate().skip(first).take(AT_ONCE) {
             // Those that send a head never end it; the others send more than was asked for. None reads.
             let closed = match client.write(b"A: b\r\nC: ") {
                 Err(error) => error.kind() != ErrorKind::WouldBlock,

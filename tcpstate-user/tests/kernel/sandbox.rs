@@ -4,12 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     fs::{self, File},
-    io,
+    io::{self, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     os::{fd::AsRawFd as _, unix::process::parent_id},
     path::Path,
     process::Command,
     ptr, thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -22,7 +23,7 @@ use tcpstate::sandbox::{self, Sampling, User};
 
 use crate::{
     need::{Need, trial},
-    net::{Netns, await_that},
+    net::{Netns, PATIENCE, await_that},
     process::{Running, await_exit, bpf_ids, has_result},
     programs::VARIABLE,
     serve::{Scrape, Served},
@@ -38,6 +39,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("sandbox::privileges", &[Need::Btf], privileges));
     trials.push(trial("sandbox::forbids", &[Need::Root], forbids));
     trials.push(trial("sandbox::killed", &[Need::Btf], killed));
+    trials.push(trial("sandbox::terminated", &[Need::Btf], terminated));
 }
 
 /// Each thread has the capabilities that SECURITY.md states, and it works with them.
@@ -192,19 +194,88 @@ fn forbids() -> Result<()> {
     Ok(())
 }
 
-/// After SIGKILL nothing of a sandboxed run is left in the kernel.
+/// After SIGKILL nothing of a sandboxed run is left in the kernel, though clients are connected.
 fn killed() -> Result<()> {
     let mut served = Served::start(&["--user", USER])?;
-    let programs = bpf_ids(served.tcpstate.id(), "prog_id:")?;
-    ensure!(!programs.is_empty(), "it is attached, but holds no program");
+    let _clients = clients(&served)?;
+    let held = |key: &str| bpf_ids(served.tcpstate.id(), key);
+    let (programs, maps, links) = (held("prog_id:")?, held("map_id:")?, held("link_id:")?);
+    ensure!(
+        !programs.is_empty() && !maps.is_empty() && !links.is_empty(),
+        "it is attached, but holds {programs:?}, {maps:?} and {links:?}"
+    );
     served.tcpstate.child.kill()?;
     served.tcpstate.child.wait()?;
-    await_that("the programs are gone", || {
-        let ids = aya::programs::loaded_programs();
-        let ids: BTreeSet<String> = ids
-            .filter_map(|program| Some(program.ok()?.id().to_string()))
-            .collect();
-        Ok(ids.is_disjoint(&programs))
+    await_that("the programs, maps and links are gone", || {
+        let now = aya::programs::loaded_programs().filter_map(|one| Some(one.ok()?.id()));
+        let no_program = is_free_of(now, &programs);
+        let now = aya::maps::loaded_maps().filter_map(|one| Some(one.ok()?.id()));
+        let no_map = is_free_of(now, &maps);
+        let now = aya::programs::loaded_links().filter_map(|one| Some(one.ok()?.id()));
+        let no_link = is_free_of(now, &links);
+        Ok(no_program && no_map && no_link)
+    })
+}
+
+fn is_free_of(now: impl Iterator<Item = u32>, held: &BTreeSet<String>) -> bool {
+    let now: BTreeSet<String> = now.map(|id| id.to_string()).collect();
+    now.is_disjoint(held)
+}
+
+/// The end of a run that was told to end, whoever is connected: far more than the second that is promised, for a machine that is busy.
+const PROMPTLY: Duration = Duration::from_secs(5);
+
+/// SIGTERM ends it from inside the sandbox, beside clients that follow the events and that do not finish, with the summary.
+fn terminated() -> Result<()> {
+    let served = Served::start(&["--user", USER, "--json"])?;
+    served.connect()?;
+    let mut clients = clients(&served)?;
+    let begin = Instant::now();
+    kill_process(Pid::from_child(&served.tcpstate.child), Signal::TERM)?;
+    let output = served.tcpstate.finish()?;
+    let took = begin.elapsed();
+    ensure!(took < PROMPTLY, "it took {took:?} to end");
+    let (_, summary) = output.json()?;
+    ensure!(
+        summary["snapshots"]
+            .as_u64()
+            .is_some_and(|number| number > 0),
+        "{summary}"
+    );
+    // Those that follow the events are told.
+    let mut rest = String::new();
+    clients.streams[0].read_to_string(&mut rest)?;
+    ensure!(rest.contains("event: end\n"), "{rest}");
+    Ok(())
+}
+
+/// Clients that do not finish by themselves.
+struct Clients {
+    /// They follow the events.
+    streams: Vec<TcpStream>,
+    /// They have sent half a request, or nothing.
+    _halves: Vec<TcpStream>,
+}
+
+fn clients(served: &Served) -> Result<Clients> {
+    let connect = |request: &str| {
+        let mut stream = TcpStream::connect(served.http)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(request.as_bytes())?;
+        anyhow::Ok(stream)
+    };
+    served.netns.run(|| {
+        let follow = "GET /api/v1/events HTTP/1.0\r\nHost: localhost\r\n\r\n";
+        let mut streams: Vec<TcpStream> = (0..8).map(|_| connect(follow)).collect::<Result<_>>()?;
+        for stream in &mut streams {
+            // The answer has begun.
+            stream.read_exact(&mut [0; 12])?;
+        }
+        let halves = (0..40).map(|at| connect(["", "GET /metrics HTTP/1.1\r\nHost: "][at % 2]));
+        Ok(Clients {
+            streams,
+            _halves: halves.collect::<Result<_>>()?,
+        })
     })
 }
 

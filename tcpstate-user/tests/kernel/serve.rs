@@ -51,6 +51,9 @@ enum Clients {
 /// Connections that are made. Each has its two ends here, and ends in order.
 const CONNECTIONS: u32 = 200;
 
+/// The ends of [`connections`]: two of each, and that of the one that is refused.
+pub const ENDS: u64 = 2 * CONNECTIONS as u64 + 1;
+
 fn count(clients: Clients) -> Result<()> {
     let served = Served::start(&["--json"])?;
     let slow = match clients {
@@ -58,7 +61,7 @@ fn count(clients: Clients) -> Result<()> {
         Clients::Slow => served.netns.run(|| slow_clients(served.http))?,
     };
     served.netns.run(|| connections(served.port))?;
-    let scrape = await_ends(&served, 2 * CONNECTIONS + 1)?;
+    let scrape = await_ends(&served, ENDS)?;
     let port = format!("port=\"{}\"", served.port);
     if let Some(scrape) = &scrape {
         let transitions = |from: &str, to: &str| {
@@ -359,7 +362,7 @@ impl Scrape {
 
 /// Scrapes until this many connections at the test's port have ended. `None`: some are missing, as their ends were not
 /// shown to the program.
-fn await_ends(served: &Served, wanted: u32) -> Result<Option<Scrape>> {
+fn await_ends(served: &Served, wanted: u64) -> Result<Option<Scrape>> {
     let port = format!("port=\"{}\"", served.port);
     let mut scraped = None;
     await_that("the connections are counted", || {
@@ -368,7 +371,7 @@ fn await_ends(served: &Served, wanted: u32) -> Result<Option<Scrape>> {
             bail!("/metrics: {status}: {text}");
         }
         let scrape = Scrape(text);
-        let has_all = scrape.sum("tcpstate_connections_closed_total", &[&port]) >= wanted.into();
+        let has_all = scrape.sum("tcpstate_connections_closed_total", &[&port]) >= wanted;
         let misses = scrape.sum("tcpstate_events_lost_total", &[])
             + scrape.sum("tcpstate_transitions_missing_total", &[])
             > 0;
