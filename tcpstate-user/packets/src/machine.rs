@@ -16,10 +16,10 @@ use tcpstate_core::event::{Event, Packet};
 
 pub use self::annotate::Annotator;
 use self::{
-    connection::{Change, Connection, How, Verdict, relative},
-    table::{Digest, Key, Table},
+    connection::{Change, Connection, How, Stray, Verdict, relative},
+    table::{AT_ONCE, Sought, Table},
 };
-use crate::segment::{Segment, Side};
+use crate::segment::Segment;
 
 /// No user: a packet does not say whose its socket is.
 const NO_UID: u32 = u32::MAX;
@@ -32,7 +32,7 @@ pub struct Machine {
 impl Machine {
     /// Room for so many connections. One more, and one of those that had no segment for long is forgotten.
     ///
-    /// *Units:* a connection takes less than 200 bytes.
+    /// *Units:* a connection takes less than 80 bytes.
     pub fn new(max_connections: usize) -> Self {
         Self {
             table: Table::new(max_connections),
@@ -43,76 +43,90 @@ impl Machine {
     ///
     /// An event has the time of the segment that shows it, but for the SYN of a connection that was not known to begin
     /// one until it was answered.
-    #[inline]
     pub fn take(&mut self, segment: &Segment, events: &mut Vec<Event>) {
-        let (key, is_second) = Key::of(segment);
-        let x = usize::from(is_second);
-        let digest = self.table.digest(&key);
-        let Some(slot) = self.table.find(digest) else {
-            self.begin(segment, (digest, key, x), events);
-            return;
-        };
-        slot.last_ns = segment.time_ns;
-        let serial = slot.serial;
-        let mut emit = emitter((&key, serial), segment, x, events);
-        let verdict = slot.connection.take(segment, x, &mut emit);
-        drop(emit);
-        match verdict {
-            Verdict::Taken => {}
-            Verdict::Another => self.replace(segment, (digest, key, x), None, events),
-            Verdict::Answers(syn) => {
-                let syn = syn.answered_by(segment);
-                self.replace(segment, (digest, key, x), Some(&syn), events);
+        let sought = self.table.seek(segment);
+        self.take_sought(segment, &sought, events);
+    }
+
+    /// Takes these segments, one after the other, in less time.
+    pub fn take_all(&mut self, segments: &[Segment], events: &mut Vec<Event>) {
+        let mut sought = [Sought::NOTHING; AT_ONCE];
+        for segments in segments.chunks(AT_ONCE) {
+            self.table.look_up(segments, &mut sought);
+            for (segment, sought) in segments.iter().zip(&sought) {
+                self.take_sought(segment, sought, events);
             }
         }
     }
 
-    /// Prepares for taking these segments, and changes nothing: where there are many connections, most of the time that one
-    /// takes is waiting for memory.
     #[inline]
-    pub fn look_ahead(&self, segments: &[Segment]) {
-        self.table.look_ahead(segments);
-    }
-
-    #[cold]
-    fn begin(
-        &mut self,
-        segment: &Segment,
-        (digest, key, x): (Digest, Key, usize),
-        events: &mut Vec<Event>,
-    ) {
-        let serial = self.table.begun();
-        let mut emit = emitter((&key, serial), segment, x, events);
-        if let Some(connection) = Connection::begin(segment, x, &mut emit) {
-            self.table.insert(digest, connection, segment.time_ns);
+    fn take_sought(&mut self, segment: &Segment, sought: &Sought, events: &mut Vec<Event>) {
+        let Some((at, slot)) = self.table.get_mut(sought) else {
+            self.begin(segment, sought, events);
+            return;
+        };
+        slot.touch(segment.time_ns);
+        let (x, serial) = (sought.x, slot.serial());
+        let mut emit = emitter(serial, segment, x, events);
+        let verdict = slot.connection.take(segment, x, &mut emit);
+        drop(emit);
+        if verdict != Verdict::Taken {
+            self.go_on(segment, x, (verdict, at), events);
         }
     }
 
-    /// Begins another connection between the same sides: with this segment, or with the SYN that it answers.
+    /// Does what the verdict of the connection at this place asks for.
     #[cold]
+    fn go_on(
+        &mut self,
+        segment: &Segment,
+        x: usize,
+        (verdict, at): (Verdict, u32),
+        events: &mut Vec<Event>,
+    ) {
+        match verdict {
+            Verdict::Taken => {}
+            Verdict::Another => self.replace(segment, x, (at, None), events),
+            Verdict::Stray => self.table.keep_stray(at, Stray::of(segment, x)),
+            Verdict::Answer => {
+                let stray = self.table.stray(at);
+                if let Some(syn) = stray.and_then(|stray| stray.answered_by(segment, x)) {
+                    self.replace(segment, x, (at, Some(&syn)), events);
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn begin(&mut self, segment: &Segment, sought: &Sought, events: &mut Vec<Event>) {
+        let mut emit = emitter(self.table.begun(), segment, sought.x, events);
+        if let Some(connection) = Connection::begin(segment, sought.x, &mut emit) {
+            self.table.insert(sought, connection, segment.time_ns);
+        }
+    }
+
+    /// Begins another connection between the same sides, at this place: with this segment, or with the SYN that it answers.
     fn replace(
         &mut self,
         segment: &Segment,
-        (digest, key, x): (Digest, Key, usize),
-        answers: Option<&Segment>,
+        x: usize,
+        (at, answers): (u32, Option<&Segment>),
         events: &mut Vec<Event>,
     ) {
         let serial = self.table.renew();
-        let id = (&key, serial);
         let new = match answers {
-            None => Connection::begin(segment, x, &mut emitter(id, segment, x, events)),
+            None => Connection::begin(segment, x, &mut emitter(serial, segment, x, events)),
             Some(syn) => {
                 let y = 1 - x;
-                let mut new = Connection::begin(syn, y, &mut emitter(id, syn, y, events));
+                let mut new = Connection::begin(syn, y, &mut emitter(serial, syn, y, events));
                 if let Some(new) = &mut new {
-                    new.take(segment, x, &mut emitter(id, segment, x, events));
+                    new.take(segment, x, &mut emitter(serial, segment, x, events));
                 }
                 new
             }
         };
-        if let (Some(new), Some(slot)) = (new, self.table.find(digest)) {
-            slot.connection = new;
-            slot.serial = serial;
+        if let Some(new) = new {
+            self.table.replace(at, new, serial);
         }
     }
 
@@ -135,12 +149,12 @@ impl Machine {
 /// Appends the transitions that a segment of the end `x` shows as events.
 #[inline]
 fn emitter<'a>(
-    id: (&'a Key, u64),
+    serial: u64,
     segment: &'a Segment,
     x: usize,
     events: &'a mut Vec<Event>,
 ) -> impl FnMut(Change) + 'a {
-    move |change| events.extend(event(id, segment, x, change))
+    move |change| events.extend(event(serial, segment, x, change))
 }
 
 /// The cookie of the end's socket. Unlike a kernel's, it begins at 1: 0 is no cookie.
@@ -165,12 +179,11 @@ fn packet(segment: &Segment, x: usize, change: &Change) -> Packet {
 /// A transition as the kernel would have shown it.
 ///
 /// The kernel's socket ends when `TIME_WAIT` begins: its transition is to CLOSE (`tcp_time_wait`), and what stays is no socket.
-fn event((key, serial): (&Key, u64), segment: &Segment, x: usize, change: Change) -> Option<Event> {
-    let [first, second] = key.sides();
-    let (local, remote): (&Side, &Side) = if change.end == 0 {
-        (first, second)
+fn event(serial: u64, segment: &Segment, x: usize, change: Change) -> Option<Event> {
+    let (local, remote) = if change.end == x {
+        (&segment.from, &segment.to)
     } else {
-        (second, first)
+        (&segment.to, &segment.from)
     };
     let mut facts = known::COOKIE | known::SOCKET;
     let (fin_sent, fin_received) = change.fins;

@@ -283,15 +283,15 @@ impl Rebuilding {
     fn batch(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
         for _ in 0..ROUNDS {
             let has_more = self.read_ahead();
-            self.machine.look_ahead(&self.ahead);
-            for segment in self.ahead.drain(..) {
-                match &mut self.annotator {
-                    None => self.machine.take(&segment, events),
-                    Some(annotator) => {
-                        annotator.take(&mut self.machine, &segment, events, &mut self.shown);
+            match &mut self.annotator {
+                None => self.machine.take_all(&self.ahead, events),
+                Some(annotator) => {
+                    for segment in &self.ahead {
+                        annotator.take(&mut self.machine, segment, events, &mut self.shown);
                     }
                 }
             }
+            self.ahead.clear();
             if !has_more? {
                 return Ok(false);
             }

@@ -3,6 +3,8 @@
 //! States come from the machine. The notes are about the sequence of packets only, and need more memory: they are made only for
 //! those who look at packets.
 
+use std::cmp::Ordering;
+
 use tcpstate_common::State;
 use tcpstate_core::{
     cause::Cause,
@@ -13,7 +15,7 @@ use tcpstate_core::{
 use super::{
     Machine, cookie,
     sequence::{behind, is_behind, is_between},
-    table::{Key, Slot},
+    table::Slot,
 };
 use crate::segment::{Segment, flags};
 
@@ -162,25 +164,23 @@ impl Annotator {
         events: &mut Vec<Event>,
         packets: &mut Vec<ConnectionPacket>,
     ) -> bool {
-        let (key, is_second) = Key::of(segment);
-        let x = usize::from(is_second);
+        let sought = machine.table.seek(segment);
+        let x = sought.x;
         let states_of = |slot: &Slot| slot.connection.ends.map(|end| end.states.known());
-        let digest = machine.table.digest(&key);
-        let before = machine
-            .table
-            .find(digest)
-            .map(|slot| (slot.serial, states_of(slot)));
+        let before = machine.table.get(&sought);
+        let before = before.map(|(_, slot)| (slot.serial(), states_of(slot)));
         let first_event = events.len();
-        machine.take(segment, events);
-        let Some((place, slot)) = machine.table.place(digest) else {
+        machine.take_sought(segment, &sought, events);
+        let Some((place, slot)) = machine.table.get(&sought) else {
             return false;
         };
+        let serial = slot.serial();
         let states = states_of(slot);
         let before = match before {
-            Some((serial, states)) if serial == slot.serial => states,
+            Some((serial_before, states)) if serial_before == serial => states,
             _ => [None; 2],
         };
-        let mut notes = self.notes(place, slot.serial, segment, x);
+        let mut notes = self.notes(place as usize, serial, segment, x);
         let shown = events.get(first_event..).unwrap_or_default();
         if shown
             .iter()
@@ -197,9 +197,8 @@ impl Annotator {
             notes.add(Note::ResetIgnored);
         }
         let end = |at: usize| {
-            let [first, second] = key.sides();
-            let side = if at == 0 { first } else { second };
-            let cookie = cookie(slot.serial, at);
+            let side = if at == x { segment.from } else { segment.to };
+            let cookie = cookie(serial, at);
             let of_end = |event: &&Event| event.cookie() == Some(cookie);
             let (state, was) = if at == 0 {
                 (states[0], before[0])
@@ -218,14 +217,18 @@ impl Annotator {
         let connection = &slot.connection;
         let client = connection.client();
         let first = client.unwrap_or_else(|| {
-            let [first, second] = key.sides();
-            usize::from(second.port > first.port)
+            // Whichever end has the higher port or, of the same, the first one.
+            match segment.from.port.cmp(&segment.to.port) {
+                Ordering::Greater => x,
+                Ordering::Equal => 0,
+                Ordering::Less => 1 - x,
+            }
         });
         let (seq, ack) = connection.relative(segment, x);
         packets.push(ConnectionPacket {
             number: segment.number,
             ts_ns: segment.time_ns,
-            connection: slot.serial + 1,
+            connection: serial + 1,
             ends: [end(first), end(1 - first)],
             has_roles: client.is_some(),
             is_of_first: x == first,

@@ -196,11 +196,13 @@ pub(crate) enum Verdict {
     Taken,
     /// It begins another connection.
     Another,
-    /// It answers this SYN, which begins another connection.
-    Answers(Stray),
+    /// It is a [`Stray`], to be kept.
+    Stray,
+    /// It answers no SYN of this connection, but perhaps a [`Stray`].
+    Answer,
 }
 
-/// A SYN that does not fit its connection: of another one, or an old duplicate.
+/// A SYN that does not fit its connection: an old duplicate or, once it is answered, the beginning of another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stray {
     number: u64,
@@ -212,7 +214,8 @@ pub(crate) struct Stray {
 }
 
 impl Stray {
-    const fn of(segment: &Segment, x: usize) -> Self {
+    /// This SYN of the end `x`.
+    pub(crate) const fn of(segment: &Segment, x: usize) -> Self {
         Self {
             number: segment.number,
             time_ns: segment.time_ns,
@@ -223,9 +226,11 @@ impl Stray {
         }
     }
 
-    /// The SYN itself, which this one answers.
-    pub(crate) const fn answered_by(&self, answer: &Segment) -> Segment {
-        Segment {
+    /// The SYN itself, if this segment of the end `x` answers it.
+    pub(crate) fn answered_by(&self, answer: &Segment, x: usize) -> Option<Segment> {
+        let is_answered =
+            usize::from(self.is_second) != x && answer.ack == self.seq.wrapping_add(1);
+        is_answered.then_some(Segment {
             number: self.number,
             time_ns: self.time_ns,
             from: answer.to,
@@ -235,7 +240,7 @@ impl Stray {
             len: self.len,
             flags: self.flags,
             ..*answer
-        }
+        })
     }
 }
 
@@ -256,8 +261,6 @@ pub(crate) fn relative(segment: &Segment, x: usize, bases: [Option<u32>; 2]) -> 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Connection {
     pub(crate) ends: [End; 2],
-    /// Few have one, and there are many connections.
-    stray: Option<Box<Stray>>,
 }
 
 /// The end and its peer.
@@ -282,14 +285,12 @@ impl Connection {
         if has(flags::SYN) && !has(flags::ACK) {
             let mut new = Self {
                 ends: [End::new(States::NONE); 2],
-                stray: None,
             };
             new.connect(segment, x, emit);
             return Some(new);
         }
         let mut new = Self {
             ends: [End::new(States::NONE); 2],
-            stray: None,
         };
         let (sender, receiver) = pair(&mut new.ends, x);
         match (has(flags::SYN), has(flags::ACK)) {
@@ -430,7 +431,6 @@ impl Connection {
         if segment.has(flags::FIN) {
             return Verdict::Taken;
         }
-        let stray = self.stray.as_deref().copied();
         let (sender, receiver) = pair(&mut self.ends, x);
         if !segment.has(flags::ACK) {
             if sender.knows(known::FIRST) && sender.first == segment.seq {
@@ -447,19 +447,13 @@ impl Connection {
             if gave_up || sender.states.are_among(OVER) || sender.states.is_none() {
                 return Verdict::Another;
             }
-            self.stray = Some(Box::new(Stray::of(segment, x)));
-            return Verdict::Taken;
+            return Verdict::Stray;
         }
         if !receiver.is_answered_by(segment.ack) {
-            return match stray {
-                Some(stray)
-                    if usize::from(stray.is_second) == y
-                        && receiver.states != SYN_SENT
-                        && segment.ack == stray.seq.wrapping_add(1) =>
-                {
-                    Verdict::Answers(stray)
-                }
-                _ => Verdict::Taken,
+            return if receiver.states == SYN_SENT {
+                Verdict::Taken
+            } else {
+                Verdict::Answer
             };
         }
         let began = if sender.states.is_none() {

@@ -1,7 +1,10 @@
 use tcpstate_core::cause::Cause;
 
 use super::*;
-use crate::segment::flags::{ACK, FIN, PSH, RST, SYN};
+use crate::segment::{
+    Side,
+    flags::{ACK, FIN, PSH, RST, SYN},
+};
 
 mod ahead;
 mod any_order;
