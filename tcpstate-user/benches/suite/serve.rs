@@ -25,7 +25,7 @@ use tcpstate_core::{
     present::{self, Publisher},
     view::View as _,
 };
-use tcpstate_serve::{Buckets, Feed, Listener, Options as Served, Server};
+use tcpstate_serve::{Buckets, Feed, Listener, Options as Served, Server, WorkloadCounts};
 
 use crate::{Options, report::Row};
 
@@ -71,6 +71,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         ring_bytes: 8 << 20,
         names: Arc::new(NoNames),
         feed: Feed::default(),
+        workloads: WorkloadCounts::default(),
     };
     let server = Server::start(&choices, listener, publisher.subscribe(), || Ok(()))?;
     let (mut bytes, mut times, mut ticks) = (Vec::new(), Vec::new(), Vec::new());

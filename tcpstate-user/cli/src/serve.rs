@@ -3,10 +3,11 @@
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Arg, Args};
-use tcpstate_core::{expression::Moment, filter::PortSet};
+use tcpstate_core::{expression::Moment, filter::PortSet, options::WorkloadLabel};
 
 use crate::{
     bounds::Bounds,
+    choice::{Choices, choice},
     conflict::Conflict,
     expression::language_of,
     headings::{CAPTURE, MEMORY, OUTPUT},
@@ -48,6 +49,15 @@ pub struct Serve {
     /// By default all but the ephemeral ports of this host.
     #[arg(long, value_name = "LIST", help_heading = OUTPUT)]
     pub ports: Option<PortSet>,
+    /// Count state changes and ends also by what a connection belongs to, in metrics of their own
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        value_parser = choice(LABELS),
+        help_heading = OUTPUT
+    )]
+    pub labels: Vec<WorkloadLabel>,
     /// Upper bounds of the buckets of histograms, such as 100us,1ms,10ms,1s,65s
     ///
     /// By default 10us, 50us, 250us, 1ms, 5ms, 25ms, 100ms, 500ms, 2s, 10s, 30s, 65s, 5m and 1h. A bucket never has a longer
@@ -75,7 +85,45 @@ pub struct Serve {
         help_heading = MEMORY
     )]
     pub histogram_ports: u32,
+    /// Count at most this many combinations of --labels separately, the rest as `other`. One without an event for an hour loses
+    /// its place to a new one
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 128,
+        value_parser = clap::value_parser!(u32).range(1..=16_384),
+        help_heading = MEMORY
+    )]
+    pub max_workloads: u32,
 }
+
+const LABELS: Choices<WorkloadLabel> = &[
+    (
+        WorkloadLabel::Unit,
+        WorkloadLabel::Unit.name(),
+        "The systemd unit",
+    ),
+    (
+        WorkloadLabel::Container,
+        WorkloadLabel::Container.name(),
+        "The container: its name, or the first 12 digits of its id",
+    ),
+    (
+        WorkloadLabel::Pod,
+        WorkloadLabel::Pod.name(),
+        "The Kubernetes pod: its name, or its UID",
+    ),
+    (
+        WorkloadLabel::Namespace,
+        WorkloadLabel::Namespace.name(),
+        "The namespace of the pod",
+    ),
+    (
+        WorkloadLabel::Comm,
+        WorkloadLabel::Comm.name(),
+        "The name of the process that it belongs to",
+    ),
+];
 
 /// Options of other commands that watch which make no sense here.
 const OTHERS: [&str; 7] = [
@@ -180,8 +228,10 @@ every 10 s or less often: looks take a hundredth of a core. Neither a scrape nor
 Only this host can reach it unless --listen names another address. There is neither TLS nor a password: put a proxy \
 in front where others may reach it.
 
+--labels counts by systemd unit, container, pod, namespace of the pod, or process as well, in metrics of their own.
+
 Labels are bounded: a port is a service port of --ports, or one of the first --max-ports that last or are frequent, or \
-`other`; never a client's port, an address or a process. With the defaults, and with 1,000 ports, a scrape is below 4 MiB.
+`other`; never a client's port, an address or a pid. With the defaults, and with 1,000 ports, a scrape is below 4 MiB.
 
 --config takes the settings from a file, in which they have the names of the options; an option that is given wins. SIGHUP \
 reads the file again: what can change does, and the rest is named with the reason.
@@ -200,6 +250,7 @@ Examples:
   tcpstate serve --listen 10.0.0.5:9716   for the Prometheus of this network
   tcpstate serve --netns self not src 127.0.0.0/8    without containers and lo
   tcpstate serve --buckets 1ms,10ms,100ms,1s    few buckets
+  tcpstate serve --labels namespace,pod   counts by Kubernetes pod
   tcpstate serve --print-config > serve.toml    a file with all settings
   tcpstate serve --config serve.toml            and with its changes";
 
@@ -227,6 +278,9 @@ mod tests {
         assert_eq!(usual.bounds.max_ports, 128);
         assert!(usual.ports.is_none() && usual.buckets.is_empty());
         assert_eq!(usual.histogram_ports, 256);
+        assert!(usual.labels.is_empty() && usual.max_workloads == 128);
+        let by_pod = serve(&["--labels", "namespace,pod"]).unwrap().labels;
+        assert_eq!(by_pod, [WorkloadLabel::Namespace, WorkloadLabel::Pod]);
         let open = serve(&["--listen", "[::]:80", "--max-ports", "2"]).unwrap();
         assert!(open.listen.ip().is_unspecified());
         assert_eq!(open.bounds.max_ports, 2);
@@ -262,6 +316,8 @@ mod tests {
             (&["--user", "4294967295:1"], "is neither a user"),
             (&["--ports", "http"], "`http` is not a port"),
             (&["--buckets", "1ms,soon"], "`soon` is not a duration"),
+            (&["--labels", "unit,pid"], "invalid value 'pid'"),
+            (&["--max-workloads", "0"], "0 is not in 1..=16384"),
         ] {
             let error = serve(arguments).unwrap_err();
             assert_eq!(error.exit_code(), 2);

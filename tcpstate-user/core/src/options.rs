@@ -38,6 +38,43 @@ pub enum Until {
     Gone,
 }
 
+/// A label of metrics that tells what a connection belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkloadLabel {
+    /// The systemd unit.
+    Unit,
+    /// The container: its name, or the first 12 digits of its id.
+    Container,
+    /// The Kubernetes pod: its name in its namespace, or its UID.
+    Pod,
+    /// The namespace of the pod.
+    Namespace,
+    /// The owner's name.
+    Comm,
+}
+
+impl WorkloadLabel {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Unit,
+        Self::Container,
+        Self::Pod,
+        Self::Namespace,
+        Self::Comm,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Container => "container",
+            Self::Pod => "pod",
+            Self::Namespace => "namespace",
+            Self::Comm => "comm",
+        }
+    }
+}
+
 /// The order in which packets are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PacketOrder {

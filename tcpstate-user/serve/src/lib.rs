@@ -14,6 +14,7 @@
 //! - [`metrics`]: each metric once: name, kind, unit, labels, meaning, and how to read it from a snapshot.
 //! - [`Buckets`]: the bounds of histograms.
 //! - [`api`]: what is known, as JSON, for programs.
+//! - [`Workloads`]: counts by unit, container, pod and process, made by the run where somebody has chosen such labels.
 //! - `exposition`: the text of a snapshot, in either format; which of them a client asks for.
 //! - `health`: what `/healthz` and `/readyz` say.
 //! - `present`: the latest snapshot and when it came; `routes`: the paths; `answer`: the form of an answer;
@@ -47,6 +48,7 @@ mod own;
 mod present;
 mod routes;
 mod server;
+mod workloads;
 
 #[cfg(test)]
 mod tests;
@@ -56,4 +58,5 @@ pub use self::{
     buckets::{Buckets, BucketsError},
     listener::Listener,
     server::{Options, ServeError, Server},
+    workloads::{WorkloadCounts, Workloads},
 };

@@ -10,6 +10,7 @@ mod drops;
 mod findings;
 mod looked;
 mod samples;
+mod workloads;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -21,7 +22,7 @@ pub(crate) use self::{
     findings::Findings,
     samples::{PortLabel, Ports, Samples},
 };
-use crate::Buckets;
+use crate::{Buckets, workloads::Counts};
 
 /// A metric.
 #[derive(Debug)]
@@ -129,6 +130,8 @@ pub(crate) struct Exposed {
     pub(crate) findings: Findings,
     /// What listeners have dropped, by port.
     pub(crate) drops: BTreeMap<PortLabel, u64>,
+    /// Counts by chosen labels, where there are any.
+    pub(crate) workloads: Option<Arc<Counts>>,
     pub(crate) buckets: Buckets,
     /// The size of the ring buffer.
     pub(crate) ring_bytes: u32,
@@ -159,6 +162,7 @@ impl prometheus_client::collector::Collector for Exposed {
 pub fn tables() -> impl Iterator<Item = &'static Metric> {
     connections::METRICS
         .iter()
+        .chain(workloads::METRICS)
         .chain(looked::METRICS)
         .chain(drops::METRICS)
         .chain(findings::METRICS)

@@ -15,6 +15,7 @@ use crate::{
     health::{Health, Unwell},
     metrics::{Drops, Exposed, Findings, Ports},
     own,
+    workloads::{Counts, WorkloadCounts},
 };
 
 /// The latest snapshot, its texts and the health of the run.
@@ -33,6 +34,10 @@ struct State {
     findings: Findings,
     /// What listeners have dropped.
     drops: Drops,
+    /// What the run counts by chosen labels.
+    counted: WorkloadCounts,
+    /// The same, as it was with the latest snapshot.
+    workloads: Option<Arc<Counts>>,
     /// The texts of the latest snapshot that were asked for: any number of scrapes cost what one costs.
     texts: Vec<(Format, Bytes)>,
 }
@@ -57,6 +62,11 @@ impl Present {
         }
     }
 
+    /// Shows these counts too.
+    pub(crate) fn set_workloads(&self, counts: WorkloadCounts) {
+        self.state().counted = counts;
+    }
+
     /// Changes the buckets of histograms: from the next scrape on.
     pub(crate) fn set_buckets(&self, buckets: Buckets) {
         let mut state = self.state();
@@ -78,6 +88,7 @@ impl Present {
             let ports = Ports::of(&snapshot);
             state.findings.take(&snapshot, &ports);
             state.drops.take(&snapshot, &ports);
+            state.workloads = state.counted.latest();
             state.latest = Some(snapshot);
             state.texts.clear();
         }
@@ -107,6 +118,7 @@ impl Present {
             ports: Ports::of(&snapshot),
             findings: state.findings.clone(),
             drops: state.drops.counts.clone(),
+            workloads: state.workloads.clone(),
             snapshot,
             buckets: state.buckets.clone(),
             ring_bytes: self.ring_bytes,

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    Buckets, Listener,
+    Buckets, Listener, WorkloadCounts,
     api::{Api, Feed, Names},
     lease::Lease,
     present::Present,
@@ -63,6 +63,8 @@ pub struct Options {
     pub names: Names,
     /// The changes of the run.
     pub feed: Feed,
+    /// Counts by chosen labels; the default has none.
+    pub workloads: WorkloadCounts,
 }
 
 /// Why nothing is served.
@@ -115,6 +117,7 @@ impl Server {
             .build()
             .map_err(ServeError::Start)?;
         let present = Arc::new(Present::new(options.buckets.clone(), options.ring_bytes));
+        present.set_workloads(options.workloads.clone());
         let api = Api::new(
             Arc::clone(&present),
             subscriber.clone(),

@@ -10,7 +10,7 @@ use std::{
 use tcpstate_core::{expression::NoNames, present::Publisher};
 
 use crate::{
-    Buckets, Feed, Listener, Options, ServeError, Server,
+    Buckets, Feed, Listener, Options, ServeError, Server, WorkloadCounts,
     metrics::tests::{publisher, tick, transition},
 };
 
@@ -18,6 +18,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 fn options(feed: &Feed) -> Options {
     Options {
+        workloads: WorkloadCounts::default(),
         buckets: Buckets::default(),
         ring_bytes: 4_096,
         names: Arc::new(NoNames),

@@ -35,7 +35,7 @@ use tcpstate_core::{
     recalled::Recalled,
     view::{End, Flow, View},
 };
-use tcpstate_serve::{Feed, Listener, Server, api};
+use tcpstate_serve::{Feed, Listener, Server, Workloads, api};
 use tcpstate_text::{
     books::Changes,
     format::units::{Count, Counted},
@@ -76,25 +76,7 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         max_histogram_groups: usize::try_from(arguments.histogram_ports).unwrap_or(usize::MAX),
         ..settings.limits
     };
-    let mut publisher = Publisher::new(&present::Options {
-        interval_ns: INTERVAL_NS,
-        by: By::Port,
-        include: Include {
-            connections: Connections::None,
-            histograms: true,
-        },
-        in_kernel: false,
-        limits,
-    })
-    .with_connections_on_request(api::MOST_CONNECTIONS);
-    if let Some(ports) = &arguments.ports {
-        publisher = publisher.with_ports(ports);
-    } else {
-        publisher = publisher.with_probation();
-        if let Some(ports) = service_ports(arguments) {
-            publisher = publisher.with_ports(&ports);
-        }
-    }
+    let mut publisher = publisher(arguments, limits);
     if watched.explain_filter {
         let mut view = Served::new(publisher, Feed::default(), settings.format, Rc::default());
         return watch(watched, &selection, limits, &mut view);
@@ -121,11 +103,16 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     };
     let address = listener.address();
     let serving = format!("serving on http://{address}/metrics");
+    let workloads = Workloads::new(&arguments.labels, arguments.max_workloads);
     let options = tcpstate_serve::Options {
         buckets: read.buckets,
         ring_bytes: watched.capture.ring_bytes,
         names: Arc::new(RequestNames(names(true))),
         feed: Feed::default(),
+        workloads: workloads
+            .as_ref()
+            .map(Workloads::counts)
+            .unwrap_or_default(),
     };
     let subscriber = publisher.subscribe();
     let mut view = Served::new(
@@ -134,6 +121,7 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         settings.format,
         Rc::clone(&notify),
     );
+    view.workloads = workloads;
     // Until the end of the run.
     let server = OnceCell::new();
     let privileges = Privileges::of(arguments, &selection);
@@ -161,6 +149,29 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         reload: arguments.config.is_some().then_some(&mut reload),
     };
     watch_as_service(watched, &selection, limits, &mut view, service)
+}
+
+/// A publisher with labels for these ports.
+fn publisher(arguments: &tcpstate_cli::Serve, limits: Limits) -> Publisher {
+    let publisher = Publisher::new(&present::Options {
+        interval_ns: INTERVAL_NS,
+        by: By::Port,
+        include: Include {
+            connections: Connections::None,
+            histograms: true,
+        },
+        in_kernel: false,
+        limits,
+    })
+    .with_connections_on_request(api::MOST_CONNECTIONS);
+    if let Some(ports) = &arguments.ports {
+        return publisher.with_ports(ports);
+    }
+    let publisher = publisher.with_probation();
+    match service_ports(arguments) {
+        Some(ports) => publisher.with_ports(&ports),
+        None => publisher,
+    }
 }
 
 fn say_where(output: Output, serving: &str, address: SocketAddr) {
@@ -253,6 +264,8 @@ struct Served {
     latest: Subscriber,
     /// For the clients that follow the events.
     feed: Feed,
+    /// Counts by the labels that somebody chose.
+    workloads: Option<Workloads>,
     names: Names,
     origin: Option<Origin>,
     printer: Printer<(), (), ()>,
@@ -266,6 +279,7 @@ impl Served {
             latest: publisher.subscribe(),
             publisher,
             feed,
+            workloads: None,
             names: Names::default(),
             origin: None,
             printer: match format {
@@ -279,6 +293,9 @@ impl Served {
 impl View for Served {
     fn set_names(&mut self, names: Names) {
         self.publisher.set_names(names.clone());
+        if let Some(workloads) = &mut self.workloads {
+            workloads.set_names(names.clone());
+        }
         self.names = names;
     }
 
@@ -292,11 +309,19 @@ impl View for Served {
     }
 
     fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<Flow> {
-        if !self.feed.is_wanted() {
+        let is_followed = self.feed.is_wanted();
+        let workloads = &mut self.workloads;
+        if !is_followed && workloads.is_none() {
             return self.publisher.event(event, out);
         }
         let (feed, names, origin) = (&self.feed, &self.names, self.origin.as_ref());
         self.publisher.event_then(event, |applied| {
+            if let Some(workloads) = workloads {
+                workloads.count(event, applied);
+            }
+            if !is_followed {
+                return;
+            }
             let wall_ns = origin.map_or(0, |origin| origin.wall_ns(event.ts_ns()));
             let cgroup = names.cgroup(event.cgroup());
             feed.push(Change::new(event, applied, wall_ns, cgroup));
@@ -329,6 +354,10 @@ impl View for Served {
     }
 
     fn tick(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<Flow> {
+        // Whoever sees the snapshot of this tick finds the counts of the same events.
+        if let Some(workloads) = &mut self.workloads {
+            workloads.publish();
+        }
         let flow = self.publisher.tick(now_ns, out)?;
         // Not from a thread of its own, which would go on where this one stands still.
         self.notify.alive();

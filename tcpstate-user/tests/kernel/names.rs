@@ -17,9 +17,10 @@ use serde_json::Value;
 use crate::{
     cgroup::Cgroup,
     need::{Need, trial},
-    net::{Netns, unused_port},
+    net::{Netns, await_that, unused_port},
     process::{BINARY, Tcpstate, run},
     programs::{Identity, Server, client},
+    serve::{Scrape, Served},
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
@@ -27,6 +28,11 @@ pub fn add(trials: &mut Vec<Trial>) {
         "names::units_containers_and_pods",
         &[Need::Btf],
         units_containers_and_pods,
+    ));
+    trials.push(trial(
+        "names::labels_of_metrics",
+        &[Need::Btf],
+        labels_of_metrics,
     ));
 }
 
@@ -156,6 +162,28 @@ impl Place {
         format!("db-{}", self.port)
     }
 
+    /// The labels of its metrics.
+    fn labels(&self, docker_has_names: bool) -> [String; 5] {
+        let is_pod = self.kind == Kind::Pod;
+        let container = match self.kind {
+            Kind::None => "none".to_owned(),
+            Kind::Docker if docker_has_names => self.container_name(),
+            _ => self.id[..12].to_owned(),
+        };
+        let none = || "none".to_owned();
+        [
+            ("unit", self.unit.clone().unwrap_or_else(none)),
+            ("container", container),
+            ("pod", if is_pod { self.pod() } else { none() }),
+            (
+                "namespace",
+                if is_pod { "tcpstate-test" } else { "none" }.to_owned(),
+            ),
+            ("comm", "server".to_owned()),
+        ]
+        .map(|(name, value)| format!("{name}={value:?}"))
+    }
+
     /// Checks the names in a line about one of its sockets.
     fn check(&self, line: &Value, docker_has_names: bool) -> Result<()> {
         let is_pod = self.kind == Kind::Pod;
@@ -262,6 +290,15 @@ fn name(places: &[Place]) -> Result<(Files, bool)> {
     Ok((files, docker_has_names))
 }
 
+/// Processes in the cgroups of the places, which are made.
+fn identities(places: &[Place], tree: &mut Tree) -> Result<Vec<Identity>> {
+    let identities = places.iter().map(|place| {
+        let cgroup = tree.add(&place.path)?;
+        Ok(Identity::new("server", 54_003, cgroup))
+    });
+    identities.collect()
+}
+
 /// Whether a filter selects the sockets of a place.
 type Wanted = Box<dyn Fn(&Place) -> bool>;
 
@@ -295,11 +332,7 @@ fn units_containers_and_pods() -> Result<()> {
     let places: Vec<Place> = FORMS.map(|form| Place::new(number, form)).into();
     let (files, docker_has_names) = name(&places)?;
     let mut tree = Tree::default();
-    let identities = places.iter().map(|place| {
-        let cgroup = tree.add(&place.path)?;
-        Ok(Identity::new("server", 54_003, cgroup))
-    });
-    let identities = identities.collect::<Result<Vec<_>>>()?;
+    let identities = identities(&places, &mut tree)?;
     let list: Vec<String> = places.iter().map(|place| place.port.to_string()).collect();
     let list = list.join(",");
 
@@ -366,6 +399,47 @@ fn units_containers_and_pods() -> Result<()> {
         let lines = run(BINARY, &words)?.json()?.0;
         check(&lines, is_wanted, 4).with_context(|| format!("-r: {filter}"))?;
     }
+    Ok(())
+}
+
+/// `tcpstate serve --labels`, in its sandbox.
+fn labels_of_metrics() -> Result<()> {
+    const NAME: &str = "tcpstate_workload_connections_closed_total";
+    let number = unused_port();
+    let places: Vec<Place> = FORMS.map(|form| Place::new(number, form)).into();
+    let (_files, docker_has_names) = name(&places)?;
+    let mut tree = Tree::default();
+    let identities = identities(&places, &mut tree)?;
+    let served = Served::start(&["--json", "--labels", "comm,unit,container,pod,namespace"])?;
+    served.netns.run(|| {
+        for (place, who) in places.iter().zip(&identities) {
+            let listens = Server::start(who, Ipv4Addr::LOCALHOST, place.port)?;
+            client(who, Ipv4Addr::LOCALHOST, place.port, 2)?;
+            listens.stop()?;
+        }
+        Ok(())
+    })?;
+    // Two connections have two ends each.
+    let ends = |scrape: &Scrape, place: &Place| {
+        let labels = place.labels(docker_has_names);
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        scrape.sum(NAME, &labels)
+    };
+    let mut last = Scrape(String::new());
+    await_that("the ends are counted", || {
+        last = Scrape(served.get("/metrics")?.1);
+        let missing = last.sum("tcpstate_events_lost_total", &[])
+            + last.sum("tcpstate_transitions_missing_total", &[]);
+        Ok(missing > 0 || places.iter().all(|place| ends(&last, place) >= 4))
+    })?;
+    served.tcpstate.stop()?;
+    for place in &places {
+        let ends = ends(&last, place);
+        ensure!(ends == 4, "{}: {ends} ends: {}", place.path, last.0);
+    }
+    // Each end has one combination of labels.
+    let all = last.sum("tcpstate_connections_closed_total", &[]);
+    ensure!(last.sum(NAME, &[]) == all, "not {all}: {}", last.0);
     Ok(())
 }
 

@@ -18,6 +18,11 @@ before the start.
 for a second, or it was in use at the start; or when it is frequent: eight connections to it began within a minute or two (four, where both ends are on this host). So those that \
 somebody scanned, or that only opened and closed, take none of the `--max-ports` labels. Until then a port counts at `other`, and what \
 was counted there stays there. A port keeps its label until the end of the run, so that no counter goes back and no series vanishes.
+- `unit`, `container`, `pod`, `namespace` and `comm` are there where `--labels` names them, in metrics of their own, so that those by port do not \
+multiply. A pod without a known name has its UID and the namespace `unknown`, a container without one the first 12 digits of its id. `none`: \
+the socket is of no such thing; `unknown`: its cgroup or its process is not known. The first `--max-workloads` combinations are counted; the rest is `other`. \
+Units and pods come and go, so a combination without an event for an hour loses its place when a new one needs it, and its series end; with \
+no such one, the new one is `other` until there is.
 - `state`, `from` and `to` are [states](states.md), `cause` is a [cause](causes.md), `role` is `client`, `server` or `unknown`.
 - Histograms have at most `--histogram-ports` ports, a port counting once in each role; those of the others are `other`, so that sums over all \
 ports remain right. With the defaults, a scrape of 1,000 ports is below 4 MiB.

@@ -31,6 +31,11 @@ impl<'a> Samples<'a> {
         Self { encoder, names }
     }
 
+    /// Takes values of these labels from now on, those of the metric that were chosen.
+    pub(crate) const fn label(&mut self, names: &'static [&'static str]) {
+        self.names = names;
+    }
+
     /// A counter with these values of its labels.
     pub(crate) fn counter(
         &mut self,

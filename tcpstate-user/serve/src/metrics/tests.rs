@@ -20,6 +20,7 @@ use crate::exposition::{Format, write};
 
 mod looked;
 mod size;
+mod workloads;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -108,25 +109,25 @@ fn text(publisher: &Publisher, format: Format) -> String {
 }
 
 /// The text, with these findings and drops of before.
-fn text_with(
-    publisher: &Publisher,
-    (findings, drops): &mut (Findings, Drops),
-    format: Format,
-) -> String {
+fn text_with(publisher: &Publisher, before: &mut (Findings, Drops), format: Format) -> String {
+    write(exposed(publisher, before), format).unwrap()
+}
+
+fn exposed(publisher: &Publisher, (findings, drops): &mut (Findings, Drops)) -> Exposed {
     let snapshot = publisher.subscribe().latest().unwrap();
     let ports = Ports::of(&snapshot);
     findings.take(&snapshot, &ports);
     drops.take(&snapshot, &ports);
-    let exposed = Exposed {
+    Exposed {
         snapshot,
         ports,
         findings: findings.clone(),
         drops: drops.counts.clone(),
+        workloads: None,
         buckets: Buckets::default(),
         ring_bytes: 65_536,
         resident_bytes: None,
-    };
-    write(exposed, format).unwrap()
+    }
 }
 
 /// Clients that are refused after 1 ms: at a port with figures of its own, at others.

@@ -185,7 +185,9 @@ fn why_not(name: &str) -> Option<&'static str> {
         "attach" | "ring-bytes" | "bpf-log" | "bpf-stats" => "the BPF programs are loaded with it",
         "filter" | "ipv4" | "ipv6" | "lport" | "rport" | "port" | "netns" | "pid" | "comm"
         | "uid" | "cgroup" | "role" => "what is counted so far is of other sockets",
-        "ports" | "max-ports" | "max-connections" => "what is counted so far has other labels",
+        "ports" | "max-ports" | "labels" | "max-workloads" | "max-connections" => {
+            "what is counted so far has other labels"
+        }
         _ => "it is read at the start only",
     })
 }

@@ -186,7 +186,14 @@ fn without_looks_nothing_is_said_of_them() {
     let mut publisher = publisher();
     tick(&mut publisher, 1, 0);
     let text = text(&publisher, Format::Prometheus);
-    for name in ["finding", "listener_drops", "accept_queue", "oldest", "stale", "look_age"] {
+    for name in [
+        "finding",
+        "listener_drops",
+        "accept_queue",
+        "oldest",
+        "stale",
+        "look_age",
+    ] {
         let begin = format!("\ntcpstate_{name}");
         assert!(!text.contains(&begin), "{name} in {text}");
     }
