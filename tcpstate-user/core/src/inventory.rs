@@ -6,7 +6,7 @@ mod socket;
 use hashbrown::HashMap;
 
 pub use self::{
-    listening::{HalfOpen, Listening, role_by_ports},
+    listening::{HalfOpen, Listening, Namespace, role_by_ports},
     socket::{Age, Socket, TICK_NS, TcpInfo, Timer, TimerKind, keep_latest},
 };
 use crate::{event::Process, names::Names, owner::Owner};

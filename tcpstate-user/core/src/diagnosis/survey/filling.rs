@@ -3,6 +3,7 @@
 
 use std::{
     hash::{Hash, Hasher},
+    hint::black_box,
     net::IpAddr,
 };
 
@@ -21,6 +22,9 @@ use crate::{
     owner::{Comm, Owner},
     service::Role,
 };
+
+/// Sockets that are looked at together.
+const AT_ONCE: usize = 64;
 
 /// The most idle connections whose time is kept.
 const MAX_IDLE: usize = 65_536;
@@ -42,38 +46,57 @@ impl Survey {
         if inventory.sockets.len() > MAX_IDLE {
             this.idle.reserve(MAX_IDLE);
         }
-        for socket in &inventory.sockets {
-            match socket.state {
-                State::LISTEN => {
-                    this.listeners.push(listener(socket, inventory));
-                    continue;
+        // A namespace is dumped as a whole, so that what is looked up by it is looked up seldom. Few at a time: to see where one ends
+        // brings them into the nearest cache, and many such waits for memory overlap.
+        let blocks = inventory.sockets.chunks(AT_ONCE);
+        for sockets in blocks.flat_map(|block| block.chunk_by(is_beside)) {
+            let netns = sockets.first().map_or(0, |socket| socket.netns);
+            let namespace = inventory.listening.namespace(netns);
+            let mut client_ports = this.client_ports.remove(&netns);
+            for socket in sockets {
+                match socket.state {
+                    State::LISTEN => {
+                        this.listeners.push(listener(socket, inventory));
+                        continue;
+                    }
+                    State::SYN_RECV => {
+                        let place = (netns, socket.lport);
+                        half_open.entry(place).or_default().add(socket);
+                    }
+                    // Merely bound.
+                    State::CLOSE | State::BOUND_INACTIVE => continue,
+                    _ => {}
                 }
-                State::SYN_RECV => {
-                    let place = (socket.netns, socket.lport);
-                    half_open.entry(place).or_default().add(socket);
+                let role = namespace.role(socket);
+                let key = GroupKey {
+                    netns,
+                    port: role.service_port(socket.lport, socket.rport),
+                    role,
+                    state: socket.state,
+                };
+                if role == Role::Client {
+                    let route = RouteKey {
+                        netns,
+                        laddr: socket.laddr,
+                        raddr: socket.raddr,
+                        rport: socket.rport,
+                    };
+                    this.routes.of(route).add(socket.state);
+                    let ports = client_ports.get_or_insert_default();
+                    ports.insert(socket.lport);
                 }
-                // Merely bound.
-                State::CLOSE | State::BOUND_INACTIVE => continue,
-                _ => {}
+                if socket.state == State::ESTABLISHED && this.idle.len() < MAX_IDLE {
+                    this.add_idle(socket, thresholds);
+                }
+                if is_plain(socket) {
+                    groups.add_plain(key);
+                } else {
+                    let named = groups.add(&Seen::of(socket, key, inventory), thresholds);
+                    unnamed.extend(named.zip(inventory.held_inode(socket)));
+                }
             }
-            let role = inventory.listening.role(socket);
-            let key = GroupKey {
-                netns: socket.netns,
-                port: role.service_port(socket.lport, socket.rport),
-                role,
-                state: socket.state,
-            };
-            let (local, remote) = ((socket.laddr, socket.lport), (socket.raddr, socket.rport));
-            this.add_route(key, local, remote);
-            if socket.state == State::ESTABLISHED && this.idle.len() < MAX_IDLE {
-                this.add_idle(socket, thresholds);
-            }
-            if is_plain(socket) {
-                groups.add_plain(key);
-            } else {
-                let named = groups.add(&Seen::of(socket, key, inventory), thresholds);
-                unnamed.extend(named.zip(inventory.held_inode(socket)));
-            }
+            this.client_ports
+                .extend(client_ports.map(|ports| (netns, ports)));
         }
         let owners: Vec<Option<Process>> = unnamed
             .iter()
@@ -106,7 +129,17 @@ impl Survey {
         let mut groups = Groups::default();
         for connection in &tracked.connections {
             if let Some(seen) = Seen::of_tracked(connection, tracked.now_ns) {
-                this.add_route(seen.key, seen.local, seen.remote);
+                if seen.key.role == Role::Client {
+                    let route = RouteKey {
+                        netns: seen.key.netns,
+                        laddr: seen.local.0,
+                        raddr: seen.remote.0,
+                        rport: seen.remote.1,
+                    };
+                    this.routes.of(route).add(seen.key.state);
+                    let ports = this.client_ports.entry(seen.key.netns).or_default();
+                    ports.insert(seen.local.1);
+                }
                 if let Some(named) = groups.add(&seen, thresholds) {
                     groups.own(named, process(&connection.owner));
                 }
@@ -134,23 +167,6 @@ impl Survey {
             });
         }
         this
-    }
-
-    /// Counts a client's socket where it goes from and to.
-    fn add_route(&mut self, key: GroupKey, local: (IpAddr, u16), remote: (IpAddr, u16)) {
-        if key.role != Role::Client {
-            return;
-        }
-        let route = self.routes.of(RouteKey {
-            netns: key.netns,
-            laddr: local.0,
-            raddr: remote.0,
-            rport: remote.1,
-        });
-        route.sockets += 1;
-        route.time_wait += u32::from(key.state == State::TIME_WAIT);
-        let ports = self.client_ports.entry(key.netns).or_default();
-        ports.insert(local.1);
     }
 
     /// Keeps the time for which an established socket has been idle, if it is long.
@@ -182,6 +198,15 @@ fn listener(socket: &Socket, inventory: &Inventory) -> ListenerNow {
         deferred: 0,
         owner: inventory.holders(socket).first().copied(),
     }
+}
+
+/// Whether two sockets are of one namespace.
+fn is_beside(one: &Socket, next: &Socket) -> bool {
+    if !is_plain(next) {
+        // In another cache line.
+        black_box(next.info.is_some());
+    }
+    one.netns == next.netns
 }
 
 /// Whether no rule asks for more than that it is there: nothing waits for its peer, and its age does not matter.
@@ -280,31 +305,45 @@ struct Groups {
     all: Vec<(GroupKey, Group)>,
 }
 
-/// A service, from one side.
+/// A service, from one side, in one word: it is looked up for every socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct ServiceKey {
-    netns: u32,
-    port: Option<u16>,
-    role: Role,
+struct ServiceKey(u64);
+
+impl ServiceKey {
+    fn of(key: GroupKey) -> Self {
+        let port = u64::from(key.port.unwrap_or(0));
+        Self(u64::from(key.netns) << 32 | port << 8 | key.role as u64)
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the parts of which the word was made"
+    )]
+    fn in_state(self, state: State) -> GroupKey {
+        let port = (self.0 >> 8) as u16;
+        let roles = [Role::Unknown, Role::Client, Role::Server];
+        GroupKey {
+            netns: (self.0 >> 32) as u32,
+            port: (port != 0).then_some(port),
+            role: roles
+                .into_iter()
+                .find(|&role| role as u8 == self.0 as u8)
+                .unwrap_or_default(),
+            state,
+        }
+    }
 }
 
-/// In one word: this is done for every socket.
 impl Hash for ServiceKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let port = u64::from(self.port.unwrap_or(0));
-        state.write_u64(u64::from(self.netns) << 32 | port << 8 | self.role as u64);
+        state.write_u64(self.0);
     }
 }
 
 impl Groups {
     /// Counts a socket that [`is_plain`].
     fn add_plain(&mut self, key: GroupKey) {
-        let service = ServiceKey {
-            netns: key.netns,
-            port: key.port,
-            role: key.role,
-        };
-        let [established, time_wait] = self.plain.entry(service).or_default();
+        let [established, time_wait] = self.plain.entry(ServiceKey::of(key)).or_default();
         *(if key.state == State::TIME_WAIT {
             time_wait
         } else {
@@ -417,12 +456,7 @@ impl Groups {
                 .zip(counts)
             {
                 if count > 0 {
-                    let place = self.place(GroupKey {
-                        netns: service.netns,
-                        port: service.port,
-                        role: service.role,
-                        state,
-                    });
+                    let place = self.place(service.in_state(state));
                     self.all[place].1.count += u64::from(count);
                 }
             }

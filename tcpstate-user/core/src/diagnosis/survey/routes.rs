@@ -6,6 +6,7 @@ use std::{
 };
 
 use hashbrown::HashMap;
+use tcpstate_common::State;
 
 use crate::hash::BuildMixer;
 
@@ -29,6 +30,14 @@ pub struct Route {
     pub sockets: u32,
     /// Those in `TIME_WAIT`.
     pub time_wait: u32,
+}
+
+impl Route {
+    /// Counts a socket in this state.
+    pub(super) fn add(&mut self, state: State) {
+        self.sockets += 1;
+        self.time_wait += u32::from(state == State::TIME_WAIT);
+    }
 }
 
 /// The routes of a host. Those of IPv4 have a map of their own, whose entries are half as large: every socket of a client

@@ -182,3 +182,40 @@ fn the_age_of_a_handshake_is_exact_only_before_anything_was_repeated() {
     };
     assert_eq!(without.age(true), None);
 }
+
+#[test]
+fn the_sets_of_ports_say_what_the_listeners_say() {
+    let ports = [0, 1, 63, 64, 2_047, 2_048, 40_000, 65_535];
+    let addresses = ["0.0.0.0", "[::]", "10.0.0.1", "[fd00::1]"];
+    let mut listeners = Vec::new();
+    // Each port has the listeners of other addresses.
+    for (at, port) in ports.into_iter().enumerate() {
+        for (bit, address) in addresses.iter().enumerate() {
+            if at >> bit & 1 == 1 {
+                listeners.push(Socket {
+                    v6only: Some(at >= 4),
+                    ..socket(State::LISTEN, &format!("{address}:{port}"), "0.0.0.0:0")
+                });
+            }
+        }
+    }
+    let listening = listening(&listeners);
+    let namespace = listening.namespace(NETNS);
+    for port in ports.into_iter().chain([2, 62, 2_046, 39_999, 65_534]) {
+        for address in ["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"] {
+            let address = address.parse().unwrap();
+            let is_found = namespace.find(address, port).is_some();
+            assert_eq!(
+                namespace.has_listener(address, port),
+                is_found,
+                "{address} {port}"
+            );
+        }
+    }
+    assert!(namespace.has_listener([10, 0, 0, 9].into(), 1));
+    assert!(
+        !listening
+            .namespace(NETNS + 1)
+            .has_listener([10, 0, 0, 9].into(), 1)
+    );
+}

@@ -167,3 +167,32 @@ fn what_waits_for_its_peer_is_named_with_its_own_process() {
     idle.sort_unstable();
     assert_eq!(idle, [2, 3, 4, 7]);
 }
+
+#[test]
+fn namespaces_may_come_in_any_order() {
+    // More of each than are looked at together, one after the other and in turns.
+    let sockets = (0..300_u32).map(|number| Socket {
+        netns: if number < 150 {
+            number / 100
+        } else {
+            number % 3
+        },
+        ..socket(
+            number,
+            State::SYN_SENT,
+            40_000 + u16::try_from(number).unwrap(),
+            443,
+        )
+    });
+    let sockets: Vec<Socket> = sockets.collect();
+    let survey = Survey::of(&inventory(sockets.clone()), &Thresholds::default());
+    for netns in 0..3 {
+        let count = sockets.iter().filter(|one| one.netns == netns).count();
+        let found = survey.count_of(netns, Role::Client, Some(443));
+        assert_eq!(found, count as u64, "{netns}");
+        assert_eq!(survey.client_ports[&netns].count() as usize, count);
+    }
+    assert_eq!(survey.client_ports.len(), 3);
+    let routes: u32 = survey.routes.iter().map(|(_, route)| route.sockets).sum();
+    assert_eq!(routes, 300);
+}
