@@ -25,7 +25,7 @@ use tcpstate_core::{
     present::{self, Publisher},
     view::View as _,
 };
-use tcpstate_serve::{Buckets, Feed, Listener, Options as Served, Server, WorkloadCounts};
+use tcpstate_serve::{Buckets, Feed, Listener, Options as Served, Server, Web, WorkloadCounts};
 
 use crate::{Options, report::Row};
 
@@ -72,6 +72,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         names: Arc::new(NoNames),
         feed: Feed::default(),
         workloads: WorkloadCounts::default(),
+        web: Web::default(),
     };
     let server = Server::start(&choices, listener, publisher.subscribe(), || Ok(()))?;
     let (mut bytes, mut times, mut ticks) = (Vec::new(), Vec::new(), Vec::new());

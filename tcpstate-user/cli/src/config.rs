@@ -115,6 +115,7 @@ impl Configured {
                 mistake,
             };
             let settings = read_settings(text).map_err(wrong)?;
+            let settings: Vec<Setting> = settings.into_iter().flat_map(flat).collect();
             for setting in &settings {
                 let argument = argument(&command, setting).map_err(wrong)?;
                 let word = word(argument, setting).map_err(wrong)?;
@@ -226,6 +227,22 @@ fn name(argument: &Arg) -> &str {
     match argument.get_id().as_str() {
         id if id == FILTER.1 => FILTER.0,
         id => argument.get_long().unwrap_or(id),
+    }
+}
+
+/// The settings in one: `web.config.file = "x"` is a table in a table in TOML.
+fn flat(setting: Setting) -> Vec<Setting> {
+    let Setting { name, value, line } = setting;
+    match value {
+        Value::Table(table) if !table.is_empty() => {
+            let inner = table.into_iter().map(|(key, value)| Setting {
+                name: format!("{name}.{key}"),
+                value,
+                line,
+            });
+            inner.flat_map(flat).collect()
+        }
+        value => vec![Setting { name, value, line }],
     }
 }
 

@@ -23,13 +23,13 @@ pub struct Serve {
     /// Take settings from this file: options without the dashes, such as `max-ports = 64`; an option that is given wins
     #[arg(long, value_name = "FILE", help_heading = None::<&str>)]
     pub config: Option<PathBuf>,
-    /// Say whether the file of --config is right, then end
+    /// Say whether the file of --config is right, and that of --web.config.file if there is one, then end
     #[arg(long, requires = "config", help_heading = None::<&str>)]
     pub check_config: bool,
     /// Print all settings with their origins, as a file for --config, then end
     #[arg(long, conflicts_with = "check_config", help_heading = None::<&str>)]
     pub print_config: bool,
-    /// Listen on this address; there is neither TLS nor a password
+    /// Listen on this address; without --web.config.file there is neither TLS nor a password
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -38,6 +38,9 @@ pub struct Serve {
         value_parser = parse_address
     )]
     pub listen: SocketAddr,
+    /// Take TLS, certificates of clients, passwords and headers from this file, as the exporters of Prometheus do
+    #[arg(long = "web.config.file", value_name = "FILE", help_heading = None::<&str>)]
+    pub web_config_file: Option<PathBuf>,
     /// Become this user once everything is attached: a name in /etc/passwd, or UID:GID
     ///
     /// With or without it, capabilities that the run does not take are dropped, and system calls that it does not make are
@@ -225,8 +228,9 @@ so that a loss is seen.
 Metrics are those of the last full second; those of accept queues and ages, and findings, of the latest look at all sockets, \
 every 10 s or less often: looks take a hundredth of a core. Neither a scrape nor a slow client holds up the reading of events.
 
-Only this host can reach it unless --listen names another address. There is neither TLS nor a password: put a proxy \
-in front where others may reach it.
+Only this host can reach it unless --listen names another address. --web.config.file adds TLS, certificates of clients and \
+passwords, in the form that the exporters of Prometheus have; docs/deploy.md has the keys. Without it, and on a loopback address, it answers \
+only to localhost and loopback addresses (the Host header).
 
 --labels counts by systemd unit, container, pod, namespace of the pod, or process as well, in metrics of their own.
 
@@ -248,6 +252,7 @@ Examples:
   tcpstate serve                          on 127.0.0.1:9716
   tcpstate serve --ports 80,443,5432      labels for these ports only
   tcpstate serve --listen 10.0.0.5:9716   for the Prometheus of this network
+  tcpstate serve --listen [::]:9716 --web.config.file web.yml    with TLS
   tcpstate serve --netns self not src 127.0.0.0/8    without containers and lo
   tcpstate serve --buckets 1ms,10ms,100ms,1s    few buckets
   tcpstate serve --labels namespace,pod   counts by Kubernetes pod

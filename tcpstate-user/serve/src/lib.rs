@@ -19,6 +19,7 @@
 //! - `health`: what `/healthz` and `/readyz` say.
 //! - `present`: the latest snapshot and when it came; `routes`: the paths; `answer`: the form of an answer;
 //!   `server`: connections and their bounds; [`Listener`]: the socket.
+//! - [`Web`]: TLS, passwords, and names by which the server may be reached.
 //!
 //! Every request gets a connection of its own, and each has a deadline: see [`Server`].
 
@@ -48,6 +49,7 @@ mod own;
 mod present;
 mod routes;
 mod server;
+mod web;
 mod workloads;
 
 #[cfg(test)]
@@ -58,5 +60,6 @@ pub use self::{
     buckets::{Buckets, BucketsError},
     listener::Listener,
     server::{Options, ServeError, Server},
+    web::{Web, WebError},
     workloads::{WorkloadCounts, Workloads},
 };

@@ -4,12 +4,17 @@ use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
-    sync::{Arc, mpsc},
+    sync::{Arc, PoisonError, RwLock, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::State,
+    middleware::{Next, from_fn_with_state},
+    response::Response,
+};
 use hyper::{Request, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -17,15 +22,17 @@ use hyper_util::{
 };
 use tcpstate_core::present::Subscriber;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
     sync::oneshot,
     task::{AbortHandle, yield_now},
-    time::sleep,
+    time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    Buckets, Listener, WorkloadCounts,
+    Buckets, Listener, Web, WorkloadCounts,
     api::{Api, Feed, Names},
     lease::Lease,
     present::Present,
@@ -36,7 +43,7 @@ use crate::{
 /// its time, and whoever comes new gets an answer, however many connect and ask nothing.
 const MAX_CONNECTIONS: usize = 64;
 
-/// The time for the head of a request.
+/// The time for the head of a request, and before it for a handshake of TLS.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
 /// The time in which clients that follow the events get the last ones.
@@ -65,6 +72,8 @@ pub struct Options {
     pub feed: Feed,
     /// Counts by chosen labels; the default has none.
     pub workloads: WorkloadCounts,
+    /// TLS, passwords and the rest of what protects it.
+    pub web: Web,
 }
 
 /// Why nothing is served.
@@ -93,6 +102,7 @@ pub enum ServeError {
 pub struct Server {
     address: SocketAddr,
     present: Arc<Present>,
+    protection: Protection,
     /// `None` once it is told to stop.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -111,8 +121,9 @@ impl Server {
         let address = listener.address();
         let runtime = Builder::new_current_thread()
             .enable_all()
-            // Requests that need much work take turns. The thread starts in the one that serves, so it has no more privileges.
-            .max_blocking_threads(1)
+            // Lists of connections take turns, and so do passwords. The threads start in the one that serves, so they have no more
+            // privileges.
+            .max_blocking_threads(2)
             .thread_name("api")
             .build()
             .map_err(ServeError::Start)?;
@@ -125,7 +136,13 @@ impl Server {
             options.feed.clone(),
         );
         let api = Arc::new(api);
-        let router = routes::router(Arc::clone(&present), Arc::clone(&api));
+        let protection = Protection {
+            address,
+            web: Arc::new(RwLock::new(options.web.clone())),
+        };
+        let router = routes::router(Arc::clone(&present), Arc::clone(&api))
+            .layer(from_fn_with_state(protection.clone(), guard));
+        let protected = protection.clone();
         let (stop, stopped) = oneshot::channel();
         let seen = Arc::clone(&present);
         let (started, is_started) = mpsc::channel();
@@ -144,7 +161,7 @@ impl Server {
                         run(
                             &runtime,
                             &listener,
-                            &router,
+                            (&router, &protected),
                             (&seen, &api),
                             subscriber,
                             stopped,
@@ -164,6 +181,7 @@ impl Server {
         Ok(Self {
             address,
             present,
+            protection,
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -180,6 +198,36 @@ impl Server {
     pub fn set_buckets(&self, buckets: Buckets) {
         self.present.set_buckets(buckets);
     }
+
+    /// Changes what protects it, from the next connection on.
+    pub fn set_web(&self, web: Web) {
+        let present = self.protection.web.write();
+        *present.unwrap_or_else(PoisonError::into_inner) = web;
+    }
+}
+
+/// What protects the server at this time.
+#[derive(Clone, Debug)]
+struct Protection {
+    address: SocketAddr,
+    web: Arc<RwLock<Web>>,
+}
+
+impl Protection {
+    fn web(&self) -> Web {
+        // It is replaced whole.
+        let web = self.web.read().unwrap_or_else(PoisonError::into_inner);
+        web.clone()
+    }
+}
+
+async fn guard(
+    State(protection): State<Protection>,
+    request: axum::extract::Request,
+    next: Next,
+) -> Response {
+    let web = protection.web();
+    web.guard(protection.address, request, next).await
 }
 
 impl Drop for Server {
@@ -195,7 +243,7 @@ impl Drop for Server {
 fn run(
     runtime: &Runtime,
     listener: &TcpListener,
-    router: &Router,
+    (router, protection): (&Router, &Protection),
     (present, api): (&Present, &Api),
     subscriber: Subscriber,
     stopped: oneshot::Receiver<()>,
@@ -207,7 +255,7 @@ fn run(
                 let _ = stopped.await;
                 api.end(LAST_TIME).await;
             } => {}
-            () = accept(listener, router) => {}
+            () = accept(listener, router, protection) => {}
             () = async {
                 tokio::join!(present.follow(subscriber.clone()), api.follow(subscriber));
                 // Until it is told to stop, it says that the run has ended.
@@ -218,7 +266,7 @@ fn run(
 }
 
 /// Takes connections.
-async fn accept(listener: &TcpListener, router: &Router) {
+async fn accept(listener: &TcpListener, router: &Router, protection: &Protection) {
     let mut open: VecDeque<(AbortHandle, Lease)> = VecDeque::with_capacity(MAX_CONNECTIONS);
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -235,7 +283,8 @@ async fn accept(listener: &TcpListener, router: &Router) {
             }
         }
         let lease = Lease::new();
-        let answered = answer(stream, router.clone(), lease.clone());
+        let tls = protection.web().tls().map(TlsAcceptor::from);
+        let answered = answer(stream, tls, router.clone(), lease.clone());
         open.push_back((tokio::spawn(answered).abort_handle(), lease));
         // What has come with it is read before another one may take its place, however many wait.
         yield_now().await;
@@ -243,7 +292,26 @@ async fn accept(listener: &TcpListener, router: &Router) {
 }
 
 /// Answers one request, for as long as its time lasts.
-async fn answer(stream: TcpStream, router: Router, lease: Lease) {
+async fn answer(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, lease: Lease) {
+    let answered = async {
+        let Some(tls) = tls else {
+            return speak(stream, router, &lease).await;
+        };
+        if let Ok(Ok(stream)) = timeout(HEAD_TIME, tls.accept(stream)).await {
+            speak(stream, router, &lease).await;
+        }
+    };
+    tokio::select! {
+        () = answered => {}
+        () = lease.end() => {}
+    }
+}
+
+/// Speaks HTTP until a request is answered.
+async fn speak<S>(stream: S, router: Router, lease: &Lease)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
@@ -257,11 +325,8 @@ async fn answer(stream: TcpStream, router: Router, lease: Lease) {
                 lease: lease.clone(),
             },
         );
-    tokio::select! {
-        // A client that asks wrongly or goes away is its own affair.
-        _ = connection => {}
-        () = lease.end() => {}
-    }
+    // A client that asks wrongly or goes away is its own affair.
+    let _ = connection.await;
 }
 
 /// The paths, for a connection with this time: a stream renews it.

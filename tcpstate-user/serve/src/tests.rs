@@ -10,19 +10,20 @@ use std::{
 use tcpstate_core::{expression::NoNames, present::Publisher};
 
 use crate::{
-    Buckets, Feed, Listener, Options, ServeError, Server, WorkloadCounts,
+    Buckets, Feed, Listener, Options, ServeError, Server, Web, WorkloadCounts,
     metrics::tests::{publisher, tick, transition},
 };
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn options(feed: &Feed) -> Options {
+pub(crate) fn options(feed: &Feed) -> Options {
     Options {
         workloads: WorkloadCounts::default(),
         buckets: Buckets::default(),
         ring_bytes: 4_096,
         names: Arc::new(NoNames),
         feed: feed.clone(),
+        web: Web::default(),
     }
 }
 
@@ -42,7 +43,7 @@ pub(crate) fn connect(server: &Server) -> TcpStream {
 }
 
 /// Sends these bytes and reads to the end.
-fn exchange(server: &Server, request: &[u8]) -> String {
+pub(crate) fn exchange(server: &Server, request: &[u8]) -> String {
     let mut stream = connect(server);
     // A server that refuses the beginning need not read the rest.
     let _ = stream.write_all(request);
@@ -60,7 +61,7 @@ fn read(stream: &mut TcpStream) -> io::Result<String> {
 }
 
 pub(crate) fn get(server: &Server, path: &str, accept: &str) -> String {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n");
     exchange(server, request.as_bytes())
 }
 
@@ -143,20 +144,32 @@ fn other_requests_are_refused() {
     let index = get(&server, "/", "*/*");
     assert!(index.contains("/metrics\n/healthz\n/readyz\n/api/v1/snapshot\n"));
     for (request, status) in [
-        (&b"GET /debug HTTP/1.1\r\nHost: x\r\n\r\n"[..], "404"),
-        (b"GET /metrics/../x HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
-        (b"DELETE /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "405"),
         (
-            b"POST /api/v1/connections HTTP/1.1\r\nHost: x\r\n\r\n",
+            &b"GET /debug HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
+            "404",
+        ),
+        (
+            b"GET /metrics/../x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "404",
+        ),
+        (
+            b"DELETE /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
             "405",
         ),
         (
-            b"OPTIONS /api/v1/snapshot HTTP/1.1\r\nHost: x\r\nOrigin: http://y\r\n\r\n",
+            b"POST /api/v1/connections HTTP/1.1\r\nHost: localhost\r\n\r\n",
             "405",
         ),
-        (b"GET /api/v1/debug HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
         (
-            b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
+            b"OPTIONS /api/v1/snapshot HTTP/1.1\r\nHost: localhost\r\nOrigin: http://y\r\n\r\n",
+            "405",
+        ),
+        (
+            b"GET /api/v1/debug HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "404",
+        ),
+        (
+            b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
             "405",
         ),
         (
@@ -281,7 +294,7 @@ fn a_socket_that_listens_already_is_taken() {
     // It waits in the backlog until there is a server.
     let mut early = TcpStream::connect(passed.local_addr().unwrap()).unwrap();
     early
-        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
     let listener = Listener::passed(passed).unwrap();
     let _server = Server::start(

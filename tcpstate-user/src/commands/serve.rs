@@ -2,11 +2,11 @@
 
 mod configuration;
 mod privileges;
+mod web;
 
 use std::{
     cell::OnceCell,
     io::{self, Write},
-    net::SocketAddr,
     process::ExitCode,
     rc::Rc,
     sync::Arc,
@@ -42,7 +42,11 @@ use tcpstate_text::{
     printer::{Finish, Printer},
 };
 
-use self::{configuration::Configuration, privileges::Privileges};
+use self::{
+    configuration::Configuration,
+    privileges::Privileges,
+    web::{Protection, unprotected},
+};
 use crate::{
     commands::diagnose::thresholds,
     looks::{Background, Last, Looker, Pace},
@@ -59,6 +63,7 @@ const USUAL_FIRST_EPHEMERAL: u16 = 32_768;
 
 pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     let (mut configuration, read) = Configuration::of_process(given.config)?;
+    let mut web = Protection::read(read.arguments.web_config_file.as_deref())?;
     if given.check_config {
         note(given.watch.output, "the configuration is right");
         return Ok(ExitCode::SUCCESS);
@@ -93,17 +98,10 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         Notify::default()
     });
     let notify = Rc::new(notify);
-    let listener = match systemd::passed_listener()? {
-        Some(_) if configuration.is_given("listen") => {
-            let why = "the service manager passed a socket (LISTEN_FDS), so leave --listen out";
-            return Err(BadUsage(why.to_owned()).into());
-        }
-        Some(listener) => Listener::passed(listener)?,
-        None => Listener::bind(arguments.listen)?,
-    };
+    let listener = listener(arguments, &configuration)?;
     let address = listener.address();
-    let serving = format!("serving on http://{address}/metrics");
     let workloads = Workloads::new(&arguments.labels, arguments.max_workloads);
+    let serving = format!("serving on {}://{address}/metrics", web.scheme());
     let options = tcpstate_serve::Options {
         buckets: read.buckets,
         ring_bytes: watched.capture.ring_bytes,
@@ -113,6 +111,7 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
             .as_ref()
             .map(Workloads::counts)
             .unwrap_or_default(),
+        web: web.web().clone(),
     };
     let subscriber = publisher.subscribe();
     let mut view = Served::new(
@@ -124,7 +123,7 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     view.workloads = workloads;
     // Until the end of the run.
     let server = OnceCell::new();
-    let privileges = Privileges::of(arguments, &selection);
+    let privileges = Privileges::of(arguments, &selection, web.web().files());
     // The order is that of `sandbox`.
     let enter = || privileges.enter();
     let listen = || {
@@ -132,21 +131,28 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         look()?;
         privileges.confine()?;
         let started = Server::start(&options, listener, subscriber, sandbox::drop_capabilities)?;
-        say_where(watched.output, &serving, address);
+        note(watched.output, &serving);
+        if let Some(warning) = unprotected(address, &options.web) {
+            note(watched.output, warning);
+        }
         // It is called once.
         let _ = server.set(started);
         notify.ready(&serving);
         Ok(())
     };
+    let is_reloaded = arguments.config.is_some() || arguments.web_config_file.is_some();
     let mut reload = || {
         notify.reloading();
-        reload(&mut configuration, server.get(), watched.output);
+        if arguments.config.is_some() {
+            reload(&mut configuration, server.get(), watched.output);
+        }
+        web.reload(server.get(), watched.output);
         notify.ready(&serving);
     };
     let service = Service {
         enter,
         listen,
-        reload: arguments.config.is_some().then_some(&mut reload),
+        reload: is_reloaded.then_some(&mut reload),
     };
     watch_as_service(watched, &selection, limits, &mut view, service)
 }
@@ -174,14 +180,19 @@ fn publisher(arguments: &tcpstate_cli::Serve, limits: Limits) -> Publisher {
     }
 }
 
-fn say_where(output: Output, serving: &str, address: SocketAddr) {
-    note(output, serving);
-    if !address.ip().is_loopback() {
-        note(
-            output,
-            "other hosts may reach it: there is neither TLS nor a password",
-        );
-    }
+/// The socket of the service manager, or else one of its own.
+fn listener(
+    arguments: &tcpstate_cli::Serve,
+    configuration: &Configuration,
+) -> anyhow::Result<Listener> {
+    Ok(match systemd::passed_listener()? {
+        Some(_) if configuration.is_given("listen") => {
+            let why = "the service manager passed a socket (LISTEN_FDS), so leave --listen out";
+            return Err(BadUsage(why.to_owned()).into());
+        }
+        Some(listener) => Listener::passed(listener)?,
+        None => Listener::bind(arguments.listen)?,
+    })
 }
 
 /// Reads the configuration again. Whatever is in it, the run goes on.

@@ -60,6 +60,7 @@ mod top;
 mod traffic;
 mod transitions;
 mod views;
+mod web;
 mod wire;
 
 use libtest_mimic::Arguments;
@@ -120,6 +121,7 @@ fn main() {
     prometheus::add(&mut trials);
     service::add(&mut trials);
     sandbox::add(&mut trials);
+    web::add(&mut trials);
     causes::add(&mut trials);
     census::add(&mut trials);
     names::add(&mut trials);

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     time::Duration,
@@ -213,6 +213,9 @@ fn tcpstate(arguments: &[&str]) -> Command {
     command
 }
 
+/// A way to ask a server in this namespace for a path: the status and the body of its answer.
+pub type Get = Box<dyn Fn(SocketAddr, &str) -> Result<(u16, String)> + Send + Sync>;
+
 /// A `tcpstate serve` in a namespace of its own.
 pub struct Served {
     pub netns: Netns,
@@ -221,17 +224,23 @@ pub struct Served {
     pub http: SocketAddr,
     /// The port of the test's connections, which has a label.
     pub port: u16,
+    get: Get,
 }
 
 impl Served {
     /// Starts it, and returns when it is ready.
     pub fn start(arguments: &[&str]) -> Result<Self> {
-        Self::start_at(Ipv4Addr::LOCALHOST.into(), arguments, tcpstate)
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), arguments)
     }
 
     /// The same at another address.
     pub fn start_on(address: IpAddr, arguments: &[&str]) -> Result<Self> {
-        Self::start_at(address, arguments, tcpstate)
+        Self::start_at(address, arguments, Box::new(get), tcpstate)
+    }
+
+    /// The same for one that is asked in another way.
+    pub fn start_by(get: Get, arguments: &[&str]) -> Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), arguments, get, tcpstate)
     }
 
     /// The same, by the command that is made of these arguments.
@@ -239,12 +248,14 @@ impl Served {
         arguments: &[&str],
         command: impl FnOnce(&[&str]) -> Command + Send,
     ) -> Result<Self> {
-        Self::start_at(Ipv4Addr::LOCALHOST.into(), arguments, command)
+        let address = Ipv4Addr::LOCALHOST.into();
+        Self::start_at(address, arguments, Box::new(get), command)
     }
 
     fn start_at(
         address: IpAddr,
         arguments: &[&str],
+        get: Get,
         command: impl FnOnce(&[&str]) -> Command + Send,
     ) -> Result<Self> {
         let (http, port) = (SocketAddr::new(address, unused_port()), unused_port());
@@ -258,11 +269,21 @@ impl Served {
         };
         let arguments = [&own, own_netns, arguments].concat();
         let tcpstate = netns.run(|| Tcpstate::start_command(command(&arguments)))?;
-        Self::await_ready(netns, tcpstate, http, port)
+        Self::await_ready_by(get, netns, tcpstate, http, port)
     }
 
     /// Returns when it is ready.
     pub fn await_ready(
+        netns: Netns,
+        tcpstate: Tcpstate,
+        http: SocketAddr,
+        port: u16,
+    ) -> Result<Self> {
+        Self::await_ready_by(Box::new(get), netns, tcpstate, http, port)
+    }
+
+    fn await_ready_by(
+        get: Get,
         netns: Netns,
         tcpstate: Tcpstate,
         http: SocketAddr,
@@ -273,6 +294,7 @@ impl Served {
             tcpstate,
             http,
             port,
+            get,
         };
         await_that("it is ready", || {
             // It listens only after it is attached.
@@ -302,16 +324,24 @@ impl Served {
 
     /// The status and the body of an answer.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        self.netns.run(|| get(self.http, path))
+        self.netns.run(|| (self.get)(self.http, path))
     }
 }
 
 /// The status and the body of an answer of an HTTP server in this namespace.
 pub fn get(server: SocketAddr, path: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect(server)?;
+    let stream = TcpStream::connect(server)?;
     stream.set_read_timeout(Some(PATIENCE))?;
+    ask(stream, path, "")
+}
+
+/// The same over a connection that there is, with these headers.
+pub fn ask(mut stream: impl Read + Write, path: &str, headers: &str) -> Result<(u16, String)> {
     // An answer without parts of its own.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n"
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer

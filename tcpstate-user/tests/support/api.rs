@@ -23,7 +23,9 @@ $ curl -sG http://127.0.0.1:9716/api/v1/connections --data-urlencode 'filter=dst
 ```
 
 - Only GET is answered (and HEAD, as GET without the body); everything else is 405. There are no cookies and no CORS: \
-a page of another origin cannot read an answer, unless its name is made to lead to this address (DNS rebinding).
+a page of another origin cannot read an answer, nor can one whose name is made to lead here (DNS rebinding): on a loopback address only \
+`localhost` and loopback addresses are answered, and other hosts get 421, unless there is TLS or a password.
+- With `--web.config.file` a request may take a password (401 without it) or a certificate: see [deployment](deploy.md).
 - An answer shows the last full second. A request for connections waits for the next one, a second at most: the list costs only \
 while somebody asks for it. No request holds up the reading of events, and one that takes long delays no scrape.
 - A request that is wrong is answered with 400 and `{\"type\":\"error\",\"message\":...}`, with the `parameter` that is wrong; of a \

@@ -59,8 +59,30 @@ filter = \"not src 127.0.0.0/8\"
 }
 
 #[test]
+fn a_name_may_have_dots() {
+    for text in [
+        "\nweb.config.file = \"w.yml\"\n",
+        "\nweb = { config.file = \"w.yml\" }\n",
+        "\n\"web.config.file\" = \"w.yml\"\n",
+    ] {
+        let file = configured(&[], text).unwrap();
+        assert_eq!(
+            file.serve.web_config_file.as_deref(),
+            Some(Path::new("w.yml"))
+        );
+        let expected = (Some("\"w.yml\"".to_owned()), Source::Line(2));
+        assert_eq!(in_force(&file, "web.config.file"), expected, "{text}");
+    }
+}
+
+#[test]
 fn a_mistake_is_named_with_file_and_line() {
     for (text, message) in [
+        (
+            "\nweb.config.fil = \"x\"",
+            "serve.toml, line 2: `web.config.fil` is no setting; `web.config.file` is one",
+        ),
+        ("web = {}", "serve.toml, line 1: `web` is no setting"),
         ("\n[x", "serve.toml, line 2: unclosed table"),
         (
             "max-prots = 1",

@@ -182,6 +182,7 @@ fn why_not(name: &str) -> Option<&'static str> {
         "buckets" => return None,
         "listen" => "the socket was opened at the start",
         "user" => "privileges do not come back",
+        "web.config.file" => "only the folders of the first one can be read",
         "attach" | "ring-bytes" | "bpf-log" | "bpf-stats" => "the BPF programs are loaded with it",
         "filter" | "ipv4" | "ipv6" | "lport" | "rport" | "port" | "netns" | "pid" | "comm"
         | "uid" | "cgroup" | "role" => "what is counted so far is of other sockets",

@@ -14,14 +14,23 @@ use crate::{message::note, selection::Selection, watch::resolves_owners};
 /// All that a run takes.
 pub(super) struct Privileges<'a> {
     arguments: &'a tcpstate_cli::Serve,
+    /// The files that are read again at a SIGHUP.
+    files: Vec<PathBuf>,
     sampling: Sampling,
 }
 
 impl<'a> Privileges<'a> {
-    pub(super) fn of(arguments: &'a tcpstate_cli::Serve, selection: &Selection) -> Self {
+    /// `web` are the files of the web configuration.
+    pub(super) fn of(
+        arguments: &'a tcpstate_cli::Serve,
+        selection: &Selection,
+        web: &[PathBuf],
+    ) -> Self {
         let watched = &arguments.watch;
+        let files = arguments.config.iter().chain(web);
         Self {
             arguments,
+            files: files.cloned().collect(),
             sampling: Sampling {
                 other_netns: watched.sockets.netns.wanted != NetnsSelector::Own,
                 owners: resolves_owners(watched, selection) != ResolveOwners::No,
@@ -46,7 +55,7 @@ impl<'a> Privileges<'a> {
 
     /// Gives up what only the threads need that are there already.
     pub(super) fn confine(&self) -> anyhow::Result<()> {
-        let readable = readable(self.arguments.config.as_deref());
+        let readable = readable(&self.files);
         if !sandbox::confine(self.sampling, &readable)? {
             self.note("this kernel has no Landlock, so no file is forbidden");
         }
@@ -58,8 +67,8 @@ impl<'a> Privileges<'a> {
     }
 }
 
-/// The files that this thread and those that it starts read from now on.
-fn readable(config: Option<&Path>) -> Vec<PathBuf> {
+/// The files that this thread and those that it starts read from now on; the given ones again.
+fn readable(again: &[PathBuf]) -> Vec<PathBuf> {
     let known = [
         // The time and memory of this process.
         "/proc",
@@ -73,10 +82,17 @@ fn readable(config: Option<&Path>) -> Vec<PathBuf> {
     ];
     let known = known.into_iter().chain(WORKLOADS);
     let mut readable: Vec<PathBuf> = known.map(PathBuf::from).collect();
-    if let Some(folder) = config.and_then(Path::parent) {
+    for file in again {
         // An editor puts another file in the place of the old one, so it is the folder.
-        let is_here = folder.as_os_str().is_empty();
-        readable.push(if is_here { Path::new(".") } else { folder }.to_owned());
+        readable.extend(folder(file));
+        // Certificates are often links, to a folder into which the next ones come.
+        readable.extend(file.canonicalize().ok().and_then(|file| folder(&file)));
     }
     readable
+}
+
+fn folder(file: &Path) -> Option<PathBuf> {
+    let folder = file.parent()?;
+    let is_here = folder.as_os_str().is_empty();
+    Some(if is_here { Path::new(".") } else { folder }.to_owned())
 }

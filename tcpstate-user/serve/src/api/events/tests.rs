@@ -60,7 +60,7 @@ impl Client {
         let mut stream = connect(server);
         write!(
             stream,
-            "GET /api/v1/events{query} HTTP/1.0\r\nHost: x\r\n\r\n"
+            "GET /api/v1/events{query} HTTP/1.0\r\nHost: localhost\r\n\r\n"
         )
         .unwrap();
         Self(BufReader::new(stream))
