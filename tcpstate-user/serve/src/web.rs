@@ -2,10 +2,11 @@
 //! use; and without any of it, a look at the name by which it was reached.
 //!
 //! - `yaml`: the file as a tree with lines; `file`: its keys; both pure.
-//! - `tls`: what rustls takes; `users`: passwords; `host`: names of this host.
+//! - `tls`: what rustls takes; `sans`: names of clients; `users`: passwords; `host`: names of this host.
 
 mod file;
 mod host;
+mod sans;
 #[cfg(test)]
 mod tests;
 mod tls;

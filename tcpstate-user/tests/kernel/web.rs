@@ -23,7 +23,7 @@ use crate::{
     api::beside,
     need::{Need, trial},
     net::{PATIENCE, await_that},
-    process::has_result,
+    process::{BINARY, has_result, run},
     serve::{ENDS, Get, Scrape, Served, ask, get},
 };
 
@@ -31,6 +31,11 @@ pub fn add(trials: &mut Vec<Trial>) {
     let needs = [Need::Btf];
     trials.push(trial("web::protected", &needs, protected));
     trials.push(trial("web::beside_broken_clients", &needs, broken_clients));
+    trials.push(trial(
+        "web::same_file_as_exporters",
+        &[Need::Program("promtool")],
+        same_file,
+    ));
 }
 
 /// The user `ann`, whose password is `open sesame`.
@@ -41,6 +46,24 @@ const USERS: &str =
 const ANN: &str = "Authorization: Basic YW5uOm9wZW4gc2VzYW1l\r\n";
 
 const TLS: &str = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
+
+/// The other keys, but `client_allowed_sans`, which is too new for some.
+const ALL: &str = "  client_ca_file: cert.pem
+  client_auth_type: RequireAndVerifyClientCert
+  min_version: TLS12
+  max_version: TLS13
+  cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256]
+  curve_preferences: [X25519, CurveP256, CurveP384]
+  prefer_server_cipher_suites: false
+http_server_config:
+  http2: false
+  headers:
+    Content-Security-Policy: default-src 'none'
+    Strict-Transport-Security: max-age=31536000
+    X-Content-Type-Options: nosniff
+    X-Frame-Options: sameorigin
+    X-XSS-Protection: '0'
+";
 
 /// The files of a server, which only root can read.
 struct Folder {
@@ -176,6 +199,36 @@ fn protected() -> Result<()> {
             "no `{message}`: {output:?}"
         );
     }
+    Ok(())
+}
+
+/// All keys that it takes are those of exporters, and so is a mistake in them.
+fn same_file() -> Result<()> {
+    let folder = Folder::new()?;
+    let web = folder.path()?;
+    let config = folder.folder.path().join("serve.toml");
+    fs::write(&config, format!("web.config.file = {web:?}\n"))?;
+    let config = config.to_str().context("a path in UTF-8")?;
+    let check = || {
+        let promtool = run("promtool", &["check", "web-config", &web])?;
+        let own = run(BINARY, &["serve", "--check-config", "--config", config])?;
+        anyhow::Ok((promtool, own))
+    };
+    let text = format!("{TLS}{ALL}{USERS}");
+    folder.configure(&text)?;
+    let (promtool, own) = check()?;
+    ensure!(
+        promtool.status.success() && own.status.success(),
+        "{promtool:?}, {own:?}"
+    );
+    folder.configure(&text.replace("min_version", "min_verison"))?;
+    let (promtool, own) = check()?;
+    let wanted =
+        "web.yml, line 6: `min_verison` is no key of `tls_server_config`; `min_version` is one";
+    ensure!(
+        !promtool.status.success() && own.status.code() == Some(2) && own.stderr.contains(wanted),
+        "{promtool:?}, {own:?}"
+    );
     Ok(())
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Tls {
     pub(super) client_auth: ClientAuth,
     /// The authorities of client certificates.
     pub(super) client_ca: Option<Pem>,
+    /// Names of which a client's certificate must have one; empty: any.
+    pub(super) client_names: Vec<String>,
     pub(super) min_version: Version,
     pub(super) max_version: Version,
     /// Names of cipher suites of TLS 1.2, with their lines; empty: all.
@@ -155,6 +157,7 @@ const TLS: Keys = Keys {
         "cert_file",
         "key",
         "key_file",
+        "client_allowed_sans",
         "client_auth_type",
         "client_ca",
         "client_ca_file",
@@ -164,10 +167,7 @@ const TLS: Keys = Keys {
         "prefer_server_cipher_suites",
         "curve_preferences",
     ],
-    refused: &[(
-        "client_allowed_sans",
-        "any client with a certificate of client_ca_file is let in, so give it an authority of its own",
-    )],
+    refused: &[],
 };
 
 const HTTP: Keys = Keys {
@@ -175,6 +175,22 @@ const HTTP: Keys = Keys {
     taken: &["http2", "headers"],
     refused: &[],
 };
+
+/// All keys and values that are taken.
+#[cfg(test)]
+pub(super) fn taken() -> Vec<&'static str> {
+    let keys = [&FILE, &TLS, &HTTP].into_iter().flat_map(|keys| keys.taken);
+    let auth = CLIENT_AUTH.taken.iter().map(|(name, _)| name);
+    let versions = VERSIONS.taken.iter().map(|(name, _)| name);
+    let curves = CURVES.taken.iter().map(|(name, _)| name);
+    let headers = HEADERS.iter().map(|(name, _)| name);
+    keys.chain(auth)
+        .chain(versions)
+        .chain(curves)
+        .chain(headers)
+        .copied()
+        .collect()
+}
 
 /// Reads the text of a file.
 pub(super) fn read(text: &str) -> Result<Settings, Mistake> {
@@ -435,6 +451,31 @@ fn is_hash(text: &str) -> bool {
     parts.is_ok_and(|parts| (4..=31).contains(&parts.get_cost()))
 }
 
+/// Names of which a client's certificate must have one.
+fn client_names(section: &Section<'_>, client_auth: ClientAuth) -> Result<Vec<String>, Mistake> {
+    let key = "client_allowed_sans";
+    let Some((line, _)) = section.at(key) else {
+        return Ok(Vec::new());
+    };
+    let names = section.list(key)?;
+    if names.is_empty() {
+        let why = format!("`{key}` has no name, so no client would be let in");
+        return Err(Mistake::new(line, why));
+    }
+    if client_auth != ClientAuth::RequireAndVerify {
+        let why = format!("`{key}` takes `client_auth_type: RequireAndVerifyClientCert`");
+        return Err(Mistake::new(line, why));
+    }
+    let name = |(line, name): (usize, &str)| {
+        if name.contains('@') && !name.contains(':') {
+            let why = format!("`{name}` is not supported: e-mail addresses are not compared");
+            return Err(Mistake::new(line, why));
+        }
+        Ok(name.to_owned())
+    };
+    names.into_iter().map(name).collect()
+}
+
 fn tls(section: &Section<'_>) -> Result<Option<Tls>, Mistake> {
     let line = section.line;
     if section.entries.is_empty() {
@@ -465,6 +506,7 @@ fn tls(section: &Section<'_>) -> Result<Option<Tls>, Mistake> {
         }
         _ => {}
     }
+    let client_names = client_names(section, client_auth)?;
     let min_version = section.word("min_version", &VERSIONS)?;
     let max_version = section.word("max_version", &VERSIONS)?;
     let curves = section.list("curve_preferences")?.into_iter();
@@ -476,6 +518,7 @@ fn tls(section: &Section<'_>) -> Result<Option<Tls>, Mistake> {
         key: key.ok_or_else(|| missing("key_file"))?,
         client_auth,
         client_ca,
+        client_names,
         min_version: min_version.unwrap_or(Version::Tls12),
         max_version: max_version.unwrap_or(Version::Tls13),
         cipher_suites: suites.map(|(line, name)| (line, name.to_owned())).collect(),

@@ -46,6 +46,10 @@ impl Authority {
     fn certify(&self) -> Certified {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.subject_alt_names = vec![SanType::IpAddress(Ipv4Addr::LOCALHOST.into())];
+        self.certify_as(&params)
+    }
+
+    fn certify_as(&self, params: &CertificateParams) -> Certified {
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.0).unwrap();
         Certified {
@@ -253,6 +257,63 @@ fn certificates_are_renewed_and_those_of_clients_verified() {
 }
 
 #[test]
+fn a_client_needs_one_of_the_names() {
+    let publisher = publisher();
+    let authority = Authority::new();
+    let folder = Folder::new();
+    folder.write_certified(&authority.certify());
+    folder.write("ca.pem", &authority.0.pem());
+    let web = |names: &str| {
+        folder.read(&format!(
+            "{TLS}  client_ca_file: ca.pem\n  client_auth_type: RequireAndVerifyClientCert\n  client_allowed_sans: [{names}]\n"
+        ))
+    };
+    let named = |names: Vec<SanType>| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = names;
+        authority.certify_as(&params)
+    };
+    let dns = named(vec![SanType::DnsName(
+        "prometheus.example".try_into().unwrap(),
+    )]);
+    let wild = named(vec![SanType::DnsName("*.example".try_into().unwrap())]);
+    let uri = named(vec![SanType::URI(
+        "spiffe://example/prometheus".try_into().unwrap(),
+    )]);
+    let address = authority.certify();
+    let server = serve(&publisher, web("prometheus.example").unwrap());
+    for (names, client, is_let_in) in [
+        ("prometheus.example", &dns, true),
+        ("x, prometheus.example", &dns, true),
+        ("prometheus.example", &wild, false),
+        ("prometheus.example", &uri, false),
+        ("other.example, \"*.example\"", &dns, false),
+        ("spiffe://example/prometheus", &uri, true),
+        ("spiffe://example/other", &uri, false),
+        ("127.0.0.1", &address, true),
+        ("127.0.0.2", &address, false),
+        ("prometheus.example", &address, false),
+    ] {
+        server.set_web(web(names).unwrap());
+        let answer = get_tls(&server, &authority, Some(client), "");
+        assert_eq!(answer.is_ok(), is_let_in, "{names}: {answer:?}");
+    }
+    get_tls(&server, &authority, None, "").unwrap_err();
+    let error = web("a@example").unwrap_err().to_string();
+    assert!(error.contains("`a@example` is not supported"), "{error}");
+}
+
+/// `docs/deploy.md` has each key and each value.
+#[test]
+fn the_document_has_what_is_taken() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/deploy.md");
+    let page = fs::read_to_string(page).unwrap();
+    for word in file::taken() {
+        assert!(page.contains(&format!("`{word}`")), "no `{word}`");
+    }
+}
+
+#[test]
 fn every_key_that_is_taken_has_its_effect_or_none() {
     let folder = Folder::new();
     let (authority, ours) = (Authority::new(), Authority::new().certify());
@@ -375,11 +436,6 @@ const MISTAKES: &[(&str, usize, &str)] = &[
         "`cert_file` is a text",
     ),
     (
-        "tls_server_config:\n  cert_file: cert.pem\n  client_allowed_sans: []\n",
-        3,
-        "`client_allowed_sans` is not supported: ",
-    ),
-    (
         "basic_auth_users:\n  a: b\n",
         2,
         "the password of `a` is no hash by bcrypt",
@@ -435,6 +491,14 @@ const MISTAKES_OF_TLS: &[(&str, &str)] = &[
     (
         "client_auth_type: RequireAnyClientCert",
         "`RequireAnyClientCert` is not supported: it takes a certificate and does not verify it",
+    ),
+    (
+        "client_allowed_sans: [a]",
+        "`client_allowed_sans` takes `client_auth_type: RequireAndVerifyClientCert`",
+    ),
+    (
+        "client_allowed_sans: []",
+        "`client_allowed_sans` has no name",
     ),
     (
         "client_auth_type: RequireAndVerifyClientCert",

@@ -12,6 +12,7 @@ use rustls::{
 
 use super::{
     file::{ClientAuth, Curve, Pem, Tls, Version, unknown},
+    sans::Named,
     yaml::Mistake,
 };
 
@@ -43,7 +44,14 @@ pub(super) fn server_config(tls: &Tls, texts: &Texts) -> Result<Arc<ServerConfig
             let verifier = verifier
                 .build()
                 .map_err(|error| wrong(ca, &error.to_string()))?;
-            config.with_client_cert_verifier(verifier)
+            config.with_client_cert_verifier(if tls.client_names.is_empty() {
+                verifier
+            } else {
+                Arc::new(Named {
+                    verifier,
+                    names: tls.client_names.clone(),
+                })
+            })
         }
         _ => config.with_no_client_auth(),
     };
