@@ -223,6 +223,7 @@ fn text_by_others() {
         (By::Unit, "unit"),
         (By::Pid, "pid"),
         (By::Netns, "netns"),
+        (By::Prefix, "prefix"),
         (By::Cause, "cause"),
     ] {
         let out = show(&options(Format::Text, by), &web_server(), None).0;

@@ -66,6 +66,11 @@ pub(crate) const BY: Choices<By> = &[
     (By::Netns, "netns", "Network namespace, by its inode number"),
     (By::Raddr, "raddr", "Remote address"),
     (
+        By::Prefix,
+        "prefix",
+        "Prefix of the remote address: /24 of IPv4, /64 of IPv6",
+    ),
+    (
         By::Cause,
         "cause",
         "Why the connection ended; `-` is all that ended none",

@@ -298,7 +298,7 @@ mod tests {
             (&["--in-kernel", "-r", "x"], "cannot be used with"),
             (
                 &["--by", "uid"],
-                "possible values: port, role, comm, pid, cgroup, unit, container, pod, netns, raddr, cause",
+                "possible values: port, role, comm, pid, cgroup, unit, container, pod, netns, raddr, prefix, cause",
             ),
             (&["--max-ports", "0"], "0 is not in 1..=16384"),
         ] {

@@ -31,6 +31,7 @@ mod on_census;
 mod on_event;
 mod packed;
 mod pages;
+mod prefix;
 mod rates;
 mod regroup;
 mod services;
@@ -46,6 +47,7 @@ pub use self::{
     group::{By, GroupKey},
     histograms::{Of, Series},
     limits::Limits,
+    prefix::Prefix,
     rates::{Figures, GroupFigures, Interval},
     snapshot::{Books, Connections, Include, ListenerInfo, Memory, Snapshot},
     state_exit::StateExit,

@@ -25,6 +25,7 @@ pub(crate) fn columns(by: By) -> Vec<Column> {
         By::Pod => vec![Column::left("POD", 15)],
         By::Netns => vec![Column::left("NETNS", 15)],
         By::Raddr => vec![Column::left("RADDR", 15)],
+        By::Prefix => vec![Column::left("PREFIX", 15)],
         By::Cause => vec![Column::left("CAUSE", 15)],
     }
 }
@@ -35,6 +36,8 @@ pub(crate) const fn width(by: By) -> usize {
         By::Pid => 23,
         // An IPv6 address.
         By::Raddr => 39,
+        // 64 bits of IPv6.
+        By::Prefix => 24,
         By::Port
         | By::Role
         | By::Comm
@@ -66,6 +69,7 @@ pub fn cells(by: By, group: &Group, room: usize) -> Vec<String> {
         GroupKey::Comm(_)
         | GroupKey::Netns(_)
         | GroupKey::Raddr(_)
+        | GroupKey::Prefix(_)
         | GroupKey::Cause(_)
         | GroupKey::Other => vec![Name(group).to_string()],
     }
@@ -98,6 +102,7 @@ impl Display for Title<'_> {
             GroupKey::Pod(_) => "pod",
             GroupKey::Netns(_) => "netns",
             GroupKey::Raddr(_) => "raddr",
+            GroupKey::Prefix(_) => "prefix",
             GroupKey::Cause(_) => "cause",
         };
         write!(f, "{what} {}", Name(group))
@@ -138,6 +143,7 @@ impl Display for Name<'_> {
             GroupKey::Pod(_) => self.of_cgroup(Cgroup::pod_for_people).fmt(f),
             GroupKey::Netns(inode) => OrDash(*inode).fmt(f),
             GroupKey::Raddr(address) => OrDash(*address).fmt(f),
+            GroupKey::Prefix(prefix) => OrDash(*prefix).fmt(f),
             GroupKey::Cause(cause) => OrDash(*cause).fmt(f),
             GroupKey::Other => f.write_str("other"),
         }

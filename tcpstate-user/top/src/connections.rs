@@ -12,7 +12,7 @@ use tcpstate_core::{
     catalogue::{CONNECTION, ConnectionRow},
     escape::Printable,
     event::SocketId,
-    model::{Connection, Figures, GroupKey},
+    model::{Connection, Figures, GroupKey, Prefix},
     names::{Cgroup, Names},
     present::RunSnapshot,
     service::{Role, ServicePort},
@@ -61,6 +61,7 @@ fn is_wanted(only: &Only, one: &Connection, names: &Names) -> bool {
         GroupKey::Pod(id) => is_same(id, Cgroup::pod_uid),
         GroupKey::Netns(netns) => one.netns == netns,
         GroupKey::Raddr(raddr) => one.raddr == raddr,
+        GroupKey::Prefix(prefix) => one.raddr.map(Prefix::of) == prefix,
         // None of these has ended.
         GroupKey::Cause(cause) => cause.is_none(),
         // Those that there was no room for are not known one by one, so that none of them is listed.

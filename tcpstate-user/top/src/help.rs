@@ -37,7 +37,7 @@ const KEYS: &[Key] = &[
     ("s S", "sort by the next column, reverse the order"),
     (
         "b B",
-        "group the services by the next property, or the one before: port, process name, unit, container, pod, remote address, ..",
+        "group the services by the next property, or the one before: port, process name, unit, container, pod, remote address or its prefix, ..",
     ),
     (
         "h l",

@@ -3,13 +3,14 @@
 use tcpstate_core::model::By as Grouping;
 
 /// The groupings of the services, in the order of their key.
-const GROUPINGS: [Grouping; 11] = [
+const GROUPINGS: [Grouping; 12] = [
     Grouping::Port,
     Grouping::Comm,
     Grouping::Unit,
     Grouping::Container,
     Grouping::Pod,
     Grouping::Raddr,
+    Grouping::Prefix,
     Grouping::Netns,
     Grouping::Pid,
     Grouping::Cgroup,
@@ -41,6 +42,7 @@ pub(crate) const fn grouping_name(by: Grouping) -> &'static str {
         Grouping::Pod => "pod",
         Grouping::Netns => "netns",
         Grouping::Raddr => "remote address",
+        Grouping::Prefix => "remote prefix",
         Grouping::Cause => "cause",
     }
 }

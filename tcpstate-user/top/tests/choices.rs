@@ -39,9 +39,15 @@ fn the_services_are_grouped_anew_by_a_key() {
     let text = run.frame((80, 24));
     assert!(text.contains("by port and role since "), "{text}");
     assert!(text.contains("443 server"), "{text}");
-    run.press("BBBBBB");
+    run.press("BBBBBBB");
     run.second();
     run.compare("services-by-raddr");
+    run.press("b");
+    run.second();
+    run.compare("services-by-prefix");
+    run.press("\n");
+    let text = run.frame((80, 24));
+    assert!(text.contains(" of 10.0.0.0/24"), "{text}");
 }
 
 #[test]

@@ -7,8 +7,14 @@ use std::net::IpAddr;
 use tcpstate_common::State;
 
 use crate::{
-    cause::Cause, handshakes::HalfOpenAt, histogram::Histogram, model::Stay, owner::Holder,
-    packet::Notes, service::ServicePort, transition::TransitionCount,
+    cause::Cause,
+    handshakes::HalfOpenAt,
+    histogram::Histogram,
+    model::{Prefix, Stay},
+    owner::Holder,
+    packet::Notes,
+    service::ServicePort,
+    transition::TransitionCount,
 };
 
 /// The columns of one kind of record.
@@ -145,6 +151,8 @@ pub enum Kind {
     Port,
     /// An IP address.
     Address,
+    /// A prefix of IP addresses.
+    Prefix,
     /// A TCP state.
     State,
     /// Why a connection ended.
@@ -179,6 +187,7 @@ impl Kind {
         match self {
             Self::Time
             | Self::Address
+            | Self::Prefix
             | Self::State
             | Self::Cause
             | Self::Word(_)
@@ -210,6 +219,7 @@ impl Kind {
             Self::State => "state",
             Self::Cause => "cause",
             Self::Address => "IP address",
+            Self::Prefix => "CIDR",
             Self::Port => "port",
             Self::ControlBits => "control bits",
             Self::Count
@@ -246,6 +256,8 @@ pub enum Value<'a> {
     Notes(Notes),
     /// An address.
     Address(IpAddr),
+    /// A prefix of addresses.
+    Prefix(Prefix),
     /// A state.
     State(State),
     /// A cause.

@@ -34,6 +34,7 @@ pub const fn plural(by: By) -> &'static str {
         By::Pod => "pods",
         By::Netns => "namespaces",
         By::Raddr => "raddrs",
+        By::Prefix => "prefixes",
         // `causes` is a field of its own.
         By::Cause => "by_cause",
     }
@@ -252,6 +253,24 @@ pub(super) const fn by_raddr<R: AsRef<Group>>() -> [Column<R>; 2] {
     ]
 }
 
+pub(super) const fn by_prefix<R: AsRef<Group>>() -> [Column<R>; 2] {
+    [
+        Column::<R>::new(
+            "prefix",
+            Kind::Prefix,
+            |row| match row.as_ref().key {
+                GroupKey::Prefix(Some(prefix)) => Value::Prefix(prefix),
+                _ => Value::Unknown,
+            },
+            "Prefix of the remote address: 24 bits of IPv4, 64 of IPv6",
+        )
+        .unknown(
+            "a listener has none, of half-open connections it is not counted, or `other` is true",
+        ),
+        other(),
+    ]
+}
+
 pub(super) const fn by_cause<R: AsRef<Group>>() -> [Column<R>; 2] {
     [
         Column::<R>::new(
@@ -286,6 +305,7 @@ macro_rules! tables_by {
             By::Pod => tables_by!(@ $row, $name, $doc, $before, group::by_pod(), $after),
             By::Netns => tables_by!(@ $row, $name, $doc, $before, group::by_netns(), $after),
             By::Raddr => tables_by!(@ $row, $name, $doc, $before, group::by_raddr(), $after),
+            By::Prefix => tables_by!(@ $row, $name, $doc, $before, group::by_prefix(), $after),
             By::Cause => tables_by!(@ $row, $name, $doc, $before, group::by_cause(), $after),
         }
     }};

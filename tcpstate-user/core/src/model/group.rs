@@ -13,7 +13,7 @@ use std::{
 
 use hashbrown::HashMap;
 
-use super::{Limits, address::from_wire, services::Services};
+use super::{Limits, Prefix, address::from_wire, services::Services};
 use crate::{
     cause::Cause,
     event::Event,
@@ -48,13 +48,15 @@ pub enum By {
     Netns,
     /// The remote address.
     Raddr,
+    /// The prefix of the remote address.
+    Prefix,
     /// The cause, of what ends a connection. The rest has none.
     Cause,
 }
 
 impl By {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Port,
         Self::Role,
         Self::Comm,
@@ -65,6 +67,7 @@ impl By {
         Self::Pod,
         Self::Netns,
         Self::Raddr,
+        Self::Prefix,
         Self::Cause,
     ];
 }
@@ -92,6 +95,8 @@ pub enum GroupKey {
     Netns(Option<u32>),
     /// [`By::Raddr`]; `None` where there is none, as for a listener, or where it is not known.
     Raddr(Option<IpAddr>),
+    /// [`By::Prefix`]; `None` where there is no remote address, or where it is not known.
+    Prefix(Option<Prefix>),
     /// [`By::Cause`]; `None` where no connection ended, or where the cause is not known.
     Cause(Option<Cause>),
     /// The groups beyond the bound, of all but [`By::Port`].
@@ -264,7 +269,7 @@ impl Groups {
 
     /// Whether a connection's group follows from its remote address.
     pub(super) const fn are_addresses(&self) -> bool {
-        matches!(self.by, By::Raddr)
+        matches!(self.by, By::Raddr | By::Prefix)
     }
 
     /// The number of the group with these traits.
@@ -279,6 +284,7 @@ impl Groups {
             By::Unit | By::Container | By::Pod => return self.workload(traits.cgroup),
             By::Netns => GroupKey::Netns(traits.netns),
             By::Raddr => GroupKey::Raddr(from_wire(traits.raddr)),
+            By::Prefix => GroupKey::Prefix(from_wire(traits.raddr).map(Prefix::of)),
             By::Cause => GroupKey::Cause(None),
         };
         self.number(key)

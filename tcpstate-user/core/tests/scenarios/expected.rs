@@ -354,6 +354,7 @@ fn show_key(key: GroupKey) -> String {
         | GroupKey::Pod(cgroup) => show(cgroup),
         GroupKey::Netns(netns) => show(netns),
         GroupKey::Raddr(raddr) => show(raddr),
+        GroupKey::Prefix(prefix) => show(prefix),
         GroupKey::Cause(cause) => show(cause),
         GroupKey::Other => "other".to_owned(),
     }

@@ -107,6 +107,7 @@ fn check(path: &Path) -> Result<(), Failed> {
         Some("pod") => By::Pod,
         Some("netns") => By::Netns,
         Some("raddr") => By::Raddr,
+        Some("prefix") => By::Prefix,
         Some("cause") => By::Cause,
         Some(other) => return Err(format!("by {other}?").into()),
     };

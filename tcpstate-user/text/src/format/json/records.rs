@@ -179,6 +179,7 @@ impl Values {
                 push_address(line, address)?;
                 line.push(b'"');
             }
+            Value::Prefix(prefix) => write!(line, "\"{prefix}\"")?,
             Value::ControlBits(bits) => {
                 line.push(b'"');
                 push_control_bits(line, bits);

@@ -244,6 +244,7 @@ fn push(line: &mut Vec<u8>, kind: Kind, value: Value<'_>) -> io::Result<()> {
         Value::Name(name) => push_entry(line, name)?,
         Value::ControlBits(bits) => push_control_bits(line, bits),
         Value::Address(address) => push_address(line, address)?,
+        Value::Prefix(prefix) => write!(line, "{prefix}")?,
         Value::State(state) => push_state(line, state),
         Value::Cause(cause) => line.extend_from_slice(cause.name().as_bytes()),
         Value::ServicePort(ServicePort::Port(port)) => push_number(line, port.into()),

@@ -177,7 +177,7 @@ fn kind(name: &str, kind: Kind) -> Value {
             json!({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
         }
         Kind::State => reference("State"),
-        Kind::Cause | Kind::Name | Kind::ControlBits => json!({"type": "string"}),
+        Kind::Prefix | Kind::Cause | Kind::Name | Kind::ControlBits => json!({"type": "string"}),
         Kind::Word(words) => json!({"type": "string", "enum": words}),
         Kind::Bool => json!({"type": "boolean"}),
         Kind::Nested(text) => nested(name, text),
