@@ -32,3 +32,5 @@ pub mod sandbox;
 mod stream;
 #[cfg(feature = "serve")]
 pub mod systemd;
+#[cfg(feature = "top")]
+pub mod top;

@@ -6,7 +6,7 @@
 //! only, and into the complete tracker.
 
 pub mod memory;
-mod stream;
+pub mod stream;
 
 use std::{
     future::poll_fn,

@@ -39,6 +39,8 @@ mod serve;
 mod start;
 mod storm;
 mod tool;
+#[cfg(feature = "top")]
+mod top;
 
 use std::path::PathBuf;
 
@@ -69,6 +71,9 @@ pub enum Which {
     /// A scrape of a thousand service ports: bytes and time
     #[cfg(feature = "serve")]
     Serve,
+    /// The screens of `top`: CPU at 10,000 connections/s and idle; with a million live ones, keys and memory
+    #[cfg(feature = "top")]
+    Top,
     /// Time from exec to the first line, with few and many existing sockets
     Start,
     /// Time of a list, with a filter that the kernel decides and one that it does not
@@ -92,6 +97,8 @@ impl Which {
             Self::Play => "play",
             #[cfg(feature = "serve")]
             Self::Serve => "serve",
+            #[cfg(feature = "top")]
+            Self::Top => "top",
             Self::Start => "start",
             Self::List => "list",
             Self::Idle => "idle",
@@ -111,6 +118,8 @@ impl Which {
             Self::Play => play::run(options),
             #[cfg(feature = "serve")]
             Self::Serve => serve::run(options),
+            #[cfg(feature = "top")]
+            Self::Top => top::run(options),
             Self::Start => start::run(options),
             Self::List => list::run(options),
             Self::Idle => idle::run(options),
@@ -151,6 +160,14 @@ struct Options {
     /// The part of `ingest` that needs a process of its own
     #[arg(long, hide = true, value_name = "CONNECTIONS")]
     live_memory: Option<usize>,
+    /// The parts of `top` that need a process of their own
+    #[cfg(feature = "top")]
+    #[arg(long, hide = true, value_enum, requires = "live_connections")]
+    top_memory: Option<top::Held>,
+    /// Its number of live connections
+    #[cfg(feature = "top")]
+    #[arg(long, hide = true, value_name = "CONNECTIONS")]
+    live_connections: Option<usize>,
     /// The part of `start` that needs a process of its own
     #[arg(long, hide = true, value_name = "NUMBER")]
     hold_sockets: Option<u8>,
@@ -174,6 +191,10 @@ fn main() -> Result<()> {
     let options = Options::parse();
     if let Some(connections) = options.live_memory {
         return ingest::memory::measure_here(connections);
+    }
+    #[cfg(feature = "top")]
+    if let Some((held, connections)) = options.top_memory.zip(options.live_connections) {
+        return top::measure_here(held, connections);
     }
     if let Some(number) = options.hold_sockets {
         return holder::hold_here(number);

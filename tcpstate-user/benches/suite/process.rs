@@ -6,15 +6,26 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io::Read as _,
     net::TcpListener,
-    os::unix::{fs::FileExt as _, process::ExitStatusExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{FileExt as _, OpenOptionsExt as _},
+            process::ExitStatusExt as _,
+        },
+    },
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcsetwinsize},
+};
 
 /// The tcpstate binary of the same build as this benchmark.
 pub const TCPSTATE: &str = env!("CARGO_BIN_EXE_tcpstate");
@@ -66,11 +77,25 @@ pub struct ProgramRuns {
 impl Running {
     /// Starts it with its output in unnamed files, and waits until it watches.
     pub fn start(name: &str, mut command: Command, ready: Ready) -> Result<Self> {
-        let (output, errors) = (tempfile::tempfile()?, tempfile::tempfile()?);
+        let output = tempfile::tempfile()?;
+        command.stdin(Stdio::null()).stdout(output.try_clone()?);
+        Self::watching(name, command, ready, output)
+    }
+
+    /// Starts it on a terminal of its own, which takes what is drawn on it, and waits until it watches. It has no output.
+    #[cfg(feature = "top")]
+    pub fn start_on_terminal(name: &str, mut command: Command, ready: Ready) -> Result<Self> {
+        let terminal = terminal()?;
         command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(errors.try_clone()?);
+            .env("TERM", "xterm")
+            .stdin(terminal.try_clone()?)
+            .stdout(terminal);
+        Self::watching(name, command, ready, tempfile::tempfile()?)
+    }
+
+    fn watching(name: &str, mut command: Command, ready: Ready, output: File) -> Result<Self> {
+        let errors = tempfile::tempfile()?;
+        command.stderr(errors.try_clone()?);
         let child = command
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
@@ -222,6 +247,32 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The process's side of a new terminal of 80 columns and 24 rows.
+#[cfg(feature = "top")]
+fn terminal() -> Result<OwnedFd> {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let size = Winsize {
+        ws_row: 24,
+        ws_col: 80,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(&master, size)?;
+    let name = ptsname(&master, Vec::new())?;
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_NOCTTY);
+    let own = options.open(name.to_str()?)?;
+    let mut other_side = File::from(master);
+    // It ends when nobody has the process's side any more.
+    thread::spawn(move || {
+        let mut bytes = vec![0; 64 << 10];
+        while let Ok(1..) = other_side.read(&mut bytes) {}
+    });
+    Ok(own.into())
 }
 
 /// The results of a process that ran to its end.

@@ -8,9 +8,6 @@ pub(crate) fn run(_arguments: tcpstate_cli::Top) -> anyhow::Result<std::process:
 }
 
 #[cfg(feature = "top")]
-mod last_minutes;
-
-#[cfg(feature = "top")]
 pub(crate) use self::built_in::run;
 
 #[cfg(feature = "top")]
@@ -23,7 +20,10 @@ mod built_in {
         task::{Context, Poll},
     };
 
-    use tcpstate::run::{signals, stdout};
+    use tcpstate::{
+        run::{signals, stdout},
+        top::{LONGEST, LastMinutes, published},
+    };
     use tcpstate_core::{
         books::RunBooks,
         census::Census,
@@ -31,11 +31,10 @@ mod built_in {
         duration::nanoseconds,
         event::Event,
         expression::Moment,
-        model::{Connections, Include, Limits},
         names::Names,
         origin::Origin,
         play::{Controls, controls},
-        present::{Options as Published, Publisher, Subscriber},
+        present::{Publisher, Subscriber},
         recalled::Recalled,
         tally::Tally,
         view::{End, Flow, Rewind, View},
@@ -47,7 +46,6 @@ mod built_in {
     };
     use tokio::sync::Notify;
 
-    use super::last_minutes::LastMinutes;
     use crate::{
         commands::diagnose::thresholds,
         looks::{Background, Last, Looker, Pace},
@@ -55,12 +53,6 @@ mod built_in {
         selection::{Selection, names},
         watch::{columns, settings, watch_until},
     };
-
-    /// The connections of each state that are listed.
-    const LONGEST: usize = 500;
-
-    /// Bytes of the histograms: those of a few hundred services.
-    const HISTOGRAM_BYTES: usize = 8 << 20;
 
     /// The columns of a frame on a pipe.
     const WIDTH: usize = 80;
@@ -74,11 +66,9 @@ mod built_in {
             refuse_without_screen()?;
         }
         let settings = settings(&arguments.watch, arguments.bounds, None);
-        let limits = Limits {
-            max_histogram_bytes: HISTOGRAM_BYTES,
-            ..settings.limits
-        };
         let interval_ns = nanoseconds(arguments.interval);
+        let snapshots = published(interval_ns, arguments.by, settings.limits);
+        let limits = snapshots.limits;
         let app = App::new(Options {
             theme: theme(&settings),
             zone: settings.zone.clone(),
@@ -91,16 +81,7 @@ mod built_in {
             names: LookUp(Arc::new(names(is_live))),
             is_played: !is_live && !once,
         });
-        let mut publisher = Publisher::new(&Published {
-            interval_ns,
-            by: arguments.by,
-            include: Include {
-                connections: Connections::Longest(LONGEST),
-                histograms: true,
-            },
-            in_kernel: false,
-            limits,
-        });
+        let mut publisher = Publisher::new(&snapshots);
         let thresholds = thresholds(arguments.rules.as_deref())?;
         let (first, looks) = if is_live && !arguments.watch.explain_filter {
             looks(&arguments, &selection, &thresholds, once)?

@@ -70,7 +70,7 @@ pub fn measure_here(connections: usize) -> Result<()> {
 }
 
 /// A size of this process in bytes, as counted by the kernel.
-fn resident(field: &str) -> Result<usize> {
+pub fn resident(field: &str) -> Result<usize> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line

@@ -1,4 +1,4 @@
-//! The last minutes of a run, in memory, for a recording on request.
+//! The run behind the screens of `top`: what its snapshots have in them, and the last minutes, for a recording on request.
 
 use std::{
     error::Error as _,
@@ -10,8 +10,10 @@ use std::{
 use tcpstate_core::{
     census::Census,
     event::Event,
+    model::{By, Connections, Include, Limits},
     names::Names,
     origin::Origin,
+    present,
     units::{Bytes, Counted, Span},
 };
 use tcpstate_recording::{FlightOptions, FlightRing, WriteError};
@@ -20,6 +22,29 @@ use tcpstate_top::{
     terminal::{Keeper, Wish},
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// The connections of each state that are listed.
+pub const LONGEST: usize = 500;
+
+/// Bytes of the histograms: those of a few hundred services.
+const HISTOGRAM_BYTES: usize = 8 << 20;
+
+/// The options of the snapshots, one after each such time in nanoseconds.
+pub const fn published(interval_ns: u64, by: By, limits: Limits) -> present::Options {
+    present::Options {
+        interval_ns,
+        by,
+        include: Include {
+            connections: Connections::Longest(LONGEST),
+            histograms: true,
+        },
+        in_kernel: false,
+        limits: Limits {
+            max_histogram_bytes: HISTOGRAM_BYTES,
+            ..limits
+        },
+    }
+}
 
 /// The age up to which events are kept.
 const KEEP_NS: u64 = 300_000_000_000;
@@ -30,8 +55,8 @@ const MEMORY_BYTES: u64 = 16 << 20;
 /// Events in a block: fewer than in a file, since a block that is being filled takes its memory at once.
 const BLOCK: usize = 4_096;
 
-/// The last minutes of a run.
-pub(super) struct LastMinutes {
+/// The last minutes of a run, in memory: a flight recorder.
+pub struct LastMinutes {
     /// `None` before the run has begun; an error is why nothing is kept any more.
     ring: Option<Result<Box<FlightRing>, String>>,
     names: Names,
@@ -51,7 +76,7 @@ impl Keeper for Wishes {
 
 impl LastMinutes {
     /// Of a run that has not begun, with the way to them.
-    pub(super) fn new() -> (Self, Box<dyn Keeper>) {
+    pub fn new() -> (Self, Box<dyn Keeper>) {
         let (send, wishes) = unbounded_channel();
         let this = Self {
             ring: None,
@@ -61,11 +86,13 @@ impl LastMinutes {
         (this, Box::new(Wishes(send)))
     }
 
-    pub(super) fn set_names(&mut self, names: Names) {
+    /// Also keeps the names of the numbers in the events.
+    pub fn set_names(&mut self, names: Names) {
         self.names = names;
     }
 
-    pub(super) fn start(&mut self, origin: &Origin) {
+    /// The run begins.
+    pub fn start(&mut self, origin: &Origin) {
         let options = FlightOptions {
             keep_ns: KEEP_NS,
             memory_bytes: MEMORY_BYTES,
@@ -77,16 +104,19 @@ impl LastMinutes {
         self.ring = Some(ring.map_err(|error| error.to_string()));
     }
 
+    /// Takes an event.
     #[inline]
-    pub(super) fn event(&mut self, event: &Event) {
+    pub fn event(&mut self, event: &Event) {
         self.take(|ring| ring.append(std::slice::from_ref(event)));
     }
 
-    pub(super) fn census(&mut self, census: &Census) {
+    /// Takes a census.
+    pub fn census(&mut self, census: &Census) {
         self.take(|ring| ring.append_census(census));
     }
 
-    pub(super) fn tick(&mut self, now_ns: u64) {
+    /// Drops what is too old at this time.
+    pub fn tick(&mut self, now_ns: u64) {
         self.take(|ring| ring.tick(now_ns));
     }
 
@@ -101,7 +131,7 @@ impl LastMinutes {
     }
 
     /// Fulfils a wish. Pending where there is none.
-    pub(super) fn poll_wish(&mut self, cx: &Context<'_>) -> Poll<()> {
+    pub fn poll_wish(&mut self, cx: &Context<'_>) -> Poll<()> {
         let mut cx = Context::from_waker(cx.waker());
         let Some(Wish { stem, answer }) = ready!(self.wishes.poll_recv(&mut cx)) else {
             // The screen has ended.
