@@ -57,7 +57,12 @@ pub(crate) struct Looker {
     resolve_owners: bool,
     expression: Expression,
     thresholds: Thresholds,
+    /// Whether sockets are counted by what they belong to, and then by their owners too.
+    workloads: Option<ByOwner>,
 }
+
+/// Whether the owners are asked for.
+type ByOwner = bool;
 
 impl Looker {
     pub(crate) fn new(watch: &Watch, selection: &Selection, thresholds: &Thresholds) -> Self {
@@ -66,6 +71,16 @@ impl Looker {
             resolve_owners: resolves_owners(watch, selection) != ResolveOwners::No,
             expression: selection.whole.clone(),
             thresholds: thresholds.clone(),
+            workloads: None,
+        }
+    }
+
+    /// Counts sockets by what they belong to as well.
+    #[cfg(feature = "serve")]
+    pub(crate) fn with_workloads(self, by_owner: ByOwner) -> Self {
+        Self {
+            workloads: Some(by_owner),
+            ..self
         }
     }
 
@@ -93,7 +108,11 @@ impl Looker {
                     let mut wanted = is_wanted.into_iter();
                     inventory.sockets.retain(|_| wanted.next() == Some(true));
                 }
-                look.sockets = Some(Survey::of(&inventory, &self.thresholds));
+                let survey = Survey::of(&inventory, &self.thresholds);
+                look.sockets = Some(match self.workloads {
+                    Some(by_owner) => survey.with_workloads(&inventory, by_owner),
+                    None => survey,
+                });
             }
             Err(error) => look.missing.push(tcpstate_core::error::chain(&error)),
         }

@@ -52,7 +52,7 @@ pub struct Serve {
     /// By default all but the ephemeral ports of this host.
     #[arg(long, value_name = "LIST", help_heading = OUTPUT)]
     pub ports: Option<PortSet>,
-    /// Count state changes and ends also by what a connection belongs to, in metrics of their own
+    /// Count sockets, state changes and ends also by what a connection belongs to, in metrics of their own
     #[arg(
         long,
         value_name = "LIST",
@@ -88,8 +88,8 @@ pub struct Serve {
         help_heading = MEMORY
     )]
     pub histogram_ports: u32,
-    /// Count at most this many combinations of --labels separately, the rest as `other`. One without an event for an hour loses
-    /// its place to a new one
+    /// Count at most this many combinations of --labels separately, the rest as `other`. One without an event or a socket for
+    /// an hour loses its place to a new one
     #[arg(
         long,
         value_name = "N",

@@ -35,7 +35,7 @@ pub use self::{
     look::{Look, Looks},
     observed::{Cases, Ending, ListenerEnd, Observed, Service, ServiceKey, Trouble},
     rules::RULES,
-    survey::{Example, Group, GroupKey, ListenerNow, Ports, Route, RouteKey, Survey},
+    survey::{Example, Group, GroupKey, ListenerNow, Ports, Route, RouteKey, Survey, WorkloadKey},
     thresholds::{Threshold, Thresholds, Unit, UnknownThreshold},
     top::Top,
 };

@@ -3,9 +3,11 @@
 //! The run's own thread counts, without a lock, and publishes once a second. Nothing is counted where nobody has chosen a label.
 //!
 //! There are places for so many combinations of labels. Unlike ports, pods and containers come and go: so a combination that
-//! has had no event for an hour loses its place to a new one, and its series end. Without such a one, the new one is `other`.
+//! has had no event and no socket for an hour loses its place to a new one, and its series end. Without such a one, the new one
+//! is `other`.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -14,6 +16,7 @@ use std::{
 use tcpstate_common::{State, transition::closes};
 use tcpstate_core::{
     cause::Cause,
+    diagnosis::Survey,
     event::Event,
     model::Applied,
     names::{Cgroup, Names, Pod},
@@ -22,7 +25,7 @@ use tcpstate_core::{
     service::Role,
 };
 
-/// The time without an event after which a combination may lose its place.
+/// The time without an event or a socket after which a combination may lose its place.
 const IDLE_NS: u64 = 3_600_000_000_000;
 
 /// The most combinations of a cgroup and a process whose place is remembered until the next second.
@@ -40,6 +43,8 @@ pub(crate) struct Place {
     pub(crate) transitions: BTreeMap<(State, State), u64>,
     /// Connections that ended.
     pub(crate) closed: BTreeMap<(Cause, Role), u64>,
+    /// Sockets in each state at the latest look.
+    pub(crate) states: BTreeMap<State, u64>,
     last_ns: u64,
 }
 
@@ -50,6 +55,8 @@ pub(crate) struct Labels {
     pub(crate) transitions: &'static [&'static str],
     /// Those of ends.
     pub(crate) closed: &'static [&'static str],
+    /// Those of sockets.
+    pub(crate) states: &'static [&'static str],
 }
 
 /// All counts of a moment.
@@ -94,6 +101,8 @@ pub struct Workloads {
     known: HashMap<Key, usize>,
     /// No place is idle before this time.
     none_idle_until_ns: u64,
+    /// The time of the latest look.
+    look_ns: Option<u64>,
     latest: WorkloadCounts,
 }
 
@@ -106,13 +115,14 @@ impl Workloads {
             return None;
         }
         // They are needed until the process ends.
-        let all = |own: [&'static str; 2]| -> &'static [&'static str] {
+        let all = |own: &[&'static str]| -> &'static [&'static str] {
             let names = chosen.iter().map(|label| label.name());
-            own.into_iter().chain(names).collect::<Vec<_>>().leak()
+            own.iter().copied().chain(names).collect::<Vec<_>>().leak()
         };
         let labels = Labels {
-            transitions: all(["from", "to"]),
-            closed: all(["cause", "role"]),
+            transitions: all(&["from", "to"]),
+            closed: all(&["cause", "role"]),
+            states: all(&["state"]),
         };
         let other = Place::new(vec!["other".into(); chosen.len()]);
         Some(Self {
@@ -124,6 +134,7 @@ impl Workloads {
             names: Names::default(),
             known: HashMap::new(),
             none_idle_until_ns: 0,
+            look_ns: None,
             latest: WorkloadCounts::default(),
         })
     }
@@ -145,24 +156,34 @@ impl Workloads {
     }
 
     fn add(&mut self, event: &Event, (cgroup, comm): Key, role: Role) {
-        let takes_comm = self.chosen.contains(&WorkloadLabel::Comm);
-        let takes_cgroup = self.chosen.len() > usize::from(takes_comm);
-        let key = (cgroup.filter(|_| takes_cgroup), comm.filter(|_| takes_comm));
-        let now_ns = event.ts_ns();
-        let at = match self.known.get(&key) {
-            Some(&at) => at,
-            None => self.find(key, now_ns),
-        };
-        let Some(place) = self.places.get_mut(at) else {
+        let Some(place) = self.place_of((cgroup, comm), event.ts_ns()) else {
             return;
         };
-        place.last_ns = now_ns;
         let (from, to) = (event.oldstate().folded(), event.newstate().folded());
         *place.transitions.entry((from, to)).or_default() += 1;
         if closes(from, to) {
             let cause = Cause::of(event).unwrap_or(Cause::Unknown);
             *place.closed.entry((cause, role)).or_default() += 1;
         }
+    }
+
+    /// Whether the owners matter.
+    pub fn takes_comm(&self) -> bool {
+        self.chosen.contains(&WorkloadLabel::Comm)
+    }
+
+    /// The place for what has this combination now.
+    fn place_of(&mut self, (cgroup, comm): Key, now_ns: u64) -> Option<&mut Place> {
+        let takes_comm = self.takes_comm();
+        let takes_cgroup = self.chosen.len() > usize::from(takes_comm);
+        let key = (cgroup.filter(|_| takes_cgroup), comm.filter(|_| takes_comm));
+        let at = match self.known.get(&key) {
+            Some(&at) => at,
+            None => self.find(key, now_ns),
+        };
+        let place = self.places.get_mut(at)?;
+        place.last_ns = place.last_ns.max(now_ns);
+        Some(place)
     }
 
     /// The place for a combination, which may be new.
@@ -235,8 +256,29 @@ impl Workloads {
         (now_ns >= idle_at_ns).then_some(at)
     }
 
-    /// Shows what was counted so far. Names are asked for again: those of a new pod come late.
-    pub fn publish(&mut self) {
+    /// Takes the sockets of a look, if it is a new one. A combination with sockets is not idle.
+    fn look(&mut self, survey: &Survey) {
+        if self.look_ns.replace(survey.ts_ns) == Some(survey.ts_ns) {
+            return;
+        }
+        for place in &mut self.places {
+            place.states.clear();
+        }
+        let mut sockets: Vec<_> = survey.workloads.iter().collect();
+        // Where there are too few places, those with the most sockets have them.
+        sockets.sort_unstable_by_key(|&(key, count)| (Reverse(count), key));
+        for (key, count) in sockets {
+            if let Some(place) = self.place_of((key.cgroup, key.comm), survey.ts_ns) {
+                *place.states.entry(key.state).or_default() += count;
+            }
+        }
+    }
+
+    /// Shows what was counted so far, and the sockets of the latest look. Names are asked for again: those of a new pod come late.
+    pub fn publish(&mut self, survey: Option<&Survey>) {
+        if let Some(survey) = survey {
+            self.look(survey);
+        }
         self.known.clear();
         let counts = Counts {
             labels: self.labels,
@@ -253,6 +295,7 @@ impl Place {
             values,
             transitions: BTreeMap::new(),
             closed: BTreeMap::new(),
+            states: BTreeMap::new(),
             last_ns: 0,
         }
     }

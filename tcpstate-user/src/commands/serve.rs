@@ -87,7 +87,11 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         return watch(watched, &selection, limits, &mut view);
     }
     let thresholds = thresholds(arguments.rules.as_deref())?;
-    let looker = Looker::new(watched, &selection, &thresholds);
+    let workloads = Workloads::new(&arguments.labels, arguments.max_workloads);
+    let mut looker = Looker::new(watched, &selection, &thresholds);
+    if let Some(workloads) = &workloads {
+        looker = looker.with_workloads(workloads.takes_comm());
+    }
     let first = looker.look(&[]);
     let (looks, look) = Background::waiting(looker, Last::Latest, Pace::LEFT_ON);
     publisher = publisher.diagnosing(thresholds, first, Some(Box::new(looks)));
@@ -100,7 +104,6 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     let notify = Rc::new(notify);
     let listener = listener(arguments, &configuration)?;
     let address = listener.address();
-    let workloads = Workloads::new(&arguments.labels, arguments.max_workloads);
     let serving = format!("serving on {}://{address}/metrics", web.scheme());
     let options = tcpstate_serve::Options {
         buckets: read.buckets,
@@ -367,7 +370,8 @@ impl View for Served {
     fn tick(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<Flow> {
         // Whoever sees the snapshot of this tick finds the counts of the same events.
         if let Some(workloads) = &mut self.workloads {
-            workloads.publish();
+            let latest = self.latest.latest();
+            workloads.publish(latest.and_then(|latest| latest.survey.clone()).as_deref());
         }
         let flow = self.publisher.tick(now_ns, out)?;
         // Not from a thread of its own, which would go on where this one stands still.

@@ -24,15 +24,15 @@ use crate::{
 };
 
 pub fn add(trials: &mut Vec<Trial>) {
+    // One after the other: both make the folders that name pods.
+    let both = || {
+        units_containers_and_pods()?;
+        labels_of_metrics()
+    };
     trials.push(trial(
         "names::units_containers_and_pods",
         &[Need::Btf],
-        units_containers_and_pods,
-    ));
-    trials.push(trial(
-        "names::labels_of_metrics",
-        &[Need::Btf],
-        labels_of_metrics,
+        both,
     ));
 }
 
@@ -404,42 +404,55 @@ fn units_containers_and_pods() -> Result<()> {
 
 /// `tcpstate serve --labels`, in its sandbox.
 fn labels_of_metrics() -> Result<()> {
-    const NAME: &str = "tcpstate_workload_connections_closed_total";
+    const ENDS: &str = "tcpstate_workload_connections_closed_total";
+    const SOCKETS: &str = "tcpstate_workload_connections";
     let number = unused_port();
     let places: Vec<Place> = FORMS.map(|form| Place::new(number, form)).into();
     let (_files, docker_has_names) = name(&places)?;
     let mut tree = Tree::default();
     let identities = identities(&places, &mut tree)?;
-    let served = Served::start(&["--json", "--labels", "comm,unit,container,pod,namespace"])?;
-    served.netns.run(|| {
-        for (place, who) in places.iter().zip(&identities) {
-            let listens = Server::start(who, Ipv4Addr::LOCALHOST, place.port)?;
+    let running = Served::start(&["--json", "--labels", "comm,unit,container,pod,namespace"])?;
+    let servers = running.netns.run(|| {
+        let servers = places.iter().zip(&identities).map(|(place, who)| {
+            let server = Server::start(who, Ipv4Addr::LOCALHOST, place.port)?;
             client(who, Ipv4Addr::LOCALHOST, place.port, 2)?;
-            listens.stop()?;
-        }
-        Ok(())
+            Ok(server)
+        });
+        servers.collect::<Result<Vec<_>>>()
     })?;
-    // Two connections have two ends each.
-    let ends = |scrape: &Scrape, place: &Place| {
+    let sum = |scrape: &Scrape, metric: &str, place: &Place, label: &str| {
         let labels = place.labels(docker_has_names);
-        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-        scrape.sum(NAME, &labels)
+        let labels = labels.iter().map(String::as_str).chain([label]);
+        scrape.sum(metric, &labels.collect::<Vec<_>>())
     };
     let mut last = Scrape(String::new());
-    await_that("the ends are counted", || {
-        last = Scrape(served.get("/metrics")?.1);
+    await_that("the ends are counted, and a look has the listeners", || {
+        last = Scrape(running.get("/metrics")?.1);
         let missing = last.sum("tcpstate_events_lost_total", &[])
             + last.sum("tcpstate_transitions_missing_total", &[]);
-        Ok(missing > 0 || places.iter().all(|place| ends(&last, place) >= 4))
+        Ok(missing > 0
+            || places.iter().all(|place| {
+                sum(&last, ENDS, place, "") >= 4
+                    && sum(&last, SOCKETS, place, "state=\"LISTEN\"") >= 1
+            }))
     })?;
-    served.tcpstate.stop()?;
+    running.tcpstate.stop()?;
+    servers.into_iter().try_for_each(Server::stop)?;
     for place in &places {
-        let ends = ends(&last, place);
-        ensure!(ends == 4, "{}: {ends} ends: {}", place.path, last.0);
+        // Two connections have two ends each.
+        for (metric, label, made) in [(ENDS, "", 4), (SOCKETS, "state=\"LISTEN\"", 1)] {
+            let found = sum(&last, metric, place, label);
+            ensure!(
+                found == made,
+                "{}: {found} {metric}: {}",
+                place.path,
+                last.0
+            );
+        }
     }
     // Each end has one combination of labels.
     let all = last.sum("tcpstate_connections_closed_total", &[]);
-    ensure!(last.sum(NAME, &[]) == all, "not {all}: {}", last.0);
+    ensure!(last.sum(ENDS, &[]) == all, "not {all}: {}", last.0);
     Ok(())
 }
 

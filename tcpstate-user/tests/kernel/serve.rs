@@ -133,7 +133,7 @@ fn count(clients: Clients) -> Result<()> {
 }
 
 fn promtool() -> Result<()> {
-    let served = Served::start(&[])?;
+    let served = Served::start(&["--labels", "unit,container,pod,namespace,comm"])?;
     served.netns.run(|| connections(served.port))?;
     // A loss does not matter here.
     await_ends(&served, 1)?;

@@ -21,7 +21,7 @@ was counted there stays there. A port keeps its label until the end of the run, 
 - `unit`, `container`, `pod`, `namespace` and `comm` are there where `--labels` names them, in metrics of their own, so that those by port do not \
 multiply. A pod without a known name has its UID and the namespace `unknown`, a container without one the first 12 digits of its id. `none`: \
 the socket is of no such thing; `unknown`: its cgroup or its process is not known. The first `--max-workloads` combinations are counted; the rest is `other`. \
-Units and pods come and go, so a combination without an event for an hour loses its place when a new one needs it, and its series end; with \
+Units and pods come and go, so a combination without an event or a socket for an hour loses its place when a new one needs it, and its series end; with \
 no such one, the new one is `other` until there is.
 - `state`, `from` and `to` are [states](states.md), `cause` is a [cause](causes.md), `role` is `client`, `server` or `unknown`.
 - Histograms have at most `--histogram-ports` ports, a port counting once in each role; those of the others are `other`, so that sums over all \

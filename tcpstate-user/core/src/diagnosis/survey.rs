@@ -2,6 +2,7 @@
 
 mod filling;
 mod routes;
+mod workloads;
 
 use std::{net::IpAddr, ops::RangeInclusive};
 
@@ -9,7 +10,10 @@ use hashbrown::HashMap;
 use tcpstate_common::State;
 
 pub(super) use self::routes::Routes;
-pub use self::routes::{Route, RouteKey};
+pub use self::{
+    routes::{Route, RouteKey},
+    workloads::WorkloadKey,
+};
 use super::Top;
 use crate::{event::Process, hash::BuildMixer, inventory::Age, service::Role};
 
@@ -26,6 +30,8 @@ pub struct Survey {
     pub groups: HashMap<GroupKey, Group>,
     /// The listeners.
     pub listeners: Vec<ListenerNow>,
+    /// All sockets by what they belong to, where that was asked for ([`Self::with_workloads`]).
+    pub workloads: HashMap<WorkloadKey, u64>,
     /// Clients' connections by where they go from and to: what shares a range of local ports.
     pub(super) routes: Routes,
     /// The local ports of clients in each network namespace, each counted once.

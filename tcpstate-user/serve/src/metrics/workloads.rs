@@ -39,6 +39,15 @@ pub(super) static METRICS: &[Metric] = &[
             none",
         read: closed,
     },
+    Metric {
+        stem: "tcpstate_workload_connections",
+        kind: Kind::Gauge,
+        unit: None,
+        labels: &["state", "unit", "container", "pod", "namespace", "comm"],
+        meaning: "Sockets by state and those of the last five labels that --labels names, at the latest look; in TIME_WAIT the cgroup and \
+            the process are not known; without it there are none",
+        read: states,
+    },
 ];
 
 fn transitions(exposed: &Exposed, samples: &mut Samples<'_>) -> fmt::Result {
@@ -65,6 +74,20 @@ fn closed(exposed: &Exposed, samples: &mut Samples<'_>) -> fmt::Result {
             let (cause, role) = (cause.name(), role.name());
             let own: [&dyn Display; 2] = [&cause, &role];
             samples.counter(&with(&own, &place.values), *count)?;
+        }
+    }
+    Ok(())
+}
+
+fn states(exposed: &Exposed, samples: &mut Samples<'_>) -> fmt::Result {
+    let Some(counts) = &exposed.workloads else {
+        return Ok(());
+    };
+    samples.label(counts.labels.states);
+    for place in &counts.places {
+        for (state, count) in &place.states {
+            let own: [&dyn Display; 1] = [state];
+            samples.gauge(&with(&own, &place.values), *count)?;
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tcpstate_core::{
+    diagnosis::{Survey, WorkloadKey},
     names::{Cgroup, NameBook, Names, Pod},
     options::WorkloadLabel,
 };
@@ -62,7 +63,7 @@ impl Run {
     }
 
     fn scrape(&mut self, second: u64) -> String {
-        self.workloads.publish();
+        self.workloads.publish(None);
         tick(&mut self.publisher, second, 0);
         let exposed = Exposed {
             workloads: self.workloads.counts().latest(),
@@ -178,6 +179,61 @@ fn combinations_are_bounded() {
     run.refused(HOUR + 3, 7, b"two");
     let text = run.scrape(3_603);
     assert_eq!(["one", "two", "six"].map(|comm| of(&text, comm)), [3, 0, 3]);
+}
+
+/// The sockets of the latest look, in the same places.
+#[test]
+fn sockets_are_those_of_the_latest_look() {
+    let mut run = Run::new(&[WorkloadLabel::Unit], 2);
+    run.book.add_paths([
+        (7, "/system.slice/nginx.service"),
+        (8, "/system.slice/db.service"),
+    ]);
+    run.refused(1, 7, b"nginx");
+    let look = |ts_ns, sockets: &[(Option<u64>, State, u64)]| {
+        let mut survey = Survey::default();
+        survey.ts_ns = ts_ns;
+        for &(cgroup, state, count) in sockets {
+            let key = WorkloadKey {
+                cgroup,
+                comm: None,
+                state,
+            };
+            survey.workloads.insert(key, count);
+        }
+        survey
+    };
+    let first = look(
+        SECOND,
+        &[
+            (Some(7), State::CLOSE_WAIT, 3),
+            (Some(8), State::ESTABLISHED, 2),
+            (None, State::TIME_WAIT, 5),
+        ],
+    );
+    let mut scrape = |survey: &Survey, second| {
+        run.workloads.publish(Some(survey));
+        let text = run.scrape(second);
+        let lines = text.lines();
+        let mut found: Vec<_> = lines
+            .filter_map(|line| line.strip_prefix("tcpstate_workload_connections{"))
+            .map(str::to_owned)
+            .collect();
+        found.sort_unstable();
+        found
+    };
+    // There is no third place.
+    let expected = [
+        "state=\"CLOSE_WAIT\",unit=\"nginx.service\"} 3",
+        "state=\"ESTABLISHED\",unit=\"other\"} 2",
+        "state=\"TIME_WAIT\",unit=\"unknown\"} 5",
+    ];
+    assert_eq!(scrape(&first, 1), expected);
+    // The same look again, and the next one.
+    assert_eq!(scrape(&first, 2), expected);
+    let next = look(2 * SECOND, &[(Some(7), State::ESTABLISHED, 1)]);
+    let expected = ["state=\"ESTABLISHED\",unit=\"nginx.service\"} 1"];
+    assert_eq!(scrape(&next, 3), expected);
 }
 
 #[test]
