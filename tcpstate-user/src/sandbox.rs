@@ -5,7 +5,8 @@
 //! 1. Open: the socket to listen on is bound, and the service manager is reached.
 //! 2. Load and attach the BPF programs.
 //! 3. [`enter`], while there is one thread: the user, the capabilities, no new privileges, and the list of system calls. All threads
-//!    inherit that.
+//!    inherit that. Where metrics are pushed, a thread starts that does so, [`confine_to`] its collector, and all other threads
+//!    [`forbid_sockets`].
 //! 4. Start the threads that read and sample.
 //! 5. [`confine`] the main thread, and with it those that it starts later: fewer capabilities, and Landlock.
 //! 6. [`drop_capabilities`] in the thread that serves, and only then listen.
@@ -75,6 +76,17 @@ impl Sampling {
     }
 }
 
+/// The sockets that a process may open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sockets {
+    /// Those of netlink.
+    OfNetlink,
+    /// TCP too.
+    Tcp,
+    /// TCP, and UDP to look up an address.
+    TcpByName,
+}
+
 /// Why privileges were not given up.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -100,7 +112,11 @@ pub enum SandboxError {
 ///
 /// Capabilities that this process never had are not gained. Returns whether system calls are forbidden: a kernel without seccomp
 /// forbids none.
-pub fn enter(user: Option<User>, keep: CapabilitySet) -> Result<bool, SandboxError> {
+pub fn enter(
+    user: Option<User>,
+    keep: CapabilitySet,
+    sockets: Sockets,
+) -> Result<bool, SandboxError> {
     await_one_thread()?;
     forget_bounding_set();
     if let Some(user) = user {
@@ -112,7 +128,14 @@ pub fn enter(user: Option<User>, keep: CapabilitySet) -> Result<bool, SandboxErr
     hidden
         .and_then(|()| set_no_new_privs(true))
         .map_err(|errno| SandboxError::Capabilities(errno.into()))?;
-    calls::forbid().map_err(SandboxError::Calls)
+    calls::forbid(sockets).map_err(SandboxError::Calls)
+}
+
+/// Gives up, for this thread and for those that it starts, all sockets but those of netlink, after others were allowed.
+pub fn forbid_sockets() -> Result<(), SandboxError> {
+    calls::forbid(Sockets::OfNetlink)
+        .map(drop)
+        .map_err(SandboxError::Calls)
 }
 
 /// A thread that was joined may be there for another moment.
@@ -139,7 +162,20 @@ fn await_one_thread() -> Result<(), SandboxError> {
 /// are not; TCP is from Linux 6.7 on.
 pub fn confine(sampling: Sampling, readable: &[PathBuf]) -> Result<bool, SandboxError> {
     keep_capabilities(sampling.of_main()).map_err(SandboxError::Capabilities)?;
-    files::confine(readable).map_err(SandboxError::Files)
+    files::confine(readable, &[]).map_err(SandboxError::Files)
+}
+
+/// The port of DNS over TCP, for answers that are too long for UDP.
+const DNS: u16 = 53;
+
+/// Gives up, for this thread, which connects to a collector: all capabilities, all files but those below these folders, and TCP to any
+/// port but this one. With a name, the port of DNS too.
+///
+/// Returns whether files are forbidden, as [`confine`] does.
+pub fn confine_to(port: u16, by_name: bool, readable: &[PathBuf]) -> Result<bool, SandboxError> {
+    drop_capabilities().map_err(SandboxError::Capabilities)?;
+    let ports = if by_name { &[port, DNS][..] } else { &[port] };
+    files::confine(readable, ports).map_err(SandboxError::Files)
 }
 
 /// Keeps only these capabilities in this thread, of those that it has.

@@ -1,6 +1,6 @@
 //! Arguments of `tcpstate serve`.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Arg, Args};
 use tcpstate_core::{expression::Moment, filter::PortSet, options::WorkloadLabel};
@@ -41,6 +41,20 @@ pub struct Serve {
     /// Take TLS, certificates of clients, passwords and headers from this file, as the exporters of Prometheus do
     #[arg(long = "web.config.file", value_name = "FILE", help_heading = None::<&str>)]
     pub web_config_file: Option<PathBuf>,
+    /// Push the same metrics to this OpenTelemetry collector too, over OTLP/HTTP
+    ///
+    /// A URL such as `http://localhost:4318`, to whose path `/v1/metrics` is added. TLS is not supported: a collector on this host can send on over TLS.
+    #[arg(long, value_name = "URL", help_heading = None::<&str>)]
+    pub otlp: Option<String>,
+    /// The time from one push of --otlp to the next, from 1s to 1h
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = parse_otlp_interval,
+        help_heading = None::<&str>
+    )]
+    pub otlp_interval: Duration,
     /// Become this user once everything is attached: a name in /etc/passwd, or UID:GID
     ///
     /// With or without it, capabilities that the run does not take are dropped, and system calls that it does not make are
@@ -188,6 +202,17 @@ fn parse_user(text: &str) -> Result<UserArg, String> {
     }
 }
 
+/// Reads the time between two pushes. There is something new each second.
+fn parse_otlp_interval(text: &str) -> Result<Duration, String> {
+    const RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
+    let interval = parse_duration(text).map_err(|error| error.to_string())?;
+    if RANGE.contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("it is from 1s to 1h".to_owned())
+    }
+}
+
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "not an address and a port, such as 127.0.0.1:9716, [::1]:9716 or 0.0.0.0:9716".to_owned()
@@ -228,6 +253,8 @@ so that a loss is seen.
 Metrics are those of the last full second; those of accept queues and ages, and findings, of the latest look at all sockets, \
 every 10 s or less often: looks take a hundredth of a core. Neither a scrape nor a slow client holds up the reading of events.
 
+--otlp URL pushes the same metrics to an OpenTelemetry collector too, every --otlp-interval.
+
 Only this host can reach it unless --listen names another address. --web.config.file adds TLS, certificates of clients and \
 passwords, in the form that the exporters of Prometheus have; docs/deploy.md has the keys. Without it, and on a loopback address, it answers \
 only to localhost and loopback addresses (the Host header).
@@ -253,6 +280,7 @@ Examples:
   tcpstate serve --ports 80,443,5432      labels for these ports only
   tcpstate serve --listen 10.0.0.5:9716   for the Prometheus of this network
   tcpstate serve --listen [::]:9716 --web.config.file web.yml    with TLS
+  tcpstate serve --otlp http://localhost:4318    to a collector too
   tcpstate serve --netns self not src 127.0.0.0/8    without containers and lo
   tcpstate serve --buckets 1ms,10ms,100ms,1s    few buckets
   tcpstate serve --labels namespace,pod   counts by Kubernetes pod
@@ -286,6 +314,8 @@ mod tests {
         assert!(usual.labels.is_empty() && usual.max_workloads == 128);
         let by_pod = serve(&["--labels", "namespace,pod"]).unwrap().labels;
         assert_eq!(by_pod, [WorkloadLabel::Namespace, WorkloadLabel::Pod]);
+        assert!(usual.otlp.is_none());
+        assert_eq!(usual.otlp_interval, Duration::from_mins(1));
         let open = serve(&["--listen", "[::]:80", "--max-ports", "2"]).unwrap();
         assert!(open.listen.ip().is_unspecified());
         assert_eq!(open.bounds.max_ports, 2);
@@ -320,6 +350,9 @@ mod tests {
             (&["--user", "no such"], "`no such` is neither"),
             (&["--user", "4294967295:1"], "is neither a user"),
             (&["--ports", "http"], "`http` is not a port"),
+            (&["--otlp-interval", "999ms"], "it is from 1s to 1h"),
+            (&["--otlp-interval", "61m"], "it is from 1s to 1h"),
+            (&["--otlp-interval", "soon"], "`soon` is not a duration"),
             (&["--buckets", "1ms,soon"], "`soon` is not a duration"),
             (&["--labels", "unit,pid"], "invalid value 'pid'"),
             (&["--max-workloads", "0"], "0 is not in 1..=16384"),

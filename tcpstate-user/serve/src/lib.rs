@@ -8,6 +8,8 @@
 //!                                     └─> exposition    the text of a scrape, made once a snapshot
 //!                                             │
 //!                             metrics: the table of all metrics
+//!                                             │
+//!                                           otlp        the same, pushed to a collector
 //! Subscriber ─> api: snapshots, connections and findings as JSON
 //! ```
 //!
@@ -15,6 +17,7 @@
 //! - [`Buckets`]: the bounds of histograms.
 //! - [`api`]: what is known, as JSON, for programs.
 //! - [`Workloads`]: counts by unit, container, pod and process, made by the run where somebody has chosen such labels.
+//! - [`otlp`]: the same metrics, pushed over OTLP; `pushes`: the counts of pushes.
 //! - `exposition`: the text of a snapshot, in either format; which of them a client asks for.
 //! - `health`: what `/healthz` and `/readyz` say.
 //! - `present`: the latest snapshot and when it came; `routes`: the paths; `answer`: the form of an answer;
@@ -45,8 +48,10 @@ mod health;
 mod lease;
 mod listener;
 pub mod metrics;
+pub mod otlp;
 mod own;
 mod present;
+mod pushes;
 mod routes;
 mod server;
 mod web;

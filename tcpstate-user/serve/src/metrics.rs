@@ -9,6 +9,7 @@ mod cost;
 mod drops;
 mod findings;
 mod looked;
+mod pushed;
 mod samples;
 mod workloads;
 
@@ -20,9 +21,9 @@ use tcpstate_core::present::RunSnapshot;
 pub(crate) use self::{
     drops::Drops,
     findings::Findings,
-    samples::{PortLabel, Ports, Samples},
+    samples::{Number, Point, PortLabel, Ports, Samples, Value},
 };
-use crate::{Buckets, workloads::Counts};
+use crate::{Buckets, pushes::PushCounts, workloads::Counts};
 
 /// A metric.
 #[derive(Debug)]
@@ -78,6 +79,18 @@ impl Metric {
             Kind::Info => "_info",
         };
         format!("{}{unit}{suffix}", self.stem)
+    }
+
+    /// Its name without unit and suffix.
+    pub(crate) const fn stem(&self) -> &'static str {
+        self.stem
+    }
+
+    /// Its values.
+    pub(crate) fn points(&self, exposed: &Exposed) -> Result<Vec<Point>, fmt::Error> {
+        let mut points = Vec::new();
+        (self.read)(exposed, &mut Samples::points(&mut points, self.labels))?;
+        Ok(points)
     }
 }
 
@@ -137,6 +150,8 @@ pub(crate) struct Exposed {
     pub(crate) ring_bytes: u32,
     /// The memory of this process, where it is known.
     pub(crate) resident_bytes: Option<u64>,
+    /// The pushes over OTLP, where there are any.
+    pub(crate) pushes: Option<PushCounts>,
 }
 
 impl prometheus_client::collector::Collector for Exposed {
@@ -168,6 +183,7 @@ pub fn tables() -> impl Iterator<Item = &'static Metric> {
         .chain(findings::METRICS)
         .chain(books::METRICS)
         .chain(cost::METRICS)
+        .chain(pushed::METRICS)
 }
 
 #[cfg(test)]

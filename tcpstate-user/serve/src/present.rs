@@ -15,6 +15,7 @@ use crate::{
     health::{Health, Unwell},
     metrics::{Drops, Exposed, Findings, Ports},
     own,
+    pushes::PushCounts,
     workloads::{Counts, WorkloadCounts},
 };
 
@@ -38,6 +39,8 @@ struct State {
     counted: WorkloadCounts,
     /// The same, as it was with the latest snapshot.
     workloads: Option<Arc<Counts>>,
+    /// `None`: nothing is pushed.
+    pushes: Option<PushCounts>,
     /// The texts of the latest snapshot that were asked for: any number of scrapes cost what one costs.
     texts: Vec<(Format, Bytes)>,
 }
@@ -74,6 +77,11 @@ impl Present {
         state.texts.clear();
     }
 
+    /// From now on something is pushed.
+    pub(crate) fn set_pushes(&self, pushes: PushCounts) {
+        self.state().pushes = Some(pushes);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // No holder of the lock can leave the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -82,17 +90,47 @@ impl Present {
     /// Takes each snapshot that comes, until none follows.
     pub(crate) async fn follow(&self, mut subscriber: Subscriber) {
         while let Some(snapshot) = subscriber.next().await {
-            let mut state = self.state();
-            let missed = snapshot.books.accounting.missed();
-            state.health.take(missed, Instant::now());
-            let ports = Ports::of(&snapshot);
-            state.findings.take(&snapshot, &ports);
-            state.drops.take(&snapshot, &ports);
-            state.workloads = state.counted.latest();
-            state.latest = Some(snapshot);
-            state.texts.clear();
+            self.take(snapshot);
         }
         self.state().health.end();
+    }
+
+    /// Takes a snapshot, if it is newer than those before.
+    pub(crate) fn take(&self, snapshot: Arc<RunSnapshot>) {
+        let mut state = self.state();
+        let latest = state.latest.as_ref();
+        if latest.is_some_and(|latest| latest.number >= snapshot.number) {
+            return;
+        }
+        let missed = snapshot.books.accounting.missed();
+        state.health.take(missed, Instant::now());
+        let ports = Ports::of(&snapshot);
+        state.findings.take(&snapshot, &ports);
+        state.drops.take(&snapshot, &ports);
+        state.workloads = state.counted.latest();
+        state.latest = Some(snapshot);
+        state.texts.clear();
+    }
+
+    /// The source of the metrics, where there is any.
+    pub(crate) fn exposed(&self) -> Option<Exposed> {
+        let state = self.state();
+        let snapshot = state.latest.clone()?;
+        Some(self.expose(&state, snapshot))
+    }
+
+    fn expose(&self, state: &State, snapshot: Arc<RunSnapshot>) -> Exposed {
+        Exposed {
+            ports: Ports::of(&snapshot),
+            findings: state.findings.clone(),
+            drops: state.drops.counts.clone(),
+            workloads: state.workloads.clone(),
+            snapshot,
+            buckets: state.buckets.clone(),
+            ring_bytes: self.ring_bytes,
+            resident_bytes: own::resident_bytes(),
+            pushes: state.pushes.clone(),
+        }
     }
 
     /// Whether the run is well.
@@ -114,16 +152,7 @@ impl Present {
             return Ok(text.clone());
         }
         let snapshot = state.latest.clone().ok_or(Unwell::Starting)?;
-        let exposed = Exposed {
-            ports: Ports::of(&snapshot),
-            findings: state.findings.clone(),
-            drops: state.drops.counts.clone(),
-            workloads: state.workloads.clone(),
-            snapshot,
-            buckets: state.buckets.clone(),
-            ring_bytes: self.ring_bytes,
-            resident_bytes: own::resident_bytes(),
-        };
+        let exposed = self.expose(&state, snapshot);
         let text = Bytes::from(exposition::write(exposed, format)?);
         state.texts.push((format, text.clone()));
         Ok(text)

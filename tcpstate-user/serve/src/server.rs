@@ -35,6 +35,7 @@ use crate::{
     Buckets, Listener, Web, WorkloadCounts,
     api::{Api, Feed, Names},
     lease::Lease,
+    otlp::Pusher,
     present::Present,
     routes,
 };
@@ -106,6 +107,8 @@ pub struct Server {
     /// `None` once it is told to stop.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// `None`: nothing is pushed.
+    pusher: Option<Pusher>,
 }
 
 impl Server {
@@ -184,6 +187,7 @@ impl Server {
             protection,
             stop: Some(stop),
             thread: Some(thread),
+            pusher: None,
         })
     }
 
@@ -203,6 +207,13 @@ impl Server {
     pub fn set_web(&self, web: Web) {
         let present = self.protection.web.write();
         *present.unwrap_or_else(PoisonError::into_inner) = web;
+    }
+
+    /// Has the same metrics pushed, until the server is dropped. The subscriber is one of the same publisher.
+    pub fn push(&mut self, pusher: Pusher, subscriber: Subscriber) {
+        self.present.set_pushes(pusher.counts());
+        pusher.begin(Arc::clone(&self.present), subscriber);
+        self.pusher = Some(pusher);
     }
 }
 
@@ -232,6 +243,10 @@ async fn guard(
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // Both end at the same time.
+        if let Some(pusher) = &mut self.pusher {
+            pusher.stop();
+        }
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             // It has ended either way.

@@ -5,7 +5,7 @@ mod privileges;
 mod web;
 
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
     io::{self, Write},
     process::ExitCode,
     rc::Rc,
@@ -35,7 +35,7 @@ use tcpstate_core::{
     recalled::Recalled,
     view::{End, Flow, View},
 };
-use tcpstate_serve::{Feed, Listener, Server, Workloads, api};
+use tcpstate_serve::{Feed, Listener, Server, Workloads, api, otlp};
 use tcpstate_text::{
     books::Changes,
     format::units::{Count, Counted},
@@ -95,13 +95,7 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     let first = looker.look(&[]);
     let (looks, look) = Background::waiting(looker, Last::Latest, Pace::LEFT_ON);
     publisher = publisher.diagnosing(thresholds, first, Some(Box::new(looks)));
-    let notify = Notify::of_process().unwrap_or_else(|error| {
-        say(&format!(
-            "cannot reach the service manager (NOTIFY_SOCKET): {error}"
-        ));
-        Notify::default()
-    });
-    let notify = Rc::new(notify);
+    let notify = Rc::new(service_manager());
     let listener = listener(arguments, &configuration)?;
     let address = listener.address();
     let serving = format!("serving on {}://{address}/metrics", web.scheme());
@@ -127,13 +121,28 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     // Until the end of the run.
     let server = OnceCell::new();
     let privileges = Privileges::of(arguments, &selection, web.web().files());
+    let collector = read.otlp.clone().map(|endpoint| otlp::Options {
+        endpoint,
+        interval: arguments.otlp_interval,
+        port: address.port(),
+    });
+    // Until the server has it.
+    let pusher = Cell::new(None);
+    let to_push = subscriber.clone();
     // The order is that of `sandbox`.
-    let enter = || privileges.enter();
+    let enter = || {
+        pusher.set(privileges.enter(collector)?);
+        Ok(())
+    };
     let listen = || {
         // Its thread looks at other processes.
         look()?;
         privileges.confine()?;
-        let started = Server::start(&options, listener, subscriber, sandbox::drop_capabilities)?;
+        let mut started =
+            Server::start(&options, listener, subscriber, sandbox::drop_capabilities)?;
+        if let Some(pusher) = pusher.take() {
+            started.push(pusher, to_push);
+        }
         note(watched.output, &serving);
         if let Some(warning) = unprotected(address, &options.web) {
             note(watched.output, warning);
@@ -158,6 +167,16 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         reload: is_reloaded.then_some(&mut reload),
     };
     watch_as_service(watched, &selection, limits, &mut view, service)
+}
+
+/// The service manager, where there is one.
+fn service_manager() -> Notify {
+    Notify::of_process().unwrap_or_else(|error| {
+        say(&format!(
+            "cannot reach the service manager (NOTIFY_SOCKET): {error}"
+        ));
+        Notify::default()
+    })
 }
 
 /// A publisher with labels for these ports.

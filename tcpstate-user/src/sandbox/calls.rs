@@ -9,19 +9,23 @@
 use std::{collections::BTreeMap, env::consts::ARCH};
 
 use libc::{
-    AF_NETLINK, CLONE_NEWNET, CLONE_THREAD, O_ACCMODE, O_CREAT, O_TRUNC, PR_SET_NAME, PROT_EXEC,
-    c_int, c_long,
+    AF_INET, AF_INET6, AF_NETLINK, CLONE_NEWNET, CLONE_THREAD, O_ACCMODE, O_CREAT, O_TRUNC,
+    PR_SET_NAME, PROT_EXEC, SOCK_DGRAM, SOCK_STREAM, c_int, c_long,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
 };
 
+use super::Sockets;
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Forbids the others in this thread, and in all that it starts. Returns whether the kernel does: one without seccomp does not.
-pub(super) fn forbid() -> Result<bool, Failure> {
-    for filter in [no_clone3()?, list()?] {
+///
+/// Where sockets besides those of netlink are allowed, so is to forbid them later.
+pub(super) fn forbid(sockets: Sockets) -> Result<bool, Failure> {
+    for filter in [no_clone3()?, list(sockets)?] {
         match seccompiler::apply_filter(&filter) {
             Ok(()) => {}
             Err(seccompiler::Error::Seccomp(error)) if is_missing(&error) => return Ok(false),
@@ -47,22 +51,54 @@ fn no_clone3() -> Result<BpfProgram, Failure> {
     )
 }
 
-fn list() -> Result<BpfProgram, Failure> {
+fn list(sockets: Sockets) -> Result<BpfProgram, Failure> {
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
         ALWAYS.iter().map(|&call| (call, Vec::new())).collect();
     rules.extend(LEGACY.iter().map(|&call| (call, Vec::new())));
     for &(call, argument, mask, values) in WITH {
-        let rule = |&value: &u32| -> Result<SeccompRule, Failure> {
-            let is = SeccompCmpOp::MaskedEq(mask.into());
-            let condition =
-                SeccompCondition::new(argument, SeccompCmpArgLen::Dword, is, value.into())?;
-            Ok(SeccompRule::new(vec![condition])?)
-        };
-        let these: Result<Vec<SeccompRule>, Failure> = values.iter().map(rule).collect();
+        let values = values.iter();
+        let these: Result<Vec<SeccompRule>, Failure> = values
+            .map(|&value| rule(&[(argument, mask, value)]))
+            .collect();
         rules.insert(call, these?);
+    }
+    let kinds: &[c_int] = match sockets {
+        Sockets::OfNetlink => &[],
+        Sockets::Tcp => &[SOCK_STREAM],
+        Sockets::TcpByName => {
+            // The GNU C library asks for both kinds of addresses with it.
+            rules.insert(libc::SYS_sendmmsg, Vec::new());
+            &[SOCK_STREAM, SOCK_DGRAM]
+        }
+    };
+    if let Some(of_netlink) = rules.get_mut(&libc::SYS_socket)
+        && !kinds.is_empty()
+    {
+        for (&family, &kind) in [AF_INET, AF_INET6]
+            .iter()
+            .flat_map(|family| kinds.iter().map(move |kind| (family, kind)))
+        {
+            of_netlink.push(rule(&[
+                (0, EXACTLY, flags(family)),
+                (1, SOCKET_KINDS, flags(kind)),
+            ])?);
+        }
+        // Another list on top of this one, and nothing that a filter could hand on to somebody.
+        let more = [(0, EXACTLY, SET_MODE_FILTER), (1, EXACTLY, 0)];
+        rules.insert(libc::SYS_seccomp, vec![rule(&more)?]);
     }
     let refused = SeccompAction::Errno(u32::try_from(libc::EPERM)?);
     compile(rules, refused, SeccompAction::Allow)
+}
+
+/// Arguments that a call has at the same time: the number of each, a mask, and the value behind it.
+fn rule(arguments: &[(u8, u32, u32)]) -> Result<SeccompRule, Failure> {
+    let conditions = arguments.iter().map(|&(argument, mask, value)| {
+        let is = SeccompCmpOp::MaskedEq(mask.into());
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, is, value.into())
+    });
+    let conditions: Vec<SeccompCondition> = conditions.collect::<Result<_, _>>()?;
+    Ok(SeccompRule::new(conditions)?)
 }
 
 fn compile(
@@ -198,6 +234,12 @@ const MAP_GET_NEXT_KEY: u32 = 4;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
 const RAW_TRACEPOINT_OPEN: u32 = 17;
 
+/// The operation of `seccomp`. *Source:* `include/uapi/linux/seccomp.h`.
+const SET_MODE_FILTER: u32 = libc::SECCOMP_SET_MODE_FILTER;
+
+/// The kind in the second argument of `socket`, without its flags. *Source:* `SOCK_TYPE_MASK` in `include/linux/net.h`.
+const SOCKET_KINDS: u32 = 0xf;
+
 /// Options of `prctl`. *Source:* `include/uapi/linux/prctl.h`.
 const PR_SET_NO_NEW_PRIVS: u32 = flags(libc::PR_SET_NO_NEW_PRIVS);
 const PR_CAP_AMBIENT: u32 = flags(libc::PR_CAP_AMBIENT);
@@ -251,7 +293,8 @@ mod tests {
 
     #[test]
     fn the_lists_compile() {
-        for filter in [no_clone3(), list()] {
+        let of = [Sockets::OfNetlink, Sockets::Tcp, Sockets::TcpByName];
+        for filter in [no_clone3()].into_iter().chain(of.map(list)) {
             let filter = filter.unwrap();
             // *Source:* `BPF_MAXINSNS`.
             assert!((10..4_096).contains(&filter.len()), "{}", filter.len());

@@ -34,6 +34,7 @@ mod nested;
 mod net;
 mod netem;
 mod oracle;
+mod otlp;
 mod owners;
 mod packets;
 mod parts;
@@ -119,6 +120,7 @@ fn main() {
     serve::add(&mut trials);
     api::add(&mut trials);
     prometheus::add(&mut trials);
+    otlp::add(&mut trials);
     service::add(&mut trials);
     sandbox::add(&mut trials);
     web::add(&mut trials);

@@ -29,7 +29,7 @@ use crate::{
     faults::forgery::{FORGER, forge},
     net::{PATIENCE, await_fin, joined, mptcp_protocol, socket},
     process::{Running, await_exit},
-    sandbox::{SANDBOXED, attempt},
+    sandbox::{BY_ADDRESS, BY_NAME, SANDBOXED, attempt, attempt_pushing},
 };
 
 /// The variable that selects the program.
@@ -75,6 +75,9 @@ pub fn run_if_asked() -> Result<bool> {
     }
     if program == SANDBOXED {
         return attempt().map(|()| true);
+    }
+    if [BY_ADDRESS, BY_NAME].contains(&&*program) {
+        return attempt_pushing(program == BY_NAME).map(|()| true);
     }
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [comm, uid, cgroup, address, port, count] = &arguments[..] else {

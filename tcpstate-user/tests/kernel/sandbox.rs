@@ -1,5 +1,7 @@
 //! The privileges that `tcpstate serve` gives up: those that are left, and what is refused inside.
 
+mod pushes;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
@@ -19,8 +21,9 @@ use rustix::{
     process::{Pid, Signal, kill_process},
     thread::CapabilitySet,
 };
-use tcpstate::sandbox::{self, Sampling, User};
+use tcpstate::sandbox::{self, Sampling, Sockets, User};
 
+pub use self::pushes::{BY_ADDRESS, BY_NAME, attempt_pushing};
 use crate::{
     need::{Need, trial},
     net::{Netns, PATIENCE, await_that},
@@ -38,6 +41,7 @@ const USER: &str = "65534:65534";
 pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("sandbox::privileges", &[Need::Btf], privileges));
     trials.push(trial("sandbox::forbids", &[Need::Root], forbids));
+    trials.push(trial("sandbox::pushes", &[Need::Root], pushes::pushes));
     trials.push(trial("sandbox::killed", &[Need::Btf], killed));
     trials.push(trial("sandbox::terminated", &[Need::Btf], terminated));
 }
@@ -46,6 +50,11 @@ pub fn add(trials: &mut Vec<Trial>) {
 fn privileges() -> Result<()> {
     for (arguments, columns) in [
         (&["--resolve-owners=no"][..], &["always"][..]),
+        // Nobody listens there.
+        (
+            &["--resolve-owners=no", "--otlp=http://localhost:9"],
+            &["always"],
+        ),
         (&[], &["always", "owners"]),
         (
             &["--netns", "all"],
@@ -56,6 +65,7 @@ fn privileges() -> Result<()> {
         served.connect()?;
         looks(&served, columns.contains(&"other namespaces"))?;
         let states = threads(served.tcpstate.id())?;
+        let pushes = arguments.iter().any(|argument| argument.contains("otlp"));
         for thread in [
             "tcpstate",
             "tcpstate-ring",
@@ -63,7 +73,10 @@ fn privileges() -> Result<()> {
             "looks",
             "http",
             "api",
-        ] {
+        ]
+        .into_iter()
+        .chain(pushes.then_some("otlp"))
+        {
             let state = states
                 .get(thread)
                 .with_context(|| format!("no {thread}: {states:?}"))?;
@@ -186,8 +199,13 @@ fn stated(thread: &str, columns: &[&str]) -> Result<u64> {
 }
 
 fn forbids() -> Result<()> {
+    run(SANDBOXED)
+}
+
+/// Runs this program.
+fn run(program: &str) -> Result<()> {
     let mut command = Command::new("/proc/self/exe");
-    command.env(VARIABLE, SANDBOXED);
+    command.env(VARIABLE, program);
     let mut child = Running::new(&mut command)?;
     let status = await_exit(&mut child)?;
     ensure!(status.success(), "{status}: its reason is above");
@@ -366,7 +384,7 @@ pub fn attempt() -> Result<()> {
         gid: 65_534,
     };
     ensure!(
-        sandbox::enter(Some(user), sampling.capabilities())?,
+        sandbox::enter(Some(user), sampling.capabilities(), Sockets::OfNetlink)?,
         "this kernel has no seccomp"
     );
     let all_are_refused = |place: &str| {
@@ -395,7 +413,7 @@ pub fn attempt() -> Result<()> {
         fs::read_to_string("/proc/self/status").context("what it reads itself")?;
     }
     all_are_refused("confined")?;
-    let refused = sandbox::enter(Some(user), CapabilitySet::empty());
+    let refused = sandbox::enter(Some(user), CapabilitySet::empty(), Sockets::OfNetlink);
     ensure!(refused.is_err(), "it entered twice");
     sandbox::drop_capabilities()?;
     let left = rustix::thread::capabilities(None)?;

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use tcpstate_serve::metrics::{Metric, tables};
+use tcpstate_serve::{
+    metrics::{Metric, tables},
+    otlp::named,
+};
 
 const HEAD: &str = "\
 <!-- Made from tcpstate-user/serve/src/metrics: TCPSTATE_BLESS=1 cargo test -p tcpstate --test docs -->
@@ -37,12 +40,41 @@ come for 10 seconds, `/metrics` answers 503 with the reason, so that `up` is 0.
 |---|---|---|---|---|
 ";
 
+const OTLP: &str = "
+## OpenTelemetry
+
+With `--otlp` the same values go to an OpenTelemetry collector ([deployment](deploy.md)). Metrics that the semantic conventions of OpenTelemetry define have \
+their names; all others have the name of above with `tcpstate.` in front, without unit and `_total`, which a collector that writes for Prometheus appends again.
+
+- Labels become attributes of the same name and value, but for those of `system.network.connection.count`: `state` is `network.connection.state`, in \
+the words of the conventions (`fin_wait_1`, `syn_received`, `closed`), and there is `network.transport`, which is `tcp`.
+- Counters are monotonic sums, and they and histograms are cumulative from the start of the run. Histograms have the bounds of `--buckets`.
+- The resource has `service.name` (`tcpstate`), `service.version`, `host.name`, and `service.instance.id`: the name of the host and the port that it listens \
+at, such as `web1:9716`.
+
+| name in `/metrics` | name in OpenTelemetry | instrument | unit |
+|---|---|---|---|
+";
+
 /// The whole page.
 pub fn page() -> String {
     let mut page = HEAD.to_owned();
     for metric in tables() {
         // Writing to a string does not fail.
         let _ = row(metric, &mut page);
+    }
+    page.push_str(OTLP);
+    for metric in tables() {
+        let named = named(metric);
+        let instrument = named.instrument.name();
+        // The same.
+        let _ = writeln!(
+            page,
+            "| `{}` | `{}` | {instrument} | {} |",
+            metric.name(),
+            named.name,
+            named.unit
+        );
     }
     page
 }

@@ -127,11 +127,12 @@ fn exposed(publisher: &Publisher, (findings, drops): &mut (Findings, Drops)) -> 
         buckets: Buckets::default(),
         ring_bytes: 65_536,
         resident_bytes: None,
+        pushes: None,
     }
 }
 
 /// Clients that are refused after 1 ms: at a port with figures of its own, at others.
-fn refused(publisher: &mut Publisher, ports: impl IntoIterator<Item = u16>) {
+pub(crate) fn refused(publisher: &mut Publisher, ports: impl IntoIterator<Item = u16>) {
     for (cookie, port) in (1_000..).zip(ports) {
         let (begin, end) = (cookie * 10_000_000, cookie * 10_000_000 + 1_000_000);
         let opens = (State::CLOSE, State::SYN_SENT);

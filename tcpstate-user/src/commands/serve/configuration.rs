@@ -15,7 +15,7 @@ use tcpstate_cli::{
     config::{Configured, File, InForce, Source},
 };
 use tcpstate_core::expression::{Expression, Moment};
-use tcpstate_serve::Buckets;
+use tcpstate_serve::{Buckets, otlp::Endpoint};
 
 use crate::{message::BadUsage, selection::names};
 
@@ -32,6 +32,8 @@ pub(super) struct Configuration {
 pub(super) struct Checked {
     pub(super) arguments: tcpstate_cli::Serve,
     pub(super) buckets: Buckets,
+    /// The collector to push to.
+    pub(super) otlp: Option<Endpoint>,
     settings: Vec<InForce>,
 }
 
@@ -76,6 +78,10 @@ impl Configuration {
                 self.blame(&configured, "buckets", &format!("--buckets: {error}"))
             })?,
         };
+        let otlp = configured.serve.otlp.as_deref().map(Endpoint::new);
+        let otlp = otlp
+            .transpose()
+            .map_err(|error| self.blame(&configured, "otlp", &format!("--otlp: {error}")))?;
         // On the command line it is judged where all commands have it judged.
         let filter = configured.setting("filter");
         if filter.is_some_and(|filter| matches!(filter.source, Source::Line(_))) {
@@ -91,6 +97,7 @@ impl Configuration {
         Ok(Checked {
             arguments: serve,
             buckets,
+            otlp,
             settings,
         })
     }
@@ -181,6 +188,7 @@ fn why_not(name: &str) -> Option<&'static str> {
     Some(match name {
         "buckets" => return None,
         "listen" => "the socket was opened at the start",
+        "otlp" => "it can connect nowhere else now",
         "user" => "privileges do not come back",
         "web.config.file" => "only the folders of the first one can be read",
         "attach" | "ring-bytes" | "bpf-log" | "bpf-stats" => "the BPF programs are loaded with it",
@@ -245,6 +253,15 @@ mod tests {
         assert_eq!(source("buckets"), Some((buckets, Source::Line(2))));
         let listen = "\"127.0.0.1:9716\"".to_owned();
         assert_eq!(source("listen"), Some((listen, Source::Default)));
+    }
+
+    #[test]
+    fn a_wrong_collector_is_named_with_its_line() {
+        let file = NamedTempFile::new().unwrap();
+        let error = start(&file, "otlp = \"localhost:4318\"\n").err().unwrap();
+        let error = error.to_string();
+        let expected = ", line 1: --otlp: `localhost:4318` is not the URL of a collector";
+        assert!(error.contains(expected), "{error}");
     }
 
     #[test]

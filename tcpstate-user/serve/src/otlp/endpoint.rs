@@ -1,0 +1,163 @@
+//! The collector: the URL that names it.
+
+use std::{fmt, net::IpAddr};
+
+use axum::http::{Uri, uri::Scheme};
+
+/// The path of metrics behind the URL of a collector.
+///
+/// *Source:* the specification of OTLP, "OTLP/HTTP Request".
+const PATH: &str = "/v1/metrics";
+
+/// The port of http:// where a URL has none.
+const HTTP: u16 = 80;
+
+/// A collector that takes metrics over OTLP/HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The host and the port, as the URL has them.
+    authority: String,
+    host: String,
+    port: u16,
+    path: String,
+}
+
+/// Why a URL names no collector.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// It is no URL, or has more than a host, a port and a path.
+    #[error("`{0}` is not the URL of a collector, such as http://localhost:4318")]
+    NotUrl(String),
+    /// It takes TLS.
+    #[error(
+        "`{0}` takes TLS, which is not supported: push to a collector on this host, which sends on over TLS"
+    )]
+    Tls(String),
+}
+
+impl Endpoint {
+    /// The collector at this base URL. The path `/v1/metrics` is added to it, unless it ends with that.
+    pub fn new(url: &str) -> Result<Self, EndpointError> {
+        let not_url = || EndpointError::NotUrl(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| not_url())?;
+        let authority = uri.authority().ok_or_else(not_url)?;
+        if uri.scheme() == Some(&Scheme::HTTPS) {
+            return Err(EndpointError::Tls(url.to_owned()));
+        }
+        // A user and a password would stand before the host, and be sent in the clear.
+        let rest = authority.as_str().strip_prefix(authority.host());
+        let port = match rest.ok_or_else(not_url)?.strip_prefix(':') {
+            None => HTTP,
+            Some(port) => port.parse().map_err(|_| not_url())?,
+        };
+        let host = authority.host().trim_matches(['[', ']']);
+        let is_http = uri.scheme() == Some(&Scheme::HTTP);
+        if !is_http || host.is_empty() || port == 0 || uri.query().is_some() {
+            return Err(not_url());
+        }
+        let path = uri.path().trim_end_matches('/');
+        let path = path.strip_suffix(PATH).unwrap_or(path);
+        Ok(Self {
+            authority: authority.to_string(),
+            host: host.to_owned(),
+            port,
+            path: format!("{path}{PATH}"),
+        })
+    }
+
+    /// Its name or address.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Its TCP port.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether its address is to be looked up.
+    pub fn has_name(&self) -> bool {
+        self.host.parse::<IpAddr>().is_err()
+    }
+
+    /// The header `Host`.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The path that metrics are pushed to.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+/// The URL that metrics are pushed to.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.authority, self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_a_host_a_port_and_a_path() {
+        for (url, host, port, path, has_name) in [
+            (
+                "http://localhost:4318",
+                "localhost",
+                4318,
+                "/v1/metrics",
+                true,
+            ),
+            ("http://10.0.0.7/", "10.0.0.7", 80, "/v1/metrics", false),
+            ("http://[::1]:4318//", "::1", 4318, "/v1/metrics", false),
+            (
+                "HTTP://prometheus:9090/api/v1/otlp",
+                "prometheus",
+                9090,
+                "/api/v1/otlp/v1/metrics",
+                true,
+            ),
+            ("http://c:1/v1/metrics", "c", 1, "/v1/metrics", true),
+            ("http://c:1/v1/metrics/", "c", 1, "/v1/metrics", true),
+        ] {
+            let endpoint = Endpoint::new(url).unwrap();
+            assert_eq!(endpoint.host(), host, "{url}");
+            assert_eq!(endpoint.port(), port, "{url}");
+            assert_eq!(endpoint.path(), path, "{url}");
+            assert_eq!(endpoint.has_name(), has_name, "{url}");
+            // As it is shown, it is the same.
+            assert_eq!(Endpoint::new(&endpoint.to_string()), Ok(endpoint));
+        }
+    }
+
+    #[test]
+    fn others_are_refused() {
+        for url in [
+            "",
+            "localhost:4318",
+            "localhost",
+            "/v1/metrics",
+            "ftp://localhost",
+            "http://",
+            "http://:4318",
+            "http://c:",
+            "http://c:0",
+            "http://c:65536",
+            "http://c:x",
+            "http://user:secret@c:4318",
+            "http://c:4318/?token=1",
+            "http://c d",
+            "http://[::1",
+        ] {
+            let error = Endpoint::new(url).unwrap_err();
+            assert_eq!(error, EndpointError::NotUrl(url.to_owned()), "{url}");
+        }
+        let url = "https://collector:4318";
+        let error = Endpoint::new(url).unwrap_err();
+        assert_eq!(error, EndpointError::Tls(url.to_owned()));
+    }
+}
