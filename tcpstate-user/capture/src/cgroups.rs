@@ -81,25 +81,32 @@ impl Mount {
     ///
     /// *Errors:* there is none.
     pub fn find() -> Result<Self, CgroupError> {
+        /// *Source:* `kernfs_create_root` in `fs/kernfs/dir.c`.
+        const INODE_OF_ROOT: u64 = 1;
         let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
-        Self::parse(&table).ok_or(CgroupError::NotMounted)
+        let is_whole = |point: &Path| {
+            fs::metadata(point).is_ok_and(|metadata| metadata.st_ino() == INODE_OF_ROOT)
+        };
+        Self::parse(&table, is_whole).ok_or(CgroupError::NotMounted)
     }
 
     /// *Source:* `proc_pid_mountinfo(5)`: the fourth field is the root, the fifth the mount point, and
-    /// behind `-` stands the type.
-    fn parse(table: &[u8]) -> Option<Self> {
+    /// behind `-` stands the type. Within a cgroup namespace the root is relative to that of the namespace: that of the whole
+    /// hierarchy is `/../..` there.
+    fn parse(table: &[u8], is_whole: impl Fn(&Path) -> bool) -> Option<Self> {
         let mounts = table.split(|&byte| byte == b'\n').filter_map(|line| {
             let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
             let separator = fields.iter().position(|&field| field == b"-")?;
             let kind = *fields.get(separator + 1)?;
             (kind == b"cgroup2").then_some(())?;
-            Some(Self {
-                root: unescape(fields.get(3)?),
-                point: unescape(fields.get(4)?),
-            })
+            let (root, point) = (unescape(fields.get(3)?), unescape(fields.get(4)?));
+            let is_whole = is_whole(&point);
+            let root = if is_whole { "/".into() } else { root };
+            Some((is_whole, Self { point, root }))
         });
         // Later ones hide earlier ones.
-        mounts.max_by_key(|mount| mount.root == Path::new("/"))
+        let best = mounts.max_by_key(|(is_whole, mount)| (*is_whole, mount.root == Path::new("/")));
+        best.map(|(_, mount)| mount)
     }
 
     /// A cgroup's path from that of its directory.
@@ -389,22 +396,41 @@ mod tests {
 50 31 0:38 /kube/pod\\0401 /mnt/a\\040b rw - cgroup2 none rw
 ";
 
+    fn parse(table: &[u8]) -> Option<Mount> {
+        Mount::parse(table, |_| false)
+    }
+
     fn mount() -> Mount {
-        Mount::parse(TABLE).unwrap()
+        parse(TABLE).unwrap()
     }
 
     #[test]
     fn the_mount_of_the_whole_hierarchy_is_taken() {
         assert_eq!(mount().point, Path::new("/sys/fs/cgroup/unified"));
         let part = TABLE.split(|&byte| byte == b'\n').nth(3).unwrap();
-        let part = Mount::parse(part).unwrap();
+        let part = parse(part).unwrap();
         assert_eq!(part.point, Path::new("/mnt/a b"));
         assert_eq!(
             part.path_of(Path::new("/mnt/a b/c")).as_deref(),
             Some("/kube/pod 1/c")
         );
-        assert_eq!(Mount::parse(&TABLE[..140]), None);
-        assert_eq!(Mount::parse(b""), None);
+        assert_eq!(parse(&TABLE[..140]), None);
+        assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn in_a_container_the_mount_of_the_host_is_taken() {
+        let table = b"\
+50 31 0:38 /../.. /mnt/host rw - cgroup2 none rw
+51 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup rw
+";
+        let mount = Mount::parse(table, |point| point == Path::new("/mnt/host")).unwrap();
+        assert_eq!(
+            mount.path_of(Path::new("/mnt/host/a")).as_deref(),
+            Some("/a")
+        );
+        // Without it, paths are those of the container.
+        assert_eq!(parse(table).unwrap().point, Path::new("/sys/fs/cgroup"));
     }
 
     #[test]
