@@ -9,6 +9,7 @@ use std::{
     process::{Command, Output},
 };
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// The exposure that `systemd-analyze security` may find at most, in tenths.
@@ -77,6 +78,60 @@ fn the_unit_has_the_stated_capabilities() {
         assert_eq!(values.len(), 1, "{set}");
         assert_eq!(capabilities(&values[0]), stated(), "{set}");
     }
+}
+
+/// Those of a container: root becomes another user in it.
+fn stated_in_a_container() -> BTreeSet<String> {
+    &stated() | &BTreeSet::from(["SETUID", "SETGID"].map(str::to_owned))
+}
+
+#[test]
+fn the_bundle_has_the_stated_capabilities() {
+    let config: Value = serde_json::from_str(&read("deploy/oci/config.json")).unwrap();
+    let sets = config["process"]["capabilities"].as_object().unwrap();
+    assert_eq!(sets.len(), 3, "{sets:?}");
+    for (set, names) in sets {
+        assert_eq!(
+            capabilities(&names.to_string()),
+            stated_in_a_container(),
+            "{set}"
+        );
+    }
+}
+
+#[test]
+fn the_daemon_set_is_that_of_this_version() {
+    let manifest = read("deploy/kubernetes/daemonset.yaml");
+    let values = |key: &str| -> Vec<_> {
+        let lines = manifest.lines().map(str::trim);
+        lines.filter_map(|line| line.strip_prefix(key)).collect()
+    };
+    let added = values("add: [");
+    let names: BTreeSet<_> = added[0].trim_end_matches(']').split(", ").collect();
+    let stated = stated_in_a_container();
+    assert_eq!(names, stated.iter().map(String::as_str).collect());
+    assert_eq!(added.len(), 1);
+    assert_eq!(values("drop: "), ["[ALL]"]);
+    // The arguments are understood, with an address in the place of the node's.
+    let arguments = values("- --").into_iter().map(|option| {
+        let option = option.replace("$(HOST_IP)", "192.0.2.1");
+        let option = option.replace("/etc/tcpstate/", "deploy/kubernetes/");
+        format!("--{option}")
+    });
+    let arguments: Vec<_> = arguments.collect();
+    assert_eq!(arguments.len(), 3, "{arguments:?}");
+    let output = Command::new(env!("CARGO_BIN_EXE_tcpstate"))
+        .args(["serve", "--check-config"])
+        .args(arguments)
+        .current_dir(workspace(""))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let tag = format!("newTag: {}", env!("CARGO_PKG_VERSION"));
+    assert!(
+        read("deploy/kubernetes/kustomization.yaml").contains(&tag),
+        "{tag}"
+    );
 }
 
 /// The files of the unit in a folder, with this build in the place of the installed program.

@@ -29,6 +29,7 @@ pub fn run() -> Result<()> {
     advisories()?;
     step("the committed BPF object", &["xtask", "check-ebpf"])?;
     step("all tests", &["xtask", "test"])?;
+    step("the Kubernetes manifests", &["xtask", "check-manifests"])?;
     step("the packages", &["xtask", "package"])?;
     // A step of its own, because another member that needs a feature would enable it again. The step of the
     // packages has built much of it already.
@@ -160,6 +161,7 @@ fn distribution() -> Result<()> {
                 "xtask",
                 "dist",
                 "--try-deb",
+                "--try-image",
                 "--target",
                 &target.to_string(),
             ],

@@ -1,13 +1,15 @@
 //! `dist`: builds the release files, and checks them.
 //!
 //! For each target it makes an archive with the static binary, its man pages and completions, and, if
-//! cargo-deb is installed, a Debian package of the same; and `SHA256SUMS` beside them. The same sources,
-//! compiler and C library give the same bytes.
+//! cargo-deb is installed, a Debian package of the same; a container image for all of them; and `SHA256SUMS`
+//! beside them. The same sources, compiler and C library give the same bytes.
 
 mod common;
 mod deb;
 mod elf;
+mod image;
 mod notices;
+mod run_image;
 mod target;
 
 use std::{
@@ -22,7 +24,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use self::{
-    common::{VERSION, files, manual, output_of, print_made},
+    common::{VERSION, files, fresh, manual, output_of, print_made, tar},
     target::Target,
 };
 use crate::{build_ebpf::sources::sha256, cargo, paths, privileges::succeed, workspace};
@@ -39,6 +41,9 @@ pub struct Dist {
     /// Fail if no Debian package can be made, and try its installation
     #[arg(long, value_name = "ROOT", num_args = 0..=1, default_missing_value = "empty")]
     try_deb: Option<deb::Root>,
+    /// Run the container image by runc, as root
+    #[arg(long)]
+    try_image: bool,
 }
 
 /// Builds all files, and replaces those of an earlier run.
@@ -58,7 +63,7 @@ pub fn run(arguments: &Dist) -> Result<()> {
     remove_earlier(&out)?;
     let date = date();
     write_manual(&targets, &date)?;
-    let mut made = Vec::new();
+    let (mut made, mut binaries) = (Vec::new(), Vec::new());
     for &target in &targets {
         eprintln!("{target}: building");
         let binary = target.build()?;
@@ -72,7 +77,13 @@ pub fn run(arguments: &Dist) -> Result<()> {
             }
             made.push(package);
         }
+        binaries.push((target, binary));
     }
+    let image = image::make(&binaries, &out, &date)?;
+    if arguments.try_image {
+        run_image::run(&image)?;
+    }
+    made.push(image);
     write_checksums(&made, &out)
 }
 
@@ -83,7 +94,8 @@ fn remove_earlier(out: &Path) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let is_archive = name.starts_with("tcpstate-") && name.ends_with(".tar.gz");
         let is_package = name.starts_with("tcpstate_") && name.ends_with(".deb");
-        if is_archive || is_package || name == "SHA256SUMS" {
+        let is_image = name.starts_with("tcpstate-") && name.ends_with(image::SUFFIX);
+        if is_archive || is_package || is_image || name == "SHA256SUMS" {
             fs::remove_file(&path).with_context(|| path.display().to_string())?;
         }
     }
@@ -263,23 +275,9 @@ fn archive(target: Target, binary: &Path, out: &Path, date: &str) -> Result<Path
         }
     }
     let archive = out.join(format!("{name}.tar.gz"));
-    // Independent of this machine: no times, no owners, and not the order of the file system.
     succeed(
-        Command::new("tar")
-            .args([
-                "--create",
-                "--sort=name",
-                "--owner=0",
-                "--group=0",
-                "--numeric-owner",
-            ])
-            .args([
-                "--mode=u=rwX,go=rX",
-                "--format=gnu",
-                "--use-compress-program=gzip -9n",
-            ])
-            .arg(format!("--mtime=@{date}"))
-            .arg("--file")
+        tar(date)
+            .args(["--format=gnu", "--use-compress-program=gzip -9n", "--file"])
             .arg(&archive)
             .arg("--directory")
             .arg(&stage)
@@ -299,12 +297,4 @@ fn write_checksums(made: &[PathBuf], out: &Path) -> Result<()> {
     let checksums = out.join("SHA256SUMS");
     fs::write(&checksums, lines)?;
     print_made(&checksums)
-}
-
-/// Makes an empty folder with this name.
-fn fresh(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
-    }
-    fs::create_dir_all(folder).with_context(|| folder.display().to_string())
 }

@@ -5,12 +5,14 @@ mod build_ebpf;
 mod ci;
 mod dist;
 mod fuzz;
+mod manifests;
 mod oracle;
 mod package;
 mod paths;
 mod privileges;
 mod public_api;
 mod run;
+mod scraped;
 mod setup;
 mod soak;
 mod test;
@@ -47,6 +49,8 @@ enum Command {
     PublicApi(public_api::PublicApi),
     /// Make the packages for a registry, and build them
     Package,
+    /// Compare the Kubernetes manifests with Kubernetes' schemas
+    CheckManifests,
     /// Run every check that a change must pass
     Ci,
     /// Build the BPF object
@@ -69,6 +73,7 @@ fn main() -> anyhow::Result<()> {
         Command::Dist(arguments) => dist::run(&arguments),
         Command::PublicApi(arguments) => public_api::run(&arguments),
         Command::Package => package::run(),
+        Command::CheckManifests => manifests::run(),
         Command::Ci => ci::run(),
         Command::BuildEbpf => build_ebpf::build(),
         Command::CheckEbpf => build_ebpf::check(),

@@ -30,6 +30,30 @@ pub(super) fn output_of(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// A `tar` that makes an archive with files of this date, independent of this machine: no times, no owners, and not the order of the
+/// file system.
+pub(super) fn tar(date: &str) -> Command {
+    let mut tar = Command::new("tar");
+    tar.args([
+        "--create",
+        "--sort=name",
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+        "--mode=u=rwX,go=rX",
+    ])
+    .arg(format!("--mtime=@{date}"));
+    tar
+}
+
+/// Makes an empty folder with this name.
+pub(super) fn fresh(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())
+}
+
 pub(super) fn print_made(file: &Path) -> Result<()> {
     let bytes = fs::metadata(file)?.len();
     eprintln!("made {} ({bytes} bytes)", file.display());

@@ -43,7 +43,7 @@ impl Target {
         }
     }
 
-    /// Debian's name of the architecture.
+    /// Debian's name of the architecture, which is also that of container images.
     pub const fn debian(self) -> &'static str {
         match self {
             Self::X86_64 => "amd64",
