@@ -346,11 +346,10 @@ pub fn beside(
                 // Whatever ended them, it is reported below.
                 Ok(all_are_there.load(Ordering::Relaxed) || broken.is_finished())
             })?;
-            served.connect()?;
-            await_counted(served, &get)?;
+            connect_beside(served, &get)?;
             let query = format!("/api/v1/connections?port={}", served.port);
             await_that("it answers beside them", || {
-                // One too many may close this one as well; it asks again, as a client does.
+                // It asks again here as well.
                 Ok(get(&query).is_ok_and(|(status, _)| status == 200))
             })?;
             let after = resident(id)?;
@@ -368,27 +367,36 @@ pub fn beside(
     })
 }
 
-/// Scrapes until the ends of the connections of the test are counted.
-fn await_counted(served: &Served, get: impl Fn(&str) -> Result<(u16, String)>) -> Result<()> {
+/// Makes connections, and scrapes until their ends are counted.
+///
+/// The thousands of clients make the kernel miss transitions now and then, mostly of their own. So an end that is not
+/// counted must be among the misses that the books have meanwhile.
+fn connect_beside(served: &Served, get: impl Fn(&str) -> Result<(u16, String)>) -> Result<()> {
     let port = format!("port=\"{}\"", served.port);
-    let (mut counted, mut misses) = (0, false);
+    let counts = || {
+        // One too many may close this one as well; it asks again, as a client does.
+        let (_, text) = get("/metrics").ok().filter(|(status, _)| *status == 200)?;
+        let scrape = Scrape(text);
+        let misses = scrape.sum("tcpstate_events_lost_total", &[])
+            + scrape.sum("tcpstate_transitions_missing_total", &[]);
+        let ends = scrape.sum("tcpstate_connections_closed_total", &[&port]);
+        Some((ends, misses))
+    };
+    let mut misses_before = None;
+    await_that("a scrape beside them", || {
+        misses_before = counts().map(|(_, misses)| misses);
+        Ok(misses_before.is_some())
+    })?;
+    served.connect()?;
+    let mut ends = 0;
     await_that("what was made is counted beside them", || {
-        // The same.
-        let Ok((200, text)) = get("/metrics") else {
+        let Some((counted, misses)) = counts() else {
             return Ok(false);
         };
-        let scrape = Scrape(text);
-        counted = scrape.sum("tcpstate_connections_closed_total", &[&port]);
-        misses = scrape.sum("tcpstate_events_lost_total", &[])
-            + scrape.sum("tcpstate_transitions_missing_total", &[])
-            > 0;
-        Ok(counted >= ENDS || misses)
+        ends = counted;
+        Ok(ends + (misses - misses_before.unwrap_or(misses)) >= ENDS)
     })?;
-    // A transition that was not shown to the program makes another attempt.
-    ensure!(
-        counted == ENDS,
-        "{counted} ends are counted, {ENDS} were made"
-    );
+    ensure!(ends <= ENDS, "{ends} ends are counted, {ENDS} were made");
     Ok(())
 }
 
