@@ -13,7 +13,10 @@ use tcpstate_core::{
     event::Event,
 };
 
-use crate::packing::{self, MAX_PACKED, Malformed, Packer};
+use crate::{
+    census,
+    packing::{self, MAX_PACKED, Malformed, Packer},
+};
 
 /// The first bytes of a block.
 pub(crate) const BLOCK_MAGIC: [u8; 4] = *b"\xb5BLK";
@@ -313,7 +316,7 @@ impl Decoder {
         payload: &[u8],
     ) -> Result<Census, Malformed> {
         self.unpack(header, payload)?;
-        let census = serde_json::from_slice(&self.unpacked).map_err(|_| Malformed)?;
+        let census = census::from_json(&self.unpacked)?;
         if is_bounded(&census) {
             Ok(census)
         } else {

@@ -24,6 +24,7 @@
 )]
 
 mod block;
+mod census;
 mod file;
 mod flight;
 mod header;
