@@ -1,38 +1,61 @@
-//! The hash of the tables: one multiplication.
+//! The hash of the tables: one multiplication by a random number.
 //!
-//! Live, keys are numbers that the kernel chooses (cookies, addresses, inode numbers, ports), not a
-//! process or a peer; names that a process chooses are hashed with a random key (`model/group`). The
-//! author of a forged recording chooses all numbers in it, and can make them collide: reading that
-//! file is then slow, for each event at worst as many steps as the model's limits allow connections or
-//! listeners. It takes no more memory than another file, and can be interrupted.
+//! Live, keys are numbers that the kernel chooses (cookies, addresses, inode numbers, ports). The author of a forged
+//! recording or capture chooses all numbers in it. So each table has a key of its own that nobody knows beforehand: no
+//! numbers collide with every key. Names that a process chooses are hashed with the standard library's hash
+//! (`model/group`).
 
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// An odd number without pattern: 2^64 divided by the golden ratio.
-const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+/// The key of a table: an odd number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key(u64);
 
-/// Mixes one word. The low and the high bits are both well mixed: the tables use the low ones for the
-/// place and the high ones for the tag.
-#[inline]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the two halves of the product"
-)]
-pub(crate) const fn mix(word: u64) -> u64 {
-    let product = word as u128 * FACTOR as u128;
-    (product as u64) ^ ((product >> 64) as u64)
+impl Default for Key {
+    /// A random one.
+    fn default() -> Self {
+        Self(RandomState::new().hash_one(0) | 1)
+    }
 }
 
-/// [`mix`] as a [`Hasher`], for keys of more than one word.
-#[derive(Default)]
-pub(crate) struct Mixer(u64);
+impl Key {
+    /// Mixes one word. The low and the high bits are both well mixed: the tables use the low ones for the
+    /// place and the high ones for the tag.
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the two halves of the product"
+    )]
+    pub(crate) const fn mix(self, word: u64) -> u64 {
+        let product = word as u128 * self.0 as u128;
+        (product as u64) ^ ((product >> 64) as u64)
+    }
+}
+
+/// [`Key::mix`] as a [`Hasher`], for what has more than one word.
+pub(crate) struct Mixer {
+    key: Key,
+    state: u64,
+}
 
 /// For `HashMap<_, _, BuildMixer>`.
-pub(crate) type BuildMixer = BuildHasherDefault<Mixer>;
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BuildMixer(Key);
+
+impl BuildHasher for BuildMixer {
+    type Hasher = Mixer;
+
+    fn build_hasher(&self) -> Mixer {
+        Mixer {
+            key: self.0,
+            state: 0,
+        }
+    }
+}
 
 impl Hasher for Mixer {
     fn finish(&self) -> u64 {
-        self.0
+        self.state
     }
 
     #[expect(
@@ -60,7 +83,7 @@ impl Hasher for Mixer {
     }
 
     fn write_u64(&mut self, number: u64) {
-        self.0 = mix(self.0.rotate_left(5) ^ number);
+        self.state = self.key.mix(self.state.rotate_left(5) ^ number);
     }
 
     fn write_usize(&mut self, number: usize) {
@@ -69,5 +92,48 @@ impl Hasher for Mixer {
 
     fn write_isize(&mut self, number: isize) {
         self.write_u64(number.cast_unsigned() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The most words that have the same low bits.
+    fn most(words: &[u64], hash: impl Fn(u64) -> u64) -> u32 {
+        let mut counts = vec![0; 1 << 10];
+        for &word in words {
+            counts[usize::try_from(hash(word) % (1 << 10)).unwrap()] += 1;
+        }
+        counts.into_iter().max().unwrap()
+    }
+
+    #[test]
+    fn numbers_that_collide_with_one_key_do_not_with_another() {
+        let known = Key::default();
+        let numbers = 1..1_u64 << 22;
+        let made_up: Vec<u64> = numbers
+            .filter(|&word| known.mix(word) % (1 << 10) == 0)
+            .collect();
+        assert!(made_up.len() > 1_000);
+        assert_eq!(
+            most(&made_up, |word| known.mix(word)) as usize,
+            made_up.len()
+        );
+        for _ in 0..10 {
+            let (key, build) = (Key::default(), BuildMixer::default());
+            // At random, five places in a thousand have more than a dozen.
+            assert!(most(&made_up, |word| key.mix(word)) < 100);
+            assert!(most(&made_up, |word| build.hash_one((word, 80_u16))) < 100);
+        }
+    }
+
+    #[test]
+    fn numbers_in_order_are_spread() {
+        let key = Key::default();
+        for (first, step) in [(1, 1), (0xffff_8880_0000_0000, 64), (1_000_000, 2)] {
+            let words: Vec<u64> = (0..10_000).map(|number| first + number * step).collect();
+            assert!(most(&words, |word| key.mix(word)) < 100, "{first}, {step}");
+        }
     }
 }

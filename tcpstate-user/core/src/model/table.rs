@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     event::{Event, SocketId},
-    hash::{BuildMixer, mix},
+    hash::{BuildMixer, Key},
     owner::Owner,
     service::Role,
 };
@@ -30,6 +30,8 @@ pub(super) struct Table {
     pages: Pages<Hot, Cold>,
     /// All but the embryos, by cookie or address.
     index: HashTable<u32>,
+    /// That of `index` and of `embryos`.
+    key: Key,
     /// The number of those by address: 0 where the kernel has cookies.
     by_address: usize,
     /// Embryos: listeners' children after LISTEN -> `SYN_RECV` and before their next event, by address.
@@ -49,9 +51,9 @@ pub(super) struct Table {
     max_embryos: usize,
 }
 
-const fn hash_of(id: SocketId) -> u64 {
+const fn hash_of(key: Key, id: SocketId) -> u64 {
     match id {
-        SocketId::Cookie(number) | SocketId::Address(number) => mix(number),
+        SocketId::Cookie(number) | SocketId::Address(number) => key.mix(number),
     }
 }
 
@@ -60,6 +62,7 @@ impl Table {
         Self {
             pages: Pages::new(),
             index: HashTable::new(),
+            key: Key::default(),
             by_address: 0,
             embryos: HashTable::new(),
             embryo_order: VecDeque::new(),
@@ -105,7 +108,9 @@ impl Table {
             return None;
         }
         self.index
-            .find(hash_of(id), |&slot| self.pages.hot(slot).id() == id)
+            .find(hash_of(self.key, id), |&slot| {
+                self.pages.hot(slot).id() == id
+            })
             .copied()
     }
 
@@ -139,7 +144,9 @@ impl Table {
             return None;
         }
         self.embryos
-            .find(mix(address), |&slot| self.pages.hot(slot).key() == address)
+            .find(self.key.mix(address), |&slot| {
+                self.pages.hot(slot).key() == address
+            })
             .copied()
     }
 
@@ -178,9 +185,10 @@ impl Table {
     }
 
     fn insert_embryo(&mut self, slot: u32, address: u64) {
-        let pages = &self.pages;
-        self.embryos
-            .insert_unique(mix(address), slot, |&slot| mix(pages.hot(slot).key()));
+        let (pages, key) = (&self.pages, self.key);
+        self.embryos.insert_unique(key.mix(address), slot, |&slot| {
+            key.mix(pages.hot(slot).key())
+        });
         let is_embryo = |&(slot, address): &(u32, u64)| {
             let hot = pages.get_hot(slot);
             hot.is_some_and(|hot| hot.has(Hot::EMBRYO) && hot.key() == address)
@@ -261,7 +269,10 @@ impl Table {
         let id = hot.id();
         if hot.has(Hot::EMBRYO) {
             self.forget_embryo(slot);
-        } else if let Ok(entry) = self.index.find_entry(hash_of(id), |&other| other == slot) {
+        } else if let Ok(entry) = self
+            .index
+            .find_entry(hash_of(self.key, id), |&other| other == slot)
+        {
             entry.remove();
             self.by_address -= usize::from(matches!(id, SocketId::Address(_)));
         }
@@ -284,9 +295,10 @@ impl Table {
             self.pages.give(slot);
             let index_room = self.index.capacity();
             if index_room > 8 * 1024 && self.index.len() < index_room / 8 {
-                let pages = &self.pages;
-                self.index
-                    .shrink_to(2 * self.index.len(), |&slot| hash_of(pages.hot(slot).id()));
+                let (pages, key) = (&self.pages, self.key);
+                self.index.shrink_to(2 * self.index.len(), |&slot| {
+                    hash_of(key, pages.hot(slot).id())
+                });
             }
         }
     }
@@ -368,16 +380,17 @@ impl Table {
 
     fn index_slot(&mut self, id: SocketId, slot: u32) {
         self.by_address += usize::from(matches!(id, SocketId::Address(_)));
-        let pages = &self.pages;
-        self.index
-            .insert_unique(hash_of(id), slot, |&slot| hash_of(pages.hot(slot).id()));
+        let (pages, key) = (&self.pages, self.key);
+        self.index.insert_unique(hash_of(key, id), slot, |&slot| {
+            hash_of(key, pages.hot(slot).id())
+        });
     }
 
     fn forget_embryo(&mut self, slot: u32) {
         let address = self.pages.hot(slot).key();
         if let Ok(entry) = self
             .embryos
-            .find_entry(mix(address), |&other| other == slot)
+            .find_entry(self.key.mix(address), |&other| other == slot)
         {
             entry.remove();
         }
