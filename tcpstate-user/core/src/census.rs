@@ -48,7 +48,8 @@ pub struct Census {
     /// Minisockets of the dump before that are gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<Gone>,
-    /// All connections that are half-open now, by their local end.
+    /// All connections that are half-open now, by their local end; of a census in parts, those of all parts
+    /// ([`crate::handshakes::Parts`]).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub half_open: Vec<HalfOpen>,
     /// The processes that hold listeners, where that was looked up and is new.
@@ -117,7 +118,8 @@ impl Census {
     pub fn into_parts(mut self) -> Vec<Self> {
         let processes: usize = self.held.iter().map(|held| held.by.len()).sum();
         let requests = self.requests.len() + self.requests_gone.len();
-        if self.found.len() + self.known.len() + self.gone.len() + processes + requests <= PART {
+        let sockets = self.found.len() + self.known.len() + self.gone.len();
+        if sockets + processes + requests + self.half_open.len() <= PART {
             return vec![self];
         }
         let (netns, begin_ns, previous_ns, scope) =
@@ -147,6 +149,11 @@ impl Census {
         let gone = chunks(take(&mut self.requests_gone));
         parts.extend(gone.map(|requests_gone| Self {
             requests_gone,
+            ..empty()
+        }));
+        let half_open = chunks(take(&mut self.half_open));
+        parts.extend(half_open.map(|half_open| Self {
+            half_open,
             ..empty()
         }));
         parts.push(self);
@@ -416,11 +423,20 @@ mod tests {
     #[test]
     fn the_parts_of_a_census_are_the_census_without_spare_capacity() {
         let gone = |cookie| Gone { cookie, at_ns: 1 };
+        let half_open = |number: u16| HalfOpen {
+            laddr: [127, 0, 0, 1].into(),
+            lport: number,
+            count: 1,
+            oldest_ns: None,
+            oldest_at_least_ns: None,
+            synack_retransmits: 0,
+        };
         let census = Census {
             netns: 7,
             scope: Scope::All,
             known: (0..=PART as u64).collect(),
             gone: (0..3 * PART as u64).map(gone).collect(),
+            half_open: (0..50_000).map(half_open).collect(),
             listen: ListenFigures {
                 drops: Some(1),
                 ..ListenFigures::default()
@@ -428,15 +444,17 @@ mod tests {
             ..Census::default()
         };
         let parts = census.clone().into_parts();
-        assert_eq!(parts.len(), 2 + 3 + 1);
+        assert_eq!(parts.len(), 2 + 3 + 13 + 1);
         let mut together = Census::default();
         for (number, part) in parts.iter().enumerate() {
             assert_eq!((part.netns, part.scope), (7, Scope::All));
-            assert_eq!(part.more, number < 5);
-            assert!(part.known.len() + part.gone.len() <= PART);
+            assert_eq!(part.more, number < 18);
+            assert!(part.known.len() + part.gone.len() + part.half_open.len() <= PART);
             assert!(part.known.capacity() <= PART && part.gone.capacity() <= PART);
+            assert!(part.half_open.capacity() <= PART);
             together.known.extend(&part.known);
             together.gone.extend(&part.gone);
+            together.half_open.extend(&part.half_open);
             together.listen.add(&part.listen);
         }
         let (netns, scope) = (census.netns, census.scope);

@@ -23,6 +23,7 @@ mod connection;
 mod group;
 mod held_back;
 mod histograms;
+mod known;
 mod limits;
 mod listeners;
 mod minisockets;

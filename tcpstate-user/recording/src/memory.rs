@@ -19,6 +19,7 @@ use tcpstate_core::{
     cause::goes_on,
     census::{Census, Found, Kind, Request, Scope, TIME_WAIT_NS},
     event::Event,
+    handshakes::Parts,
     model::SETTLED_NS,
     origin::Origin,
     recalled::Recalled,
@@ -48,6 +49,8 @@ pub(crate) struct Memory {
     ended_listeners: Vec<Entry>,
     /// The last sample of each namespace, with its place in the stream.
     samples: HashMap<u32, (u64, Census)>,
+    /// The half-open connections of the census that comes in, part by part.
+    half_open: Parts,
     /// The half-open connections of each namespace that samples have found, by cookie.
     requests: HashMap<u32, HashMap<u64, Request>>,
     /// The cookies of the dump that comes in, part by part, as far as these sockets are here.
@@ -77,6 +80,7 @@ impl Memory {
             others: HashMap::new(),
             ended_listeners: Vec::new(),
             samples: HashMap::new(),
+            half_open: Parts::default(),
             requests: HashMap::new(),
             listed: HashSet::new(),
             addresses: None,
@@ -378,6 +382,11 @@ impl Memory {
                 self.free(ended);
             }
         }
+        let half_open = if census.scope.is_of_sockets() {
+            None
+        } else {
+            self.half_open.take(census)
+        };
         if census.more {
             return;
         }
@@ -389,7 +398,7 @@ impl Memory {
                     begin_ns: census.begin_ns,
                     previous_ns: census.previous_ns,
                     scope: census.scope,
-                    half_open: census.half_open.clone(),
+                    half_open: half_open.map_or_else(Vec::new, |(places, _)| places.into_owned()),
                     ..Census::default()
                 };
                 self.samples.insert(census.netns, (position, sample));

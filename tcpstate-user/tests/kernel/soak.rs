@@ -8,6 +8,8 @@
 //! most half, because the result of dumping many minisockets is queued for a moment. The minimum numbers of
 //! files, threads and maps must be the same in the last third as in the second; the minimum counts because
 //! the sampler has a namespace and a socket open during a dump.
+//!
+//! `life --until gone` keeps each connection in `TIME_WAIT`: at most [`WAITING_BYTES`] beyond the memory of `life`.
 
 use std::{
     collections::BTreeSet,
@@ -37,6 +39,11 @@ const MINUTES: &str = "TCPSTATE_SOAK_MINUTES";
 const SLACK_BYTES: u64 = 2 << 20;
 /// The time in each third of the run for which more memory may be in use.
 const PEAKS: Duration = Duration::from_secs(4);
+/// The memory that each connection in `TIME_WAIT` may take if it is shown when it is gone, in the sampler, the tracker and
+/// the view together.
+const WAITING_BYTES: u64 = 200;
+/// The memory of another kind that it may take: a thread, and a dump.
+const SAMPLING_BYTES: u64 = 4 << 20;
 /// The interval at which the holdings of the processes are read.
 const READ_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -352,6 +359,18 @@ fn soak(length: Duration) -> Result<()> {
         eprintln!("{}: {}", load.name, load.done.load(Ordering::Relaxed));
     }
     eprintln!("at most {most_in_time_wait} in TIME_WAIT");
+    let end_of = |command: &str| {
+        let process = watched.iter().find(|one| one.command == command);
+        let seen = &process.context("a command that is watched")?.seen;
+        anyhow::Ok(in_use(&seen[2 * seen.len() / 3..]).0)
+    };
+    let (gone, life) = (end_of(UNTIL_GONE)?, end_of(LIFE)?);
+    let waiting = gone.saturating_sub(life);
+    eprintln!("{UNTIL_GONE}: {waiting} bytes more than {LIFE}");
+    ensure!(
+        waiting <= most_in_time_wait * WAITING_BYTES + SAMPLING_BYTES,
+        "{UNTIL_GONE} takes {waiting} bytes more than {LIFE} for {most_in_time_wait} in TIME_WAIT"
+    );
     for process in watched {
         let (command, seen) = (process.command, process.seen.clone());
         let (summary, messages) = process.end()?;
@@ -371,6 +390,10 @@ fn soak(length: Duration) -> Result<()> {
 /// The command that cannot dump sockets.
 const OUT_OF_REACH: &str = "rates 1s --by role";
 
+/// The command that shows a connection at its transition to CLOSE, and that which shows it when it is gone.
+const LIFE: &str = "life";
+const UNTIL_GONE: &str = "life --until gone";
+
 /// Starts all commands, and `rates` again without access to the namespace: only a file and single threads
 /// hold it, so that a process that knows only its number cannot find it.
 fn start_all(file: &Path, netns: &Netns) -> Result<Vec<Watched>> {
@@ -380,7 +403,8 @@ fn start_all(file: &Path, netns: &Netns) -> Result<Vec<Watched>> {
     Ok(vec![
         Watched::start(OUT_OF_REACH, &[], &inode)?,
         Watched::start("rates 1s", &[], netns)?,
-        Watched::start("life", &[], netns)?,
+        Watched::start(LIFE, &[], netns)?,
+        Watched::start(UNTIL_GONE, &[], netns)?,
         Watched::start(
             "record",
             &["-w", file, "--max-bytes", "4M", "--rotate", "2"],

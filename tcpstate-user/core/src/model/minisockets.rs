@@ -14,7 +14,7 @@ use super::{
     held_back::{Handle, HeldBack},
     state_exit::StateExit,
 };
-use crate::{by_cookie::ByCookie, census::Request, hash::BuildMixer};
+use crate::{by_cookie::ByCookie, census::Request, handshakes::MAX_PLACES, hash::BuildMixer};
 
 /// The time after which a minisocket is forgotten that no dump has had: its namespace cannot be dumped.
 /// The kernel keeps none that long with the usual settings.
@@ -24,8 +24,13 @@ const FORGET_NS: u64 = 180_000_000_000;
 /// in pieces can miss a single socket.
 const MISSES: u8 = 2;
 
-/// The most numbers of half-open connections, one for each place where they come in: more than a host has.
-const MAX_COUNTED: usize = 65_536;
+const MS: u64 = 1_000_000;
+
+/// The number of minisockets from which on looking ahead costs less than the misses of the cache.
+const LOOK_AHEAD_FROM: usize = 4_096;
+
+/// The most numbers of half-open connections, one for each place where they come in.
+const MAX_COUNTED: usize = MAX_PLACES;
 
 /// A minisocket.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +43,8 @@ pub(super) struct Mini {
     pub(super) netns: u32,
     /// The connection, where a view holds it back.
     held: Handle,
+    /// From when it was there to the begin of the first dump that should have had it and did not, milliseconds.
+    missed_after_ms: u32,
     pub(super) group: u16,
     pub(super) state: State,
     /// Dumps that should have had it and did not; [`Mini::FOUND`] once one has.
@@ -68,6 +75,7 @@ impl Mini {
             there_ns,
             netns,
             held: Handle::NONE,
+            missed_after_ms: 0,
             group,
             state,
             misses: 0,
@@ -97,6 +105,20 @@ impl Mini {
     /// Whether it counts as gone because samples were without it, and none ever had it.
     pub(super) const fn is_never_found(&self) -> bool {
         self.misses >= MISSES && self.misses != Self::FOUND
+    }
+
+    /// The time from when it was there to the first dump without it, nanoseconds, where a dump should have had it. After
+    /// a stall of the output that is long.
+    pub(super) fn missed_after_ns(&self) -> u64 {
+        u64::from(self.missed_after_ms) * MS
+    }
+
+    fn miss(&mut self, begin_ns: u64) {
+        if self.misses == 0 {
+            let after_ms = begin_ns.saturating_sub(self.there_ns).div_ceil(MS);
+            self.missed_after_ms = u32::try_from(after_ms).unwrap_or(u32::MAX);
+        }
+        self.misses += 1;
     }
 
     /// Notes that a dump has it.
@@ -180,6 +202,17 @@ impl Minisockets {
         }
         let (_, is_new) = self.minis.get_or_insert_with(cookie, || mini);
         is_new
+    }
+
+    /// Brings the places of these minisockets into the cache, all at a time.
+    #[inline]
+    pub(super) fn look_ahead(&self, cookies: impl Iterator<Item = u64>) {
+        if self.minis.len() < LOOK_AHEAD_FROM {
+            return;
+        }
+        for cookie in cookies {
+            std::hint::black_box(self.minis.get(cookie).map(|mini| mini.misses));
+        }
     }
 
     pub(super) fn get_mut(&mut self, cookie: u64) -> Option<&mut Mini> {
@@ -271,7 +304,7 @@ impl Minisockets {
                 if mini.there_ns >= begin_ns {
                     return true;
                 }
-                mini.misses += 1;
+                mini.miss(begin_ns);
                 if mini.misses < MISSES {
                     return true;
                 }

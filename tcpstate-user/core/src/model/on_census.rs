@@ -3,8 +3,6 @@
 //! Events have precedence over a census: facts from events stay, unless the census proves that events
 //! of the socket were lost.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use tcpstate_common::{
     Record, State,
     record::{AF_INET, AF_INET6, flags},
@@ -15,18 +13,21 @@ use super::{
     address::to_wire,
     group::Traits,
     histograms::Of,
-    listeners::{Handover, Place},
+    listeners::Handover,
     minisockets::{Counted, Judged, Mini},
     missing,
     packed::Known,
 };
 use crate::{
-    census::{Census, Found, HalfOpen, Held, Kind, Scope},
+    census::{Census, Found, HalfOpen, Held, Kind, Scope, TIME_WAIT_NS},
     event::{Event, SocketId},
-    owner::{Holders, How, Owner},
+    owner::{How, Owner},
     recalled::Recalled,
     service::Role,
 };
+
+/// The number of minisockets that are looked up together.
+const LOOK_AHEAD: usize = 32;
 
 impl Tracker {
     /// Takes a census, or a part of one. Calls `on_exit` for each state that a connection left without
@@ -44,10 +45,14 @@ impl Tracker {
     ) {
         self.table.release();
         self.now_ns = self.now_ns.max(census.begin_ns);
-        for found in &census.found {
-            match found.kind {
-                Kind::Socket => self.found_socket(found, census),
-                Kind::Minisocket => self.found_minisocket(found, census, &mut on_exit),
+        for some in census.found.chunks(LOOK_AHEAD) {
+            self.minisockets
+                .look_ahead(some.iter().map(|found| found.cookie));
+            for found in some {
+                match found.kind {
+                    Kind::Socket => self.found_socket(found, census),
+                    Kind::Minisocket => self.found_minisocket(found, census, &mut on_exit),
+                }
             }
         }
         for held in &census.held {
@@ -56,9 +61,13 @@ impl Tracker {
         if self.listed.len() < self.max_listed() {
             self.listed.extend(&census.known);
         }
-        for gone in &census.gone {
-            if let Some(mini) = self.minisockets.remove(gone.cookie) {
-                self.leave(gone.cookie, mini, gone.at_ns, census, &mut on_exit);
+        for some in census.gone.chunks(LOOK_AHEAD) {
+            self.minisockets
+                .look_ahead(some.iter().map(|gone| gone.cookie));
+            for gone in some {
+                if let Some(mini) = self.minisockets.remove(gone.cookie) {
+                    self.leave(gone.cookie, mini, gone.at_ns, census, &mut on_exit);
+                }
             }
         }
         for request in &census.requests {
@@ -67,14 +76,14 @@ impl Tracker {
         for &cookie in &census.requests_gone {
             self.minisockets.take_request(cookie);
         }
+        if !census.scope.is_of_sockets() {
+            self.take_half_open(census);
+        }
         if census.more {
             return;
         }
         match census.scope {
-            Scope::Small => {
-                self.judge_minisockets(census, &mut on_exit);
-                self.count_half_open(census);
-            }
+            Scope::Small => self.judge_minisockets(census, &mut on_exit),
             // A list that is not complete proves no end.
             Scope::All if self.listed.len() < self.max_listed() => {
                 self.end_what_is_not_listed(census);
@@ -82,7 +91,6 @@ impl Tracker {
             Scope::All | Scope::Some => {}
             Scope::Vanished | Scope::OutOfReach => {
                 self.end_all_minisockets(census, &mut on_exit);
-                self.count_half_open(census);
             }
         }
         self.listed.clear();
@@ -376,10 +384,11 @@ impl Tracker {
         if let Some(rates) = &mut self.rates {
             rates.leave(mini.group, mini.state);
         }
-        let never_found = mini.is_never_found();
+        let is_unobserved = is_unobserved(&mini);
+        let never_found = mini.is_never_found() && !is_unobserved;
         // A state that no sample found, and no event, is none.
         let was_in_it = !never_found || mini.state == State::FIN_WAIT2;
-        let since_ns = mini.since_ns().filter(|_| was_in_it);
+        let since_ns = mini.since_ns().filter(|_| was_in_it && !is_unobserved);
         let dwell_ns = since_ns.map(|since_ns| at_ns.saturating_sub(since_ns));
         if let (Some(rates), Some(dwell_ns), false) = (&mut self.rates, dwell_ns, self.recalls) {
             rates.dwelt(mini.state, dwell_ns);
@@ -394,7 +403,11 @@ impl Tracker {
             then,
             at_ns,
             never_found,
-            interval_ns: census.interval_ns(),
+            interval_ns: if mini.is_never_found() {
+                Some(mini.missed_after_ns())
+            } else {
+                census.interval_ns()
+            },
         };
         let ended = self.minisockets.exit(&mini, &exit);
         on_exit(&exit, ended);
@@ -410,7 +423,12 @@ impl Tracker {
             let Some(mini) = self.minisockets.remove(cookie) else {
                 continue;
             };
-            // No sample had it: if the kernel kept anything of it, then for less than an interval. Only its
+            if is_unobserved(&mini) {
+                let at_ns = mini.there_ns.saturating_add(mini.missed_after_ns());
+                self.leave(cookie, mini, at_ns, census, on_exit);
+                continue;
+            }
+            // No sample had it: if the kernel kept anything of it, then until the first of them at most. Only its
             // end as a socket is certain.
             self.leave(cookie, mini, mini.there_ns, census, on_exit);
         }
@@ -424,9 +442,12 @@ impl Tracker {
         }
     }
 
-    fn count_half_open(&mut self, census: &Census) {
-        let now = census
-            .half_open
+    /// Counts the half-open connections, once the last part of a census has come.
+    fn take_half_open(&mut self, census: &Census) {
+        let Some((half_open, beyond)) = self.half_open.take(census) else {
+            return;
+        };
+        let now = half_open
             .iter()
             .map(|half_open| Counted {
                 group: self.group_of_half_open(half_open, census),
@@ -439,12 +460,13 @@ impl Tracker {
         for Counted { group, count } in self.minisockets.take_half_open(census.netns) {
             rates.leave_all(group, State::SYN_RECV, count);
         }
-        if self.minisockets.put_half_open(census.netns, now.clone()) {
+        if beyond.places == 0 && self.minisockets.put_half_open(census.netns, now.clone()) {
             for Counted { group, count } in now {
                 rates.enter_all(group, State::SYN_RECV, count);
             }
         } else {
             let left_out = now.iter().map(|counted| u64::from(counted.count));
+            let left_out = left_out.chain([beyond.connections]);
             self.books.unfollowed = left_out.fold(self.books.unfollowed, u64::saturating_add);
         }
     }
@@ -461,84 +483,12 @@ impl Tracker {
             ..Traits::of_service(service, Role::Server)
         })
     }
+}
 
-    /// The role, owner, user and cgroup of a socket in a census: from its events, or from the census where
-    /// it had none.
-    pub fn attributes(&self, found: &Found) -> (Role, Owner, Option<u32>, Option<u64>) {
-        let id = SocketId::Cookie(found.cookie);
-        if let Some(slot) = self.table.find(id) {
-            let (hot, cold) = (self.table.hot(slot), self.table.cold(slot));
-            return (hot.role(), cold.owner(hot), cold.uid(hot), cold.cgroup());
-        }
-        match self.listeners.get(id) {
-            Some(one) => (Role::Server, one.owner, one.uid, one.cgroup),
-            None => (found.role, found.owner, found.uid, found.cgroup),
-        }
-    }
-
-    /// The processes that have to do with a socket in a census, where that was looked up: of a listener, or of
-    /// that of a server's connection.
-    pub fn holders(&self, found: &Found, netns: u32) -> Option<&Holders> {
-        let id = SocketId::Cookie(found.cookie);
-        if let Some(listener) = self.listeners.get(id) {
-            return listener.holders.as_ref();
-        }
-        let role = match self.table.find(id) {
-            Some(slot) => self.table.hot(slot).role(),
-            None => found.role,
-        };
-        let place = Place::new(netns, to_wire(found.laddr), found.lport);
-        self.listeners
-            .holders_at(place)
-            .filter(|_| role == Role::Server)
-    }
-
-    /// The same of half-open connections.
-    pub fn holders_of(&self, half_open: &HalfOpen, netns: u32) -> Option<&Holders> {
-        let place = Place::new(netns, to_wire(half_open.laddr), half_open.lport);
-        self.listeners.holders_at(place)
-    }
-
-    /// The listener with this cookie, as a dump describes it.
-    pub fn listener(&self, held: &Held) -> Option<Found> {
-        let listener = self.listeners.get(SocketId::Cookie(held.cookie))?;
-        Some(Found {
-            cookie: held.cookie,
-            state: State::LISTEN,
-            kind: Kind::Socket,
-            since_ns: None,
-            there_ns: None,
-            family: if held.laddr.is_ipv4() {
-                AF_INET
-            } else {
-                AF_INET6
-            },
-            laddr: held.laddr,
-            lport: held.lport,
-            raddr: match held.laddr {
-                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            },
-            rport: 0,
-            role: Role::Server,
-            uid: listener.uid,
-            cgroup: listener.cgroup,
-            owner: listener.owner,
-        })
-    }
-
-    /// The owner of half-open connections: that of the listener where they came in.
-    pub fn listener_of(&self, half_open: &HalfOpen, netns: u32) -> Owner {
-        let event = Event::try_from(Record {
-            laddr: to_wire(half_open.laddr),
-            lport: half_open.lport,
-            netns,
-            family: AF_INET6,
-            ..Record::default()
-        });
-        let owner = event.ok().and_then(|event| self.listeners.find(&event));
-        owner.unwrap_or(Owner::UNKNOWN)
-    }
+/// Whether a minisocket can have lasted as usual before any dump could have it: after a stall, of the output perhaps,
+/// nothing is known of its end.
+fn is_unobserved(mini: &Mini) -> bool {
+    mini.is_never_found() && mini.missed_after_ns() >= TIME_WAIT_NS
 }
 
 /// The number of a network namespace, where it has one.

@@ -18,6 +18,7 @@ pub struct StateExit {
     /// Samples were taken, and none had it in that state. The kernel kept nothing at all, or for less than an
     /// interval: its table of minisockets was full, `TCP_LINGER2` is negative, or the address was needed again.
     pub never_found: bool,
-    /// The uncertainty of the time: the length of the interval in which it happened.
+    /// The uncertainty of the time: the length of the interval in which it happened. It is longer where a sample was
+    /// late, as after a stall of the output.
     pub interval_ns: Option<u64>,
 }

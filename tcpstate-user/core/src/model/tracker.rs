@@ -22,6 +22,7 @@ use crate::{
     cause::Cause,
     event::{Event, SocketId},
     filter::PortSet,
+    handshakes::Parts,
     hash::BuildMixer,
     names::Names,
     options::HistogramOf,
@@ -54,6 +55,8 @@ pub struct Tracker {
     pub(super) settles_after_ns: u64,
     /// The cookies of the dump that comes in, part by part.
     pub(super) listed: HashSet<u64, BuildMixer>,
+    /// The half-open connections of the census that comes in, part by part.
+    pub(super) half_open: Parts,
     /// Whether a census is from before the beginning.
     pub(super) recalls: bool,
     pub(super) limits: Limits,
@@ -85,6 +88,7 @@ impl Tracker {
             minisockets: Minisockets::new(limits.max_connections),
             settles_after_ns: SETTLED_NS,
             listed: HashSet::default(),
+            half_open: Parts::default(),
             recalls: false,
             limits,
             books: Books::default(),
@@ -201,6 +205,13 @@ impl Tracker {
     /// dozen at a time are best.
     pub fn look_ahead(&self, events: &[Event]) {
         self.table.look_ahead(events);
+        if self.follows {
+            let ends = events
+                .iter()
+                .filter(|event| event.newstate() == State::CLOSE);
+            self.minisockets
+                .look_ahead(ends.map(|event| event.record().cookie));
+        }
     }
 
     /// Ends an interval and returns its figures.
