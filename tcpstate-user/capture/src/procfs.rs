@@ -1,9 +1,10 @@
 //! Facts that only `/proc` has: which process holds a socket, the kernel's counters of listeners and of
 //! activity, and the ephemeral ports. Those of a network namespace are read from inside it.
 
-use std::{ffi::OsStr, fs, io, ops::RangeInclusive, path::Path};
+use std::{ffi::OsStr, fs, io, mem::MaybeUninit, ops::RangeInclusive, path::Path};
 
 use hashbrown::{HashMap, HashSet};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
 use tcpstate_core::{event::Process, owner::Comm};
 
 /// Whether a name below `/proc` is a process's number.
@@ -104,20 +105,39 @@ fn started(stat: &[u8]) -> Option<u64> {
 
 /// Which of these sockets the process holds.
 fn sockets_of(process: &Path, inodes: &HashSet<u32>) -> io::Result<HashSet<u32>> {
-    let files = fs::read_dir(process.join("fd"))?;
-    let held = files
-        .flatten()
-        // A file closed in the meantime is not held.
-        .filter_map(|file| fs::read_link(file.path()).ok())
-        .filter_map(|target| socket_inode(target.as_os_str()))
-        .filter(|inode| inodes.contains(inode));
-    Ok(held.collect())
+    // All of the host are read, a million perhaps: so links are read from the open folder, which saves the kernel the way
+    // to it, and nothing is allocated for them.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = openat(CWD, process.join("fd"), flags, Mode::empty())?;
+    let mut entries = [MaybeUninit::uninit(); ENTRIES_BYTES];
+    let mut files = RawDir::new(&folder, &mut entries);
+    let mut held = HashSet::new();
+    // The process may end in the meantime.
+    while let Some(Ok(file)) = files.next() {
+        let mut target = [MaybeUninit::uninit(); LONGEST_SOCKET];
+        // So may a file be closed, and the folder itself is no link.
+        let Ok((target, _)) = readlinkat_raw(&folder, file.file_name(), &mut target) else {
+            continue;
+        };
+        if let Some(inode) = socket_inode(target)
+            && inodes.contains(&inode)
+        {
+            held.insert(inode);
+        }
+    }
+    Ok(held)
 }
 
+/// The room for entries of a folder that are read at a time.
+const ENTRIES_BYTES: usize = 8 << 10;
+
+/// More bytes than `socket:[4294967295]` has: a name that is cut is none of a socket.
+const LONGEST_SOCKET: usize = 32;
+
 /// The number in `socket:[4711]`.
-fn socket_inode(target: &OsStr) -> Option<u32> {
-    let number = target.to_str()?.strip_prefix("socket:[")?;
-    number.strip_suffix(']')?.parse().ok()
+fn socket_inode(target: &[u8]) -> Option<u32> {
+    let number = target.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    str::from_utf8(number).ok()?.parse().ok()
 }
 
 fn comm(process: &Path) -> Option<Comm> {
@@ -247,7 +267,7 @@ mod tests {
     fn the_process_that_holds_a_socket_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
-        let inode = socket_inode(link.as_os_str()).unwrap();
+        let inode = socket_inode(link.as_os_str().as_encoded_bytes()).unwrap();
         let owners = Owners::look_up(&HashSet::from_iter([inode, u32::MAX])).unwrap();
         let [process] = owners.by_inode[&inode][..] else {
             panic!("not one: {:?}", owners.by_inode[&inode]);
@@ -306,7 +326,7 @@ mod tests {
             ("/dev/null", None),
             ("", None),
         ] {
-            assert_eq!(socket_inode(OsStr::new(target)), inode, "{target}");
+            assert_eq!(socket_inode(target.as_bytes()), inode, "{target}");
         }
     }
 
