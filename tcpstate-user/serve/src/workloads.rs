@@ -37,7 +37,7 @@ const OTHER: usize = 0;
 /// The counts of a combination of labels.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
-    /// The values of the labels, in the order of [`Labels`].
+    /// The values of the labels, in the order of [`LabelNames`].
     pub(crate) values: Vec<Box<str>>,
     /// State changes: from, to.
     pub(crate) transitions: BTreeMap<(State, State), u64>,
@@ -50,7 +50,7 @@ pub(crate) struct Place {
 
 /// The names of the labels of each metric.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Labels {
+pub(crate) struct LabelNames {
     /// Those of state changes.
     pub(crate) transitions: &'static [&'static str],
     /// Those of ends.
@@ -62,8 +62,8 @@ pub(crate) struct Labels {
 /// All counts of a moment.
 #[derive(Debug)]
 pub(crate) struct Counts {
-    pub(crate) labels: Labels,
-    pub(crate) places: Vec<Place>,
+    pub(crate) labels: LabelNames,
+    pub(crate) places: Vec<Arc<Place>>,
 }
 
 /// The latest counts, for those who show them. A clone is the same.
@@ -85,17 +85,18 @@ impl fmt::Debug for WorkloadCounts {
     }
 }
 
-/// What a combination follows from; a part that no label takes is absent.
+/// The source of a combination; a part that no label takes is absent.
 type Key = (Option<u64>, Option<Comm>);
 
 /// Counts the state changes and the ends of a run by labels.
 #[derive(Debug)]
 pub struct Workloads {
     chosen: Vec<WorkloadLabel>,
-    labels: Labels,
+    labels: LabelNames,
     max: usize,
     names: Names,
-    places: Vec<Place>,
+    /// Shared with the latest counts that were shown, until they change.
+    places: Vec<Arc<Place>>,
     by_values: HashMap<Vec<Box<str>>, usize>,
     /// The places of this second's connections.
     known: HashMap<Key, usize>,
@@ -119,7 +120,7 @@ impl Workloads {
             let names = chosen.iter().map(|label| label.name());
             own.iter().copied().chain(names).collect::<Vec<_>>().leak()
         };
-        let labels = Labels {
+        let labels = LabelNames {
             transitions: all(&["from", "to"]),
             closed: all(&["cause", "role"]),
             states: all(&["state"]),
@@ -127,7 +128,7 @@ impl Workloads {
         let other = Place::new(vec!["other".into(); chosen.len()]);
         Some(Self {
             by_values: HashMap::from([(other.values.clone(), OTHER)]),
-            places: vec![other],
+            places: vec![Arc::new(other)],
             chosen,
             labels,
             max: usize::try_from(max).unwrap_or(usize::MAX),
@@ -181,7 +182,7 @@ impl Workloads {
             Some(&at) => at,
             None => self.find(key, now_ns),
         };
-        let place = self.places.get_mut(at)?;
+        let place = Arc::make_mut(self.places.get_mut(at)?);
         place.last_ns = place.last_ns.max(now_ns);
         Some(place)
     }
@@ -226,7 +227,7 @@ impl Workloads {
 
     /// A place for a new combination.
     fn place(&mut self, values: Vec<Box<str>>, now_ns: u64) -> usize {
-        let new = Place::new(values.clone());
+        let new = Arc::new(Place::new(values.clone()));
         let at = if self.places.len() <= self.max {
             self.places.push(new);
             self.places.len() - 1
@@ -262,7 +263,9 @@ impl Workloads {
             return;
         }
         for place in &mut self.places {
-            place.states.clear();
+            if !place.states.is_empty() {
+                Arc::make_mut(place).states.clear();
+            }
         }
         let mut sockets: Vec<_> = survey.workloads.iter().collect();
         // Where there are too few places, those with the most sockets have them.

@@ -35,6 +35,8 @@ pub(crate) struct Drops {
     known: HashMap<(u32, u64), Known>,
     /// The time of the latest look.
     look_ns: Option<u64>,
+    /// Whether a network namespace could not be listed in it.
+    was_partial: bool,
 }
 
 /// A listener.
@@ -55,6 +57,7 @@ impl Drops {
         if before == Some(survey.ts_ns) {
             return;
         }
+        let was_partial = std::mem::replace(&mut self.was_partial, survey.is_partial);
         self.known.retain(|_, known| {
             known.missing += 1;
             known.missing <= REMEMBERED
@@ -67,8 +70,8 @@ impl Drops {
             let last = self.known.insert((listener.netns, listener.cookie), now);
             let more = match last {
                 Some(last) => drops.wrapping_sub(last.drops),
-                // Those of before the start of the run do not count.
-                None if before.is_none() => 0,
+                // Those of before the start of the run do not count, and a listener that was not listed may be older.
+                None if before.is_none() || was_partial => 0,
                 None => drops,
             };
             let port = ports.label(Some(listener.port));

@@ -139,37 +139,42 @@ fn queues_ages_and_findings_are_those_of_the_latest_look() {
     assert!(!text.contains("tcpstate_stale_connections{"), "{text}");
 }
 
-/// What listeners have dropped since the run began, whatever became of them.
+/// All drops since the run began, whatever became of the listeners.
 #[test]
 fn drops_are_counted_from_look_to_look() {
-    // Each listener: its cookie, its port, and its drops.
+    // Each listener: its cookie, its port, and its drops; whether others were not listed.
     let looks = [
         // Those of before the start do not count.
-        (&[(1, 80, 100), (2, 9_999, u32::MAX)][..], 0, 0),
-        (&[(1, 80, 103), (2, 9_999, 4)], 3, 5),
+        (&[(1, 80, 100), (2, 9_999, u32::MAX)][..], false, 0, 0),
+        (&[(1, 80, 103), (2, 9_999, 4)], false, 3, 5),
         // One that came, and two that are not there.
-        (&[(3, 80, 10)], 13, 5),
-        // One of them was only not listed.
-        (&[(3, 80, 10), (1, 80, 104)], 14, 5),
-        (&[], 14, 5),
+        (&[(3, 80, 10)], true, 13, 5),
+        // One of them was only not listed, and so perhaps one that was not seen before.
+        (&[(3, 80, 10), (1, 80, 104), (4, 80, 1_000)], false, 14, 5),
+        (&[(4, 80, 1_002)], false, 16, 5),
     ];
-    let look = |(second, listeners): (u64, &[(u64, u16, u32)])| {
+    let look = |second: u64, listeners: &[(u64, u16, u32)], is_partial| {
         let listeners = listeners.iter().map(|&(cookie, port, drops)| ListenerNow {
             cookie,
             drops: Some(drops),
             ..listener(port, 0, 128)
         });
-        look(second * SECOND, listeners.collect(), &[])
+        let mut look = look(second * SECOND, listeners.collect(), &[]);
+        if let Some(sockets) = &mut look.sockets {
+            sockets.is_partial = is_partial;
+        }
+        look
     };
-    let all = (1..).zip(looks.map(|(listeners, ..)| listeners));
-    let given = Given(all.map(look).collect());
+    let all = (1..).zip(looks);
+    let all = all.map(|(second, (listeners, is_partial, ..))| look(second, listeners, is_partial));
+    let given = Given(all.collect());
     // The first tick has the first of them.
     let (thresholds, none) = (Thresholds::default(), Look::default());
     let mut publisher = publisher().diagnosing(thresholds, none, Some(Box::new(given)));
     publisher.start(&origin(), &mut io::sink()).unwrap();
     refused(&mut publisher, [80]);
     let mut before = <(Findings, Drops)>::default();
-    for (second, (_, of_port, of_others)) in (11..).zip(looks) {
+    for (second, (.., of_port, of_others)) in (11..).zip(looks) {
         tick(&mut publisher, second, 0);
         let text = text_with(&publisher, &mut before, Format::Prometheus);
         for (port, count) in [("80", of_port), ("other", of_others)] {
