@@ -73,6 +73,11 @@ impl Parts {
         }
         (!census.more).then(|| (Cow::Owned(take(&mut self.places)), take(&mut self.beyond)))
     }
+
+    /// Bytes held.
+    pub fn memory(&self) -> usize {
+        self.places.capacity() * size_of::<HalfOpen>()
+    }
 }
 
 /// Collects what the censuses report, up to a tick.

@@ -38,13 +38,20 @@ fn as_written(json: &[u8]) -> Option<Census> {
     } else {
         Some(from.number()?)
     };
+    // The rest has what was taken, as empty as it may be: so it is refused if it has it again.
+    let mut rest = b"{\"netns\":0,\"begin_ns\":0,\"previous_ns\":null".to_vec();
     let found = from.list(b",\"found\":[", Scan::found)?;
+    if !found.is_empty() {
+        rest.extend_from_slice(b",\"found\":[]");
+    }
     let gone = from.list(b",\"gone\":[", Scan::gone)?;
+    if !gone.is_empty() {
+        rest.extend_from_slice(b",\"gone\":[]");
+    }
     // Without lists there is nothing to gain.
     if found.is_empty() && gone.is_empty() {
         return None;
     }
-    let mut rest = b"{\"netns\":0,\"begin_ns\":0,\"previous_ns\":null".to_vec();
     rest.extend_from_slice(from.0);
     let rest: Census = serde_json::from_slice(&rest).ok()?;
     (rest.found.is_empty() && rest.gone.is_empty()).then_some(Census {
@@ -308,6 +315,7 @@ mod tests {
     fn what_stands_there_twice_is_malformed() {
         for more in [
             r#","gone":[{"cookie":2,"at_ns":3}]}"#,
+            r#","gone":[]}"#,
             r#","netns":1}"#,
             "}}",
             "} 1",

@@ -33,9 +33,9 @@ struct State {
     health: Health,
     /// The findings that there were.
     findings: Findings,
-    /// What listeners have dropped.
+    /// The drops of listeners.
     drops: Drops,
-    /// What the run counts by chosen labels.
+    /// The counts of the run by chosen labels.
     counted: WorkloadCounts,
     /// The same, as it was with the latest snapshot.
     workloads: Option<Arc<Counts>>,

@@ -65,7 +65,7 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     let (mut configuration, read) = Configuration::of_process(given.config)?;
     let mut web = Protection::read(read.arguments.web_config_file.as_deref())?;
     if given.check_config {
-        note(given.watch.output, "the configuration is right");
+        note(given.watch.output, "the configuration is valid");
         return Ok(ExitCode::SUCCESS);
     }
     if given.print_config {
@@ -321,6 +321,15 @@ impl Served {
             },
         }
     }
+
+    /// Shows the counts by labels, before the snapshot with the same events: a reader that is not a tick late shows both
+    /// together.
+    fn publish_workloads(&mut self) {
+        if let Some(workloads) = &mut self.workloads {
+            let latest = self.latest.latest();
+            workloads.publish(latest.and_then(|latest| latest.survey.clone()).as_deref());
+        }
+    }
 }
 
 impl View for Served {
@@ -387,11 +396,7 @@ impl View for Served {
     }
 
     fn tick(&mut self, now_ns: u64, out: &mut dyn Write) -> io::Result<Flow> {
-        // Whoever sees the snapshot of this tick finds the counts of the same events.
-        if let Some(workloads) = &mut self.workloads {
-            let latest = self.latest.latest();
-            workloads.publish(latest.and_then(|latest| latest.survey.clone()).as_deref());
-        }
+        self.publish_workloads();
         let flow = self.publisher.tick(now_ns, out)?;
         // Not from a thread of its own, which would go on where this one stands still.
         self.notify.alive();
@@ -416,6 +421,7 @@ impl View for Served {
             connections: Option<Books>,
         }
         self.notify.stopping();
+        self.publish_workloads();
         self.publisher.finish(end, out, err)?;
         self.feed.end();
         let latest = self.latest.latest();

@@ -337,7 +337,9 @@ impl Tracker {
         Memory {
             connections: self.table.memory(),
             listeners: self.listeners.memory(),
-            minisockets: self.minisockets.memory() + self.listed.allocation_size(),
+            minisockets: self.minisockets.memory()
+                + self.listed.allocation_size()
+                + self.half_open.memory(),
             rates: self.rates.as_ref().map_or(0, Rates::memory) + self.groups.memory(),
             histograms: self.histograms.as_ref().map_or(0, Histograms::memory),
         }
