@@ -18,6 +18,8 @@ struct State {
     until: Instant,
     has_asked: bool,
     is_stream: bool,
+    /// It is not renewed any more.
+    is_last: bool,
 }
 
 /// The time of one connection. A clone is of the same one.
@@ -30,6 +32,7 @@ impl Lease {
             until: Instant::now() + TIME,
             has_asked: false,
             is_stream: false,
+            is_last: false,
         })))
     }
 
@@ -51,8 +54,17 @@ impl Lease {
     /// Renews the time: the connection is a stream, whose client reads.
     pub(crate) fn extend(&self) {
         let mut state = self.state();
-        state.until = Instant::now() + TIME;
+        if !state.is_last {
+            state.until = Instant::now() + TIME;
+        }
         state.is_stream = true;
+    }
+
+    /// Does not renew the time any more. Returns whether the connection is a stream.
+    pub(crate) fn end_renewals(&self) -> bool {
+        let mut state = self.state();
+        state.is_last = true;
+        state.is_stream
     }
 
     /// Whether it is a stream.

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock, mpsc},
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -25,7 +25,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::{AbortHandle, yield_now},
     time::{sleep, timeout},
 };
@@ -103,7 +103,7 @@ pub enum ServeError {
 pub struct Server {
     address: SocketAddr,
     present: Arc<Present>,
-    protection: Protection,
+    web: watch::Sender<Web>,
     /// `None` once it is told to stop.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -139,9 +139,10 @@ impl Server {
             options.feed.clone(),
         );
         let api = Arc::new(api);
+        let (web, seen_web) = watch::channel(options.web.clone());
         let protection = Protection {
             address,
-            web: Arc::new(RwLock::new(options.web.clone())),
+            web: seen_web,
         };
         let router = routes::router(Arc::clone(&present), Arc::clone(&api))
             .layer(from_fn_with_state(protection.clone(), guard));
@@ -184,7 +185,7 @@ impl Server {
         Ok(Self {
             address,
             present,
-            protection,
+            web,
             stop: Some(stop),
             thread: Some(thread),
             pusher: None,
@@ -203,10 +204,9 @@ impl Server {
         self.present.set_buckets(buckets);
     }
 
-    /// Changes what protects it, from the next connection on.
+    /// Changes its protection, from the next connection on. Clients that follow the events have to connect again.
     pub fn set_web(&self, web: Web) {
-        let present = self.protection.web.write();
-        *present.unwrap_or_else(PoisonError::into_inner) = web;
+        self.web.send_replace(web);
     }
 
     /// Has the same metrics pushed, until the server is dropped. The subscriber is one of the same publisher.
@@ -217,18 +217,23 @@ impl Server {
     }
 }
 
-/// What protects the server at this time.
+/// The protection of the server at this time.
 #[derive(Clone, Debug)]
 struct Protection {
     address: SocketAddr,
-    web: Arc<RwLock<Web>>,
+    web: watch::Receiver<Web>,
 }
 
 impl Protection {
     fn web(&self) -> Web {
-        // It is replaced whole.
-        let web = self.web.read().unwrap_or_else(PoisonError::into_inner);
-        web.clone()
+        self.web.borrow().clone()
+    }
+
+    /// The protection of a new connection, and the news of later ones.
+    fn of_connection(&self) -> (Web, watch::Receiver<Web>) {
+        let mut changes = self.web.clone();
+        let web = changes.borrow_and_update().clone();
+        (web, changes)
     }
 }
 
@@ -298,16 +303,22 @@ async fn accept(listener: &TcpListener, router: &Router, protection: &Protection
             }
         }
         let lease = Lease::new();
-        let tls = protection.web().tls().map(TlsAcceptor::from);
-        let answered = answer(stream, tls, router.clone(), lease.clone());
+        let (web, changes) = protection.of_connection();
+        let tls = web.tls().map(TlsAcceptor::from);
+        let answered = answer(stream, (tls, changes), router.clone(), lease.clone());
         open.push_back((tokio::spawn(answered).abort_handle(), lease));
         // What has come with it is read before another one may take its place, however many wait.
         yield_now().await;
     }
 }
 
-/// Answers one request, for as long as its time lasts.
-async fn answer(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, lease: Lease) {
+/// Answers one request, for as long as its time lasts; a stream, as long as the protection stays as it is.
+async fn answer(
+    stream: TcpStream,
+    (tls, changes): (Option<TlsAcceptor>, watch::Receiver<Web>),
+    router: Router,
+    lease: Lease,
+) {
     let answered = async {
         let Some(tls) = tls else {
             return speak(stream, router, &lease).await;
@@ -319,7 +330,19 @@ async fn answer(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, lea
     tokio::select! {
         () = answered => {}
         () = lease.end() => {}
+        () = revoked(changes, &lease) => {}
     }
+}
+
+/// Waits until a stream may have lost its right: a password or a certificate may be no longer good.
+async fn revoked(mut changes: watch::Receiver<Web>, lease: &Lease) {
+    while changes.changed().await.is_ok() {
+        if lease.end_renewals() {
+            return;
+        }
+    }
+    // The server ends, and with it the connection.
+    std::future::pending::<()>().await;
 }
 
 /// Speaks HTTP until a request is answered.

@@ -200,8 +200,8 @@ pub(super) fn read(text: &str) -> Result<Settings, Mistake> {
     if let Some(section) = file.section("http_server_config", &HTTP)? {
         settings.headers = http(&section)?;
     }
-    if let Some(node) = file.get("basic_auth_users") {
-        settings.users = users(node)?;
+    if let Some((line, node)) = file.there("basic_auth_users") {
+        settings.users = users(line, node)?;
     }
     if let Some(section) = file.section("tls_server_config", &TLS)? {
         settings.tls = tls(&section)?;
@@ -222,12 +222,12 @@ impl<'a> Section<'a> {
             Value::Map(entries) => entries.as_slice(),
             Value::Null => &[],
             Value::Text(_) | Value::List(_) if of.is_empty() => {
-                return Err(Mistake::new(node.line, "the file is no mapping of keys"));
+                return Err(Mistake::new(node.line, "expected keys and their values"));
             }
             Value::Text(_) | Value::List(_) => {
                 return Err(Mistake::new(
                     node.line,
-                    format!("`{of}` is a mapping of keys"),
+                    format!("`{of}` must have keys and their values"),
                 ));
             }
         };
@@ -241,7 +241,7 @@ impl<'a> Section<'a> {
                 format!("`{key}` is not supported: {why}")
             } else {
                 let known = keys.taken.iter().copied();
-                unknown(key, &format!("no key{}", place(of)), known)
+                unknown("key", key, &place(of), known)
             };
             return Err(Mistake::new(entry.line, why));
         }
@@ -261,9 +261,14 @@ impl<'a> Section<'a> {
 
     /// The same, with the line of the key.
     fn at(&self, key: &str) -> Option<(usize, &'a Node)> {
+        let found = self.there(key);
+        found.filter(|(_, node)| node.value != Value::Null)
+    }
+
+    /// The value of a key that is there, perhaps blank, with the line of the key.
+    fn there(&self, key: &str) -> Option<(usize, &'a Node)> {
         let found = self.entries.iter().find(|(name, ..)| *name == key);
-        let (_, line, node) = found?;
-        (node.value != Value::Null).then_some((*line, node))
+        found.map(|(_, line, node)| (*line, *node))
     }
 
     fn section(&self, key: &str, keys: &Keys) -> Result<Option<Section<'a>>, Mistake> {
@@ -285,7 +290,7 @@ impl<'a> Section<'a> {
         match text {
             "true" => Ok(Some(true)),
             "false" => Ok(Some(false)),
-            _ => Err(Mistake::new(line, format!("`{key}` is true or false"))),
+            _ => Err(Mistake::new(line, format!("`{key}` must be true or false"))),
         }
     }
 
@@ -306,7 +311,7 @@ impl<'a> Section<'a> {
                 .iter()
                 .map(|item| Ok((item.line, text(key, item)?)))
                 .collect(),
-            Some(node) => Err(Mistake::new(node.line, format!("`{key}` is a list"))),
+            Some(node) => Err(Mistake::new(node.line, format!("`{key}` must be a list"))),
         }
     }
 
@@ -323,7 +328,7 @@ impl<'a> Section<'a> {
         match (self.text(inline)?, self.text(file)?) {
             (Some((line, _)), Some(_)) => Err(Mistake::new(
                 line,
-                format!("there is `{file}` too, and one is enough"),
+                format!("give `{inline}` or `{file}`, not both"),
             )),
             (Some(text), None) => Ok(Some(pem(inline, false)(text))),
             (None, text) => Ok(text.map(pem(file, true))),
@@ -341,7 +346,7 @@ impl<T: Copy> Words<T> {
             format!("`{text}` is not supported: {why}")
         } else {
             let known = self.taken.iter().map(|(name, _)| *name);
-            unknown(text, &format!("no value of `{key}`"), known)
+            unknown("value", text, &format!(" for `{key}`"), known)
         };
         Err(Mistake::new(line, why))
     }
@@ -350,26 +355,27 @@ impl<T: Copy> Words<T> {
 fn text<'a>(key: &str, node: &'a Node) -> Result<&'a str, Mistake> {
     match &node.value {
         Value::Text(text) => Ok(text),
-        _ => Err(Mistake::new(node.line, format!("`{key}` is a text"))),
+        _ => Err(Mistake::new(node.line, format!("`{key}` must be a string"))),
     }
 }
 
 /// The mistake of a name that nobody knows.
 pub(super) fn unknown<'a>(
+    what: &str,
     name: &str,
-    is: &str,
+    place: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> String {
     let similar = nearest(name, known);
-    let similar = similar.map_or_else(String::new, |name| format!("; `{name}` is one"));
-    format!("`{name}` is {is}{similar}")
+    let similar = similar.map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+    format!("unknown {what} `{name}`{place}{similar}")
 }
 
 fn place(of: &str) -> String {
     if of.is_empty() {
         String::new()
     } else {
-        format!(" of `{of}`")
+        format!(" in `{of}`")
     }
 }
 
@@ -384,7 +390,7 @@ fn http(section: &Section<'_>) -> Result<Vec<(HeaderName, HeaderValue)>, Mistake
     let Value::Map(entries) = &node.value else {
         return Err(Mistake::new(
             node.line,
-            "`headers` is a mapping of names and values",
+            "`headers` must have names and their values",
         ));
     };
     let mut headers = Vec::new();
@@ -392,7 +398,7 @@ fn http(section: &Section<'_>) -> Result<Vec<(HeaderName, HeaderValue)>, Mistake
         let (line, key) = (entry.line, &entry.key);
         let Some((name, values)) = HEADERS.iter().find(|(name, _)| name == key) else {
             let known = HEADERS.iter().map(|(name, _)| *name);
-            let why = unknown(key, "no header that can be added", known);
+            let why = unknown("header", key, "", known);
             return Err(Mistake::new(line, why));
         };
         // A blank leaves it out.
@@ -401,31 +407,39 @@ fn http(section: &Section<'_>) -> Result<Vec<(HeaderName, HeaderValue)>, Mistake
         }
         let text = text(key, &entry.node)?;
         if !values.is_empty() && !values.contains(&text) {
-            let why = format!("`{key}` is {}", values.join(" or "));
+            let why = format!("`{key}` must be {}", values.join(" or "));
             return Err(Mistake::new(line, why));
         }
         let value = HeaderValue::from_str(text);
         let value =
-            value.map_err(|_| Mistake::new(line, format!("`{key}` is one line of text")))?;
+            value.map_err(|_| Mistake::new(line, format!("`{key}` must be one line of text")))?;
         let name = name.to_ascii_lowercase();
         let name = HeaderName::from_bytes(name.as_bytes());
         headers.push((
-            name.map_err(|_| Mistake::new(line, format!("`{key}` is no name of a header")))?,
+            name.map_err(|_| Mistake::new(line, format!("`{key}` is not the name of a header")))?,
             value,
         ));
     }
     Ok(headers)
 }
 
-fn users(node: &Node) -> Result<Vec<User>, Mistake> {
-    let Value::Map(entries) = &node.value else {
-        let why = "`basic_auth_users` is a mapping of names and hashes of passwords";
-        return Err(Mistake::new(node.line, why));
+/// Users, of whom there is at least one: whoever deletes or comments out the last one should not let everybody in.
+fn users(line: usize, node: &Node) -> Result<Vec<User>, Mistake> {
+    let entries = match &node.value {
+        Value::Map(entries) if !entries.is_empty() => entries,
+        Value::Map(_) | Value::Null => {
+            let why = "`basic_auth_users` has no user; leave it out to ask for no password";
+            return Err(Mistake::new(line, why));
+        }
+        Value::Text(_) | Value::List(_) => {
+            let why = "`basic_auth_users` must have names and hashes of passwords";
+            return Err(Mistake::new(node.line, why));
+        }
     };
     let user = |entry: &super::yaml::Entry| {
         let (line, name) = (entry.line, entry.key.clone());
         if name.contains(':') {
-            let why = format!("`{name}` is no name of a user: there can be no colon in it");
+            let why = format!("the user name `{name}` must not contain a colon");
             return Err(Mistake::new(line, why));
         }
         match &entry.node.value {
@@ -437,7 +451,7 @@ fn users(node: &Node) -> Result<Vec<User>, Mistake> {
             _ => Err(Mistake::new(
                 line,
                 format!(
-                    "the password of `{name}` is no hash by bcrypt, such as `htpasswd -nBC 10 {name}` makes"
+                    "the password of `{name}` is not a bcrypt hash, such as `htpasswd -nBC 10 {name}` makes"
                 ),
             )),
         }
@@ -454,7 +468,7 @@ fn is_hash(text: &str) -> bool {
 /// Names of which a client's certificate must have one.
 fn client_names(section: &Section<'_>, client_auth: ClientAuth) -> Result<Vec<String>, Mistake> {
     let key = "client_allowed_sans";
-    let Some((line, _)) = section.at(key) else {
+    let Some((line, _)) = section.there(key) else {
         return Ok(Vec::new());
     };
     let names = section.list(key)?;

@@ -49,9 +49,14 @@ impl Protection {
                 if let Some(server) = server {
                     server.set_web(self.web.clone());
                 }
+                let with = if self.web.has_tls() {
+                    ", with its certificates"
+                } else {
+                    ""
+                };
                 note(
                     output,
-                    "the web configuration was read again, with its certificates",
+                    &format!("the web configuration was read again{with}"),
                 );
             }
             Err(error) => {
@@ -71,6 +76,10 @@ impl Protection {
         (web.has_tls() == self.web.has_tls())
             .then_some(())
             .context("TLS is switched on or off by a restart only")?;
+        // Nor should everybody be let in because of one.
+        (web.authenticates() || !self.web.authenticates())
+            .then_some(())
+            .context("authentication is switched off by a restart only")?;
         self.web = web;
         Ok(true)
     }
@@ -116,9 +125,13 @@ mod tests {
         fs::write(&path, "basic_auth_user:\n").unwrap();
         let error = protection.read_again().unwrap_err().to_string();
         assert!(
-            error.contains("web.yml, line 1: `basic_auth_user` is no key"),
+            error.contains("web.yml, line 1: unknown key `basic_auth_user`"),
             "{error}"
         );
+        assert!(protection.web.authenticates());
+        fs::write(&path, "").unwrap();
+        let error = protection.read_again().unwrap_err().to_string();
+        assert!(error.contains("authentication is switched off"), "{error}");
         assert!(protection.web.authenticates());
         let missing = Protection::read(Some(&folder.path().join("none")))
             .err()

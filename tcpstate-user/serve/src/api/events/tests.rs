@@ -11,7 +11,7 @@ use tcpstate_core::{expression::NoNames, present::Publisher};
 
 use super::*;
 use crate::{
-    Feed, Server,
+    Feed, Server, Web,
     api::{
         MOST_STREAMS,
         openapi::tests::check,
@@ -166,6 +166,21 @@ fn one_that_does_not_read_is_told_what_it_missed_and_holds_nobody_up() {
         missed > 0 && received > 1_000,
         "{missed} missed, {received} received"
     );
+}
+
+/// The password by which a client came in may be no longer good.
+#[test]
+fn another_protection_ends_streams_and_they_come_again() {
+    let (mut publisher, feed) = (whole(), Feed::default());
+    let server = serve_feed(&publisher, &feed);
+    ready(&mut publisher, &server);
+    for _ in 0..2 {
+        let mut client = Client::follow(&server, "");
+        server.set_web(Web::default());
+        let mut rest = Vec::new();
+        client.0.read_to_end(&mut rest).unwrap();
+    }
+    assert!(get(&server, "/readyz", "*/*").contains(" 200 "));
 }
 
 #[test]
