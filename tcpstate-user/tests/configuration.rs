@@ -29,12 +29,12 @@ fn a_file_is_checked() {
         (
             "ports = [80, 443]\nfilter = \"not src 127.0.0.0/8\"\n",
             0,
-            "tcpstate: the configuration is right\n",
+            "tcpstate: the configuration is valid\n",
         ),
         (
             "\nmax-prots = 64\n",
             2,
-            "tcpstate: serve.toml, line 2: `max-prots` is no setting; `max-ports` is one\n",
+            "tcpstate: serve.toml, line 2: unknown setting `max-prots`; did you mean `max-ports`?\n",
         ),
         (
             "buckets = [\"1s\", \"1ms\"]\n",

@@ -257,8 +257,8 @@ fn argument<'a>(command: &'a clap::Command, setting: &Setting) -> Result<&'a Arg
     found.ok_or_else(|| {
         let unknown = &setting.name;
         let similar = nearest(unknown, settings().map(name));
-        let similar = similar.map_or_else(String::new, |name| format!("; `{name}` is one"));
-        SettingsError::new(setting, format!("`{unknown}` is no setting{similar}"))
+        let similar = similar.map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+        SettingsError::new(setting, format!("unknown setting `{unknown}`{similar}"))
     })
 }
 

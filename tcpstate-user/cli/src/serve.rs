@@ -3,7 +3,11 @@
 use std::{fs, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Arg, Args};
-use tcpstate_core::{expression::Moment, filter::PortSet, options::WorkloadLabel};
+use tcpstate_core::{
+    expression::Moment,
+    filter::PortSet,
+    options::{ResolveOwners, WorkloadLabel},
+};
 
 use crate::{
     bounds::Bounds,
@@ -23,8 +27,8 @@ pub struct Serve {
     /// Take settings from this file: options without the dashes, such as `max-ports = 64`; an option that is given wins
     #[arg(long, value_name = "FILE", help_heading = None::<&str>)]
     pub config: Option<PathBuf>,
-    /// Say whether the file of --config is right, and that of --web.config.file if there is one, then end
-    #[arg(long, requires = "config", help_heading = None::<&str>)]
+    /// Check the options and the files of --config and --web.config.file, then end
+    #[arg(long, help_heading = None::<&str>)]
     pub check_config: bool,
     /// Print all settings with their origins, as a file for --config, then end
     #[arg(long, conflicts_with = "check_config", help_heading = None::<&str>)]
@@ -230,6 +234,10 @@ impl Serve {
             "--csv: its output is that of its metrics"
         } else if self.watch.capture.sample_interval.is_zero() {
             "--sample-interval 0: how many sockets are in TIME_WAIT and SYN_RECV is only known from samples"
+        } else if self.labels.contains(&WorkloadLabel::Comm)
+            && self.watch.capture.resolve_owners == ResolveOwners::No
+        {
+            "--labels comm with --resolve-owners no: it would know the process of few sockets"
         } else {
             return Ok(());
         };
@@ -256,10 +264,10 @@ every 10 s or less often: looks take a hundredth of a core. Neither a scrape nor
 --otlp URL pushes the same metrics to an OpenTelemetry collector too, every --otlp-interval.
 
 Only this host can reach it unless --listen names another address. --web.config.file adds TLS, certificates of clients and \
-passwords, in the form that the exporters of Prometheus have; docs/deploy.md has the keys. Without it, and on a loopback address, it answers \
-only to localhost and loopback addresses (the Host header).
+passwords, in the form that the exporters of Prometheus have; docs/deploy.md has the keys. On a loopback address without \
+TLS and passwords it answers only requests for localhost or a loopback address (the Host header).
 
---labels counts by systemd unit, container, pod, namespace of the pod, or process as well, in metrics of their own.
+--labels counts by systemd unit, container, pod, namespace of the pod, or process name as well, in metrics of their own.
 
 Labels are bounded: a port is a service port of --ports, or one of the first --max-ports that last or are frequent, or \
 `other`; never a client's port, an address or a pid. With the defaults, and with 1,000 ports, a scrape is below 4 MiB.

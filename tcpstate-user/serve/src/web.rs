@@ -73,7 +73,7 @@ pub enum WebError {
         why: String,
     },
     /// Passwords could not be remembered.
-    #[error("the kernel gives no random numbers")]
+    #[error("cannot get random numbers from the kernel")]
     Random,
 }
 
@@ -181,7 +181,8 @@ impl Web {
         }
         match &self.0.users {
             Some(users) if !users.allow(headers).await => {
-                let mut refusal = answer(StatusCode::UNAUTHORIZED, TEXT, "a password is needed\n");
+                let mut refusal =
+                    answer(StatusCode::UNAUTHORIZED, TEXT, "authentication required\n");
                 let scheme =
                     HeaderValue::from_static("Basic realm=\"tcpstate\", charset=\"UTF-8\"");
                 refusal.headers_mut().insert(WWW_AUTHENTICATE, scheme);

@@ -138,10 +138,10 @@ mod tests {
     fn a_mistake_is_named_with_its_line() {
         for (text, message) in [
             ("\n[x", "line 2: unclosed table"),
-            ("x = 1", "line 1: `x` is no threshold"),
+            ("x = 1", "line 1: unknown threshold `x`"),
             (
                 "backofs = 1",
-                "line 1: `backofs` is no threshold; `backoffs` is one",
+                "line 1: unknown threshold `backofs`; did you mean `backoffs`?",
             ),
             (
                 "close_wait_age = 5",

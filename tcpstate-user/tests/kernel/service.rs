@@ -65,7 +65,7 @@ fn reload() -> Result<()> {
         "now in force: buckets",
         "`max-ports` stays as it was until a restart: ",
         "the configuration stays as it was: ",
-        "serve.toml, line 1: `bukets` is no setting; `buckets` is one",
+        "serve.toml, line 1: unknown setting `bukets`; did you mean `buckets`?",
     ] {
         ensure!(
             output.stderr.contains(message),

@@ -80,29 +80,29 @@ fn a_mistake_is_named_with_file_and_line() {
     for (text, message) in [
         (
             "\nweb.config.fil = \"x\"",
-            "serve.toml, line 2: `web.config.fil` is no setting; `web.config.file` is one",
+            "serve.toml, line 2: unknown setting `web.config.fil`; did you mean `web.config.file`?",
         ),
-        ("web = {}", "serve.toml, line 1: `web` is no setting"),
+        ("web = {}", "serve.toml, line 1: unknown setting `web`"),
         ("\n[x", "serve.toml, line 2: unclosed table"),
         (
             "max-prots = 1",
-            "serve.toml, line 1: `max-prots` is no setting; `max-ports` is one",
+            "serve.toml, line 1: unknown setting `max-prots`; did you mean `max-ports`?",
         ),
         (
             "\nmax_ports = 1",
-            "serve.toml, line 2: `max_ports` is no setting; `max-ports` is one",
+            "serve.toml, line 2: unknown setting `max_ports`; did you mean `max-ports`?",
         ),
         (
             "zzzzzzzz = 1",
-            "serve.toml, line 1: `zzzzzzzz` is no setting",
+            "serve.toml, line 1: unknown setting `zzzzzzzz`",
         ),
         // It is about this run.
         (
             "check-config = true",
-            "serve.toml, line 1: `check-config` is no setting",
+            "serve.toml, line 1: unknown setting `check-config`",
         ),
         // Other commands have it.
-        ("read = \"x\"", "serve.toml, line 1: `read` is no setting"),
+        ("read = \"x\"", "serve.toml, line 1: unknown setting `read`"),
         (
             "max-ports = 0",
             "serve.toml, line 1: invalid value '0' for '--max-ports <N>'",

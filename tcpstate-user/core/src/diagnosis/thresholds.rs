@@ -32,7 +32,7 @@ pub struct Threshold {
 
 /// No threshold has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is no threshold{}", similar.map_or_else(String::new, |name| format!("; `{name}` is one")))]
+#[error("unknown threshold `{name}`{}", similar.map_or_else(String::new, |name| format!("; did you mean `{name}`?")))]
 pub struct UnknownThreshold {
     name: String,
     similar: Option<&'static str>,
@@ -260,7 +260,7 @@ mod tests {
         let error = Thresholds::default().set("close_wait_ages", 1).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`close_wait_ages` is no threshold; `close_wait_age` is one"
+            "unknown threshold `close_wait_ages`; did you mean `close_wait_age`?"
         );
     }
 }

@@ -167,12 +167,12 @@ fn unknown(endpoint: &Endpoint, name: &str) -> BadRequest {
     let names = endpoint.parameters.iter().map(|one| one.name);
     let all: Vec<&str> = names.clone().collect();
     let hint = match (nearest(name, names), all.is_empty()) {
-        (Some(near), _) => format!("`{near}` is one"),
+        (Some(near), _) => format!("did you mean `{near}`?"),
         (None, true) => "it has none".to_owned(),
         (None, false) => format!("they are {}", all.join(", ")),
     };
     BadRequest::new(format!(
-        "`{}` is no parameter of {}; {hint}",
+        "unknown parameter `{}` of {}; {hint}",
         shown(name),
         endpoint.path
     ))

@@ -297,11 +297,11 @@ fn mistakes_are_said_with_their_place() {
     for (query, message) in [
         (
             "stat=LISTEN",
-            "`stat` is no parameter of /api/v1/connections; `state` is one",
+            "unknown parameter `stat` of /api/v1/connections; did you mean `state`?",
         ),
         (
             "x=1",
-            "`x` is no parameter of /api/v1/connections; they are filter, state, port, order, limit, cursor",
+            "unknown parameter `x` of /api/v1/connections; they are filter, state, port, order, limit, cursor",
         ),
         ("limit=1&limit=2", "`limit` is given twice"),
         ("limit=0", "`0` is not a number from 1 to 1000"),
@@ -329,7 +329,7 @@ fn mistakes_are_said_with_their_place() {
     let error = mistake("/api/v1/findings", "limit=1");
     assert_eq!(
         error["message"],
-        "`limit` is no parameter of /api/v1/findings; it has none"
+        "unknown parameter `limit` of /api/v1/findings; it has none"
     );
 }
 

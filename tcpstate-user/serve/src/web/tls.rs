@@ -110,10 +110,7 @@ fn provider(tls: &Tls) -> Result<CryptoProvider, Mistake> {
             let suite = suite.ok_or_else(|| {
                 let names: Vec<String> = tls12.iter().map(|suite| go_name(*suite)).collect();
                 let known = names.iter().map(String::as_str);
-                Mistake::new(
-                    *line,
-                    unknown(name, "no cipher suite of TLS 1.2 that there is here", known),
-                )
+                Mistake::new(*line, unknown("cipher suite of TLS 1.2", name, "", known))
             })?;
             wanted.push(*suite);
         }

@@ -78,19 +78,19 @@ pub(super) fn parse(text: &str) -> Result<Node, Mistake> {
         let mistake = |why: &str| Err(Mistake::new(line, why));
         let node = match event {
             Event::DocumentStart(_) if document.is_some() => {
-                return mistake("there is a second document");
+                return mistake("only one document is supported");
             }
             Event::Nothing
             | Event::StreamStart
             | Event::StreamEnd
             | Event::DocumentStart(_)
             | Event::DocumentEnd => continue,
-            Event::Alias(_) => return mistake("there can be no alias here"),
+            Event::Alias(_) => return mistake("aliases are not supported"),
             Event::Scalar(.., Some(_))
             | Event::SequenceStart(_, Some(_))
-            | Event::MappingStart(_, Some(_)) => return mistake("there can be no tag here"),
+            | Event::MappingStart(_, Some(_)) => return mistake("tags are not supported"),
             Event::SequenceStart(..) | Event::MappingStart(..) if open.len() >= DEEPEST => {
-                return mistake("there are too many lists or mappings in one another");
+                return mistake("lists or mappings are nested too deeply");
             }
             Event::SequenceStart(..) => {
                 open.push(Open::List {
@@ -118,7 +118,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Mistake> {
                 },
                 Some(Open::Map { line, entries, .. }) => Node {
                     line,
-                    value: map(line, entries)?,
+                    value: map(entries)?,
                 },
                 None => return mistake("nothing ends here"),
             },
@@ -130,7 +130,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Mistake> {
                 Some((line, key)) => entries.push(Entry { line, key, node }),
                 None => match node.value {
                     Value::Text(text) => *key = Some((line, text)),
-                    _ => return mistake("a key is a text"),
+                    _ => return mistake("a key must be a string"),
                 },
             },
         }
@@ -150,13 +150,13 @@ fn scalar(text: &str, style: ScalarStyle) -> Value {
     }
 }
 
-fn map(line: usize, entries: Vec<Entry>) -> Result<Value, Mistake> {
+fn map(entries: Vec<Entry>) -> Result<Value, Mistake> {
     let mut seen = BTreeSet::new();
     let twice = entries.iter().find(|entry| !seen.insert(&entry.key));
     match twice {
         Some(entry) => Err(Mistake::new(
             entry.line,
-            format!("`{}` is there twice, from line {line} on", entry.key),
+            format!("duplicate key `{}`", entry.key),
         )),
         None => Ok(Value::Map(entries)),
     }
@@ -200,12 +200,12 @@ mod tests {
     fn a_mistake_is_named_with_its_line() {
         let deep = format!("a: {}{}", "[".repeat(99), "]".repeat(99));
         for (text, line, why) in [
-            ("a: 1\nb: 2\na: 3\n", 3, "`a` is there twice"),
-            ("a: &x 1\nb: *x\n", 2, "there can be no alias"),
-            ("a: !!str 1\n", 1, "there can be no tag"),
-            ("a: 1\n---\nb: 2\n", 2, "there is a second document"),
-            ("a: 1\n[x]: 2\n", 2, "a key is a text"),
-            (&deep, 1, "too many lists"),
+            ("a: 1\nb: 2\na: 3\n", 3, "duplicate key `a`"),
+            ("a: &x 1\nb: *x\n", 2, "aliases are not"),
+            ("a: !!str 1\n", 1, "tags are not"),
+            ("a: 1\n---\nb: 2\n", 2, "only one document is supported"),
+            ("a: 1\n[x]: 2\n", 2, "a key must be a string"),
+            (&deep, 1, "nested too deeply"),
             ("a: [1\nb: 2\n", 2, ""),
             ("a: 'x\n", 1, ""),
         ] {
