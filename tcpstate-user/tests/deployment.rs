@@ -23,15 +23,18 @@ fn read(path: &str) -> String {
     fs::read_to_string(workspace(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The output of a command; `None`: it is not installed, and the test is skipped with words.
+/// The output of a command; `None`: it is not installed, and the test is skipped with words, but where nothing may be skipped.
 fn output(command: &mut Command) -> Option<Output> {
     match command.output() {
         Ok(output) => Some(output),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            eprintln!(
-                "skipped: {} is not installed",
-                command.get_program().display()
+            let program = command.get_program().display();
+            let required = std::env::var_os("TCPSTATE_REQUIRE_KERNEL");
+            assert!(
+                required.is_none_or(|value| value != "1"),
+                "there is no {program}, and TCPSTATE_REQUIRE_KERNEL=1 forbids skipping"
             );
+            eprintln!("skipped: {program} is not installed");
             None
         }
         Err(error) => panic!("{command:?}: {error}"),

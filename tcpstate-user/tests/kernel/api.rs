@@ -290,18 +290,6 @@ const BROKEN: usize = 10_000;
 /// Those that are looked after between two pauses.
 const AT_ONCE: usize = 50;
 
-/// Resident memory, bytes.
-fn resident(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line
-        .context("no VmRSS")?
-        .trim()
-        .trim_end_matches(" kB")
-        .parse::<u64>()?;
-    Ok(number * 1_024)
-}
-
 /// The memory that it may take beside them: eight answers of a megabyte, the ring of events, the heads, and what is known of their
 /// connections, which are watched as all others.
 const ROOM: u64 = 128 << 20;
@@ -332,7 +320,7 @@ pub fn beside(
     // Each has a descriptor here.
     allow_open_files(BROKEN as u64 + 1_000)?;
     let id = served.tcpstate.id();
-    let before = resident(id)?;
+    let before = served.tcpstate.resident()?;
     let (all_are_there, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
         let annoy = || {
@@ -352,7 +340,7 @@ pub fn beside(
                 // It asks again here as well.
                 Ok(get(&query).is_ok_and(|(status, _)| status == 200))
             })?;
-            let after = resident(id)?;
+            let after = served.tcpstate.resident()?;
             ensure!(
                 after < before + ROOM,
                 "{before} bytes before, {after} after"
@@ -394,7 +382,9 @@ fn connect_beside(served: &Served, get: impl Fn(&str) -> Result<(u16, String)>) 
             return Ok(false);
         };
         ends = counted;
-        Ok(ends + (misses - misses_before.unwrap_or(misses)) >= ENDS)
+        let since = misses - misses_before.unwrap_or(misses);
+        // Most of the misses are others', so that they cannot stand for all.
+        Ok(ends >= ENDS / 2 && ends + since >= ENDS)
     })?;
     ensure!(ends <= ENDS, "{ends} ends are counted, {ENDS} were made");
     Ok(())

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{self, Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -48,7 +47,7 @@ pub fn add(trials: &mut Vec<Trial>) {
 }
 
 /// The memory that a run may take besides while the collector is away.
-const MEMORY_KIB: u64 = 4 << 10;
+const MEMORY_BYTES: u64 = 4 << 20;
 
 fn has_what_a_scrape_has() -> Result<()> {
     let address = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), unused_port());
@@ -76,16 +75,16 @@ fn collector_away() -> Result<()> {
     let (served, collector) = start(address)?;
     let mut sent = Vec::new();
     collector.await_pushes(2)?;
-    let resident_kib = resident_kib(&served)?;
+    let before = served.tcpstate.resident()?;
     sent.extend(collector.end()?);
     beside(&served, "unavailable", 3)?;
     let deaf = Collector::start(&served.netns, address, false)?;
     beside(&served, "unanswered", 1)?;
     sent.extend(deaf.end()?);
-    let now_kib = self::resident_kib(&served)?;
+    let now = served.tcpstate.resident()?;
     ensure!(
-        now_kib <= resident_kib + MEMORY_KIB,
-        "{resident_kib} KiB before, {now_kib} KiB now"
+        now <= before + MEMORY_BYTES,
+        "{before} bytes before, {now} now"
     );
     let collector = Collector::start(&served.netns, address, true)?;
     compare(&served, &collector)?;
@@ -144,13 +143,6 @@ fn beside(served: &Served, result: &str, wanted: u64) -> Result<()> {
         thread::sleep(Duration::from_millis(100));
         Ok(Scrape(text).sum("tcpstate_otlp_pushes_total", &[&label]) >= wanted)
     })
-}
-
-fn resident_kib(served: &Served) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", served.tcpstate.id()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let text = line.context("no VmRSS")?.trim().trim_end_matches(" kB");
-    Ok(text.parse()?)
 }
 
 /// Compares a push with the scrapes before and after it, once nothing changes but what always does.
@@ -380,7 +372,7 @@ impl Collector {
         })
     }
 
-    /// What it has received.
+    /// The messages that it has received.
     fn pushes(&self) -> Vec<ExportMetricsServiceRequest> {
         let pushes = self.pushes.lock();
         pushes.unwrap_or_else(PoisonError::into_inner).clone()

@@ -10,6 +10,7 @@ use std::{
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, channel},
     },
@@ -151,7 +152,9 @@ impl DerefMut for Running {
 pub struct Tcpstate {
     pub child: Running,
     stdout: tempfile::NamedTempFile,
-    stderr: JoinHandle<Result<String>>,
+    /// Its messages up to now.
+    said: Arc<Mutex<String>>,
+    stderr: JoinHandle<Result<()>>,
 }
 
 impl Tcpstate {
@@ -174,28 +177,31 @@ impl Tcpstate {
         let mut child = Running::new(&mut command)?;
         let (sender, attached) = channel();
         let stderr = child.stderr.take().context("no stderr")?;
-        let stderr = thread::spawn(move || -> Result<String> {
-            let mut all = String::new();
+        let said = Arc::new(Mutex::new(String::new()));
+        let heard = Arc::clone(&said);
+        let stderr = thread::spawn(move || -> Result<()> {
             for line in BufReader::new(stderr).lines() {
                 let line = line?;
                 if line.starts_with("tcpstate: attached") {
                     // The receiver is gone after the first report.
                     let _ = sender.send(());
                 }
+                let mut all = heard.lock().unwrap_or_else(PoisonError::into_inner);
                 all.push_str(&line);
                 all.push('\n');
             }
-            Ok(all)
+            Ok(())
         });
         let mut this = Self {
             child,
             stdout,
+            said,
             stderr,
         };
         if let Err(error) = await_attached(&attached) {
             this.child.kill()?;
             let status = this.child.wait()?;
-            let stderr = joined(this.stderr.join())?;
+            let stderr = this.said();
             return Err(error).with_context(|| format!("{command:?} ({status}): {stderr}"));
         }
         Ok(this)
@@ -204,6 +210,20 @@ impl Tcpstate {
     /// Its output up to now.
     pub fn written(&self) -> Result<String> {
         Ok(fs::read_to_string(self.stdout.path())?)
+    }
+
+    /// Its messages up to now.
+    pub fn said(&self) -> String {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.clone()
+    }
+
+    /// Its resident memory, bytes.
+    pub fn resident(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.context("no VmRSS")?.trim().trim_end_matches(" kB");
+        Ok(number.parse::<u64>()? * 1_024)
     }
 
     /// Its process ID.
@@ -220,7 +240,9 @@ impl Tcpstate {
     /// Waits until it ends by itself.
     pub fn finish(mut self) -> Result<Output> {
         let status = await_exit(&mut self.child)?;
-        let stderr = joined(self.stderr.join())?;
+        joined(self.stderr.join())?;
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let stderr = said.clone();
         let mut stdout = String::new();
         fs::File::open(self.stdout.path())?.read_to_string(&mut stdout)?;
         Ok(Output {

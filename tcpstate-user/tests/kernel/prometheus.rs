@@ -210,7 +210,7 @@ impl<'a> Prometheus<'a> {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// What its API answers at this path.
+    /// The answer of its API at this path.
     fn answer(&self, path: &str) -> Result<Value> {
         let (status, body) = self.netns.run(|| get(self.address, path))?;
         ensure!(status == 200, "{path}: {status}: {body}");

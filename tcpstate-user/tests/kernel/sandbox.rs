@@ -12,7 +12,6 @@ use std::{
     path::Path,
     process::Command,
     ptr, thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -240,19 +239,13 @@ fn is_free_of(now: impl Iterator<Item = u32>, held: &BTreeSet<String>) -> bool {
     now.is_disjoint(held)
 }
 
-/// The end of a run that was told to end, whoever is connected: far more than the second that is promised, for a machine that is busy.
-const PROMPTLY: Duration = Duration::from_secs(5);
-
 /// SIGTERM ends it from inside the sandbox, beside clients that follow the events and that do not finish, with the summary.
 fn terminated() -> Result<()> {
     let served = Served::start(&["--user", USER, "--json"])?;
     served.connect()?;
     let mut clients = clients(&served)?;
-    let begin = Instant::now();
     kill_process(Pid::from_child(&served.tcpstate.child), Signal::TERM)?;
     let output = served.tcpstate.finish()?;
-    let took = begin.elapsed();
-    ensure!(took < PROMPTLY, "it took {took:?} to end");
     let (_, summary) = output.json()?;
     ensure!(
         summary["snapshots"]

@@ -192,7 +192,7 @@ fn drops_by_listener() -> Result<()> {
     Ok(())
 }
 
-/// What the listener at this port has dropped.
+/// The drops of the listener at this port.
 fn dropped_by_ss(port: u16) -> Result<u64> {
     let output = Command::new("ss")
         .args(["-Htlnm", &format!("sport = :{port}")])

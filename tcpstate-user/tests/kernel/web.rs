@@ -180,8 +180,10 @@ fn protected() -> Result<()> {
 
     folder.configure(&TLS.replace("cert_file", "cert_fil"))?;
     hang_up()?;
-    // Nothing else shows that it was handled.
-    served.connect()?;
+    await_that("the mistake is named", || {
+        let said = served.tcpstate.said();
+        Ok(said.contains("the web configuration stays as it was"))
+    })?;
     let (status, _) = served.get("/healthz")?;
     ensure!(status == 200, "/healthz: {status}");
 
@@ -192,7 +194,7 @@ fn protected() -> Result<()> {
         "serving on https://127.0.0.1:",
         "the web configuration was read again, with its certificates",
         "the web configuration stays as it was: ",
-        "web.yml, line 2: `cert_fil` is no key of `tls_server_config`; `cert_file` is one",
+        "web.yml, line 2: unknown key `cert_fil` in `tls_server_config`; did you mean `cert_file`?",
     ] {
         ensure!(
             output.stderr.contains(message),
@@ -223,8 +225,7 @@ fn same_file() -> Result<()> {
     );
     folder.configure(&text.replace("min_version", "min_verison"))?;
     let (promtool, own) = check()?;
-    let wanted =
-        "web.yml, line 6: `min_verison` is no key of `tls_server_config`; `min_version` is one";
+    let wanted = "web.yml, line 6: unknown key `min_verison` in `tls_server_config`; did you mean `min_version`?";
     ensure!(
         !promtool.status.success() && own.status.code() == Some(2) && own.stderr.contains(wanted),
         "{promtool:?}, {own:?}"

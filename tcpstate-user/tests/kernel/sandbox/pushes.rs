@@ -30,8 +30,8 @@ pub(super) fn pushes() -> Result<()> {
 
 /// Tries, in this process, which is the caller's own, what each thread may.
 pub fn attempt_pushing(by_name: bool) -> Result<()> {
-    let collector = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-    let _collector = TcpListener::bind(collector)?;
+    let listening = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let collector = listening.local_addr()?;
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let other = other.local_addr()?;
     let sockets = if by_name {
