@@ -120,7 +120,7 @@ impl LastMinutes {
         self.take(|ring| ring.tick(now_ns));
     }
 
-    /// What is shown goes on without it.
+    /// The screens go on without it.
     #[inline]
     fn take(&mut self, take: impl FnOnce(&mut FlightRing) -> Result<(), WriteError>) {
         if let Some(Ok(ring)) = &mut self.ring

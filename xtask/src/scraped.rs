@@ -1,4 +1,4 @@
-//! What a `tcpstate serve` left that was run and scraped by a script (`scraped.sh`): the privileges that it had, and what it saw.
+//! The traces of a `tcpstate serve` that a script ran and scraped (`scraped.sh`): its privileges, and what it saw.
 
 use std::{fs, path::Path};
 

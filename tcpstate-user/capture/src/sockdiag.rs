@@ -92,7 +92,7 @@ impl Request<'_> {
         }
     }
 
-    /// What the kernel is asked for one after the other. It would add the drops to every socket, so listeners are a part of
+    /// The requests to the kernel, one after the other. It would add the drops to every socket, so listeners are a part of
     /// their own; it walks through no table twice.
     fn parts(self) -> impl Iterator<Item = Self> {
         const LISTENERS: StateSet = StateSet::of(State::LISTEN);

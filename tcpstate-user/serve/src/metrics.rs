@@ -141,7 +141,7 @@ pub(crate) struct Exposed {
     /// The ports with a label in this snapshot.
     pub(crate) ports: Ports,
     pub(crate) findings: Findings,
-    /// What listeners have dropped, by port.
+    /// The drops of listeners, by port.
     pub(crate) drops: BTreeMap<PortLabel, u64>,
     /// Counts by chosen labels, where there are any.
     pub(crate) workloads: Option<Arc<Counts>>,

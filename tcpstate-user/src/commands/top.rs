@@ -96,7 +96,7 @@ mod built_in {
         } else {
             (Some(controls), Some(inbox))
         };
-        // What is read from a file is in a file, and of one frame nobody asks for more.
+        // A recording that is read is in a file already, and of one frame nobody asks for more.
         let (last_minutes, keeper) = if is_live && !once {
             let (last_minutes, keeper) = LastMinutes::new();
             (Some(last_minutes), Some(keeper))

@@ -501,7 +501,7 @@ impl App {
     }
 
     fn record(&self) -> Then {
-        // What is played is in a file.
+        // A recording that is played is in a file.
         if self.look.played.is_some() || self.look.latest().snapshot.is_none() {
             return Then::Nothing;
         }

@@ -61,7 +61,7 @@ const KEYS: &[Key] = &[
     ("Shift", "with the mouse selects text"),
 ];
 
-/// What is played is in a file already.
+/// A recording that is played is in a file already.
 const RECORD: Key = (
     "W",
     "write the last minutes into a file here, a recording, which -r plays",

@@ -426,7 +426,7 @@ impl Screen {
             Then::Write => self.write(),
             Then::Record => {
                 self.record();
-                // What was told before is gone.
+                // The message of before is gone.
                 self.draw()
             }
             Then::Suspend => self.suspend(),

@@ -72,7 +72,7 @@ pub fn make(binaries: &[(Target, PathBuf)], out: &Path, date: &str) -> Result<Pa
     Ok(archive)
 }
 
-/// What the image says of itself, with the words of `annotations.md`.
+/// The description in the image, with the words of `annotations.md`.
 fn annotations(created: &str) -> Value {
     json!({
         "org.opencontainers.image.created": created,

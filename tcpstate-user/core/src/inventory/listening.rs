@@ -27,18 +27,18 @@ pub struct Listening {
 pub struct Namespace {
     by_port: HashMap<u16, Vec<Listener>, BuildMixer>,
     /// The ports of `by_port`. Every socket is asked for, and these answer for nearly all from the nearest cache.
-    ports: PortSet,
+    ports: ListenedPorts,
     /// Those of them where somebody listens on every address: of IPv4, and of IPv6.
-    wildcards: [PortSet; 2],
+    wildcards: [ListenedPorts; 2],
     /// The local ports that the kernel chooses from, where they are known.
     ephemeral: Option<RangeInclusive<u16>>,
 }
 
 /// A set of ports, in blocks: small where there are few.
 #[derive(Debug, Default)]
-struct PortSet([Option<Box<[u64; PortSet::WORDS]>>; 32]);
+struct ListenedPorts([Option<Box<[u64; ListenedPorts::WORDS]>>; 32]);
 
-impl PortSet {
+impl ListenedPorts {
     const WORDS: usize = 32;
 
     /// The block, the word in it, and the bit in that.

@@ -1,4 +1,4 @@
-//! What the snapshots have in them.
+//! The contents of the snapshots.
 
 use std::{
     io,
