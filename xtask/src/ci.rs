@@ -4,7 +4,7 @@ use std::{ffi::OsString, process::Command, time::Instant};
 
 use anyhow::Result;
 
-use crate::{build_ebpf, cargo, dist, fuzz, privileges::succeed, workspace};
+use crate::{build_ebpf, cargo, dist, fuzz, privileges::succeed, vm, workspace};
 
 /// Runs every check, the quick ones first, and stops at the first failure.
 pub fn run() -> Result<()> {
@@ -53,7 +53,8 @@ pub fn run() -> Result<()> {
         &["xtask", "bench", "--quick"],
     )?;
     rebuilt_object()?;
-    guests()
+    guests()?;
+    guests_of_aarch64()
 }
 
 /// The API of the libraries, and the tool that lists it, which is not a default member.
@@ -126,6 +127,21 @@ fn guests() -> Result<()> {
             "--",
             "dwell",
         ],
+    )
+}
+
+/// The same tests on an emulated machine of the other kind, on the oldest kernel and the newest that `vm` has for it, if
+/// what builds and runs them is installed.
+fn guests_of_aarch64() -> Result<()> {
+    const WHAT: &str = "dwell times on aarch64";
+    if let Some(missing) = vm::missing_for_aarch64() {
+        eprintln!("\n== {WHAT}: skipped: {missing}");
+        return Ok(());
+    }
+    let arguments = ["--arch", "aarch64", "--skip-unfetched", "6.1", "newest"];
+    step(
+        WHAT,
+        &[&["xtask", "vm"], &arguments[..], &["--", "dwell"]].concat(),
     )
 }
 

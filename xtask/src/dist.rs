@@ -23,10 +23,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use self::{
-    common::{VERSION, files, fresh, manual, output_of, print_made, tar},
-    target::Target,
-};
+pub use self::target::Target;
+use self::common::{VERSION, files, fresh, manual, output_of, print_made, tar};
 use crate::{build_ebpf::sources::sha256, cargo, paths, privileges::succeed, workspace};
 
 /// Arguments of `dist`.

@@ -2,11 +2,13 @@
 //!
 //! A guest boots a kernel from its package (`packages`) with a small archive (`initramfs`) that mounts
 //! this machine's own root file system, read-only and under a layer in memory: so the tests find
-//! everything that they call. The results of a guest are compared with a table of the features of each
+//! everything that they call. A guest of another kind of machine (`machine`) has one made of Debian's packages
+//! instead, and the tests are built for it. The results of a guest are compared with a table of the features of each
 //! kernel (`features`).
 
 mod features;
 mod initramfs;
+mod machine;
 pub mod packages;
 mod qemu;
 mod report;
@@ -27,7 +29,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use self::{
     features::{KERNELS, Kernel, VARIANTS, Variant},
-    packages::{Unfetched, Unpacked},
+    machine::Machine,
+    packages::{Source, Unfetched, Unpacked},
     qemu::{Accelerator, Guest, Qemu},
     report::Tests,
 };
@@ -52,6 +55,9 @@ const PROGRESS_EVERY: Duration = Duration::from_mins(1);
 /// Arguments of `vm`.
 #[derive(clap::Args)]
 pub struct Vm {
+    /// Kind of machine
+    #[arg(long, value_enum, default_value_t = Machine::X86_64)]
+    arch: Machine,
     /// Kernels to run [default: all, and the variants on the oldest and the newest]
     #[arg(value_parser = named(KERNELS.iter().map(|kernel| kernel.name)))]
     kernels: Vec<String>,
@@ -88,13 +94,29 @@ fn named(names: impl Iterator<Item = &'static str>) -> clap::builder::PossibleVa
 /// Runs the guests; fails if one of them differs from the table of features.
 pub fn run(vm: &Vm) -> Result<()> {
     let matrix = vm.matrix();
-    let folder = workspace().join("target/vm");
+    let folder = vm.arch.folder(&workspace().join("target/vm"));
+    if let Some(missing) = vm.arch.missing() {
+        bail!("{}: {missing}", vm.arch.name());
+    }
+    let root = match vm.arch.root(&folder, vm.refresh) {
+        Err(error) if vm.skip_unfetched && error.is::<Unfetched>() => {
+            eprintln!("skipped: the root file system of the guests: {error:#}");
+            return Ok(());
+        }
+        root => root.context("get the root file system of the guests")?,
+    };
     let mut kernels = BTreeMap::new();
     for kernel in KERNELS {
         if !matrix.iter().any(|(wanted, _)| wanted.name == kernel.name) {
             continue;
         }
-        match packages::get(kernel, &folder.join(kernel.name), vm.refresh) {
+        let source = Source {
+            name: kernel.name,
+            suites: kernel.suites,
+            architecture: vm.arch.target().debian(),
+        };
+        let metapackage = vm.arch.metapackage();
+        match packages::kernel(&source, &metapackage, &folder.join(kernel.name), vm.refresh) {
             Ok(unpacked) => {
                 kernels.insert(kernel.name, unpacked);
             }
@@ -110,23 +132,25 @@ pub fn run(vm: &Vm) -> Result<()> {
         eprintln!("skipped: no kernel could be fetched");
         return Ok(());
     }
-    let build = Build::new()?;
+    let build = Build::new(vm.arch)?;
     let mut waiting = VecDeque::new();
     for (kernel, variant) in matrix {
         let Some(unpacked) = kernels.get(kernel.name) else {
             continue;
         };
-        let name = guest_name(kernel, variant);
+        let name = guest_name(vm.arch, kernel, variant);
         waiting.push_back(Prepared::new(
             &folder.join("run").join(name),
             (kernel, variant),
             unpacked,
+            &root,
             &build,
             vm,
         )?);
     }
     let accelerator = match (vm.accelerator, waiting.front()) {
         (Some(accelerator), _) => accelerator,
+        (None, _) if !vm.arch.target().is_native() => Accelerator::Tcg,
         (None, Some(first)) => Accelerator::try_out(&first.guest)?,
         (None, None) => bail!("no guest to run"),
     };
@@ -137,6 +161,11 @@ pub fn run(vm: &Vm) -> Result<()> {
         report::write_document()?;
     }
     Ok(())
+}
+
+/// The requirement for guests of aarch64 that is missing here, and how to install it.
+pub fn missing_for_aarch64() -> Option<String> {
+    Machine::Aarch64.missing()
 }
 
 impl Vm {
@@ -167,8 +196,12 @@ impl Vm {
     }
 }
 
-fn guest_name(kernel: &Kernel, variant: &Variant) -> String {
-    format!("{}-{}", kernel.name, variant.name)
+fn guest_name(machine: Machine, kernel: &Kernel, variant: &Variant) -> String {
+    let name = format!("{}-{}", kernel.name, variant.name);
+    match machine {
+        Machine::X86_64 => name,
+        Machine::Aarch64 => format!("{}-{name}", machine.name()),
+    }
 }
 
 /// The number of guests that this machine can run at the same time.
@@ -193,16 +226,25 @@ struct Build {
 }
 
 impl Build {
-    fn new() -> Result<Self> {
+    fn new(machine: Machine) -> Result<Self> {
+        let (target, root) = (machine.target(), workspace());
         eprintln!("building the tests");
-        let output = cargo()
-            .current_dir(workspace())
+        let mut cargo = cargo();
+        cargo
+            .current_dir(&root)
             .args(["test", "--locked", "--profile", "guest", "--no-run"])
             .args(["--package", "tcpstate", "--test", "kernel"])
             .args(["--message-format", "json-render-diagnostics"])
-            .stderr(Stdio::inherit())
-            .output()
-            .context("cargo")?;
+            .stderr(Stdio::inherit());
+        if !target.is_native() {
+            // The guest sees this folder, and has another C library.
+            cargo
+                .args(["--target", &target.to_string(), "--target-dir"])
+                .arg(root.join("target"))
+                .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+            target.select_linker(&mut cargo);
+        }
+        let output = cargo.output().context("cargo")?;
         ensure!(output.status.success(), "the tests do not build");
         let text = String::from_utf8(output.stdout)?;
         let executable = |kind: &str, name: &str| {
@@ -234,6 +276,7 @@ impl Prepared {
         folder: &Path,
         (kernel, variant): (&'static Kernel, &'static Variant),
         unpacked: &Unpacked,
+        root: &Path,
         build: &Build,
         vm: &Vm,
     ) -> Result<Self> {
@@ -244,18 +287,23 @@ impl Prepared {
         let exchange = folder.join("exchange");
         fs::create_dir_all(&exchange)?;
         let initramfs = folder.join("initramfs");
-        fs::write(&initramfs, initramfs::build(unpacked)?)?;
+        fs::write(&initramfs, initramfs::build(unpacked, root)?)?;
         fs::write(exchange.join("guest.sh"), include_str!("vm/guest.sh"))?;
-        let lacks: Vec<_> = features::lacks(kernel, variant).into_iter().collect();
+        let mut lacks = features::lacks(kernel, variant);
+        lacks.extend(vm.arch.lacks());
+        let lacks: Vec<_> = lacks.into_iter().collect();
+        let foreign = !vm.arch.target().is_native();
+        let workspace = foreign.then(workspace);
         let words = vm.arguments.iter().map(|it| quoted(Path::new(it)));
         let words = words.collect::<Result<Vec<_>>>()?.join(" ");
         let settings = format!(
-            "VARIANT={}\nLACKS={}\nMODULES={}\nDIRECTORY={}\nTCPSTATE={}\nTESTS={}\nARGUMENTS={}\n\
+            "VARIANT={}\nLACKS={}\nWORKSPACE={}\nMODULES={}\nDIRECTORY={}\nTCPSTATE={}\nTESTS={}\nARGUMENTS={}\n\
              REPEAT={}\nREPEATED_TESTS={REPEATED_TESTS}\nREPETITION={}\n",
             variant.name,
             lacks.join(","),
+            quoted(workspace.as_deref().unwrap_or(Path::new("")))?,
             quoted(&unpacked.modules())?,
-            quoted(&workspace().join("tcpstate-user"))?,
+            quoted(&crate::workspace().join("tcpstate-user"))?,
             quoted(&build.tcpstate)?,
             quoted(&build.tests)?,
             quoted(Path::new(&words))?,
@@ -264,6 +312,9 @@ impl Prepared {
         );
         fs::write(exchange.join("settings"), settings)?;
         let guest = Guest {
+            machine: vm.arch,
+            root: root.to_owned(),
+            workspace,
             image: unpacked.image.clone(),
             initramfs,
             // A dot in a name does not begin an extension.
@@ -295,7 +346,8 @@ struct Running {
 
 impl Running {
     fn name(&self) -> String {
-        guest_name(self.prepared.kernel, self.prepared.variant)
+        let machine = self.prepared.guest.machine;
+        guest_name(machine, self.prepared.kernel, self.prepared.variant)
     }
 
     fn progress(&self) -> String {
@@ -407,6 +459,9 @@ fn end(guest: Running, lost: Option<String>) -> (String, Vec<String>) {
         tests.failed.len(),
         tests.skipped,
     );
+    for (why, count) in report::skipped(exchange) {
+        eprintln!("{name}: {count} skipped: {why}");
+    }
     for (test, why) in &tests.passed_again {
         eprintln!("{name}: {test} failed, and passed when it ran again: {why}");
     }

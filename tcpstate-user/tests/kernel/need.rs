@@ -67,8 +67,8 @@ pub enum Need {
 }
 
 impl Need {
-    /// Its feature name in `TCPSTATE_KERNEL_LACKS`; `None` if it depends on the machine's set-up and not on
-    /// the kernel.
+    /// Its name in `TCPSTATE_KERNEL_LACKS`: of a feature, or of a program; `None` if it depends on the machine's set-up
+    /// and not on the kernel.
     const fn feature(self) -> Option<&'static str> {
         match self {
             Self::Btf => Some("btf"),
@@ -77,8 +77,8 @@ impl Need {
             Self::Tracefs => Some("tracepoint"),
             Self::Mptcp => Some("mptcp"),
             Self::Netem => Some("netem"),
+            Self::Program(name) => Some(name),
             Self::Root
-            | Self::Program(_)
             | Self::Tun
             | Self::TimeNamespace
             | Self::UserNamespace
@@ -210,8 +210,8 @@ const REAL: &[&str] = &[
 struct Known {
     /// `TCPSTATE_REQUIRE_KERNEL=1`: every requirement not listed as missing must be met.
     required: bool,
-    /// `TCPSTATE_KERNEL_LACKS`: the features that the kernel lacks. If it is set, the list is complete, and
-    /// a listed feature that exists is a failure too.
+    /// `TCPSTATE_KERNEL_LACKS`: the features that the kernel lacks, and the programs that the guest lacks. If it is set,
+    /// the list is complete, and a listed one that exists is a failure too.
     lacks: Option<String>,
 }
 
@@ -235,9 +235,9 @@ impl Known {
             // Many kernels are built without it, so it is required only if the missing features are
             // listed.
             Some("netem") if self.lacks.is_none() => true,
-            Some(feature) => self.is_lacking(feature),
             // Real servers and their clients, beside programs of the tests that do the same.
-            None if REAL.iter().any(|&name| need == Need::Program(name)) => true,
+            Some(program) if REAL.contains(&program) => true,
+            Some(feature) => self.is_lacking(feature),
             // Many distributions do not allow it.
             None if need == Need::UserNamespace => true,
             None => false,

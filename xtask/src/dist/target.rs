@@ -36,7 +36,8 @@ impl fmt::Display for Target {
 impl Target {
     pub const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
 
-    const fn architecture(self) -> &'static str {
+    /// Its name, as in `uname -m`.
+    pub const fn architecture(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
             Self::Aarch64 => "aarch64",
@@ -131,15 +132,20 @@ impl Target {
             .env("CARGO_ENCODED_RUSTFLAGS", self.rust_flags()?)
             // A release contains the committed object.
             .env_remove("TCPSTATE_BPF_OBJECT");
-        if !self.is_native() {
-            let name = triple.replace('-', "_").to_uppercase();
-            let [linker, _] = self.c_compiler();
-            cargo.env(format!("CARGO_TARGET_{name}_LINKER"), linker);
-        }
+        self.select_linker(&mut cargo);
         succeed(&mut cargo)?;
         let binary = root.join("target").join(triple).join("hardened/tcpstate");
         ensure!(binary.is_file(), "the build left no {}", binary.display());
         Ok(binary)
+    }
+
+    /// Lets cargo link with the compiler of this kind of machine.
+    pub fn select_linker(self, cargo: &mut Command) {
+        if !self.is_native() {
+            let name = self.to_string().replace('-', "_").to_uppercase();
+            let [linker, _] = self.c_compiler();
+            cargo.env(format!("CARGO_TARGET_{name}_LINKER"), linker);
+        }
     }
 
     /// A command that runs a binary built for it, by QEMU if this machine is of another kind. `None` if there

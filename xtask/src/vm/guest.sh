@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs in a guest as its first process, on the machine's own root file system: sets up the variant, runs
+# Runs in a guest as its first process, on its root file system: sets up the variant, runs
 # `doctor` and the kernel tests, and powers off.
 #
 # /mnt/tcpstate is the folder that the guest shares with xtask. It reads `settings` (shell variables) from
@@ -20,6 +20,15 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t securityfs securityfs /sys/kernel/security
 [ "$VARIANT" = no-tracefs ] || mount -t tracefs tracefs /sys/kernel/tracing
 [ "$VARIANT" != no-btf ] || mount -t tmpfs nothing /sys/kernel/btf
+
+# Where the root file system is not the machine's, the workspace is a share of its own, at the same path and under a
+# layer in memory too.
+if [ -n "$WORKSPACE" ]; then
+    mkdir -p "$WORKSPACE" /run/workspace/lower /run/workspace/upper /run/workspace/work
+    mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose workspace /run/workspace/lower
+    mount -t overlay -o lowerdir=/run/workspace/lower,upperdir=/run/workspace/upper,workdir=/run/workspace/work \
+        overlay "$WORKSPACE"
+fi
 
 # The folder from which the kernel loads modules by itself.
 release=$(uname -r)

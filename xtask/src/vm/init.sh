@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first process of a guest: mounts the machine's root file system, read-only over 9p, under a layer in
+# The first process of a guest: mounts its root file system, by default the machine's, read-only over 9p, under a layer in
 # memory, and continues there with guest.sh. Its output goes to the console.
 /bin/busybox mkdir -p /proc /sys /dev /lower /layer /merged
 /bin/busybox --install -s /bin

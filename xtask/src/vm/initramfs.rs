@@ -10,17 +10,20 @@ use anyhow::{Context as _, Result, ensure};
 use super::packages::Unpacked;
 
 const INIT: &str = include_str!("init.sh");
-/// A statically linked busybox.
-const BUSYBOX: &str = "/bin/busybox";
+/// A statically linked busybox, in a root file system.
+const BUSYBOX: &str = "bin/busybox";
 /// The modules that the script needs: access to the host's files, and a layer over them.
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 
-/// The archive, uncompressed.
-pub fn build(kernel: &Unpacked) -> Result<Vec<u8>> {
+/// The archive, uncompressed, with the busybox of the guest's root file system.
+pub fn build(kernel: &Unpacked, root: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.folder("bin");
-    let busybox = fs::read(BUSYBOX)
-        .with_context(|| format!("{BUSYBOX}: install the package busybox-static"))?;
+    let busybox = root.join(BUSYBOX);
+    let busybox = fs::read(&busybox).with_context(|| {
+        let path = busybox.display();
+        format!("{path}: install the package busybox-static")
+    })?;
     archive.file("bin/busybox", 0o755, &busybox)?;
     archive.file("init", 0o755, INIT.as_bytes())?;
     archive.folder("modules");

@@ -1,5 +1,5 @@
-//! Finds, fetches and unpacks Debian's kernel packages by apt and dpkg, without touching this machine's
-//! own sources and packages.
+//! Finds, fetches and unpacks Debian's packages by apt and dpkg, kernels and what guests of another kind of machine
+//! run, without touching this machine's own sources and packages.
 //!
 //! apt verifies each package by the checksum in its suite's index, and the index by the distribution's
 //! signature. Security updates change the suites, so no version is pinned: the version that was fetched is
@@ -15,14 +15,20 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::features::Kernel;
 use crate::privileges::succeed;
 
 /// Debian's archive keys, which sign the suites.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// The package that depends on the newest kernel of its suite: the one for any machine, since the one for
-/// virtual machines has no 9p.
-const METAPACKAGE: &str = "linux-image-amd64";
+
+/// The place of packages.
+pub struct Source<'a> {
+    /// The name of what is fetched from it, for messages.
+    pub name: &'a str,
+    /// The suites in which apt finds it.
+    pub suites: &'a [&'a str],
+    /// Debian's name of the kind of machine.
+    pub architecture: &'a str,
+}
 
 /// An unpacked kernel.
 pub struct Unpacked {
@@ -41,7 +47,7 @@ impl Unpacked {
     }
 }
 
-/// A kernel's packages are not available: Debian's servers cannot be reached, or apt knows no such
+/// Packages are not available: Debian's servers cannot be reached, or apt knows no such
 /// package.
 #[derive(Debug)]
 pub struct Unfetched;
@@ -54,31 +60,77 @@ impl std::fmt::Display for Unfetched {
 
 impl std::error::Error for Unfetched {}
 
-/// Returns the kernel in `folder`. Fetches it first if it is not there, or if `refresh` is set.
+/// Returns the kernel in `folder`, on which `metapackage` depends. Fetches it first if it is not there, or if
+/// `refresh` is set.
 ///
 /// *Errors:* [`Unfetched`], among others.
-pub fn get(kernel: &Kernel, folder: &Path, refresh: bool) -> Result<Unpacked> {
+pub fn kernel(
+    source: &Source<'_>,
+    metapackage: &str,
+    folder: &Path,
+    refresh: bool,
+) -> Result<Unpacked> {
+    unpacked(once(folder, refresh, |root| {
+        fetch(source, folder, root, |apt| apt.kernel_packages(metapackage))?;
+        list_modules(root)
+    })?)
+}
+
+/// Returns the root file system of these packages and of all that they depend on. Fetches them first if they are not
+/// there, or if `refresh` is set. The packages are only unpacked: none of their scripts runs.
+///
+/// *Errors:* [`Unfetched`], among others.
+pub fn system(
+    source: &Source<'_>,
+    packages: &[&str],
+    folder: &Path,
+    refresh: bool,
+) -> Result<PathBuf> {
+    once(folder, refresh, |root| {
+        fetch(source, folder, root, |apt| apt.with_dependencies(packages))
+    })
+}
+
+/// The folder `root` in `folder`, made by `make` unless that was done before.
+fn once(folder: &Path, refresh: bool, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let (root, complete) = (folder.join("root"), folder.join("complete"));
     if refresh || !complete.exists() {
         // Removes what an interrupted attempt left behind.
         if folder.exists() {
             fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
-        fetch(kernel, folder, &root)?;
+        make(&root)?;
         fs::write(&complete, "")?;
     }
-    unpacked(root)
+    Ok(root)
 }
 
-fn fetch(kernel: &Kernel, folder: &Path, root: &Path) -> Result<()> {
+/// Unpacks into `root` the packages that `select` names.
+fn fetch(
+    source: &Source<'_>,
+    folder: &Path,
+    root: &Path,
+    select: impl FnOnce(&Apt) -> Result<Vec<String>>,
+) -> Result<()> {
     let downloads = folder.join("packages");
     fs::create_dir_all(&downloads)?;
-    let sources = sources(kernel).context(Unfetched)?;
-    let apt = Apt::new(&sources, &folder.join("apt"))?;
-    apt.download(kernel, &downloads).context(Unfetched)?;
+    let sources = sources(source).context(Unfetched)?;
+    let apt = Apt::new(&sources, source.architecture, &folder.join("apt"))?;
+    succeed(apt.command("apt-get").args(["--quiet=2", "update"])).context(Unfetched)?;
+    let packages = select(&apt).context(Unfetched)?;
+    eprintln!("{}: fetching {}", source.name, packages.join(" "));
+    apt.download(&packages, &downloads).context(Unfetched)?;
     fs::create_dir_all(root)?;
+    let mut files = Vec::new();
     for package in fs::read_dir(&downloads)? {
-        let package = package?.path();
+        files.push(package?.path());
+    }
+    // This one has the links from /bin to /usr/bin and the like, through which others are unpacked.
+    files.sort_by_key(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        !name.starts_with("base-files_")
+    });
+    for package in files {
         succeed(
             Command::new("dpkg-deb")
                 .arg("--extract")
@@ -86,6 +138,11 @@ fn fetch(kernel: &Kernel, folder: &Path, root: &Path) -> Result<()> {
         )?;
         fs::remove_file(&package)?;
     }
+    Ok(())
+}
+
+/// Makes the lists of the kernel's modules that modprobe reads.
+fn list_modules(root: &Path) -> Result<()> {
     // Newer packages have everything in /usr, but depmod and modprobe search in /lib.
     let library = root.join("lib");
     if !library.exists() {
@@ -137,7 +194,7 @@ struct Apt {
 }
 
 impl Apt {
-    fn new(sources: &str, folder: &Path) -> Result<Self> {
+    fn new(sources: &str, architecture: &str, folder: &Path) -> Result<Self> {
         ensure!(
             Path::new(KEYRING).exists(),
             "{KEYRING} is missing: the kernels come from Debian, signed with these keys; install the \
@@ -168,7 +225,11 @@ impl Apt {
         option("Dir::Etc::SourceParts", Path::new("/dev/null"));
         option("Dir::State", folder);
         option("Dir::State::Lists", &folder.join("lists"));
+        // No package is installed, of any kind of machine.
         option("Dir::State::Status", Path::new("/dev/null"));
+        for name in ["APT::Architecture", "APT::Architectures"] {
+            option(name, Path::new(architecture));
+        }
         option("Dir::Cache", &folder.join("cache"));
         option("Acquire::Languages", Path::new("none"));
         // Only the index of packages is needed.
@@ -189,24 +250,44 @@ impl Apt {
         command
     }
 
-    /// Downloads the newest kernel's packages into `downloads`.
-    fn download(&self, kernel: &Kernel, downloads: &Path) -> Result<()> {
-        succeed(self.command("apt-get").args(["--quiet=2", "update"]))?;
-        let packages = self.kernel_packages()?;
-        eprintln!("{}: fetching {}", kernel.name, packages.join(" "));
+    /// Downloads packages into `downloads`.
+    fn download(&self, packages: &[String], downloads: &Path) -> Result<()> {
         succeed(
             self.command("apt-get")
                 .current_dir(downloads)
                 .args(["--quiet=2", "download"])
-                .args(&packages),
+                .args(packages),
         )
     }
 
+    /// These packages and all that they depend on.
+    fn with_dependencies(&self, packages: &[&str]) -> Result<Vec<String>> {
+        let output = self
+            .command("apt-get")
+            .args(["--simulate", "--no-install-recommends", "install"])
+            .args(packages)
+            .output()
+            .context("apt-get")?;
+        let text = String::from_utf8(output.stdout)?;
+        let installed = text.lines().filter_map(|line| line.strip_prefix("Inst "));
+        let all: Vec<_> = installed
+            .filter_map(|line| line.split(' ').next())
+            .map(str::to_owned)
+            .collect();
+        ensure!(
+            output.status.success() && !all.is_empty(),
+            "apt would not install {}: {text}{}",
+            packages.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(all)
+    }
+
     /// The packages of the newest kernel: its image and, where they are packages of their own, its modules.
-    fn kernel_packages(&self) -> Result<Vec<String>> {
+    fn kernel_packages(&self, metapackage: &str) -> Result<Vec<String>> {
         let output = self
             .command("apt-cache")
-            .args(["depends", "--recurse", "--important", METAPACKAGE])
+            .args(["depends", "--recurse", "--important", metapackage])
             .output()
             .context("apt-cache")?;
         let text = String::from_utf8(output.stdout)?;
@@ -220,19 +301,20 @@ impl Apt {
         let packages: Vec<_> = text.lines().filter(is_kernel).map(str::to_owned).collect();
         ensure!(
             !packages.is_empty(),
-            "{METAPACKAGE} depends on no kernel: {text}{}",
+            "{metapackage} depends on no kernel: {text}{}",
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(packages)
     }
 }
 
-/// The source list of a kernel's suites, for apt.
-fn sources(kernel: &Kernel) -> Result<String> {
-    let lines = kernel.suites.iter().map(|suite| {
+/// The source list of the suites, for apt.
+fn sources(source: &Source<'_>) -> Result<String> {
+    let architecture = source.architecture;
+    let lines = source.suites.iter().map(|suite| {
         let site = site(suite.ends_with("-security"))?;
         Ok(format!(
-            "deb [signed-by={KEYRING} arch=amd64] {site} {suite} main\n"
+            "deb [signed-by={KEYRING} arch={architecture}] {site} {suite} main\n"
         ))
     });
     lines.collect()

@@ -12,9 +12,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-const QEMU: &str = "qemu-system-x86_64";
+use super::machine::Machine;
+
 /// The message of the first script in a guest that is booted only to test the accelerator.
 const ALIVE: &str = "tcpstate: alive";
+/// The options of a shared folder with the files of several file systems, which the guest must not change.
+const READ_ONLY: &str = ",readonly=on,multidevs=remap";
 /// With hardware virtualization a kernel is there in two seconds, where it is there at all.
 const KVM_STARTS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -51,24 +54,19 @@ impl Accelerator {
             Ok(Self::Tcg)
         }
     }
-
-    const fn arguments(self) -> &'static [&'static str] {
-        match self {
-            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
-            // One thread for both processors. With two, one may still run the old translation of an
-            // instruction that the other has replaced: a kernel that enables or disables a tracepoint
-            // meanwhile crashes at a breakpoint that has been removed (seen on Linux 7.3).
-            Self::Tcg => &["-accel", "tcg,thread=single", "-cpu", "max"],
-        }
-    }
 }
 
 /// The files and the memory of a guest.
 pub struct Guest {
+    pub machine: Machine,
     /// The kernel image.
     pub image: PathBuf,
     /// The archive that it boots from.
     pub initramfs: PathBuf,
+    /// Its root file system, which it only reads.
+    pub root: PathBuf,
+    /// Another folder that it only reads.
+    pub workspace: Option<PathBuf>,
     /// The folder that the guest and this process share.
     pub exchange: PathBuf,
     /// The file with its console output.
@@ -91,9 +89,10 @@ impl Guest {
         };
         let log = self.console.with_extension("qemu.log");
         let stderr = fs::File::create(&log).with_context(|| log.display().to_string())?;
-        let mut command = Command::new(QEMU);
+        let [program, package] = self.machine.qemu();
+        let mut command = Command::new(program);
         command
-            .args(accelerator.arguments())
+            .args(self.machine.qemu_arguments(accelerator))
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-smp", "2", "-m"])
             .arg(format!("{}M", self.memory_mib))
@@ -102,21 +101,23 @@ impl Guest {
             .arg("-initrd")
             .arg(&self.initramfs)
             .arg("-append")
-            .arg(format!("console=ttyS0 panic=-1 {boot}"))
+            .arg(format!(
+                "console={} panic=-1 {boot}",
+                self.machine.console()
+            ))
             .arg("-serial")
             .arg(format!("file:{}", option(&self.console)?))
-            .args(share(
-                "host",
-                Path::new("/"),
-                ",readonly=on,multidevs=remap",
-            )?)
+            .args(share("host", &self.root, READ_ONLY)?)
             .args(share("exchange", &self.exchange, "")?)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr);
+        if let Some(workspace) = &self.workspace {
+            command.args(share("workspace", workspace, READ_ONLY)?);
+        }
         let child = command
             .spawn()
-            .with_context(|| format!("{QEMU}: install the package qemu-system-x86"))?;
+            .with_context(|| format!("{program}: install the package {package}"))?;
         Ok(Qemu { child, log })
     }
 

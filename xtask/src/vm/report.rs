@@ -1,6 +1,10 @@
 //! The results of the guests: reads and checks them, and writes the tables of `docs/kernels.md`.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -125,6 +129,40 @@ pub fn judge(kernel: &Kernel, variant: &Variant, exchange: &Path) -> Result<(Tes
     Ok((tests, wrong))
 }
 
+/// The reasons for which tests of a guest were skipped, and the number of tests for each.
+pub fn skipped(exchange: &Path) -> BTreeMap<String, usize> {
+    let read = |name: &str| fs::read(exchange.join(name)).unwrap_or_default();
+    let (log, err) = (read("tests.log"), read("tests.err"));
+    reasons(
+        &String::from_utf8_lossy(&log),
+        &String::from_utf8_lossy(&err),
+    )
+}
+
+/// The binary says for each of its tests why it would skip it, chosen by the arguments or not; in the log, if it ran in
+/// the second process.
+fn reasons(log: &str, err: &str) -> BTreeMap<String, usize> {
+    let ignored: BTreeSet<_> = log
+        .lines()
+        .filter_map(|line| line.strip_prefix("test ")?.split_once(" ... "))
+        .filter(|(_, result)| result.trim() == "ignored")
+        .map(|(name, _)| name.trim())
+        .collect();
+    let mut named = BTreeMap::new();
+    for line in log.lines().chain(err.lines()) {
+        if let Some((name, why)) = line.split_once(": skipped: ")
+            && ignored.contains(name)
+        {
+            named.insert(name, why);
+        }
+    }
+    let mut reasons = BTreeMap::new();
+    for why in named.into_values() {
+        *reasons.entry(why.to_owned()).or_default() += 1;
+    }
+    reasons
+}
+
 /// Prints the messages of the failed tests and the end of the console, because in CI the files are gone
 /// afterwards.
 pub fn show_failure(console: &str, exchange: &Path, lines: usize) {
@@ -247,6 +285,17 @@ mod tests {
             }
         );
         assert_eq!(tests.ended(), 4);
+    }
+
+    #[test]
+    fn reasons_are_counted_for_the_tests_that_were_chosen() {
+        let err = "a: skipped: nft: not found\nb: skipped: nft: not found\nc: skipped: no BTF\n";
+        let log = "running 3 tests\ntest a ... ignored\ntest d ... ok\n\nb: skipped: nft: not found\n\
+                   test b   ... ignored\n";
+        assert_eq!(
+            reasons(log, err),
+            BTreeMap::from([("nft: not found".to_owned(), 2)])
+        );
     }
 
     #[test]
