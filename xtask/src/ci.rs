@@ -4,7 +4,7 @@ use std::{ffi::OsString, process::Command, time::Instant};
 
 use anyhow::Result;
 
-use crate::{build_ebpf, cargo, dist, fuzz, privileges::succeed, vm, workspace};
+use crate::{build_ebpf, cargo, dist, fuzz, miri, privileges::succeed, vm, workspace};
 
 /// Runs every check, the quick ones first, and stops at the first failure.
 pub fn run() -> Result<()> {
@@ -30,6 +30,7 @@ pub fn run() -> Result<()> {
     step("the committed BPF object", &["xtask", "check-ebpf"])?;
     step("all tests", &["xtask", "test"])?;
     step("the Kubernetes manifests", &["xtask", "check-manifests"])?;
+    memory_ordering()?;
     step("the packages", &["xtask", "package"])?;
     // A step of its own, because another member that needs a feature would enable it again. The step of the
     // packages has built much of it already.
@@ -143,6 +144,17 @@ fn guests_of_aarch64() -> Result<()> {
         WHAT,
         &[&["xtask", "vm"], &arguments[..], &["--", "dwell"]].concat(),
     )
+}
+
+/// The orders of memory accesses that `x86_64` keeps by itself, and arm64 does not, if Miri is installed.
+fn memory_ordering() -> Result<()> {
+    const WHAT: &str = "memory ordering";
+    if miri::is_possible() {
+        step(WHAT, &["xtask", "miri"])
+    } else {
+        eprintln!("\n== {WHAT}: skipped: there is no nightly compiler with Miri");
+        Ok(())
+    }
 }
 
 /// Advisories, if their database can be reached: they change independently of the project.

@@ -23,8 +23,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub use self::target::Target;
 use self::common::{VERSION, files, fresh, manual, output_of, print_made, tar};
+pub use self::target::Target;
 use crate::{build_ebpf::sources::sha256, cargo, paths, privileges::succeed, workspace};
 
 /// Arguments of `dist`.

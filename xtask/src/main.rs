@@ -6,6 +6,7 @@ mod ci;
 mod dist;
 mod fuzz;
 mod manifests;
+mod miri;
 mod oracle;
 mod package;
 mod paths;
@@ -39,6 +40,8 @@ enum Command {
     Bench(bench::Bench),
     /// Fuzz the parsers
     Fuzz(fuzz::Fuzz),
+    /// Check the memory ordering of what the kernel and tcpstate share
+    Miri,
     /// Run for a long time under mixed load, and check that nothing grows
     Soak(soak::Soak),
     /// Compare tcpstate with ftrace over many transitions
@@ -68,6 +71,7 @@ fn main() -> anyhow::Result<()> {
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Bench(which) => bench::run(&which),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Miri => miri::run(),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Oracle(arguments) => oracle::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),

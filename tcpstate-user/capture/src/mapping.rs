@@ -33,6 +33,12 @@ impl Mapping {
         Ok(Self { start, len })
     }
 
+    /// Other memory in the role of a mapping. Must not be dropped, unless `munmap` may undo it.
+    #[cfg(test)]
+    pub(super) const fn of(start: NonNull<u8>, len: usize) -> Self {
+        Self { start, len }
+    }
+
     /// The mapping as 32-bit words, without a partial one at the end.
     pub(super) const fn words(&self) -> &[AtomicU32] {
         // SAFETY: the mapping begins at a page, is of this length, and lives as long as `self`; both sides

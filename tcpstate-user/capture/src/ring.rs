@@ -7,6 +7,27 @@
 //! *Source:* `kernel/bpf/ringbuf.c`; the layout is described in `Documentation/bpf/ringbuf.rst`: one
 //! page with the consumer's position, one with the producer's, then the data, mapped twice in a row
 //! so that a record never wraps.
+//!
+//! # Memory ordering
+//!
+//! Three words are shared, and each pair of a store with release and a load with acquire orders what the other words
+//! and the bytes of the records, which are plain memory, must not overtake. On `x86_64` the processor itself keeps loads in
+//! order, and stores; on arm64 these pairs alone keep a record whole.
+//!
+//! - *The producer's position.* `__bpf_ringbuf_reserve` writes the length of a record with its busy bit, and then
+//!   publishes the position beyond: `smp_store_release(&rb->producer_pos, new_prod_pos)`, which "pairs with consumer's
+//!   `smp_load_acquire()`", ours in `producer_position`. So below that position no length is one of an earlier round.
+//! - *A record's length.* `bpf_ringbuf_commit` takes the busy bit away by `xchg(&hdr->len, new_len)`, in the kernel a
+//!   full barrier: "update record header with correct final size prefix". The load with acquire in `length_at` pairs with
+//!   it. So a record that is not busy has all its bytes.
+//! - *The consumer's position.* `publish` stores it with release after the bytes were read;
+//!   `__bpf_ringbuf_reserve` reads it by `smp_load_acquire(&rb->consumer_pos)` before it gives the room away. So the next
+//!   round does not write into bytes that are still being read.
+//!
+//! Nothing else is needed: a position that is read too early is too small, on either side, which costs a record until
+//! the next drain, or the kernel some room for a moment. The kernel has the same protocol as litmus tests, which its
+//! memory model decides (`Documentation/litmus-tests/bpf-rb/`); here Miri does (`cargo xtask miri`), which reports any
+//! read of the records' bytes that no such pair orders.
 
 use std::{
     io,
@@ -50,17 +71,27 @@ impl Ring {
         let consumer = Mapping::new(fd, 0, page_bytes, ProtFlags::READ | ProtFlags::WRITE)?;
         let len = page_bytes + 2 * ring_bytes as usize;
         let producer = Mapping::new(fd, page_bytes as u64, len, ProtFlags::READ)?;
+        Ok(Self::of(
+            consumer,
+            producer,
+            page_bytes,
+            ring_bytes as usize,
+        ))
+    }
+
+    fn of(consumer: Mapping, producer: Mapping, page_bytes: usize, bytes: usize) -> Self {
         let mut ring = Self {
             consumer,
             producer,
             page_bytes,
-            bytes: ring_bytes as usize,
+            bytes,
             position: 0,
             high_water_bytes: 0,
             found_bytes: 0,
         };
+        // Written by consumers alone: the one before this.
         ring.position = ring.consumer_position().load(Ordering::Acquire);
-        Ok(ring)
+        ring
     }
 
     fn consumer_position(&self) -> &AtomicU64 {
@@ -73,6 +104,12 @@ impl Ring {
         // SAFETY: as for the consumer's position; the kernel writes it atomically.
         let position: &AtomicU64 = unsafe { self.producer.start().cast().as_ref() };
         position.load(Ordering::Acquire)
+    }
+
+    /// Gives the room up to our position back to the kernel.
+    fn publish(&self) {
+        self.consumer_position()
+            .store(self.position, Ordering::Release);
     }
 
     /// The number of bytes that the kernel has written since the ring was made, up to which it has been read.
@@ -117,15 +154,12 @@ impl Ring {
             let length = u64::from(length & !DISCARD);
             self.position += (HEADER as u64 + length).next_multiple_of(8);
             if self.position - published > step {
-                self.consumer_position()
-                    .store(self.position, Ordering::Release);
+                self.publish();
                 published = self.position;
             }
         }
         if self.position != published {
-            // The kernel reads it with acquire before it writes over what we have read.
-            self.consumer_position()
-                .store(self.position, Ordering::Release);
+            self.publish();
         }
         records
     }
@@ -157,5 +191,95 @@ impl Ring {
         let offset = self.page_bytes + (position as usize & (self.bytes - 1));
         // SAFETY: below the end of the first of the two data mappings.
         unsafe { self.producer.start().add(offset) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{mem::ManuallyDrop, thread};
+
+    use super::*;
+
+    const PAGE: usize = 4096;
+    /// Room for four records, so that each round follows closely on the one before.
+    const BYTES: usize = 4 * RECORD;
+    const RECORD: usize = 32;
+    /// The words of a record behind its header.
+    const WORDS: usize = (RECORD - HEADER) / size_of::<u64>();
+    const RECORDS: u64 = if cfg!(miri) { 200 } else { 50_000 };
+
+    /// The memory of a ring: its two positions, and its data.
+    #[derive(Clone, Copy)]
+    struct Memory(NonNull<u8>);
+
+    // SAFETY: the threads share the memory as the protocol under test says.
+    unsafe impl Send for Memory {}
+
+    impl Memory {
+        fn at(self, offset: usize) -> NonNull<u8> {
+            // SAFETY: every offset here is inside the memory, because the size of a record divides the ring's.
+            unsafe { self.0.add(offset) }
+        }
+
+        /// A word of the positions, in the kernel's role.
+        fn position<'a>(self, offset: usize) -> &'a AtomicU64 {
+            // SAFETY: aligned, and freed at the test's end; both sides use it atomically.
+            unsafe { self.at(offset).cast().as_ref() }
+        }
+
+        /// Writes a record in the kernel's role, once there is room: `__bpf_ringbuf_reserve` and `bpf_ringbuf_commit`.
+        fn produce(self, number: u64) {
+            let (consumer, producer) = (self.position(0), self.position(PAGE));
+            let begin = producer.load(Ordering::Relaxed);
+            while begin + RECORD as u64 - consumer.load(Ordering::Acquire) > BYTES as u64 {
+                thread::yield_now();
+            }
+            let record = 2 * PAGE + usize::try_from(begin).unwrap() % BYTES;
+            // SAFETY: aligned, and freed at the test's end; both sides use it atomically.
+            let length: &AtomicU32 = unsafe { self.at(record).cast().as_ref() };
+            let bytes = u32::try_from(RECORD - HEADER).unwrap();
+            length.store(bytes | BUSY, Ordering::Relaxed);
+            producer.store(begin + RECORD as u64, Ordering::Release);
+            for word in 0..WORDS {
+                let place = self.at(record + HEADER + word * size_of::<u64>()).cast();
+                // SAFETY: aligned, and inside the record, which is the producer's until it is committed.
+                unsafe { place.write(number) };
+            }
+            let discard = if number.is_multiple_of(5) { DISCARD } else { 0 };
+            length.swap(bytes | discard, Ordering::AcqRel);
+        }
+    }
+
+    /// A thread in the kernel's role, and the ring. Any processor and compiler may run it; Miri also finds an order that
+    /// neither of these happens to need, since it reports plain memory that two threads use without a pair of release
+    /// and acquire in between.
+    #[test]
+    fn records_are_whole_and_in_order_beside_a_producer() {
+        let mut words = vec![0_u64; (2 * PAGE + 2 * BYTES) / size_of::<u64>()];
+        let memory = Memory(NonNull::from(words.as_mut_slice()).cast());
+        let consumer = Mapping::of(memory.at(0), PAGE);
+        let producer = Mapping::of(memory.at(PAGE), PAGE + 2 * BYTES);
+        // Its mappings would unmap memory of the allocator.
+        let mut ring = ManuallyDrop::new(Ring::of(consumer, producer, PAGE, BYTES));
+        let kernel = thread::spawn(move || {
+            let memory = memory;
+            for number in 1..=RECORDS {
+                memory.produce(number);
+            }
+        });
+        let mut expected = (1..=RECORDS).filter(|number| !number.is_multiple_of(5));
+        let mut left = RECORDS - RECORDS / 5;
+        while left > 0 {
+            let records = ring.drain(usize::MAX, |bytes| {
+                let number = expected.next().unwrap().to_ne_bytes();
+                assert_eq!(bytes, number.repeat(WORDS));
+            });
+            left -= records as u64;
+            if records == 0 {
+                thread::yield_now();
+            }
+        }
+        kernel.join().unwrap();
+        assert_eq!(expected.next(), None);
     }
 }
