@@ -27,7 +27,7 @@ pub struct Serve {
     /// Take settings from this file: options without the dashes, such as `max-ports = 64`; an option that is given wins
     #[arg(long, value_name = "FILE", help_heading = None::<&str>)]
     pub config: Option<PathBuf>,
-    /// Check the options and the files of --config and --web.config.file, then end
+    /// Check the options and the files of --config, --web.config.file and --otlp-certificate, then end
     #[arg(long, help_heading = None::<&str>)]
     pub check_config: bool,
     /// Print all settings with their origins, as a file for --config, then end
@@ -47,9 +47,15 @@ pub struct Serve {
     pub web_config_file: Option<PathBuf>,
     /// Push the same metrics to this OpenTelemetry collector too, over OTLP/HTTP
     ///
-    /// A URL such as `http://localhost:4318`, to whose path `/v1/metrics` is added. TLS is not supported: a collector on this host can send on over TLS.
+    /// A URL such as `http://localhost:4318` or `https://collector.example`, to whose path `/v1/metrics` is added.
     #[arg(long, value_name = "URL", help_heading = None::<&str>)]
     pub otlp: Option<String>,
+    /// Trust only a collector whose certificate is of an authority in this file, at an https:// URL of --otlp
+    ///
+    /// Certificates in PEM, as in `OTEL_EXPORTER_OTLP_CERTIFICATE`. By default the authorities that this host trusts. The file is
+    /// read once, at the start.
+    #[arg(long, value_name = "FILE", help_heading = None::<&str>)]
+    pub otlp_certificate: Option<PathBuf>,
     /// The time from one push of --otlp to the next, from 1s to 1h
     #[arg(
         long,
@@ -289,6 +295,7 @@ Examples:
   tcpstate serve --listen 10.0.0.5:9716   for the Prometheus of this network
   tcpstate serve --listen [::]:9716 --web.config.file web.yml    with TLS
   tcpstate serve --otlp http://localhost:4318    to a collector too
+  tcpstate serve --otlp https://collector.example --otlp-certificate ca.pem    by TLS
   tcpstate serve --netns self not src 127.0.0.0/8    without containers and lo
   tcpstate serve --buckets 1ms,10ms,100ms,1s    few buckets
   tcpstate serve --labels namespace,pod   counts by Kubernetes pod
@@ -322,7 +329,7 @@ mod tests {
         assert!(usual.labels.is_empty() && usual.max_workloads == 128);
         let by_pod = serve(&["--labels", "namespace,pod"]).unwrap().labels;
         assert_eq!(by_pod, [WorkloadLabel::Namespace, WorkloadLabel::Pod]);
-        assert!(usual.otlp.is_none());
+        assert!(usual.otlp.is_none() && usual.otlp_certificate.is_none());
         assert_eq!(usual.otlp_interval, Duration::from_mins(1));
         let open = serve(&["--listen", "[::]:80", "--max-ports", "2"]).unwrap();
         assert!(open.listen.ip().is_unspecified());

@@ -20,8 +20,8 @@
 //! - [`otlp`]: the same metrics, pushed over OTLP; `pushes`: the counts of pushes.
 //! - `exposition`: the text of a snapshot, in either format; which of them a client asks for.
 //! - `health`: what `/healthz` and `/readyz` say.
-//! - `present`: the latest snapshot and when it came; `routes`: the paths; `answer`: the form of an answer;
-//!   `server`: connections and their bounds; [`Listener`]: the socket.
+//! - `present`: the latest snapshot and when it came; `routes`: the paths; `answer`: the form of an answer; `files`: the files
+//!   that are read; `server`: connections and their bounds; [`Listener`]: the socket.
 //! - [`Web`]: TLS, passwords, and names by which the server may be reached.
 //!
 //! Every request gets a connection of its own, and each has a deadline: see [`Server`].
@@ -44,6 +44,7 @@ mod answer;
 pub mod api;
 mod buckets;
 mod exposition;
+mod files;
 mod health;
 mod lease;
 mod listener;

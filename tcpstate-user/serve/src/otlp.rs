@@ -5,11 +5,12 @@
 //! there is no queue. One request is under way at most, and each has newer values and a later time than the one before, whatever
 //! became of that: nothing is sent twice.
 //!
-//! - `endpoint`: the URL of the collector.
+//! - `endpoint`: the URL of the collector; `collector`: the authorities whose certificates it may have.
 //! - `message`: the protocol's message of a snapshot; `names`: the names in it.
 //! - `post`: the request, and what the answer means.
 //! - `schedule`: the time of the next push.
 
+mod collector;
 mod endpoint;
 mod message;
 mod names;
@@ -37,6 +38,7 @@ use tokio::{
 };
 
 pub use self::{
+    collector::{Collector, TrustError},
     endpoint::{Endpoint, EndpointError},
     names::{Instrument, Named, named},
     post::{Failure, Refused},
@@ -57,7 +59,7 @@ const LAST_TIME: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The collector.
-    pub endpoint: Endpoint,
+    pub collector: Collector,
     /// From one push to the next.
     pub interval: Duration,
     /// The port of the server. With the host it is `service.instance.id`, which tells this process from others: no two listen at one.
@@ -269,7 +271,7 @@ impl<T: FnMut(News)> Push<T> {
         drop(exposed);
         let body = made.and_then(|message| post::body(&message).map_err(|_| fmt::Error));
         let result = match body {
-            Ok(body) => post::post(&self.options.endpoint, body).await,
+            Ok(body) => post::post(&self.options.collector, body).await,
             Err(fmt::Error) => Err(Failure::Unwritten),
         };
         let last = result

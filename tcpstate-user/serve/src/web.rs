@@ -14,8 +14,7 @@ mod users;
 mod yaml;
 
 use std::{
-    fmt, fs,
-    io::{self, Read as _},
+    fmt, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -30,10 +29,7 @@ use axum::{
 use rustls::ServerConfig;
 
 use self::{file::Pem, users::Users, yaml::Mistake};
-use crate::answer::answer;
-
-/// The most bytes of one of the files.
-const MOST_BYTES: u64 = 1 << 20;
+use crate::{answer::answer, files::contents};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -205,18 +201,4 @@ fn text_of(pem: &Pem, folder: &Path, files: &mut Vec<PathBuf>) -> Result<Vec<u8>
     })?;
     files.push(path);
     Ok(text)
-}
-
-/// The contents of a file. A run must not wait for whoever writes to a pipe.
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut contents = Vec::new();
-    let file = fs::File::open(path)?;
-    file.take(MOST_BYTES + 1).read_to_end(&mut contents)?;
-    if contents.len() as u64 > MOST_BYTES {
-        return Err(io::Error::other("it is longer than 1 MiB"));
-    }
-    Ok(contents)
 }

@@ -35,7 +35,10 @@ use tcpstate_core::{
     recalled::Recalled,
     view::{End, Flow, View},
 };
-use tcpstate_serve::{Feed, Listener, Server, Workloads, api, otlp};
+use tcpstate_serve::{
+    Feed, Listener, Server, Workloads, api,
+    otlp::{self, Collector, TrustError},
+};
 use tcpstate_text::{
     books::Changes,
     format::units::{Count, Counted},
@@ -43,7 +46,7 @@ use tcpstate_text::{
 };
 
 use self::{
-    configuration::Configuration,
+    configuration::{Checked, Configuration},
     privileges::Privileges,
     web::{Protection, unprotected},
 };
@@ -64,6 +67,7 @@ const USUAL_FIRST_EPHEMERAL: u16 = 32_768;
 pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     let (mut configuration, read) = Configuration::of_process(given.config)?;
     let mut web = Protection::read(read.arguments.web_config_file.as_deref())?;
+    let collector = collector(&read)?;
     if given.check_config {
         note(given.watch.output, "the configuration is valid");
         return Ok(ExitCode::SUCCESS);
@@ -121,8 +125,8 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
     // Until the end of the run.
     let server = OnceCell::new();
     let privileges = Privileges::of(arguments, &selection, web.web().files());
-    let collector = read.otlp.clone().map(|endpoint| otlp::Options {
-        endpoint,
+    let collector = collector.map(|collector| otlp::Options {
+        collector,
         interval: arguments.otlp_interval,
         port: address.port(),
     });
@@ -167,6 +171,14 @@ pub(crate) fn run(given: tcpstate_cli::Serve) -> anyhow::Result<ExitCode> {
         reload: is_reloaded.then_some(&mut reload),
     };
     watch_as_service(watched, &selection, limits, &mut view, service)
+}
+
+/// The collector to push to, with whom it is trusted by: inside the sandbox no file of authorities can be read.
+fn collector(read: &Checked) -> Result<Option<Collector>, TrustError> {
+    let authorities = read.arguments.otlp_certificate.as_deref();
+    let endpoint = read.otlp.clone();
+    let collector = endpoint.map(|endpoint| Collector::new(endpoint, authorities));
+    collector.transpose()
 }
 
 /// The service manager, where there is one.

@@ -3,9 +3,11 @@
 //! Only IPv4 is watched, and scrapes and pushes are IPv6, so that neither changes what is counted. A push between two scrapes has
 //! counts between theirs, and where these are equal, the same.
 
+mod secure;
+
 use std::{
     collections::BTreeMap,
-    io::{self, Read as _, Write as _},
+    io::{self, Read, Write},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
@@ -44,6 +46,7 @@ pub fn add(trials: &mut Vec<Trial>) {
         has_what_a_scrape_has,
     ));
     trials.push(trial("otlp::collector_away", &[Need::Btf], collector_away));
+    trials.push(trial("otlp::over_tls", &[Need::Btf], secure::over_tls));
 }
 
 /// The memory that a run may take besides while the collector is away.
@@ -51,7 +54,7 @@ const MEMORY_BYTES: u64 = 4 << 20;
 
 fn has_what_a_scrape_has() -> Result<()> {
     let address = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), unused_port());
-    let (served, collector) = start(address)?;
+    let (served, collector) = start(address, "http", &[], plain)?;
     served.connect()?;
     compare(&served, &collector)?;
     kill_process(Pid::from_child(&served.tcpstate.child), Signal::TERM)?;
@@ -72,13 +75,13 @@ fn has_what_a_scrape_has() -> Result<()> {
 /// Away is a collector to which nobody can connect, and one that takes connections and does not answer.
 fn collector_away() -> Result<()> {
     let address = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), unused_port());
-    let (served, collector) = start(address)?;
+    let (served, collector) = start(address, "http", &[], plain)?;
     let mut sent = Vec::new();
     collector.await_pushes(2)?;
     let before = served.tcpstate.resident()?;
     sent.extend(collector.end()?);
     beside(&served, "unavailable", 3)?;
-    let deaf = Collector::start(&served.netns, address, false)?;
+    let deaf = Collector::start(&served.netns, address, |stream| receive(stream))?;
     beside(&served, "unanswered", 1)?;
     sent.extend(deaf.end()?);
     let now = served.tcpstate.resident()?;
@@ -86,7 +89,7 @@ fn collector_away() -> Result<()> {
         now <= before + MEMORY_BYTES,
         "{before} bytes before, {now} now"
     );
-    let collector = Collector::start(&served.netns, address, true)?;
+    let collector = Collector::start(&served.netns, address, plain)?;
     compare(&served, &collector)?;
     kill_process(Pid::from_child(&served.tcpstate.child), Signal::TERM)?;
     let output = served.tcpstate.finish()?;
@@ -111,11 +114,16 @@ fn collector_away() -> Result<()> {
     check_times(&sent)
 }
 
-/// A run that pushes each second, and its collector, which was there before.
-fn start(collector: SocketAddr) -> Result<(Served, Collector)> {
+/// A run that pushes each second by this scheme, with these words besides, and its collector, which was there before.
+fn start(
+    collector: SocketAddr,
+    scheme: &str,
+    besides: &[&str],
+    take: impl Fn(&TcpStream) -> Result<Option<ExportMetricsServiceRequest>> + Send + 'static,
+) -> Result<(Served, Collector)> {
     let netns = Netns::new()?;
-    let url = format!("http://{collector}");
-    let collector = Collector::start(&netns, collector, true)?;
+    let url = format!("{scheme}://{collector}");
+    let collector = Collector::start(&netns, collector, take)?;
     let (http, port) = (
         SocketAddr::new(Ipv6Addr::LOCALHOST.into(), unused_port()),
         unused_port(),
@@ -128,7 +136,7 @@ fn start(collector: SocketAddr) -> Result<(Served, Collector)> {
         ["--otlp", &url],
         ["--otlp-interval", "1s"],
     ];
-    let words = [&["serve", "-4"][..], &words.concat()].concat();
+    let words = [&["serve", "-4"][..], &words.concat(), besides].concat();
     let tcpstate = netns.run(|| Tcpstate::start(&words))?;
     Ok((Served::await_ready(netns, tcpstate, http, port)?, collector))
 }
@@ -334,8 +342,12 @@ struct Collector {
 }
 
 impl Collector {
-    /// Starts one, which answers or does not.
-    fn start(netns: &Netns, address: SocketAddr, answers: bool) -> Result<Self> {
+    /// Starts one, which takes what comes over each connection.
+    fn start(
+        netns: &Netns,
+        address: SocketAddr,
+        take: impl Fn(&TcpStream) -> Result<Option<ExportMetricsServiceRequest>> + Send + 'static,
+    ) -> Result<Self> {
         let listener = netns.run(|| Ok(TcpListener::bind(address)?))?;
         listener.set_nonblocking(true)?;
         let pushes = Arc::new(Mutex::new(Vec::new()));
@@ -346,14 +358,13 @@ impl Collector {
             while !is_ended.load(Ordering::Relaxed) {
                 match listener.accept() {
                     Ok((stream, _)) => {
-                        if let Some(push) = receive(&stream)? {
+                        stream.set_nonblocking(false)?;
+                        stream.set_read_timeout(Some(PATIENCE))?;
+                        if let Some(push) = take(&stream)? {
                             received
                                 .lock()
                                 .unwrap_or_else(PoisonError::into_inner)
                                 .push(push);
-                            if answers {
-                                answer(&stream)?;
-                            }
                             open.push(stream);
                         }
                     }
@@ -407,10 +418,17 @@ impl Drop for Collector {
     }
 }
 
+/// Takes a push without TLS, and answers it.
+fn plain(stream: &TcpStream) -> Result<Option<ExportMetricsServiceRequest>> {
+    let push = receive(stream)?;
+    if push.is_some() {
+        answer(stream)?;
+    }
+    Ok(push)
+}
+
 /// A push, whole; `None`: its sender gave it up.
-fn receive(mut stream: &TcpStream) -> Result<Option<ExportMetricsServiceRequest>> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn receive(mut stream: impl Read) -> Result<Option<ExportMetricsServiceRequest>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -433,6 +451,6 @@ fn receive(mut stream: &TcpStream) -> Result<Option<ExportMetricsServiceRequest>
     Ok(Some(ExportMetricsServiceRequest::decode(&*unpacked)?))
 }
 
-fn answer(mut stream: &TcpStream) -> io::Result<()> {
+fn answer(mut stream: impl Write) -> io::Result<()> {
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
 }

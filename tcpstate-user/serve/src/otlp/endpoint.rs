@@ -3,6 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use axum::http::{Uri, uri::Scheme};
+use rustls::pki_types::ServerName;
 
 /// The path of metrics behind the URL of a collector.
 ///
@@ -12,9 +13,14 @@ const PATH: &str = "/v1/metrics";
 /// The port of http:// where a URL has none.
 const HTTP: u16 = 80;
 
+/// That of https://.
+const HTTPS: u16 = 443;
+
 /// A collector that takes metrics over OTLP/HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
+    /// The name that its certificate must have; `None`: it is reached without TLS.
+    server: Option<ServerName<'static>>,
     /// The host and the port, as the URL has them.
     authority: String,
     host: String,
@@ -22,42 +28,35 @@ pub struct Endpoint {
     path: String,
 }
 
-/// Why a URL names no collector.
+/// A URL names no collector: it is none, or has more than a host, a port and a path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EndpointError {
-    /// It is no URL, or has more than a host, a port and a path.
-    #[error("`{0}` is not the URL of a collector, such as http://localhost:4318")]
-    NotUrl(String),
-    /// It takes TLS.
-    #[error(
-        "`{0}` takes TLS, which is not supported: push to a collector on this host, which sends on over TLS"
-    )]
-    Tls(String),
-}
+#[error("`{0}` is not the URL of a collector, such as http://localhost:4318")]
+pub struct EndpointError(String);
 
 impl Endpoint {
     /// The collector at this base URL. The path `/v1/metrics` is added to it, unless it ends with that.
     pub fn new(url: &str) -> Result<Self, EndpointError> {
-        let not_url = || EndpointError::NotUrl(url.to_owned());
+        let not_url = || EndpointError(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| not_url())?;
         let authority = uri.authority().ok_or_else(not_url)?;
-        if uri.scheme() == Some(&Scheme::HTTPS) {
-            return Err(EndpointError::Tls(url.to_owned()));
-        }
+        let is_secure = uri.scheme() == Some(&Scheme::HTTPS);
         // A user and a password would stand before the host, and be sent in the clear.
         let rest = authority.as_str().strip_prefix(authority.host());
         let port = match rest.ok_or_else(not_url)?.strip_prefix(':') {
+            None if is_secure => HTTPS,
             None => HTTP,
             Some(port) => port.parse().map_err(|_| not_url())?,
         };
         let host = authority.host().trim_matches(['[', ']']);
-        let is_http = uri.scheme() == Some(&Scheme::HTTP);
+        let is_http = is_secure || uri.scheme() == Some(&Scheme::HTTP);
         if !is_http || host.is_empty() || port == 0 || uri.query().is_some() {
             return Err(not_url());
         }
+        let server = is_secure.then(|| ServerName::try_from(host.to_owned()));
         let path = uri.path().trim_end_matches('/');
         let path = path.strip_suffix(PATH).unwrap_or(path);
         Ok(Self {
+            server: server.transpose().map_err(|_| not_url())?,
             authority: authority.to_string(),
             host: host.to_owned(),
             port,
@@ -80,6 +79,16 @@ impl Endpoint {
         self.host.parse::<IpAddr>().is_err()
     }
 
+    /// Whether it is reached by TLS.
+    pub const fn is_secure(&self) -> bool {
+        self.server.is_some()
+    }
+
+    /// The name that its certificate must have; `None`: it is reached without TLS.
+    pub(super) const fn server(&self) -> Option<&ServerName<'static>> {
+        self.server.as_ref()
+    }
+
     /// The header `Host`.
     pub(super) fn authority(&self) -> &str {
         &self.authority
@@ -94,7 +103,8 @@ impl Endpoint {
 /// The URL that metrics are pushed to.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.path)
+        let scheme = if self.is_secure() { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.path)
     }
 }
 
@@ -123,12 +133,16 @@ mod tests {
             ),
             ("http://c:1/v1/metrics", "c", 1, "/v1/metrics", true),
             ("http://c:1/v1/metrics/", "c", 1, "/v1/metrics", true),
+            ("https://c.example", "c.example", 443, "/v1/metrics", true),
+            ("HTTPS://[::1]:4318", "::1", 4318, "/v1/metrics", false),
         ] {
             let endpoint = Endpoint::new(url).unwrap();
             assert_eq!(endpoint.host(), host, "{url}");
             assert_eq!(endpoint.port(), port, "{url}");
             assert_eq!(endpoint.path(), path, "{url}");
             assert_eq!(endpoint.has_name(), has_name, "{url}");
+            let is_secure = url.to_ascii_lowercase().starts_with("https:");
+            assert_eq!(endpoint.is_secure(), is_secure, "{url}");
             // As it is shown, it is the same.
             assert_eq!(Endpoint::new(&endpoint.to_string()), Ok(endpoint));
         }
@@ -152,12 +166,13 @@ mod tests {
             "http://c:4318/?token=1",
             "http://c d",
             "http://[::1",
+            "https://",
+            "https://user:secret@c",
+            // A certificate has no such name.
+            "https://c..d",
         ] {
             let error = Endpoint::new(url).unwrap_err();
-            assert_eq!(error, EndpointError::NotUrl(url.to_owned()), "{url}");
+            assert_eq!(error, EndpointError(url.to_owned()), "{url}");
         }
-        let url = "https://collector:4318";
-        let error = Endpoint::new(url).unwrap_err();
-        assert_eq!(error, EndpointError::Tls(url.to_owned()));
     }
 }

@@ -16,9 +16,14 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
 use prost::Message as _;
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
 
-use super::{endpoint::Endpoint, schedule::Last};
+use super::{collector::Collector, endpoint::Endpoint, schedule::Last};
 use crate::pushes::Verdict;
 
 /// The time for a push, from the lookup of the address to the end of the answer. The SDKs of OpenTelemetry wait as long.
@@ -45,6 +50,9 @@ pub enum Failure {
     /// Its address was not found, or it does not take the connection.
     #[error("cannot connect")]
     Connect(#[source] io::Error),
+    /// Its certificate is of nobody who is trusted, or what came is no TLS.
+    #[error("cannot agree on TLS")]
+    Tls(#[source] io::Error),
     /// The time is over.
     #[error("no answer within {} s", TIME.as_secs())]
     Time,
@@ -68,7 +76,7 @@ impl Failure {
     /// Its name in the metric of pushes.
     pub(super) fn verdict(&self) -> Verdict {
         match self {
-            Self::Connect(_) => Verdict::Unavailable,
+            Self::Connect(_) | Self::Tls(_) => Verdict::Unavailable,
             Self::Status { status, .. } if is_for_later(*status) => Verdict::Unavailable,
             Self::Status { .. } | Self::Unwritten => Verdict::Refused,
             Self::Time | Self::Broken(_) => Verdict::Unanswered,
@@ -83,7 +91,7 @@ impl Failure {
                 retry_after,
             } if is_for_later(*status) => Last::Failed(*retry_after),
             Self::Status { .. } | Self::Unwritten => Last::Answered,
-            Self::Connect(_) | Self::Time | Self::Broken(_) => Last::Failed(None),
+            Self::Connect(_) | Self::Tls(_) | Self::Time | Self::Broken(_) => Last::Failed(None),
         }
     }
 }
@@ -110,17 +118,30 @@ pub(super) fn body(message: &ExportMetricsServiceRequest) -> io::Result<Bytes> {
 }
 
 /// Sends it, once. `Some`: a part of it was refused.
-pub(super) async fn post(endpoint: &Endpoint, body: Bytes) -> Result<Option<Refused>, Failure> {
-    timeout(TIME, exchange(endpoint, body))
+pub(super) async fn post(collector: &Collector, body: Bytes) -> Result<Option<Refused>, Failure> {
+    timeout(TIME, exchange(collector, body))
         .await
         .unwrap_or(Err(Failure::Time))
 }
 
-async fn exchange(endpoint: &Endpoint, body: Bytes) -> Result<Option<Refused>, Failure> {
+async fn exchange(collector: &Collector, body: Bytes) -> Result<Option<Refused>, Failure> {
+    let endpoint = collector.endpoint();
     // Each of its addresses, in turn. A push is seldom, and with a connection of its own it is never sent on one that has ended.
     let stream = TcpStream::connect((endpoint.host(), endpoint.port()))
         .await
         .map_err(Failure::Connect)?;
+    let Some((tls, server)) = collector.tls() else {
+        return speak(stream, endpoint, body).await;
+    };
+    let stream = tls.connect(server, stream).await.map_err(Failure::Tls)?;
+    speak(stream, endpoint, body).await
+}
+
+/// One request over a connection, and the answer.
+async fn speak<S>(stream: S, endpoint: &Endpoint, body: Bytes) -> Result<Option<Refused>, Failure>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_BYTES)
         .handshake(TokioIo::new(stream))

@@ -1,8 +1,10 @@
 //! Pushes to a collector that is made here, of the protocol's own messages.
 
+mod secure;
+
 use std::{
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpListener},
     sync::mpsc::{self, Receiver},
     thread,
 };
@@ -31,19 +33,20 @@ struct Received {
     message: ExportMetricsServiceRequest,
 }
 
-fn listener() -> (TcpListener, Endpoint) {
+fn listener() -> (TcpListener, Collector) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let endpoint = endpoint(listener.local_addr().unwrap());
-    (listener, endpoint)
-}
-
-fn endpoint(address: SocketAddr) -> Endpoint {
-    Endpoint::new(&format!("http://{address}")).unwrap()
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let collector = Collector::new(Endpoint::new(&url).unwrap(), None).unwrap();
+    (listener, collector)
 }
 
 /// Takes a request, and answers it.
 fn receive(listener: &TcpListener, answer: &[u8]) -> Received {
-    let (mut stream, _) = listener.accept().unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    receive_from(stream, answer)
+}
+
+fn receive_from(mut stream: impl Read + Write, answer: &[u8]) -> Received {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -222,14 +225,18 @@ fn a_histogram_has_its_buckets() {
     assert_eq!((point.start_time_unix_nano, point.time_unix_nano), (5, 7));
 }
 
+/// One push of nothing.
+fn push(collector: &Collector) -> Result<Option<Refused>, Failure> {
+    let body = post::body(&ExportMetricsServiceRequest::default()).unwrap();
+    runtime().unwrap().block_on(post::post(collector, body))
+}
+
 /// The result of one push to a collector that answers with these bytes, its part in the schedule, and its verdict.
 fn result(bytes: Vec<u8>) -> (Result<Option<Refused>, String>, Last, Verdict) {
-    let (listener, endpoint) = listener();
-    let collector = thread::spawn(move || receive(&listener, &bytes));
-    let runtime = runtime().unwrap();
-    let body = post::body(&ExportMetricsServiceRequest::default()).unwrap();
-    let result = runtime.block_on(post::post(&endpoint, body));
-    let received = collector.join().unwrap();
+    let (listener, collector) = listener();
+    let thread = thread::spawn(move || receive(&listener, &bytes));
+    let result = push(&collector);
+    let received = thread.join().unwrap();
     assert!(received.head.starts_with("POST /v1/metrics HTTP/1.1\r\n"));
     for header in [
         "content-type: application/x-protobuf",
@@ -280,20 +287,18 @@ fn an_answer_decides_what_is_next() {
 
 #[test]
 fn a_collector_that_is_not_there_gets_nothing() {
-    let (listener, endpoint) = listener();
+    let (listener, collector) = listener();
     drop(listener);
-    let body = post::body(&ExportMetricsServiceRequest::default()).unwrap();
-    let result = runtime().unwrap().block_on(post::post(&endpoint, body));
-    let failure = result.unwrap_err();
+    let failure = push(&collector).unwrap_err();
     assert!(matches!(failure, Failure::Connect(_)), "{failure}");
     assert_eq!(failure.verdict(), Verdict::Unavailable);
 }
 
 /// A server that pushes to a collector here, and the news.
-fn pushing(publisher: &Publisher, endpoint: Endpoint) -> (Server, Receiver<News>) {
+fn pushing(publisher: &Publisher, collector: Collector) -> (Server, Receiver<News>) {
     let (news, told) = mpsc::channel();
     let options = Options {
-        endpoint,
+        collector,
         interval: Duration::from_secs(1),
         port: 1,
     };
@@ -311,8 +316,8 @@ fn seen(message: &ExportMetricsServiceRequest) -> number_data_point::Value {
 #[test]
 fn each_push_is_newer_than_the_one_before() {
     let mut publisher = publisher();
-    let (listener, endpoint) = listener();
-    let (server, told) = pushing(&publisher, endpoint);
+    let (listener, collector) = listener();
+    let (server, told) = pushing(&publisher, collector);
     let mut pushed = Vec::new();
     // Of all these answers only the first, the fourth and the fifth say that it works.
     let answers = [
@@ -327,6 +332,10 @@ fn each_push_is_newer_than_the_one_before() {
         tick(&mut publisher, second, second);
         pushed.push(receive(&listener, &answer).message);
     }
+    // The last answer has been read when it is told.
+    let said: Vec<News> = (0..3)
+        .map(|_| told.recv_timeout(Duration::from_mins(1)).unwrap())
+        .collect();
     // Told to end, it pushes what came meanwhile.
     tick(&mut publisher, 100, 100);
     let collector = thread::spawn(move || receive(&listener, &ok()).message);
@@ -341,7 +350,6 @@ fn each_push_is_newer_than_the_one_before() {
         times.is_sorted_by(|a, b| a.0 == b.0 && a.1 < b.1),
         "{times:?}"
     );
-    let said: Vec<News> = told.iter().collect();
     let [
         News::Fails(Failure::Status { .. }),
         News::Works,
@@ -359,9 +367,9 @@ fn each_push_is_newer_than_the_one_before() {
 
 #[test]
 fn a_pusher_without_a_server_ends() {
-    let (_listener, endpoint) = listener();
+    let (_listener, collector) = listener();
     let options = Options {
-        endpoint,
+        collector,
         interval: Duration::from_secs(1),
         port: 1,
     };

@@ -1,6 +1,7 @@
 //! The server behind a web configuration, over real connections, with certificates that the tests make.
 
 use std::{
+    fs,
     io::{self, Read as _, Write as _},
     net::Ipv4Addr,
 };

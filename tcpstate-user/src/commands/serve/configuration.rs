@@ -82,6 +82,11 @@ impl Configuration {
         let otlp = otlp
             .transpose()
             .map_err(|error| self.blame(&configured, "otlp", &format!("--otlp: {error}")))?;
+        let is_secure = otlp.as_ref().is_some_and(Endpoint::is_secure);
+        if configured.serve.otlp_certificate.is_some() && !is_secure {
+            let why = "--otlp-certificate takes an https:// URL of --otlp";
+            return Err(self.blame(&configured, "otlp-certificate", why));
+        }
         // On the command line it is judged where all commands have it judged.
         let filter = configured.setting("filter");
         if filter.is_some_and(|filter| matches!(filter.source, Source::Line(_))) {
@@ -262,6 +267,19 @@ mod tests {
         let error = error.to_string();
         let expected = ", line 1: --otlp: `localhost:4318` is not the URL of a collector";
         assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn authorities_are_for_a_collector_with_tls() {
+        let file = NamedTempFile::new().unwrap();
+        let text = "otlp-certificate = \"ca.pem\"\n";
+        for url in ["", "otlp = \"http://c\"\n"] {
+            let error = start(&file, &format!("{text}{url}")).err().unwrap();
+            let error = error.to_string();
+            let expected = ", line 1: --otlp-certificate takes an https:// URL of --otlp";
+            assert!(error.contains(expected), "{error}");
+        }
+        start(&file, &format!("{text}otlp = \"https://c\"\n")).unwrap();
     }
 
     #[test]

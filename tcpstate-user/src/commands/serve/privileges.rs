@@ -50,7 +50,7 @@ impl<'a> Privileges<'a> {
     pub(super) fn enter(&self, collector: Option<otlp::Options>) -> io::Result<Option<Pusher>> {
         let sockets = match &collector {
             None => Sockets::OfNetlink,
-            Some(options) if options.endpoint.has_name() => Sockets::TcpByName,
+            Some(options) if options.collector.endpoint().has_name() => Sockets::TcpByName,
             Some(_) => Sockets::Tcp,
         };
         let user = self.arguments.user.map(|user| User {
@@ -85,8 +85,9 @@ impl<'a> Privileges<'a> {
 
 /// Starts the thread that pushes.
 fn start(options: otlp::Options) -> io::Result<Pusher> {
-    let (port, by_name) = (options.endpoint.port(), options.endpoint.has_name());
-    let collector = options.endpoint.to_string();
+    let endpoint = options.collector.endpoint();
+    let (port, by_name) = (endpoint.port(), endpoint.has_name());
+    let collector = endpoint.to_string();
     let confine = move || {
         let readable = readable_by_pusher(by_name);
         // Whether the kernel can do it is said of the main thread.
