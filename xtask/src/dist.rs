@@ -85,6 +85,15 @@ pub fn run(arguments: &Dist) -> Result<()> {
     write_checksums(&made, &out)
 }
 
+/// Makes the Debian package for this machine in a folder.
+pub fn package(out: &Path) -> Result<PathBuf> {
+    ensure!(deb::is_possible(), "{}", deb::TO_INSTALL);
+    let (target, date) = (native()?, date());
+    write_manual(&[target], &date)?;
+    target.build()?;
+    deb::make(target, out, &date)
+}
+
 /// Removes the files of an earlier run, which the new checksums would not include.
 fn remove_earlier(out: &Path) -> Result<()> {
     for file in fs::read_dir(out)? {

@@ -17,6 +17,7 @@ mod scraped;
 mod setup;
 mod soak;
 mod test;
+mod try_unit;
 mod vm;
 
 use std::{
@@ -36,6 +37,8 @@ enum Command {
     Test(test::Test),
     /// Run the kernel tests on Debian's kernels, in virtual machines
     Vm(vm::Vm),
+    /// Run the units of the Debian package under systemd, in a virtual machine
+    TryUnit(try_unit::TryUnit),
     /// Measure what tcpstate costs
     Bench(bench::Bench),
     /// Fuzz the parsers
@@ -69,6 +72,7 @@ fn main() -> anyhow::Result<()> {
         Command::Run(arguments) => run::run(arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
+        Command::TryUnit(arguments) => try_unit::run(&arguments),
         Command::Bench(which) => bench::run(&which),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Miri => miri::run(),

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::thread::CapabilitySet;
 use serde_json::Value;
 
 /// The functions of the scripts, and the name of their file.
@@ -36,10 +37,7 @@ pub fn judge<'a>(folder: &Path, given: impl IntoIterator<Item = &'a str>) -> Res
         let found = field(name)?;
         ensure!(found == expected, "{name}: {found}, not {expected}");
     }
-    let mut all = 0;
-    for name in given {
-        all |= capability(name)?;
-    }
+    let all = capabilities(given)?;
     let bounding = u64::from_str_radix(field("CapBnd")?, 16)?;
     ensure!(
         bounding == all,
@@ -67,11 +65,12 @@ pub fn read(folder: &Path, name: &str) -> Result<String> {
     fs::read_to_string(folder.join(name)).with_context(|| name.to_owned())
 }
 
-/// The bit of a capability in the kernel's sets.
-fn capability(name: &str) -> Result<u64> {
-    let set = name
-        .strip_prefix("CAP_")
-        .and_then(rustix::thread::CapabilitySet::from_name);
-    let set = set.with_context(|| format!("no capability {name}"))?;
-    Ok(set.bits())
+/// The bits of capabilities in the kernel's sets.
+pub fn capabilities<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<u64> {
+    let mut all = CapabilitySet::empty();
+    for name in names {
+        let set = name.strip_prefix("CAP_").and_then(CapabilitySet::from_name);
+        all |= set.with_context(|| format!("no capability {name}"))?;
+    }
+    Ok(all.bits())
 }

@@ -12,6 +12,7 @@ mod machine;
 pub mod packages;
 mod qemu;
 mod report;
+pub mod single;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -110,13 +111,7 @@ pub fn run(vm: &Vm) -> Result<()> {
         if !matrix.iter().any(|(wanted, _)| wanted.name == kernel.name) {
             continue;
         }
-        let source = Source {
-            name: kernel.name,
-            suites: kernel.suites,
-            architecture: vm.arch.target().debian(),
-        };
-        let metapackage = vm.arch.metapackage();
-        match packages::kernel(&source, &metapackage, &folder.join(kernel.name), vm.refresh) {
+        match fetch(vm.arch, kernel, vm.refresh) {
             Ok(unpacked) => {
                 kernels.insert(kernel.name, unpacked);
             }
@@ -161,6 +156,24 @@ pub fn run(vm: &Vm) -> Result<()> {
         report::write_document()?;
     }
     Ok(())
+}
+
+/// The kernel for this kind of machine: fetched if it is not there, or if `refresh` is set.
+///
+/// *Errors:* [`Unfetched`], among others.
+fn fetch(machine: Machine, kernel: &Kernel, refresh: bool) -> Result<Unpacked> {
+    let source = Source {
+        name: kernel.name,
+        suites: kernel.suites,
+        architecture: machine.target().debian(),
+    };
+    let folder = machine.folder(&workspace().join("target/vm"));
+    packages::kernel(
+        &source,
+        &machine.metapackage(),
+        &folder.join(kernel.name),
+        refresh,
+    )
 }
 
 /// The requirement for guests of aarch64 that is missing here, and how to install it.
@@ -280,15 +293,6 @@ impl Prepared {
         build: &Build,
         vm: &Vm,
     ) -> Result<Self> {
-        // The files of an earlier run must not be taken for those of this one.
-        if folder.exists() {
-            fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
-        }
-        let exchange = folder.join("exchange");
-        fs::create_dir_all(&exchange)?;
-        let initramfs = folder.join("initramfs");
-        fs::write(&initramfs, initramfs::build(unpacked, root)?)?;
-        fs::write(exchange.join("guest.sh"), include_str!("vm/guest.sh"))?;
         let mut lacks = features::lacks(kernel, variant);
         lacks.extend(vm.arch.lacks());
         let lacks: Vec<_> = lacks.into_iter().collect();
@@ -310,25 +314,62 @@ impl Prepared {
             vm.repeat,
             REPETITION.as_secs(),
         );
-        fs::write(exchange.join("settings"), settings)?;
-        let guest = Guest {
+        let system = System {
             machine: vm.arch,
             root: root.to_owned(),
             workspace,
-            image: unpacked.image.clone(),
-            initramfs,
-            // A dot in a name does not begin an extension.
-            console: PathBuf::from(format!("{}.log", folder.display())),
-            exchange,
-            memory_mib: MEMORY_MIB,
         };
         Ok(Self {
             kernel,
             variant,
-            guest,
+            guest: prepare(
+                folder,
+                unpacked,
+                system,
+                (include_str!("vm/guest.sh"), &settings),
+            )?,
             ends_within: ENDS_WITHIN + REPETITION * REPEATED_TESTS * vm.repeat,
         })
     }
+}
+
+/// The machine of a guest, and the folders that it sees.
+struct System {
+    machine: Machine,
+    /// Its root file system.
+    root: PathBuf,
+    /// This project, where the root file system does not have it.
+    workspace: Option<PathBuf>,
+}
+
+/// Writes the files of a guest. Its first process runs `script`, which finds `settings`, shell variables, in the folder that it shares.
+fn prepare(
+    folder: &Path,
+    unpacked: &Unpacked,
+    system: System,
+    (script, settings): (&str, &str),
+) -> Result<Guest> {
+    // The files of an earlier run must not be taken for those of this one.
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    let exchange = folder.join("exchange");
+    fs::create_dir_all(&exchange)?;
+    let initramfs = folder.join("initramfs");
+    fs::write(&initramfs, initramfs::build(unpacked, &system.root)?)?;
+    fs::write(exchange.join("guest.sh"), script)?;
+    fs::write(exchange.join("settings"), settings)?;
+    Ok(Guest {
+        machine: system.machine,
+        root: system.root,
+        workspace: system.workspace,
+        image: unpacked.image.clone(),
+        initramfs,
+        // A dot in a name does not begin an extension.
+        console: PathBuf::from(format!("{}.log", folder.display())),
+        exchange,
+        memory_mib: MEMORY_MIB,
+    })
 }
 
 /// Quotes a word for the shell.
