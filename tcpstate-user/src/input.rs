@@ -50,14 +50,16 @@ pub(crate) fn open(path: &Path, options: Options) -> anyhow::Result<Box<dyn Even
     };
     let metadata = file.metadata().ok();
     let total_bytes = metadata.filter(Metadata::is_file).map(|it| it.len());
-    from(file, path.display().to_string(), total_bytes, options)
+    // Going back takes the file itself.
+    let place = total_bytes.map(|bytes| (path, bytes));
+    from(file, path.display().to_string(), place, options)
 }
 
-/// The source that these bytes are of.
+/// The source that these bytes are of. `file`: where they can be read again, and their number.
 fn from(
     mut stream: impl Read + Send + 'static,
     name: String,
-    total_bytes: Option<u64>,
+    file: Option<(&Path, u64)>,
     options: Options,
 ) -> anyhow::Result<Box<dyn EventSource>> {
     // A failure comes again when it is read.
@@ -66,14 +68,22 @@ fn from(
     let stream = Cursor::new(first).chain(stream);
     if is_packets {
         #[cfg(feature = "pcap")]
-        return match Capture::new(stream, name, total_bytes, options.of_capture()) {
+        return match Capture::new(
+            stream,
+            name,
+            file.map(|(_, bytes)| bytes),
+            options.of_capture(),
+        ) {
             Ok(capture) => Ok(Box::new(capture)),
             Err(error) => Err(of_capture(error)),
         };
         #[cfg(not(feature = "pcap"))]
         anyhow::bail!("{name} is a packet capture, and this build has no feature pcap");
     }
-    let reader = Reader::new(stream, name.clone(), total_bytes);
+    let reader = match file {
+        Some((path, _)) => Reader::open(path),
+        None => Reader::new(stream, name.clone(), None),
+    };
     let asked = [
         (options.packets, "--packets"),
         (options.verify_checksums, "--verify-checksums"),
@@ -169,4 +179,42 @@ const fn is_capture(first: &[u8]) -> bool {
             | [0xa1, 0xb2, 0x3c, 0x4d]
             | [0x0a, 0x0d, 0x0d, 0x0a]
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpstate_core::origin::Origin;
+    use tcpstate_recording::Writer;
+
+    use super::*;
+
+    /// A recording that is played jumps back.
+    #[test]
+    fn a_recording_in_a_file_can_be_gone_back_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rec");
+        let origin = Origin {
+            host: String::new(),
+            kernel: String::new(),
+            attach: String::new(),
+            wall_at_monotonic_zero_ns: 0,
+            started_ns: 1,
+            filters: String::new(),
+            live: true,
+            sample_interval_ns: None,
+        };
+        let writer = Writer::create(&path, &origin, tcpstate_recording::Options::default());
+        writer.unwrap().finish(None, None).unwrap();
+        let options = Options {
+            max_connections: 1,
+            packets: false,
+            verify_checksums: false,
+        };
+        let mut source = open(&path, options).unwrap();
+        assert!(source.seeking().is_some());
+        // A pipe has been read when it has been read.
+        let stream = File::open(&path).unwrap();
+        let mut source = from(stream, "pipe".to_owned(), None, options).unwrap();
+        assert!(source.seeking().is_none());
+    }
 }
