@@ -65,7 +65,7 @@ now, its change and the time that the oldest has been in it, and the findings of
 opens a finding, or lists the connections in a state. The services (2) are a table by service port, or by what --by \
 says: connections a second, sockets in each state, the time in ESTABLISHED (EST) and the length of handshakes (HS), \
 and failures by cause; `b` groups them by another property. The connections (3) are listed with those first that have been longest in their state; `/` \
-takes an expression as of `ls` that says which, `c` chooses the columns, and Enter shows one. The machine (4) is the state diagram; `h` and `l` go to what stands beside, and `o` makes all screens show only the \
+takes an expression as of `ls` that says which, and among the services leaves those that have such, `c` chooses the columns, and Enter shows one. The machine (4) is the state diagram; `h` and `l` go to what stands beside, and `o` makes all screens show only the \
 selected state or edge. `?` lists all keys, `e` explains what is selected, and `w` writes what is shown as JSON into a \
 file in the current directory: in the lines of `rates`, `hist`, `life`, `diagnose` and `explain`. `W` writes the events of the last \
 five minutes there, as a recording that -r reads: they are kept in memory, compressed, in 16 MiB at most, so that on a busy \

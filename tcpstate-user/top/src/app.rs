@@ -1,5 +1,7 @@
 //! The state of what a person looks at, and what keys, the mouse and snapshots do to it.
 
+mod typed;
+
 use std::sync::Arc;
 
 use crossterm::event::{
@@ -223,7 +225,12 @@ impl App {
             KeyCode::Char(' ') => self.look.freeze(),
             KeyCode::Char('?') => self.push(Page::Help),
             KeyCode::Char('/') => {
-                self.show(Screen::Connections);
+                // The services are filtered where they are.
+                let screen = match self.look.screen {
+                    Screen::Services => Screen::Services,
+                    _ => Screen::Connections,
+                };
+                self.show(screen);
                 let text = &self.look.filter.text;
                 self.look.typing = Some(Typing::new(Subject::Filter, text));
             }
@@ -246,50 +253,6 @@ impl App {
             KeyCode::Left | KeyCode::Char('h') => return self.shift(-1),
             _ => return Then::Nothing,
         }
-        Then::Draw
-    }
-
-    /// Takes a key of a text that is being typed in.
-    fn type_in(&mut self, mut typing: Typing, key: KeyCode) -> Then {
-        match key {
-            KeyCode::Esc => return Then::Draw,
-            KeyCode::Enter if typing.subject == Subject::Time => {
-                let shown = self.look.shown().snapshot.as_deref();
-                let played = self.look.played.as_ref();
-                let zone = &self.look.options.zone;
-                match played.map(|played| played.go_to(&typing.text, shown, zone)) {
-                    Some(Ok(command)) => return Then::Play(command),
-                    Some(Err(message)) => typing.message = message,
-                    None => return Then::Draw,
-                }
-            }
-            KeyCode::Enter if typing.subject == Subject::Columns => {
-                match connections::columns(&typing.text) {
-                    Ok(columns) => {
-                        self.look.columns = columns;
-                        return Then::Draw;
-                    }
-                    Err(error) => typing.message = error.to_string(),
-                }
-            }
-            KeyCode::Enter => {
-                let names = Arc::clone(&self.look.options.names.0);
-                match Filter::parse(&typing.text, names.as_ref()) {
-                    Ok(filter) => {
-                        self.look.filter = filter;
-                        return Then::Draw;
-                    }
-                    Err(error) => typing.message = error.to_string(),
-                }
-            }
-            KeyCode::Tab => typing.complete(),
-            KeyCode::Backspace => {
-                typing.erase('h');
-            }
-            KeyCode::Char(letter) => typing.push(letter),
-            _ => {}
-        }
-        self.look.typing = Some(typing);
         Then::Draw
     }
 
@@ -398,6 +361,7 @@ impl App {
         self.show(Screen::Connections);
         self.look.only = only;
         self.look.opened_from = Some(from);
+        self.look.opened_with.clone_from(&self.look.filter.text);
     }
 
     /// Leaves a text, then the filter, then the list for the screen that opened it; or the choice of connections.
@@ -405,9 +369,18 @@ impl App {
         if self.look.pages.pop().is_some() {
             return Then::Draw;
         }
-        if self.look.screen == Screen::Connections && !self.look.shows_all() {
-            let is_filtered = !self.look.filter.text.is_empty();
+        if self.look.screen == Screen::Services && self.look.is_filtered() {
             self.look.filter = Filter::default();
+            return Then::Draw;
+        }
+        if self.look.screen == Screen::Connections && !self.look.shows_all() {
+            // Filtered services are gone back to as they were.
+            let is_as_opened = self.look.opened_from == Some(Screen::Services)
+                && self.look.filter.text == self.look.opened_with;
+            let is_filtered = self.look.is_filtered() && !is_as_opened;
+            if !is_as_opened {
+                self.look.filter = Filter::default();
+            }
             if let Some(from) = self.look.opened_from {
                 if is_filtered {
                     return Then::Draw;

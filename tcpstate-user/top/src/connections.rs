@@ -93,22 +93,41 @@ fn compare(by: By, one: &Connection, other: &Connection) -> Ordering {
     }
 }
 
+/// Those of these connections that the filter matches, with their places in the snapshot.
+pub(crate) fn matching<'a>(
+    look: &'a Look,
+    only: Only,
+    snapshot: &'a RunSnapshot,
+) -> impl Iterator<Item = (usize, &'a Connection)> {
+    let all = snapshot.tracker.connections.iter().enumerate();
+    let of_choice = all.filter(move |(_, one)| is_wanted(&only, one, &snapshot.names));
+    of_choice.filter(move |(_, one)| {
+        let filter = &look.filter;
+        filter.wants_all() || filter.matches(&ConnectionRow::of_snapshot(one, snapshot))
+    })
+}
+
+/// Whether a connection is one of this group of the services.
+pub(crate) fn is_of(group: GroupKey, one: &Connection, names: &Names) -> bool {
+    let only = Only {
+        group: Some(group),
+        ..Only::default()
+    };
+    is_wanted(&only, one, names)
+}
+
+/// Whether there are more connections than the snapshot has.
+pub(crate) const fn is_cut(snapshot: &RunSnapshot) -> bool {
+    (snapshot.tracker.connections.len() as u64) < snapshot.tracker.books.live
+}
+
 /// The lines above, and the rows.
 pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
     let Some(snapshot) = look.shown().snapshot.as_deref() else {
         return Default::default();
     };
-    let all = &snapshot.tracker.connections;
     let only = look.listed();
-    let mut wanted: Vec<(usize, &Connection)> = all
-        .iter()
-        .enumerate()
-        .filter(|(_, one)| is_wanted(&only, one, &snapshot.names))
-        .filter(|(_, one)| {
-            let filter = &look.filter;
-            filter.wants_all() || filter.matches(&ConnectionRow::of_snapshot(one, snapshot))
-        })
-        .collect();
+    let mut wanted: Vec<(usize, &Connection)> = matching(look, only, snapshot).collect();
     let by = look.connections.by;
     wanted.sort_unstable_by(|(_, one), (_, other)| {
         let age = |one: &Connection| (in_state_ns(one), one.id);
@@ -227,7 +246,7 @@ fn about(look: &Look, shown: usize, snapshot: &RunSnapshot) -> String {
     let all = number(&only, snapshot);
     let is_cut = match only.state {
         Some(state) => counted(state, snapshot).is_none() && kept_in(state, snapshot) < all,
-        None => (snapshot.tracker.connections.len() as u64) < snapshot.tracker.books.live,
+        None => is_cut(snapshot),
     };
     let bound = if is_cut {
         let longest = Count(look.options.longest as u64);

@@ -224,6 +224,7 @@ fn foot_line(look: &Look, width: usize) -> Line<'static> {
         _ if over.is_some() => "  Esc back",
         Screen::Overview => "  Enter open  e explain",
         Screen::Machine => "  h l beside  o only it",
+        Screen::Services if look.is_filtered() => "  Enter open  Esc all",
         Screen::Services => "  b group  s sort  h l columns",
         Screen::Connections if look.shows_all() => "  Enter open  s sort  c columns",
         Screen::Connections if look.opened_from.is_some() => "  Enter open  Esc back",

@@ -23,7 +23,7 @@ const KEYS: &[Key] = &[
     ("e", "explain what is selected"),
     (
         "/",
-        "only some connections: an expression as of `ls`; Tab completes",
+        "only some connections, or services with such: an expression as of `ls`; Tab completes",
     ),
     (
         "c",

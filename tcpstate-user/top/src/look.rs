@@ -139,6 +139,8 @@ pub(crate) struct Look {
     /// The screen that opened the list of these; `None`: another one was shown since.
     pub(crate) opened_from: Option<Screen>,
     pub(crate) filter: Filter,
+    /// The filter when the list of connections was opened from another screen.
+    pub(crate) opened_with: String,
     /// The columns of the list of connections.
     pub(crate) columns: Columns<ConnectionRow>,
     /// `None`: keys are commands.
@@ -176,6 +178,7 @@ impl Look {
             kept: None,
             opened_from: None,
             filter: Filter::default(),
+            opened_with: String::new(),
             typing: None,
             machine_column: 0,
             dwell_of: ESTABLISHED,
@@ -228,19 +231,28 @@ impl Look {
         }
     }
 
+    /// The connections of the part of the diagram that is kept.
+    pub(crate) const fn of_kept(&self) -> Only {
+        let (state, from) = match self.kept {
+            None => (None, None),
+            Some(Kept::State(state)) => (Some(state), None),
+            Some(Kept::Edge(from, to)) => (Some(to), Some(from)),
+        };
+        Only {
+            state,
+            from,
+            group: None,
+        }
+    }
+
     /// The connections that are listed.
-    pub(crate) fn listed(&self) -> Only {
-        match self.kept {
-            Some(Kept::State(state)) if self.only.state.is_none() => Only {
-                state: Some(state),
-                ..self.only
-            },
-            Some(Kept::Edge(from, to)) if self.only.state.is_none() => Only {
-                state: Some(to),
-                from: Some(from),
-                ..self.only
-            },
-            _ => self.only,
+    pub(crate) const fn listed(&self) -> Only {
+        if self.only.state.is_some() || self.kept.is_none() {
+            return self.only;
+        }
+        Only {
+            group: self.only.group,
+            ..self.of_kept()
         }
     }
 
@@ -261,7 +273,12 @@ impl Look {
 
     /// Whether no connection is left out of the list by choice.
     pub(crate) fn shows_all(&self) -> bool {
-        self.only == Only::default() && self.filter.text.is_empty()
+        self.only == Only::default() && !self.is_filtered()
+    }
+
+    /// Whether a filter leaves some out.
+    pub(crate) const fn is_filtered(&self) -> bool {
+        !self.filter.text.is_empty()
     }
 
     /// The state whose times are shown.

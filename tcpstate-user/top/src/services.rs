@@ -1,12 +1,13 @@
 //! The services: a table by service port and role, or another group.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ratatui::text::Line;
 use tcpstate_common::State;
 use tcpstate_core::{
     catalogue::Group,
     cause::Cause,
+    escape::Printable,
     histogram::Histogram,
     model::{Figures, GroupKey, Of},
     options::TimeForm,
@@ -23,6 +24,8 @@ use tcpstate_text::{
 };
 
 use crate::{
+    connections::{is_cut, is_of, matching},
+    frame::wrapped,
     history::shows_none,
     kept::Kept,
     look::Look,
@@ -171,6 +174,29 @@ pub(crate) const fn room(width: usize) -> usize {
     width.saturating_sub(name_width(width)) / (COLUMN + 1)
 }
 
+/// The groups with a connection that the filter matches; `None`: there is no filter.
+pub(crate) fn matched(look: &Look, snapshot: &RunSnapshot) -> Option<HashSet<GroupKey>> {
+    if !look.is_filtered() {
+        return None;
+    }
+    // Of a group without such a socket none is listed.
+    let has_listed = |figures: &Figures| {
+        let mut states = figures.states.iter();
+        states.any(|(state, _)| !matches!(*state, State::LISTEN | State::TIME_WAIT | State::CLOSE))
+    };
+    let groups = snapshot.tracker.groups.iter();
+    let groups = groups.filter(|group| has_listed(&group.figures));
+    let mut rest: Vec<GroupKey> = groups.map(|group| group.key).collect();
+    let mut found = HashSet::new();
+    for (_, one) in matching(look, look.of_kept(), snapshot) {
+        found.extend(rest.extract_if(.., |key| is_of(*key, one, &snapshot.names)));
+        if rest.is_empty() {
+            break;
+        }
+    }
+    Some(found)
+}
+
 /// The titles, and the rows.
 pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>) {
     let Some(snapshot) = look.shown().snapshot.as_deref() else {
@@ -214,8 +240,10 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
             }
         })
     };
+    let matched = matched(look, snapshot);
+    let is_matched = |key: &GroupKey| matched.as_ref().is_none_or(|keys| keys.contains(key));
     let mut services: Vec<Service<'_>> = groups
-        .filter(|total| is_kept(&total.figures))
+        .filter(|total| is_kept(&total.figures) && is_matched(&total.key))
         .map(|total| {
             let group = Group::new(total.key, &snapshot.names);
             let name = cells(by, &group, name_width);
@@ -262,8 +290,27 @@ pub(crate) fn table(look: &Look, width: usize) -> (Vec<Line<'static>>, Vec<Row>)
     });
     let title = titles(look, name_width, &seen);
     let title = Line::styled(title, look.options.theme.title());
-    let about = Line::raw(about(look, snapshot));
-    (vec![about, title], rows.collect())
+    let mut head = vec![Line::raw(about(look, snapshot))];
+    if matched.is_some() {
+        let about = about_filter(look, snapshot, services.len());
+        head.extend(wrapped(&about, width).into_iter().map(Line::from));
+    }
+    head.push(title);
+    (head, rows.collect())
+}
+
+/// The services that a filter leaves, in words.
+fn about_filter(look: &Look, snapshot: &RunSnapshot, shown: usize) -> String {
+    let all = Count(snapshot.tracker.groups.len() as u64);
+    let shown = Count(shown as u64);
+    let filter = Printable(look.filter.text.as_bytes());
+    let bound = if is_cut(snapshot) {
+        let longest = Count(look.options.longest as u64);
+        format!(", of the {longest} oldest of each state")
+    } else {
+        String::new()
+    };
+    format!("{shown} of {all} with a connection that matches {filter}{bound}")
 }
 
 /// The titles of these columns, with a mark at the one that the rows are sorted by.

@@ -7,7 +7,7 @@ use tcpstate_core::{
     catalogue::{CONNECTION, ConnectionRow, Stamp},
     diagnosis::{Finding, RULES},
     explain::{self, Topic},
-    model::{Of, Series},
+    model::{GroupKey, Interval, Of, Series},
     present::RunSnapshot,
 };
 use tcpstate_text::{
@@ -23,6 +23,7 @@ use crate::{
     look::{Look, Page, Screen},
     machine,
     row::Content,
+    services,
 };
 
 /// A file to be written.
@@ -93,12 +94,17 @@ fn write(look: &Look, snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result
     }
     match look.screen {
         Screen::Overview => {
-            interval(snapshot, out)?;
+            interval(snapshot, &snapshot.interval, out)?;
             findings.iter().try_for_each(of_finding(snapshot, out))
         }
         Screen::Services => {
-            interval(snapshot, out)?;
-            histograms(snapshot, |_| true, out)
+            let matched = services::matched(look, snapshot);
+            let is_matched =
+                |key: &GroupKey| matched.as_ref().is_none_or(|keys| keys.contains(key));
+            let mut of_matched = snapshot.interval.clone();
+            of_matched.groups.retain(|group| is_matched(&group.key));
+            interval(snapshot, &of_matched, out)?;
+            histograms(snapshot, |series| is_matched(&series.key), out)
         }
         Screen::Connections => {
             let (_, rows) = connections::table(look, 0);
@@ -139,9 +145,9 @@ fn of_finding(
 }
 
 /// A line of `rates`.
-fn interval(snapshot: &RunSnapshot, out: &mut dyn Write) -> io::Result<()> {
+fn interval(snapshot: &RunSnapshot, interval: &Interval, out: &mut dyn Write) -> io::Result<()> {
     Intervals::new(snapshot.tracker.by).write(
-        &snapshot.interval,
+        interval,
         snapshot.handshakes.clone(),
         &snapshot.origin,
         &snapshot.names,

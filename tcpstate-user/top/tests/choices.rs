@@ -51,6 +51,63 @@ fn the_services_are_grouped_anew_by_a_key() {
 }
 
 #[test]
+fn a_filter_leaves_the_services_with_a_connection_that_matches() {
+    let mut run = Run::new();
+    for _ in 0..3 {
+        run.second();
+    }
+    let services = |run: &mut Run| -> Vec<String> {
+        let text = run.frame((80, 24));
+        let names = text.lines().skip_while(|line| !line.contains(" SERVICE "));
+        let names = names.skip(1).take_while(|line| !line.is_empty());
+        names.map(|line| line[1..22].trim().to_owned()).collect()
+    };
+    run.press("2");
+    assert_eq!(services(&mut run), ["443 server", "5432 client"]);
+    // Those that are refused have no connection that is open.
+    for (filter, matched) in [
+        ("state fin-wait-1", &["443 server"][..]),
+        ("comm nginx and dst 10.0.0.1", &["443 server"]),
+        ("dport 5432", &[]),
+        ("dst 10.0.0.9", &[]),
+    ] {
+        run.press(&format!("/{filter}\n"));
+        assert_eq!(services(&mut run), matched, "{filter}");
+        let text = run.frame((80, 24));
+        assert!(text.contains(&format!("matches {filter}")), "{text}");
+        assert!(text.contains("[2 services]"), "{text}");
+        run.press("\x1b");
+        assert_eq!(services(&mut run).len(), 2, "{filter}");
+    }
+    // It holds for the list of a service, and comes back with the services.
+    run.press("/state fin-wait-1\n\n");
+    let text = run.frame((80, 24));
+    assert!(
+        text.contains("3 of 6 of 443 server state fin-wait-1"),
+        "{text}"
+    );
+    let services_json = written(&mut run, "\x1b");
+    assert_eq!(services_json[0].1["ports"].as_array().unwrap().len(), 1);
+    assert!(
+        services_json
+            .iter()
+            .skip(1)
+            .all(|(_, line)| line["service_port"] == 443)
+    );
+    assert_eq!(services(&mut run), ["443 server"]);
+    // One that was changed in the list is left first.
+    run.press("\n/ or state established\n\x1b");
+    let text = run.frame((80, 24));
+    assert!(text.contains("6 of 6 of 443 server, by age"), "{text}");
+    run.press("\x1b");
+    assert_eq!(services(&mut run), ["443 server", "5432 client"]);
+    // Other groups have the filter too.
+    run.press("/comm nginx\nb");
+    run.second();
+    assert_eq!(services(&mut run), ["nginx"]);
+}
+
+#[test]
 fn a_list_of_a_group_that_is_no_longer_there_is_left() {
     let mut run = Run::new();
     run.second();
