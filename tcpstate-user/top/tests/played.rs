@@ -1,5 +1,9 @@
 //! A recording that is played: the commands of its keys, and what is said of it.
 
+#[path = "../../tests/support/golden.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod support;
+
 use std::sync::Arc;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -22,7 +26,12 @@ use tcpstate_core::{
 use tcpstate_text::format::text::Columns;
 use tcpstate_top::{App, Input, LookUp, Options, Theme, Then};
 
+use self::support::compare;
+
 const SECOND_NS: u64 = 1_000_000_000;
+
+/// Columns and rows.
+const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (40, 12)];
 
 /// The recording begins at 11:59:50, and lasts for 100 s.
 const START_NS: u64 = 1_000 * SECOND_NS;
@@ -139,6 +148,17 @@ impl Player {
     /// The command that the last of these keys leads to.
     fn type_in(&mut self, keys: &str) -> Then {
         keys.chars().map(|key| self.press(key)).last().unwrap()
+    }
+
+    /// Compares what is shown with files.
+    fn compare(&mut self, name: &str) {
+        for size in SIZES {
+            let lines = self.frame(size).into_iter();
+            let text: String = lines
+                .map(|line| line.trim_end().to_owned() + "\n")
+                .collect();
+            compare(&format!("{name}-{}x{}.txt", size.0, size.1), &text);
+        }
     }
 
     fn frame(&mut self, size: (u16, u16)) -> Vec<String> {
@@ -277,7 +297,13 @@ fn the_first_line_says_where_it_is_and_the_help_has_the_keys() {
         let head = player.frame((80, 24))[0].clone();
         assert!(head.contains(words), "{head}");
     }
+    player.at(Position {
+        is_paused: true,
+        ..POSITION
+    });
+    player.compare("played");
     player.press('?');
+    player.compare("help-played");
     let help = player.frame((80, 40)).join("\n");
     assert_eq!(help.matches("Space").count(), 1, "{help}");
     assert!(help.contains("to the next finding"), "{help}");

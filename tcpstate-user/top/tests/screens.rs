@@ -205,10 +205,11 @@ fn host() -> Vec<Event> {
 }
 
 /// The screens, with the keys that lead to each.
-const SCREENS: [(&str, &str); 15] = [
+const SCREENS: [(&str, &str); 17] = [
     ("overview", ""),
     ("services", "2"),
     ("services-sorted", "2sssss"),
+    ("services-filtered", "2/dport 5432\n"),
     ("connections", "3"),
     ("connections-of-a-state", "1jjj\n"),
     ("connections-filtered", "/dport 5432\n"),
@@ -220,6 +221,7 @@ const SCREENS: [(&str, &str); 15] = [
     ("machine-right", "4ljjjjj"),
     ("state", "1jjje"),
     ("finding", "1G\n"),
+    ("explained-finding", "1G\ne"),
     ("help", "?"),
 ];
 
@@ -319,6 +321,10 @@ fn a_frozen_frame_stays_and_says_since_when() {
     let body = |text: &str| text.split_once('\n').unwrap().1.to_owned();
     assert_eq!(body(&frozen), body(&later));
     assert_ne!(frozen, later, "the time since then");
+    for size in SIZES {
+        let text = frame(&mut app, size);
+        compare(&format!("frozen-{}x{}.txt", size.0, size.1), &text);
+    }
     press(&mut app, KeyCode::Char(' '));
     let now = frame(&mut app, (120, 40));
     assert!(!now.contains("FROZEN"), "{now}");
