@@ -26,7 +26,7 @@ mod top;
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use crate::units::Counted;
+use crate::{netns, units::Counted};
 
 pub use self::{
     facts::{COUNTERS, Counters, NetnsFacts, SETTINGS, Settings},
@@ -51,7 +51,8 @@ pub struct Snapshot<'a> {
     pub earlier: Option<&'a Survey>,
     /// The events since the start of the run. Empty at the first look.
     pub observed: &'a Observed,
-    /// The counters and settings of each network namespace now; empty: they are not known, as of a recording.
+    /// The counters and settings of each network namespace now, in the order of [`netns::sort`]; empty: they are not known, as
+    /// of a recording.
     pub facts: &'a [NetnsFacts],
     /// The same at the first look; empty: there was no other one, so that nothing is known to have risen.
     pub earlier_facts: &'a [NetnsFacts],
@@ -126,13 +127,12 @@ impl<'a> Snapshot<'a> {
 
     /// The counters and settings of this namespace.
     pub fn facts_of(&self, netns: u32) -> Option<&'a NetnsFacts> {
-        self.facts.iter().find(|facts| facts.netns == netns)
+        netns::find(self.facts, netns, |facts| facts.netns)
     }
 
     /// By how much a counter of this namespace has risen since the first look; `None`: that is not known.
     pub fn risen(&self, netns: u32, counter: &str) -> Option<u64> {
-        let earlier = self.earlier_facts.iter();
-        let earlier = earlier.clone().find(|facts| facts.netns == netns)?;
+        let earlier = netns::find(self.earlier_facts, netns, |facts| facts.netns)?;
         let now = self.facts_of(netns)?;
         let (now, earlier) = (now.counters.get(counter)?, earlier.counters.get(counter)?);
         Some(now.saturating_sub(earlier))

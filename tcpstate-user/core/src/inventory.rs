@@ -9,7 +9,7 @@ pub use self::{
     listening::{HalfOpen, Listening, Namespace, role_by_ports},
     socket::{Age, Socket, TICK_NS, TcpInfo, Timer, TimerKind, keep_latest},
 };
-use crate::{event::Process, names::Names, owner::Owner};
+use crate::{event::Process, names::Names, netns, owner::Owner};
 
 /// The sockets of one or more namespaces.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub struct Inventory {
     pub sockets: Vec<Socket>,
     /// Entries that were superseded by later ones of the same socket.
     pub superseded: u64,
-    /// The namespaces that were dumped.
+    /// The namespaces that were dumped, in the order of [`netns::sort`].
     pub namespaces: Vec<DumpedNetns>,
     /// The namespaces that could not be dumped, each with the reason: `4026532177 (blue): cannot enter it`.
     pub undumped: Vec<String>,
@@ -143,10 +143,14 @@ impl Inventory {
             && dumps.all(|dump| dump.malformed == 0 && !dump.inconsistent)
     }
 
+    /// The dump of this namespace.
+    pub fn dumped(&self, netns: u32) -> Option<&DumpedNetns> {
+        netns::find(&self.namespaces, netns, |dumped| dumped.netns)
+    }
+
     /// The time that a socket had been in its state when its namespace was dumped, where something shows it.
     pub fn age(&self, socket: &Socket) -> Option<Age> {
-        let mut namespaces = self.namespaces.iter();
-        let dumped = namespaces.find(|dumped| dumped.netns == socket.netns);
+        let dumped = self.dumped(socket.netns);
         let never_deferred = dumped.is_some_and(|dumped| dumped.never_deferred);
         let took_ns = dumped.map_or(0, |dumped| dumped.took_ns);
         let age = socket.age(never_deferred)?;

@@ -41,9 +41,42 @@ impl FromStr for NetnsSelector {
     }
 }
 
+/// Puts what is known of some namespaces in order: the first, our own, stays, the others follow by their inode numbers.
+pub fn sort<T>(all: &mut [T], netns: impl Fn(&T) -> u32) {
+    if let Some((_, others)) = all.split_first_mut() {
+        others.sort_by_key(netns);
+    }
+}
+
+/// What is known of a namespace, in a slice with the order of [`sort`]: a host can have as many of them as sockets.
+pub fn find<T>(all: &[T], wanted: u32, netns: impl Fn(&T) -> u32) -> Option<&T> {
+    let (first, others) = all.split_first()?;
+    if netns(first) == wanted {
+        return Some(first);
+    }
+    let at = others.binary_search_by_key(&wanted, netns).ok()?;
+    others.get(at)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_namespace_stays_and_all_are_found() {
+        let mut all = [(5, 'a'), (9, 'b'), (1, 'c'), (7, 'd')];
+        sort(&mut all, |one| one.0);
+        assert_eq!(all.map(|one| one.0), [5, 1, 7, 9]);
+        for one in &all {
+            assert_eq!(find(&all, one.0, |one| one.0), Some(one));
+        }
+        for missing in [0, 2, 6, 8, 10] {
+            assert_eq!(find(&all, missing, |one| one.0), None);
+        }
+        let mut none: [(u32, char); 0] = [];
+        sort(&mut none, |one| one.0);
+        assert_eq!(find(&none, 0, |one| one.0), None);
+    }
 
     #[test]
     fn a_selector_is_a_keyword_an_inode_a_name_or_a_path() {

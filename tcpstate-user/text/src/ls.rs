@@ -184,10 +184,7 @@ fn row(
     let role = inventory.listening.role(socket);
     let half_open = (socket.state == State::LISTEN && half_open_known)
         .then(|| inventory.listening.half_open(socket));
-    let asked = inventory
-        .namespaces
-        .iter()
-        .find(|one| one.netns == socket.netns);
+    let asked = inventory.dumped(socket.netns);
     let owner = inventory.owner(socket);
     let holders = inventory.holders(socket);
     let others = holders.iter().any(|holder| Some(holder.pid) != owner.pid);

@@ -10,7 +10,7 @@ use crate::model::Counters;
 pub struct Look {
     /// Its sockets; `None`: they could not be listed.
     pub sockets: Option<Survey>,
-    /// The counters and settings of each network namespace.
+    /// The counters and settings of each network namespace, in the order of [`sort`](crate::netns::sort).
     pub facts: Vec<NetnsFacts>,
     /// Messages about what is missing.
     pub missing: Vec<String>,

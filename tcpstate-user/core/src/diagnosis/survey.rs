@@ -143,33 +143,40 @@ pub struct ListenerNow {
     pub owner: Option<Process>,
 }
 
-/// A set of ports.
-#[derive(Clone, Debug)]
-pub struct Ports(Vec<u64>);
-
-impl Default for Ports {
-    fn default() -> Self {
-        Self(vec![0; 1024])
-    }
-}
+/// A set of ports, in blocks: small where there are few, as there may be a set for each of very many namespaces.
+#[derive(Clone, Debug, Default)]
+pub struct Ports([Option<Box<[u64; Ports::WORDS]>>; 32]);
 
 impl Ports {
+    const WORDS: usize = 32;
+
+    /// The block, the word in it, and the bit in that.
+    const fn place(port: u16) -> (usize, usize, u64) {
+        let word = port as usize / 64;
+        (word / Self::WORDS, word % Self::WORDS, 1 << (port % 64))
+    }
+
     pub(super) fn insert(&mut self, port: u16) {
-        if let Some(word) = self.0.get_mut(usize::from(port / 64)) {
-            *word |= 1 << (port % 64);
+        let (block, word, bit) = Self::place(port);
+        if let Some(block) = self.0.get_mut(block)
+            && let Some(word) = block.get_or_insert_default().get_mut(word)
+        {
+            *word |= bit;
         }
     }
 
     /// Their number.
     pub fn count(&self) -> u32 {
-        self.0.iter().map(|word| word.count_ones()).sum()
+        let words = self.0.iter().flatten().flat_map(|block| block.iter());
+        words.map(|word| word.count_ones()).sum()
     }
 
     /// The number of those in a range.
     pub fn count_in(&self, range: &RangeInclusive<u16>) -> u32 {
         let has = |port: u16| {
-            let word = self.0.get(usize::from(port / 64));
-            word.is_some_and(|word| word & (1 << (port % 64)) != 0)
+            let (block, word, bit) = Self::place(port);
+            let block = self.0.get(block).and_then(Option::as_ref);
+            block.is_some_and(|block| block.get(word).is_some_and(|word| word & bit != 0))
         };
         let count = range.clone().filter(|&port| has(port)).count();
         u32::try_from(count).unwrap_or(u32::MAX)
@@ -195,5 +202,29 @@ impl Survey {
             })
         });
         groups.map(|group| group.count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_ports_has_blocks_only_where_ports_are() {
+        let mut ports = Ports::default();
+        for port in [0, 63, 64, 2_047, 2_047, 40_000, u16::MAX] {
+            ports.insert(port);
+        }
+        assert_eq!(ports.count(), 6);
+        assert_eq!(ports.0.iter().flatten().count(), 3);
+        for (range, count) in [
+            (0..=u16::MAX, 6),
+            (1..=64, 2),
+            (2_047..=2_047, 1),
+            (2_048..=39_999, 0),
+            (40_000..=65_534, 1),
+        ] {
+            assert_eq!(ports.count_in(&range), count, "{range:?}");
+        }
     }
 }
