@@ -19,6 +19,7 @@
 
 mod address;
 mod applied;
+mod by_netns;
 mod connection;
 mod group;
 mod held_back;

@@ -2,7 +2,7 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::address::is_set;
+use super::{address::is_set, by_netns::ByNetns};
 use crate::{
     census::{Census, Held, MAX_HELD_BY},
     event::{Event, SocketId},
@@ -142,6 +142,8 @@ pub(super) struct Listeners {
     places: HashMap<Place, Shared, BuildMixer>,
     /// The number of places, by namespace and port.
     ports: HashMap<(u32, u16), u32, BuildMixer>,
+    /// The identities by network namespace, for the censuses of a dump.
+    by_netns: ByNetns<SocketId>,
     max: usize,
     /// Listeners that there was no room for, or not for all that is known of them.
     refused: u64,
@@ -158,6 +160,7 @@ impl Listeners {
             sockets: HashMap::default(),
             places: HashMap::default(),
             ports: HashMap::default(),
+            by_netns: ByNetns::default(),
             max,
             refused: 0,
             held_by: 0,
@@ -199,8 +202,14 @@ impl Listeners {
             since_ns,
             group,
         };
+        self.by_netns.add(listener.netns(), event.id());
         self.sockets.insert(event.id(), listener);
         true
+    }
+
+    /// A listener is to come of which no dump tells.
+    pub(super) fn forget_dump(&mut self) {
+        self.by_netns.forget();
     }
 
     /// The listener with this identity.
@@ -320,9 +329,14 @@ impl Listeners {
         settled_ns: u64,
         listed: &HashSet<u64, BuildMixer>,
     ) -> Vec<u16> {
+        let sockets = &self.sockets;
+        let all = sockets.iter();
+        let all = all.map(|(&id, listener)| (listener.netns(), id));
         let ended: Vec<SocketId> = self
-            .sockets
-            .iter()
+            .by_netns
+            .take(census.netns, all)
+            .into_iter()
+            .filter_map(|id| Some((id, sockets.get(&id)?)))
             .filter(|(id, listener)| {
                 let is_listed = match id {
                     SocketId::Cookie(cookie) => listed.contains(cookie),
@@ -334,7 +348,7 @@ impl Listeners {
                     .is_none_or(|since_ns| since_ns < settled_ns);
                 !is_listed && listener.netns() == census.netns && is_older
             })
-            .map(|(&id, _)| id)
+            .map(|(id, _)| id)
             .collect();
         let ended = ended.into_iter().filter_map(|id| self.remove(id));
         ended.map(|listener| listener.group).collect()
@@ -452,6 +466,7 @@ impl Listeners {
         self.sockets.allocation_size()
             + self.places.allocation_size()
             + self.ports.allocation_size()
+            + self.by_netns.memory()
     }
 
     /// Ensures that the place exists; `false` where there is no room.

@@ -19,6 +19,8 @@ use crate::{by_cookie::ByCookie, census::Request, handshakes::MAX_PLACES, hash::
 /// The time after which a minisocket is forgotten that no dump has had: its namespace cannot be dumped.
 /// The kernel keeps none that long with the usual settings.
 const FORGET_NS: u64 = 180_000_000_000;
+/// Time between two searches for these, nanoseconds.
+const SWEEP_NS: u64 = 1_000_000_000;
 
 /// The dumps that must be without a minisocket that none has had yet, before it counts as gone: a dump
 /// in pieces can miss a single socket.
@@ -164,6 +166,8 @@ pub(super) struct Minisockets {
     half_open: HashMap<u32, Vec<Counted>, BuildMixer>,
     /// The number of entries in `half_open`, at most [`MAX_COUNTED`].
     counted: usize,
+    /// Time of the next search for those whose namespace cannot be dumped.
+    sweep_ns: u64,
     /// The half-open connections that may become sockets.
     requests: ByCookie<Embryonic>,
     max: usize,
@@ -312,6 +316,11 @@ impl Minisockets {
                 false
             });
         }
+        if begin_ns < self.sweep_ns {
+            return judged;
+        }
+        // Of all namespaces, so seldom: each may have a dump every second.
+        self.sweep_ns = begin_ns.saturating_add(SWEEP_NS);
         for awaited in self.awaited.values_mut() {
             while let Some(&cookie) = awaited.front() {
                 let is_old = minis

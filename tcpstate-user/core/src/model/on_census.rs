@@ -169,6 +169,9 @@ impl Tracker {
                     let there_ns = found.there_ns.unwrap_or(census.begin_ns);
                     let there_ns = there_ns.min(census.begin_ns);
                     self.insert(&event, state, whose, Known::InState { there_ns }, false);
+                    if let Some(slot) = self.table.find(event.id()) {
+                        self.by_netns.add(census.netns, slot);
+                    }
                 }
             }
         }
@@ -265,20 +268,25 @@ impl Tracker {
     fn end_what_is_not_listed(&mut self, census: &Census) {
         let listed = std::mem::take(&mut self.listed);
         let settled_ns = census.begin_ns.saturating_sub(self.settles_after_ns);
+        let table = &self.table;
+        let is_missing = |&slot: &u32| match table.hot(slot).id() {
+            SocketId::Cookie(cookie) => !listed.contains(&cookie),
+            // A dump has no addresses of sockets.
+            SocketId::Address(_) => false,
+        };
+        let all = table.open_slots().filter(is_missing);
+        let all = all.map(|slot| (table.cold(slot).netns(), slot));
         let ended: Vec<u32> = self
-            .table
-            .open_slots()
+            .by_netns
+            .take(census.netns, all)
+            .into_iter()
+            .filter(|&slot| table.is_open(slot))
+            .filter(is_missing)
             .filter(|&slot| {
-                let hot = self.table.hot(slot);
-                let is_listed = match hot.id() {
-                    SocketId::Cookie(cookie) => listed.contains(&cookie),
-                    // A dump has no addresses of sockets.
-                    SocketId::Address(_) => true,
-                };
-                !is_listed
-                    // Half-open connections are counted elsewhere.
-                    && hot.state != State::SYN_RECV
-                    && self.table.cold(slot).netns() == census.netns
+                let hot = table.hot(slot);
+                // Half-open connections are counted elsewhere.
+                hot.state != State::SYN_RECV
+                    && table.cold(slot).netns() == census.netns
                     && hot.is_older_than(settled_ns)
             })
             .collect();

@@ -114,6 +114,7 @@ impl Tracker {
             (Role::Unknown, Owner::UNKNOWN)
         };
         let embryo = child && matches!(id, SocketId::Address(_));
+        self.by_netns.forget();
         self.insert(event, new, (role, owner), Known::Opened { embryo }, gap)
     }
 
@@ -139,6 +140,7 @@ impl Tracker {
         } else {
             Known::Midway { old }
         };
+        self.by_netns.forget();
         self.insert(event, new, (role, owner), known, false)
     }
 
@@ -453,6 +455,7 @@ impl Tracker {
         let traits = Traits::of(event, service, Role::Server, owner);
         let group = self.groups.id(traits);
         let since_ns = Some(event.ts_ns());
+        self.listeners.forget_dump();
         if self.listeners.open(event, owner, since_ns, group)
             && let Some(rates) = &mut self.rates
         {

@@ -96,6 +96,11 @@ impl Table {
         self.pages.slots().filter(is_open)
     }
 
+    /// Whether there is an open connection in a slot that had one.
+    pub(super) fn is_open(&self, slot: u32) -> bool {
+        self.pages.get_hot(slot).is_some_and(Hot::is_live) && Some(slot) != self.ended
+    }
+
     /// The number of open connections.
     pub(super) fn live(&self) -> usize {
         self.pages.live() - usize::from(self.ended.is_some())

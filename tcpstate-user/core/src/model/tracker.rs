@@ -8,6 +8,7 @@ use tcpstate_common::State;
 use super::{
     By, Connection, Connections, Ended, Include, Interval, Limits, Memory, Snapshot,
     address::from_wire,
+    by_netns::ByNetns,
     group::{Groups, Traits},
     histograms::Histograms,
     listeners::{Listeners, Place},
@@ -55,6 +56,8 @@ pub struct Tracker {
     pub(super) settles_after_ns: u64,
     /// The cookies of the dump that comes in, part by part.
     pub(super) listed: HashSet<u64, BuildMixer>,
+    /// The slots of connections by network namespace, for the censuses of a dump.
+    pub(super) by_netns: ByNetns<u32>,
     /// The half-open connections of the census that comes in, part by part.
     pub(super) half_open: Parts,
     /// Whether a census is from before the beginning.
@@ -88,6 +91,7 @@ impl Tracker {
             minisockets: Minisockets::new(limits.max_connections),
             settles_after_ns: SETTLED_NS,
             listed: HashSet::default(),
+            by_netns: ByNetns::default(),
             half_open: Parts::default(),
             recalls: false,
             limits,
@@ -335,7 +339,7 @@ impl Tracker {
     /// Bytes held, all tables counted.
     pub fn memory(&self) -> Memory {
         Memory {
-            connections: self.table.memory(),
+            connections: self.table.memory() + self.by_netns.memory(),
             listeners: self.listeners.memory(),
             minisockets: self.minisockets.memory()
                 + self.listed.allocation_size()
