@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io::{self, Write as _},
+    ops::ControlFlow,
     path::Path,
     pin::Pin,
     process::ExitCode,
@@ -62,9 +63,7 @@ pub(crate) fn settings(watch: &Watch, bounds: Bounds, time: Option<TimeForm>) ->
         several_netns: watch.sockets.netns.inode.is_none() && stdout::is_terminal() && {
             match &watch.read {
                 Some(path) => input::may_have_several_netns(path),
-                None => {
-                    netns::find(&NetnsSelector::All).is_ok_and(|found| found.namespaces.len() > 1)
-                }
+                None => has_several_netns(),
             }
         },
         // Views know it when they start.
@@ -72,6 +71,20 @@ pub(crate) fn settings(watch: &Watch, bounds: Bounds, time: Option<TimeForm>) ->
         zone: zone::system(),
         time_form: time.unwrap_or_default(),
     }
+}
+
+/// Whether there is a network namespace beside our own.
+fn has_several_netns() -> bool {
+    let mut found = 0;
+    let searched = netns::visit(&NetnsSelector::All, |_| {
+        found += 1;
+        if found > 1 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    searched.is_ok() && found > 1
 }
 
 /// The columns that the arguments choose. One that does not exist ends the process, as other bad usage does, and so does

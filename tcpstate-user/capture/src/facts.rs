@@ -1,10 +1,10 @@
 //! The counters and settings of network namespaces, for diagnosis.
 
-use std::{fs, io};
+use std::{fs, io, ops::ControlFlow};
 
 use tcpstate_core::{
     diagnosis::{COUNTERS, NetnsFacts, SETTINGS},
-    netns::NetnsSelector,
+    netns::{NetnsSelector, sort},
 };
 
 use super::{
@@ -12,18 +12,22 @@ use super::{
     netns::{self, NetnsError},
 };
 
-/// Reads those of the selected namespaces. One that cannot be entered is left out; [`super::inventory::take`] says so.
+/// Reads those of the selected namespaces, in the order of [`sort`]. One that cannot be entered is left out;
+/// [`super::inventory::take`] says so.
 ///
 /// *Errors:* the namespaces cannot be found.
 pub fn read(selector: &NetnsSelector) -> Result<Vec<NetnsFacts>, NetnsError> {
-    let found = netns::find(selector)?;
-    let all = found.namespaces.into_iter().filter_map(|namespace| {
-        let (netns, name) = (namespace.inode(), namespace.name().to_owned());
-        let mut facts = namespace.within(read_here).ok()?;
-        (facts.netns, facts.name) = (netns, name);
-        Some(facts)
-    });
-    Ok(all.collect())
+    let mut all = Vec::new();
+    netns::visit(selector, |namespace| {
+        all.extend(namespace.within(read_here).ok().map(|facts| NetnsFacts {
+            netns: namespace.inode(),
+            name: namespace.name().to_owned(),
+            ..facts
+        }));
+        ControlFlow::Continue(())
+    })?;
+    sort(&mut all, |facts| facts.netns);
+    Ok(all)
 }
 
 /// Those of the namespace that this thread is in.

@@ -1,6 +1,9 @@
 //! Takes an inventory: dumps namespaces, and looks up the owners and the cgroups of their sockets.
 
-use std::sync::Arc;
+use std::{
+    ops::{ControlFlow, RangeInclusive},
+    sync::Arc,
+};
 
 use hashbrown::HashSet;
 use rustix::{process::geteuid, thread::CapabilitySet};
@@ -8,7 +11,7 @@ use tcpstate_core::{
     error::chain,
     inventory::{DumpedNetns, Inventory, Listening, Socket, keep_latest},
     names::Names,
-    netns::NetnsSelector,
+    netns::{NetnsSelector, sort},
 };
 
 use super::{
@@ -30,7 +33,6 @@ pub fn take(
     request: Request<'_>,
     resolve_owners: bool,
 ) -> Result<Inventory, DumpError> {
-    let found = netns::find(selector)?;
     let names = Cgroups::of_host().map(|cgroups| Names::new(Arc::new(cgroups)));
     let mut this = Inventory {
         // If cgroup2 is not mounted, no socket is in one of its cgroups.
@@ -39,29 +41,33 @@ pub fn take(
     };
     let mut ephemeral = Vec::new();
     let mut failure = None;
-    for namespace in found.namespaces {
+    let is_all = *selector == NetnsSelector::All;
+    let unreached = netns::visit(selector, |namespace| {
         let netns = namespace.inode();
         let name = namespace.name().to_owned();
-        let range = namespace.within(procfs::ephemeral_ports_here);
         match dump(namespace, request, &mut this.sockets) {
-            Ok(dumped) => this.namespaces.push(dumped),
-            Err(error) if *selector == NetnsSelector::All => {
-                this.undumped
-                    .push(format!("{netns} ({name}): {}", chain(&error)));
-                failure.get_or_insert(error);
-                continue;
+            Ok((dumped, range)) => {
+                this.namespaces.push(dumped);
+                ephemeral.extend(range.map(|range| (netns, range)));
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                if is_all {
+                    this.undumped
+                        .push(format!("{netns} ({name}): {}", chain(&error)));
+                }
+                failure.get_or_insert(error);
+            }
         }
-        ephemeral.extend(range.ok().flatten().map(|range| (netns, range)));
-    }
+        ControlFlow::Continue(())
+    })?;
     if let Some(error) = failure.filter(|_| this.namespaces.is_empty()) {
         return Err(error);
     }
+    sort(&mut this.namespaces, |dumped| dumped.netns);
     this.missing
-        .extend(found.broken.iter().map(|error| chain(error)));
+        .extend(unreached.broken.iter().map(|error| chain(error)));
     if let Some(who_sees) = who_sees() {
-        this.hidden = found.hidden_processes;
+        this.hidden = unreached.hidden_processes;
         this.who_sees = who_sees;
     }
     let described = this.sockets.len();
@@ -74,18 +80,21 @@ pub fn take(
     Ok(this)
 }
 
+/// Dumps a namespace, and reads its ephemeral ports.
 fn dump(
     namespace: Namespace,
     request: Request<'_>,
     sockets: &mut Vec<Socket>,
-) -> Result<DumpedNetns, DumpError> {
+) -> Result<(DumpedNetns, Option<RangeInclusive<u16>>), DumpError> {
     let netns = namespace.inode();
     let name = namespace.name().to_owned();
-    let (mut link, counters) = SockDiag::open_and(namespace, ListenCounters::read_here)?;
+    let (mut link, (counters, range)) = SockDiag::open_and(namespace, || {
+        (ListenCounters::read_here(), procfs::ephemeral_ports_here())
+    })?;
     let clock = ClockAnchor::read();
     let dump = link.dump(request, sockets)?;
     let took_ns = monotonic_ns().saturating_sub(clock.taken_at_ns);
-    Ok(DumpedNetns {
+    let dumped = DumpedNetns {
         netns,
         name,
         ts_ns: clock.taken_at_ns,
@@ -95,7 +104,8 @@ fn dump(
         took_ns,
         never_deferred: counters.is_ok_and(|counters| counters.deferred == Some(0)),
         dump,
-    })
+    };
+    Ok((dumped, range))
 }
 
 fn look_up_holders(inventory: &mut Inventory) {

@@ -3,20 +3,34 @@
 //! A namespace is found by a process that is in it (`/proc/PID/ns/net`) or by the name that `ip netns`
 //! gave it (`/run/netns`). One that is held otherwise, by an open file or by a single thread of a
 //! process, is not found, and can be given by its path.
+//!
+//! A host can have more of them than a process may open files, so a search has one open at a time.
 
 use std::{
-    collections::BTreeMap,
+    cell::Cell,
     fs::{self, File},
     io,
+    ops::ControlFlow,
     os::{fd::AsFd as _, linux::fs::MetadataExt as _},
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
 
+use hashbrown::HashSet;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tcpstate_core::netns::{NAMED_PATH, NetnsSelector};
 
-use super::procfs;
+use super::{clock::thread_cpu_time, procfs};
+
+thread_local! {
+    static SPENT_INSIDE: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// CPU time of what this thread has had done inside of other namespaces ([`Namespace::within`]), which is not its own.
+pub(super) fn spent_inside() -> Duration {
+    SPENT_INSIDE.get()
+}
 
 /// Why a namespace cannot be found or entered.
 #[derive(Debug, thiserror::Error)]
@@ -124,15 +138,18 @@ impl Namespace {
             return Ok(f());
         };
         // A thread of its own: a namespace belongs to a thread, and this one ends here.
-        let done = thread::scope(|scope| {
+        let (done, spent) = thread::scope(|scope| {
             let inside = scope.spawn(|| {
-                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-                    .map(|()| f())
+                let done =
+                    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                        .map(|()| f());
+                (done, thread_cpu_time())
             });
             inside
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
+        SPENT_INSIDE.set(SPENT_INSIDE.get() + spent);
         done.map_err(|source| NetnsError::Enter {
             name: self.name.clone(),
             source: source.into(),
@@ -171,50 +188,60 @@ fn is_namespace(file: &File) -> io::Result<bool> {
     Ok(rustix::fs::fstatfs(file)?.f_type == NSFS_MAGIC)
 }
 
-/// Result of a search.
+/// The parts of a host that a search did not reach.
 #[derive(Debug, Default)]
-pub struct Found {
-    /// The namespaces, our own first, then in the order of their inode numbers.
-    pub namespaces: Vec<Namespace>,
+pub struct Unreached {
     /// Names that lead to no namespace, and why.
     pub broken: Vec<NetnsError>,
     /// Processes whose namespace this process may not see.
     pub hidden_processes: u64,
 }
 
-/// Finds the selected namespaces.
+/// Gives each of the selected namespaces to `each`, which may break off: our own first, each once, and none is kept open.
 ///
-/// *Errors:* a single namespace was named and is not there, or our own cannot be read. [`Found`] has the
-/// namespaces missing from `all`.
-pub fn find(selector: &NetnsSelector) -> Result<Found, NetnsError> {
-    let only = |namespace| Found {
-        namespaces: vec![namespace],
-        ..Found::default()
+/// *Errors:* a single namespace was named and is not there, or our own cannot be read. [`Unreached`] has what is missing
+/// from `all`.
+pub fn visit(
+    selector: &NetnsSelector,
+    mut each: impl FnMut(Namespace) -> ControlFlow<()>,
+) -> Result<Unreached, NetnsError> {
+    let only = match selector {
+        NetnsSelector::All => return visit_all(each),
+        NetnsSelector::Own => Namespace::own()?,
+        NetnsSelector::File(path) => Namespace::open(path)?,
+        NetnsSelector::Inode(inode) => {
+            let mut found = None;
+            visit_all(|namespace| {
+                if namespace.inode == *inode {
+                    found = Some(namespace);
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })?;
+            found.ok_or(NetnsError::NotFound(*inode))?
+        }
     };
-    match selector {
-        NetnsSelector::Own => Namespace::own().map(only),
-        NetnsSelector::File(path) => Namespace::open(path).map(only),
-        NetnsSelector::All => all(),
-        NetnsSelector::Inode(inode) => all()?
-            .namespaces
-            .into_iter()
-            .find(|namespace| namespace.inode == *inode)
-            .map(only)
-            .ok_or(NetnsError::NotFound(*inode)),
-    }
+    // It is the last one anyway.
+    let _ = each(only);
+    Ok(Unreached::default())
 }
 
-fn all() -> Result<Found, NetnsError> {
+fn visit_all(mut each: impl FnMut(Namespace) -> ControlFlow<()>) -> Result<Unreached, NetnsError> {
     let own = Namespace::own()?;
-    let mut found = Found::default();
-    let mut others = BTreeMap::new();
+    let mut unreached = Unreached::default();
+    let mut seen: HashSet<u32> = HashSet::from([own.inode]);
+    if each(own).is_break() {
+        return Ok(unreached);
+    }
     // Names first: they say more than the number of some process.
     for entry in fs::read_dir(NAMED_PATH).into_iter().flatten().flatten() {
         match Namespace::open(&entry.path()) {
             Ok(namespace) => {
-                others.entry(namespace.inode).or_insert(namespace);
+                if seen.insert(namespace.inode) && each(namespace).is_break() {
+                    return Ok(unreached);
+                }
             }
-            Err(error) => found.broken.push(error),
+            Err(error) => unreached.broken.push(error),
         }
     }
     let processes = fs::read_dir("/proc").map_err(|source| NetnsError::Open {
@@ -229,26 +256,27 @@ fn all() -> Result<Found, NetnsError> {
         match fs::metadata(&path) {
             // A namespace is a file. For a process of another user, Linux 5.10 does not refuse to follow the
             // link, but leads to the folder of the link.
-            Ok(metadata) if metadata.is_dir() => found.hidden_processes += 1,
+            Ok(metadata) if metadata.is_dir() => unreached.hidden_processes += 1,
             Ok(metadata) => {
-                let known = u32::try_from(metadata.st_ino())
-                    .is_ok_and(|inode| inode == own.inode || others.contains_key(&inode));
+                let known =
+                    u32::try_from(metadata.st_ino()).is_ok_and(|inode| seen.contains(&inode));
                 // The process may have ended; others in the same namespace may follow.
-                if !known && let Ok(namespace) = Namespace::open(&path) {
-                    others.entry(namespace.inode).or_insert(namespace);
+                if !known
+                    && let Ok(namespace) = Namespace::open(&path)
+                    && seen.insert(namespace.inode)
+                    && each(namespace).is_break()
+                {
+                    return Ok(unreached);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                found.hidden_processes += 1;
+                unreached.hidden_processes += 1;
             }
             // It has ended in the meantime, or is a kernel thread about to end.
             Err(_) => {}
         }
     }
-    others.remove(&own.inode);
-    found.namespaces.push(own);
-    found.namespaces.extend(others.into_values());
-    Ok(found)
+    Ok(unreached)
 }
 
 #[cfg(test)]
@@ -256,6 +284,16 @@ mod tests {
     use tcpstate_core::netns::SELF_PATH;
 
     use super::*;
+
+    /// The inode numbers of those that are found.
+    fn inodes(selector: &NetnsSelector) -> Result<Vec<u32>, NetnsError> {
+        let mut inodes = Vec::new();
+        visit(selector, |namespace| {
+            inodes.push(namespace.inode());
+            ControlFlow::Continue(())
+        })?;
+        Ok(inodes)
+    }
 
     #[test]
     fn our_own_is_found_by_all_its_names_and_needs_no_privilege() {
@@ -267,27 +305,47 @@ mod tests {
             NetnsSelector::File(SELF_PATH.into()),
             NetnsSelector::Inode(own.inode()),
         ] {
-            let found = find(&selector).unwrap();
-            let inodes: Vec<_> = found.namespaces.iter().map(Namespace::inode).collect();
-            assert_eq!(inodes, [own.inode()], "{selector:?}");
+            assert_eq!(inodes(&selector).unwrap(), [own.inode()], "{selector:?}");
         }
-        let all = find(&NetnsSelector::All).unwrap();
-        assert_eq!(all.namespaces[0].inode(), own.inode());
-        let count = |inode| {
-            let same = all.namespaces.iter().filter(|one| one.inode() == inode);
-            same.count()
-        };
-        assert!(all.namespaces.iter().all(|one| count(one.inode()) == 1));
+        let all = inodes(&NetnsSelector::All).unwrap();
+        assert_eq!(all[0], own.inode());
+        let once: HashSet<u32> = all.iter().copied().collect();
+        assert_eq!(once.len(), all.len());
+    }
+
+    #[test]
+    fn a_search_ends_where_it_is_broken_off() {
+        let mut visited = 0;
+        visit(&NetnsSelector::All, |_| {
+            visited += 1;
+            ControlFlow::Break(())
+        })
+        .unwrap();
+        assert_eq!(visited, 1);
+    }
+
+    #[test]
+    fn the_time_inside_of_a_namespace_is_known() {
+        const WORK: Duration = Duration::from_millis(5);
+        let namespace = Namespace::open(Path::new(SELF_PATH)).unwrap();
+        let before = spent_inside();
+        let entered = namespace.within(|| while thread_cpu_time() < WORK {});
+        let spent = spent_inside().checked_sub(before).unwrap();
+        // An ordinary user may not enter it, and the attempt takes time too.
+        let least = entered.map_or(Duration::from_nanos(1), |()| WORK);
+        assert!(spent >= least, "{spent:?}");
+        Namespace::own().unwrap().within(|| ()).unwrap();
+        assert_eq!(spent_inside(), before + spent);
     }
 
     #[test]
     fn other_files_are_refused() {
         let missing = NetnsSelector::File("/run/netns/no-such-namespace".into());
-        assert!(matches!(find(&missing), Err(NetnsError::Open { .. })));
+        assert!(matches!(inodes(&missing), Err(NetnsError::Open { .. })));
         let other = NetnsSelector::File("/dev/null".into());
-        assert!(matches!(find(&other), Err(NetnsError::NotOne(_))));
+        assert!(matches!(inodes(&other), Err(NetnsError::NotOne(_))));
         assert!(matches!(
-            find(&NetnsSelector::Inode(1)),
+            inodes(&NetnsSelector::Inode(1)),
             Err(NetnsError::NotFound(1))
         ));
     }

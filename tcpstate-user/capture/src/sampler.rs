@@ -13,13 +13,14 @@
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use tcpstate_common::State;
 use tcpstate_core::{
     census::{Census, Found, Held, Kind, Scope},
@@ -94,7 +95,7 @@ pub(super) fn spawn(
         namespaces: BTreeMap::new(),
         searched: None,
         out_of_reach: BTreeMap::new(),
-        notified: Vec::new(),
+        notified: HashSet::new(),
         undumped_notified: false,
         holders: Holders::new(),
     };
@@ -123,7 +124,7 @@ struct Sampler {
     /// Namespaces that have minisockets and were not found, and when the reader last reported them.
     out_of_reach: BTreeMap<u32, Instant>,
     /// Notices already shown to the user: each is shown once.
-    notified: Vec<String>,
+    notified: HashSet<String>,
     /// Whether the user knows that there are namespaces that cannot be dumped.
     undumped_notified: bool,
     /// The processes that hold listeners.
@@ -146,12 +147,12 @@ impl Sampler {
         let mut resynced = Instant::now();
         let mut sample_at = self.plan.interval.map(|_| Instant::now());
         while self.exchange.wait_until_received() {
-            let spent = u64::try_from(thread_cpu_time().as_nanos()).unwrap_or(u64::MAX);
+            let spent = u64::try_from(cpu_time().as_nanos()).unwrap_or(u64::MAX);
             self.exchange.sampling_ns.store(spent, Ordering::Release);
             if self.plan.resolve_owners != ResolveOwners::No {
                 self.follow_holders();
             }
-            let (start, cpu_before) = (Instant::now(), thread_cpu_time());
+            let (start, cpu_before) = (Instant::now(), cpu_time());
             let Some(interval) = self.plan.interval.filter(|_| sample_at <= Some(start)) else {
                 let look_at =
                     (self.plan.resolve_owners != ResolveOwners::No).then(|| self.holders.look_at());
@@ -292,7 +293,7 @@ impl Sampler {
             return;
         }
         let request = Request::of(StateSet::of(State::LISTEN));
-        let cpu_before = thread_cpu_time();
+        let cpu_before = cpu_time();
         // Where listeners cannot be dumped now, they may be the next time.
         let Ok(inventory) = inventory::take(&self.plan.namespaces, request, true) else {
             return;
@@ -316,34 +317,33 @@ impl Sampler {
             .flat_map(Census::into_parts)
             .map(|part| Census { more: true, ..part });
         self.publish(censuses.collect(), Vec::new(), false);
-        let spent = thread_cpu_time().saturating_sub(cpu_before);
+        let spent = cpu_time().saturating_sub(cpu_before);
         self.holders.rest(spent * (SHARE - 1));
     }
 
     /// Finds new namespaces, and drops those that are gone.
     fn search(&mut self) {
         self.searched = Some(Instant::now());
-        let found = match netns::find(&self.plan.namespaces) {
-            Ok(found) => found,
-            Err(error) => {
-                // Their minisockets are unknown from here on, and nothing else would end these.
-                let now = Instant::now();
-                let lost = std::mem::take(&mut self.namespaces).into_keys();
-                self.out_of_reach.extend(lost.map(|netns| (netns, now)));
-                let notice = format!("{} are unknown: {}", self.plan.sampled(), chain(&error));
-                self.publish(Vec::new(), vec![notice], false);
-                return;
-            }
-        };
-        let mut namespaces = BTreeMap::new();
-        for namespace in found.namespaces {
+        let (known, mut namespaces) = (&mut self.namespaces, BTreeMap::new());
+        let searched = netns::visit(&self.plan.namespaces, |namespace| {
             let inode = namespace.inode();
-            let history = self.namespaces.remove(&inode).map(|known| known.history);
+            let history = known.remove(&inode).map(|known| known.history);
             let sampled = SampledNetns {
                 path: namespace.path().map(Into::into),
                 history: history.unwrap_or_default(),
             };
             namespaces.insert(inode, sampled);
+            ControlFlow::Continue(())
+        });
+        if let Err(error) = searched {
+            // Their minisockets are unknown from here on, and nothing else would end these.
+            let now = Instant::now();
+            let lost = std::mem::take(&mut self.namespaces).into_keys();
+            let lost = lost.chain(namespaces.into_keys());
+            self.out_of_reach.extend(lost.map(|netns| (netns, now)));
+            let notice = format!("{} are unknown: {}", self.plan.sampled(), chain(&error));
+            self.publish(Vec::new(), vec![notice], false);
+            return;
         }
         let gone = std::mem::replace(&mut self.namespaces, namespaces);
         let vanished = gone
@@ -383,7 +383,13 @@ impl Sampler {
         }));
         let synack = self.plan.synack.as_ref();
         // A map that cannot be read gives no counts.
-        let synack = synack.and_then(|counts| counts.read().ok());
+        let synack = synack.and_then(|counts| counts.read().ok()).map(|counts| {
+            let mut sums: HashMap<u32, u64> = HashMap::new();
+            for count in counts {
+                *sums.entry(count.netns).or_default() += count.count;
+            }
+            sums
+        });
         let mut namespaces = std::mem::take(&mut self.namespaces);
         for (&netns, sampled) in &mut namespaces {
             let namespace = match &sampled.path {
@@ -395,10 +401,8 @@ impl Sampler {
                 self.searched = None;
                 continue;
             };
-            let synack = synack.as_ref().map(|counts| {
-                let counts = counts.iter().filter(|count| count.netns == netns);
-                counts.map(|count| count.count).sum()
-            });
+            let synack = synack.as_ref();
+            let synack = synack.map(|sums| sums.get(&netns).copied().unwrap_or(0));
             let half_open_only = self.plan.half_open_only;
             let publish = |part| self.publish(vec![part], Vec::new(), false);
             match sample(
@@ -436,9 +440,14 @@ impl Sampler {
     }
 }
 
+/// CPU time that this thread has taken, inside of namespaces too.
+fn cpu_time() -> Duration {
+    thread_cpu_time() + netns::spent_inside()
+}
+
 /// When the next sample is due after one that began at `start`, when the thread had taken `cpu_before`.
 fn next(start: Instant, cpu_before: Duration, interval: Duration) -> Instant {
-    let spent = thread_cpu_time().saturating_sub(cpu_before);
+    let spent = cpu_time().saturating_sub(cpu_before);
     (start + interval).max(Instant::now() + spent * (SHARE - 1))
 }
 
@@ -494,22 +503,22 @@ fn full_censuses(
     seen_before: &[(u32, u64)],
     held: Vec<(u32, Held)>,
 ) -> Vec<Census> {
-    let mut censuses: Vec<Census> = inventory
+    let mut censuses: BTreeMap<u32, Census> = inventory
         .namespaces
         .iter()
-        .map(|dumped| Census {
-            netns: dumped.netns,
-            begin_ns: dumped.ts_ns,
-            scope: scope(dumped),
-            ..Census::default()
+        .map(|dumped| {
+            let census = Census {
+                netns: dumped.netns,
+                begin_ns: dumped.ts_ns,
+                scope: scope(dumped),
+                ..Census::default()
+            };
+            (dumped.netns, census)
         })
         .collect();
     // The others are sampled.
     for socket in inventory.sockets.iter().filter(|socket| socket.is_full()) {
-        let census = censuses
-            .iter_mut()
-            .find(|census| census.netns == socket.netns);
-        if let Some(census) = census {
+        if let Some(census) = censuses.get_mut(&socket.netns) {
             census.found.push(Found {
                 role: inventory.listening.role(socket),
                 owner: inventory.owner(socket),
@@ -521,24 +530,30 @@ fn full_censuses(
         }
     }
     for (netns, held) in held {
-        let census = censuses.iter_mut().find(|census| census.netns == netns);
-        if let Some(census) = census {
+        if let Some(census) = censuses.get_mut(&netns) {
             census.held.push(held);
         }
     }
-    for census in &mut censuses {
-        let found: HashSet<u64> = census.found.iter().map(|found| found.cookie).collect();
-        let here = seen_before
-            .iter()
-            .filter(|(netns, _)| *netns == census.netns);
-        let only_before = here.map(|&(_, cookie)| cookie);
-        census.known = only_before
-            .filter(|cookie| !found.contains(cookie))
-            .collect();
+    let sockets = inventory.sockets.iter().filter(|socket| socket.is_full());
+    let found: HashSet<(u32, u64)> = sockets
+        .filter(|_| !seen_before.is_empty())
+        .map(|socket| (socket.netns, socket.cookie))
+        .collect();
+    for before in seen_before.iter().filter(|before| !found.contains(*before)) {
+        let &(netns, cookie) = before;
+        if let Some(census) = censuses.get_mut(&netns) {
+            census.known.push(cookie);
+        }
+    }
+    for census in censuses.values_mut() {
         // Listeners first: the owners of the others follow from them.
         census
             .found
             .sort_by_key(|found| (found.state != State::LISTEN, found.cookie));
     }
-    censuses.into_iter().flat_map(Census::into_parts).collect()
+    let all = censuses.into_values();
+    all.flat_map(Census::into_parts).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write as _},
+    ops::ControlFlow,
     process::ExitCode,
     time::Duration,
 };
@@ -143,8 +144,6 @@ fn here(topic: &Topic) -> Here {
 /// The values of these settings, here and in the other namespaces.
 fn values(settings: &'static [Setting]) -> Vec<Value> {
     let own_inode = Namespace::own().ok().map(|namespace| namespace.inode());
-    let others =
-        netns::find(&NetnsSelector::All).map_or_else(|_| Vec::new(), |found| found.namespaces);
     let mut values: Vec<Value> = settings
         .iter()
         .map(|&setting| Value {
@@ -153,9 +152,10 @@ fn values(settings: &'static [Setting]) -> Vec<Value> {
             elsewhere: Vec::new(),
         })
         .collect();
-    for namespace in others {
+    // Those that cannot be found are not shown.
+    let _ = netns::visit(&NetnsSelector::All, |namespace| {
         if Some(namespace.inode()) == own_inode {
-            continue;
+            return ControlFlow::Continue(());
         }
         let name = namespace.name().to_owned();
         let read = || -> Vec<Option<String>> {
@@ -164,14 +164,13 @@ fn values(settings: &'static [Setting]) -> Vec<Value> {
                 .map(|setting| host::setting(setting.path))
                 .collect()
         };
-        let Ok(found) = namespace.within(read) else {
-            continue;
-        };
+        let found = namespace.within(read).unwrap_or_default();
         for (value, found) in values.iter_mut().zip(found) {
             if let Some(found) = found.filter(|found| Some(found) != value.own.as_ref()) {
                 value.elsewhere.push((name.clone(), found));
             }
         }
-    }
+        ControlFlow::Continue(())
+    });
     values
 }

@@ -1,5 +1,5 @@
 //! `tcpstate` inside a pid namespace, where processes have other numbers, and inside a time namespace, where the
-//! monotonic clock has another time.
+//! monotonic clock has another time; and beside more network namespaces than it may open files.
 //!
 //! The oracles are `ss` and the clocks outside.
 
@@ -35,6 +35,11 @@ pub fn add(trials: &mut Vec<Trial>) {
         "namespaces::time",
         &[Need::Btf, unshare, Need::TimeNamespace],
         inside_a_time_namespace,
+    ));
+    trials.push(trial(
+        "namespaces::more_than_open_files",
+        &[unshare],
+        more_than_open_files,
     ));
 }
 
@@ -180,6 +185,43 @@ fn inside_a_time_namespace() -> Result<()> {
     ensure!(
         doctor["status"] == "ok" && detail.contains("1000000 s ahead"),
         "{doctor}"
+    );
+    Ok(())
+}
+
+/// All namespaces are listed where there are more of them than `tcpstate` may have files open. Their names are in a mount
+/// namespace that ends with the process, so that they are in nobody's way.
+fn more_than_open_files() -> Result<()> {
+    const FILES: usize = 40;
+    const NAMESPACES: usize = 60;
+    let script = format!(
+        "mount -t tmpfs none /run
+        mkdir /run/netns
+        for name in $(seq {NAMESPACES}); do
+            : > /run/netns/many-$name
+            unshare --net=/run/netns/many-$name true
+        done
+        ulimit -n {FILES}
+        exec \"$0\" ls --json --resolve-owners=no state listening"
+    );
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-ec", &script, BINARY])
+        .output()?;
+    let (stdout, stderr) = (
+        String::from_utf8(output.stdout)?,
+        String::from_utf8(output.stderr)?,
+    );
+    let last = stdout.lines().last();
+    let summary: Value = serde_json::from_str(last.with_context(|| stderr.clone())?)?;
+    let namespaces = summary["namespaces"].as_array().context("namespaces")?;
+    let is_ours = |one: &&Value| {
+        let name = one["name"].as_str();
+        name.is_some_and(|name| name.starts_with("many-"))
+    };
+    let listed = namespaces.iter().filter(is_ours).count();
+    ensure!(
+        listed == NAMESPACES,
+        "{listed} of {NAMESPACES} namespaces: {summary} {stderr}"
     );
     Ok(())
 }
