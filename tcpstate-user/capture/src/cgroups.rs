@@ -3,7 +3,8 @@
 //!
 //! The id is the inode number of the cgroup's directory in cgroup2's file system. With
 //! `CAP_DAC_READ_SEARCH` the kernel opens a directory by it; without, the directories are walked, not
-//! more than once a second. What was found once stays: a cgroup that has been removed keeps its name.
+//! more than once a second, and where that takes long, for a fiftieth of the time at most. What was found once stays: a
+//! cgroup that has been removed keeps its name.
 
 use std::{
     ffi::OsStr,
@@ -189,6 +190,8 @@ const MAX_NAMES: usize = 1 << 16;
 const MAX_WALK: usize = 1 << 16;
 /// Time for which the result of a walk is valid.
 const WALK_AGAIN: Duration = Duration::from_secs(1);
+/// Part of the time that walks take at most, as a divisor.
+const WALK_SHARE: u32 = 50;
 /// Time after which the name of a pod is looked for again.
 const NAME_AGAIN: Duration = Duration::from_secs(1);
 
@@ -208,7 +211,8 @@ struct Known {
     workloads: Workloads,
     /// The mount, for opening by id, until that turns out not to be allowed.
     by_handle: Option<File>,
-    walked: Option<Instant>,
+    /// The time of the next walk.
+    walk_at: Instant,
 }
 
 #[derive(Debug)]
@@ -252,7 +256,7 @@ impl Cgroups {
                 cgroups: HashMap::new(),
                 workloads: Workloads::of_host(),
                 by_handle,
-                walked: None,
+                walk_at: Instant::now(),
             }),
         }
     }
@@ -267,28 +271,31 @@ impl Cgroups {
     }
 
     fn look_up(&self, known: &mut Known, id: u64) -> Option<Arc<str>> {
-        if known.paths.len() >= MAX_NAMES {
-            // After years of containers; existing cgroups will be found again.
-            known.paths.clear();
-        }
         if let Some(root) = &known.by_handle {
             match open_by_id(root, id) {
                 Ok(directory) => {
                     let path = self.path_of(&directory, id);
-                    known.paths.insert(id, path.clone());
+                    known.keep(id, path.clone());
                     return path;
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
-                    known.paths.insert(id, None);
+                    known.keep(id, None);
                     return None;
                 }
                 // Not permitted, or not supported by this kernel.
                 Err(_) => known.by_handle = None,
             }
         }
-        if known.walked.is_none_or(|at| at.elapsed() >= WALK_AGAIN) {
-            self.walk(&mut known.paths);
-            known.walked = Some(Instant::now());
+        let begin = Instant::now();
+        if begin >= known.walk_at {
+            let found = self.walk();
+            // Those that have been removed keep their names while there is room.
+            if known.paths.len() + found.len() > MAX_NAMES {
+                known.paths = found;
+            } else {
+                known.paths.extend(found);
+            }
+            known.walk_at = next_walk(begin, begin.elapsed());
         }
         known.paths.get(&id).cloned().flatten()
     }
@@ -305,8 +312,9 @@ impl Cgroups {
         }
     }
 
-    /// Learns the paths of all cgroups there are, or of very many.
-    fn walk(&self, paths: &mut HashMap<u64, Option<Arc<str>>>) {
+    /// The paths of all cgroups there are, or of very many.
+    fn walk(&self) -> HashMap<u64, Option<Arc<str>>> {
+        let mut paths = HashMap::new();
         let mut to_do = vec![self.mount.point.clone()];
         let mut left = MAX_WALK;
         while let Some(directory) = to_do.pop().filter(|_| left > 0) {
@@ -323,6 +331,23 @@ impl Cgroups {
                     .map(|entry| entry.path()),
             );
         }
+        paths
+    }
+}
+
+/// The time of the walk after one that began at `begin` and took this time.
+fn next_walk(begin: Instant, took: Duration) -> Instant {
+    begin + took + WALK_AGAIN.max(took * (WALK_SHARE - 1))
+}
+
+impl Known {
+    /// Keeps the path of a cgroup that was looked up by itself.
+    fn keep(&mut self, id: u64, path: Option<Arc<str>>) {
+        if self.paths.len() >= MAX_NAMES {
+            // After years of containers; existing cgroups will be found again.
+            self.paths.clear();
+        }
+        self.paths.insert(id, path);
     }
 }
 
@@ -490,6 +515,15 @@ mod tests {
         assert_eq!(cgroups.cgroup(u64::MAX), None);
         fs::remove_dir(&inner).unwrap();
         assert_eq!(cgroups.cgroup(id).as_deref(), Some(&Cgroup::of("/a/b")));
+    }
+
+    #[test]
+    fn a_walk_that_takes_long_is_repeated_seldom() {
+        let begin = Instant::now();
+        let next = |took| next_walk(begin, Duration::from_millis(took)) - begin;
+        assert_eq!(next(1), Duration::from_millis(1_001));
+        assert_eq!(next(20), Duration::from_millis(1_020));
+        assert_eq!(next(2_000), Duration::from_secs(100));
     }
 
     /// On any file system, an id never yields the path of something else.
