@@ -27,10 +27,7 @@ use rustix::net::{
     netlink::{self, SocketAddrNetlink},
     sockopt,
 };
-use tcpstate_common::{
-    State,
-    record::{AF_INET, AF_INET6},
-};
+use tcpstate_common::{State, record::AF_INET6};
 
 pub use self::wire::MalformedError;
 use tcpstate_core::{
@@ -112,14 +109,6 @@ impl Request<'_> {
         };
         let is_any = |part: &Self| part.states.bits() != 0;
         parts.into_iter().flatten().filter(is_any)
-    }
-
-    fn families(self) -> &'static [u8] {
-        if self.ipv6_only {
-            &[AF_INET6]
-        } else {
-            &[AF_INET, AF_INET6]
-        }
     }
 }
 
@@ -250,7 +239,12 @@ impl SockDiag {
         states: StateSet,
         sink: &mut impl Sink,
     ) -> Result<DumpStats, DumpError> {
-        self.dumper().dump(Query::BothFamilies(states), sink)
+        let request = Request::of(states);
+        let query = Query {
+            request,
+            program: None,
+        };
+        self.dumper().dump(query, sink)
     }
 
     fn dumper(&mut self) -> Dumper<'_, Netlink> {
@@ -288,29 +282,25 @@ impl Sink for Append<'_> {
     }
 }
 
-/// One request to the kernel.
+/// One request to the kernel: for the sockets that the program accepts.
 #[derive(Clone, Copy)]
-enum Query<'a> {
-    /// Sockets of a family, those that the program accepts.
-    Family(u8, Request<'a>, Option<&'a [u8]>),
-    /// Sockets in these states, of both families.
-    BothFamilies(StateSet),
+struct Query<'a> {
+    request: Request<'a>,
+    program: Option<&'a [u8]>,
 }
 
 impl Query<'_> {
     fn message(self, sequence: u32) -> Vec<u8> {
-        match self {
-            Self::Family(family, request, program) => {
-                let states = request.states.bits();
-                let extensions = wire::Extensions {
-                    info: request.with_info,
-                    memory: request.with_drops,
-                };
-                wire::request(family, states, extensions, program, sequence)
-            }
-            Self::BothFamilies(states) => {
-                wire::request_of_both_families(u32::from(states.bits()), sequence).to_vec()
-            }
+        let Self { request, program } = self;
+        let states = request.states.bits();
+        let extensions = wire::Extensions {
+            info: request.with_info,
+            memory: request.with_drops,
+        };
+        if request.ipv6_only {
+            wire::request(AF_INET6, states, extensions, program, sequence)
+        } else {
+            wire::request_of_both_families(states, extensions, program, sequence)
         }
     }
 }
@@ -419,21 +409,22 @@ impl<L: Link> Dumper<'_, L> {
         let before = sockets.len();
         let mut dump = DumpStats::default();
         let mut program = request.ends.and_then(bytecode::compile);
-        let families = request.families().iter();
-        let parts = families.flat_map(|&family| request.parts().map(move |part| (family, part)));
-        for (family, request) in parts {
+        for request in request.parts() {
             let mut sink = Append {
                 start: sockets.len(),
                 sockets,
                 netns,
             };
-            let mut query = Query::Family(family, request, program.as_deref());
+            let mut query = Query {
+                request,
+                program: program.as_deref(),
+            };
             let mut one = self.dump(query, &mut sink);
             if program.is_some() && one.as_ref().is_err_and(DumpError::is_invalid) {
                 // All sockets contain those that are wanted.
-                program = None;
-                query = Query::Family(family, request, None);
+                query.program = None;
                 one = self.dump(query, &mut sink);
+                program = None;
             }
             match one {
                 Ok(one) => dump.add(&one),

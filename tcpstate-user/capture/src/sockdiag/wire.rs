@@ -63,12 +63,15 @@ pub struct Extensions {
     pub memory: bool,
 }
 
+impl Extensions {
+    const fn bits(self) -> u8 {
+        (self.info as u8) << (attribute::INFO - 1)
+            | (self.memory as u8) << (attribute::SKMEMINFO - 1)
+    }
+}
+
 /// A request for the TCP sockets of a family that are in one of these states (a bit for each) and that the program accepts;
 /// `None`: all of them.
-#[expect(
-    clippy::indexing_slicing,
-    reason = "by constants, inside of the request"
-)]
 pub fn request(
     family: u8,
     states: u32,
@@ -77,47 +80,49 @@ pub fn request(
     sequence: u32,
 ) -> Vec<u8> {
     // Everything not set here is 0: any address, any port, any interface, the kernel's process id.
-    let mut bytes = vec![0; HEADER + REQUEST];
+    let mut body = [0; REQUEST];
+    #[expect(clippy::cast_possible_truncation, reason = "6")]
+    let head = [family, libc::IPPROTO_TCP as u8, extensions.bits(), 0];
+    body[..4].copy_from_slice(&head);
+    body[4..8].copy_from_slice(&states.to_ne_bytes());
+    framed(SOCK_DIAG_BY_FAMILY, &body, program, sequence)
+}
+
+/// The same for both families: one walk through the kernel's table instead of two. The table has the sockets of all network
+/// namespaces, so that the walk is most of what it costs where a namespace has few.
+pub fn request_of_both_families(
+    states: u32,
+    extensions: Extensions,
+    program: Option<&[u8]>,
+    sequence: u32,
+) -> Vec<u8> {
+    let mut body = [0; OLD_REQUEST];
+    body[3] = extensions.bits();
+    body[52..56].copy_from_slice(&states.to_ne_bytes());
+    framed(TCPDIAG_GETSOCK, &body, program, sequence)
+}
+
+fn framed(kind: u16, body: &[u8], program: Option<&[u8]>, sequence: u32) -> Vec<u8> {
     // A longer one than an attribute takes does not exist: its jumps would be too long.
     let program = program.and_then(|program| {
         let length = u16::try_from(ATTRIBUTE + program.len()).ok()?;
         Some((program, length))
     });
+    let attribute = program.map_or(0, |(_, length)| usize::from(length));
+    #[expect(clippy::cast_possible_truncation, reason = "76 and 64 KiB at most")]
+    let length = (HEADER + body.len() + attribute) as u32;
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    // The kernel's process id.
+    bytes.extend(0_u32.to_ne_bytes());
+    bytes.extend(body);
     if let Some((program, length)) = program {
         bytes.extend(length.to_ne_bytes());
         bytes.extend(BYTECODE.to_ne_bytes());
         bytes.extend(program);
     }
-    #[expect(clippy::cast_possible_truncation, reason = "72 and 64 KiB at most")]
-    let length = bytes.len() as u32;
-    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-    put(0, &length.to_ne_bytes());
-    put(4, &SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    put(6, &(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    put(8, &sequence.to_ne_bytes());
-    let extensions = u8::from(extensions.info) << (attribute::INFO - 1)
-        | u8::from(extensions.memory) << (attribute::SKMEMINFO - 1);
-    #[expect(clippy::cast_possible_truncation, reason = "6")]
-    put(HEADER, &[family, libc::IPPROTO_TCP as u8, extensions, 0]);
-    put(HEADER + 4, &states.to_ne_bytes());
-    bytes
-}
-
-/// A request for all TCP sockets in one of these states, of both families: one walk through the
-/// kernel's table instead of two, which is most of what it costs where there are few.
-#[expect(
-    clippy::indexing_slicing,
-    reason = "by constants, inside of the request"
-)]
-pub fn request_of_both_families(states: u32, sequence: u32) -> [u8; HEADER + OLD_REQUEST] {
-    let mut bytes = [0; HEADER + OLD_REQUEST];
-    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-    #[expect(clippy::cast_possible_truncation, reason = "76")]
-    put(0, &((HEADER + OLD_REQUEST) as u32).to_ne_bytes());
-    put(4, &TCPDIAG_GETSOCK.to_ne_bytes());
-    put(6, &(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    put(8, &sequence.to_ne_bytes());
-    put(HEADER + 52, &states.to_ne_bytes());
     bytes
 }
 

@@ -50,6 +50,32 @@ fn a_request_has_the_kernels_layout() {
 }
 
 #[test]
+fn a_request_of_both_families_has_the_kernels_older_layout() {
+    let all = Extensions {
+        info: true,
+        memory: true,
+    };
+    let bytes = request_of_both_families(0x2345, all, Some(&[1, 4, 8, 0]), 7);
+    assert_eq!(message(&bytes).unwrap().0.sequence, 7);
+    assert_eq!(bytes[..4], 84u32.to_ne_bytes());
+    assert_eq!(u16::from_ne_bytes([bytes[4], bytes[5]]), 18);
+    assert_eq!(u16::from_ne_bytes([bytes[6], bytes[7]]), 0x301);
+    assert_eq!(bytes[16..20], [0, 0, 0, 1 << 1 | 1 << 6]);
+    assert_eq!(bytes[68..72], 0x2345u32.to_ne_bytes());
+    assert!(
+        bytes[20..68]
+            .iter()
+            .chain(&bytes[72..76])
+            .all(|&byte| byte == 0)
+    );
+    assert_eq!(bytes[76..78], 8u16.to_ne_bytes());
+    assert_eq!(bytes[78..80], 1u16.to_ne_bytes());
+    assert_eq!(bytes[80..], [1, 4, 8, 0]);
+    let plain = request_of_both_families(0x2345, Extensions::default(), None, 7);
+    assert_eq!((plain.len(), plain[19]), (76, 0));
+}
+
+#[test]
 fn a_minisocket_keeps_its_timer_and_has_no_user() {
     let socket = socket(&answer(), 42).unwrap();
     assert_eq!(
