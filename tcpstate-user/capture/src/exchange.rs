@@ -27,7 +27,7 @@ pub(super) struct Exchange {
     changed: Condvar,
     /// The reader saw a socket begin to listen.
     listened: AtomicBool,
-    /// CPU time that the sampler's thread has taken, nanoseconds.
+    /// CPU time that sampling has taken, inside of namespaces too, nanoseconds.
     pub(super) sampling_ns: AtomicU64,
 }
 

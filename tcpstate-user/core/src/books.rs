@@ -116,7 +116,7 @@ pub struct CaptureCost {
 pub struct Load {
     /// The most bytes that have waited in the ring buffer at a time since this was asked for the last time.
     pub ring_fill_bytes: Option<u64>,
-    /// CPU time of the thread that dumps sockets, from its start on, nanoseconds.
+    /// CPU time of the thread that dumps sockets, inside of other network namespaces too, from its start on, nanoseconds.
     pub sampling_ns: Option<u64>,
 }
 
