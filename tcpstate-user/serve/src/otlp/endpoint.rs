@@ -40,7 +40,10 @@ impl Endpoint {
         let uri: Uri = url.parse().map_err(|_| not_url())?;
         let authority = uri.authority().ok_or_else(not_url)?;
         let is_secure = uri.scheme() == Some(&Scheme::HTTPS);
-        // A user and a password would stand before the host, and be sent in the clear.
+        // They would be sent in the clear, and as part of a name.
+        if authority.as_str().contains('@') {
+            return Err(not_url());
+        }
         let rest = authority.as_str().strip_prefix(authority.host());
         let port = match rest.ok_or_else(not_url)?.strip_prefix(':') {
             None if is_secure => HTTPS,
@@ -168,6 +171,8 @@ mod tests {
             "http://[::1",
             "https://",
             "https://user:secret@c",
+            "http://c@c:4318",
+            "http://c-token@c:4318",
             // A certificate has no such name.
             "https://c..d",
         ] {

@@ -18,7 +18,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 use prost::Message as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     task::JoinSet,
     time::timeout,
 };
@@ -28,6 +28,9 @@ use crate::pushes::Verdict;
 
 /// The time for a push, from the lookup of the address to the end of the answer. The SDKs of OpenTelemetry wait as long.
 pub(super) const TIME: Duration = Duration::from_secs(10);
+
+/// The time for a connection to one address: one that drops SYNs, as IPv6 without a way often does, leaves some for the next.
+const CONNECT_TIME: Duration = Duration::from_secs(3);
 
 /// The most bytes of an answer that are read, of its head and of its body each.
 const MAX_BYTES: usize = 64 << 10;
@@ -76,9 +79,9 @@ impl Failure {
     /// Its name in the metric of pushes.
     pub(super) fn verdict(&self) -> Verdict {
         match self {
-            Self::Connect(_) | Self::Tls(_) => Verdict::Unavailable,
+            Self::Connect(_) | Self::Tls(_) | Self::Unwritten => Verdict::Unavailable,
             Self::Status { status, .. } if is_for_later(*status) => Verdict::Unavailable,
-            Self::Status { .. } | Self::Unwritten => Verdict::Refused,
+            Self::Status { .. } => Verdict::Refused,
             Self::Time | Self::Broken(_) => Verdict::Unanswered,
         }
     }
@@ -126,15 +129,29 @@ pub(super) async fn post(collector: &Collector, body: Bytes) -> Result<Option<Re
 
 async fn exchange(collector: &Collector, body: Bytes) -> Result<Option<Refused>, Failure> {
     let endpoint = collector.endpoint();
-    // Each of its addresses, in turn. A push is seldom, and with a connection of its own it is never sent on one that has ended.
-    let stream = TcpStream::connect((endpoint.host(), endpoint.port()))
-        .await
-        .map_err(Failure::Connect)?;
+    // A push is seldom, and with a connection of its own it is never sent on one that has ended.
+    let stream = connect(endpoint).await.map_err(Failure::Connect)?;
     let Some((tls, server)) = collector.tls() else {
         return speak(stream, endpoint, body).await;
     };
     let stream = tls.connect(server, stream).await.map_err(Failure::Tls)?;
     speak(stream, endpoint, body).await
+}
+
+/// A connection to the first of its addresses that takes one.
+async fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
+    let mut last = io::Error::other("its name has no address");
+    for address in lookup_host((endpoint.host(), endpoint.port())).await? {
+        match timeout(CONNECT_TIME, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => {
+                let why = format!("no connection within {} s", CONNECT_TIME.as_secs());
+                last = io::Error::new(io::ErrorKind::TimedOut, why);
+            }
+        }
+    }
+    Err(last)
 }
 
 /// One request over a connection, and the answer.
