@@ -295,7 +295,7 @@ Examples:
   tcpstate serve --listen 10.0.0.5:9716   for the Prometheus of this network
   tcpstate serve --listen [::]:9716 --web.config.file web.yml    with TLS
   tcpstate serve --otlp http://localhost:4318    to a collector too
-  tcpstate serve --otlp https://collector.example --otlp-certificate ca.pem    by TLS
+  tcpstate serve --otlp https://otel.example --otlp-certificate ca.pem    by TLS
   tcpstate serve --netns self not src 127.0.0.0/8    without containers and lo
   tcpstate serve --buckets 1ms,10ms,100ms,1s    few buckets
   tcpstate serve --labels namespace,pod   counts by Kubernetes pod
