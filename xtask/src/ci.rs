@@ -180,25 +180,34 @@ fn fuzz() -> Result<()> {
     }
 }
 
-/// The release files for this kind of machine, if the tools are installed.
+/// The release files for this kind of machine, and the units of its Debian package in a guest, if the tools are installed.
 fn distribution() -> Result<()> {
-    match dist::native() {
-        Ok(target) => step(
-            "the distribution",
-            &[
-                "xtask",
-                "dist",
-                "--try-deb",
-                "--try-image",
-                "--target",
-                &target.to_string(),
-            ],
-        ),
+    let target = match dist::native() {
+        Ok(target) => target.to_string(),
         Err(missing) => {
             eprintln!("\n== the distribution: skipped: {missing:#}");
-            Ok(())
+            return Ok(());
         }
+    };
+    step(
+        "the distribution",
+        &[
+            "xtask",
+            "dist",
+            "--try-deb",
+            "--try-image",
+            "--target",
+            &target,
+        ],
+    )?;
+    if !cfg!(target_arch = "x86_64") {
+        eprintln!("\n== the systemd units: skipped: the guests are of x86_64");
+        return Ok(());
     }
+    step(
+        "the systemd units",
+        &["xtask", "try-unit", "--skip-unfetched"],
+    )
 }
 
 fn step(what: &str, arguments: &[impl AsRef<std::ffi::OsStr>]) -> Result<()> {

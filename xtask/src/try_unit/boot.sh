@@ -14,6 +14,8 @@ mount -t tmpfs -o mode=1777 tmp /tmp
 # With an identity of its own it is neither this machine, nor one that boots for the first time and is set up.
 rm -f /etc/machine-id
 tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
+# Only root may read them; dpkg makes new ones. QEMU's user need not be root.
+rm -f /var/lib/dpkg/lock /var/lib/dpkg/lock-frontend /var/lib/dpkg/triggers/Lock
 cat >/etc/systemd/system/try.service <<END
 [Service]
 Type=oneshot

@@ -46,14 +46,6 @@ gave_sign() {
     [ "$(property WatchdogTimestampMonotonic)" != "$last_sign" ]
 }
 
-stop() {
-    systemctl stop tcpstate.socket tcpstate.service
-    # Neither killed after the time for stopping, nor failed.
-    expect Result success
-    expect ActiveState inactive
-    await "nothing is attached" is_detached
-}
-
 # Writes the file that `systemctl edit` writes, which takes a terminal.
 edit() {
     mkdir -p "/etc/systemd/system/$1.d"
@@ -68,6 +60,9 @@ expect ActiveState inactive
 # From before, so that it is found by a look into the other namespace.
 connect_elsewhere
 
+systemctl start tcpstate.socket
+expect ActiveState inactive
+await "a request starts it" ready
 # It returns when READY=1 has come.
 systemctl enable --now tcpstate
 expect ActiveState active
@@ -75,7 +70,6 @@ is_attached
 last_sign=$(property WatchdogTimestampMonotonic)
 expect WatchdogUSec 1min
 await "a sign of life" gave_sign
-await "it is ready" ready
 be_refused
 pid=$(property MainPID)
 keep "$pid"
@@ -85,9 +79,8 @@ echo 'buckets = "3ms,4s"' >>/etc/tcpstate/serve.toml
 systemctl reload tcpstate
 await "the buckets have changed" has_bucket 0.003
 expect MainPID "$pid"
-stop
 
-# Changed as docs/deploy.md says: options and a filter, the port, TLS. A request starts it.
+# Changed as docs/deploy.md says: options and a filter, the port, TLS.
 edit tcpstate.service <<'END'
 [Service]
 ExecStart=
@@ -110,12 +103,16 @@ get() {
         openssl s_client -quiet -verify_return_error -verify_hostname localhost -CAfile /etc/tcpstate/server.pem \
             -connect 127.0.0.1:9717 2>/dev/null
 }
-systemctl start tcpstate.socket
-expect ActiveState inactive
-await "a request starts it" ready
-expect ActiveState active
+systemctl restart tcpstate.socket
+await "it is ready again" ready
 be_refused
 grep -q 'tcpstate_workload_connections_closed_total{.*unit="try.service"' "$folder/metrics"
 connections=$(get /api/v1/connections)
 [[ $connections == *'"connections":'* && $connections != *'"lport":8080'* ]]
-stop
+
+expect NRestarts 0
+systemctl stop tcpstate.socket tcpstate.service
+# Neither failed, nor killed after the time for stopping.
+expect Result success
+expect ActiveState inactive
+await "nothing is attached" is_detached
