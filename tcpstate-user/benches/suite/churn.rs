@@ -217,7 +217,8 @@ impl Floor<'_> {
     }
 }
 
-fn rate(churn: &Churn, connections: u64) -> Result<f64> {
+/// The connections per second, as fast as possible.
+pub fn rate(churn: &Churn, connections: u64) -> Result<f64> {
     let took = churn.run(connections, None)?;
     Ok(connections as f64 / took.as_secs_f64())
 }
@@ -227,7 +228,7 @@ fn rate(churn: &Churn, connections: u64) -> Result<f64> {
 const UNCOUNTED_IN: u64 = 10_000;
 
 /// tcpstate must report its losses; the tool that counts in the kernel must agree with the generator.
-fn check(tool: &Tool, counted: tool::Counted, expected: u64) -> Result<()> {
+pub fn check(tool: &Tool, counted: tool::Counted, expected: u64) -> Result<()> {
     let tool::Counted {
         reported,
         reported_lost,

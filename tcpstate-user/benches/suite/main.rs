@@ -68,7 +68,7 @@ pub enum Which {
     Captures,
     /// Jumps in a recording of ten million events that is played
     Play,
-    /// A scrape of a thousand service ports: bytes and time
+    /// `serve` beside traffic and scraped: what is kept and lost, CPU; a scrape of a thousand service ports; a day's history
     #[cfg(feature = "serve")]
     Serve,
     /// The screens of `top`: CPU at 10,000 connections/s and idle; with a million live ones, keys and memory
@@ -128,12 +128,10 @@ impl Which {
     }
 
     const fn needs_the_kernel(self) -> bool {
-        match self {
-            Self::Ingest | Self::Diagnose | Self::Recording | Self::Captures | Self::Play => false,
-            #[cfg(feature = "serve")]
-            Self::Serve => false,
-            _ => true,
-        }
+        !matches!(
+            self,
+            Self::Ingest | Self::Diagnose | Self::Recording | Self::Captures | Self::Play
+        )
     }
 }
 
@@ -160,6 +158,10 @@ struct Options {
     /// The part of `ingest` that needs a process of its own
     #[arg(long, hide = true, value_name = "CONNECTIONS")]
     live_memory: Option<usize>,
+    /// The part of `serve` that needs a process of its own
+    #[cfg(feature = "serve")]
+    #[arg(long, hide = true, value_name = "SECONDS")]
+    keep_history: Option<u64>,
     /// The parts of `top` that need a process of their own
     #[cfg(feature = "top")]
     #[arg(long, hide = true, value_enum, requires = "live_connections")]
@@ -191,6 +193,10 @@ fn main() -> Result<()> {
     let options = Options::parse();
     if let Some(connections) = options.live_memory {
         return ingest::memory::measure_here(connections);
+    }
+    #[cfg(feature = "serve")]
+    if let Some(seconds) = options.keep_history {
+        return serve::past::measure_here(seconds);
     }
     #[cfg(feature = "top")]
     if let Some((held, connections)) = options.top_memory.zip(options.live_connections) {

@@ -30,7 +30,7 @@ use rustix::{
 /// The tcpstate binary of the same build as this benchmark.
 pub const TCPSTATE: &str = env!("CARGO_BIN_EXE_tcpstate");
 /// The limit for every wait: it turns a hang into a message.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// The interval of polling where the kernel has no event to wait for.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -112,6 +112,13 @@ impl Running {
         running.await_ready()?;
         running.cpu_when_ready = running.cpu()?;
         Ok(running)
+    }
+
+    /// Counts its CPU time from now on.
+    #[cfg(feature = "serve")]
+    pub fn count_from_now(&mut self) -> Result<()> {
+        self.cpu_when_ready = self.cpu()?;
+        Ok(())
     }
 
     pub fn id(&self) -> u32 {

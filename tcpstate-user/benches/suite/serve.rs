@@ -1,12 +1,16 @@
-//! `serve`: a scrape of a host with a thousand service ports: its bytes, and the time until a client has them.
+//! `serve`: a scrape of a host with a thousand service ports: its bytes, and the time until a client has them. `load` has it
+//! beside traffic, `past` the memory of a day's history.
 //!
 //! Each port has a server's and a client's connections through all states of an orderly end, with durations over six powers
 //! of ten, so that each histogram is there that such a host has. The text is made anew for each scrape, as the first one of
 //! a second finds it.
 
+mod load;
+pub mod past;
+
 use std::{
     io::{self, Read as _, Write as _},
-    net::{Ipv4Addr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::Arc,
     time::Instant,
 };
@@ -35,6 +39,14 @@ const SECOND: u64 = 1_000_000_000;
 const MOST: usize = 4 << 20;
 
 pub fn run(options: &Options) -> Result<Vec<Row>> {
+    let mut rows = load::run(options)?;
+    rows.extend(scrapes(options)?);
+    rows.extend(past::run(options)?);
+    Ok(rows)
+}
+
+/// A publisher of a run that has started, with figures of this number of service ports.
+fn publisher(ports: u16) -> Result<Publisher> {
     let mut publisher = Publisher::new(&present::Options {
         interval_ns: SECOND,
         by: By::Port,
@@ -44,7 +56,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         },
         in_kernel: false,
         limits: Limits {
-            max_ports: PORTS.into(),
+            max_ports: ports.into(),
             max_histogram_groups: 256,
             ..Limits::default()
         },
@@ -60,9 +72,15 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         sample_interval_ns: Some(SECOND),
     };
     publisher.start(&origin, &mut io::sink())?;
+    Ok(publisher)
+}
+
+/// Scrapes of a thousand ports.
+fn scrapes(options: &Options) -> Result<Vec<Row>> {
+    let mut publisher = publisher(PORTS)?;
     for round in 0..options.pick(20, 3) {
         for port in 1..=PORTS {
-            connection(&mut publisher, port, round)?;
+            connection(&mut publisher, port, round, WHOLE)?;
         }
     }
     let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into())?;
@@ -91,7 +109,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         // The server takes the snapshot in its own thread.
         let (text, ms) = loop {
             let begin = Instant::now();
-            let text = scrape(&server)?;
+            let text = scrape(server.address())?;
             if text.contains(&wanted) {
                 break (text, begin.elapsed().as_secs_f64() * 1e3);
             }
@@ -118,17 +136,21 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
 }
 
 /// The text of the metrics.
-fn scrape(server: &Server) -> Result<String> {
-    let mut stream = TcpStream::connect(server.address())?;
+fn scrape(server: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect(server)?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("no body")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no body")?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "{head}: {body:.500}");
     Ok(body.to_owned())
 }
 
-/// A connection of this port with both its ends on this host.
-fn connection(publisher: &mut Publisher, port: u16, round: u64) -> Result<()> {
+/// The transitions of each end of a connection.
+const WHOLE: usize = 5;
+
+/// A connection of this port with both its ends on this host, and so many transitions of each.
+fn connection(publisher: &mut Publisher, port: u16, round: u64, steps: usize) -> Result<()> {
     use State as S;
     let server = [
         S::LISTEN,
@@ -151,7 +173,7 @@ fn connection(publisher: &mut Publisher, port: u16, round: u64) -> Result<()> {
         (server, 2 * number, (port, 40_000)),
         (client, 2 * number + 1, (40_000, port)),
     ] {
-        for (step, pair) in (0..).zip(states.windows(2)) {
+        for (step, pair) in (0..).zip(states.windows(2).take(steps)) {
             // 10 us to 10 s.
             let step_ns = 10_000 * 10_u64.pow((u32::from(port) + round as u32) % 7);
             let [oldstate, newstate] = *pair else {

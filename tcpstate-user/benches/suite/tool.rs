@@ -84,22 +84,43 @@ fn ours(
     }
 }
 
-/// tcpstate's views, filtered to the churn's ports so that their counts are exact whatever else happens on
+/// A command of tcpstate, filtered to the churn's ports so that its counts are exact whatever else happens on
 /// the host. The filter passes every transition of the churn.
+fn filtered(
+    name: &'static str,
+    arguments: &str,
+    per_connection: u64,
+    count: fn(&Ended) -> Result<Counted>,
+) -> Tool {
+    let ports = format!("{arguments} -P {}-{}", PORTS.start(), PORTS.end());
+    ours(name, &ports, per_connection, count)
+}
+
+const RATES: &str = "tcpstate rates";
+
+fn rates() -> Tool {
+    filtered(RATES, "rates --json", PER_CONNECTION, count_passed)
+}
+
+/// The case of a server that is scraped.
+#[cfg(feature = "serve")]
+pub const SERVED: &str = "tcpstate serve, scraped each second";
+
+/// `rates`, and `serve` at this address, by the same filter.
+#[cfg(feature = "serve")]
+pub fn served(address: std::net::SocketAddr) -> [Tool; 2] {
+    let arguments = format!("serve --json --listen {address}");
+    let serve = filtered(SERVED, &arguments, PER_CONNECTION, count_passed);
+    [rates(), serve]
+}
+
+/// tcpstate's views, filtered.
 pub fn views() -> Vec<Tool> {
-    let ports = format!("-P {}-{}", PORTS.start(), PORTS.end());
-    let ours = |name, arguments: &str, per_connection, count| {
-        ours(name, &format!("{arguments} {ports}"), per_connection, count)
-    };
+    let ours = filtered;
     vec![
         ours("tcpstate trace", "trace", PER_CONNECTION, count_lines),
         ours("tcpstate life", "life", 2, count_lines),
-        ours(
-            "tcpstate rates",
-            "rates --json",
-            PER_CONNECTION,
-            count_passed,
-        ),
+        rates(),
         ours(
             "tcpstate rates --in-kernel",
             "rates --in-kernel --json",
@@ -125,7 +146,7 @@ pub fn views() -> Vec<Tool> {
 /// tcpstate's streaming views as they are used, without a filter.
 pub fn unfiltered() -> Vec<Tool> {
     [
-        ("tcpstate rates", "rates --json"),
+        (RATES, "rates --json"),
         ("tcpstate trace --json", "trace --json"),
         ("tcpstate record", "record --json -w /dev/null"),
         (

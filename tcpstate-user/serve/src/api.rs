@@ -54,14 +54,11 @@ use tokio::{
 pub use self::{
     endpoints::{ENDPOINTS, Endpoint, Form, Parameter},
     feed::{Feed, MOST_STREAMS},
-    history::{Past, Resolution},
+    history::{History, Past, Resolution},
     query::BadRequest,
     request::Request,
 };
-use self::{
-    events::Events,
-    history::{History, Written},
-};
+use self::{events::Events, history::Written};
 use crate::{answer::answer, lease::Lease, present::Present};
 
 /// The meaning of names in a filter.
@@ -164,7 +161,7 @@ impl Api {
     /// Keeps the intervals of all snapshots that come, until none follows.
     pub(crate) async fn follow(&self, mut subscriber: Subscriber) {
         while let Some(snapshot) = subscriber.next().await {
-            self.history().push(&snapshot);
+            self.history().keep(&snapshot.interval);
         }
     }
 

@@ -87,6 +87,11 @@ impl Series {
         }
     }
 
+    /// With the room of the list that is free.
+    fn memory(&self) -> usize {
+        self.bytes + (self.kept.capacity() - self.kept.len()) * size_of::<Kept>()
+    }
+
     fn push(&mut self, interval: &Interval) {
         let kept = Kept {
             start_ns: interval.start_ns,
@@ -155,7 +160,7 @@ impl Minute {
 }
 
 /// The past of a run.
-pub(crate) struct History {
+pub struct History {
     seconds: Series,
     minutes: Series,
     minute: Option<Minute>,
@@ -172,12 +177,8 @@ impl Default for History {
 }
 
 impl History {
-    /// Keeps the interval of a snapshot.
-    pub(crate) fn push(&mut self, snapshot: &RunSnapshot) {
-        self.keep(&snapshot.interval);
-    }
-
-    fn keep(&mut self, interval: &Interval) {
+    /// Keeps an interval, the one behind those that were kept.
+    pub fn keep(&mut self, interval: &Interval) {
         self.seconds.push(interval);
         match &mut self.minute {
             // Behind a snapshot that was skipped, a minute is at its end too: it says nothing of the time between.
@@ -192,6 +193,16 @@ impl History {
         if let Some(minute) = self.minute.take_if(is_over) {
             self.minutes.push(&minute.interval());
         }
+    }
+
+    /// The memory that it takes, bytes, but for what the allocator adds to each interval.
+    pub fn bytes(&self) -> usize {
+        self.seconds.memory() + self.minutes.memory()
+    }
+
+    /// The intervals of a second that are kept, and those of a minute.
+    pub fn intervals(&self) -> (usize, usize) {
+        (self.seconds.kept.len(), self.minutes.kept.len())
     }
 
     /// The part that is wanted, to be written bit by bit.

@@ -59,14 +59,13 @@ fn busy(second: u64, length: u64, ports: u16) -> Interval {
     }
 }
 
+/// The memory that it takes, each interval looked at.
 fn bytes(history: &History) -> usize {
-    let of = |series: &Series| {
+    for series in [&history.seconds, &history.minutes] {
         let kept: usize = series.kept.iter().map(Kept::bytes).sum();
         assert_eq!(kept, series.bytes);
-        // The room of the list, beyond its content.
-        kept + (series.kept.capacity() - series.kept.len()) * size_of::<Kept>()
-    };
-    of(&history.seconds) + of(&history.minutes)
+    }
+    history.bytes()
 }
 
 #[test]
@@ -133,7 +132,7 @@ fn the_past_is_what_the_present_was() {
         tick(&mut publisher, second + 1, 0);
         // One snapshot is skipped.
         if second != 100 {
-            history.push(&publisher.subscribe().latest().unwrap());
+            history.keep(&publisher.subscribe().latest().unwrap().interval);
         }
     }
     let seconds = read(&history, past(Resolution::Second, None, None), &publisher);
