@@ -90,9 +90,6 @@ fn main() {
     }
     net::claim_ports();
     let mut arguments = Arguments::from_args();
-    // One test at a time in each process: a program that a test starts holds, until its `exec`, a copy of every
-    // socket of concurrent tests, whose sockets would then close too late.
-    arguments.test_threads = Some(1);
     let mut trials = Vec::new();
     same_as_oracle::add(&mut trials);
     fields::add(&mut trials);
@@ -136,7 +133,7 @@ fn main() {
     synack::add(&mut trials);
     tally::add(&mut trials);
     nested::add(&mut trials);
-    match halves::run(&arguments, trials) {
+    match halves::run(&mut arguments, trials) {
         Ok(conclusion) => conclusion.exit(),
         Err(error) => {
             eprintln!("{error:#}");

@@ -17,6 +17,7 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::{
     ftrace::Hidden,
+    halves,
     net::{joined, mptcp_protocol, socket},
     netem::missing_netem,
     privileges::as_user,
@@ -294,9 +295,7 @@ pub fn trial_within(
         eprintln!("{name}: skipped: {why}");
         return Trial::test(name, || Ok(())).with_ignored_flag(true);
     }
-    Trial::test(name, move || {
-        watched(limit, || unless_skipped(test)).map_err(|error| Failed::from(format!("{error:#}")))
-    })
+    halves::trial(name, move || watched(limit, || unless_skipped(test)))
 }
 
 /// Runs a test again if it fails and the kernel has counted that it skipped runs of a BPF program meanwhile, because

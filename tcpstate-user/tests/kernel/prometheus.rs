@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// The time of the churn.
-const CHURN: Duration = Duration::from_secs(20);
+const CHURN: Duration = Duration::from_mins(1);
 
 /// Connections between two pauses.
 const BATCH: u64 = 50;
