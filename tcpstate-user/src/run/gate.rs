@@ -38,16 +38,20 @@ pub(super) struct Passed {
     pub(super) earlier: Option<Pass>,
     /// Whether `earlier` is from before the beginning.
     pub(super) is_recalled: bool,
-    /// The event itself.
-    pub(super) event: Option<Pass>,
+    /// Whether the event itself is shown; if not, the view only follows the connection. `None`: the view does not get it. It is
+    /// where it was: a copy of each event would cost more than most filters.
+    pub(super) event: Option<IsShown>,
 }
 
-/// An event that a view gets.
+/// Whether a view shows an event.
+type IsShown = bool;
+
+/// An earlier event that a view gets.
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) event: Event,
     /// Whether it shows it. If not, it only follows the connection.
-    pub(super) is_shown: bool,
+    pub(super) is_shown: IsShown,
 }
 
 impl Gate {
@@ -202,10 +206,7 @@ impl Gate {
             return passed;
         }
         count(&mut self.settled, shown);
-        passed.event = (truth == Truth::Yes).then_some(Pass {
-            event: *event,
-            is_shown: shown == Truth::Yes,
-        });
+        passed.event = (truth == Truth::Yes).then_some(shown == Truth::Yes);
         if truth == Truth::Yes
             && self.going_on.len() < self.max_going_on
             && let (Some(cookie), Some(_)) = (event.cookie(), goes_on(event))

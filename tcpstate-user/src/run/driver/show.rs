@@ -109,8 +109,9 @@ impl Driver<'_> {
                 Recalled::Events(events) => {
                     let pass = |event| {
                         let passed = gate.recall(&event);
-                        let all = passed.earlier.into_iter().chain(passed.event);
-                        all.map(|pass| pass.event)
+                        let earlier = passed.earlier.map(|pass| pass.event);
+                        let itself = passed.event.map(|_| event);
+                        earlier.into_iter().chain(itself)
                     };
                     *events = mem::take(events).into_iter().flat_map(pass).collect();
                 }
@@ -195,20 +196,27 @@ impl Driver<'_> {
             self.selection.settled.passed += 1;
             return self.view.event(event, self.out);
         };
-        let mut passed = gate.push(event);
-        if passed.is_recalled
-            && let Some(earlier) = passed.earlier.take()
-            && self.view.recall(&Recalled::Events(vec![earlier.event]))? == Flow::Done
-        {
-            return Ok(Flow::Done);
-        }
-        for pass in [passed.earlier, passed.event].iter().flatten() {
-            if !pass.is_shown {
-                self.view.follow(&pass.event);
-            } else if self.view.event(&pass.event, self.out)? == Flow::Done {
+        let passed = gate.push(event);
+        if let Some(earlier) = &passed.earlier {
+            let flow = if passed.is_recalled {
+                self.view.recall(&Recalled::Events(vec![earlier.event]))?
+            } else if earlier.is_shown {
+                self.view.event(&earlier.event, self.out)?
+            } else {
+                self.view.follow(&earlier.event);
+                Flow::Continue
+            };
+            if flow == Flow::Done {
                 return Ok(Flow::Done);
             }
         }
-        Ok(Flow::Continue)
+        match passed.event {
+            None => Ok(Flow::Continue),
+            Some(true) => self.view.event(event, self.out),
+            Some(false) => {
+                self.view.follow(event);
+                Ok(Flow::Continue)
+            }
+        }
     }
 }

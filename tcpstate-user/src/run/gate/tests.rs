@@ -29,7 +29,7 @@ fn of_curl() -> Gate {
 fn passes(gate: &mut Gate, event: &Event) -> bool {
     let passed = gate.push(event);
     assert!(passed.earlier.is_none());
-    passed.event.is_some_and(|pass| pass.is_shown)
+    passed.event == Some(true)
 }
 
 /// An event of a client, by a process of this name.
@@ -222,9 +222,10 @@ fn shown(gate: &mut Gate, events: &[Event]) -> Vec<u64> {
     let mut shown = Vec::new();
     for event in events {
         let passed = gate.push(event);
-        let all = passed.earlier.into_iter().chain(passed.event);
-        let all = all.filter(|pass| pass.is_shown);
-        shown.extend(all.map(|pass| pass.event.ts_ns() / SECOND));
+        let earlier = passed.earlier.filter(|pass| pass.is_shown);
+        let itself = (passed.event == Some(true)).then_some(*event);
+        let all = earlier.map(|pass| pass.event).into_iter().chain(itself);
+        shown.extend(all.map(|event| event.ts_ns() / SECOND));
     }
     gate.finish();
     let Settled {
