@@ -40,6 +40,7 @@ mod services;
 mod slots;
 mod snapshot;
 mod state_exit;
+mod step;
 mod table;
 mod tracker;
 

@@ -280,13 +280,20 @@ impl Observed {
             self.listener(event, applied, sockets);
             return;
         }
+        let half_closed = &mut self.half_closed;
+        if old == State::CLOSE_WAIT && new != State::CLOSE && !half_closed.is_empty() {
+            half_closed.remove(&event.id());
+        }
+        let cause = applied.cause();
+        if cause.is_none() && !is_counted(old, new) {
+            return;
+        }
         let key = ServiceKey {
             netns: event.netns(),
             port: applied.service_port(),
             role: applied.role(),
         };
-        let half_closed = &mut self.half_closed;
-        if !self.services.contains_key(&key) && self.services.len() >= MAX_SERVICES {
+        if self.services.len() >= MAX_SERVICES && !self.services.contains_key(&key) {
             self.left_out += 1;
             return;
         }
@@ -321,13 +328,14 @@ impl Observed {
             }
             _ => {}
         }
-        if old == State::CLOSE_WAIT && new != State::CLOSE {
-            half_closed.remove(&event.id());
-        }
-        let Some(cause) = applied.cause() else {
+        let Some(cause) = cause else {
             return;
         };
-        let sent_at_fin = half_closed.remove(&event.id());
+        let sent_at_fin = if half_closed.is_empty() {
+            None
+        } else {
+            half_closed.remove(&event.id())
+        };
         service.end(event, applied, cause, sent_at_fin, sockets, thresholds);
     }
 
@@ -354,6 +362,17 @@ impl Observed {
             }),
         });
     }
+}
+
+/// Whether a change counts in a service, where it is no end. The others, a fifth of all, need no look at it.
+const fn is_counted(old: State, new: State) -> bool {
+    matches!(
+        (old, new),
+        (State::CLOSE, State::SYN_SENT)
+            | (State::LISTEN, State::SYN_RECV)
+            | (State::SYN_SENT | State::SYN_RECV, State::ESTABLISHED)
+            | (State::ESTABLISHED, State::FIN_WAIT1 | State::CLOSE_WAIT)
+    )
 }
 
 impl Service {

@@ -17,6 +17,7 @@ use super::{
     missing,
     packed::{Known, Opening},
     services::{LASTING_NS, Services},
+    step::{Dwell, Step},
     table::may_be_embryo,
 };
 use crate::{
@@ -25,16 +26,6 @@ use crate::{
     owner::Owner,
     service::Role,
 };
-
-/// The result of an event.
-pub(super) struct Step {
-    subject: Subject,
-    group: u16,
-    dwell_ns: Option<u64>,
-    /// The state goes on: `dwell_ns` is the time in it so far.
-    stays: bool,
-    gap: bool,
-}
 
 /// The states of an event, where a request socket counts as `SYN_RECV`.
 const fn folded(event: &Event) -> (State, State) {
@@ -86,7 +77,7 @@ impl Tracker {
     #[inline]
     fn applied<'a>(&'a self, event: &'a Event, step: &Step) -> Applied<'a> {
         Applied {
-            dwell_ns: step.dwell_ns,
+            dwell_ns: step.dwell.get(),
             gap: step.gap,
             subject: step.subject,
             table: &self.table,
@@ -186,7 +177,7 @@ impl Tracker {
         Step {
             subject,
             group,
-            dwell_ns: None,
+            dwell: Dwell::UNKNOWN,
             stays: false,
             gap,
         }
@@ -312,7 +303,7 @@ impl Tracker {
         Step {
             subject,
             group,
-            dwell_ns,
+            dwell: dwell_ns.into(),
             stays,
             gap,
         }
@@ -381,7 +372,7 @@ impl Tracker {
         Step {
             subject: Subject::Nothing,
             group: self.groups.id(traits),
-            dwell_ns: None,
+            dwell: Dwell::UNKNOWN,
             stays: false,
             gap,
         }
@@ -466,7 +457,7 @@ impl Tracker {
         Step {
             subject: Subject::Listener,
             group,
-            dwell_ns: None,
+            dwell: Dwell::UNKNOWN,
             stays: false,
             gap,
         }
@@ -481,9 +472,10 @@ impl Tracker {
             let step = Step {
                 subject: Subject::Listener,
                 group: listener.group,
-                dwell_ns: listener
+                dwell: listener
                     .since_ns
-                    .map(|since_ns| event.ts_ns().saturating_sub(since_ns)),
+                    .map(|since_ns| event.ts_ns().saturating_sub(since_ns))
+                    .into(),
                 stays: false,
                 gap: false,
             };
@@ -503,7 +495,7 @@ impl Tracker {
         Step {
             subject: Subject::Listener,
             group,
-            dwell_ns: None,
+            dwell: Dwell::UNKNOWN,
             stays: false,
             gap: false,
         }
@@ -536,7 +528,7 @@ impl Tracker {
             group = self.groups.at_end(group, cause);
         }
         // A state that goes on is counted once, at its end.
-        let dwell_ns = step.dwell_ns.filter(|_| !step.stays);
+        let dwell_ns = step.dwell.get().filter(|_| !step.stays);
         if let Some(rates) = &mut self.rates {
             rates.transition(group, old, new);
             if let Some(cause) = cause {
@@ -563,7 +555,7 @@ impl Tracker {
                 }
             }
             Subject::Connection(slot) if new == State::ESTABLISHED => {
-                let handshake_ns = self.table.handshake_ns(slot, event, old, step.dwell_ns);
+                let handshake_ns = self.table.handshake_ns(slot, event, old, step.dwell.get());
                 if let Some(handshake_ns) = handshake_ns {
                     histograms.record(Of::Handshake, group, &self.groups, handshake_ns);
                 }
