@@ -3,7 +3,7 @@
 use std::{fs, io, ops::ControlFlow};
 
 use tcpstate_core::{
-    diagnosis::{COUNTERS, NetnsFacts, SETTINGS},
+    diagnosis::{COUNTERS, Counters, NetnsFacts, SETTINGS, Settings},
     netns::{NetnsSelector, sort},
 };
 
@@ -36,16 +36,40 @@ fn read_here() -> NetnsFacts {
         fs::read_to_string(format!("/proc/thread-self/net/{name}"))
     };
     let text = |name| read(name).unwrap_or_default();
-    let settings = SETTINGS
-        .iter()
-        .filter_map(|&path| Some((path, host::setting(path)?)));
+    let counters: Counters = parse(&text("snmp"), &text("netstat"), &text("sockstat"))
+        .into_iter()
+        .collect();
     NetnsFacts {
-        counters: parse(&text("snmp"), &text("netstat"), &text("sockstat"))
-            .into_iter()
-            .collect(),
-        settings: settings.collect(),
+        // To open a setting takes the kernel a time that grows with the number of namespaces in which it was opened, and
+        // where nothing has happened there is nothing to find.
+        settings: if is_unused(&counters) {
+            Settings::default()
+        } else {
+            settings_here()
+        },
+        counters,
         ..NetnsFacts::default()
     }
+}
+
+fn settings_here() -> Settings {
+    let settings = SETTINGS.iter();
+    settings
+        .filter_map(|&path| Some((path, host::setting(path)?)))
+        .collect()
+}
+
+/// Whether nothing was sent in this namespace, and no packet for a listener was dropped.
+fn is_unused(counters: &Counters) -> bool {
+    [
+        "ActiveOpens",
+        "PassiveOpens",
+        "OutSegs",
+        "OutRsts",
+        "ListenDrops",
+    ]
+    .iter()
+    .all(|name| counters.get(name) == Some(0))
 }
 
 /// The known counters in the texts of these files.
@@ -83,10 +107,31 @@ mod tests {
             assert!(facts.counters.get(name).is_some(), "{name}");
         }
         // Some belong to the whole host, and are not shown in another namespace.
-        let has = SETTINGS
-            .iter()
-            .filter(|path| facts.settings.text(path).is_some());
-        assert!(has.count() > 8, "{:?}", facts.settings);
+        let settings = settings_here();
+        let has = SETTINGS.iter().filter(|path| settings.text(path).is_some());
+        assert!(has.count() > 8, "{settings:?}");
+    }
+
+    #[test]
+    fn settings_are_read_where_something_has_happened() {
+        let counters = |opens: u64, drops: u64| -> Counters {
+            let all = [
+                ("ActiveOpens", opens),
+                ("PassiveOpens", 0),
+                ("OutSegs", 0),
+                ("OutRsts", 0),
+                ("ListenDrops", drops),
+            ];
+            all.into_iter().collect()
+        };
+        assert!(is_unused(&counters(0, 0)));
+        assert!(!is_unused(&counters(1, 0)) && !is_unused(&counters(0, 1)));
+        // A kernel without one of these counters may have been used.
+        assert!(!is_unused(&Counters::default()));
+        // This host's connections are in the namespace of a test, or are none.
+        let facts = read_here();
+        let is_read = facts.settings != Settings::default();
+        assert_eq!(is_read, !is_unused(&facts.counters));
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub fn take(
     Ok(this)
 }
 
-/// Dumps a namespace, and reads its ephemeral ports.
+/// Dumps a namespace, and reads its ephemeral ports where a role may follow from them.
 fn dump(
     namespace: Namespace,
     request: Request<'_>,
@@ -88,12 +88,19 @@ fn dump(
 ) -> Result<(DumpedNetns, Option<RangeInclusive<u16>>), DumpError> {
     let netns = namespace.inode();
     let name = namespace.name().to_owned();
-    let (mut link, (counters, range)) = SockDiag::open_and(namespace, || {
-        (ListenCounters::read_here(), procfs::ephemeral_ports_here())
-    })?;
+    let (mut link, counters) = SockDiag::open_and(namespace, ListenCounters::read_here)?;
     let clock = ClockAnchor::read();
+    let before = sockets.len();
     let dump = link.dump(request, sockets)?;
     let took_ns = monotonic_ns().saturating_sub(clock.taken_at_ns);
+    // To open a setting takes the kernel a time that grows with the number of namespaces in which it was opened.
+    let mut dumped = sockets.get(before..).into_iter().flatten();
+    let range = if dumped.any(Socket::has_role_by_ports) {
+        let range = link.namespace().within(procfs::ephemeral_ports_here);
+        range.ok().flatten()
+    } else {
+        None
+    };
     let dumped = DumpedNetns {
         netns,
         name,

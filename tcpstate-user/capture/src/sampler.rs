@@ -460,12 +460,13 @@ fn sample(
     half_open_only: bool,
     publish: impl FnMut(Census),
 ) -> Result<Option<Census>, DumpError> {
-    let is_first = history.is_empty();
     let (mut link, (now, ephemeral)) = SockDiag::open_and(namespace, || {
-        let ephemeral = is_first.then(procfs::ephemeral_ports_here).flatten();
-        (NetnsCounters::read_here(synack_retransmits), ephemeral)
+        let now = NetnsCounters::read_here(synack_retransmits);
+        // To open a setting takes the kernel a time that grows with the number of namespaces in which it was opened.
+        let wants = history.wants_ephemeral_ports(&now);
+        (now, wants.then(procfs::ephemeral_ports_here))
     })?;
-    if is_first {
+    if let Some(ephemeral) = ephemeral {
         history.set_ephemeral_ports(ephemeral);
     }
     let begin_ns = monotonic_ns();

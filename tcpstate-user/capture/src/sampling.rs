@@ -65,6 +65,8 @@ pub(super) struct SampleHistory {
     previous: Option<NetnsCounters>,
     /// The local ports that the kernel chooses from, where they are known.
     ephemeral: Option<RangeInclusive<u16>>,
+    /// Whether these were read.
+    has_read_ports: bool,
     /// Nothing happened between the last two samples, so everything before them is known.
     was_unchanged: bool,
     /// Number of the last sample.
@@ -152,14 +154,16 @@ impl RequestSocket {
 
 impl SampleHistory {
     /// Whether there was no sample yet.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.previous_ns.is_none()
-    }
-
     /// Takes the range of local ports that the kernel chooses from: minisockets have no listener by them that would
     /// show their role.
     pub(super) fn set_ephemeral_ports(&mut self, ports: Option<RangeInclusive<u16>>) {
         self.ephemeral = ports;
+        self.has_read_ports = true;
+    }
+
+    /// Whether the next sample needs that range: where nothing has come in yet, there are no minisockets.
+    pub(super) fn wants_ephemeral_ports(&self, now: &NetnsCounters) -> bool {
+        !self.has_read_ports && now.activity.in_segments != Some(0)
     }
 
     /// Whether nothing can have changed since the last sample: of half-open connections or, unless only they are

@@ -149,6 +149,18 @@ impl Socket {
         !is_minisocket && !is_request
     }
 
+    /// Whether its role may follow from its ports: its state does not show it.
+    pub const fn has_role_by_ports(&self) -> bool {
+        !matches!(
+            self.state,
+            State::LISTEN
+                | State::SYN_RECV
+                | State::SYN_SENT
+                | State::CLOSE
+                | State::BOUND_INACTIVE
+        )
+    }
+
     /// Whether it waits to be accepted, or is still half-open: no process has it open. In other states, such a
     /// socket was closed by its process.
     pub const fn is_unaccepted(&self) -> bool {
