@@ -33,6 +33,7 @@ mod probe;
 mod process;
 mod recording;
 mod report;
+mod scale;
 mod second;
 #[cfg(feature = "serve")]
 mod serve;
@@ -78,6 +79,8 @@ pub enum Which {
     Start,
     /// Time of a list, with a filter that the kernel decides and one that it does not
     List,
+    /// Very many listeners, cgroups and network namespaces: start, memory, open files, sampling
+    Scale,
     /// CPU and wakeups of each view without events
     Idle,
     /// Time from the kernel's timestamp to the line on a pipe
@@ -101,6 +104,7 @@ impl Which {
             Self::Top => "top",
             Self::Start => "start",
             Self::List => "list",
+            Self::Scale => "scale",
             Self::Idle => "idle",
             Self::Latency => "latency",
         }
@@ -122,6 +126,7 @@ impl Which {
             Self::Top => top::run(options),
             Self::Start => start::run(options),
             Self::List => list::run(options),
+            Self::Scale => scale::run(options),
             Self::Idle => idle::run(options),
             Self::Latency => latency::run(options),
         }
@@ -173,6 +178,15 @@ struct Options {
     /// The part of `start` that needs a process of its own
     #[arg(long, hide = true, value_name = "NUMBER")]
     hold_sockets: Option<u8>,
+    /// The part of `scale` that needs a process of its own
+    #[arg(long, hide = true, value_enum, requires = "crowd_size")]
+    hold_crowd: Option<scale::Kind>,
+    /// Its number
+    #[arg(long, hide = true, value_name = "NUMBER", requires = "crowd_listeners")]
+    crowd_size: Option<usize>,
+    /// The number of listeners in it
+    #[arg(long, hide = true, value_name = "NUMBER")]
+    crowd_listeners: Option<usize>,
 }
 
 impl Options {
@@ -204,6 +218,10 @@ fn main() -> Result<()> {
     }
     if let Some(number) = options.hold_sockets {
         return holder::hold_here(number);
+    }
+    let crowd = options.hold_crowd.zip(options.crowd_size);
+    if let Some(((kind, number), listeners)) = crowd.zip(options.crowd_listeners) {
+        return scale::hold_here(kind, number, listeners);
     }
     let which = if options.which.is_empty() {
         Which::value_variants()

@@ -314,7 +314,7 @@ pub fn run_to_end(mut command: Command) -> Result<Ran> {
 }
 
 /// The status and the CPU time of a process that has ended; `None` if it has not, with `WNOHANG`.
-fn reaped(child: &Child, options: libc::c_int) -> Result<Option<(ExitStatus, Duration)>> {
+pub fn reaped(child: &Child, options: libc::c_int) -> Result<Option<(ExitStatus, Duration)>> {
     let mut status = 0;
     // SAFETY: all bytes zero is a `struct rusage`.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -334,7 +334,7 @@ fn reaped(child: &Child, options: libc::c_int) -> Result<Option<(ExitStatus, Dur
 
 /// Returns all output up to now. Reads by position, because the process writes at the position that it
 /// shares with this file.
-fn contents(file: &File) -> Result<String> {
+pub fn contents(file: &File) -> Result<String> {
     let mut bytes = vec![0; usize::try_from(file.metadata()?.len())?];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
