@@ -46,9 +46,10 @@ const WHEEL_DOWN: &str = "\x1b[<65;";
 /// The keys in the page of help, which ends with this text.
 pub fn read(top: &mut Top, last: &str) -> Result<Vec<String>> {
     top.press("?")?;
-    top.await_text("this help, quit")?;
+    // The line below is drawn last.
+    top.await_text("[help]")?;
     let mut listed = labels(&top.contents());
-    // Two pages have all of it.
+    // Two pages have all of it. The last line is drawn last.
     top.press("G")?;
     top.await_text(last)?;
     listed.extend(labels(&top.contents()));
