@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tcpstate_capture::{facts, inventory, sockdiag::Request};
+use tcpstate_capture::{clock::thread_cpu_time, facts, inventory, sockdiag::Request};
 use tcpstate_cli::Watch;
 use tcpstate_common::State;
 use tcpstate_core::{
@@ -32,7 +32,7 @@ use crate::{selection::Selection, watch::resolves_owners};
 pub(crate) struct Pace {
     /// The time from one look to the next, at least.
     interval: Duration,
-    /// A look may take this part of the time; where it takes long, the next one waits longer.
+    /// Looks may take this part of a core; where one takes long, the next one waits longer.
     share: u32,
 }
 
@@ -41,6 +41,13 @@ impl Pace {
     pub(crate) const WATCHED: Self = Self {
         interval: Duration::from_secs(5),
         share: 20,
+    };
+
+    /// Beside a screen, which is to cost little too.
+    #[cfg(feature = "top")]
+    pub(crate) const SHOWN: Self = Self {
+        interval: Duration::from_secs(5),
+        share: 50,
     };
 
     /// Of what is left on.
@@ -118,6 +125,18 @@ impl Looker {
         }
         look
     }
+
+    /// The counters of the sockets of these cookies, without a look at those in `TIME_WAIT`, of which there can be very many.
+    fn counters(&self, counted: &[u64]) -> Option<Counters> {
+        let others = StateSet::of(State::LISTEN)
+            .with(StateSet::of(State::TIME_WAIT))
+            .with(StateSet::of(State::SYN_RECV))
+            .with(StateSet::of(State::CLOSE))
+            .with(StateSet::of(State::BOUND_INACTIVE));
+        let request = Request::of(StateSet::ALL.without(others)).with_info();
+        let inventory = inventory::take(&self.namespaces, request, false).ok()?;
+        Some(counters(&inventory, counted))
+    }
 }
 
 /// The counters of the sockets of these cookies.
@@ -142,19 +161,27 @@ fn counters(inventory: &Inventory, cookies: &[u64]) -> Counters {
 pub(crate) struct Background {
     /// `None`: it has ended.
     ask: Option<SyncSender<Ask>>,
-    looks: Receiver<Look>,
+    looks: Receiver<Taken>,
+    /// The counters that were read last between two looks, until they are taken.
+    counters: Option<Arc<Counters>>,
     last: Last,
     /// The cookies of the sockets whose counters are wanted; `None`: nobody has asked yet.
     counted: Arc<Mutex<Option<Vec<u64>>>>,
 }
 
-/// A look that does not wait for its time.
+/// Something that does not wait for the time of the next look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ask {
-    /// The first one with counters.
-    Early,
-    /// The last one.
+    /// The first counters.
+    Counters,
+    /// The last look.
     Last,
+}
+
+/// The work of the thread.
+enum Taken {
+    Look(Box<Look>),
+    Counters(Arc<Counters>),
 }
 
 /// The last look of a run.
@@ -186,22 +213,31 @@ impl Background {
         let wanted = Arc::clone(&counted);
         let work = move || {
             let mut pause = pace.interval;
+            let mut begin = Instant::now();
             loop {
-                let is_last = match asked.recv_timeout(pause) {
-                    Ok(ask) => ask == Ask::Last,
-                    Err(RecvTimeoutError::Timeout) => false,
+                let ask = match asked.recv_timeout(pause.saturating_sub(begin.elapsed())) {
+                    Ok(ask) => Some(ask),
+                    Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
                 let counted = lock(&wanted).clone().unwrap_or_default();
-                let begin = Instant::now();
+                if ask == Some(Ask::Counters) {
+                    let counters = looker.counters(&counted).map(Arc::new);
+                    if counters.is_some_and(|new| send.send(Taken::Counters(new)).is_err()) {
+                        return;
+                    }
+                    continue;
+                }
+                let before = thread_cpu_time();
                 let look = looker.look(&counted);
-                pause = pace
-                    .interval
-                    .max(begin.elapsed().saturating_mul(pace.share));
+                // On a busy machine it takes longer, and costs no more.
+                let spent = thread_cpu_time().saturating_sub(before);
+                pause = pace.interval.max(spent.saturating_mul(pace.share));
                 // The view takes it at its next tick, and a last one that it asked for at once.
-                if send.send(look).is_err() || is_last {
+                if send.send(Taken::Look(Box::new(look))).is_err() || ask == Some(Ask::Last) {
                     return;
                 }
+                begin = Instant::now();
             }
         };
         let start = || {
@@ -214,6 +250,7 @@ impl Background {
         let this = Self {
             ask: Some(ask),
             looks,
+            counters: None,
             last,
             counted,
         };
@@ -225,9 +262,24 @@ fn lock(counted: &Mutex<Option<Vec<u64>>>) -> std::sync::MutexGuard<'_, Option<V
     counted.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Background {
+    /// The latest of these looks, and the counters that came last.
+    fn latest(&mut self, taken: impl Iterator<Item = Taken>) -> Option<Look> {
+        let mut latest = None;
+        for taken in taken {
+            match taken {
+                Taken::Look(look) => latest = Some(*look),
+                Taken::Counters(counters) => self.counters = Some(counters),
+            }
+        }
+        latest
+    }
+}
+
 impl Looks for Background {
     fn newest(&mut self) -> Option<Look> {
-        self.looks.try_iter().last()
+        let taken: Vec<Taken> = self.looks.try_iter().collect();
+        self.latest(taken.into_iter())
     }
 
     fn last(&mut self) -> Option<Look> {
@@ -237,7 +289,8 @@ impl Looks for Background {
         let ask = self.ask.take()?;
         // One that is under way, or finished and not taken, comes first.
         ask.send(Ask::Last).ok()?;
-        self.looks.iter().last()
+        let taken: Vec<Taken> = self.looks.iter().collect();
+        self.latest(taken.into_iter())
     }
 
     fn ask_counters(&mut self, cookies: Vec<u64>) {
@@ -248,7 +301,11 @@ impl Looks for Background {
         let is_first = lock(&self.counted).replace(cookies).is_none();
         if let Some(ask) = self.ask.as_ref().filter(|_| is_first) {
             // A thread that has ended takes no more looks.
-            let _ = ask.try_send(Ask::Early);
+            let _ = ask.try_send(Ask::Counters);
         }
+    }
+
+    fn newest_counters(&mut self) -> Option<Arc<Counters>> {
+        self.counters.take()
     }
 }

@@ -159,7 +159,7 @@ mod built_in {
         let first = looker.look(&[]);
         // On a screen nobody sees what a look at the end finds.
         let last = if once { Last::Now } else { Last::Latest };
-        let looks = Background::start(looker, last, Pace::WATCHED)?;
+        let looks = Background::start(looker, last, Pace::SHOWN)?;
         Ok((first, Some(Box::new(looks))))
     }
 

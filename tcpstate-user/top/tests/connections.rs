@@ -107,8 +107,30 @@ impl Looks for Given {
     }
 }
 
+/// The same counters between two looks, of which there is none.
+#[derive(Clone, Default)]
+struct Between(Given);
+
+impl Looks for Between {
+    fn newest(&mut self) -> Option<Look> {
+        None
+    }
+
+    fn last(&mut self) -> Option<Look> {
+        None
+    }
+
+    fn ask_counters(&mut self, cookies: Vec<u64>) {
+        self.0.ask_counters(cookies);
+    }
+
+    fn newest_counters(&mut self) -> Option<Arc<Counters>> {
+        Some(self.0.newest()?.counters)
+    }
+}
+
 /// The snapshot after 9 s, and after a second more.
-fn snapshots(by: By) -> [Arc<RunSnapshot>; 2] {
+fn snapshots(by: By, looks: impl Looks + 'static) -> [Arc<RunSnapshot>; 2] {
     let mut publisher = Publisher::new(&Published {
         interval_ns: SECOND_NS,
         by,
@@ -122,7 +144,7 @@ fn snapshots(by: By) -> [Arc<RunSnapshot>; 2] {
     .diagnosing(
         Thresholds::default(),
         Look::default(),
-        Some(Box::new(Given::default())),
+        Some(Box::new(looks)),
     );
     let origin = Origin {
         host: "web-1".into(),
@@ -147,9 +169,13 @@ fn snapshots(by: By) -> [Arc<RunSnapshot>; 2] {
 }
 
 fn shown(options: Options) -> App {
+    shown_with(options, Given::default())
+}
+
+fn shown_with(options: Options, looks: impl Looks + 'static) -> App {
     let by = options.by;
     let mut app = App::new(options);
-    for snapshot in snapshots(by) {
+    for snapshot in snapshots(by, looks) {
         app.update(Input::Snapshot(snapshot));
     }
     app
@@ -269,6 +295,14 @@ fn counters_are_those_of_the_latest_look_and_their_age_is_said() {
     type_in(&mut app, "3");
     let text = frame(&mut app, (120, 40));
     assert!(!text.contains("RECEIVED"), "{text}");
+}
+
+#[test]
+fn counters_that_come_between_two_looks_are_shown() {
+    let mut app = shown_with(options(PLAIN), Between::default());
+    type_in(&mut app, "3G\n");
+    let text = frame(&mut app, (80, 24));
+    assert!(text.contains("4.88 KiB sent"), "{text}");
 }
 
 #[test]

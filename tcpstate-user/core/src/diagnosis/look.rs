@@ -29,4 +29,9 @@ pub trait Looks {
     /// From now on the looks have the counters of these sockets, by their cookies, and no others. Whoever has none to
     /// give leaves it out.
     fn ask_counters(&mut self, _cookies: Vec<u64>) {}
+
+    /// Counters that were read between two looks, where there are such.
+    fn newest_counters(&mut self) -> Option<Arc<Counters>> {
+        None
+    }
 }

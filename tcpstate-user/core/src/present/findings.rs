@@ -92,6 +92,11 @@ impl Findings {
                 looks.newest()
             };
             self.latest = new.map(Looked::from).or(self.latest.take());
+            let counters = looks.newest_counters();
+            let looked = self.latest.as_mut().unwrap_or(&mut self.first);
+            if let Some(counters) = counters.filter(|new| new.ts_ns >= looked.counters.ts_ns) {
+                looked.counters = counters;
+            }
             self.now = self.check(now_ns, None);
         } else if self.first.sockets.is_none() {
             self.first.sockets = Some(Arc::new(tracked(tracker, &self.thresholds)));
