@@ -47,8 +47,9 @@ const RATES: &str = "tcpstate rates";
 const TOP: &str = "tcpstate top";
 
 pub fn run(options: &Options) -> Result<Vec<Row>> {
-    let mut rows = paced(options)?;
-    rows.extend(idle(options)?);
+    // First: those connections leave sockets in TIME_WAIT, which are listed for a minute.
+    let mut rows = idle(options)?;
+    rows.extend(paced(options)?);
     rows.extend(keys(options)?);
     rows.extend(memory(options)?);
     Ok(rows)
