@@ -13,7 +13,7 @@ pub(super) struct Step {
 }
 
 /// The time in a state, if it is known, in fields of different sizes: these are copied one by one. An `Option` of it is copied as one, and the processor
-/// waits for that until all that was stored before is in its cache, which took a sixteenth of the time of a whole run.
+/// waits for that until all that was stored before is in its cache.
 #[derive(Clone, Copy)]
 pub(super) struct Dwell {
     is_known: bool,
