@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tcpstate_capture::{clock::thread_cpu_time, facts, inventory, sockdiag::Request};
+use tcpstate_capture::{facts, inventory, netns::cpu_time, sockdiag::Request};
 use tcpstate_cli::Watch;
 use tcpstate_common::State;
 use tcpstate_core::{
@@ -228,10 +228,10 @@ impl Background {
                     }
                     continue;
                 }
-                let before = thread_cpu_time();
+                let before = cpu_time();
                 let look = looker.look(&counted);
                 // On a busy machine it takes longer, and costs no more.
-                let spent = thread_cpu_time().saturating_sub(before);
+                let spent = cpu_time().saturating_sub(before);
                 pause = pace.interval.max(spent.saturating_mul(pace.share));
                 // The view takes it at its next tick, and a last one that it asked for at once.
                 if send.send(Taken::Look(Box::new(look))).is_err() || ask == Some(Ask::Last) {

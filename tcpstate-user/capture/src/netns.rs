@@ -28,8 +28,13 @@ thread_local! {
 }
 
 /// CPU time of what this thread has had done inside of other namespaces ([`Namespace::within`]), which is not its own.
-pub(super) fn spent_inside() -> Duration {
+fn spent_inside() -> Duration {
     SPENT_INSIDE.get()
+}
+
+/// CPU time that this thread has taken, inside of other namespaces too.
+pub fn cpu_time() -> Duration {
+    thread_cpu_time() + spent_inside()
 }
 
 /// Why a namespace cannot be found or entered.

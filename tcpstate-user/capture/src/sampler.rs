@@ -32,12 +32,12 @@ use tcpstate_core::{
 };
 
 use super::{
-    clock::{monotonic_ns, thread_cpu_time},
+    clock::monotonic_ns,
     error::CaptureError,
     exchange::{Exchange, FORGET},
     holders::Holders,
     inventory,
-    netns::{self, Namespace},
+    netns::{self, Namespace, cpu_time},
     procfs,
     sampling::{NetnsCounters, SampleHistory, found},
     sockdiag::{DumpError, Request, SockDiag},
@@ -438,11 +438,6 @@ impl Sampler {
             (self.wake)();
         }
     }
-}
-
-/// CPU time that this thread has taken, inside of namespaces too.
-fn cpu_time() -> Duration {
-    thread_cpu_time() + netns::spent_inside()
 }
 
 /// When the next sample is due after one that began at `start`, when the thread had taken `cpu_before`.
