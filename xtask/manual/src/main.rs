@@ -44,6 +44,9 @@ fn write(mut command: clap::Command, folder: &Path) -> Result<()> {
             .manual("User Commands");
         let mut text = Vec::new();
         page.render(&mut text)?;
+        if command.get_name() == "top" {
+            write_section("SCREEN", frame()?, &mut text)?;
+        }
         write_epilogue(command, &mut text)?;
         let file = pages.join(page.get_filename());
         fs::write(&file, text).with_context(|| file.display().to_string())?;
@@ -125,20 +128,38 @@ fn write_epilogue(command: &clap::Command, page: &mut Vec<u8>) -> Result<()> {
     write_sections(&epilogue.to_string(), page)
 }
 
+/// A frame of a real run of `top`: that of the README.
+fn frame() -> Result<&'static str> {
+    let readme = include_str!("../../../README.md");
+    let (_, section) = readme
+        .split_once("\n### `tcpstate top`\n")
+        .context("README.md has no section `tcpstate top`")?;
+    let mut parts = section.split("\n```");
+    let block = parts.nth(1).context("no block in it")?;
+    // Behind the language of the block.
+    let (_, frame) = block.split_once('\n').context("no frame in it")?;
+    Ok(frame)
+}
+
 /// Writes sections with their line breaks. Each has an empty line before it, and a heading that a colon ends.
 fn write_sections(text: &str, page: &mut Vec<u8>) -> Result<()> {
-    let mut roff = Roff::new();
     for section in text.split("\n\n") {
         let (heading, lines) = match section.split_once(":\n") {
             Some((heading, lines)) if !heading.contains('\n') => (heading.to_uppercase(), lines),
             _ => ("NOTES".to_owned(), section),
         };
-        roff.control("SH", [&*heading]).control("nf", []);
-        for line in lines.lines() {
-            roff.text([roman(line)]);
-        }
-        roff.control("fi", []);
+        write_section(&heading, lines, page)?;
     }
+    Ok(())
+}
+
+fn write_section(heading: &str, lines: &str, page: &mut Vec<u8>) -> Result<()> {
+    let mut roff = Roff::new();
+    roff.control("SH", [heading]).control("nf", []);
+    for line in lines.lines() {
+        roff.text([roman(line)]);
+    }
+    roff.control("fi", []);
     Ok(roff.to_writer(page)?)
 }
 
@@ -161,6 +182,16 @@ mod tests {
         }
         assert!(page.contains("retransmits [OP] NUMBER"), "{page}");
         assert!(!page.contains(".SH NOTES"), "{page}");
+    }
+
+    #[test]
+    fn top_is_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        write(Cli::command(), folder.path()).unwrap();
+        let page = fs::read_to_string(folder.path().join("man/tcpstate-top.1")).unwrap();
+        let begin = "\n.SH SCREEN\n.nf\n$ tcpstate top \\-\\-once";
+        assert!(page.contains(begin), "{page}");
+        assert!(page.contains("CLOSE_WAIT"), "{page}");
     }
 
     #[test]
