@@ -302,7 +302,11 @@ impl Listeners {
         let Some(shared) = self.places.get_mut(&place) else {
             return;
         };
-        let mut here = self.sockets.values().filter(|other| other.place == place);
+        let here = self.sockets.iter();
+        let mut here: Vec<_> = here.filter(|(_, other)| other.place == place).collect();
+        // The oldest first: the table has another order in each run.
+        here.sort_unstable_by_key(|(id, listener)| (listener.since_ns, **id));
+        let mut here = here.into_iter().map(|(_, listener)| listener);
         let Some(first) = here.next() else { return };
         let (mut owner, mut holders) = (first.owner, first.holders.clone());
         for other in here {
