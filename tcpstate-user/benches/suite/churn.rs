@@ -264,11 +264,11 @@ fn paced(options: &Options, churn: &Churn, tools: &[Tool]) -> Result<Vec<Row>> {
         let mut percent = Vec::new();
         for _ in 0..options.rounds(3) {
             let running = Running::start(tool.name, tool.command(), tool.ready)?;
-            let took = churn.run(connections, Some(PER_SECOND))?;
+            let work = || churn.run(connections, Some(PER_SECOND));
+            percent.push(running.percent_during(work)?.0);
             let ended = running.end()?;
             let counted = tool.count(&ended).context("at 10,000 connections/s")?;
             check(tool, counted, connections * tool.per_connection)?;
-            percent.push(100.0 * ended.cpu.as_secs_f64() / took.as_secs_f64());
         }
         rows.push(Row::new(
             tool.name,

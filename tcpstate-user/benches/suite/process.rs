@@ -31,6 +31,8 @@ use rustix::{
 pub const TCPSTATE: &str = env!("CARGO_BIN_EXE_tcpstate");
 /// The limit for every wait: it turns a hang into a message.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+/// The time within which a tool has counted what happened before.
+const COUNTED: Duration = Duration::from_millis(200);
 /// The interval of polling where the kernel has no event to wait for.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -114,11 +116,17 @@ impl Running {
         Ok(running)
     }
 
-    /// Counts its CPU time from now on.
-    #[cfg(feature = "serve")]
-    pub fn count_from_now(&mut self) -> Result<()> {
-        self.cpu_when_ready = self.cpu()?;
-        Ok(())
+    /// Its CPU time during this work, in percent of a core, until it has counted what the work made: without its start, and
+    /// without what it does once, at its end. `work` returns the time that it took.
+    pub fn percent_during(
+        &self,
+        work: impl FnOnce() -> Result<Duration>,
+    ) -> Result<(f64, Duration)> {
+        let before = self.cpu()?;
+        let took = work()?;
+        thread::sleep(COUNTED);
+        let spent = self.cpu()?.saturating_sub(before);
+        Ok((100.0 * spent.as_secs_f64() / took.as_secs_f64(), took))
     }
 
     pub fn id(&self) -> u32 {

@@ -78,7 +78,8 @@ fn paced(options: &Options) -> Result<Vec<Row>> {
     for _ in 0..options.rounds(5) {
         for (name, percent) in [RATES, TOP].into_iter().zip(&mut percent) {
             let running = start(name, &["-P", &ports])?;
-            let took = churn.run(connections, Some(PER_SECOND))?;
+            let work = || churn.run(connections, Some(PER_SECOND));
+            percent.push(running.percent_during(work)?.0);
             let ended = running.end()?;
             ensure!(
                 number(&ended.errors, "+ lost ")? == 0,
@@ -90,7 +91,6 @@ fn paced(options: &Options) -> Result<Vec<Row>> {
                 "{name} has missed connections: {}",
                 ended.errors
             );
-            percent.push(100.0 * ended.cpu.as_secs_f64() / took.as_secs_f64());
         }
     }
     let figure = "CPU of its process at 10,000 connections/s, % of a core";

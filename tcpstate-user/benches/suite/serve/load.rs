@@ -55,10 +55,10 @@ impl Measured {
         connections: u64,
         per_second: Option<u32>,
     ) -> Result<f64> {
-        let mut running = Running::start(tool.name, tool.command(), tool.ready)?;
+        let running = Running::start(tool.name, tool.command(), tool.ready)?;
         let scraper = (tool.name == SERVED).then(Scraper::start).transpose()?;
-        running.count_from_now()?;
-        let seconds = churn.run(connections, per_second)?.as_secs_f64();
+        let work = || churn.run(connections, per_second);
+        let (percent, time) = running.percent_during(work)?;
         if let Some(scraper) = scraper {
             self.scrapes_ms.extend(scraper.end()?);
         }
@@ -70,10 +70,9 @@ impl Measured {
             reported,
             reported_lost,
         } = counted;
-        let made = connections as f64 / seconds;
+        let made = connections as f64 / time.as_secs_f64();
         self.per_second.push(made);
-        self.cpu_percent
-            .push(100.0 * ended.cpu.as_secs_f64() / seconds);
+        self.cpu_percent.push(percent);
         let missed = expected.saturating_sub(reported);
         self.lost_percent
             .push(100.0 * missed as f64 / expected as f64);
