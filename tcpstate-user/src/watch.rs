@@ -445,6 +445,7 @@ fn start_inside(
             Some(_) => ResolveOwners::No,
             None => resolves_owners(arguments, selection),
         },
+        prompt: view.is_prompt(),
         verbose: arguments.verbose,
         bpf_log,
         bpf_stats,

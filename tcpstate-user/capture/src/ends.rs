@@ -28,7 +28,7 @@ const MAX_EARLY: usize = 64;
 /// Ends in which one that fits is searched. Other CPUs make no more in between.
 const MAX_SEARCHED: usize = 1_024;
 
-/// Events for which room is made at once.
+/// Events for which room is made at once, at least.
 const ROOM: usize = 256;
 
 /// The events that have been read and not handed on.
@@ -162,7 +162,8 @@ impl Ends {
             return Vec::new();
         }
         let behind = self.events.get(count..).unwrap_or_default();
-        let mut rest = Vec::with_capacity(behind.len() + ROOM);
+        // About as many come again.
+        let mut rest = Vec::with_capacity(behind.len() + count.max(ROOM));
         rest.extend_from_slice(behind);
         self.events.truncate(count);
         while self.waiting.front().is_some_and(|&at| at < count) {

@@ -74,6 +74,8 @@ pub struct Options<'a> {
     pub half_open_only: bool,
     /// Whether to look up which process holds each socket of a full dump.
     pub resolve_owners: ResolveOwners,
+    /// Hand on each event soon after it came. Otherwise it may wait for some more, which takes less of the CPU.
+    pub prompt: bool,
     /// Report each network namespace that cannot be dumped, and not only that there are some.
     pub verbose: bool,
     /// Print what the BPF programs log on standard error.
@@ -96,6 +98,7 @@ impl Options<'_> {
             sample_interval: None,
             half_open_only: true,
             resolve_owners: ResolveOwners::No,
+            prompt: true,
             verbose: false,
             bpf_log: false,
             bpf_stats: false,
@@ -199,7 +202,8 @@ impl Live {
             what: "give up privileges",
             source,
         })?;
-        let (reader, shared, queue) = reader::spawn(&mut loaded, options.bpf_log, has_census)?;
+        let (reader, shared, queue) =
+            reader::spawn(&mut loaded, options.bpf_log, options.prompt, has_census)?;
         let sampler = if has_census {
             let program = loaded.program_fd()?;
             let mut options = options.clone();

@@ -34,11 +34,13 @@ use super::{
     ring::Ring,
 };
 
-/// Time between two reads of the ring while events arrive. The events in between form a batch: a longer time
-/// makes them cheaper, and lines later.
+/// Time between two reads of the ring while events arrive, where each is shown as it comes. The events in between form a
+/// batch: a longer time makes them cheaper, and lines later.
 const TICK: Duration = Duration::from_millis(10);
-/// After this many reads in a row that found nothing, the reader sleeps until it is woken.
-const IDLE_TICKS: u32 = 10;
+/// The same where events are shown together, later.
+const LONG_TICK: Duration = Duration::from_millis(40);
+/// After this time without events, the reader sleeps until it is woken.
+const AWAKE: Duration = Duration::from_millis(100);
 /// The longest sleep. In theory the reader can miss the wakeup (a program read the flag just before it was set);
 /// this bounds the delay.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -113,10 +115,11 @@ pub(super) type Started = (JoinHandle<()>, Arc<Shared>, mpsc::UnboundedReceiver<
 /// Starts the reader thread for an attached program. It ends once [`Shared::stop`] was called and the
 /// ring is empty, and closes the queue.
 ///
-/// With `settles`, events wait until the seed has been made.
+/// With `prompt`, each event is shown as it comes. With `settles`, events wait until the seed has been made.
 pub(super) fn spawn(
     loaded: &mut Loaded,
     bpf_log: bool,
+    prompt: bool,
     settles: bool,
 ) -> Result<Started, CaptureError> {
     let failed = |what| {
@@ -165,6 +168,7 @@ pub(super) fn spawn(
             None
         },
         poll,
+        tick: if prompt { TICK } else { LONG_TICK },
         sender,
         ends: Ends::new(loaded.watches_resets(), loaded.reset_codes().copied()),
         noted: None,
@@ -190,6 +194,8 @@ struct Reader {
     sleeping: Array<MapData, u32>,
     logger: Option<aya_log::EbpfLogger<StderrLog>>,
     poll: OwnedFd,
+    /// Time between two reads of the ring while events arrive.
+    tick: Duration,
     sender: mpsc::UnboundedSender<Item>,
     /// Events that have been read and not queued.
     ends: Ends,
@@ -208,7 +214,7 @@ struct Reader {
 
 impl Reader {
     fn run(mut self) {
-        let mut quiet_ticks = 0;
+        let mut quiet = Duration::ZERO;
         loop {
             // In this order: records submitted before the stop are drained after it is seen.
             let stopping = self.shared.stopped();
@@ -228,11 +234,15 @@ impl Reader {
             self.shared
                 .read_until_ns
                 .store(handed_on_ns, Ordering::Release);
-            quiet_ticks = if records == 0 { quiet_ticks + 1 } else { 0 };
-            if quiet_ticks > IDLE_TICKS && self.logger.is_none() && self.ends.len() == 0 {
+            quiet = if records == 0 {
+                quiet + self.tick
+            } else {
+                Duration::ZERO
+            };
+            if quiet > AWAKE && self.logger.is_none() && self.ends.len() == 0 {
                 self.sleep();
             } else {
-                self.wait(TICK);
+                self.wait(self.tick);
             }
         }
     }
@@ -407,7 +417,7 @@ impl Reader {
     fn sleep(&mut self) {
         if self.sleeping.set(0, 1, 0).is_err() {
             // Nothing would wake the reader.
-            self.wait(TICK);
+            self.wait(self.tick);
             return;
         }
         // A program that ran too early to see the flag has reserved its record by now, so the ring is not empty,

@@ -100,6 +100,11 @@ pub trait View {
         self.wants_samples()
     }
 
+    /// Whether the view shows each event as it comes, so that somebody sees how late it is.
+    fn is_prompt(&self) -> bool {
+        false
+    }
+
     /// Ends an interval, in a view that has intervals ([`View::interval_ns`]). Called before the first
     /// event at or after `now_ns`; on a live source also without events.
     fn tick(&mut self, _now_ns: u64, _out: &mut dyn Write) -> io::Result<Flow> {

@@ -284,6 +284,7 @@ fn files_show_what_live_showed() -> Result<()> {
         namespaces: NetnsSelector::File(netns.path()),
         filter: filter.kernel(),
         filters: filter.to_string(),
+        prompt: true,
         verbose: false,
         bpf_log: false,
         sample_interval: Some(Duration::from_millis(50)),

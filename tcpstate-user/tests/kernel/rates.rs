@@ -413,6 +413,7 @@ fn run_tee(path: &Path, port: u16, filter: &Filter) -> Result<String> {
         namespaces: NetnsSelector::All,
         filter: filter.kernel(),
         filters: filter.to_string(),
+        prompt: true,
         verbose: false,
         bpf_log: false,
         sample_interval: None,

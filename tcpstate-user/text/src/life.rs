@@ -222,6 +222,10 @@ impl View for Life {
         self.until == Until::Gone
     }
 
+    fn is_prompt(&self) -> bool {
+        true
+    }
+
     fn wants_half_open(&self) -> bool {
         true
     }

@@ -239,6 +239,10 @@ impl View for Trace {
         Ok(Flow::Continue)
     }
 
+    fn is_prompt(&self) -> bool {
+        true
+    }
+
     fn wants_half_open(&self) -> bool {
         true
     }
