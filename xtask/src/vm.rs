@@ -245,8 +245,8 @@ impl Build {
         let mut cargo = cargo();
         cargo
             .current_dir(&root)
-            .args(["test", "--locked", "--profile", "guest", "--no-run"])
-            .args(["--package", "tcpstate", "--test", "kernel"])
+            // Of the whole workspace, which decides about the features of what is shared: so it is what `test` has built.
+            .args(["test", "--locked", "--no-run", "--test", "kernel"])
             .args(["--message-format", "json-render-diagnostics"])
             .stderr(Stdio::inherit());
         if !target.is_native() {
