@@ -82,7 +82,7 @@ fn push(line: &mut Vec<u8>, utc: &mut Utc, value: Value<'_>) -> io::Result<()> {
         Value::Name(name) => push_name(line, name)?,
         Value::Time(wall_ns) => utc.push(wall_ns, line),
         Value::ControlBits(bits) => push_control_bits(line, bits),
-        Value::Address(address) => push_address(line, address)?,
+        Value::Address(address) => push_address(line, address),
         Value::Prefix(prefix) => write!(line, "{prefix}")?,
         Value::State(state) => push_state(line, state),
         Value::Cause(cause) => line.extend_from_slice(cause.name().as_bytes()),

@@ -3,7 +3,8 @@
 
 use std::{
     io::{self, Write as _},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::Range,
 };
 
 use tcpstate_common::State;
@@ -37,19 +38,55 @@ pub(crate) fn push_entry(line: &mut Vec<u8>, name: &[u8]) -> io::Result<()> {
 }
 
 /// Appends an address.
-pub(crate) fn push_address(line: &mut Vec<u8>, address: IpAddr) -> io::Result<()> {
+pub(crate) fn push_address(line: &mut Vec<u8>, address: IpAddr) {
     match address {
-        IpAddr::V4(address) => {
-            for (index, octet) in address.octets().into_iter().enumerate() {
-                if index > 0 {
-                    line.push(b'.');
-                }
-                push_number(line, octet.into());
-            }
-            Ok(())
-        }
-        IpAddr::V6(address) => write!(line, "{address}"),
+        IpAddr::V4(address) => push_v4(line, address),
+        IpAddr::V6(address) => push_v6(line, address),
     }
+}
+
+fn push_v4(line: &mut Vec<u8>, address: Ipv4Addr) {
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        if index > 0 {
+            line.push(b'.');
+        }
+        push_number(line, octet.into());
+    }
+}
+
+/// In the form of RFC 5952: the longest row of zeros, the first of them, is left out if it is longer than one.
+fn push_v6(line: &mut Vec<u8>, address: Ipv6Addr) {
+    if let Some(mapped) = address.to_ipv4_mapped() {
+        line.extend_from_slice(b"::ffff:");
+        return push_v4(line, mapped);
+    }
+    let segments = address.segments();
+    let zeros = longest_zeros(segments);
+    for (index, segment) in segments.into_iter().enumerate() {
+        if zeros.contains(&index) {
+            if index == zeros.start {
+                line.extend_from_slice(b"::");
+            }
+        } else {
+            if index > 0 && index != zeros.end {
+                line.push(b':');
+            }
+            push_hex(line, segment.into());
+        }
+    }
+}
+
+/// The longest row of two or more zeros, the first if there are several; empty if there is none.
+fn longest_zeros(segments: [u16; 8]) -> Range<usize> {
+    let (mut start, mut longest) = (0, 0..1);
+    for (index, segment) in segments.into_iter().enumerate() {
+        if segment != 0 {
+            start = index + 1;
+        } else if index + 1 - start > longest.len() {
+            longest = start..index + 1;
+        }
+    }
+    if longest.len() > 1 { longest } else { 0..0 }
 }
 
 /// Appends a state: its name, or its number where it has none.
@@ -93,6 +130,12 @@ mod tests {
         assert_eq!(written(0xff), "FIN SYN RST PSH ACK URG ECE CWR");
     }
 
+    fn assert_displayed(address: IpAddr) {
+        let mut line = Vec::new();
+        push_address(&mut line, address);
+        assert_eq!(String::from_utf8(line).unwrap(), address.to_string());
+    }
+
     #[test]
     fn values_are_written_as_they_display() {
         for number in [0, 1, 15, 16, 0xfff, 0x1000, u64::MAX] {
@@ -110,11 +153,22 @@ mod tests {
             "192.0.2.10",
             "255.255.255.255",
             "::",
+            "::1",
+            "fe80::",
             "2001:db8::1",
+            "2001:db8:0:1:1:1:1:1",
+            "::ffff:192.0.2.10",
+            "::192.0.2.10",
         ] {
-            let mut line = Vec::new();
-            push_address(&mut line, address.parse().unwrap()).unwrap();
-            assert_eq!(line, address.as_bytes());
+            assert_displayed(address.parse().unwrap());
+        }
+        // Every row of zeros there can be, beside short and long numbers.
+        for zeros in 0..=255_u8 {
+            for number in [1_u16, 0x10, 0xffff] {
+                let segment = |at| if zeros & (1_u8 << at) == 0 { number } else { 0 };
+                let segments: [u16; 8] = std::array::from_fn(segment);
+                assert_displayed(segments.into());
+            }
         }
         for state in [State::CLOSE_WAIT, State(14), State(255)] {
             let mut line = Vec::new();

@@ -176,7 +176,7 @@ impl Values {
             }
             Value::Address(address) => {
                 line.push(b'"');
-                push_address(line, address)?;
+                push_address(line, address);
                 line.push(b'"');
             }
             Value::Prefix(prefix) => write!(line, "\"{prefix}\"")?,

@@ -243,7 +243,7 @@ fn push(line: &mut Vec<u8>, kind: Kind, value: Value<'_>) -> io::Result<()> {
         Value::Word(word) => line.extend_from_slice(word.as_bytes()),
         Value::Name(name) => push_entry(line, name)?,
         Value::ControlBits(bits) => push_control_bits(line, bits),
-        Value::Address(address) => push_address(line, address)?,
+        Value::Address(address) => push_address(line, address),
         Value::Prefix(prefix) => write!(line, "{prefix}")?,
         Value::State(state) => push_state(line, state),
         Value::Cause(cause) => line.extend_from_slice(cause.name().as_bytes()),

@@ -230,9 +230,13 @@ pub(crate) fn push_endpoint(
     let start = line.len();
     match address {
         None => line.push(b'-'),
+        Some(address @ IpAddr::V4(_)) => push_address(line, address),
         // Without brackets the port would look like a part of the address.
-        Some(IpAddr::V6(address)) => write!(line, "[{address}]")?,
-        Some(address) => push_address(line, address)?,
+        Some(address @ IpAddr::V6(_)) => {
+            line.push(b'[');
+            push_address(line, address);
+            line.push(b']');
+        }
     }
     let end = line.len();
     line.push(b':');
