@@ -442,13 +442,23 @@ fn users(line: usize, node: &Node) -> Result<Vec<User>, Mistake> {
             let why = format!("the user name `{name}` must not contain a colon");
             return Err(Mistake::new(line, why));
         }
-        match &entry.node.value {
-            Value::Text(hash) if is_hash(hash) => Ok(User {
+        let hash = match &entry.node.value {
+            Value::Text(hash) => cost(hash).map(|cost| (hash, cost)),
+            _ => None,
+        };
+        match hash {
+            Some((hash, cost)) if cost <= MAX_COST => Ok(User {
                 name,
                 hash: hash.clone(),
             }),
+            Some((_, cost)) => Err(Mistake::new(
+                line,
+                format!(
+                    "the password of `{name}` has a bcrypt cost of {cost}, which takes too long to check; the most is {MAX_COST}"
+                ),
+            )),
             // It may be a password: it is not shown.
-            _ => Err(Mistake::new(
+            None => Err(Mistake::new(
                 line,
                 format!(
                     "the password of `{name}` is not a bcrypt hash, such as `htpasswd -nBC 10 {name}` makes"
@@ -459,10 +469,13 @@ fn users(line: usize, node: &Node) -> Result<Vec<User>, Mistake> {
     entries.iter().map(user).collect()
 }
 
-/// Whether a text is a hash by bcrypt, with a cost that bcrypt can have.
-fn is_hash(text: &str) -> bool {
-    let parts = text.parse::<bcrypt::HashParts>();
-    parts.is_ok_and(|parts| (4..=31).contains(&parts.get_cost()))
+/// The greatest cost of a hash: some seconds. Each further one doubles them, to two days at 31, and one request at a time is checked.
+const MAX_COST: u32 = 16;
+
+/// The cost of a hash by bcrypt; `None`: the text is none, or has a cost that bcrypt cannot have.
+fn cost(text: &str) -> Option<u32> {
+    let parts = text.parse::<bcrypt::HashParts>().ok()?;
+    Some(parts.get_cost()).filter(|cost| (4..=31).contains(cost))
 }
 
 /// Names of which a client's certificate must have one.

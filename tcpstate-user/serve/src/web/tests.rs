@@ -440,6 +440,11 @@ const MISTAKES: &[(&str, usize, &str)] = &[
         2,
         "the password of `a` is not a bcrypt hash",
     ),
+    (
+        "basic_auth_users:\n  a: $2y$31$abcdefghijklmnopqrstuuNV3cWbUdcLBMQHTIsYKYRbHpBWm8lKe\n",
+        2,
+        "the password of `a` has a bcrypt cost of 31",
+    ),
     // Commented out, perhaps: that must not let everybody in.
     ("basic_auth_users:\n", 1, "`basic_auth_users` has no user"),
     (
