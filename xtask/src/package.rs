@@ -88,7 +88,11 @@ fn forget(published: &[Package]) -> Result<()> {
             kept.extend(entries(&registry)?);
         }
     }
-    kept.extend(entries(&built)?);
+    for unit in entries(&built)? {
+        if is_never_checked(&unit)? {
+            kept.push(unit);
+        }
+    }
     for path in kept {
         let (name, last) = file_name(&path).rsplit_once('-').unwrap_or_default();
         let is_ours = |package: &Package| {
@@ -100,6 +104,19 @@ fn forget(published: &[Package]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether cargo takes what it built there for what the sources are, without a look at them, as it does where they are from a
+/// registry: then its list of them is empty. What comes from a folder is built again when it changes, and the steps after
+/// this one need it.
+fn is_never_checked(unit: &Path) -> Result<bool> {
+    for file in entries(unit)? {
+        if file_name(&file).starts_with("dep-") {
+            let sources = fs::read(&file).with_context(|| file.display().to_string())?;
+            return Ok(!sources.windows(3).any(|name| name == b".rs"));
+        }
+    }
+    Ok(false)
 }
 
 /// The entries of a folder; none if it is not there.
