@@ -138,6 +138,7 @@ fn half_open(load: &Load, ended: &AtomicBool, port: u16) -> Result<()> {
 #[derive(Clone, Copy, Debug)]
 struct Holdings {
     rss_bytes: u64,
+    /// Without the links of BPF programs: the second program is attached and detached as the load asks for it.
     files: usize,
     threads: usize,
     maps: usize,
@@ -155,15 +156,17 @@ impl Holdings {
             Ok(fs::read_dir(format!("/proc/{pid}/{folder}"))?.count())
         };
         let mut maps = BTreeSet::new();
+        let mut links = 0;
         for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
             // A file may have been closed meanwhile.
             let info = fs::read_to_string(entry?.path()).unwrap_or_default();
+            links += usize::from(info.lines().any(|line| line.starts_with("link_type:")));
             let id = info.lines().find_map(|line| line.strip_prefix("map_id:"));
             maps.extend(id.map(str::to_owned));
         }
         Ok(Self {
             rss_bytes: rss_kib << 10,
-            files: count("fd")?,
+            files: count("fd")?.saturating_sub(links),
             threads: count("task")?,
             maps: maps.len(),
         })
