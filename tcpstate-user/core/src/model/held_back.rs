@@ -1,9 +1,9 @@
 //! Connections beyond their transition to CLOSE that a view shows only when they are gone, in as few bytes as
 //! possible: there can be a million in `TIME_WAIT`.
 //!
-//! Each is a record of variable length, in a list of records of about that length. The lists have no gaps, so that
-//! their memory depends on the number of records and not on the time. The facts that many connections have in
-//! common, such as the owner, are kept once.
+//! Each is a record of variable length, in a list of records of about that length. The lists have no gaps and consist
+//! of pages of one size, so that their memory depends on the number of records and not on the time. The facts that
+//! many connections have in common, such as the owner, are kept once.
 
 mod codec;
 mod whose;
@@ -15,13 +15,14 @@ use super::connection::Ended;
 const COOKIE_BYTES: usize = 8;
 
 /// The lengths of records are multiples of this, bytes.
-const STEP: usize = 16;
+const STEP: usize = 8;
 
 /// The number of lists. The longest record that [`codec`] makes is far shorter than the longest of these.
 const LISTS: usize = 1 << (u32::BITS - Handle::AT_BITS);
 
-/// Bytes of room that are not worth giving back.
-const SMALL: usize = 64 * 1024;
+/// Bytes of a page. A `Vec` of all records would be copied each time it grows, and keep its greatest size.
+const PAGE: usize = 16 * 1024;
+const _: () = assert!(LISTS * STEP <= PAGE, "a page holds a record of any length");
 
 /// The place of a record: its list, and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +31,9 @@ pub(super) struct Handle(u32);
 impl Handle {
     /// There is no record.
     pub(super) const NONE: Self = Self(u32::MAX);
-    const AT_BITS: u32 = 26;
+    const AT_BITS: u32 = 25;
 
-    /// `None` where the list is full: after 67 million records.
+    /// `None` where the list is full: after 33 million records.
     fn new(list: usize, at: usize) -> Option<Self> {
         let is_there = list < LISTS && at < (1 << Self::AT_BITS) - 1;
         let number = u32::try_from((list << Self::AT_BITS) | at).ok();
@@ -54,7 +55,7 @@ pub(super) struct HeldBack {
     /// By length.
     lists: Vec<List>,
     shared: Shared,
-    /// For the next record.
+    /// For a record that is put in or moves.
     scratch: Vec<u8>,
 }
 
@@ -78,10 +79,12 @@ impl HeldBack {
         if number >= self.lists.len() && number < LISTS {
             self.lists.resize_with(number + 1, List::default);
         }
-        let handle = self
-            .lists
-            .get_mut(number)
-            .and_then(|list| list.push(&self.scratch, number));
+        let list = self.lists.get_mut(number);
+        let handle = list.and_then(|list| {
+            let handle = Handle::new(number, list.len)?;
+            list.push(&self.scratch);
+            Some(handle)
+        });
         if handle.is_none() {
             self.shared.release(whose);
         }
@@ -96,14 +99,14 @@ impl HeldBack {
         let (cookie, record) = record.split_first_chunk::<COOKIE_BYTES>()?;
         let (ended, whose) = codec::decode(u64::from_le_bytes(*cookie), record, &self.shared);
         self.shared.release(whose);
-        let moved = list.remove(handle.at(), length);
+        let moved = list.remove(handle.at(), length, &mut self.scratch);
         Some(Taken { ended, moved })
     }
 
     /// The cookies of all connections, in the order of their last transitions.
     pub(super) fn by_end(&self) -> Vec<u64> {
         let records = self.lists.iter().enumerate().flat_map(|(number, list)| {
-            let records = list.bytes.chunks_exact((number + 1) * STEP);
+            let records = list.records((number + 1) * STEP);
             records.filter_map(|record| record.split_first_chunk::<COOKIE_BYTES>())
         });
         let ends = records.map(|(cookie, record)| {
@@ -118,15 +121,12 @@ impl HeldBack {
 
     /// The number of connections.
     pub(super) fn len(&self) -> usize {
-        let lists = self.lists.iter().enumerate();
-        lists
-            .map(|(number, list)| list.bytes.len() / ((number + 1) * STEP))
-            .sum()
+        self.lists.iter().map(|list| list.len).sum()
     }
 
     /// Bytes held.
     pub(super) fn memory(&self) -> usize {
-        let lists = self.lists.iter().map(|list| list.bytes.capacity());
+        let lists = self.lists.iter().map(List::memory);
         lists.sum::<usize>()
             + self.lists.capacity() * size_of::<List>()
             + self.shared.memory()
@@ -137,34 +137,65 @@ impl HeldBack {
 /// Records of one length, one behind the other.
 #[derive(Clone, Debug, Default)]
 struct List {
-    bytes: Vec<u8>,
+    /// Full but for the last one with records. An empty one may follow, so that a record that comes and goes costs no
+    /// allocation.
+    pages: Vec<Box<[u8]>>,
+    /// Records.
+    len: usize,
 }
 
 impl List {
-    fn push(&mut self, record: &[u8], number: usize) -> Option<Handle> {
-        let handle = Handle::new(number, self.bytes.len() / record.len())?;
-        self.bytes.extend_from_slice(record);
-        Some(handle)
+    fn push(&mut self, record: &[u8]) {
+        if self.len / (PAGE / record.len()) == self.pages.len() {
+            self.pages.push(vec![0; PAGE].into_boxed_slice());
+        }
+        if let Some(place) = self.place(self.len, record.len()) {
+            place.copy_from_slice(record);
+            self.len += 1;
+        }
+    }
+
+    /// All records, which have this length.
+    fn records(&self, length: usize) -> impl Iterator<Item = &[u8]> {
+        let pages = self.pages.iter();
+        let records = pages.flat_map(move |page| page.chunks_exact(length));
+        records.take(self.len)
     }
 
     fn get(&self, at: usize, length: usize) -> Option<&[u8]> {
-        self.bytes.get(at * length..(at + 1) * length)
+        if at >= self.len {
+            return None;
+        }
+        let per_page = PAGE / length;
+        let begin = at % per_page * length;
+        self.pages.get(at / per_page)?.get(begin..begin + length)
     }
 
-    /// Removes a record; the last one takes its place. Returns the cookie of that one.
-    fn remove(&mut self, at: usize, length: usize) -> Option<u64> {
-        let last = self.bytes.len().checked_sub(length)?;
-        let place = at * length;
-        let moved = (last != place).then(|| {
-            self.bytes.copy_within(last.., place);
-            let cookie = self.get(at, length)?.first_chunk::<COOKIE_BYTES>()?;
-            Some(u64::from_le_bytes(*cookie))
-        });
-        self.bytes.truncate(last);
-        if self.bytes.capacity() > SMALL && self.bytes.capacity() / 8 > last {
-            self.bytes.shrink_to(2 * last);
-        }
-        moved.flatten()
+    fn place(&mut self, at: usize, length: usize) -> Option<&mut [u8]> {
+        let per_page = PAGE / length;
+        let begin = at % per_page * length;
+        let page = self.pages.get_mut(at / per_page)?;
+        page.get_mut(begin..begin + length)
+    }
+
+    /// Removes a record; the last one takes its place. Returns the cookie of that one. `scratch` is overwritten.
+    fn remove(&mut self, at: usize, length: usize, scratch: &mut Vec<u8>) -> Option<u64> {
+        let last = self.len.checked_sub(1)?;
+        let moved = if last == at {
+            None
+        } else {
+            scratch.clear();
+            scratch.extend_from_slice(self.get(last, length)?);
+            self.place(at, length)?.copy_from_slice(scratch);
+            scratch.first_chunk::<COOKIE_BYTES>()
+        };
+        self.len = last;
+        self.pages.truncate(self.len.div_ceil(PAGE / length) + 1);
+        moved.map(|cookie| u64::from_le_bytes(*cookie))
+    }
+
+    fn memory(&self) -> usize {
+        self.pages.len() * PAGE + self.pages.capacity() * size_of::<Box<[u8]>>()
     }
 }
 

@@ -213,14 +213,20 @@ fn the_bytes_of_a_usual_connection_are_few_and_are_given_back() {
         let addr: IpAddr = addr.parse().unwrap();
         let all: Vec<Ended> = (0..COUNT).map(|number| usual(number, addr)).collect();
         let mut handles = put_all(&mut held, &all);
-        let used: usize = held.lists.iter().map(|list| list.bytes.len()).sum();
+        let lists = held.lists.iter().enumerate();
+        let used: usize = lists.map(|(at, list)| list.len * (at + 1) * STEP).sum();
         let each = used / all.len();
         assert!(each <= most, "{each} bytes for {addr}");
         assert!(held.shared.memory() < 8 * 1024);
         let full = held.memory();
         for at in 0..all.len() - 100 {
             let handle = handles[at].unwrap();
-            let moved = held.take(handle).unwrap().moved;
+            let taken = held.take(handle).unwrap();
+            assert_eq!(
+                Some(taken.ended.connection.lport),
+                Some(all[at].connection.lport)
+            );
+            let moved = taken.moved;
             if let Some(cookie) = moved {
                 handles[usize::try_from(cookie).unwrap()] = Some(handle);
             }
