@@ -2,6 +2,8 @@
 //!
 //! Pure: the kernel's answers come in as arguments. Times are monotonic nanoseconds.
 
+mod minisocket;
+
 use std::{collections::BTreeMap, mem::take, net::IpAddr, ops::RangeInclusive};
 
 use tcpstate_common::State;
@@ -15,6 +17,7 @@ use tcpstate_core::{
     service::Role,
 };
 
+use self::minisocket::{Marks, Minisocket};
 use super::{
     procfs::{Activity, ListenCounters},
     sockdiag::{
@@ -32,6 +35,10 @@ const TICK_NS: u64 = 20_000_000;
 /// Number of times that a minisocket is reported. The kernel can list it a moment before the transition to CLOSE that
 /// makes it; by the second report that transition has certainly been seen.
 const REPORTS: u8 = 2;
+const _: () = assert!(REPORTS <= Marks::MAX_REPORTS);
+
+/// The number of minisockets from which on looking ahead costs less than the misses of the cache.
+const LOOK_AHEAD_FROM: usize = 16_384;
 
 /// Counters of a namespace that are read with each sample.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,22 +85,6 @@ pub(super) struct SampleHistory {
     complete: u32,
 }
 
-/// A minisocket that was found.
-#[derive(Clone, Copy, Debug)]
-struct Minisocket {
-    /// Time at which its timer expires.
-    expires_ns: u64,
-    /// Number of the sample that found it first.
-    first_sample: u32,
-    /// Number of the sample that found it last.
-    last_sample: u32,
-    /// The last sample missed it before its timer expired: a dump comes in pieces and can miss a single one.
-    missed: bool,
-    state: State,
-    /// Number of times that it has been reported.
-    reports: u8,
-}
-
 /// A half-open connection: a request socket that was found.
 #[derive(Clone, Copy, Debug)]
 struct RequestSocket {
@@ -101,6 +92,8 @@ struct RequestSocket {
     place: (u16, IpAddr),
     /// Its timer in the last sample that found it.
     timer: Option<Timer>,
+    /// Time at which the kernel wrote that.
+    written_ns: u64,
     /// Time by which its SYN had come. Each sample may show an earlier one.
     since_ns: u64,
     /// Whether its SYN came at that very time.
@@ -116,9 +109,8 @@ struct RequestSocket {
 }
 
 impl RequestSocket {
-    /// Learns from the timer that it had in a dump that ended at `end_ns`; the one before began at
-    /// `previous_ns`.
-    fn learn(&mut self, end_ns: u64, previous_ns: Option<u64>, never_deferred: bool) {
+    /// Learns from the timer that it had in a dump; the dump before began at `previous_ns`.
+    fn learn(&mut self, previous_ns: Option<u64>, never_deferred: bool) {
         if self.is_exact {
             return;
         }
@@ -127,7 +119,7 @@ impl RequestSocket {
             .timer
             .and_then(|timer| timer.half_open_age(never_deferred));
         let age = age.unwrap_or(Age::at_least(0));
-        let since_ns = end_ns.saturating_sub(age.at_least_ns);
+        let since_ns = self.written_ns.saturating_sub(age.at_least_ns);
         if age.is_exact {
             (self.since_ns, self.is_exact) = (since_ns, true);
             self.interval_ns = Some(TICK_NS);
@@ -153,7 +145,6 @@ impl RequestSocket {
 }
 
 impl SampleHistory {
-    /// Whether there was no sample yet.
     /// Takes the range of local ports that the kernel chooses from: minisockets have no listener by them that would
     /// show their role.
     pub(super) fn set_ephemeral_ports(&mut self, ports: Option<RangeInclusive<u16>>) {
@@ -201,8 +192,8 @@ impl SampleHistory {
     pub(super) fn report_again(&mut self) {
         let complete = self.complete;
         for minisocket in self.minisockets.values_mut() {
-            if minisocket.first_sample >= complete {
-                minisocket.reports = 0;
+            if minisocket.is_first_found_since(complete) {
+                minisocket.marks = minisocket.marks.not_reported();
             }
         }
     }
@@ -216,8 +207,12 @@ impl SampleHistory {
         publish: P,
     ) -> Sample<'_, P> {
         self.last = self.last.wrapping_add(1);
+        if self.last.wrapping_sub(self.complete) > Minisocket::WINDOW {
+            self.complete = self.last.wrapping_sub(Minisocket::WINDOW);
+        }
         Sample {
             begin_ns,
+            written_ns: begin_ns,
             netns,
             found: Vec::new(),
             history: self,
@@ -229,7 +224,7 @@ impl SampleHistory {
     /// better known, `gone` those that are gone.
     fn half_open(
         &mut self,
-        (begin_ns, end_ns): (u64, u64),
+        begin_ns: u64,
         never_deferred: bool,
         mut report: impl FnMut(Request),
         mut gone: impl FnMut(u64),
@@ -245,7 +240,7 @@ impl SampleHistory {
                 return !is_gone;
             }
             request.missed = false;
-            request.learn(end_ns, previous_ns, never_deferred);
+            request.learn(previous_ns, never_deferred);
             if request.since_ns.saturating_add(TICK_NS) < request.reported_ns {
                 request.reported_ns = request.since_ns;
                 report(Request {
@@ -297,6 +292,8 @@ impl SampleHistory {
 pub(super) struct Sample<'a, P> {
     history: &'a mut SampleHistory,
     begin_ns: u64,
+    /// Time at which the kernel wrote the entries that are taken now: a dump of a million takes a while.
+    written_ns: u64,
     netns: u32,
     /// Not published yet: a million at once would take more memory than the history of them all.
     found: Vec<Found>,
@@ -307,6 +304,18 @@ impl<P: FnMut(Census)> Sink for Sample<'_, P> {
     fn restart(&mut self) {
         // Minisockets that the attempt before has reported stay: they were there.
         self.history.attempt = self.history.attempt.wrapping_add(1);
+    }
+
+    fn expect<'a>(&mut self, entries: impl Iterator<Item = &'a [u8]>, written_ns: u64) {
+        self.written_ns = written_ns;
+        let minisockets = &self.history.minisockets;
+        if minisockets.len() < LOOK_AHEAD_FROM {
+            return;
+        }
+        // The searches do not wait for each other, so that the misses of the cache overlap.
+        for cookie in entries.filter_map(|bytes| Some(wire::brief(bytes).ok()?.cookie)) {
+            std::hint::black_box(minisockets.get(cookie).copied());
+        }
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), MalformedError> {
@@ -337,36 +346,27 @@ impl<P: FnMut(Census)> Sink for Sample<'_, P> {
 
 impl<P: FnMut(Census)> Sample<'_, P> {
     fn minisocket(&mut self, brief: &Brief<'_>, timer: Timer) -> Result<(), MalformedError> {
-        let expires_ns = self.begin_ns + u64::from(timer.expires_ms) * MS;
+        let expires_ns = self.written_ns + u64::from(timer.expires_ms) * MS;
         let sample = self.history.last;
-        let (minisocket, is_new) =
-            self.history
-                .minisockets
-                .get_or_insert_with(brief.cookie, || Minisocket {
-                    expires_ns,
-                    first_sample: sample,
-                    last_sample: sample,
-                    missed: false,
-                    state: brief.state,
-                    reports: 0,
-                });
-        let has_new_state = is_new || minisocket.state != brief.state;
-        if has_new_state {
-            minisocket.reports = 0;
-        }
+        let (minisocket, is_new) = self
+            .history
+            .minisockets
+            .get_or_insert_with(brief.cookie, || Minisocket::new(sample, brief.state));
+        let before = minisocket.marks;
+        let has_new_state = is_new || before.state() != brief.state;
+        let mut reports = if has_new_state { 0 } else { before.reports() };
         // An attempt of this sample that was broken off has reported it.
-        let is_reported = minisocket.last_sample == sample && !has_new_state;
-        minisocket.expires_ns = expires_ns;
-        minisocket.last_sample = sample;
-        minisocket.missed = false;
-        minisocket.state = brief.state;
-        if minisocket.reports < REPORTS && !is_reported {
-            minisocket.reports += 1;
+        let is_reported = minisocket.is_found_by(sample) && !has_new_state;
+        let is_to_report = reports < REPORTS && !is_reported;
+        reports += u8::from(is_to_report);
+        minisocket.find(sample, expires_ns, Marks::found(brief.state, reports));
+        if is_to_report {
             let socket = wire::socket(brief.bytes, self.netns)?;
             // The timer was set to a minute when the state was entered. A peer that sends its FIN again
             // restarts it; then the calculated time is too late.
-            let since_ns =
-                (brief.state == State::TIME_WAIT).then(|| expires_ns.saturating_sub(TIME_WAIT_NS));
+            // It may have begun during the dump; the tracker knows that from its event.
+            let since_ns = expires_ns.saturating_sub(TIME_WAIT_NS).min(self.begin_ns);
+            let since_ns = (brief.state == State::TIME_WAIT).then_some(since_ns);
             self.found.push(Found {
                 role: role_by_ports(self.history.ephemeral.as_ref(), &socket),
                 ..found(&socket, Kind::Minisocket, since_ns)
@@ -390,10 +390,11 @@ impl<P: FnMut(Census)> Sample<'_, P> {
     }
 
     fn request_socket(&mut self, socket: &Socket) {
-        let attempt = self.history.attempt;
+        let (attempt, written_ns) = (self.history.attempt, self.written_ns);
         let make = || RequestSocket {
             place: (socket.lport, socket.laddr),
             timer: None,
+            written_ns: 0,
             since_ns: u64::MAX,
             is_exact: false,
             last_attempt: attempt,
@@ -404,6 +405,7 @@ impl<P: FnMut(Census)> Sample<'_, P> {
         let requests = &mut self.history.requests;
         let (request, _) = requests.get_or_insert_with(socket.cookie, make);
         request.timer = socket.timer;
+        request.written_ns = written_ns;
         request.last_attempt = attempt;
     }
 
@@ -419,33 +421,45 @@ impl<P: FnMut(Census)> Sample<'_, P> {
             begin_ns,
             netns,
             found,
+            mut publish,
             ..
         } = self;
         let previous_ns = history.previous_ns;
         let mut gone = Vec::new();
         let sample = history.last;
         history.minisockets.retain(|cookie, minisocket| {
-            if minisocket.last_sample == sample {
+            if minisocket.is_found_by(sample) {
                 return true;
             }
-            let at_ns = if minisocket.missed {
+            let expires_ns = minisocket.expires_ns(begin_ns);
+            let at_ns = if minisocket.marks.is_missed() {
                 // It went before its time: reused, reset or evicted by the kernel.
                 previous_ns.unwrap_or(begin_ns)
-            } else if minisocket.expires_ns > begin_ns + TICK_NS {
-                minisocket.missed = true;
+            } else if expires_ns > end_ns + TICK_NS {
+                minisocket.marks = minisocket.marks.missed();
                 return true;
-            } else if previous_ns.is_some_and(|ns| minisocket.expires_ns < ns) {
+            } else if previous_ns.is_some_and(|ns| expires_ns < ns) {
                 // Its timer was late.
                 begin_ns
             } else {
-                minisocket.expires_ns.min(begin_ns)
+                expires_ns.min(begin_ns)
             };
             gone.push(Gone { cookie, at_ns });
+            if gone.len() == PART {
+                publish(Census {
+                    netns,
+                    begin_ns,
+                    previous_ns,
+                    gone: take(&mut gone),
+                    more: true,
+                    ..Census::default()
+                });
+            }
             false
         });
         let (mut requests, mut requests_gone) = (Vec::new(), Vec::new());
         let half_open = history.half_open(
-            (begin_ns, end_ns),
+            begin_ns,
             now.listen.deferred == Some(0),
             |request| requests.push(request),
             |cookie| requests_gone.push(cookie),

@@ -36,7 +36,10 @@ use tcpstate_core::{
     inventory::{DumpStats, Socket},
 };
 
-use super::netns::{Namespace, NetnsError};
+use super::{
+    clock::monotonic_ns,
+    netns::{Namespace, NetnsError},
+};
 
 /// Bytes that one `recv` takes: as much as the kernel ever sends at once.
 const RECEIVE_BYTES: usize = 32 << 10;
@@ -260,6 +263,9 @@ impl SockDiag {
 pub trait Sink {
     /// An attempt begins, from the first entry on. Entries of an attempt before were true then.
     fn restart(&mut self);
+    /// These entries come next. The kernel began to write them at `written_ns`, monotonic nanoseconds; one datagram takes
+    /// it less than a millisecond.
+    fn expect<'a>(&mut self, _entries: impl Iterator<Item = &'a [u8]>, _written_ns: u64) {}
     /// Takes an entry, which [`wire::socket`] and [`wire::brief`] decode.
     fn take(&mut self, bytes: &[u8]) -> Result<(), MalformedError>;
 }
@@ -467,12 +473,14 @@ impl<L: Link> Dumper<'_, L> {
     ) -> Result<Outcome, DumpError> {
         *self.sequence = self.sequence.wrapping_add(1);
         let message = query.message(*self.sequence);
+        let mut written_ns = monotonic_ns();
         self.link.send(&message).map_err(|source| DumpError::Link {
             what: "write to",
             source,
         })?;
         let mut outcome = Outcome::Complete;
         loop {
+            let receiving_ns = monotonic_ns();
             let length = match self.link.receive(self.buffer) {
                 Ok(length) => length,
                 Err(error) if is_broken_off(&error) => return Ok(Outcome::BrokenOff),
@@ -487,6 +495,13 @@ impl<L: Link> Dumper<'_, L> {
             let Some(bytes) = self.buffer.get(..length).filter(|bytes| !bytes.is_empty()) else {
                 return Ok(Outcome::BrokenOff);
             };
+            let entries = wire::messages(bytes).filter_map(|message| match message.ok()?.content {
+                wire::Content::Socket(bytes) => Some(bytes),
+                _ => None,
+            });
+            sink.expect(entries, written_ns);
+            // The kernel wrote the next ones while it handed out these.
+            written_ns = receiving_ns;
             for message in wire::messages(bytes) {
                 let Ok(message) = message else {
                     return Ok(Outcome::BrokenOff);

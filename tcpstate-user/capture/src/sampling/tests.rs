@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use tcpstate_core::inventory::TICK_NS as TICK_OF_TIMERS_NS;
 
 use super::super::sockdiag::testing::answer;
-use super::*;
+use super::{minisocket::Expiry, *};
 
 const S: u64 = 1_000_000_000;
 
@@ -48,6 +48,16 @@ fn states(census: &Census) -> Vec<(u64, State, Option<u64>)> {
         .collect()
 }
 
+/// It went alone, at that time but for the unit of [`Expiry`].
+fn assert_gone(census: &Census, cookie: u64, at_ns: u64) {
+    let [gone] = census.gone[..] else {
+        panic!("{census:?}");
+    };
+    assert_eq!(gone.cookie, cookie);
+    let late_ns = gone.at_ns.checked_sub(at_ns);
+    assert!(late_ns < Some(1 << Expiry::SHIFT), "{gone:?}");
+}
+
 #[test]
 fn a_minisocket_is_reported_twice_and_again_when_its_state_changes_or_it_is_gone() {
     let history = &mut SampleHistory::default();
@@ -65,8 +75,7 @@ fn a_minisocket_is_reported_twice_and_again_when_its_state_changes_or_it_is_gone
     assert_eq!(states(&third), [(7, State::TIME_WAIT, since_ns)]);
     take_sample(history, 162 * S, &[time_wait(7, 600)]);
     let last = take_sample(history, 163 * S, &[]);
-    let at_ns = 162 * S + 600_000_000;
-    assert_eq!(last.gone, [Gone { cookie: 7, at_ns }]);
+    assert_gone(&last, 7, 162 * S + 600_000_000);
     assert!(take_sample(history, 164 * S, &[]).gone.is_empty());
 }
 
@@ -116,13 +125,21 @@ fn a_minisocket_whose_timer_is_late_went_in_the_last_interval() {
     // The kernel is late: the timer has expired.
     take_sample(history, 101 * S, &[time_wait(7, 0)]);
     let census = take_sample(history, 102 * S, &[]);
-    assert_eq!(
-        census.gone,
-        [Gone {
-            cookie: 7,
-            at_ns: 101 * S
-        }]
-    );
+    assert_gone(&census, 7, 101 * S);
+}
+
+#[test]
+fn an_expiry_is_the_time_to_its_unit_whatever_the_bits_above() {
+    let unit_ns = 1 << Expiry::SHIFT;
+    for now_ns in [0, 1, 90 * S, (unit_ns << 32) - 1, u64::MAX / 2] {
+        for ahead_ns in [0, 1, 60 * S, 40_000 * S] {
+            let expires_ns = now_ns + ahead_ns;
+            let kept_ns = Expiry::at(expires_ns).ns(now_ns);
+            assert!((expires_ns..expires_ns + unit_ns).contains(&kept_ns));
+            let late_ns = Expiry::at(expires_ns).ns(expires_ns + 40_000 * S);
+            assert_eq!(late_ns, kept_ns, "{ahead_ns} behind {now_ns}");
+        }
+    }
 }
 
 #[test]
@@ -244,6 +261,72 @@ fn a_sample_publishes_its_census_in_parts() {
         .collect();
     cookies.sort_unstable();
     assert_eq!(cookies, (0..u64::from(many)).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_gone_is_published_in_parts() {
+    for (more, lengths) in [(0, vec![PART, 0]), (3, vec![PART, 3])] {
+        let history = &mut SampleHistory::default();
+        let mut sample = history.begin(S, 7, drop);
+        sample.restart();
+        for cookie in 0..u32::try_from(PART).unwrap() + more {
+            sample.take(&time_wait(cookie, 1)).unwrap();
+        }
+        sample.finish(NetnsCounters::default(), S);
+        let mut parts = Vec::new();
+        let sample = history.begin(2 * S, 7, |part| parts.push(part));
+        let last = sample.finish(NetnsCounters::default(), 2 * S);
+        assert!(!last.more && parts.iter().all(|part: &Census| part.more));
+        parts.push(last);
+        let gone: Vec<usize> = parts.iter().map(|part| part.gone.len()).collect();
+        assert_eq!(gone, lengths);
+    }
+}
+
+#[test]
+fn a_timer_counts_from_when_the_kernel_wrote_it() {
+    let history = &mut SampleHistory::default();
+    let mut sample = history.begin(100 * S, 1, drop);
+    sample.restart();
+    sample.expect(std::iter::empty(), 101 * S);
+    sample.take(&time_wait(7, 58_000)).unwrap();
+    sample.take(&time_wait(8, 60_000)).unwrap();
+    let census = sample.finish(NetnsCounters::default(), 102 * S);
+    assert_eq!(
+        states(&census),
+        [
+            (7, State::TIME_WAIT, Some(99 * S)),
+            // It began during the dump.
+            (8, State::TIME_WAIT, Some(100 * S)),
+        ]
+    );
+}
+
+#[test]
+fn a_minisocket_whose_timer_expires_during_a_dump_is_gone() {
+    let history = &mut SampleHistory::default();
+    take_sample(history, 100 * S, &[time_wait(7, 1_500)]);
+    let sample = history.begin(101 * S, 1, drop);
+    let census = sample.finish(NetnsCounters::default(), 102 * S);
+    assert_gone(&census, 7, 101 * S);
+}
+
+#[test]
+fn the_numbers_of_samples_may_come_round() {
+    for last in [300, 70_000, u32::MAX - 1] {
+        let history = &mut SampleHistory {
+            last,
+            ..SampleHistory::default()
+        };
+        // No sample was complete for very long.
+        let there = [time_wait(7, 60_000)];
+        for _ in 0..REPORTS {
+            assert_eq!(take_sample(history, S, &there).found.len(), 1);
+        }
+        assert!(take_sample(history, S, &there).found.is_empty());
+        history.report_again();
+        assert_eq!(take_sample(history, S, &there).found.len(), 1, "{last}");
+    }
 }
 
 #[test]
