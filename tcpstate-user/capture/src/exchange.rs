@@ -20,6 +20,9 @@ use tcpstate_core::census::Census;
 /// long as minisockets may remain there, which cannot be sampled.
 pub(super) const FORGET: Duration = Duration::from_mins(5);
 
+/// A part of a census waits while the run has to receive more than this.
+const AHEAD: usize = 2;
+
 /// State shared by the sampler, the reader and their owner.
 #[derive(Default)]
 pub(super) struct Exchange {
@@ -106,8 +109,32 @@ impl Exchange {
     pub(super) fn census_received(&self) {
         let mut state = self.lock();
         state.in_flight -= 1;
-        if state.in_flight == 0 {
+        if state.in_flight == 0 || state.in_flight == AHEAD {
             self.changed.notify_all();
+        }
+    }
+
+    /// Waits until the run has received nearly everything published, but not beyond `deadline` if there is one, nor if the
+    /// sampler has to end: then the run waits for it.
+    pub(super) fn wait_for_room(&self, deadline: Option<Instant>) {
+        let mut state = self.lock();
+        while state.in_flight > AHEAD && !state.stopping {
+            state = match deadline {
+                None => self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return;
+                    }
+                    self.changed
+                        .wait_timeout(state, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
         }
     }
 
@@ -219,9 +246,9 @@ mod tests {
     use super::*;
 
     /// The result of a wait that `then` ends; `None`: it was over before.
-    fn wait_that_ends(exchange: &Exchange, then: impl FnOnce()) -> Option<bool> {
+    fn ends<T: Send>(wait: impl FnOnce() -> T + Send, then: impl FnOnce()) -> Option<T> {
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| exchange.wait_until_received());
+            let waiter = scope.spawn(wait);
             thread::sleep(Duration::from_millis(50));
             let is_waiting = !waiter.is_finished();
             then();
@@ -255,10 +282,22 @@ mod tests {
         assert_eq!(exchange.take().censuses.len(), 2);
         exchange.census_received();
         // The other one still waits in the queue.
-        let result = wait_that_ends(&exchange, || exchange.census_received());
-        assert_eq!(result, Some(true));
+        let wait = || exchange.wait_until_received();
+        assert_eq!(ends(wait, || exchange.census_received()), Some(true));
         exchange.publish(vec![Census::default()], Vec::new(), false);
-        let result = wait_that_ends(&exchange, || exchange.stop());
-        assert_eq!(result, Some(false));
+        assert_eq!(ends(wait, || exchange.stop()), Some(false));
+    }
+
+    #[test]
+    fn a_sample_waits_for_room_but_not_beyond_its_deadline() {
+        let exchange = Exchange::default();
+        exchange.publish(vec![Census::default(); AHEAD], Vec::new(), false);
+        exchange.wait_for_room(None);
+        exchange.publish(vec![Census::default()], Vec::new(), false);
+        exchange.wait_for_room(Some(Instant::now() + Duration::from_millis(10)));
+        let wait = || exchange.wait_for_room(None);
+        assert_eq!(ends(wait, || exchange.census_received()), Some(()));
+        exchange.publish(vec![Census::default()], Vec::new(), false);
+        assert_eq!(ends(wait, || exchange.stop()), Some(()));
     }
 }

@@ -12,6 +12,7 @@
 //! and that must not be this program.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     ops::ControlFlow,
     path::PathBuf,
@@ -48,6 +49,9 @@ use super::{
 const SHARE: u32 = 50;
 /// Time between two searches for namespaces.
 const SEARCH: Duration = Duration::from_secs(10);
+/// Time for which a dump waits for the run to receive its parts, so that few are in memory. Then it goes on: while
+/// the dump lasts, the namespace is open.
+const PACED: Duration = Duration::from_secs(2);
 /// Shortest time between two resyncs after losses.
 const RESYNC: Duration = Duration::from_secs(2);
 
@@ -404,13 +408,18 @@ impl Sampler {
             let synack = synack.as_ref();
             let synack = synack.map(|sums| sums.get(&netns).copied().unwrap_or(0));
             let half_open_only = self.plan.half_open_only;
-            let publish = |part| self.publish(vec![part], Vec::new(), false);
+            let deadline = Cell::new(Some(Instant::now() + PACED));
+            let publish = |part| {
+                self.exchange.wait_for_room(deadline.get());
+                self.publish(vec![part], Vec::new(), false);
+            };
             match sample(
                 namespace,
                 synack,
                 &mut sampled.history,
                 half_open_only,
                 publish,
+                || deadline.set(None),
             ) {
                 Ok(last) => censuses.extend(last.into_iter().flat_map(Census::into_parts)),
                 Err(error) if self.plan.verbose || !self.undumped_notified => {
@@ -447,13 +456,15 @@ fn next(start: Instant, cpu_before: Duration, interval: Duration) -> Instant {
 }
 
 /// Samples a namespace; `None` where nothing has happened since the last sample. `publish` receives all
-/// parts of the census but the last, and of a sample that fails all that it found.
+/// parts of the census but the last, and of a sample that fails all that it found. `closed` is called when the namespace
+/// is not open any more.
 fn sample(
     namespace: Namespace,
     synack_retransmits: Option<u64>,
     history: &mut SampleHistory,
     half_open_only: bool,
     publish: impl FnMut(Census),
+    closed: impl FnOnce(),
 ) -> Result<Option<Census>, DumpError> {
     let (mut link, (now, ephemeral)) = SockDiag::open_and(namespace, || {
         let now = NetnsCounters::read_here(synack_retransmits);
@@ -475,7 +486,10 @@ fn sample(
             .with(StateSet::of(State::FIN_WAIT2));
     }
     let mut sample = history.begin(begin_ns, link.namespace().inode(), publish);
-    match link.dump_into(states, &mut sample) {
+    let dumped = link.dump_into(states, &mut sample);
+    drop(link);
+    closed();
+    match dumped {
         Ok(_) => Ok(Some(sample.finish(now, monotonic_ns()))),
         Err(error) => {
             sample.abort();
