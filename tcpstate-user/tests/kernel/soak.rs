@@ -9,7 +9,8 @@
 //! files, threads and maps must be the same in the last third as in the second; the minimum counts because
 //! the sampler has a namespace and a socket open during a dump.
 //!
-//! `life --until gone` keeps each connection in `TIME_WAIT`: at most [`WAITING_BYTES`] beyond the memory of `life`.
+//! `life --until gone` keeps each connection that `life` has shown, until it is gone. Each may take at most
+//! [`WAITING_BYTES`], and no more may wait than are in `TIME_WAIT` or left it in [`SAMPLED`].
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +19,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{ChildStderr, Command, Stdio},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -39,11 +43,13 @@ const MINUTES: &str = "TCPSTATE_SOAK_MINUTES";
 const SLACK_BYTES: u64 = 2 << 20;
 /// The time in each third of the run for which more memory may be in use.
 const PEAKS: Duration = Duration::from_secs(4);
-/// The memory that each connection in `TIME_WAIT` may take if it is shown when it is gone, in the sampler, the tracker and
-/// the view together.
+/// The memory that each connection may take that waits to be shown, in the sampler, the tracker and the view together.
+/// Those are the connections in `TIME_WAIT` and `FIN_WAIT2`, and those that have left it since the last sample.
 const WAITING_BYTES: u64 = 200;
 /// The memory of another kind that it may take: a thread, and a dump.
 const SAMPLING_BYTES: u64 = 4 << 20;
+/// The longest time between two samples: with a million in `TIME_WAIT`, one takes the fiftieth part of that.
+const SAMPLED: Duration = Duration::from_mins(1);
 /// The interval at which the holdings of the processes are read.
 const READ_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -178,8 +184,10 @@ struct Watched {
     command: &'static str,
     child: Running,
     stderr: BufReader<ChildStderr>,
-    /// The number of lines that it wrote, and the last of them.
-    output: JoinHandle<Result<(u64, String)>>,
+    /// The number of lines that it has written.
+    lines: Arc<AtomicU64>,
+    /// The last of them.
+    output: JoinHandle<Result<String>>,
     seen: Vec<Holdings>,
 }
 
@@ -195,13 +203,15 @@ impl Watched {
                 .stderr(Stdio::piped()),
         )?;
         let stdout = child.stdout.take().context("stdout")?;
+        let lines = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&lines);
         let output = thread::spawn(move || {
-            let (mut lines, mut last) = (0, String::new());
+            let mut last = String::new();
             for line in BufReader::new(stdout).lines() {
                 last = line?;
-                lines += 1;
+                counted.fetch_add(1, Ordering::Relaxed);
             }
-            Ok((lines, last))
+            Ok(last)
         });
         let mut stderr = BufReader::new(child.stderr.take().context("stderr")?);
         let mut messages = String::new();
@@ -211,6 +221,7 @@ impl Watched {
             command,
             child,
             stderr,
+            lines,
             output,
             seen: Vec::new(),
         })
@@ -227,7 +238,8 @@ impl Watched {
         interrupt(&self.child)?;
         let status = await_exit(&mut self.child)?;
         let stderr = std::io::read_to_string(self.stderr)?;
-        let (lines, last) = joined(self.output.join())?;
+        let last = joined(self.output.join())?;
+        let lines = self.lines.load(Ordering::Relaxed);
         let context = || format!("{}: {status}, {lines} lines: {last} {stderr}", self.command);
         ensure!(has_result(status), "{}", context());
         let summary = serde_json::from_str(&last).with_context(context)?;
@@ -317,7 +329,7 @@ fn soak(length: Duration) -> Result<()> {
         Load::new("refused", 500),
     ];
     let (ended, start) = (AtomicBool::new(false), Instant::now());
-    let most_in_time_wait = thread::scope(|scope| {
+    let (most_in_time_wait, most_waiting) = thread::scope(|scope| {
         let (netns, ended) = (&netns, &ended);
         let threads: Vec<_> = loads
             .iter()
@@ -338,18 +350,24 @@ fn soak(length: Duration) -> Result<()> {
                 })
             })
             .collect();
-        let mut watch = || -> Result<u64> {
-            let mut most = 0;
+        let mut watch = || -> Result<(u64, u64)> {
+            let (mut most, mut most_waiting) = (0, 0);
             while start.elapsed() < length {
                 thread::sleep(READ_INTERVAL);
                 watched.iter_mut().try_for_each(Watched::read_holdings)?;
                 most = most.max(netns.run(time_wait)?);
+                let lines =
+                    |command| anyhow::Ok(find(&watched, command)?.lines.load(Ordering::Relaxed));
+                if start.elapsed() > 2 * length / 3 {
+                    let waiting = lines(LIFE)?.saturating_sub(lines(UNTIL_GONE)?);
+                    most_waiting = most_waiting.max(waiting);
+                }
                 ensure!(
                     !threads.iter().any(thread::ScopedJoinHandle::is_finished),
                     "a load has ended"
                 );
             }
-            Ok(most)
+            Ok((most, most_waiting))
         };
         let result = watch();
         ended.store(true, Ordering::Relaxed);
@@ -361,18 +379,22 @@ fn soak(length: Duration) -> Result<()> {
     for load in &loads {
         eprintln!("{}: {}", load.name, load.done.load(Ordering::Relaxed));
     }
-    eprintln!("at most {most_in_time_wait} in TIME_WAIT");
+    eprintln!("at most {most_in_time_wait} in TIME_WAIT, {most_waiting} waiting to be shown");
     let end_of = |command: &str| {
-        let process = watched.iter().find(|one| one.command == command);
-        let seen = &process.context("a command that is watched")?.seen;
+        let seen = &find(&watched, command)?.seen;
         anyhow::Ok(in_use(&seen[2 * seen.len() / 3..]).0)
     };
+    let left = 2 * u64::from(churn_rate) * SAMPLED.as_secs();
+    ensure!(
+        most_waiting <= most_in_time_wait + left,
+        "{most_waiting} wait, of which {most_in_time_wait} are in TIME_WAIT"
+    );
     let (gone, life) = (end_of(UNTIL_GONE)?, end_of(LIFE)?);
     let waiting = gone.saturating_sub(life);
     eprintln!("{UNTIL_GONE}: {waiting} bytes more than {LIFE}");
     ensure!(
-        waiting <= most_in_time_wait * WAITING_BYTES + SAMPLING_BYTES,
-        "{UNTIL_GONE} takes {waiting} bytes more than {LIFE} for {most_in_time_wait} in TIME_WAIT"
+        waiting <= most_waiting * WAITING_BYTES + SAMPLING_BYTES,
+        "{UNTIL_GONE} takes {waiting} bytes more than {LIFE} for {most_waiting} connections that wait"
     );
     for process in watched {
         let (command, seen) = (process.command, process.seen.clone());
@@ -388,6 +410,11 @@ fn soak(length: Duration) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn find<'a>(watched: &'a [Watched], command: &str) -> Result<&'a Watched> {
+    let process = watched.iter().find(|one| one.command == command);
+    process.context("a command that is watched")
 }
 
 /// The command that cannot dump sockets.
