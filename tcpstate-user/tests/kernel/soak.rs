@@ -379,23 +379,8 @@ fn soak(length: Duration) -> Result<()> {
     for load in &loads {
         eprintln!("{}: {}", load.name, load.done.load(Ordering::Relaxed));
     }
-    eprintln!("at most {most_in_time_wait} in TIME_WAIT, {most_waiting} waiting to be shown");
-    let end_of = |command: &str| {
-        let seen = &find(&watched, command)?.seen;
-        anyhow::Ok(in_use(&seen[2 * seen.len() / 3..]).0)
-    };
     let left = 2 * u64::from(churn_rate) * SAMPLED.as_secs();
-    ensure!(
-        most_waiting <= most_in_time_wait + left,
-        "{most_waiting} wait, of which {most_in_time_wait} are in TIME_WAIT"
-    );
-    let (gone, life) = (end_of(UNTIL_GONE)?, end_of(LIFE)?);
-    let waiting = gone.saturating_sub(life);
-    eprintln!("{UNTIL_GONE}: {waiting} bytes more than {LIFE}");
-    ensure!(
-        waiting <= most_waiting * WAITING_BYTES + SAMPLING_BYTES,
-        "{UNTIL_GONE} takes {waiting} bytes more than {LIFE} for {most_waiting} connections that wait"
-    );
+    check_waiting(&watched, most_waiting, most_in_time_wait, left)?;
     for process in watched {
         let (command, seen) = (process.command, process.seen.clone());
         let (summary, messages) = process.end()?;
@@ -409,6 +394,27 @@ fn soak(length: Duration) -> Result<()> {
             samples(&seen)
         );
     }
+    Ok(())
+}
+
+/// Checks the number of connections that wait to be shown, where so many may have `left` `TIME_WAIT` since the last
+/// sample, and the memory that they take.
+fn check_waiting(watched: &[Watched], waiting: u64, in_time_wait: u64, left: u64) -> Result<()> {
+    eprintln!("at most {in_time_wait} in TIME_WAIT, {waiting} waiting to be shown");
+    ensure!(
+        waiting <= in_time_wait + left,
+        "{waiting} wait, of which {in_time_wait} are in TIME_WAIT"
+    );
+    let end_of = |command| {
+        let seen = &find(watched, command)?.seen;
+        anyhow::Ok(in_use(&seen[2 * seen.len() / 3..]).0)
+    };
+    let bytes = end_of(UNTIL_GONE)?.saturating_sub(end_of(LIFE)?);
+    eprintln!("{UNTIL_GONE}: {bytes} bytes more than {LIFE}");
+    ensure!(
+        bytes <= waiting * WAITING_BYTES + SAMPLING_BYTES,
+        "{UNTIL_GONE} takes {bytes} bytes more than {LIFE} for {waiting} connections that wait"
+    );
     Ok(())
 }
 
