@@ -36,6 +36,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     let needs = [Need::Btf, Need::Cookie];
     trials.push(trial("top::keys", &needs, keys));
     trials.push(trial("top::signals", &needs, signals));
+    trials.push(trial("top::resized", &needs, resized));
 }
 
 /// Whether a process is stopped.
@@ -298,6 +299,23 @@ fn mouse(top: &mut Top) -> Result<()> {
 }
 
 /// The terminal is as it was after each signal that ends it, and a terminal that is gone ends it.
+/// A key that comes together with a change of size is taken at once.
+fn resized() -> Result<()> {
+    Netns::new()?.run(|| {
+        let mut top = Top::start(&["--netns", "self"])?;
+        top.await_text("[1 overview]")?;
+        for _ in 0..10 {
+            for (key, screen) in [("2", "[2 services]"), ("1", "[1 overview]")] {
+                kill_process(Pid::from_child(&top.child), Signal::WINCH)?;
+                top.press(key)?;
+                top.await_text(screen)?;
+            }
+        }
+        top.press("q")?;
+        top.end()
+    })
+}
+
 fn signals() -> Result<()> {
     Netns::new()?.run(|| {
         for signal in [Signal::TERM, Signal::HUP, Signal::INT] {

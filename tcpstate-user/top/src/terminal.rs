@@ -46,6 +46,9 @@ use crate::{
     written::Written,
 };
 
+/// The time in which crossterm finds what is there already. Without any it does not look.
+const GLANCE: Duration = Duration::from_millis(1);
+
 /// The time after which the thread that reads keys looks whether there is something else to do.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
@@ -294,7 +297,7 @@ struct Keys {
 impl Keys {
     fn run(self) {
         while !self.has_ended.load(Ordering::Acquire) {
-            let message = match event::poll(Duration::ZERO) {
+            let message = match event::poll(GLANCE) {
                 Ok(true) => event::read().map(Message::Event),
                 Ok(false) => await_input().map(|()| Message::News),
                 Err(error) => Err(error),
