@@ -46,8 +46,9 @@ use crate::{
     written::Written,
 };
 
-/// The time in which crossterm finds what is there already. Without any it does not look.
-const GLANCE: Duration = Duration::from_millis(1);
+/// The time in which crossterm finds what is there already. Without any it does not look; for less than a millisecond it
+/// looks again and again.
+const GLANCE: Duration = Duration::from_micros(20);
 
 /// The time after which the thread that reads keys looks whether there is something else to do.
 const LOOK: Timespec = Timespec {
