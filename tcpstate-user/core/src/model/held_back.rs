@@ -8,6 +8,8 @@
 mod codec;
 mod whose;
 
+use std::ops::Range;
+
 use self::whose::Shared;
 use super::connection::Ended;
 
@@ -166,16 +168,13 @@ impl List {
         if at >= self.len {
             return None;
         }
-        let per_page = PAGE / length;
-        let begin = at % per_page * length;
-        self.pages.get(at / per_page)?.get(begin..begin + length)
+        let (page, place) = place_of(at, length);
+        self.pages.get(page)?.get(place)
     }
 
     fn place(&mut self, at: usize, length: usize) -> Option<&mut [u8]> {
-        let per_page = PAGE / length;
-        let begin = at % per_page * length;
-        let page = self.pages.get_mut(at / per_page)?;
-        page.get_mut(begin..begin + length)
+        let (page, place) = place_of(at, length);
+        self.pages.get_mut(page)?.get_mut(place)
     }
 
     /// Removes a record; the last one takes its place. Returns the cookie of that one. `scratch` is overwritten.
@@ -197,6 +196,13 @@ impl List {
     fn memory(&self) -> usize {
         self.pages.len() * PAGE + self.pages.capacity() * size_of::<Box<[u8]>>()
     }
+}
+
+/// The page of a record of this length, and its place there.
+const fn place_of(at: usize, length: usize) -> (usize, Range<usize>) {
+    let per_page = PAGE / length;
+    let begin = at % per_page * length;
+    (at / per_page, begin..begin + length)
 }
 
 #[cfg(test)]
