@@ -298,7 +298,6 @@ fn mouse(top: &mut Top) -> Result<()> {
     top.await_text("in CLOSE_WAIT")
 }
 
-/// The terminal is as it was after each signal that ends it, and a terminal that is gone ends it.
 /// A key that comes together with a change of size is taken at once.
 fn resized() -> Result<()> {
     Netns::new()?.run(|| {
@@ -316,6 +315,7 @@ fn resized() -> Result<()> {
     })
 }
 
+/// The terminal is as it was after each signal that ends it, and a terminal that is gone ends it.
 fn signals() -> Result<()> {
     Netns::new()?.run(|| {
         for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
