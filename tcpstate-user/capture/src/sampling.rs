@@ -37,7 +37,7 @@ const TICK_NS: u64 = 20_000_000;
 const REPORTS: u8 = 2;
 const _: () = assert!(REPORTS <= Marks::MAX_REPORTS);
 
-/// The number of minisockets from which on looking ahead costs less than the misses of the cache.
+/// The number of minisockets from which on a search may miss the cache: fewer take less than half a megabyte.
 const LOOK_AHEAD_FROM: usize = 16_384;
 
 /// Counters of a namespace that are read with each sample.
