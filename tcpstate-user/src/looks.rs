@@ -47,7 +47,7 @@ impl Pace {
     #[cfg(feature = "top")]
     pub(crate) const SHOWN: Self = Self {
         interval: Duration::from_secs(5),
-        share: 50,
+        share: 100,
     };
 
     /// Of what is left on.
@@ -57,6 +57,12 @@ impl Pace {
         share: 100,
     };
 }
+
+/// Sockets without a connection, which no rule reads. For them the kernel walks through all ports too, with every socket that has
+/// one.
+///
+/// *Source:* `tcp_diag_dump` in `net/ipv4/tcp_diag.c`, since Linux 6.8.
+const MERELY_BOUND: StateSet = StateSet::of(State::CLOSE).with(StateSet::of(State::BOUND_INACTIVE));
 
 /// Takes looks at the selected sockets.
 pub(crate) struct Looker {
@@ -93,7 +99,8 @@ impl Looker {
 
     /// A look, with the counters of the sockets of these cookies.
     pub(crate) fn look(&self, counted: &[u64]) -> Look {
-        let request = Request::of(StateSet::ALL).with_info().with_drops();
+        let request = Request::of(StateSet::ALL.without(MERELY_BOUND));
+        let request = request.with_info().with_drops();
         let mut look = Look {
             facts: facts::read(&self.namespaces).unwrap_or_default(),
             ..Look::default()
@@ -131,8 +138,7 @@ impl Looker {
         let others = StateSet::of(State::LISTEN)
             .with(StateSet::of(State::TIME_WAIT))
             .with(StateSet::of(State::SYN_RECV))
-            .with(StateSet::of(State::CLOSE))
-            .with(StateSet::of(State::BOUND_INACTIVE));
+            .with(MERELY_BOUND);
         let request = Request::of(StateSet::ALL.without(others)).with_info();
         let inventory = inventory::take(&self.namespaces, request, false).ok()?;
         Some(counters(&inventory, counted))
