@@ -38,7 +38,7 @@ use super::{
 /// batch: a longer time makes them cheaper, and lines later.
 const TICK: Duration = Duration::from_millis(10);
 /// The same where events are shown together, later.
-const LONG_TICK: Duration = Duration::from_millis(40);
+const LONG_TICK: Duration = Duration::from_millis(60);
 /// After this time without events, the reader sleeps until it is woken.
 const AWAKE: Duration = Duration::from_millis(100);
 /// The longest sleep. In theory the reader can miss the wakeup (a program read the flag just before it was set);
