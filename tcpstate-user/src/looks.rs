@@ -58,10 +58,10 @@ impl Pace {
     };
 }
 
-/// Sockets without a connection, which no rule reads. For them the kernel walks through all ports too, with every socket that has
-/// one.
+/// Sockets without a connection, which no rule reads. For them the kernel walks through all ports too, with every socket of the
+/// network namespace that has one.
 ///
-/// *Source:* `tcp_diag_dump` in `net/ipv4/tcp_diag.c`, since Linux 6.8.
+/// *Since:* Linux 6.8. *Source:* `inet_diag_dump_icsk` in `net/ipv4/inet_diag.c`; later `tcp_diag_dump` in `net/ipv4/tcp_diag.c`.
 const MERELY_BOUND: StateSet = StateSet::of(State::CLOSE).with(StateSet::of(State::BOUND_INACTIVE));
 
 /// Takes looks at the selected sockets.
