@@ -17,7 +17,7 @@ use tcpstate_common::State;
 use tcpstate_core::{
     diagnosis::{Look, Looks, Survey, Thresholds},
     expression::{Expression, Truth},
-    filter::StateSet,
+    filter::{StateMask, StateSet},
     inventory::Inventory,
     model::{Counters, Traffic},
     netns::NetnsSelector,
@@ -99,8 +99,10 @@ impl Looker {
 
     /// A look, with the counters of the sockets of these cookies.
     pub(crate) fn look(&self, counted: &[u64]) -> Look {
-        let request = Request::of(StateSet::ALL.without(MERELY_BOUND));
-        let request = request.with_info().with_drops();
+        let request = Request {
+            states: StateMask::outside(MERELY_BOUND),
+            ..Request::of(StateSet::ALL).with_info().with_drops()
+        };
         let mut look = Look {
             facts: facts::read(&self.namespaces).unwrap_or_default(),
             ..Look::default()

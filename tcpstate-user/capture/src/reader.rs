@@ -37,7 +37,7 @@ use super::{
 /// Time between two reads of the ring while events arrive, where each is shown as it comes. The events in between form a
 /// batch: a longer time makes them cheaper, and lines later.
 const TICK: Duration = Duration::from_millis(10);
-/// The same where events are shown together, later.
+/// The same where events are shown together, later. Shorter than the run's `DELIVERY`: otherwise each interval would wake the reader.
 const LONG_TICK: Duration = Duration::from_millis(60);
 /// After this time without events, the reader sleeps until it is woken.
 const AWAKE: Duration = Duration::from_millis(100);

@@ -44,8 +44,8 @@ pub(super) const TICKS_AT_ONCE: u32 = 1024;
 pub(super) const EMPTY_INTERVALS: u64 = 100_000;
 
 /// Before the clock closes an interval, the source has to have delivered all events up to this long ago. It is
-/// longer than a source takes to deliver an event, and short enough for an event that got its time before the end
-/// of the interval, and was submitted after it, to be among them.
+/// longer than a source takes to deliver nearly every event (for others the clock asks again), and short enough for an event that
+/// got its time before the end of the interval, and was submitted after it, to be among them.
 const DELIVERY: Duration = Duration::from_millis(80);
 const _: () = assert!(DELIVERY.as_millis() < GRACE.as_millis());
 
