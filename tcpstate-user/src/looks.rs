@@ -58,12 +58,6 @@ impl Pace {
     };
 }
 
-/// Sockets without a connection, which no rule reads. For them the kernel walks through all ports too, with every socket of the
-/// network namespace that has one.
-///
-/// *Since:* Linux 6.8. *Source:* `inet_diag_dump_icsk` in `net/ipv4/inet_diag.c`; later `tcp_diag_dump` in `net/ipv4/tcp_diag.c`.
-const MERELY_BOUND: StateSet = StateSet::of(State::CLOSE).with(StateSet::of(State::BOUND_INACTIVE));
-
 /// Takes looks at the selected sockets.
 pub(crate) struct Looker {
     namespaces: NetnsSelector,
@@ -100,7 +94,8 @@ impl Looker {
     /// A look, with the counters of the sockets of these cookies.
     pub(crate) fn look(&self, counted: &[u64]) -> Look {
         let request = Request {
-            states: StateMask::outside(MERELY_BOUND),
+            // No rule reads them, and they cost the kernel another walk.
+            states: StateMask::outside(StateSet::MERELY_BOUND),
             ..Request::of(StateSet::ALL).with_info().with_drops()
         };
         let mut look = Look {
@@ -140,7 +135,7 @@ impl Looker {
         let others = StateSet::of(State::LISTEN)
             .with(StateSet::of(State::TIME_WAIT))
             .with(StateSet::of(State::SYN_RECV))
-            .with(MERELY_BOUND);
+            .with(StateSet::MERELY_BOUND);
         let request = Request::of(StateSet::ALL.without(others)).with_info();
         let inventory = inventory::take(&self.namespaces, request, false).ok()?;
         Some(counters(&inventory, counted))

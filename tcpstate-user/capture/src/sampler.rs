@@ -205,8 +205,7 @@ impl Sampler {
         let states = StateSet::ALL.without(
             StateSet::of(State::TIME_WAIT)
                 .with(StateSet::of(State::SYN_RECV))
-                .with(StateSet::of(State::CLOSE))
-                .with(StateSet::of(State::BOUND_INACTIVE)),
+                .with(StateSet::MERELY_BOUND),
         );
         let request = Request {
             // It bounds their time in their states from below; later, events show that time.

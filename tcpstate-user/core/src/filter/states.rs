@@ -68,11 +68,15 @@ const GROUPS: [(&str, StateSet); 5] = [
 impl StateSet {
     /// Every state that has a name.
     pub const ALL: Self = Self(0x3FFE);
+    /// The states of sockets without a connection that do not listen. For `BOUND_INACTIVE` (*since* Linux 6.8) a dump walks through all
+    /// ports too, with every socket of the network namespace that has one.
+    ///
+    /// *Source:* `inet_diag_dump_icsk` in `net/ipv4/inet_diag.c`; later `tcp_diag_dump` in `net/ipv4/tcp_diag.c`.
+    pub const MERELY_BOUND: Self = Self::of(State::CLOSE).with(Self::of(State::BOUND_INACTIVE));
     /// The states with a peer.
     const CONNECTED: Self = Self::ALL
-        .without(Self::of(State::CLOSE))
         .without(Self::of(State::LISTEN))
-        .without(Self::of(State::BOUND_INACTIVE));
+        .without(Self::MERELY_BOUND);
     /// The states of small sockets.
     const BUCKET: Self = Self::of(State::SYN_RECV).with(Self::of(State::TIME_WAIT));
 
