@@ -52,7 +52,7 @@ pub use self::{
     limits::Limits,
     prefix::Prefix,
     rates::{Figures, GroupFigures, Interval},
-    snapshot::{Books, Connections, Include, ListenerInfo, Memory, Snapshot},
+    snapshot::{Books, Connections, Include, ListenerInfo, Memory, OldestMinisocket, Snapshot},
     state_exit::StateExit,
     tracker::{SETTLED_NS, Tracker},
 };

@@ -3,6 +3,7 @@
 
 mod groups;
 mod help;
+mod oldest;
 mod played;
 mod terminal;
 
@@ -37,6 +38,7 @@ pub fn add(trials: &mut Vec<Trial>) {
     trials.push(trial("top::keys", &needs, keys));
     trials.push(trial("top::signals", &needs, signals));
     trials.push(trial("top::resized", &needs, resized));
+    trials.push(trial("top::oldest", &needs, oldest::minisockets));
 }
 
 /// Whether a process is stopped.

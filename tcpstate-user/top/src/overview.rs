@@ -148,39 +148,55 @@ fn states(look: &Look, shown: &Present, snapshot: &RunSnapshot, width: usize) ->
 
 /// The time that the oldest socket has been in this state, as far as is known.
 fn age_of_oldest(snapshot: &RunSnapshot, state: State, count: u64) -> String {
-    let now_ns = snapshot.tracker.now_ns.max(snapshot.interval.end_ns);
-    let age = |since_ns: u64| Time(now_ns.saturating_sub(since_ns));
     if count == 0 {
         return "-".to_owned();
     }
-    match state {
-        State::LISTEN => {
-            let mut listeners = snapshot.tracker.listeners.iter();
-            let since = listeners.clone().map(|listener| listener.since_ns).min();
-            // One of before the capture is the oldest.
-            let is_known = listeners.all(|listener| listener.since_ns.is_some());
-            match since.flatten().filter(|_| is_known) {
-                Some(since_ns) => age(since_ns).to_string(),
-                None => format!(">{}", age(snapshot.origin.started_ns)),
-            }
-        }
-        // Their times are not known one by one.
-        State::TIME_WAIT => "-".to_owned(),
-        _ => {
-            let connections = snapshot.tracker.connections.iter();
-            let in_state =
-                |one: &&Connection| one.states.last().is_some_and(|stay| stay.state == state);
-            let oldest = connections.filter(in_state).map(|one| {
-                let is_bound = one.last_ns.is_none();
-                (one.last_ns.or(one.there_ns).unwrap_or(now_ns), !is_bound)
-            });
-            match oldest.min() {
-                Some((since_ns, true)) => age(since_ns).to_string(),
-                Some((since_ns, false)) => format!(">{}", age(since_ns)),
-                None => half_open(snapshot, state),
-            }
-        }
+    let now_ns = snapshot.tracker.now_ns.max(snapshot.interval.end_ns);
+    let since = if state == State::LISTEN {
+        Some(oldest_listener(snapshot))
+    } else {
+        oldest_connection(snapshot, state, now_ns)
+    };
+    let Some(Since { ns, is_exact }) = since else {
+        return half_open(snapshot, state);
+    };
+    let bound = if is_exact { "" } else { ">" };
+    format!("{bound}{}", Time(now_ns.saturating_sub(ns)))
+}
+
+/// The time since when a socket is in its state. A bound is before the same time that is exact.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Since {
+    ns: u64,
+    is_exact: bool,
+}
+
+fn oldest_listener(snapshot: &RunSnapshot) -> Since {
+    let since = snapshot.tracker.listeners.iter().map(|one| one.since_ns);
+    match since.min().flatten() {
+        Some(ns) => Since { ns, is_exact: true },
+        // One of before the capture is the oldest.
+        None => Since {
+            ns: snapshot.origin.started_ns,
+            is_exact: false,
+        },
     }
+}
+
+fn oldest_connection(snapshot: &RunSnapshot, state: State, now_ns: u64) -> Option<Since> {
+    let connections = snapshot.tracker.connections.iter();
+    let in_state = |one: &&Connection| one.states.last().is_some_and(|stay| stay.state == state);
+    let connections = connections.filter(in_state).map(|one| Since {
+        ns: one.last_ns.or(one.there_ns).unwrap_or(now_ns),
+        is_exact: one.last_ns.is_some(),
+    });
+    let minisockets = snapshot.tracker.oldest_minisockets.iter();
+    let minisockets = minisockets.filter(|one| one.state == state);
+    let minisockets = minisockets.map(|one| Since {
+        ns: one.since_ns,
+        is_exact: one.is_exact,
+    });
+    connections.chain(minisockets).min()
 }
 
 /// Half-open connections are no connections yet.

@@ -12,6 +12,7 @@ use tcpstate_common::State;
 use super::{
     connection::Ended,
     held_back::{Handle, HeldBack},
+    snapshot::OldestMinisocket,
     state_exit::StateExit,
 };
 use crate::{by_cookie::ByCookie, census::Request, handshakes::MAX_PLACES, hash::BuildMixer};
@@ -39,8 +40,8 @@ const MAX_COUNTED: usize = MAX_PLACES;
 pub(super) struct Mini {
     /// The time at which the connection entered this state; [`Mini::NO_TIME`] where it is not known.
     since_ns: u64,
-    /// The time at which the minisocket was made, or first dumped: the connection can have been in its
-    /// state as a socket long before.
+    /// The time at which the minisocket was made, or was there already when it was first dumped: the connection can
+    /// have been in its state as a socket long before.
     pub(super) there_ns: u64,
     pub(super) netns: u32,
     /// The connection, where a view holds it back.
@@ -90,6 +91,18 @@ impl Mini {
             None
         } else {
             Some(self.since_ns)
+        }
+    }
+
+    const fn as_oldest(&self) -> OldestMinisocket {
+        let since_ns = self.since_ns();
+        OldestMinisocket {
+            state: self.state,
+            since_ns: match since_ns {
+                Some(since_ns) => since_ns,
+                None => self.there_ns,
+            },
+            is_exact: since_ns.is_some(),
         }
     }
 
@@ -387,6 +400,22 @@ impl Minisockets {
         }
     }
 
+    /// The oldest of each state.
+    pub(super) fn oldest(&self) -> Vec<OldestMinisocket> {
+        let mut oldest: Vec<OldestMinisocket> = Vec::new();
+        let since = |one: &OldestMinisocket| (one.since_ns, one.is_exact);
+        for (_, mini) in self.minis.iter() {
+            let this = mini.as_oldest();
+            match oldest.iter_mut().find(|one| one.state == this.state) {
+                None => oldest.push(this),
+                Some(one) if since(&this) < since(one) => *one = this,
+                Some(_) => {}
+            }
+        }
+        oldest.sort_by_key(|one| one.state.0);
+        oldest
+    }
+
     /// Removes a half-open connection, which has become a socket or is gone.
     pub(super) fn take_request(&mut self, cookie: u64) -> Option<Embryonic> {
         self.requests.remove(cookie)
@@ -445,6 +474,38 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
+
+    /// Of each state the one since the earliest time; a bound comes before the same time that is exact.
+    #[test]
+    fn the_oldest_of_each_state_is_found() {
+        let mut minisockets = Minisockets::new(10);
+        assert!(minisockets.oldest().is_empty());
+        for (cookie, state, since_ns, there_ns) in [
+            (1, State::TIME_WAIT, Some(30), 40),
+            (2, State::TIME_WAIT, Some(20), 50),
+            (3, State::FIN_WAIT2, Some(10), 15),
+            (4, State::FIN_WAIT2, None, 10),
+            (5, State::FIN_WAIT2, None, 12),
+        ] {
+            let mini = Mini::new(state, since_ns, there_ns, 1, 0);
+            assert!(minisockets.insert(cookie, mini));
+        }
+        let oldest = |state, since_ns, is_exact| OldestMinisocket {
+            state,
+            since_ns,
+            is_exact,
+        };
+        let fin_wait2 = oldest(State::FIN_WAIT2, 10, false);
+        assert_eq!(
+            minisockets.oldest(),
+            [fin_wait2, oldest(State::TIME_WAIT, 20, true)]
+        );
+        minisockets.remove(2);
+        assert_eq!(
+            minisockets.oldest(),
+            [fin_wait2, oldest(State::TIME_WAIT, 30, true)]
+        );
+    }
 
     fn mini(since_ns: u64) -> Mini {
         Mini::new(State::TIME_WAIT, Some(since_ns), since_ns, 1, 0)

@@ -347,7 +347,9 @@ impl Tracker {
             raddr: to_wire(found.raddr),
             ..Traits::of_service(service, role)
         });
-        let mut mini = Mini::new(found.state, None, census.begin_ns, census.netns, group);
+        let there_ns = found.since_ns.or(found.there_ns);
+        let there_ns = there_ns.unwrap_or(census.begin_ns).min(census.begin_ns);
+        let mut mini = Mini::new(found.state, None, there_ns, census.netns, group);
         mini.mark_found();
         if !self.minisockets.insert(found.cookie, mini) {
             self.books.unfollowed += 1;

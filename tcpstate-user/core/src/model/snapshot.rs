@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde::Serialize;
+use tcpstate_common::State;
 
 use super::{
     connection::Connection,
@@ -18,11 +19,11 @@ use crate::{
 /// The open connections of a [`Snapshot`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connections {
-    /// None of them, and no listeners.
+    /// None of them, no listeners and no minisockets.
     None,
-    /// Of each state those that have been in it longest, at most so many; and all listeners.
+    /// Of each state those that have been in it longest, at most so many; all listeners, and the oldest minisockets.
     Longest(usize),
-    /// All of them, and all listeners.
+    /// All of them, all listeners, and the oldest minisockets.
     All,
 }
 
@@ -71,6 +72,9 @@ pub struct Snapshot {
     pub connections: Vec<Connection>,
     /// The listeners, the oldest first.
     pub listeners: Vec<ListenerInfo>,
+    /// The oldest minisocket of each state that has any, where connections are included. None of them is among
+    /// `connections`.
+    pub oldest_minisockets: Vec<OldestMinisocket>,
 }
 
 /// The tracker's own books: what it did, and what it could not know.
@@ -147,6 +151,18 @@ pub struct ListenerInfo {
     pub cgroup: Option<u64>,
     /// Monotonic time at which it began to listen; `None` if that was before the capture.
     pub since_ns: Option<u64>,
+}
+
+/// The minisocket that has been in a state longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OldestMinisocket {
+    /// The state.
+    pub state: State,
+    /// Monotonic time since when it is in this state; where `is_exact` is not set: at the latest, as it was there before
+    /// the capture.
+    pub since_ns: u64,
+    /// Whether the time is known.
+    pub is_exact: bool,
 }
 
 /// Bytes that the tracker holds, by purpose.

@@ -287,6 +287,9 @@ impl Tracker {
                 snapshot.listeners = self.show_listeners();
             }
         }
+        if include.connections != Connections::None {
+            snapshot.oldest_minisockets = self.minisockets.oldest();
+        }
         if let Some(histograms) = self.histograms.as_mut().filter(|_| include.histograms) {
             histograms.flush(&self.groups);
             snapshot.histograms = histograms.show(&self.groups);

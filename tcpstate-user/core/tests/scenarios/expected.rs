@@ -78,6 +78,7 @@ impl Expected {
             histograms,
             connections,
             listeners,
+            oldest_minisockets: _,
         } = snapshot;
         // The rates have it in `all`.
         assert_eq!(books.opened, all.opened);
