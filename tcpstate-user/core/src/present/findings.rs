@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use crate::{
-    diagnosis::{self, Finding, Look, Looks, NetnsFacts, Observed, Snapshot, Survey, Thresholds},
+    diagnosis::{
+        self, Finding, Look, Looks, NetnsFacts, Observed, Severity, Snapshot, Survey, Thresholds,
+    },
     event::{Event, SocketId},
     model::{Applied, Connection, Connections, Counters, Include, Tracker},
     origin::Origin,
@@ -15,6 +17,9 @@ use crate::{
 
 /// The length of a window.
 const WINDOW_NS: u64 = 30_000_000_000;
+/// The length from which on a window says as much as the one before: with few events a finding has no owners or peers yet,
+/// and at the end of a run, which may be that of a window, it has none at all.
+const TELLING_NS: u64 = 5_000_000_000;
 
 /// A look, as it is handed on to the snapshots.
 #[derive(Clone, Default)]
@@ -194,20 +199,24 @@ impl Findings {
         };
     }
 
-    /// Those of now and, where these are not worse, those of the window before.
+    /// Those of now and, where these are not worse, those of the window before. Of two that are as bad, the one of now, once
+    /// its window is long enough.
     pub(super) fn latest(&self) -> Vec<Finding> {
+        let is_telling = self.observed.length_ns() >= TELLING_NS;
         let same = |one: &Finding, list: &[Finding]| {
             let mut list = list.iter();
             list.find(|other| other.identity() == one.identity())
                 .map(|other| other.severity)
         };
+        let is_of_now =
+            |now: Severity, before: Severity| now > before || now == before && is_telling;
         let now = self.now.iter().filter(|one| {
             let before = same(one, &self.before);
-            before.is_none_or(|before| before <= one.severity)
+            before.is_none_or(|before| is_of_now(one.severity, before))
         });
         let before = self.before.iter().filter(|one| {
             let now = same(one, &self.now);
-            now.is_none_or(|now| now < one.severity)
+            now.is_none_or(|now| !is_of_now(now, one.severity))
         });
         let mut findings: Vec<Finding> = now.chain(before).cloned().collect();
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));

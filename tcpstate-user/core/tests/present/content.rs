@@ -55,6 +55,38 @@ fn findings_are_those_of_half_a_minute_and_stay_for_another() {
     assert!(subscriber.latest().unwrap().findings.is_none());
 }
 
+/// A window that has just begun replaces no finding of the one before that is as bad: it says less.
+#[test]
+fn findings_of_a_whole_window_stay_until_the_next_one_tells_as_much() {
+    let last_words = |second: u64| {
+        let mut publisher = Publisher::new(&options(Include::FIGURES)).diagnosing(
+            Thresholds::default(),
+            Look::default(),
+            None,
+        );
+        publisher.start(&origin(None), &mut io::sink()).unwrap();
+        let subscriber = publisher.subscribe();
+        tick(&mut publisher, 1);
+        for number in 0..20 {
+            refused(&mut publisher, 100 + number, (1 + number) * SECOND);
+        }
+        tick(&mut publisher, 30);
+        for number in 0..15 {
+            refused(&mut publisher, 200 + number, 30 * SECOND + number);
+        }
+        tick(&mut publisher, 31);
+        finish(&mut publisher, second);
+        let snapshot = subscriber.latest().unwrap();
+        let findings = snapshot.findings.as_deref().unwrap();
+        assert_eq!(findings.len(), 1);
+        findings[0].summary.clone()
+    };
+    let words = last_words(32);
+    assert!(words.starts_with("20 connects failed"), "{words}");
+    let words = last_words(40);
+    assert!(words.starts_with("15 connects failed"), "{words}");
+}
+
 #[test]
 fn another_grouping_is_published_when_it_is_asked_for() {
     let mut publisher = started(Include::FIGURES, None);
