@@ -164,10 +164,11 @@ fn age_of_oldest(snapshot: &RunSnapshot, state: State, count: u64) -> String {
     format!("{bound}{}", Time(now_ns.saturating_sub(ns)))
 }
 
-/// The time since when a socket is in its state. A bound is before the same time that is exact.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// The time by which the oldest socket was in its state.
+#[derive(Clone, Copy)]
 struct Since {
     ns: u64,
+    /// Whether it entered it just then; otherwise perhaps earlier.
     is_exact: bool,
 }
 
@@ -196,7 +197,12 @@ fn oldest_connection(snapshot: &RunSnapshot, state: State, now_ns: u64) -> Optio
         ns: one.since_ns,
         is_exact: one.is_exact,
     });
-    connections.chain(minisockets).min()
+    let all = connections.chain(minisockets);
+    // One whose time is not known may be the oldest.
+    all.reduce(|one, other| Since {
+        ns: one.ns.min(other.ns),
+        is_exact: one.is_exact && other.is_exact,
+    })
 }
 
 /// Half-open connections are no connections yet.

@@ -40,8 +40,8 @@ const MAX_COUNTED: usize = MAX_PLACES;
 pub(super) struct Mini {
     /// The time at which the connection entered this state; [`Mini::NO_TIME`] where it is not known.
     since_ns: u64,
-    /// The time at which the minisocket was made, or was there already when it was first dumped: the connection can
-    /// have been in its state as a socket long before.
+    /// The time at which the minisocket was made; of one that a dump was the first to show, a time at which it was there
+    /// already. The connection can have been in its state as a socket long before.
     pub(super) there_ns: u64,
     pub(super) netns: u32,
     /// The connection, where a view holds it back.
@@ -91,18 +91,6 @@ impl Mini {
             None
         } else {
             Some(self.since_ns)
-        }
-    }
-
-    const fn as_oldest(&self) -> OldestMinisocket {
-        let since_ns = self.since_ns();
-        OldestMinisocket {
-            state: self.state,
-            since_ns: match since_ns {
-                Some(since_ns) => since_ns,
-                None => self.there_ns,
-            },
-            is_exact: since_ns.is_some(),
         }
     }
 
@@ -400,16 +388,22 @@ impl Minisockets {
         }
     }
 
-    /// The oldest of each state.
+    /// Since when there is one in each state.
     pub(super) fn oldest(&self) -> Vec<OldestMinisocket> {
         let mut oldest: Vec<OldestMinisocket> = Vec::new();
-        let since = |one: &OldestMinisocket| (one.since_ns, one.is_exact);
         for (_, mini) in self.minis.iter() {
-            let this = mini.as_oldest();
+            let since_ns = mini.since_ns();
+            let this = OldestMinisocket {
+                state: mini.state,
+                since_ns: since_ns.unwrap_or(mini.there_ns),
+                is_exact: since_ns.is_some(),
+            };
             match oldest.iter_mut().find(|one| one.state == this.state) {
+                Some(one) => {
+                    one.since_ns = one.since_ns.min(this.since_ns);
+                    one.is_exact &= this.is_exact;
+                }
                 None => oldest.push(this),
-                Some(one) if since(&this) < since(one) => *one = this,
-                Some(_) => {}
             }
         }
         oldest.sort_by_key(|one| one.state.0);
@@ -475,7 +469,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// Of each state the one since the earliest time; a bound comes before the same time that is exact.
+    /// The time is the earliest of each state, and exact where all are: one of before may be older by any time.
     #[test]
     fn the_oldest_of_each_state_is_found() {
         let mut minisockets = Minisockets::new(10);
@@ -485,7 +479,7 @@ mod tests {
             (2, State::TIME_WAIT, Some(20), 50),
             (3, State::FIN_WAIT2, Some(10), 15),
             (4, State::FIN_WAIT2, None, 10),
-            (5, State::FIN_WAIT2, None, 12),
+            (5, State::FIN_WAIT2, Some(9), 9),
         ] {
             let mini = Mini::new(state, since_ns, there_ns, 1, 0);
             assert!(minisockets.insert(cookie, mini));
@@ -495,7 +489,7 @@ mod tests {
             since_ns,
             is_exact,
         };
-        let fin_wait2 = oldest(State::FIN_WAIT2, 10, false);
+        let fin_wait2 = oldest(State::FIN_WAIT2, 9, false);
         assert_eq!(
             minisockets.oldest(),
             [fin_wait2, oldest(State::TIME_WAIT, 20, true)]

@@ -347,6 +347,7 @@ impl Tracker {
             raddr: to_wire(found.raddr),
             ..Traits::of_service(service, role)
         });
+        // No more than a bound: a FIN that came again has restarted the timer.
         let there_ns = found.since_ns.or(found.there_ns);
         let there_ns = there_ns.unwrap_or(census.begin_ns).min(census.begin_ns);
         let mut mini = Mini::new(found.state, None, there_ns, census.netns, group);

@@ -153,15 +153,14 @@ pub struct ListenerInfo {
     pub since_ns: Option<u64>,
 }
 
-/// The minisocket that has been in a state longest.
+/// Since when there has been a minisocket in a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OldestMinisocket {
     /// The state.
     pub state: State,
-    /// Monotonic time since when it is in this state; where `is_exact` is not set: at the latest, as it was there before
-    /// the capture.
+    /// Monotonic time by which the oldest was in it, nanoseconds.
     pub since_ns: u64,
-    /// Whether the time is known.
+    /// Whether it entered it just then; otherwise perhaps earlier.
     pub is_exact: bool,
 }
 

@@ -17,8 +17,8 @@ use crate::{
 
 /// The length of a window.
 const WINDOW_NS: u64 = 30_000_000_000;
-/// The length from which on a window says as much as the one before: with few events a finding has no owners or peers yet,
-/// and at the end of a run, which may be that of a window, it has none at all.
+/// The length from which on the findings of a window replace those of the one before that are as bad. After fewer events they
+/// have no owners or peers yet; and where a run ends with a window, there are no events.
 const TELLING_NS: u64 = 5_000_000_000;
 
 /// A look, as it is handed on to the snapshots.

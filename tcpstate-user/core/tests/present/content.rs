@@ -13,7 +13,7 @@ use tcpstate_common::{
 };
 use tcpstate_core::{
     census::{Census, Found, HalfOpen, Kind, ListenFigures, Scope},
-    diagnosis::{Look, Thresholds},
+    diagnosis::{Look, Looks, Thresholds},
     event::Event,
     model::{By, Connections, GroupKey, Include, Limits},
     owner::Owner,
@@ -55,36 +55,52 @@ fn findings_are_those_of_half_a_minute_and_stay_for_another() {
     assert!(subscriber.latest().unwrap().findings.is_none());
 }
 
-/// A window that has just begun replaces no finding of the one before that is as bad: it says less.
+/// A host that has nothing new to see.
+struct Unchanged;
+
+impl Looks for Unchanged {
+    fn newest(&mut self) -> Option<Look> {
+        None
+    }
+
+    fn last(&mut self) -> Option<Look> {
+        None
+    }
+}
+
+/// A window that has just begun replaces no finding of the one before that is as bad: it says less, and nothing where the
+/// run ends with a window.
 #[test]
-fn findings_of_a_whole_window_stay_until_the_next_one_tells_as_much() {
-    let last_words = |second: u64| {
+fn findings_of_a_whole_window_stay_until_the_next_one_is_long_enough() {
+    let last_words = |second: u64, refused_later: u64| {
         let mut publisher = Publisher::new(&options(Include::FIGURES)).diagnosing(
             Thresholds::default(),
             Look::default(),
-            None,
+            Some(Box::new(Unchanged)),
         );
         publisher.start(&origin(None), &mut io::sink()).unwrap();
         let subscriber = publisher.subscribe();
-        tick(&mut publisher, 1);
         for number in 0..20 {
-            refused(&mut publisher, 100 + number, (1 + number) * SECOND);
+            refused(&mut publisher, 100 + number, number * SECOND);
         }
         tick(&mut publisher, 30);
-        for number in 0..15 {
+        for number in 0..refused_later {
             refused(&mut publisher, 200 + number, 30 * SECOND + number);
         }
-        tick(&mut publisher, 31);
         finish(&mut publisher, second);
         let snapshot = subscriber.latest().unwrap();
         let findings = snapshot.findings.as_deref().unwrap();
         assert_eq!(findings.len(), 1);
         findings[0].summary.clone()
     };
-    let words = last_words(32);
-    assert!(words.starts_with("20 connects failed"), "{words}");
-    let words = last_words(40);
-    assert!(words.starts_with("15 connects failed"), "{words}");
+    for (second, refused_later, wanted) in [
+        (30, 0, "20 connects failed"),
+        (31, 15, "20 connects failed"),
+        (40, 15, "15 connects failed"),
+    ] {
+        let words = last_words(second, refused_later);
+        assert!(words.starts_with(wanted), "{second}: {words}");
+    }
 }
 
 #[test]

@@ -7,7 +7,8 @@ use tcpstate_common::record::AF_INET6;
 use tcpstate_core::{
     event::SocketId,
     model::{
-        Connection, Ended, Figures, GroupKey, ListenerInfo, Of, Series, Snapshot, StateExit, Stay,
+        Connection, Ended, Figures, GroupKey, ListenerInfo, Of, OldestMinisocket, Series, Snapshot,
+        StateExit, Stay,
     },
     owner::{Comm, Holder, Owner},
     service::{Role, ServicePort},
@@ -29,6 +30,8 @@ pub struct Expected {
     histograms: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     listener: Vec<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    oldest_minisockets: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     connection: Vec<ExpectedConnection>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -78,7 +81,7 @@ impl Expected {
             histograms,
             connections,
             listeners,
-            oldest_minisockets: _,
+            oldest_minisockets,
         } = snapshot;
         // The rates have it in `all`.
         assert_eq!(books.opened, all.opened);
@@ -118,6 +121,7 @@ impl Expected {
             groups,
             histograms: shown,
             listener: listeners.iter().map(show_listener).collect(),
+            oldest_minisockets: oldest_minisockets.iter().map(show_oldest).collect(),
             connection: connections.iter().map(ExpectedConnection::of).collect(),
             ended: ended.iter().map(ExpectedConnection::of_ended).collect(),
             left,
@@ -305,6 +309,12 @@ fn show_processes(processes: &[Holder]) -> String {
     };
     let all: Vec<String> = processes.iter().map(show_one).collect();
     all.join(", ")
+}
+
+fn show_oldest(oldest: &OldestMinisocket) -> (String, String) {
+    let bound = if oldest.is_exact { "" } else { "<" };
+    let since = format!("{bound}{}", time(oldest.since_ns));
+    (oldest.state.to_string(), since)
 }
 
 fn show_listener(listener: &ListenerInfo) -> BTreeMap<String, String> {
