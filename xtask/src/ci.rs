@@ -170,10 +170,10 @@ fn advisories() -> Result<()> {
     }
 }
 
-/// A minute of fuzzing for each parser, if the tools are installed.
+/// Some fuzzing of each parser, if the tools are installed: long enough for the seeds and what lies near them.
 fn fuzz() -> Result<()> {
     if fuzz::is_possible() {
-        step("fuzzing", &["xtask", "fuzz"])
+        step("fuzzing", &["xtask", "fuzz", "--seconds", "20"])
     } else {
         eprintln!("\n== fuzzing: skipped: there is no nightly compiler, or no cargo-fuzz");
         Ok(())
