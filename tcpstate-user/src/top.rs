@@ -49,7 +49,7 @@ pub const fn published(interval_ns: u64, by: By, limits: Limits) -> present::Opt
 /// The age up to which events are kept.
 const KEEP_NS: u64 = 300_000_000_000;
 
-/// The most memory for them. At 10,000 connections a second it holds some ten seconds.
+/// The most memory for them. At 10,000 connections a second it holds half a minute.
 const MEMORY_BYTES: u64 = 16 << 20;
 
 /// Events in a block: fewer than in a file, since a block that is being filled takes its memory at once.
